@@ -1,1 +1,5 @@
-//! Postbell.
+//! Postbell: a message broker for agents that share a Postgres database.
+#![doc = include_str!("ARCHITECTURE.md")]
+
+pub mod message;
+pub mod protocol;

@@ -1,0 +1,104 @@
+//! What a client is told when something is wrong.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $variant:ident, $word:literal, $fatal:literal;)*) => {
+        /// Why a request, or a whole session, was refused. The word is the wire code and the metric label.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum ErrorCode {
+            $($(#[$doc])* #[serde(rename = $word)] $variant,)*
+            /// A code this client does not know: a newer broker's.
+            #[serde(other, rename = "unknown")] Unknown,
+        }
+
+        impl ErrorCode {
+            /// Every code a broker sends.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            /// The word on the wire and in the metrics.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word,)* Self::Unknown => "unknown" }
+            }
+
+            /// Whether the broker closes the connection after it.
+            pub fn is_fatal(self) -> bool {
+                match self { $(Self::$variant => $fatal,)* Self::Unknown => false }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The first line was no `hello`.
+    HelloExpected, "hello_expected", true;
+    /// No `hello` came in time.
+    HelloTimeout, "hello_timeout", true;
+    /// The agent is unknown or disabled, or the token is wrong; which of them is not told.
+    Unauthorized, "unauthorized", true;
+    /// The client speaks a version this broker does not.
+    ProtoUnsupported, "proto_unsupported", true;
+    /// A token in clear, from another machine, where that is not allowed.
+    PlaintextRefused, "plaintext_refused", true;
+    /// A line is longer than the limit.
+    LineTooLong, "line_too_long", true;
+    /// The same agent and instance connected again; that session goes on.
+    TakenOver, "taken_over", true;
+    /// Nothing came for two heartbeats.
+    Silent, "silent", true;
+    /// The client did not read what was pushed to it.
+    SlowReader, "slow_reader", true;
+    /// The agent was disabled or removed while connected.
+    Disabled, "disabled", true;
+    /// The broker is stopping.
+    Stopping, "stopping", true;
+    /// The line is no JSON object.
+    BadJson, "bad_json", false;
+    /// A field is missing, has the wrong type, or is out of its bounds.
+    BadField, "bad_field", false;
+    /// The `op` is unknown.
+    UnknownOp, "unknown_op", false;
+    /// A second `hello` on one connection.
+    AlreadyWelcome, "already_welcome", false;
+    /// The tag is not in flight: never pushed to this session, already settled, or its deadline passed.
+    UnknownTag, "unknown_tag", false;
+    /// The payload or the whole message is over the limit.
+    PayloadTooLarge, "payload_too_large", false;
+    /// The database refused the message; the sentence says why.
+    Rejected, "rejected", false;
+    /// The database cannot be reached; try again.
+    Unavailable, "unavailable", false;
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A refusal with its sentence, as it goes to the client.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message} ({code})")]
+pub struct ProtocolError {
+    /// What kind of refusal.
+    pub code: ErrorCode,
+    /// What happened and what to do, for a person.
+    pub message: String,
+    /// The `ref` of the request it answers.
+    pub reference: Option<String>,
+}
+
+impl ProtocolError {
+    /// A refusal that answers no particular request.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), reference: None }
+    }
+
+    /// The same, answering the request with this `ref`.
+    pub fn for_ref(mut self, reference: Option<String>) -> Self {
+        self.reference = reference;
+        self
+    }
+}

@@ -1,0 +1,47 @@
+//! The protocol's limits. The welcome tells a client those it must keep.
+
+use std::time::Duration;
+
+/// The protocol's version, in `hello` and `welcome`.
+pub const PROTO: u32 = 1;
+/// The longest line before `hello`: authentication must not cost memory.
+pub const HELLO_LINE_BYTES_MAX: usize = 8 * 1024;
+/// The longest line after `hello`, in both directions, without its newline.
+pub const LINE_BYTES_MAX: usize = 1024 * 1024;
+/// The largest payload, as JSON text.
+pub const PAYLOAD_BYTES_MAX: usize = LINE_BYTES_MAX - ENVELOPE_BYTES_MAX;
+/// What a `msg` or `send` line may hold besides its payload: ids, names, headers, keys.
+pub const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
+/// What a `msg` line needs for what changes from push to push: op, tag, attempt, deadline_ms.
+pub const PUSH_HEAD_BYTES_MAX: usize = 128;
+/// How long a connection may take to say `hello`.
+pub const HELLO_WAIT: Duration = Duration::from_secs(3);
+/// The window of a session that does not ask for one.
+pub const WINDOW_DEFAULT: u32 = 32;
+/// The largest window a session gets.
+pub const WINDOW_MAX: u32 = 10_000;
+/// The most tags in one `ack`.
+pub const ACK_TAGS_MAX: usize = WINDOW_MAX as usize;
+/// The heartbeat of a session that does not ask for one.
+pub const HEARTBEAT_MS_DEFAULT: u32 = 15_000;
+/// The bounds of what a session may ask for; ten minutes is for a person at `nc`.
+pub const HEARTBEAT_MS_MIN: u32 = 1_000;
+/// See [`HEARTBEAT_MS_MIN`].
+pub const HEARTBEAT_MS_MAX: u32 = 600_000;
+/// Silence for this many heartbeats closes a connection, on either side.
+pub const HEARTBEATS_MISSED_MAX: u32 = 2;
+/// The longest agent name, correlation id, dedupe key and `ref`.
+pub const NAME_BYTES_MAX: usize = 256;
+/// The longest reason of a `nack`; what is longer is cut.
+pub const REASON_BYTES_MAX: usize = 1_000;
+/// The longest delay, time to live or extension a client may ask for: a week.
+pub const DURATION_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
+
+const _: () = assert!(HELLO_LINE_BYTES_MAX < LINE_BYTES_MAX);
+const _: () = assert!(PAYLOAD_BYTES_MAX > LINE_BYTES_MAX / 2);
+const _: () = assert!(PUSH_HEAD_BYTES_MAX + 8 * NAME_BYTES_MAX < ENVELOPE_BYTES_MAX);
+const _: () = assert!(REASON_BYTES_MAX < HELLO_LINE_BYTES_MAX);
+// An ack of a whole window with 20-digit tags is a line that is allowed.
+const _: () = assert!(ACK_TAGS_MAX * 21 + PUSH_HEAD_BYTES_MAX < LINE_BYTES_MAX);
+const _: () = assert!(HEARTBEAT_MS_MIN < HEARTBEAT_MS_DEFAULT);
+const _: () = assert!(HEARTBEAT_MS_DEFAULT < HEARTBEAT_MS_MAX);

@@ -1,0 +1,18 @@
+-- After DELETE on agent_messages: a delivery without its message could never be pushed, and would be counted as
+-- waiting for ever.
+
+create or replace function postbell.remove_deliveries() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
+  return null;
+end
+$$;
+revoke all on function postbell.remove_deliveries() from public;
+
+drop trigger if exists postbell_removed on agent_messages;
+create trigger postbell_removed
+  after delete on agent_messages
+  referencing old table as removed
+  for each statement execute function postbell.remove_deliveries();

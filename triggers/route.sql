@@ -1,0 +1,40 @@
+-- After INSERT on agent_messages: writes a delivery for each recipient, in the producer's own transaction, then
+-- rings the bell if some broker sleeps. Statement-level, so 1,000 rows cost one call. Runs with the rights of
+-- its owner and a fixed search_path: a producer needs INSERT on agent_messages and nothing else.
+
+create or replace function postbell.route_messages() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+  select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
+         case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+         case when m.deliver_at > now() then m.deliver_at end
+  from inserted m
+  cross join lateral (
+    select m.to_agent_id as inbox where m.to_agent_id is not null
+    union all
+    select a.agent_id from postbell.agents a
+    where m.to_agent_id is null and a.agent_id <> m.from_agent_id
+  ) r
+  -- History that is loaded with its status (a restore, an import) is not sent again.
+  where coalesce(m.status, 'pending') = 'pending';
+
+  -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
+  -- This statement sees a flag that was set after our transaction got its id (the INSERT above gave it one): a
+  -- broker that armed later waits for us to end before it sleeps. Above READ COMMITTED the snapshot may be
+  -- older than that: ring always.
+  if exists (select from postbell.brokers b where b.armed and b.lease_until > now())
+     or current_setting('transaction_isolation') <> 'read committed' then
+    perform pg_notify('postbell', '');
+  end if;
+  return null;
+end
+$$;
+revoke all on function postbell.route_messages() from public;
+
+drop trigger if exists postbell_route on agent_messages;
+create trigger postbell_route
+  after insert on agent_messages
+  referencing new table as inserted
+  for each statement execute function postbell.route_messages();
