@@ -1,0 +1,304 @@
+//! The one owner of live state: which session has which delivery, and what comes next.
+//!
+//! Pure: it is told what happened ([`Event`]) and collects what is to be done ([`Effect`]).
+
+mod ownership;
+mod settling;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::event::{DeadCause, Effect, Event, Outcome, Push, Refill, Snapshot};
+use super::in_flight::{Flight, InFlight};
+use super::lane::{ROOM, ROOM_SCARCE, Room};
+use super::owned::Inbox;
+use super::{Entry, SessionId, Tag};
+use crate::protocol::{ErrorCode, ProtocolError};
+use crate::retry::RetryPolicy;
+
+/// All lanes together. Above it every lane keeps to [`ROOM_SCARCE`].
+pub const LANES_BYTES_MAX: usize = 96 * 1024 * 1024;
+/// What a session may hold unacknowledged, beside its window; one delivery is allowed whatever its size.
+pub const SESSION_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Outcomes that wait to be written. Above it nothing is pushed: the database is slower than the agents, or
+/// away, and what it does not know yet would be repeated after a crash.
+pub const UNSETTLED_MAX: usize = 100_000;
+
+const _: () = assert!(ROOM.bytes < LANES_BYTES_MAX);
+const _: () = assert!(crate::protocol::limits::LINE_BYTES_MAX <= SESSION_BYTES_MAX);
+const _: () = assert!((crate::protocol::limits::WINDOW_MAX as usize) < UNSETTLED_MAX);
+
+/// How the dispatcher treats deliveries.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// How long an agent has for a delivery.
+    pub ack_deadline: Duration,
+    /// What becomes of a failed one.
+    pub retry: RetryPolicy,
+    /// A lease is not trusted for its last bit: clocks drift, and a push takes time.
+    pub lease_margin: Duration,
+}
+
+struct Session {
+    inbox: Arc<str>,
+    instance: Option<String>,
+    window: u32,
+    in_flight: u32,
+    in_flight_bytes: usize,
+    last_tag: Tag,
+    /// It was told to end: it gets nothing more.
+    closing: bool,
+}
+
+impl Session {
+    fn has_room(&self) -> bool {
+        !self.closing && self.in_flight < self.window && self.in_flight_bytes < SESSION_BYTES_MAX
+    }
+}
+
+/// A `ref` that is answered once all its outcomes are committed.
+struct Answer {
+    session: SessionId,
+    reference: String,
+    left: usize,
+}
+
+/// See the module.
+pub struct Dispatcher {
+    rules: Rules,
+    sessions: HashMap<SessionId, Session>,
+    inboxes: HashMap<Arc<str>, Inbox>,
+    in_flight: InFlight,
+    answers: HashMap<u64, Answer>,
+    last_answer: u64,
+    unsettled: usize,
+    lanes_bytes: usize,
+    snapshot: Option<Snapshot>,
+    lease_until: Option<Instant>,
+    stopping: bool,
+    /// Inboxes that may have something to push or to read.
+    touched: Vec<Arc<str>>,
+    effects: Vec<Effect>,
+    rng: SmallRng,
+}
+
+impl Dispatcher {
+    /// A dispatcher without a lease: it pushes nothing before [`Event::LeaseUntil`].
+    pub fn new(rules: Rules, seed: u64) -> Self {
+        Self {
+            rules,
+            sessions: HashMap::new(),
+            inboxes: HashMap::new(),
+            in_flight: InFlight::default(),
+            answers: HashMap::new(),
+            last_answer: 0,
+            unsettled: 0,
+            lanes_bytes: 0,
+            snapshot: None,
+            lease_until: None,
+            stopping: false,
+            touched: Vec::new(),
+            effects: Vec::new(),
+            rng: SmallRng::seed_from_u64(seed),
+        }
+    }
+
+    /// Takes note of what happened. Call [`advance`](Self::advance) after one or several.
+    pub fn handle(&mut self, now: Instant, event: Event) {
+        match event {
+            Event::Join { session, inbox, instance, window } => self.join(session, inbox, instance, window),
+            Event::Leave { session, written, by_broker } => self.leave(session, written, by_broker),
+            Event::Request { session, request } => self.request(now, session, request),
+            Event::Arrived(rows) => self.arrived(rows),
+            Event::TailRound { started_at, snapshot } => self.tail_round(started_at, snapshot),
+            Event::Refilled { inbox, lanes } => self.refilled(inbox, lanes),
+            Event::RefillFailed(inbox) => {
+                if let Some(state) = self.inboxes.get_mut(&inbox) {
+                    state.cancel_refill();
+                    self.touched.push(inbox);
+                }
+            }
+            Event::Acquired { inbox, epoch } => self.acquired(now, inbox, epoch),
+            Event::NotAcquired(inbox) => self.not_acquired(inbox),
+            Event::Released(inbox) => self.released(inbox),
+            Event::Settled(settled) => self.settled(settled),
+            Event::LeaseUntil(until) => self.lease_until(now, until),
+            Event::LeaseLapsed => self.lease_lapsed(),
+            Event::Stop => self.stopping = true,
+        }
+    }
+
+    /// Does what time and the events since the last call make possible, and hands out what is to be done.
+    pub fn advance(&mut self, now: Instant) -> Vec<Effect> {
+        self.fail_overdue(now);
+        let marks = self.in_flight.take_to_mark(now);
+        if !marks.is_empty() {
+            self.effects.push(Effect::Mark(marks));
+        }
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        for inbox in touched {
+            self.pump(now, &inbox);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`advance`](Self::advance) is due even if nothing happens.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.in_flight.next_wake()
+    }
+
+    /// How many deliveries are in flight.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// How many sessions there are.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many outcomes wait to be written.
+    pub fn unsettled(&self) -> usize {
+        self.unsettled
+    }
+
+    /// What the lanes cost in memory.
+    pub fn lanes_bytes(&self) -> usize {
+        self.lanes_bytes
+    }
+
+    /// Whether every inbox is given back: nothing of this broker is left in the leases.
+    pub fn is_empty(&self) -> bool {
+        self.inboxes.is_empty()
+    }
+
+    fn room(&self) -> Room {
+        if self.lanes_bytes > LANES_BYTES_MAX { ROOM_SCARCE } else { ROOM }
+    }
+
+    fn may_push(&self, now: Instant) -> bool {
+        !self.stopping
+            && self.unsettled < UNSETTLED_MAX
+            && self.lease_until.is_some_and(|until| now + self.rules.lease_margin < until)
+    }
+
+    /// Runs `change` on an inbox and keeps the sum of the lanes' bytes true.
+    fn with_inbox<R>(&mut self, inbox: &Arc<str>, change: impl FnOnce(&mut Inbox) -> R) -> Option<R> {
+        let state = self.inboxes.get_mut(inbox)?;
+        let before = state.bytes();
+        let result = change(state);
+        self.lanes_bytes = self.lanes_bytes - before + state.bytes();
+        Some(result)
+    }
+
+    fn arrived(&mut self, rows: Vec<(Arc<str>, Entry)>) {
+        for (inbox, entry) in rows {
+            let room = self.room();
+            // An inbox that is unknown here was given back while the statement ran: its next owner reads it.
+            if self.with_inbox(&inbox, |state| state.arrive(entry, room)).is_some()
+                && self.touched.last() != Some(&inbox)
+            {
+                self.touched.push(inbox);
+            }
+        }
+    }
+
+    fn refilled(&mut self, inbox: Arc<str>, lanes: Vec<(usize, usize, Vec<Entry>)>) {
+        let room = self.room();
+        self.with_inbox(&inbox, |state| state.end_refill(lanes, room));
+        self.touched.push(inbox);
+    }
+
+    /// Pushes what an inbox holds to the sessions that have room, each in its turn, then reads on.
+    fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
+        while self.may_push(now) {
+            let Some(session) = self.next_session(inbox) else { break };
+            let Some(Some(entry)) = self.with_inbox(inbox, Inbox::pop) else { break };
+            let expired = entry.expires_at.is_some_and(|at| at <= now);
+            match &entry.body {
+                _ if expired => self.settle(inbox, &entry, Outcome::Expired),
+                None => {
+                    let cause = DeadCause::PayloadTooLarge;
+                    let reason = "payload_too_large: the message does not fit into a line".to_owned();
+                    self.settle(inbox, &entry, Outcome::Dead { cause, reason });
+                }
+                Some(body) => {
+                    let body = body.clone();
+                    self.push(now, inbox, session, &entry, body);
+                }
+            }
+        }
+        self.read_on(inbox);
+    }
+
+    /// The next session with room, in turn; none where the inbox is not this broker's.
+    fn next_session(&mut self, inbox: &Arc<str>) -> Option<SessionId> {
+        let state = self.inboxes.get_mut(inbox).filter(|state| state.is_owned())?;
+        for _ in 0..state.sessions.len() {
+            let session = *state.sessions.front()?;
+            if self.sessions.get(&session).is_some_and(Session::has_room) {
+                return Some(session);
+            }
+            state.sessions.rotate_left(1);
+        }
+        None
+    }
+
+    fn push(
+        &mut self,
+        now: Instant,
+        inbox: &Arc<str>,
+        session: SessionId,
+        entry: &Entry,
+        body: bytes::Bytes,
+    ) {
+        let (Some(to), Some(state)) = (self.sessions.get_mut(&session), self.inboxes.get_mut(inbox)) else {
+            return;
+        };
+        to.last_tag += 1;
+        to.in_flight += 1;
+        to.in_flight_bytes += body.len();
+        state.pushed(entry.delivery_id);
+        state.sessions.rotate_left(1);
+        let flight = Flight {
+            inbox: inbox.clone(),
+            delivery_id: entry.delivery_id,
+            attempt: entry.attempt,
+            message_id: entry.message_id,
+            bytes: body.len(),
+            pushed_at: now,
+            deadline: now + self.rules.ack_deadline,
+        };
+        self.in_flight.insert(session, to.last_tag, flight);
+        let push = Push {
+            tag: to.last_tag,
+            attempt: entry.attempt + 1,
+            deadline: self.rules.ack_deadline,
+            age: (entry.age(now), now),
+            body,
+        };
+        self.effects.push(Effect::Push(session, push));
+    }
+
+    fn read_on(&mut self, inbox: &Arc<str>) {
+        let room = self.room();
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let Some(state) = self.inboxes.get_mut(inbox) else { return };
+        let lanes = state.begin_refill(room);
+        if !lanes.is_empty() {
+            let refill = Refill { inbox: inbox.clone(), snapshot, lanes };
+            self.effects.push(Effect::Refill(refill));
+        }
+    }
+
+    fn refuse(&mut self, session: SessionId, code: ErrorCode, sentence: String, reference: Option<String>) {
+        let error = ProtocolError::new(code, sentence).for_ref(reference);
+        self.effects.push(Effect::Refuse(session, error));
+    }
+}

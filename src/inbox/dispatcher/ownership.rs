@@ -1,0 +1,172 @@
+//! Sessions that come and go, and the leases of their inboxes.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Dispatcher, Session};
+use crate::inbox::SessionId;
+use crate::inbox::event::{Effect, FailCause, Outcome, Snapshot};
+use crate::inbox::in_flight::Flight;
+use crate::inbox::owned::{Inbox, Ownership};
+use crate::protocol::ErrorCode;
+
+impl Dispatcher {
+    pub(super) fn join(&mut self, id: SessionId, inbox: Arc<str>, instance: Option<String>, window: u32) {
+        if instance.is_some() {
+            self.take_over(&inbox, &instance);
+        }
+        let session = Session {
+            inbox: inbox.clone(),
+            instance,
+            window,
+            in_flight: 0,
+            in_flight_bytes: 0,
+            last_tag: 0,
+            closing: false,
+        };
+        self.sessions.insert(id, session);
+        let state = self.inboxes.entry(inbox.clone()).or_insert_with(|| {
+            self.effects.push(Effect::Acquire(inbox.clone()));
+            Inbox::new()
+        });
+        // First in turn: it has nothing yet.
+        state.sessions.push_front(id);
+        if let Ownership::Leaving { epoch } = state.ownership {
+            state.ownership = Ownership::Owned { epoch };
+        }
+        self.touched.push(inbox);
+    }
+
+    /// The newest session of an agent and instance goes on; the others are told to end, and leave by themselves.
+    fn take_over(&mut self, inbox: &Arc<str>, instance: &Option<String>) {
+        let Some(state) = self.inboxes.get(inbox) else { return };
+        for id in &state.sessions {
+            let Some(old) = self.sessions.get_mut(id) else { continue };
+            if old.instance == *instance && !old.closing {
+                old.closing = true;
+                self.effects.push(Effect::Close(*id, ErrorCode::TakenOver));
+            }
+        }
+    }
+
+    /// What was written to the agent may have been handled by half: it counts as a failed attempt, so that a
+    /// message that kills its agent each time ends in the dead letters. What was not written is given back.
+    pub(super) fn leave(&mut self, id: SessionId, written: u64, by_broker: bool) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        for (tag, flight) in self.in_flight.take_session(id) {
+            if tag > written || by_broker {
+                self.settle_flight(&flight, Outcome::Release { delay: Duration::ZERO }, None);
+            } else {
+                let reason = "the agent disconnected before it acknowledged".to_owned();
+                self.fail(&flight, FailCause::Disconnect, reason, Some(Duration::ZERO));
+            }
+        }
+        if let Some(state) = self.inboxes.get_mut(&session.inbox) {
+            state.sessions.retain(|s| *s != id);
+        }
+        self.give_back_if_left(&session.inbox);
+        self.touched.push(session.inbox);
+    }
+
+    /// The last session left and every outcome is in the table: the next owner reads the truth.
+    pub(super) fn give_back_if_left(&mut self, inbox: &Arc<str>) {
+        let Some(state) = self.inboxes.get_mut(inbox) else { return };
+        if !state.sessions.is_empty() {
+            return;
+        }
+        if let Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } = state.ownership {
+            state.ownership = Ownership::Leaving { epoch };
+        }
+        if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_settled() {
+            state.ownership = Ownership::Releasing;
+            self.effects.push(Effect::Release(inbox.clone()));
+        }
+    }
+
+    pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: i64) {
+        let Some(state) = self.inboxes.get_mut(&inbox) else { return };
+        match state.ownership {
+            Ownership::Acquiring => {
+                state.ownership = Ownership::Loading { since: now, epoch };
+                self.effects.push(Effect::WakeTail);
+            }
+            // Asked again after the lease had lapsed: nobody had it in between if the epoch is the same.
+            Ownership::Owned { epoch: e } | Ownership::Leaving { epoch: e } if e != epoch => {
+                self.with_inbox(&inbox, Inbox::forget);
+                if let Some(state) = self.inboxes.get_mut(&inbox) {
+                    state.ownership = Ownership::Loading { since: now, epoch };
+                }
+                self.effects.push(Effect::WakeTail);
+            }
+            _ => {}
+        }
+        self.give_back_if_left(&inbox);
+    }
+
+    pub(super) fn not_acquired(&mut self, inbox: Arc<str>) {
+        let Some(state) = self.inboxes.get(&inbox) else { return };
+        if state.sessions.is_empty() && state.is_settled() {
+            self.remove(&inbox);
+            return;
+        }
+        self.with_inbox(&inbox, Inbox::forget);
+        self.effects.push(Effect::Acquire(inbox));
+    }
+
+    pub(super) fn released(&mut self, inbox: Arc<str>) {
+        let Some(state) = self.inboxes.get(&inbox) else { return };
+        if state.ownership != Ownership::Releasing {
+            return;
+        }
+        if state.sessions.is_empty() {
+            self.remove(&inbox);
+        } else {
+            self.with_inbox(&inbox, Inbox::forget);
+            self.effects.push(Effect::Acquire(inbox));
+        }
+    }
+
+    fn remove(&mut self, inbox: &Arc<str>) {
+        if let Some(state) = self.inboxes.remove(inbox) {
+            self.lanes_bytes -= state.bytes();
+        }
+    }
+
+    /// A round that began after the lease was committed shows or brings every row of the inbox.
+    pub(super) fn tail_round(&mut self, started_at: Instant, snapshot: Snapshot) {
+        self.snapshot = Some(snapshot);
+        for (inbox, state) in &mut self.inboxes {
+            match state.ownership {
+                Ownership::Loading { since, epoch } if since <= started_at => {
+                    state.ownership = Ownership::Owned { epoch };
+                    self.touched.push(inbox.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    pub(super) fn lease_until(&mut self, now: Instant, until: Instant) {
+        let could = self.may_push(now);
+        self.lease_until = Some(until);
+        if !could {
+            self.touched.extend(self.inboxes.keys().cloned());
+        }
+    }
+
+    pub(super) fn lease_lapsed(&mut self) {
+        for (inbox, state) in &self.inboxes {
+            if matches!(state.ownership, Ownership::Loading { .. } | Ownership::Owned { .. }) {
+                self.effects.push(Effect::Acquire(inbox.clone()));
+            }
+        }
+    }
+
+    pub(super) fn session_done_with(&mut self, id: SessionId, flight: &Flight) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.in_flight -= 1;
+            session.in_flight_bytes -= flight.bytes;
+        }
+        self.touched.push(flight.inbox.clone());
+    }
+}

@@ -1,0 +1,258 @@
+//! What the dispatcher is told, and what it wants done.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use uuid::Uuid;
+
+use super::{Entry, SessionId, Tag};
+use crate::protocol::{ErrorCode, ProtocolError};
+
+/// A snapshot of the database as text: the tail has brought every row that is visible in it.
+pub type Snapshot = Arc<str>;
+
+/// What an agent asks of the deliveries it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// These are handled.
+    Ack {
+        /// Which.
+        tags: Vec<Tag>,
+        /// Answer with `acked` after COMMIT.
+        reference: Option<String>,
+    },
+    /// Give it back, not counted.
+    Release {
+        /// Which.
+        tag: Tag,
+        /// Not before this.
+        delay: Duration,
+    },
+    /// It failed.
+    Fail {
+        /// Which.
+        tag: Tag,
+        /// Not before this; by the retry policy where the agent says nothing.
+        delay: Option<Duration>,
+        /// For the dead letter, should it become one.
+        reason: String,
+    },
+    /// To the dead letters.
+    Dead {
+        /// Which.
+        tag: Tag,
+        /// Why.
+        reason: String,
+    },
+    /// A later deadline.
+    Extend {
+        /// Which.
+        tag: Tag,
+        /// From now.
+        by: Duration,
+    },
+    /// A new window.
+    Window(u32),
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// An authenticated session asks for its agent's inbox.
+    Join {
+        /// Its id.
+        session: SessionId,
+        /// Its agent's inbox.
+        inbox: Arc<str>,
+        /// Another session of this agent and instance ends.
+        instance: Option<String>,
+        /// The most unacknowledged deliveries it takes.
+        window: u32,
+    },
+    /// A session ended.
+    Leave {
+        /// Which.
+        session: SessionId,
+        /// The last tag that was written to its socket.
+        written: Tag,
+        /// Whether the broker ended it: then nothing counts as the agent's failure.
+        by_broker: bool,
+    },
+    /// A session asks.
+    Request {
+        /// Which.
+        session: SessionId,
+        /// What.
+        request: Request,
+    },
+    /// The tail read these.
+    Arrived(Vec<(Arc<str>, Entry)>),
+    /// A round of the tail is whole: everything visible in its snapshot was brought.
+    TailRound {
+        /// When its statement was sent.
+        started_at: Instant,
+        /// Its snapshot.
+        snapshot: Snapshot,
+    },
+    /// A refill came.
+    Refilled {
+        /// Which inbox.
+        inbox: Arc<str>,
+        /// Per lane: its position, the rows asked for, and the rows.
+        lanes: Vec<(usize, usize, Vec<Entry>)>,
+    },
+    /// A refill could not be read.
+    RefillFailed(Arc<str>),
+    /// The inbox is this broker's.
+    Acquired {
+        /// Which.
+        inbox: Arc<str>,
+        /// How many owners it has had.
+        epoch: i64,
+    },
+    /// The inbox is another live broker's, or the database did not answer: ask again.
+    NotAcquired(Arc<str>),
+    /// The inbox was given back.
+    Released(Arc<str>),
+    /// These outcomes are committed.
+    Settled(Vec<Settle>),
+    /// This broker may dispatch until then.
+    LeaseUntil(Instant),
+    /// The broker's lease had ended before it was renewed: another may have taken its inboxes.
+    LeaseLapsed,
+    /// Push nothing more: the broker is stopping.
+    Stop,
+}
+
+/// Why a delivery counts as failed: a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailCause {
+    /// The agent said so.
+    Nack,
+    /// Its deadline passed.
+    Deadline,
+    /// Its session ended.
+    Disconnect,
+}
+
+/// Why a delivery is dead: a metric's label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeadCause {
+    /// Its last attempt failed.
+    MaxAttempts,
+    /// The agent said so.
+    Rejected,
+    /// It does not fit into a line.
+    PayloadTooLarge,
+}
+
+/// What becomes of a delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged, this long after it was pushed.
+    Ack {
+        /// From the push to the ack.
+        handled: Duration,
+    },
+    /// Ready again after `delay`, with the same attempt.
+    Release {
+        /// Zero: at once.
+        delay: Duration,
+    },
+    /// Ready again after `delay`, with the next attempt.
+    Fail {
+        /// Zero: at once.
+        delay: Duration,
+        /// Which kind of failure.
+        cause: FailCause,
+        /// The sentence for `last_error`.
+        reason: String,
+    },
+    /// A dead letter.
+    Dead {
+        /// Which kind.
+        cause: DeadCause,
+        /// The sentence for `last_error`.
+        reason: String,
+    },
+    /// Too late to deliver.
+    Expired,
+}
+
+/// An outcome to write. It is compared with the attempt, so one that comes too late changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// The inbox it is of.
+    pub inbox: Arc<str>,
+    /// Its row.
+    pub delivery_id: i64,
+    /// How many attempts had failed when it was pushed.
+    pub attempt: u32,
+    /// What becomes of it.
+    pub outcome: Outcome,
+    /// The `ref` that is answered when it and its siblings are settled.
+    pub answer: Option<u64>,
+}
+
+/// A delivery for a session.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// Its tag in this session.
+    pub tag: Tag,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// How long the agent has.
+    pub deadline: Duration,
+    /// How old the message is at this moment, and when that was.
+    pub age: (Duration, Instant),
+    /// The end of its `msg` line.
+    pub body: Bytes,
+}
+
+/// Rows wanted from one lane: those above an id, at most so many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneRefill {
+    /// The lane's position.
+    pub lane: usize,
+    /// Only rows with a higher id.
+    pub above: i64,
+    /// At most so many.
+    pub rows: usize,
+}
+
+/// Rows wanted for an inbox: only those visible in the snapshot, since the tail brings the others.
+#[derive(Clone, Debug)]
+pub struct Refill {
+    /// Whose.
+    pub inbox: Arc<str>,
+    /// What the tail has brought.
+    pub snapshot: Snapshot,
+    /// Which lanes.
+    pub lanes: Vec<LaneRefill>,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Write a delivery to a session.
+    Push(SessionId, Push),
+    /// The request with this `ref` is committed.
+    Acked(SessionId, String),
+    /// A request was refused.
+    Refuse(SessionId, ProtocolError),
+    /// End a session.
+    Close(SessionId, ErrorCode),
+    /// Write an outcome.
+    Settle(Settle),
+    /// Mark these messages `delivered`.
+    Mark(Vec<Uuid>),
+    /// Ask for an inbox's lease.
+    Acquire(Arc<str>),
+    /// Give an inbox's lease back.
+    Release(Arc<str>),
+    /// Read more of an inbox.
+    Refill(Refill),
+    /// Start a round of the tail now.
+    WakeTail,
+}

@@ -1,0 +1,182 @@
+//! What is with the agents: pushed and not yet acknowledged, by session and tag, with its deadline.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::{SessionId, Tag};
+
+/// A delivery longer in flight than this is marked `delivered` in the table; most are acknowledged before, and
+/// cost no write.
+pub const MARK_AFTER: Duration = Duration::from_secs(1);
+
+/// A delivery in flight.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flight {
+    /// The inbox it came from.
+    pub inbox: Arc<str>,
+    /// Its row.
+    pub delivery_id: i64,
+    /// How many attempts failed before this one.
+    pub attempt: u32,
+    /// Its message.
+    pub message_id: Uuid,
+    /// The size of its body, counted against the session's bound.
+    pub bytes: usize,
+    /// When it was handed to the session.
+    pub pushed_at: Instant,
+    /// When it counts as failed.
+    pub deadline: Instant,
+}
+
+/// Every delivery in flight. Each is in `by_tag` and once in `deadlines`, with the same deadline.
+#[derive(Debug, Default)]
+pub struct InFlight {
+    by_tag: BTreeMap<(SessionId, Tag), Flight>,
+    deadlines: BTreeSet<(Instant, SessionId, Tag)>,
+    /// In the order of pushing; the acknowledged are dropped when their time comes.
+    unmarked: VecDeque<(Instant, SessionId, Tag)>,
+}
+
+impl InFlight {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.by_tag.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.by_tag.is_empty()
+    }
+
+    /// A delivery was handed to a session.
+    pub fn insert(&mut self, session: SessionId, tag: Tag, flight: Flight) {
+        self.deadlines.insert((flight.deadline, session, tag));
+        self.unmarked.push_back((flight.pushed_at, session, tag));
+        self.by_tag.insert((session, tag), flight);
+        debug_assert_eq!(self.by_tag.len(), self.deadlines.len());
+    }
+
+    /// It is settled; `None` if this session has no such tag (any more).
+    pub fn take(&mut self, session: SessionId, tag: Tag) -> Option<Flight> {
+        let flight = self.by_tag.remove(&(session, tag))?;
+        self.deadlines.remove(&(flight.deadline, session, tag));
+        Some(flight)
+    }
+
+    /// Moves a deadline; false if this session has no such tag (any more).
+    pub fn extend(&mut self, session: SessionId, tag: Tag, deadline: Instant) -> bool {
+        let Some(flight) = self.by_tag.get_mut(&(session, tag)) else { return false };
+        self.deadlines.remove(&(flight.deadline, session, tag));
+        flight.deadline = deadline;
+        self.deadlines.insert((deadline, session, tag));
+        true
+    }
+
+    /// Everything of a session that ended, oldest push first.
+    pub fn take_session(&mut self, session: SessionId) -> Vec<(Tag, Flight)> {
+        let tags: Vec<Tag> =
+            self.by_tag.range((session, 0)..=(session, Tag::MAX)).map(|((_, tag), _)| *tag).collect();
+        tags.into_iter().filter_map(|tag| Some((tag, self.take(session, tag)?))).collect()
+    }
+
+    /// One whose deadline has passed.
+    pub fn take_overdue(&mut self, now: Instant) -> Option<(SessionId, Tag, Flight)> {
+        let &(deadline, session, tag) = self.deadlines.first()?;
+        if deadline > now {
+            return None;
+        }
+        Some((session, tag, self.take(session, tag)?))
+    }
+
+    /// The messages that have now been in flight for [`MARK_AFTER`].
+    pub fn take_to_mark(&mut self, now: Instant) -> Vec<Uuid> {
+        let mut messages = Vec::new();
+        while let Some(&(pushed_at, session, tag)) = self.unmarked.front() {
+            if pushed_at + MARK_AFTER > now {
+                break;
+            }
+            self.unmarked.pop_front();
+            messages.extend(self.by_tag.get(&(session, tag)).map(|f| f.message_id));
+        }
+        messages
+    }
+
+    /// When there will be something to do.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let deadline = self.deadlines.first().map(|d| d.0);
+        let mark = self.unmarked.front().map(|u| u.0 + MARK_AFTER);
+        deadline.into_iter().chain(mark).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(id: i64, at: Instant, deadline: Instant) -> Flight {
+        Flight {
+            inbox: "a".into(),
+            delivery_id: id,
+            attempt: 0,
+            message_id: Uuid::from_u128(id as u128),
+            bytes: 10,
+            pushed_at: at,
+            deadline,
+        }
+    }
+
+    #[test]
+    fn a_tag_is_settled_once() {
+        let now = Instant::now();
+        let mut all = InFlight::default();
+        all.insert(1, 1, flight(7, now, now));
+        assert_eq!(all.take(2, 1), None, "another session's tag");
+        assert_eq!(all.take(1, 1).map(|f| f.delivery_id), Some(7));
+        assert_eq!(all.take(1, 1), None);
+        assert!(all.take_overdue(now).is_none());
+    }
+
+    #[test]
+    fn the_earliest_deadline_comes_first_and_an_extended_one_later() {
+        let now = Instant::now();
+        let at = |s| now + Duration::from_secs(s);
+        let mut all = InFlight::default();
+        all.insert(1, 1, flight(1, now, at(30)));
+        all.insert(1, 2, flight(2, now, at(20)));
+        all.insert(2, 1, flight(3, now, at(10)));
+        assert!(all.extend(2, 1, at(25)));
+        assert!(!all.extend(2, 9, at(25)));
+        assert!(all.take_overdue(at(19)).is_none());
+        let order: Vec<i64> =
+            std::iter::from_fn(|| all.take_overdue(at(30))).map(|(_, _, f)| f.delivery_id).collect();
+        assert_eq!(order, [2, 3, 1]);
+    }
+
+    #[test]
+    fn only_what_is_still_in_flight_is_marked_and_once() {
+        let now = Instant::now();
+        let mut all = InFlight::default();
+        all.insert(1, 1, flight(1, now, now + Duration::from_secs(30)));
+        all.insert(1, 2, flight(2, now, now + Duration::from_secs(30)));
+        all.take(1, 1);
+        assert!(all.take_to_mark(now).is_empty());
+        assert_eq!(all.next_wake(), Some(now + MARK_AFTER));
+        assert_eq!(all.take_to_mark(now + MARK_AFTER), [Uuid::from_u128(2)]);
+        assert!(all.take_to_mark(now + MARK_AFTER).is_empty());
+    }
+
+    #[test]
+    fn a_session_that_ends_gives_up_its_own() {
+        let now = Instant::now();
+        let mut all = InFlight::default();
+        for (session, tag) in [(1, 1), (2, 1), (2, 2), (3, 1)] {
+            all.insert(session, tag, flight(session as i64 * 10 + tag as i64, now, now));
+        }
+        let ids: Vec<i64> = all.take_session(2).into_iter().map(|(_, f)| f.delivery_id).collect();
+        assert_eq!(ids, [21, 22]);
+        assert_eq!(all.len(), 2);
+    }
+}

@@ -1,0 +1,203 @@
+//! A lane: the oldest ready deliveries of one priority of an inbox, in memory; the rest stays in the table.
+//!
+//! Invariant: while `more` is false the lane holds every ready delivery that was read so far; while it is true,
+//! every one up to and including `horizon`. So the front of a non-empty lane is the oldest of its priority.
+//!
+//! Two readers fill it, and together they bring each row exactly once: the tail brings the rows that its
+//! snapshot `T` did not show yet, a refill brings only rows visible in `T`. What the tail brings beyond the
+//! horizon is dropped (it is in the table); a refill that was under way meanwhile must not step over it, so the
+//! lane remembers the lowest id it dropped and cuts the refill there.
+
+use std::collections::BTreeMap;
+
+use super::Entry;
+
+/// How much a lane may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// In entries.
+    pub entries: usize,
+    /// In bytes of bodies and bookkeeping; one entry is held whatever its size.
+    pub bytes: usize,
+}
+
+/// The room of a lane while memory is plenty.
+pub const ROOM: Room = Room { entries: 2_000, bytes: 2 * 1024 * 1024 };
+/// The room of a lane while all lanes together are over their bound.
+pub const ROOM_SCARCE: Room = Room { entries: 16, bytes: 64 * 1024 };
+/// The most rows of one refill.
+pub const REFILL_ROWS_MAX: usize = 1_000;
+/// The rows of the first refill, when the size of this lane's messages is not known yet: 64 of the largest
+/// are what one broker can hold at once.
+pub const REFILL_ROWS_FIRST: usize = 64;
+
+const _: () = assert!(REFILL_ROWS_MAX <= ROOM.entries);
+const _: () = assert!(REFILL_ROWS_FIRST <= REFILL_ROWS_MAX);
+
+/// What a delivery that came in a refill is to the inbox already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing: take it.
+    New,
+    /// It is with a session: the row is the one that was pushed. Skip it.
+    InFlight,
+    /// Its outcome is being written, so the row may be the old one or the new one: stop before it, and ask
+    /// again once the outcome is settled.
+    Settling,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Lane {
+    held: BTreeMap<i64, Entry>,
+    bytes: usize,
+    /// Of all entries that ever came: what sizes a refill.
+    entry_bytes_mean: usize,
+    more: bool,
+    horizon: i64,
+    /// While a refill is under way: the lowest id that it must not step over.
+    refilling: Option<i64>,
+}
+
+impl Lane {
+    /// A lane of which nothing was read yet.
+    pub fn unread() -> Self {
+        Self { more: true, ..Self::default() }
+    }
+
+    /// How many deliveries it holds.
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+
+    /// What its deliveries cost in memory.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether deliveries may wait in the table that are not held here.
+    pub fn has_more(&self) -> bool {
+        self.more
+    }
+
+    /// The oldest delivery's id.
+    pub fn front(&self) -> Option<i64> {
+        self.held.first_key_value().map(|(id, _)| *id)
+    }
+
+    /// Takes the oldest delivery.
+    pub fn pop(&mut self) -> Option<Entry> {
+        let (_, entry) = self.held.pop_first()?;
+        self.bytes -= entry.cost_bytes();
+        Some(entry)
+    }
+
+    /// A delivery that the tail brought.
+    pub fn arrive(&mut self, entry: Entry, room: Room) {
+        if self.more && entry.delivery_id > self.horizon {
+            self.leave_in_table(entry.delivery_id);
+            return;
+        }
+        self.hold(entry);
+        self.trim(room);
+        self.check();
+    }
+
+    /// Whether it is time to ask for a refill.
+    pub fn wants_refill(&self, room: Room) -> bool {
+        self.more
+            && self.refilling.is_none()
+            && self.held.len() <= room.entries / 2
+            && self.bytes <= room.bytes / 2
+    }
+
+    /// Starts a refill: rows with an id above the first number, oldest first, at most the second.
+    pub fn begin_refill(&mut self, room: Room) -> (i64, usize) {
+        self.refilling = Some(i64::MAX);
+        let fit = match self.entry_bytes_mean {
+            0 => REFILL_ROWS_FIRST,
+            mean => (room.bytes.saturating_sub(self.bytes) / mean).max(1),
+        };
+        let rows = fit.min(room.entries.saturating_sub(self.held.len()).max(1)).min(REFILL_ROWS_MAX);
+        (self.horizon, rows)
+    }
+
+    /// The rows of the refill, oldest first; fewer than `asked` say that there were no more.
+    pub fn end_refill(&mut self, rows: Vec<Entry>, asked: usize, room: Room, known: impl Fn(i64) -> Known) {
+        let complete = rows.len() < asked;
+        let mut stop = self.refilling.take().unwrap_or(i64::MAX);
+        let mut last = self.horizon;
+        for entry in rows {
+            let id = entry.delivery_id;
+            if id >= stop {
+                break;
+            }
+            match known(id) {
+                Known::New => self.hold(entry),
+                Known::InFlight => {}
+                Known::Settling => {
+                    stop = id;
+                    break;
+                }
+            }
+            last = id;
+        }
+        if stop < i64::MAX {
+            // Everything below `stop` is held if the table had no more, else only what came.
+            self.horizon = if complete { stop - 1 } else { last };
+        } else if complete {
+            self.more = false;
+        } else {
+            self.horizon = last;
+        }
+        self.trim(room);
+        self.check();
+    }
+
+    /// The refill failed, or belongs to an owner that is no more.
+    pub fn cancel_refill(&mut self) {
+        self.refilling = None;
+    }
+
+    fn hold(&mut self, entry: Entry) {
+        let cost = entry.cost_bytes();
+        // A mean that forgets: 7 parts of what was, one of what came.
+        self.entry_bytes_mean =
+            if self.entry_bytes_mean == 0 { cost } else { (self.entry_bytes_mean * 7 + cost) / 8 };
+        self.bytes += cost;
+        if let Some(old) = self.held.insert(entry.delivery_id, entry) {
+            self.bytes -= old.cost_bytes();
+        }
+    }
+
+    /// Gives the youngest back to the table until the rest fits.
+    fn trim(&mut self, room: Room) {
+        while self.held.len() > room.entries.max(1) || (self.bytes > room.bytes && self.held.len() > 1) {
+            let Some((id, entry)) = self.held.pop_last() else { return };
+            self.bytes -= entry.cost_bytes();
+            self.more = true;
+            self.horizon = id - 1;
+            self.leave_in_table(id);
+        }
+    }
+
+    fn leave_in_table(&mut self, id: i64) {
+        self.more = true;
+        if let Some(lowest) = &mut self.refilling {
+            *lowest = id.min(*lowest);
+        }
+    }
+
+    fn check(&self) {
+        debug_assert!(!self.more || self.held.last_key_value().is_none_or(|(id, _)| *id <= self.horizon));
+        debug_assert_eq!(self.bytes, self.held.values().map(Entry::cost_bytes).sum::<usize>());
+    }
+}
+
+#[cfg(test)]
+mod tests;
