@@ -1,7 +1,13 @@
-//! Postbell: a message broker for agents that share a Postgres database.
 #![doc = include_str!("ARCHITECTURE.md")]
 
-pub mod inbox;
+macro_rules! server {
+    ($($module:ident)*) => { $(#[cfg(feature = "server")] pub mod $module;)* };
+}
+
 pub mod message;
+pub mod pace;
 pub mod protocol;
-pub mod retry;
+server! {
+    bell config dispatch health http inbox leaser listener metrics postgres presence publisher reaper refiller
+    retry settler tailer
+}

@@ -110,11 +110,14 @@ impl Dispatcher {
     /// Takes note of what happened. Call [`advance`](Self::advance) after one or several.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Join { session, inbox, instance, window } => self.join(session, inbox, instance, window),
+            Event::Join { session, inbox, instance, window } => {
+                self.join(now, session, inbox, instance, window)
+            }
             Event::Leave { session, written, by_broker } => self.leave(session, written, by_broker),
             Event::Request { session, request } => self.request(now, session, request),
             Event::Arrived(rows) => self.arrived(rows),
             Event::TailRound { started_at, snapshot } => self.tail_round(started_at, snapshot),
+            Event::TailBroken => self.tail_broken(now),
             Event::Refilled { inbox, lanes } => self.refilled(inbox, lanes),
             Event::RefillFailed(inbox) => {
                 if let Some(state) = self.inboxes.get_mut(&inbox) {

@@ -95,6 +95,8 @@ pub enum Event {
         /// Its snapshot.
         snapshot: Snapshot,
     },
+    /// A round of the tail failed after it had brought some rows.
+    TailBroken,
     /// A refill came.
     Refilled {
         /// Which inbox.

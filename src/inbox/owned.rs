@@ -67,13 +67,13 @@ impl Inbox {
         }
     }
 
-    /// Forgets what it holds: another broker may have had it meanwhile.
-    pub(super) fn forget(&mut self) {
+    /// Forgets what its lanes hold, to read it anew.
+    pub(super) fn forget(&mut self, ownership: Ownership) {
         self.lanes = std::array::from_fn(|_| Lane::unread());
         self.refilling = false;
         self.waits_for_settle = false;
         self.settled_in_refill.clear();
-        self.ownership = Ownership::Acquiring;
+        self.ownership = ownership;
     }
 
     pub(super) fn is_owned(&self) -> bool {

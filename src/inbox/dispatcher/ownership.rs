@@ -11,7 +11,14 @@ use crate::inbox::owned::{Inbox, Ownership};
 use crate::protocol::ErrorCode;
 
 impl Dispatcher {
-    pub(super) fn join(&mut self, id: SessionId, inbox: Arc<str>, instance: Option<String>, window: u32) {
+    pub(super) fn join(
+        &mut self,
+        now: Instant,
+        id: SessionId,
+        inbox: Arc<str>,
+        instance: Option<String>,
+        window: u32,
+    ) {
         if instance.is_some() {
             self.take_over(&inbox, &instance);
         }
@@ -32,7 +39,9 @@ impl Dispatcher {
         // First in turn: it has nothing yet.
         state.sessions.push_front(id);
         if let Ownership::Leaving { epoch } = state.ownership {
-            state.ownership = Ownership::Owned { epoch };
+            // Its lanes were not kept up while nobody was there.
+            state.forget(Ownership::Loading { since: now, epoch });
+            self.effects.push(Effect::WakeTail);
         }
         self.touched.push(inbox);
     }
@@ -75,7 +84,9 @@ impl Dispatcher {
             return;
         }
         if let Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } = state.ownership {
-            state.ownership = Ownership::Leaving { epoch };
+            let before = state.bytes();
+            state.forget(Ownership::Leaving { epoch });
+            self.lanes_bytes -= before;
         }
         if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_settled() {
             state.ownership = Ownership::Releasing;
@@ -92,10 +103,7 @@ impl Dispatcher {
             }
             // Asked again after the lease had lapsed: nobody had it in between if the epoch is the same.
             Ownership::Owned { epoch: e } | Ownership::Leaving { epoch: e } if e != epoch => {
-                self.with_inbox(&inbox, Inbox::forget);
-                if let Some(state) = self.inboxes.get_mut(&inbox) {
-                    state.ownership = Ownership::Loading { since: now, epoch };
-                }
+                self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));
                 self.effects.push(Effect::WakeTail);
             }
             _ => {}
@@ -109,7 +117,7 @@ impl Dispatcher {
             self.remove(&inbox);
             return;
         }
-        self.with_inbox(&inbox, Inbox::forget);
+        self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
         self.effects.push(Effect::Acquire(inbox));
     }
 
@@ -121,7 +129,7 @@ impl Dispatcher {
         if state.sessions.is_empty() {
             self.remove(&inbox);
         } else {
-            self.with_inbox(&inbox, Inbox::forget);
+            self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
             self.effects.push(Effect::Acquire(inbox));
         }
     }
@@ -143,6 +151,20 @@ impl Dispatcher {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// A round of the tail broke off after it had brought some rows. It will bring them again, so the lanes are
+    /// read anew from the table, which knows what is in flight.
+    pub(super) fn tail_broken(&mut self, now: Instant) {
+        let owned: Vec<_> = self.inboxes.keys().cloned().collect();
+        for inbox in owned {
+            self.with_inbox(&inbox, |state| match state.ownership {
+                Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } => {
+                    state.forget(Ownership::Loading { since: now, epoch });
+                }
+                Ownership::Acquiring | Ownership::Leaving { .. } | Ownership::Releasing => {}
+            });
         }
     }
 

@@ -1,0 +1,5 @@
+-- The first message of a sender with a dedupe key. $1 senders, $2 keys. Called by src/postgres/publish.rs.
+-- Uses agent_messages_dedupe.
+select k.n, m.message_id
+from unnest($1::text[], $2::text[]) with ordinality as k (sender, dedupe_key, n)
+join agent_messages m on m.from_agent_id = k.sender and m.dedupe_key = k.dedupe_key

@@ -1,0 +1,12 @@
+-- Broadcasts whose last two recipients settled in the same instant on two brokers, or that nobody was there for:
+-- an hour later none has a delivery left, so they are processed. At most $1 at once. Called by
+-- src/postgres/reap.rs. Uses the index on created_at and deliveries_message.
+with done as (
+  select m.message_id from agent_messages m
+  where m.to_agent_id is null and m.created_at < now() - interval '1 hour'
+    and coalesce(m.status, 'pending') in ('pending', 'delivered')
+    and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+  limit $1::bigint
+)
+update agent_messages m set status = 'processed', processed_at = now()
+from done where m.message_id = done.message_id

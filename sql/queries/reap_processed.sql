@@ -1,0 +1,12 @@
+-- Retention: messages that ended more than $1 seconds ago, at most $2 at once. Dead letters keep theirs: their
+-- delivery is still there. Called by src/postgres/reap.rs. Uses the index on created_at (agent_messages_created_at,
+-- or the adopted table's own) and deliveries_message.
+with old as (
+  select message_id from agent_messages m
+  where m.created_at < now() - $1::bigint * interval '1 second'
+    and m.status in ('processed', 'failed')
+    and coalesce(m.processed_at, m.created_at) < now() - $1::bigint * interval '1 second'
+    and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+  order by m.created_at limit $2::bigint
+)
+delete from agent_messages m using old where m.message_id = old.message_id

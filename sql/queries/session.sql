@@ -1,0 +1,16 @@
+-- What every connection of the broker sets first. Called by src/postgres/connection.rs, which also sets the
+-- search_path (the user's schema), and knows its own statement_timeout.
+-- postbell.broker tells the triggers that a status is set by the broker. The planner switches: every statement
+-- of the broker is meant to walk one index from a known place; a generic plan that guesses a third of a table of
+-- millions would take a sequential scan or a hash join at the worst moment.
+set default_transaction_isolation = 'read committed';
+set default_transaction_read_only = off;
+set timezone = 'UTC';
+set client_min_messages = 'warning';
+set idle_in_transaction_session_timeout = '30s';
+set postbell.broker = 'on';
+set enable_seqscan = off;
+set enable_hashjoin = off;
+set enable_mergejoin = off;
+set jit = off;
+set plan_cache_mode = 'force_generic_plan';

@@ -1,0 +1,27 @@
+-- The tail: every delivery that a transaction made ready since the last round, each exactly once.
+-- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most
+-- bytes a message may have. Called by src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of
+-- leases and agent_messages. `offset 0` keeps the planner from starting at the inboxes: the cost must be the
+-- new rows, never the backlog and never the number of agents.
+-- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
+select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
+       null::bigint as delivery_id, null::text as inbox, null::smallint as priority, null::smallint as attempt,
+       null::timestamptz as due_at, null::uuid as message_id, null::text as from_agent_id,
+       null::text as message_type, null::timestamptz as created_at, null::timestamptz as expires_at,
+       null::text as correlation_id, null::text as headers, null::text as payload
+union all
+select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id, m.from_agent_id,
+       m.message_type, m.created_at, m.expires_at, m.correlation_id, t.headers,
+       case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) + octet_length(m.from_agent_id)
+                 + coalesce(octet_length(m.correlation_id), 0) <= $4::int then t.payload end
+from (
+  select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
+  where state <> 'dead' and txid >= $1::text::xid8
+  union all
+  select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
+  where state <> 'dead' and txid = any ($2::text[]::xid8[])
+  offset 0
+) d
+join postbell.leases l on l.inbox = d.inbox and l.broker_id = $3
+join agent_messages m on m.message_id = d.message_id
+cross join lateral (select m.payload::text as payload, m.headers::text as headers offset 0) t

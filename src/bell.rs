@@ -1,0 +1,256 @@
+//! The bell: when the tail runs.
+//!
+//! A commit with a NOTIFY takes a lock of the whole cluster across its flush, so producers ring only while this
+//! broker sleeps. [`Bell`] decides when to sleep and when to tail; it is pure and takes `now`.
+//!
+//! ```text
+//!            rung often, LISTEN lost, or the lease lapsed (disarm)
+//!         ┌───────────────────────────────────────────────────────┐
+//!         ▼                                                       │
+//!      Awake ──── dry for DRY_BEFORE_SLEEP (arm) ───▶ Arming ──▶ Asleep
+//!   tails on its clock                tails until every transaction  tails when rung,
+//!                                     in progress at arming ended    and once a second
+//! ```
+//!
+//! Why that is exact: a row's transaction has its id before the trigger reads the flag. One that was in progress
+//! when the flag was set may have read it before, and rings nothing: Arming waits for all of those. One that got
+//! its id later sees the flag and rings.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+/// The shortest pause between two rounds while awake.
+pub const AWAKE_MIN: Duration = Duration::from_millis(1);
+/// The longest: what a message waits at most while the broker is awake.
+pub const AWAKE_MAX: Duration = Duration::from_millis(10);
+/// The longest pause while the bell cannot be heard.
+pub const DEAF_MAX: Duration = Duration::from_millis(100);
+/// The longest pause while a transaction that began before arming stays open.
+pub const ARMING_MAX: Duration = Duration::from_millis(250);
+/// How long the tail must be dry before the broker arms.
+pub const DRY_BEFORE_SLEEP: Duration = Duration::from_millis(100);
+/// So many rings in [`RINGS_WINDOW`] are often: 100 a second cost producers more than our own clock costs.
+pub const RINGS_OFTEN: u64 = 10;
+/// See [`RINGS_OFTEN`].
+pub const RINGS_WINDOW: Duration = Duration::from_millis(100);
+/// Whatever happens, one round in so long.
+pub const SAFETY: Duration = Duration::from_secs(1);
+
+const _: () = assert!(AWAKE_MIN.as_millis() < AWAKE_MAX.as_millis());
+const _: () = assert!(AWAKE_MAX.as_millis() < DRY_BEFORE_SLEEP.as_millis());
+const _: () = assert!(ARMING_MAX.as_millis() < SAFETY.as_millis());
+
+/// What the broker's row in `postbell.brokers` should say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flag {
+    /// Ring.
+    Arm,
+    /// Do not.
+    Disarm,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Awake,
+    /// `None` until the first round after the flag was set tells what was in progress.
+    Arming(Option<HashSet<u64>>),
+    Asleep,
+}
+
+/// Rows that the safety round found: late, unless a ring for them was only slower than the clock.
+#[derive(Debug)]
+struct Suspect {
+    rows: u64,
+    rings: u64,
+    /// A canary sent after that round: notifications keep the order of commits, so if it comes back and nothing
+    /// rang, nothing will.
+    canary: u64,
+}
+
+/// What is heard and was sent, at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// Whether LISTEN is committed on a live connection.
+    pub up: bool,
+    /// Rings so far.
+    pub rings: u64,
+    /// The last canary that came back.
+    pub canary: u64,
+    /// The last canary that was sent.
+    pub canary_sent: u64,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Bell {
+    state: State,
+    pause: Duration,
+    due: Instant,
+    dry_since: Instant,
+    up: bool,
+    rings: u64,
+    window: (Instant, u64),
+    suspect: Option<Suspect>,
+    late: u64,
+    /// The round that is due is the safety round: nothing announced anything.
+    unannounced: bool,
+}
+
+impl Bell {
+    /// A bell that is awake and due.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            state: State::Awake,
+            pause: AWAKE_MIN,
+            due: now,
+            dry_since: now,
+            up: false,
+            rings: 0,
+            window: (now, 0),
+            suspect: None,
+            late: 0,
+            unannounced: false,
+        }
+    }
+
+    /// When the next round is due.
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether producers are asked to ring.
+    pub fn is_armed(&self) -> bool {
+        self.state != State::Awake
+    }
+
+    /// Whether the broker sleeps.
+    pub fn is_asleep(&self) -> bool {
+        self.state == State::Asleep
+    }
+
+    /// How many rows only the safety round found, though the bell was armed.
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
+    /// Takes note of what was heard. `Disarm` says to write the flag; the bell is awake already.
+    pub fn hear(&mut self, now: Instant, heard: Heard) -> Option<Flag> {
+        let rang = heard.rings - self.rings;
+        self.rings = heard.rings;
+        self.judge(heard);
+        if self.up != heard.up {
+            self.up = heard.up;
+            // Deaf: tail on our own clock. Hearing again: what was committed meanwhile rang for nobody.
+            return self.wake_up(now);
+        }
+        if rang == 0 {
+            return None;
+        }
+        if now.duration_since(self.window.0) > RINGS_WINDOW {
+            self.window = (now, 0);
+        }
+        self.window.1 += rang;
+        if self.is_armed() && self.window.1 >= RINGS_OFTEN {
+            return self.wake_up(now);
+        }
+        self.announce(now);
+        None
+    }
+
+    /// This broker itself made something ready.
+    pub fn wake(&mut self, now: Instant) {
+        self.suspect = None;
+        self.announce(now);
+    }
+
+    /// The flag in the table may be lost, or was not heeded: start over. `Disarm` is owed to the table.
+    pub fn wake_up(&mut self, now: Instant) -> Option<Flag> {
+        let was_armed = self.is_armed();
+        self.state = State::Awake;
+        self.pause = AWAKE_MIN;
+        self.due = now;
+        self.dry_since = now;
+        self.unannounced = false;
+        was_armed.then_some(Flag::Disarm)
+    }
+
+    fn announce(&mut self, now: Instant) {
+        self.unannounced = false;
+        match self.state {
+            // The clock ticks soon anyway: many announcements must not make many rounds.
+            State::Awake => {
+                self.pause = AWAKE_MIN;
+                self.due = self.due.min(now + AWAKE_MIN);
+            }
+            State::Arming(_) | State::Asleep => self.due = now,
+        }
+    }
+
+    /// A round ended: what it found, and which transactions its snapshot shows in progress. `Arm` says to write
+    /// the flag and then call [`armed`](Self::armed).
+    pub fn round(&mut self, now: Instant, rows: u64, in_progress: &[u64], heard: Heard) -> Option<Flag> {
+        let unannounced = std::mem::replace(&mut self.unannounced, false);
+        if rows > 0 {
+            self.dry_since = now;
+            self.pause = AWAKE_MIN;
+        } else {
+            self.pause = self.pause * 2;
+        }
+        match &mut self.state {
+            State::Awake => {
+                self.pause = self.pause.min(if self.up { AWAKE_MAX } else { DEAF_MAX });
+                self.due = now + self.pause;
+                (self.up && now.duration_since(self.dry_since) >= DRY_BEFORE_SLEEP).then_some(Flag::Arm)
+            }
+            State::Arming(waited_for) => {
+                let still: HashSet<u64> = match waited_for.take() {
+                    None => in_progress.iter().copied().collect(),
+                    Some(before) => in_progress.iter().copied().filter(|x| before.contains(x)).collect(),
+                };
+                if still.is_empty() {
+                    self.sleep(now);
+                } else {
+                    *waited_for = Some(still);
+                    self.pause = self.pause.min(ARMING_MAX);
+                    self.due = now + self.pause;
+                }
+                None
+            }
+            State::Asleep => {
+                if unannounced && rows > 0 && self.up {
+                    let (rings, canary) = (self.rings, heard.canary_sent + 1);
+                    self.suspect.get_or_insert(Suspect { rows: 0, rings, canary }).rows += rows;
+                }
+                self.sleep(now);
+                None
+            }
+        }
+    }
+
+    fn sleep(&mut self, now: Instant) {
+        self.state = State::Asleep;
+        self.due = now + SAFETY;
+        self.unannounced = true;
+    }
+
+    /// The flag is committed: from now on whoever gets a transaction id rings.
+    pub fn armed(&mut self, now: Instant) {
+        self.state = State::Arming(None);
+        self.due = now;
+        self.pause = AWAKE_MIN;
+        self.window = (now, 0);
+    }
+
+    fn judge(&mut self, heard: Heard) {
+        let Some(suspect) = &self.suspect else { return };
+        if !heard.up || heard.rings > suspect.rings {
+            self.suspect = None;
+        } else if heard.canary >= suspect.canary {
+            self.late += suspect.rows;
+            self.suspect = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

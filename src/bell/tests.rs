@@ -1,0 +1,121 @@
+use super::*;
+
+const UP: Heard = Heard { up: true, rings: 0, canary: 0, canary_sent: 0 };
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A bell that has armed at `now` while these transactions were in progress.
+fn arming(now: Instant, in_progress: &[u64]) -> Bell {
+    let mut bell = Bell::new(now);
+    bell.hear(now, UP);
+    assert_eq!(bell.round(now + ms(50), 0, &[], UP), None, "not dry for long enough");
+    assert_eq!(bell.round(now + DRY_BEFORE_SLEEP, 0, &[], UP), Some(Flag::Arm));
+    bell.armed(now + DRY_BEFORE_SLEEP);
+    bell.round(now + DRY_BEFORE_SLEEP, 0, in_progress, UP);
+    bell
+}
+
+#[test]
+fn it_sleeps_only_when_every_transaction_of_the_arming_moment_has_ended() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[7, 9]);
+    assert!(!bell.is_asleep());
+    bell.round(now + ms(200), 0, &[9, 12], UP);
+    assert!(!bell.is_asleep());
+    assert!(bell.due() <= now + ms(200) + ARMING_MAX);
+    bell.round(now + ms(300), 1, &[12], UP);
+    assert!(bell.is_asleep(), "12 began after arming: it rings");
+    assert!(arming(now, &[]).is_asleep());
+}
+
+#[test]
+fn asleep_it_tails_when_rung_and_once_a_second() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = now + ms(500);
+    assert_eq!(bell.due(), now + DRY_BEFORE_SLEEP + SAFETY);
+    assert_eq!(bell.hear(t, Heard { rings: 1, ..UP }), None);
+    assert_eq!(bell.due(), t);
+    bell.round(t, 1, &[], Heard { rings: 1, ..UP });
+    assert!(bell.is_asleep());
+}
+
+#[test]
+fn rung_often_it_disarms_and_tails_on_its_own_clock() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = now + ms(500);
+    for i in 1..RINGS_OFTEN {
+        assert_eq!(bell.hear(t + ms(i), Heard { rings: i, ..UP }), None);
+    }
+    assert_eq!(bell.hear(t + ms(20), Heard { rings: RINGS_OFTEN, ..UP }), Some(Flag::Disarm));
+    assert!(!bell.is_armed());
+    bell.round(t + ms(21), 5, &[], UP);
+    assert_eq!(bell.due(), t + ms(21) + AWAKE_MIN);
+    for i in 0..10 {
+        bell.round(t + ms(22 + i), 0, &[], UP);
+    }
+    assert!(bell.due() <= t + ms(31) + AWAKE_MAX);
+}
+
+#[test]
+fn slow_ringing_does_not_disarm() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    for i in 1..100 {
+        let t = now + ms(1_000 + i * 20);
+        assert_eq!(bell.hear(t, Heard { rings: i, ..UP }), None);
+        bell.round(t, 1, &[], UP);
+    }
+    assert!(bell.is_asleep());
+}
+
+#[test]
+fn deaf_it_never_sleeps() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let deaf = Heard { up: false, ..UP };
+    assert_eq!(bell.hear(now + ms(500), deaf), Some(Flag::Disarm));
+    for i in 0..100 {
+        let t = now + ms(500 + i * 100);
+        assert_eq!(bell.round(t, 0, &[], deaf), None);
+        assert!(bell.due() <= t + DEAF_MAX);
+    }
+}
+
+#[test]
+fn a_row_that_only_the_safety_round_found_is_late_once_a_later_canary_is_back() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = bell.due();
+    let heard = Heard { canary_sent: 4, canary: 4, ..UP };
+    bell.hear(t, heard);
+    bell.round(t, 3, &[], heard);
+    bell.hear(t + ms(1), heard);
+    assert_eq!(bell.late(), 0, "a ring may be on its way");
+    bell.hear(t + ms(2), Heard { canary_sent: 5, canary: 5, ..UP });
+    assert_eq!(bell.late(), 3);
+}
+
+#[test]
+fn a_slow_ring_is_no_missing_ring() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = bell.due();
+    bell.round(t, 3, &[], UP);
+    bell.hear(t + ms(1), Heard { rings: 1, canary_sent: 1, canary: 1, ..UP });
+    bell.hear(t + ms(2), Heard { rings: 1, canary_sent: 2, canary: 2, ..UP });
+    assert_eq!(bell.late(), 0);
+}
+
+#[test]
+fn what_was_announced_is_not_late() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    bell.wake(now + ms(300));
+    bell.round(now + ms(300), 1, &[], UP);
+    bell.hear(now + ms(400), Heard { canary_sent: 9, canary: 9, ..UP });
+    assert_eq!(bell.late(), 0);
+}

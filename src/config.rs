@@ -1,0 +1,246 @@
+//! Every setting of the broker, with its default, unit and bounds: a pure function of strings.
+//!
+//! [`SETTINGS`] is the one list; `postbell serve --help` and the environment are made from it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::postgres::{DatabaseUrl, Target};
+use crate::retry::RetryPolicy;
+
+/// The exit status of a bad setting or command line (EX_USAGE of sysexits.h).
+pub const EXIT_USAGE: u8 = 64;
+
+/// A setting: an environment variable, and an option of `postbell serve`.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// The environment variable.
+    pub env: &'static str,
+    /// The option, without its dashes.
+    pub flag: &'static str,
+    /// What it is if nobody says; empty: nothing.
+    pub default: &'static str,
+    /// What it does, with unit and bounds.
+    pub help: &'static str,
+}
+
+macro_rules! settings {
+    ($($name:ident: $env:literal, $flag:literal, $default:literal, $help:literal;)*) => {
+        $(#[doc = $help] pub const $name: Setting =
+            Setting { env: $env, flag: $flag, default: $default, help: $help };)*
+        /// Every setting.
+        pub const SETTINGS: &[Setting] = &[$($name),*];
+    };
+}
+
+settings! {
+    DATABASE_URL: "DATABASE_URL", "database-url", "",
+        "The database, as postgres://user:password@host:5432/database. A direct connection or a session pooler: \
+         LISTEN does not work on a transaction pooler [or POSTGRES_URL_NON_POOLING]";
+    DATABASE_URL_DIRECT: "POSTGRES_URL_NON_POOLING", "database-url-direct", "",
+        "The database where DATABASE_URL is not set, under the name that Vercel and Supabase give it";
+    SCHEMA: "POSTBELL_SCHEMA", "schema", "public",
+        "The schema of agent_messages and agent_registry";
+    LISTEN: "POSTBELL_LISTEN", "listen", "127.0.0.1:7440",
+        "Where agents connect, as address:port";
+    HTTP: "POSTBELL_HTTP", "http", "127.0.0.1:9440",
+        "Where /metrics and /health are served, as address:port";
+    PORT: "PORT", "port", "",
+        "Set by platforms such as Railway: serves /metrics and /health on [::]:PORT instead";
+    NAME: "POSTBELL_NAME", "name", "postbell",
+        "What people call this broker, 1 to 100 characters; agents read it in the welcome";
+    ADVERTISE: "POSTBELL_ADVERTISE", "advertise", "",
+        "The address that other brokers reach this one's agents' port by; the listening address where not set";
+    POOL_SIZE: "POSTBELL_POOL_SIZE", "pool-size", "4",
+        "Shared database connections, 2 to 50; the tail, the bell, the settler and the lease have one more each";
+    ACK_DEADLINE: "POSTBELL_ACK_DEADLINE_SECONDS", "ack-deadline-seconds", "30",
+        "How long an agent has to acknowledge a delivery before it counts as failed, 1 to 86400 s";
+    MAX_ATTEMPTS: "POSTBELL_MAX_ATTEMPTS", "max-attempts", "10",
+        "After this many failed attempts a delivery is a dead letter, 1 to 1000";
+    RETRY_BASE: "POSTBELL_RETRY_BASE_MS", "retry-base-ms", "1000",
+        "The bound of the first retry's delay, doubled at each attempt, 1 to 3600000 ms";
+    RETRY_CAP: "POSTBELL_RETRY_CAP_SECONDS", "retry-cap-seconds", "600",
+        "No retry waits longer, 1 to 86400 s";
+    RETENTION: "POSTBELL_RETENTION_DAYS", "retention-days", "7",
+        "Processed, failed and expired messages are removed after so many days, 0 to 36500; 0 keeps them. Dead letters stay";
+    DRAIN: "POSTBELL_DRAIN_SECONDS", "drain-seconds", "20",
+        "How long a stopping broker waits for what is in flight, 0 to 3600 s";
+    ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
+        "1 lets agents on other machines send their token unencrypted; 0 refuses them";
+}
+
+/// A setting is wrong: names it and says what it may be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+/// What the broker is told.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "SETTINGS describes each")]
+pub struct Config {
+    pub database: Target,
+    pub listen: SocketAddr,
+    pub http: SocketAddr,
+    pub name: String,
+    pub advertise: Option<String>,
+    pub pool_size: u32,
+    pub ack_deadline: Duration,
+    pub retry: RetryPolicy,
+    /// `None` keeps messages for ever.
+    pub retention: Option<Duration>,
+    pub drain: Duration,
+    pub allow_plaintext: bool,
+}
+
+impl Config {
+    /// Reads every setting; `value` gives the string of an environment variable's name, if there is one.
+    ///
+    /// # Errors
+    /// The first setting that is wrong, in a sentence.
+    pub fn parse(value: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let get = |setting: Setting| {
+            let given = value(setting.env).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
+            given.unwrap_or_else(|| setting.default.to_owned())
+        };
+        let number = |setting: Setting, low: u64, high: u64| {
+            let text = get(setting);
+            let parsed = text.parse::<u64>().ok().filter(|n| (low..=high).contains(n));
+            parsed.ok_or_else(|| {
+                let env = setting.env;
+                ConfigError(format!("{env} must be a whole number from {low} to {high}, not {text:?}"))
+            })
+        };
+        let address = |setting: Setting| {
+            let text = get(setting);
+            text.parse::<SocketAddr>().map_err(|_| {
+                let env = setting.env;
+                ConfigError(format!(
+                    "{env} must be an address and a port such as 127.0.0.1:7440 or [::]:7440, not {text:?}"
+                ))
+            })
+        };
+        let http = match get(PORT) {
+            port if port.is_empty() => address(HTTP)?,
+            _ => SocketAddr::from(([0u16; 8], number(PORT, 1, 65_535)? as u16)),
+        };
+        let retention_days = number(RETENTION, 0, 36_500)?;
+        Ok(Self {
+            database: target(&get)?,
+            listen: address(LISTEN)?,
+            http,
+            name: name(get(NAME))?,
+            advertise: Some(get(ADVERTISE)).filter(|a| !a.is_empty()),
+            pool_size: number(POOL_SIZE, 2, 50)? as u32,
+            ack_deadline: Duration::from_secs(number(ACK_DEADLINE, 1, 86_400)?),
+            retry: RetryPolicy {
+                base: Duration::from_millis(number(RETRY_BASE, 1, 3_600_000)?),
+                cap: Duration::from_secs(number(RETRY_CAP, 1, 86_400)?),
+                attempts_max: number(MAX_ATTEMPTS, 1, 1_000)? as u32,
+            },
+            retention: (retention_days > 0).then(|| Duration::from_secs(retention_days * 86_400)),
+            drain: Duration::from_secs(number(DRAIN, 0, 3_600)?),
+            allow_plaintext: flag(ALLOW_PLAINTEXT, &get(ALLOW_PLAINTEXT))?,
+        })
+    }
+}
+
+/// The database alone: what `migrate`, `agent`, `dead` and `doctor` need.
+///
+/// # Errors
+/// See [`Config::parse`].
+pub fn database(value: impl Fn(&str) -> Option<String>) -> Result<Target, ConfigError> {
+    target(&|setting: Setting| {
+        let given = value(setting.env).filter(|v| !v.trim().is_empty());
+        given.unwrap_or_else(|| setting.default.to_owned())
+    })
+}
+
+fn target(get: &impl Fn(Setting) -> String) -> Result<Target, ConfigError> {
+    let url = [DATABASE_URL, DATABASE_URL_DIRECT].into_iter().map(get).find(|url| !url.is_empty());
+    let Some(url) = url else {
+        return Err(ConfigError(
+            "DATABASE_URL is not set: give the database as postgres://user:password@host:5432/database, or try \
+             `postbell dev`, which brings its own"
+                .to_owned(),
+        ));
+    };
+    let url = DatabaseUrl::parse(&url).map_err(|e| ConfigError(format!("DATABASE_URL: {e}")))?;
+    let schema = get(SCHEMA);
+    if schema.is_empty() || schema.len() > 63 || schema.contains('\0') {
+        return Err(ConfigError("POSTBELL_SCHEMA must be a schema's name, 1 to 63 bytes".to_owned()));
+    }
+    Ok(Target::new(url, &schema))
+}
+
+fn name(name: String) -> Result<String, ConfigError> {
+    match name.chars().count() {
+        1..=100 if !name.chars().any(char::is_control) => Ok(name),
+        _ => Err(ConfigError("POSTBELL_NAME must have 1 to 100 printable characters".to_owned())),
+    }
+}
+
+fn flag(setting: Setting, text: &str) -> Result<bool, ConfigError> {
+    match text {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err(ConfigError(format!("{} must be 1 or 0, not {text:?}", setting.env))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut all = vec![("DATABASE_URL", "postgres://u:p@localhost/d")];
+        all.extend(pairs);
+        Config::parse(|env| all.iter().rev().find(|(k, _)| *k == env).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let config = parse(&[]).expect("defaults");
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7440");
+        assert_eq!(config.http.to_string(), "127.0.0.1:9440");
+        assert_eq!(config.ack_deadline, Duration::from_secs(30));
+        assert_eq!(config.retry, RetryPolicy::default());
+        assert_eq!(config.retention, Some(Duration::from_secs(7 * 86_400)));
+        assert!(!config.allow_plaintext);
+        assert_eq!(&*config.database.schema, "public");
+    }
+
+    #[test]
+    fn a_platforms_port_opens_http_to_all() {
+        assert_eq!(parse(&[("PORT", "8080")]).expect("port").http.to_string(), "[::]:8080");
+    }
+
+    #[test]
+    fn the_direct_url_serves_where_there_is_no_other() {
+        let direct = ("POSTGRES_URL_NON_POOLING", "postgres://v@localhost/other");
+        let config = parse(&[("DATABASE_URL", ""), direct]).expect("direct");
+        assert_eq!(config.database.url.to_string(), "v@localhost:5432/other");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let sentence = |k, v| parse(&[(k, v)]).expect_err("refused").to_string();
+        assert!(sentence("DATABASE_URL", "").contains("DATABASE_URL is not set"));
+        assert!(sentence("DATABASE_URL", "postgres://u@h:6543/d").contains("transaction pooler"));
+        assert!(sentence("POSTBELL_LISTEN", "7440").contains("POSTBELL_LISTEN must be an address"));
+        assert!(sentence("POSTBELL_POOL_SIZE", "1").contains("from 2 to 50"));
+        assert!(sentence("POSTBELL_ACK_DEADLINE_SECONDS", "0").contains("from 1 to 86400"));
+        assert!(sentence("POSTBELL_ALLOW_PLAINTEXT", "maybe").contains("1 or 0"));
+        assert!(sentence("POSTBELL_NAME", "a\nb").contains("printable"));
+        assert!(sentence("PORT", "0").contains("PORT must be"));
+        assert!(!sentence("DATABASE_URL", "postgres://u:hunter2@h:x/d").contains("hunter2"));
+    }
+
+    #[test]
+    fn every_default_is_within_its_bounds_and_named_once() {
+        let mut names: Vec<_> = SETTINGS.iter().flat_map(|s| [s.env, s.flag]).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+}

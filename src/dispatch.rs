@@ -1,0 +1,230 @@
+//! The task around the [`Dispatcher`]: feeds it, and carries out what it wants.
+//!
+//! It awaits its events only. What it wants written waits in its own queues until the task that writes has room:
+//! so a slow database makes the next batch larger, and never stops a session. The queues are bounded by what the
+//! dispatcher allows (its windows, `UNSETTLED_MAX`, one refill an inbox).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep_until;
+use uuid::Uuid;
+
+use crate::inbox::SessionId;
+use crate::inbox::dispatcher::Dispatcher;
+use crate::inbox::event::{Effect, Event, Push, Refill, Settle};
+use crate::metrics::Metrics;
+use crate::protocol::limits::WINDOW_MAX;
+use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+
+/// What waits for the dispatcher. When it is full, sessions wait before they read on, and the tail before it
+/// takes more rows from the server.
+pub const INPUTS_MAX: usize = 8_192;
+/// How many inputs are handled before their effects are carried out.
+const INPUTS_AT_ONCE: usize = 256;
+/// What a session may have waiting besides its window: answers. A client that asks without reading is closed.
+const ANSWERS_MAX: usize = 4_096;
+/// The room of a session's outbox.
+pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
+/// The most outcomes of one batch.
+pub const SETTLE_BATCH_MAX: usize = 1_000;
+/// The most refills of one statement.
+pub const REFILL_BATCH_MAX: usize = 64;
+
+const _: () = assert!(SETTLE_BATCH_MAX <= crate::inbox::dispatcher::UNSETTLED_MAX);
+
+/// For a session's socket.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A delivery.
+    Push(Push),
+    /// An answer.
+    Frame(ServerFrame),
+    /// The last line.
+    Close(ProtocolError),
+}
+
+/// The way to a session's socket. When it is full the session is closed as a slow reader.
+pub type Outbox = mpsc::Sender<Outgoing>;
+
+/// What the dispatcher's task is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Something happened.
+    Event(Event),
+    /// A session joins: its event, and the way to it.
+    Join(Outbox, Event),
+}
+
+/// The way to the dispatcher's task.
+pub type Inputs = mpsc::Sender<Input>;
+
+/// A change of ownership to ask of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseRequest {
+    /// Take it.
+    Acquire(Arc<str>),
+    /// Give it back.
+    Release(Arc<str>),
+}
+
+/// Work for the settler.
+#[derive(Debug, Default)]
+pub struct SettleBatch {
+    /// Outcomes to write.
+    pub settles: Vec<Settle>,
+    /// Messages to mark delivered.
+    pub marks: Vec<Uuid>,
+}
+
+/// The tasks that carry out what the dispatcher wants. Each channel holds one batch: while one is written, the
+/// next one gathers here.
+pub struct Ports {
+    /// To the settler.
+    pub settle: mpsc::Sender<SettleBatch>,
+    /// To the refiller.
+    pub refill: mpsc::Sender<Vec<Refill>>,
+    /// To the task that holds the leases.
+    pub lease: mpsc::Sender<Vec<LeaseRequest>>,
+    /// Starts a round of the tail.
+    pub wake: Arc<Notify>,
+}
+
+/// How much there is to do still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions.
+    pub sessions: usize,
+    /// Deliveries with agents.
+    pub in_flight: usize,
+    /// Outcomes to write.
+    pub unsettled: usize,
+    /// Whether some inbox is this broker's.
+    pub has_inboxes: bool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    batch: SettleBatch,
+    refills: VecDeque<Refill>,
+    leases: Vec<LeaseRequest>,
+}
+
+/// Runs until every sender of `inputs` is gone.
+pub async fn run(
+    mut dispatcher: Dispatcher,
+    mut inputs: mpsc::Receiver<Input>,
+    ports: Ports,
+    load: watch::Sender<Load>,
+    metrics: Metrics,
+) {
+    let mut outboxes: HashMap<SessionId, Outbox> = HashMap::new();
+    let mut waiting = Waiting::default();
+    let mut buffer = Vec::with_capacity(INPUTS_AT_ONCE);
+    loop {
+        let wake = dispatcher.next_wake();
+        tokio::select! {
+            n = inputs.recv_many(&mut buffer, INPUTS_AT_ONCE) => if n == 0 { return },
+            Ok(permit) = ports.settle.reserve(), if waiting.has_batch() => permit.send(waiting.take_batch()),
+            Ok(permit) = ports.refill.reserve(), if !waiting.refills.is_empty() => {
+                let n = waiting.refills.len().min(REFILL_BATCH_MAX);
+                permit.send(waiting.refills.drain(..n).collect());
+            }
+            Ok(permit) = ports.lease.reserve(), if !waiting.leases.is_empty() => {
+                permit.send(std::mem::take(&mut waiting.leases));
+            }
+            () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
+        }
+        let now = Instant::now();
+        for input in buffer.drain(..) {
+            let event = match input {
+                Input::Event(event) => event,
+                Input::Join(outbox, event) => {
+                    if let Event::Join { session, .. } = &event {
+                        outboxes.insert(*session, outbox);
+                    }
+                    event
+                }
+            };
+            if let Event::Leave { session, .. } = &event {
+                outboxes.remove(session);
+            }
+            dispatcher.handle(now, event);
+        }
+        for effect in dispatcher.advance(now) {
+            carry_out(effect, &mut outboxes, &mut waiting, &ports.wake);
+        }
+        publish_load(&dispatcher, &load, &metrics);
+    }
+}
+
+impl Waiting {
+    fn has_batch(&self) -> bool {
+        !self.batch.settles.is_empty() || !self.batch.marks.is_empty()
+    }
+
+    fn take_batch(&mut self) -> SettleBatch {
+        if self.batch.settles.len() <= SETTLE_BATCH_MAX {
+            return std::mem::take(&mut self.batch);
+        }
+        let rest = self.batch.settles.split_off(SETTLE_BATCH_MAX);
+        let settles = std::mem::replace(&mut self.batch.settles, rest);
+        SettleBatch { settles, marks: std::mem::take(&mut self.batch.marks) }
+    }
+}
+
+fn carry_out(
+    effect: Effect,
+    outboxes: &mut HashMap<SessionId, Outbox>,
+    waiting: &mut Waiting,
+    wake: &Notify,
+) {
+    match effect {
+        Effect::Push(session, push) => hand_over(outboxes, session, Outgoing::Push(push)),
+        Effect::Acked(session, reference) => {
+            hand_over(outboxes, session, Outgoing::Frame(ServerFrame::Acked { reference }));
+        }
+        Effect::Refuse(session, error) => hand_over(outboxes, session, Outgoing::Frame(error.into())),
+        Effect::Close(session, code) => {
+            hand_over(outboxes, session, Outgoing::Close(ProtocolError::new(code, farewell(code))));
+        }
+        Effect::Settle(settle) => waiting.batch.settles.push(settle),
+        Effect::Mark(messages) => waiting.batch.marks.extend(messages),
+        Effect::Acquire(inbox) => waiting.leases.push(LeaseRequest::Acquire(inbox)),
+        Effect::Release(inbox) => waiting.leases.push(LeaseRequest::Release(inbox)),
+        Effect::Refill(refill) => waiting.refills.push_back(refill),
+        Effect::WakeTail => wake.notify_one(),
+    }
+}
+
+/// Without its outbox a session ends, and what it was not written comes back by its `Leave`.
+fn hand_over(outboxes: &mut HashMap<SessionId, Outbox>, session: SessionId, outgoing: Outgoing) {
+    if let Some(outbox) = outboxes.get(&session)
+        && outbox.try_send(outgoing).is_err()
+    {
+        outboxes.remove(&session);
+    }
+}
+
+fn farewell(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::TakenOver => "this agent and instance connected again; the newer session goes on",
+        _ => "the broker ends this session",
+    }
+}
+
+fn publish_load(dispatcher: &Dispatcher, load: &watch::Sender<Load>, metrics: &Metrics) {
+    let now = Load {
+        sessions: dispatcher.sessions(),
+        in_flight: dispatcher.in_flight(),
+        unsettled: dispatcher.unsettled(),
+        has_inboxes: !dispatcher.is_empty(),
+    };
+    if *load.borrow() != now {
+        metrics.in_flight.set(now.in_flight as i64);
+        metrics.sessions.set(now.sessions as i64);
+        load.send_replace(now);
+    }
+}

@@ -1,0 +1,211 @@
+//! Whether the broker works, for whoever routes traffic to it or is paged for it.
+//!
+//! Pure: it is told what happened and asked with a `now`, and knows neither a socket nor the database. Its
+//! lock is held for a few words at a time and never across an await.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// How often the LISTEN connection rings itself.
+pub const BELL_CANARY_MS: u64 = 1_000;
+/// A bell not heard for this long is taken for broken: two canaries may be late, a third is no accident.
+pub const BELL_STALE_MS: u64 = 3_000;
+
+const _: () = assert!(BELL_STALE_MS > 2 * BELL_CANARY_MS);
+
+/// What is known of the broker's condition. A clone is another handle on the same knowledge.
+#[derive(Clone, Debug, Default)]
+pub struct Health(Arc<Mutex<Known>>);
+
+/// Everything starts as not yet proven, so a broker that is still starting is not ready.
+#[derive(Debug, Default)]
+struct Known {
+    database_up: bool,
+    listening: bool,
+    bell_seen: Option<Instant>,
+    draining: bool,
+}
+
+impl Known {
+    fn bell_fresh(&self, now: Instant) -> bool {
+        // Saturating: `now` may have been read just before the canary came back.
+        let stale = Duration::from_millis(BELL_STALE_MS);
+        self.listening && self.bell_seen.is_some_and(|seen| now.saturating_duration_since(seen) < stale)
+    }
+}
+
+/// One thing that must hold for the broker to be ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Condition {
+    /// `database`, `bell` or `draining`.
+    pub name: &'static str,
+    /// Whether it holds.
+    pub ok: bool,
+    /// What is so, and what follows from it, for a person.
+    pub message: &'static str,
+}
+
+/// The answer to "may traffic go here?".
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Readiness {
+    /// Whether every condition holds.
+    pub ready: bool,
+    /// Each condition, whether it holds or not.
+    pub conditions: [Condition; 3],
+}
+
+impl Readiness {
+    /// The sentences of what does not hold; empty when ready.
+    pub fn reasons(&self) -> Vec<&'static str> {
+        self.conditions.iter().filter(|c| !c.ok).map(|c| c.message).collect()
+    }
+}
+
+impl Health {
+    /// A broker of which nothing is known yet: not ready.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the last statement reached the database.
+    pub fn set_database_up(&self, up: bool) {
+        self.known().database_up = up;
+    }
+
+    /// Whether the LISTEN connection stands and its LISTEN has committed. A lost one is told at once, without
+    /// waiting for its canary to become stale; a new one is not trusted before its first canary.
+    pub fn set_listening(&self, listening: bool) {
+        let mut known = self.known();
+        if known.listening != listening {
+            known.listening = listening;
+            known.bell_seen = None;
+        }
+    }
+
+    /// The canary came back.
+    pub fn bell_seen(&self, now: Instant) {
+        self.known().bell_seen = Some(now);
+    }
+
+    /// Whether notifications arrive, as far as can be known.
+    pub fn bell_fresh(&self, now: Instant) -> bool {
+        self.known().bell_fresh(now)
+    }
+
+    /// Whether the broker is stopping: it finishes what it has and takes nothing new.
+    pub fn set_draining(&self, draining: bool) {
+        self.known().draining = draining;
+    }
+
+    /// Whether traffic may come, and why not.
+    pub fn ready(&self, now: Instant) -> Readiness {
+        let known = self.known();
+        let conditions = [database(&known), bell(&known, now), draining(&known)];
+        Readiness { ready: conditions.iter().all(|c| c.ok), conditions }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Each section only writes plain values, so a panic elsewhere leaves nothing half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn database(known: &Known) -> Condition {
+    let message = match known.database_up {
+        true => "The database answers.",
+        false => {
+            "The database cannot be reached: nothing is delivered until it answers; the broker keeps trying."
+        }
+    };
+    Condition { name: "database", ok: known.database_up, message }
+}
+
+fn bell(known: &Known, now: Instant) -> Condition {
+    let ok = known.bell_fresh(now);
+    let message = match (known.listening, ok) {
+        (_, true) => "Notifications arrive.",
+        (false, _) => {
+            "The LISTEN connection is down: until it is back the tail finds the messages, up to a second late."
+        }
+        (true, _) => {
+            "The broker's own notification did not come back in time: the tail finds the messages, up to a second \
+             late. Behind a transaction pooler LISTEN never works; use the direct connection."
+        }
+    };
+    Condition { name: "bell", ok, message }
+}
+
+fn draining(known: &Known) -> Condition {
+    let message = match known.draining {
+        false => "The broker takes new sessions.",
+        true => "The broker is stopping: it finishes what is in flight and takes no new session.",
+    };
+    Condition { name: "draining", ok: !known.draining, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ready_at(now: Instant) -> Health {
+        let health = Health::new();
+        health.set_database_up(true);
+        health.set_listening(true);
+        health.bell_seen(now);
+        health
+    }
+
+    fn failing(health: &Health, now: Instant) -> Vec<&'static str> {
+        let readiness = health.ready(now);
+        assert_eq!(readiness.ready, readiness.reasons().is_empty());
+        readiness.conditions.iter().filter(|c| !c.ok).map(|c| c.name).collect()
+    }
+
+    #[test]
+    fn nothing_is_taken_for_granted() {
+        assert_eq!(failing(&Health::new(), Instant::now()), ["database", "bell"]);
+    }
+
+    #[test]
+    fn each_condition_alone_says_no() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        assert!(health.ready(now).ready);
+        health.set_database_up(false);
+        assert_eq!(failing(&health, now), ["database"]);
+        health.set_database_up(true);
+        health.set_draining(true);
+        assert_eq!(failing(&health, now), ["draining"]);
+    }
+
+    #[test]
+    fn the_bell_goes_stale() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        let stale = now + Duration::from_millis(BELL_STALE_MS);
+        assert!(health.bell_fresh(stale - Duration::from_millis(1)));
+        assert!(!health.bell_fresh(stale));
+        assert_eq!(failing(&health, stale), ["bell"]);
+        health.bell_seen(stale);
+        assert!(health.bell_fresh(stale));
+        assert!(health.bell_fresh(now), "a canary newer than `now` is fresh");
+    }
+
+    #[test]
+    fn a_new_listen_connection_must_prove_itself() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.set_listening(true);
+        assert!(health.bell_fresh(now), "saying it twice changes nothing");
+        health.set_listening(false);
+        let lost = health.ready(now).reasons();
+        health.set_listening(true);
+        let unproven = health.ready(now).reasons();
+        assert!(!health.bell_fresh(now));
+        assert_ne!(lost, unproven);
+        health.bell_seen(now);
+        assert!(health.bell_fresh(now));
+    }
+}

@@ -1,0 +1,184 @@
+//! Metrics and health over HTTP/1.1, for Prometheus, a platform's health check and a person with curl.
+//!
+//! One request for each connection: a scrape comes every few seconds, and a connection that cannot be kept
+//! cannot be kept for no purpose. So every connection has one deadline, and [`HttpLimits`] bounds all that a
+//! stranger can take.
+
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::health::Health;
+use routes::Routes;
+
+/// Brings the gauges that are read from the database up to date, before a scrape. It is dropped unfinished
+/// when it takes longer than [`HttpLimits::refresh_wait`], and never runs twice at a time.
+pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// The most connections served at a time; the next one waits in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 256;
+/// How long a client may take to send its request line and headers.
+pub const HEADER_WAIT_MS: u64 = 5_000;
+/// How long a scrape waits for fresh gauges. Stale gauges are better than a failed scrape: Prometheus gives
+/// up after 10 s, and just then, with a slow database, the other metrics matter.
+pub const REFRESH_WAIT_MS: u64 = 2_000;
+/// How long a connection may last, from accept to the last byte read by the client.
+pub const CONNECTION_WAIT_MS: u64 = 15_000;
+/// How long requests in progress may go on when the broker stops.
+pub const GRACE_MS: u64 = 2_000;
+/// The request line and headers together; also the least that hyper's buffer may be.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// The pause after a failed accept: out of file descriptors, the next one would fail as well.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+const _: () = assert!(HEADER_WAIT_MS + REFRESH_WAIT_MS < CONNECTION_WAIT_MS);
+
+/// What one client, and all of them together, may take. The defaults are the constants of this module.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// See [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// See [`HEADER_WAIT_MS`].
+    pub header_wait: Duration,
+    /// See [`REFRESH_WAIT_MS`].
+    pub refresh_wait: Duration,
+    /// See [`CONNECTION_WAIT_MS`].
+    pub connection_wait: Duration,
+    /// See [`GRACE_MS`].
+    pub grace: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            header_wait: Duration::from_millis(HEADER_WAIT_MS),
+            refresh_wait: Duration::from_millis(REFRESH_WAIT_MS),
+            connection_wait: Duration::from_millis(CONNECTION_WAIT_MS),
+            grace: Duration::from_millis(GRACE_MS),
+        }
+    }
+}
+
+/// What the endpoints show.
+#[derive(Clone)]
+pub struct HttpState {
+    /// What `/metrics` encodes.
+    pub registry: Registry,
+    /// What `/health` answers from.
+    pub health: Health,
+    /// Run before each scrape.
+    pub refresh: Option<Refresh>,
+    /// The bounds.
+    pub limits: HttpLimits,
+}
+
+impl HttpState {
+    /// Without a refresh and with the default limits.
+    pub fn new(registry: Registry, health: Health) -> Self {
+        Self { registry, health, refresh: None, limits: HttpLimits::default() }
+    }
+}
+
+/// Serves until `stop`, then lets the requests in progress end, within [`HttpLimits::grace`].
+pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()>) {
+    let limits = state.limits;
+    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    // Dropping the sender tells every connection to finish.
+    let (stopping_tx, stopping) = watch::channel(());
+    let routes = Arc::new(Routes::new(state));
+    // Owned here: if this future is dropped, so is every connection.
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, permit) = tokio::select! {
+            () = &mut stop => break,
+            accepted = accept(&listener, &permits) => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let (routes, stopping) = (routes.clone(), stopping.clone());
+        connections.spawn(async move {
+            serve_one(stream, routes, limits, stopping).await;
+            drop(permit);
+        });
+    }
+    // The port is closed first, so nobody waits in its queue for an answer that will not come.
+    drop(listener);
+    drop(stopping_tx);
+    let finished = timeout(limits.grace, async { while connections.join_next().await.is_some() {} });
+    match finished.await {
+        Ok(()) => debug!("http: every request ended"),
+        Err(_) => {
+            warn!(open = connections.len(), "http: requests were still open after the grace and are cut")
+        }
+    }
+}
+
+/// The next connection, as soon as there is room for it. Safe to drop at any await.
+async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else {
+            // Closed only by a call that this file does not make.
+            std::future::pending().await
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, permit),
+            Err(error) => {
+                warn!(%error, "http: a connection could not be accepted");
+                sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+/// Answers one request. How it ends concerns the client alone, so an error is only worth a debug line.
+async fn serve_one(
+    stream: TcpStream,
+    routes: Arc<Routes>,
+    limits: HttpLimits,
+    mut stopping: watch::Receiver<()>,
+) {
+    let service = service_fn(move |request| {
+        let routes = routes.clone();
+        async move { Ok::<_, Infallible>(routes.answer(&request).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_wait)
+            .keep_alive(false)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = timeout(limits.connection_wait, async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            // Only ever an error: nothing is sent, the sender is dropped.
+            _ = stopping.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        }
+    });
+    match ended.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "http: a connection ended early"),
+        Err(_) => debug!("http: a connection took too long and is cut"),
+    }
+}

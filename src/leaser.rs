@@ -1,0 +1,180 @@
+//! The task that holds the leases: this broker's own, renewed each second, and its inboxes'.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+
+use crate::dispatch::{Input, LeaseRequest};
+use crate::health::Health;
+use crate::inbox::event::Event;
+use crate::metrics::Metrics;
+use crate::pace::Pace;
+use crate::postgres::lease::{BrokerRow, LEASE, RENEW_EVERY, acquire, leave, release, renew};
+use crate::postgres::listen::Rope;
+use crate::postgres::{Connection, StoreError, Target};
+
+/// How long an inbox that another live broker owns is left alone before it is asked for again.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+const RECONNECT_FIRST: Duration = Duration::from_millis(50);
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub struct Leaser {
+    /// Where.
+    pub target: Target,
+    /// Who.
+    pub broker: BrokerRow,
+    /// Where the canary comes back.
+    pub rope: Arc<Rope>,
+    /// Told when the lease had lapsed.
+    pub lapsed: Arc<Notify>,
+    /// The dispatcher.
+    pub inputs: mpsc::WeakSender<Input>,
+    /// Told whether the database answers.
+    pub health: Health,
+    /// Told the same.
+    pub metrics: Metrics,
+}
+
+/// What was asked and not yet answered.
+#[derive(Default)]
+struct Asked {
+    acquire: HashSet<Arc<str>>,
+    release: HashSet<Arc<str>>,
+    /// Refused before: asked again at the slow tick only.
+    refused: HashSet<Arc<str>>,
+}
+
+impl Leaser {
+    /// Holds the leases until `stop`, then gives everything back.
+    pub async fn run(self, mut requests: mpsc::Receiver<Vec<LeaseRequest>>, mut stop: oneshot::Receiver<()>) {
+        let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
+        let mut asked = Asked::default();
+        loop {
+            let held = async {
+                let connection = Connection::open(&self.target).await?;
+                self.hold(&connection, &mut requests, &mut asked, &mut pace).await
+            };
+            let error = tokio::select! {
+                result = held => match result { Ok(()) => return, Err(e) => e },
+                _ = &mut stop => return self.leave().await,
+            };
+            self.database_up(false);
+            let wait = pace.next_wait();
+            tracing::warn!(error = %error, ?wait, "the lease's connection failed; trying again");
+            tokio::select! {
+                () = sleep(wait) => {}
+                _ = &mut stop => return self.leave().await,
+            }
+        }
+    }
+
+    async fn hold(
+        &self,
+        connection: &Connection,
+        requests: &mut mpsc::Receiver<Vec<LeaseRequest>>,
+        asked: &mut Asked,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        let mut renewal = interval(RENEW_EVERY);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = interval(ASK_AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                _ = renewal.tick() => {
+                    self.renew(connection).await?;
+                    pace.reset();
+                }
+                batch = requests.recv() => match batch {
+                    Some(batch) => batch.into_iter().for_each(|request| asked.note(request)),
+                    None => return Ok(()),
+                },
+                _ = again.tick(), if !asked.refused.is_empty() => asked.acquire.extend(asked.refused.drain()),
+            }
+            self.answer(connection, asked).await?;
+        }
+    }
+
+    async fn renew(&self, connection: &Connection) -> Result<(), StoreError> {
+        let canary = self.rope.send_canary();
+        let late = || StoreError::unavailable("the database did not answer before the lease ended");
+        let renewed =
+            timeout(LEASE, renew(connection, &self.broker, canary)).await.unwrap_or_else(|_| Err(late()))?;
+        self.rope.expect_canary();
+        self.database_up(true);
+        if renewed.lapsed {
+            self.lapsed.notify_one();
+            self.tell(Event::LeaseLapsed).await;
+        }
+        self.tell(Event::LeaseUntil(renewed.until)).await;
+        Ok(())
+    }
+
+    async fn answer(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
+        if !asked.release.is_empty() {
+            let inboxes: Vec<_> = asked.release.iter().cloned().collect();
+            release(connection, self.broker.id, &inboxes).await?;
+            asked.release.clear();
+            for inbox in inboxes {
+                self.tell(Event::Released(inbox)).await;
+            }
+        }
+        if !asked.acquire.is_empty() {
+            let inboxes: Vec<_> = asked.acquire.iter().cloned().collect();
+            let epochs = acquire(connection, self.broker.id, &inboxes).await?;
+            asked.acquire.clear();
+            for inbox in inboxes {
+                match epochs.get(&*inbox) {
+                    Some(&epoch) => self.tell(Event::Acquired { inbox, epoch }).await,
+                    None => {
+                        tracing::info!(%inbox, "another broker owns this inbox; asking again");
+                        asked.refused.insert(inbox.clone());
+                        self.tell(Event::NotAcquired(inbox)).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn leave(&self) {
+        let left = async { leave(&Connection::open(&self.target).await?, self.broker.id).await };
+        match timeout(LEASE, left).await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => tracing::warn!(error = %e, "the leases could not be given back; they end by themselves"),
+            Err(_) => tracing::warn!("the leases could not be given back in time; they end by themselves"),
+        }
+    }
+
+    async fn tell(&self, event: Event) {
+        if let Some(inputs) = self.inputs.upgrade() {
+            // The dispatcher's task may be gone: then nobody needs to know.
+            let _ = inputs.send(Input::Event(event)).await;
+        }
+    }
+
+    fn database_up(&self, up: bool) {
+        self.health.set_database_up(up);
+        self.metrics.database_up.set(i64::from(up));
+    }
+}
+
+impl Asked {
+    fn note(&mut self, request: LeaseRequest) {
+        match request {
+            // It was refused a moment ago: the slow tick asks.
+            LeaseRequest::Acquire(inbox) if self.refused.contains(&inbox) => {}
+            LeaseRequest::Acquire(inbox) => {
+                self.acquire.insert(inbox);
+            }
+            LeaseRequest::Release(inbox) => {
+                self.release.insert(inbox);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What the broker tells Prometheus: every series is declared in this file, once.
+//!
+//! A [`Metrics`] is made on a registry that is passed in and handed down from there. Nothing is global, so
+//! tests run in parallel. Label values come from enums and start at 0: a rate exists before the first
+//! failure, and an alert on it does not miss that failure. The one label with names from outside, the
+//! agent's, is bounded ([`AGENTS_MAX`]).
+
+mod agents;
+mod declare;
+mod labels;
+#[cfg(test)]
+mod tests;
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::message::Priority;
+use crate::protocol::limits::PROTO;
+use agents::Agents;
+use declare::{agents, counter, counters, float_gauges, gauge, gauges, histogram};
+
+pub use agents::AGENTS_MAX;
+pub use labels::{CloseReason, DeadReason, FailReason};
+
+/// Buckets of a delivery's latency. The lower half resolves the promise for an idle mesh (a millisecond or
+/// two), 5 s is the promise for the worst case and must be a bound of its own, so that the share that kept it
+/// is exact and not interpolated; 10 s tells a promise just missed from one missed by far.
+pub const DELIVERY_BUCKETS_S: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Buckets of an agent's work on one message. That is an agent's time and not ours: from a script's few
+/// milliseconds to minutes of a language model. 30 s is the default ack deadline; what lies above it was
+/// extended.
+pub const HANDLING_BUCKETS_S: &[f64] =
+    &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0];
+
+/// Buckets of the bell's canary. Below 1 ms the database is near, 5 to 100 ms is another region, and above 1
+/// s the next canary is due before this one came back.
+pub const BELL_BUCKETS_S: &[f64] =
+    &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
+
+/// Buckets of a settled batch, in deliveries. 1 says that the broker idles, the top that batches are full and
+/// that the database is what limits.
+pub const SETTLE_BUCKETS: &[f64] =
+    &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// Makes the struct, its docs and its registration from one line for each series, so that they cannot differ.
+/// The help text is the field's documentation.
+macro_rules! series {
+    ($(
+        $vis:vis $field:ident: $kind:ty = $make:ident $(($($arg:expr),*))?, $name:literal, $help:literal;
+    )*) => {
+        /// Every series; read through [`Metrics`].
+        #[derive(Debug)]
+        pub struct Series { $(#[doc = $help] $vis $field: $kind,)* }
+
+        impl Series {
+            fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+                Ok(Self { $($field: $make(registry, Opts::new($name, $help) $($(, $arg)*)?)?,)* })
+            }
+        }
+    };
+}
+
+series! {
+    pub delivery_seconds: Histogram = histogram(DELIVERY_BUCKETS_S), "postbell_delivery_seconds",
+        "Time from a message's created_at to the write on its agent's socket, on every push. Waiting for an \
+         absent agent or a full window is part of it.";
+    pub handling_seconds: Histogram = histogram(HANDLING_BUCKETS_S), "postbell_handling_seconds",
+        "Time from the write on the socket to the agent's ack: the agent's own work.";
+    pub published: IntCounter = counter, "postbell_published_total",
+        "Messages sent through the broker (`send`) and committed. Those inserted by SQL are not among them.";
+    pub pushed: IntCounter = counter, "postbell_pushed_total",
+        "Deliveries written to a socket. A redelivery counts again.";
+    pub acked: IntCounter = counter, "postbell_acked_total",
+        "Deliveries acknowledged by their agent and settled in the database.";
+    failed: IntCounterVec = counters("reason", FailReason::ALL.iter().map(|r| r.as_str())),
+        "postbell_failed_total",
+        "Failed attempts by reason: nack (the agent said so), deadline (no ack in time), disconnect (the \
+         session ended before the ack). Each is retried or becomes a dead letter.";
+    dead: IntCounterVec = counters("reason", DeadReason::ALL.iter().map(|r| r.as_str())),
+        "postbell_dead_total",
+        "Deliveries that became dead letters by reason: max_attempts, rejected (the agent's nack said dead), \
+         payload_too_large. `postbell dead list` shows them.";
+    pub expired: IntCounter = counter, "postbell_expired_total",
+        "Deliveries whose message expired before it was delivered; they are never pushed.";
+    pub in_flight: IntGauge = gauge, "postbell_in_flight",
+        "Deliveries pushed and not yet settled, over all sessions.";
+    pub sessions: IntGauge = gauge, "postbell_sessions",
+        "Connections that said hello and were welcomed.";
+    closed: IntCounterVec = counters("reason", CloseReason::all().map(|r| r.as_str())),
+        "postbell_closed_total",
+        "Connections that ended, by reason: bye (the client said so), disconnect (the socket ended), or the \
+         code of the fatal error that the broker sent.";
+    ready: IntGaugeVec = gauges("priority", Priority::all().map(|p| p.to_string())), "postbell_ready",
+        "Deliveries in the database that are ready and not yet settled, by priority (1 is the highest). \
+         Those in flight are among them.";
+    oldest_ready: GaugeVec = float_gauges("priority", Priority::all().map(|p| p.to_string())),
+        "postbell_oldest_ready_timestamp_seconds",
+        "Unix time at which the oldest ready delivery of a priority was created; 0 when none is ready. \
+         `time() - x and x > 0` is its age.";
+    pub unknown_recipient: IntGauge = gauge, "postbell_unknown_recipient",
+        "Ready deliveries for an inbox that is no registered agent. They wait; most often a name is \
+         misspelled. `postbell doctor` names them.";
+    agents: Agents = agents, "postbell_agent_connected",
+        "1 while a registered agent has a session, 0 while it has none. With more than 1000 registered \
+         agents this family is absent; postbell_agents_connected and postbell_agents_known remain.";
+    agents_known: IntGauge = gauge, "postbell_agents_known",
+        "Registered agents.";
+    agents_connected: IntGauge = gauge, "postbell_agents_connected",
+        "Registered agents that have a session.";
+    pub bell_roundtrip_seconds: Histogram = histogram(BELL_BUCKETS_S), "postbell_bell_roundtrip_seconds",
+        "Time from the broker's NOTIFY to itself until its LISTEN connection heard it: the floor of every \
+         delivery to an idle broker.";
+    pub bell_armed: IntGauge = gauge, "postbell_bell_armed",
+        "1 while the broker sleeps and producers ring for it; 0 while it is busy and tails on its own clock.";
+    pub bell_rings: IntCounter = counter, "postbell_bell_rings_total",
+        "Notifications that woke the broker, without its own canaries.";
+    pub tail_late: IntCounter = counter, "postbell_tail_late_total",
+        "Deliveries that the safety tail found though the bell was armed and should have announced them. \
+         Anything but 0 means lost notifications.";
+    pub tail_rows: IntCounter = counter, "postbell_tail_rows_total",
+        "Deliveries that the tail read, each once, and again after a retry or a redrive.";
+    pub settle_batch: Histogram = histogram(SETTLE_BUCKETS), "postbell_settle_batch",
+        "Deliveries settled by one statement.";
+    pub database_up: IntGauge = gauge, "postbell_database_up",
+        "1 while the last statement reached the database, 0 since one could not.";
+}
+
+/// The broker's metrics. A clone is another handle on the same series.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Series>);
+
+impl Metrics {
+    /// Declares every series on `registry`, the process's own (`process_*`, on Linux) among them. Fails where
+    /// the registry has them already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let series = Series::register(registry)?;
+        build_info(registry)?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        Ok(Self(Arc::new(series)))
+    }
+
+    /// Counts a failed attempt.
+    pub fn failed(&self, reason: FailReason) {
+        self.failed.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a dead letter.
+    pub fn dead(&self, reason: DeadReason) {
+        self.dead.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a connection that ended.
+    pub fn closed(&self, reason: CloseReason) {
+        self.closed.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Takes what is ready in the database: the priority, how many, and when the oldest was created (Unix
+    /// seconds). A priority that is not in `rows` has none, as in the answer of a `group by`.
+    pub fn set_ready(&self, rows: &[(Priority, u64, f64)]) {
+        for priority in Priority::all() {
+            let row = rows.iter().find(|row| row.0 == priority);
+            let (count, oldest) = row.map_or((0, 0.0), |row| (row.1, row.2));
+            let label = [priority.to_string()];
+            self.ready.with_label_values(&label).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.oldest_ready.with_label_values(&label).set(oldest);
+        }
+    }
+
+    /// Takes every registered agent with its environment and whether it has a session. Replaces what was
+    /// known, so a removed agent leaves no series behind.
+    pub fn set_agents<A, E>(
+        &self,
+        agents: impl IntoIterator<Item = (A, E, bool)>,
+    ) -> Result<(), prometheus::Error>
+    where
+        A: AsRef<str>,
+        E: AsRef<str>,
+    {
+        let (known, connected) = self.agents.replace(agents)?;
+        self.agents_known.set(known);
+        self.agents_connected.set(connected);
+        Ok(())
+    }
+}
+
+impl Deref for Metrics {
+    type Target = Series;
+
+    fn deref(&self) -> &Series {
+        &self.0
+    }
+}
+
+/// A constant 1: what runs is in the labels, to be joined with other series.
+fn build_info(registry: &Registry) -> Result<(), prometheus::Error> {
+    // A debug build explains a slow broker, so the profile is among them.
+    let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let opts = Opts::new(
+        "postbell_build_info",
+        "Always 1; the labels tell the version, the protocol and the build.",
+    )
+    .const_label("version", env!("CARGO_PKG_VERSION"))
+    .const_label("proto", PROTO.to_string())
+    .const_label("profile", profile);
+    gauge(registry, opts)?.set(1);
+    Ok(())
+}

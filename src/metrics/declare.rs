@@ -1,0 +1,57 @@
+//! Makes a series and puts it on the registry. What the series are is said in `metrics.rs`, here only how.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use super::agents::Agents;
+
+pub(super) fn counter(registry: &Registry, opts: Opts) -> Result<IntCounter, prometheus::Error> {
+    add(registry, IntCounter::with_opts(opts)?)
+}
+
+pub(super) fn gauge(registry: &Registry, opts: Opts) -> Result<IntGauge, prometheus::Error> {
+    add(registry, IntGauge::with_opts(opts)?)
+}
+
+pub(super) fn histogram(
+    registry: &Registry,
+    opts: Opts,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
+    add(registry, Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))?)
+}
+
+pub(super) fn agents(registry: &Registry, opts: Opts) -> Result<Agents, prometheus::Error> {
+    add(registry, Agents::new(opts)?)
+}
+
+/// A family with one label. Asking for a series is what creates it, at 0.
+macro_rules! family {
+    ($make:ident, $vec:ident, $one:ident) => {
+        pub(super) fn $make(
+            registry: &Registry,
+            opts: Opts,
+            label: &str,
+            values: impl Iterator<Item = impl AsRef<str>>,
+        ) -> Result<$vec, prometheus::Error> {
+            let family = add(registry, $vec::new(opts, &[label])?)?;
+            for value in values {
+                let _at_zero: $one = family.get_metric_with_label_values(&[value.as_ref()])?;
+            }
+            Ok(family)
+        }
+    };
+}
+
+family!(counters, IntCounterVec, IntCounter);
+family!(gauges, IntGaugeVec, IntGauge);
+family!(float_gauges, GaugeVec, Gauge);
+
+/// The registry and the caller share the series.
+fn add<C: Collector + Clone + 'static>(registry: &Registry, series: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(series.clone()))?;
+    Ok(series)
+}

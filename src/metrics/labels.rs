@@ -1,0 +1,83 @@
+//! The values that a label may have. An enum cannot be misspelled and cannot grow without bound.
+
+use crate::protocol::ErrorCode;
+
+/// Why an attempt failed; it is counted and retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailReason {
+    /// The agent said `fail`.
+    Nack,
+    /// The ack deadline passed.
+    Deadline,
+    /// The session ended before the ack.
+    Disconnect,
+}
+
+impl FailReason {
+    /// Every reason.
+    pub const ALL: &'static [Self] = &[Self::Nack, Self::Deadline, Self::Disconnect];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Nack => "nack",
+            Self::Deadline => "deadline",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+/// Why a delivery became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DeadReason {
+    /// It failed as often as it may.
+    MaxAttempts,
+    /// The agent said `dead`.
+    Rejected,
+    /// The payload is over the protocol's limit, so it cannot be pushed at all.
+    PayloadTooLarge,
+}
+
+impl DeadReason {
+    /// Every reason.
+    pub const ALL: &'static [Self] = &[Self::MaxAttempts, Self::Rejected, Self::PayloadTooLarge];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::MaxAttempts => "max_attempts",
+            Self::Rejected => "rejected",
+            Self::PayloadTooLarge => "payload_too_large",
+        }
+    }
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// The client said `bye`.
+    Bye,
+    /// The socket ended or broke.
+    Disconnect,
+    /// The broker refused to go on, with this code.
+    Refused(ErrorCode),
+}
+
+impl CloseReason {
+    /// Every reason: a new fatal code of the protocol is among them without a change here.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let fatal = ErrorCode::ALL.iter().copied().filter(|code| code.is_fatal()).map(Self::Refused);
+        [Self::Bye, Self::Disconnect].into_iter().chain(fatal)
+    }
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bye => "bye",
+            Self::Refused(code) if code.is_fatal() => code.as_str(),
+            // Any other code leaves the session open. Where one stands here all the same, what is certain is
+            // that the connection ended; a series of its own would not have started at 0.
+            Self::Disconnect | Self::Refused(_) => "disconnect",
+        }
+    }
+}

@@ -1,0 +1,142 @@
+use prometheus::TextEncoder;
+
+use super::*;
+use crate::protocol::ErrorCode;
+
+fn registered() -> (Registry, Metrics) {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).expect("register");
+    (registry, metrics)
+}
+
+fn text(registry: &Registry) -> String {
+    TextEncoder::new().encode_to_string(&registry.gather()).expect("text")
+}
+
+/// Asserts that the exposition has this line.
+#[track_caller]
+fn has(text: &str, line: &str) {
+    assert!(text.lines().any(|l| l == line), "no line {line:?} in\n{text}");
+}
+
+#[test]
+fn every_name_is_ours_or_the_processs() {
+    let (registry, metrics) = registered();
+    metrics.set_agents([("planner", "pc", true)]).expect("agents");
+    for family in registry.gather() {
+        let name = family.name();
+        assert!(name.starts_with("postbell_") || name.starts_with("process_"), "{name}");
+        assert!(family.help().len() > 10, "{name} explains nothing");
+    }
+}
+
+#[test]
+fn every_series_exists_before_the_first_event() {
+    let (registry, _metrics) = registered();
+    let text = text(&registry);
+    for reason in ["nack", "deadline", "disconnect"] {
+        has(&text, &format!("postbell_failed_total{{reason=\"{reason}\"}} 0"));
+    }
+    for reason in ["max_attempts", "rejected", "payload_too_large"] {
+        has(&text, &format!("postbell_dead_total{{reason=\"{reason}\"}} 0"));
+    }
+    for reason in CloseReason::all().map(CloseReason::as_str) {
+        has(&text, &format!("postbell_closed_total{{reason=\"{reason}\"}} 0"));
+    }
+    for priority in Priority::all() {
+        has(&text, &format!("postbell_ready{{priority=\"{priority}\"}} 0"));
+        has(&text, &format!("postbell_oldest_ready_timestamp_seconds{{priority=\"{priority}\"}} 0"));
+    }
+    for plain in ["published_total", "pushed_total", "acked_total", "expired_total", "in_flight", "sessions"]
+    {
+        has(&text, &format!("postbell_{plain} 0"));
+    }
+    for plain in ["unknown_recipient", "agents_known", "agents_connected", "bell_armed", "bell_rings_total"] {
+        has(&text, &format!("postbell_{plain} 0"));
+    }
+    for plain in ["tail_late_total", "tail_rows_total", "database_up"] {
+        has(&text, &format!("postbell_{plain} 0"));
+    }
+    for histogram in ["delivery_seconds", "handling_seconds", "bell_roundtrip_seconds", "settle_batch"] {
+        has(&text, &format!("postbell_{histogram}_count 0"));
+    }
+    has(&text, "postbell_delivery_seconds_bucket{le=\"5\"} 0");
+    assert!(text.contains("postbell_build_info{") && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
+    #[cfg(target_os = "linux")]
+    assert!(text.contains("process_resident_memory_bytes "), "{text}");
+}
+
+#[test]
+fn every_event_adds_to_a_series_that_was_there() {
+    let (registry, metrics) = registered();
+    let count = |registry: &Registry| registry.gather().iter().map(|f| f.get_metric().len()).sum::<usize>();
+    let before = count(&registry);
+    FailReason::ALL.iter().for_each(|r| metrics.failed(*r));
+    DeadReason::ALL.iter().for_each(|r| metrics.dead(*r));
+    CloseReason::all().for_each(|r| metrics.closed(r));
+    // Not one of them is a reason to close, and still none makes a series.
+    ErrorCode::ALL.iter().filter(|c| !c.is_fatal()).for_each(|c| metrics.closed(CloseReason::Refused(*c)));
+    assert_eq!(count(&registry), before);
+    let text = text(&registry);
+    has(&text, "postbell_failed_total{reason=\"deadline\"} 1");
+    has(&text, "postbell_dead_total{reason=\"rejected\"} 1");
+    has(&text, "postbell_closed_total{reason=\"taken_over\"} 1");
+    has(&text, "postbell_closed_total{reason=\"bye\"} 1");
+}
+
+#[test]
+fn what_is_ready_is_replaced() {
+    let (registry, metrics) = registered();
+    let one = Priority::new(1).expect("priority");
+    metrics.set_ready(&[(one, 7, 1_700_000_000.5)]);
+    has(&text(&registry), "postbell_ready{priority=\"1\"} 7");
+    has(&text(&registry), "postbell_oldest_ready_timestamp_seconds{priority=\"1\"} 1700000000.5");
+    metrics.set_ready(&[]);
+    has(&text(&registry), "postbell_ready{priority=\"1\"} 0");
+    has(&text(&registry), "postbell_oldest_ready_timestamp_seconds{priority=\"1\"} 0");
+}
+
+#[test]
+fn agents_come_and_go() {
+    let (registry, metrics) = registered();
+    metrics.set_agents([("planner", "pc", true), ("od\"d\n", "railway", false)]).expect("agents");
+    let first = text(&registry);
+    has(&first, "postbell_agent_connected{agent=\"planner\",environment=\"pc\"} 1");
+    has(&first, "postbell_agent_connected{agent=\"od\\\"d\\n\",environment=\"railway\"} 0");
+    has(&first, "postbell_agents_known 2");
+    has(&first, "postbell_agents_connected 1");
+    metrics.set_agents([("planner", "pc", false)]).expect("agents");
+    let second = text(&registry);
+    has(&second, "postbell_agent_connected{agent=\"planner\",environment=\"pc\"} 0");
+    assert!(!second.contains("railway"), "{second}");
+}
+
+#[test]
+fn above_the_bound_only_the_sums_remain() {
+    let (registry, metrics) = registered();
+    let agents = |n: i64| (0..n).map(|i| (format!("agent-{i}"), "pc", i % 2 == 0));
+    let series = || text(&registry).lines().filter(|l| l.starts_with("postbell_agent_connected{")).count();
+    metrics.set_agents(agents(AGENTS_MAX)).expect("agents");
+    assert_eq!(series(), 1_000);
+    metrics.set_agents(agents(AGENTS_MAX + 1)).expect("agents");
+    assert_eq!(series(), 0);
+    has(&text(&registry), "postbell_agents_known 1001");
+    has(&text(&registry), "postbell_agents_connected 501");
+    // And back, when some are removed.
+    metrics.set_agents(agents(3)).expect("agents");
+    assert_eq!(series(), 3);
+}
+
+#[test]
+fn a_second_set_on_one_registry_is_refused() {
+    let (registry, _metrics) = registered();
+    assert!(Metrics::register(&registry).is_err());
+}
+
+#[test]
+fn buckets_ascend_and_hold_the_promise() {
+    for buckets in [DELIVERY_BUCKETS_S, HANDLING_BUCKETS_S, BELL_BUCKETS_S, SETTLE_BUCKETS] {
+        assert!(buckets.is_sorted_by(|a, b| a < b), "{buckets:?}");
+    }
+    assert!(DELIVERY_BUCKETS_S.contains(&5.0));
+}

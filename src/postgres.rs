@@ -1,0 +1,28 @@
+//! Everything that talks to Postgres: the only folder that names `tokio_postgres` or `bb8`.
+//!
+//! Each statement is a file of `sql/queries`, prepared once per connection.
+
+pub mod agents;
+pub mod connection;
+pub mod dead;
+pub mod doctor;
+pub mod error;
+pub mod gauges;
+pub mod lease;
+pub mod listen;
+pub mod migrate;
+pub mod pool;
+pub mod presence;
+pub mod publish;
+pub mod reap;
+pub mod refill;
+mod row;
+pub mod settle;
+pub mod tail;
+pub mod tls;
+pub mod url;
+
+pub use connection::{Connection, Target};
+pub use error::StoreError;
+pub use pool::Pool;
+pub use url::DatabaseUrl;

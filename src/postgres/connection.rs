@@ -1,0 +1,182 @@
+//! One connection: opened as the URL says, set up, with each statement prepared once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row, RowStream, Statement};
+
+use super::error::StoreError;
+use super::tls;
+use super::url::{DatabaseUrl, SslMode};
+
+/// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
+pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
+
+/// Where every connection goes.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The database.
+    pub url: Arc<DatabaseUrl>,
+    /// The schema of `agent_messages` and `agent_registry`.
+    pub schema: Arc<str>,
+}
+
+impl Target {
+    /// A database and the schema of the user's tables in it.
+    pub fn new(url: DatabaseUrl, schema: &str) -> Self {
+        Self { url: Arc::new(url), schema: schema.into() }
+    }
+}
+
+/// A connection to the database.
+pub struct Connection {
+    client: Client,
+    driver: JoinHandle<()>,
+    // Never held across an await: a statement is looked up, or put in, and cloned.
+    prepared: Mutex<HashMap<&'static str, Statement>>,
+}
+
+/// The parameters of a statement.
+pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+impl Connection {
+    /// Opens a connection that ignores notifications.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn open(target: &Target) -> Result<Self, StoreError> {
+        Self::open_listening(target, |_| {}).await
+    }
+
+    /// Opens a connection and calls `heard` for each notification, on the task that reads the socket: it must
+    /// not block.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn open_listening(
+        target: &Target,
+        heard: impl Fn(Notification) + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let config = &target.url.config;
+        let (client, driver) = if target.url.ssl_mode() == SslMode::Disable {
+            let (client, connection) = config.connect(NoTls).await?;
+            (client, tokio::spawn(drive(connection, heard)))
+        } else {
+            let (client, connection) = config.connect(tls::connector(&target.url)?).await?;
+            (client, tokio::spawn(drive(connection, heard)))
+        };
+        let this = Self { client, driver, prepared: Mutex::default() };
+        let schema = target.schema.replace('"', "\"\"");
+        let setup = format!(
+            "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;",
+            include_str!("../../sql/queries/session.sql"),
+            STATEMENT_WAIT.as_millis(),
+        );
+        this.client.batch_execute(&setup).await?;
+        Ok(this)
+    }
+
+    /// Whether the server or the network ended it.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Waits until the server or the network ends it.
+    pub async fn closed(&mut self) {
+        if !self.driver.is_finished() {
+            // An aborted or panicked driver is as closed as one that returned.
+            let _ = (&mut self.driver).await;
+        }
+    }
+
+    /// Runs a statement of `sql/queries`, prepared at its first use on this connection.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.client.query(&statement, params).await?)
+    }
+
+    /// The same for a statement that gives exactly one row.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn query_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.client.query_one(&statement, params).await?)
+    }
+
+    /// The same, row by row: the server waits while nobody takes them.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn query_stream(&self, sql: &'static str, params: Params<'_>) -> Result<RowStream, StoreError> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.client.query_raw(&statement, params.iter().copied()).await?)
+    }
+
+    /// The same, for the number of rows it changed.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
+        let statement = self.prepare(sql).await?;
+        Ok(self.client.execute(&statement, params).await?)
+    }
+
+    /// Runs statements without parameters, as one message.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
+        Ok(self.client.batch_execute(sql).await?)
+    }
+
+    /// The driver's client, for what is not prepared: migrations and doctor.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    async fn prepare(&self, sql: &'static str) -> Result<Statement, StoreError> {
+        let known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(sql).await?;
+        let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(prepared.entry(sql).or_insert(statement).clone())
+    }
+}
+
+impl Drop for Connection {
+    /// A connection that hangs on a dead network would otherwise live until TCP gives up.
+    fn drop(&mut self) {
+        if !self.client.is_closed() {
+            self.driver.abort();
+        }
+    }
+}
+
+async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: impl Fn(Notification))
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match poll_fn(|cx| connection.poll_message(cx)).await {
+            Some(Ok(AsyncMessage::Notification(n))) => heard(n),
+            Some(Ok(_)) => {}
+            Some(Err(e)) => {
+                tracing::debug!(reason = %StoreError::from(e), "a database connection ended");
+                return;
+            }
+            None => return,
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The bell's rope: the connection that listens, its own and never pooled.
+//!
+//! A ring is only counted, so nothing can fill up however fast it rings: whoever tails asks whether the count
+//! changed.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::connection::{Connection, Target};
+use super::error::StoreError;
+
+/// The channel that the trigger rings on.
+pub const BELL_CHANNEL: &str = "postbell";
+
+/// What was heard, shared by the connection that listens and the tasks that want to know.
+#[derive(Debug, Default)]
+pub struct Rope {
+    rings: AtomicU64,
+    canary: AtomicU64,
+    up: AtomicBool,
+    changed: Notify,
+    flown: Mutex<Flown>,
+}
+
+/// The canary's flight.
+#[derive(Debug, Default)]
+struct Flown {
+    number: u64,
+    at: Option<Instant>,
+    round_trip: Option<Duration>,
+    /// Sent since the last that came back.
+    unanswered: u32,
+}
+
+impl Rope {
+    /// How many rings were heard.
+    pub fn rings(&self) -> u64 {
+        self.rings.load(Ordering::Acquire)
+    }
+
+    /// The number of the last canary that came back. Notifications arrive in the order of commits, and this is
+    /// stored after the rings before it were counted: read the canary first, then the rings.
+    pub fn canary(&self) -> u64 {
+        self.canary.load(Ordering::Acquire)
+    }
+
+    /// Whether LISTEN is committed on a live connection.
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    /// Sets whether the bell can be heard, and wakes whoever waits.
+    pub fn set_up(&self, up: bool) {
+        self.flown().unanswered = 0;
+        self.up.store(up, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// The number of the next canary, which is about to be sent.
+    pub fn send_canary(&self) -> u64 {
+        let mut flown = self.flown();
+        flown.number += 1;
+        flown.at = Some(Instant::now());
+        flown.number
+    }
+
+    /// The number of the last canary that was sent, or is being sent.
+    pub fn canary_sent(&self) -> u64 {
+        self.flown().number
+    }
+
+    /// The canary that was sent is committed: it should come back.
+    pub fn expect_canary(&self) {
+        let mut flown = self.flown();
+        if self.canary() < flown.number {
+            flown.unanswered += 1;
+        }
+    }
+
+    /// How many canaries in a row did not come back.
+    pub fn unanswered(&self) -> u32 {
+        self.flown().unanswered
+    }
+
+    /// How long the last canary took, told once.
+    pub fn take_round_trip(&self) -> Option<Duration> {
+        self.flown().round_trip.take()
+    }
+
+    fn flown(&self) -> std::sync::MutexGuard<'_, Flown> {
+        self.flown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until something was heard, or happened to the connection, since the last call returned.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    fn hear(&self, channel: &str, payload: &str) {
+        if channel == BELL_CHANNEL {
+            self.rings.fetch_add(1, Ordering::AcqRel);
+        } else if let Ok(number) = payload.parse() {
+            let mut flown = self.flown();
+            if flown.number == number {
+                flown.round_trip = flown.at.take().map(|at| at.elapsed());
+            }
+            flown.unanswered = 0;
+            self.canary.store(number, Ordering::Release);
+        }
+        self.changed.notify_one();
+    }
+}
+
+/// The channel of a broker's canary: its own, so that brokers do not wake each other.
+pub fn canary_channel(broker: Uuid) -> String {
+    format!("postbell_canary_{}", broker.simple())
+}
+
+/// Opens a connection that listens for the bell and this broker's canary. When this returns, LISTEN is committed:
+/// what commits from now on is heard.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn listen(target: &Target, broker: Uuid, rope: Arc<Rope>) -> Result<Connection, StoreError> {
+    let connection = Connection::open_listening(target, move |n| rope.hear(n.channel(), n.payload())).await?;
+    connection.batch(&format!("listen {BELL_CHANNEL}; listen {}", canary_channel(broker))).await?;
+    Ok(connection)
+}
+
+/// Makes a LISTEN/NOTIFY round trip between two connections and says how long it took. A direct connection and a
+/// session pooler pass; on a transaction pooler the notification never arrives.
+///
+/// # Errors
+/// See [`StoreError`]; a notification that does not arrive in `wait` names the transaction pooler.
+pub async fn round_trip(target: &Target, wait: Duration) -> Result<Duration, StoreError> {
+    let rope = Arc::new(Rope::default());
+    let broker = Uuid::new_v4();
+    let _listening = listen(target, broker, rope.clone()).await?;
+    let ringing = Connection::open(target).await?;
+    let sent = Instant::now();
+    ringing.batch(&format!("notify {}, '1'", canary_channel(broker))).await?;
+    let heard = async {
+        while rope.canary() == 0 {
+            rope.changed().await;
+        }
+    };
+    match tokio::time::timeout(wait, heard).await {
+        Ok(()) => Ok(sent.elapsed()),
+        Err(_) => Err(StoreError::refused(format!(
+            "a notification did not arrive in {} s, so this is a transaction pooler, on which LISTEN does not \
+             work: use the direct connection or the session pooler (on Supabase both on port 5432)",
+            wait.as_secs()
+        ))),
+    }
+}

@@ -1,0 +1,85 @@
+//! Connections that are shared: everything but the tail, the bell and the settler, which have their own.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::connection::{Connection, Params, Target};
+use super::error::StoreError;
+
+/// How long a caller waits for a connection.
+pub const POOL_WAIT: Duration = Duration::from_secs(5);
+
+struct Manager(Target);
+
+impl bb8::ManageConnection for Manager {
+    type Connection = Connection;
+    type Error = StoreError;
+
+    async fn connect(&self) -> Result<Connection, StoreError> {
+        Connection::open(&self.0).await
+    }
+
+    // A round trip before each use would double the cost of most: a lost connection is known by its socket.
+    async fn is_valid(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        match connection.is_closed() {
+            true => Err(StoreError::unavailable("the connection to the database was lost")),
+            false => Ok(()),
+        }
+    }
+
+    fn has_broken(&self, connection: &mut Connection) -> bool {
+        connection.is_closed()
+    }
+}
+
+/// A pool of connections; clones share it.
+#[derive(Clone)]
+pub struct Pool(bb8::Pool<Manager>);
+
+impl Pool {
+    /// At most `size` connections, opened when they are first needed.
+    pub fn new(target: Target, size: u32) -> Self {
+        let pool = bb8::Pool::builder()
+            .max_size(size)
+            .connection_timeout(POOL_WAIT)
+            .test_on_check_out(true)
+            .retry_connection(true)
+            .build_unchecked(Manager(target));
+        Self(pool)
+    }
+
+    /// Runs a statement of `sql/queries` on any connection.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; also when no connection was free in [`POOL_WAIT`].
+    pub async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        self.get().await?.query(sql, params).await
+    }
+
+    /// The same for a statement that gives exactly one row.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub async fn query_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
+        self.get().await?.query_one(sql, params).await
+    }
+
+    /// The same, for the number of rows it changed.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
+        self.get().await?.execute(sql, params).await
+    }
+
+    async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
+        self.0.get().await.map_err(|e| match e {
+            bb8::RunError::User(e) => e,
+            bb8::RunError::TimedOut => StoreError::unavailable(format!(
+                "no database connection was free or could be opened in {} s",
+                POOL_WAIT.as_secs()
+            )),
+        })
+    }
+}

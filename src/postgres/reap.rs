@@ -1,0 +1,73 @@
+//! What time alone changes: scheduled deliveries come due, messages expire, old ones go, silent brokers too.
+
+use std::time::Duration;
+
+use super::error::StoreError;
+use super::lease::FORGET_AFTER;
+use super::pool::Pool;
+
+const PROMOTE: &str = include_str!("../../sql/queries/due_promote.sql");
+const EXPIRED: &str = include_str!("../../sql/queries/reap_expired.sql");
+const PROCESSED: &str = include_str!("../../sql/queries/reap_processed.sql");
+const BROADCASTS: &str = include_str!("../../sql/queries/reap_broadcasts.sql");
+const BROKERS: &str = include_str!("../../sql/queries/broker_sweep.sql");
+
+/// The most rows that one statement of this module changes, so that none holds its locks for long.
+pub const BATCH_ROWS: i64 = 2_000;
+/// A message that expired while it is with an agent is marked delivered by then, and left alone.
+const EXPIRY_GRACE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(crate::inbox::in_flight::MARK_AFTER.as_millis() < EXPIRY_GRACE.as_millis());
+
+/// What became ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promoted {
+    /// How many, at most [`BATCH_ROWS`].
+    pub rows: i64,
+    /// When the next is due.
+    pub next: Option<Duration>,
+}
+
+/// Makes ready what is due.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
+    let row = pool.query_one(PROMOTE, &[&BATCH_ROWS]).await?;
+    let next: Option<i64> = row.get("next_ms");
+    Ok(Promoted { rows: row.get("promoted"), next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
+}
+
+/// Fails messages that expired while nobody took them; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
+    let row = pool.query_one(EXPIRED, &[&BATCH_ROWS, &(EXPIRY_GRACE.as_millis() as i64)]).await?;
+    Ok(row.get::<_, i64>(0) as u64)
+}
+
+/// Removes messages that ended longer ago than this; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
+    pool.execute(PROCESSED, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
+}
+
+/// Ends broadcasts that have no delivery left; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
+    pool.execute(BROADCASTS, &[&BATCH_ROWS]).await
+}
+
+/// Forgets brokers that are silent; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn forget_silent_brokers(pool: &Pool) -> Result<u64, StoreError> {
+    let row = pool.query_one(BROKERS, &[&(FORGET_AFTER.as_millis() as i64)]).await?;
+    Ok(row.get::<_, i64>(0) as u64)
+}

@@ -1,0 +1,151 @@
+//! The tail: reads new deliveries by transaction, as a replica reads a log.
+//!
+//! A statement has one snapshot. What is visible in this round's and was not in the last one's is new: the
+//! transactions from the last xmax on, and those that were in progress then. So each row is brought once, however
+//! late its transaction commits, and whatever notification was lost.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::TryStreamExt;
+use uuid::Uuid;
+
+use super::connection::Connection;
+use super::error::StoreError;
+use super::row::{Clocks, MESSAGE_BYTES_MAX, entry};
+use crate::inbox::Entry;
+use crate::inbox::event::Snapshot;
+
+/// Rows handed on at once.
+const CHUNK_ROWS: usize = 512;
+/// And bytes.
+const CHUNK_BYTES: usize = 1024 * 1024;
+
+const TAIL: &str = include_str!("../../sql/queries/tail.sql");
+const ARM: &str = include_str!("../../sql/queries/bell_arm.sql");
+
+/// How far the tail has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    snapshot: Snapshot,
+    xmax: u64,
+    in_progress: Vec<u64>,
+}
+
+/// A whole round.
+#[derive(Debug)]
+pub struct Round {
+    /// Everything visible in it was brought.
+    pub snapshot: Snapshot,
+    /// When its statement was sent.
+    pub started_at: Instant,
+    /// The transactions it saw in progress.
+    pub in_progress: Vec<u64>,
+    /// How many rows are new, the scheduled among them.
+    pub rows: u64,
+    /// The time of the earliest scheduled one among them.
+    pub next_due: Option<Instant>,
+}
+
+impl Cursor {
+    /// Starts now: what is there already is for the refills.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn start(connection: &Connection) -> Result<Self, StoreError> {
+        let row = connection.query_one("select pg_current_snapshot()::text", &[]).await?;
+        Self::parse(row.get(0))
+    }
+
+    /// Reads `xmin:xmax:xip,xip,…`.
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        let mut parts = text.splitn(3, ':').skip(1);
+        let number = |s: &str| s.parse::<u64>().ok();
+        let xmax = parts.next().and_then(number);
+        let list = parts.next().unwrap_or("");
+        let in_progress: Option<Vec<u64>> = list.split(',').filter(|s| !s.is_empty()).map(number).collect();
+        match (xmax, in_progress) {
+            (Some(xmax), Some(in_progress)) => Ok(Self { snapshot: text.into(), xmax, in_progress }),
+            _ => Err(StoreError::refused(format!("the server's snapshot {text:?} is not xmin:xmax:list"))),
+        }
+    }
+
+    /// Reads on, handing the rows to `bring` in chunks; the cursor moves only when the round is whole. Says in
+    /// `brought` whether some rows were handed over, for the case that it breaks off.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn round(
+        &mut self,
+        connection: &Connection,
+        broker: Uuid,
+        mut bring: impl AsyncFnMut(Vec<(Arc<str>, Entry)>),
+        brought: &mut bool,
+    ) -> Result<Round, StoreError> {
+        let started_at = Instant::now();
+        let xmax = self.xmax.to_string();
+        let in_progress: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();
+        let stream =
+            connection.query_stream(TAIL, &[&xmax, &in_progress, &broker, &MESSAGE_BYTES_MAX]).await?;
+        let mut stream = pin!(stream);
+        let mut clocks = Clocks { database: SystemTime::now(), here: started_at };
+        let (mut next, mut rows, mut next_due) = (None, 0, None);
+        let (mut chunk, mut chunk_bytes) = (Vec::new(), 0);
+        while let Some(row) = stream.try_next().await? {
+            if let Some(snapshot) = row.get::<_, Option<&str>>("snapshot") {
+                next = Some(Self::parse(snapshot)?);
+                clocks = Clocks { database: row.get("clock"), here: Instant::now() };
+                continue;
+            }
+            rows += 1;
+            if let Some(due_at) = row.get::<_, Option<SystemTime>>("due_at") {
+                let wait = due_at.duration_since(clocks.database).unwrap_or(Duration::ZERO);
+                let due = clocks.here.checked_add(wait);
+                next_due = due.into_iter().chain(next_due).min();
+                continue;
+            }
+            let (inbox, entry) = entry(&row, &clocks);
+            chunk_bytes += entry.cost_bytes();
+            chunk.push((inbox, entry));
+            if chunk.len() >= CHUNK_ROWS || chunk_bytes >= CHUNK_BYTES {
+                *brought = true;
+                chunk_bytes = 0;
+                bring(std::mem::take(&mut chunk)).await;
+            }
+        }
+        let Some(next) = next else {
+            return Err(StoreError::unavailable("the tail's statement gave no snapshot"));
+        };
+        if !chunk.is_empty() {
+            *brought = true;
+            bring(chunk).await;
+        }
+        *self = next;
+        let (snapshot, in_progress) = (self.snapshot.clone(), self.in_progress.clone());
+        Ok(Round { snapshot, started_at, in_progress, rows, next_due })
+    }
+}
+
+/// Writes whether producers should ring for this broker.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn set_armed(connection: &Connection, broker: Uuid, armed: bool) -> Result<(), StoreError> {
+    connection.execute(ARM, &[&broker, &armed]).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_is_read() {
+        let cursor = Cursor::parse("10:20:10,14").expect("reads");
+        assert_eq!((cursor.xmax, cursor.in_progress), (20, vec![10, 14]));
+        assert_eq!(Cursor::parse("10:10:").expect("reads").in_progress, Vec::<u64>::new());
+        assert!(Cursor::parse("10:x:").is_err());
+        assert!(Cursor::parse("").is_err());
+    }
+}

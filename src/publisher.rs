@@ -1,0 +1,106 @@
+//! The publisher: gathers what agents send and inserts it in batches; each is answered after COMMIT.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc};
+use uuid::Uuid;
+
+use crate::dispatch::{Outbox, Outgoing};
+use crate::metrics::Metrics;
+use crate::postgres::publish::{self, publish};
+use crate::postgres::{Pool, StoreError};
+use crate::protocol::frame::Send;
+use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+
+/// What may wait to be inserted. When it is full, sessions that send wait before they read on.
+pub const PUBLISHES_MAX: usize = 1_024;
+/// The most messages of one insert.
+const BATCH_MAX: usize = 500;
+/// The most bytes of one batch, so that a thousand large payloads do not become one statement.
+const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A message an agent sends.
+#[derive(Debug)]
+pub struct Publish {
+    /// Who.
+    pub from: Arc<str>,
+    /// What.
+    pub send: Send,
+    /// Where the answer goes.
+    pub outbox: Outbox,
+}
+
+/// Publishes until every session is gone.
+pub async fn run(pool: Pool, mut publishes: mpsc::Receiver<Publish>, wake: Arc<Notify>, metrics: Metrics) {
+    let mut waiting: Vec<Publish> = Vec::new();
+    loop {
+        if waiting.is_empty() && publishes.recv_many(&mut waiting, BATCH_MAX).await == 0 {
+            return;
+        }
+        let mut bytes = 0;
+        let fits = |p: &Publish| {
+            bytes += p.send.payload.get().len();
+            bytes <= BATCH_BYTES_MAX
+        };
+        let n = waiting.iter().map(fits).take_while(|fits| *fits).count().max(1);
+        let batch: Vec<Publish> = waiting.drain(..n).collect();
+        insert(&pool, batch, &metrics).await;
+        wake.notify_one();
+    }
+}
+
+async fn insert(pool: &Pool, batch: Vec<Publish>, metrics: &Metrics) {
+    let (outboxes, messages): (Vec<Outbox>, Vec<publish::Outgoing>) = batch
+        .into_iter()
+        .map(|p| (p.outbox, publish::Outgoing { id: Uuid::now_v7(), from: p.from, send: p.send }))
+        .unzip();
+    match publish(pool, &messages).await {
+        Ok(ids) => {
+            for ((outbox, message), id) in outboxes.iter().zip(messages).zip(ids) {
+                metrics.published.inc();
+                answer(outbox, ServerFrame::Sent { reference: message.send.reference, id });
+            }
+        }
+        // One bad message must not refuse its neighbours: each alone, to find which.
+        Err(e) if !e.is_retryable() && messages.len() > 1 => {
+            for (outbox, message) in outboxes.iter().zip(messages) {
+                let one = [message];
+                let result = publish(pool, &one).await;
+                let [message] = one;
+                metrics.published.inc_by(u64::from(result.is_ok()));
+                answer(outbox, result_frame(result, message.send.reference));
+            }
+        }
+        Err(e) => {
+            let sentence = e.to_string();
+            for (outbox, message) in outboxes.iter().zip(messages) {
+                answer(outbox, refusal(&sentence, e.is_retryable(), message.send.reference));
+            }
+        }
+    }
+}
+
+fn result_frame(result: Result<Vec<Uuid>, StoreError>, reference: Option<String>) -> ServerFrame {
+    match result {
+        Ok(ids) => ServerFrame::Sent { reference, id: ids[0] },
+        Err(e) => refusal(&e.to_string(), e.is_retryable(), reference),
+    }
+}
+
+fn refusal(sentence: &str, retryable: bool, reference: Option<String>) -> ServerFrame {
+    let (code, sentence) = if retryable {
+        // A COMMIT whose answer was lost cannot be told from one that never was.
+        let advice = "the message may or may not be stored: send it again, with a dedupe_key to be sure";
+        (ErrorCode::Unavailable, format!("{sentence}; {advice}"))
+    } else {
+        (ErrorCode::Rejected, sentence.to_owned())
+    };
+    ProtocolError::new(code, sentence).for_ref(reference).into()
+}
+
+/// A session that does not read its answers is closed by the dispatcher's next push, or by its own silence.
+fn answer(outbox: &Outbox, frame: ServerFrame) {
+    if outbox.try_send(Outgoing::Frame(frame)).is_err() {
+        tracing::debug!("an answer was dropped: its session is gone or does not read");
+    }
+}

@@ -1,0 +1,103 @@
+//! The reaper: what time alone changes.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::{sleep, sleep_until};
+
+use crate::metrics::Metrics;
+use crate::postgres::reap::{self, BATCH_ROWS};
+use crate::postgres::{Pool, StoreError};
+
+/// Scheduled deliveries are looked for at least this often; those it knows of are promoted at their time.
+const DUE_EVERY: Duration = Duration::from_secs(1);
+const EXPIRED_EVERY: Duration = Duration::from_secs(5);
+const BROKERS_EVERY: Duration = Duration::from_secs(5);
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+const BROADCASTS_EVERY: Duration = Duration::from_secs(600);
+/// Between two batches of one sweep: the sweep must not be what the database is busy with.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
+
+/// The time of the next scheduled delivery, set by the tail.
+#[derive(Clone, Debug, Default)]
+pub struct Alarm(Arc<(Mutex<Option<Instant>>, Notify)>);
+
+impl Alarm {
+    /// Something is due then.
+    pub fn set(&self, at: Instant) {
+        let mut next = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_none_or(|next| at < next) {
+            *next = Some(at);
+            self.0.1.notify_one();
+        }
+    }
+
+    fn take(&self) -> Option<Instant> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Promotes what is due, for ever.
+pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(next.into()) => {}
+            () = alarm.0.1.notified() => {
+                next = alarm.take().map_or(next, |at| at.min(next));
+                continue;
+            }
+        }
+        next = Instant::now() + DUE_EVERY;
+        match reap::promote_due(&pool).await {
+            Ok(promoted) => {
+                if promoted.rows > 0 {
+                    wake.notify_one();
+                }
+                if promoted.rows == BATCH_ROWS {
+                    next = Instant::now();
+                } else if let Some(wait) = promoted.next {
+                    next = next.min(Instant::now() + wait);
+                }
+            }
+            Err(e) => tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again"),
+        }
+    }
+}
+
+/// Expires, removes and forgets, for ever.
+pub async fn sweep(pool: Pool, retention: Option<Duration>, metrics: Metrics) {
+    tokio::join!(
+        every(EXPIRED_EVERY, async || {
+            let rows = reap::expire(&pool).await?;
+            metrics.expired.inc_by(rows);
+            Ok(rows)
+        }),
+        every(BROKERS_EVERY, async || {
+            let brokers = reap::forget_silent_brokers(&pool).await?;
+            if brokers > 0 {
+                tracing::info!(brokers, "forgot brokers that have been silent");
+            }
+            Ok(0)
+        }),
+        every(RETENTION_EVERY, async || match retention {
+            Some(age) => reap::remove_older(&pool, age).await,
+            None => Ok(0),
+        }),
+        every(BROADCASTS_EVERY, async || reap::finish_broadcasts(&pool).await),
+    );
+}
+
+async fn every(pause: Duration, work: impl AsyncFn() -> Result<u64, StoreError>) {
+    loop {
+        match work().await {
+            Ok(rows) if rows >= BATCH_ROWS as u64 => sleep(BETWEEN_BATCHES).await,
+            Ok(_) => sleep(pause).await,
+            Err(e) => {
+                tracing::warn!(error = %e, "a sweep failed; trying again");
+                sleep(pause).await;
+            }
+        }
+    }
+}
