@@ -8,6 +8,6 @@ pub mod message;
 pub mod pace;
 pub mod protocol;
 server! {
-    bell config dispatch health http inbox leaser listener metrics postgres presence publisher reaper refiller
-    retry settler tailer
+    bell broker cli config dispatch health http inbox leaser listener metrics postgres presence publisher reaper refiller
+    retry server session settler tailer
 }

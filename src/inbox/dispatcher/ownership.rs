@@ -95,7 +95,11 @@ impl Dispatcher {
     }
 
     pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: i64) {
-        let Some(state) = self.inboxes.get_mut(&inbox) else { return };
+        let Some(state) = self.inboxes.get_mut(&inbox) else {
+            // Everybody left while it was asked for.
+            self.effects.push(Effect::Release(inbox));
+            return;
+        };
         match state.ownership {
             Ownership::Acquiring => {
                 state.ownership = Ownership::Loading { since: now, epoch };
