@@ -4,6 +4,7 @@ macro_rules! server {
     ($($module:ident)*) => { $(#[cfg(feature = "server")] pub mod $module;)* };
 }
 
+pub mod client;
 pub mod message;
 pub mod pace;
 pub mod protocol;
