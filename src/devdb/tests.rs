@@ -49,10 +49,8 @@ async fn kept_data_and_its_password_are_there_the_next_time() {
 
 /// Not a test by itself: the process that `a_killed_owner_leaves_no_server` kills.
 #[test]
+#[ignore = "a_killed_owner_leaves_no_server runs it"]
 fn owner_to_be_killed() {
-    if std::env::var_os("POSTBELL_TEST_OWNER").is_none() {
-        return;
-    }
     let server = DevPostgres::start(options(Data::Temporary)).expect("starts");
     let pid = server.running.as_ref().expect("runs").server.id();
     println!("\nserver {pid} {}", server.folder.display());
@@ -63,8 +61,7 @@ fn owner_to_be_killed() {
 #[test]
 fn a_killed_owner_leaves_no_server() {
     let mut owner = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "devdb::tests::owner_to_be_killed", "--nocapture"])
-        .env("POSTBELL_TEST_OWNER", "1")
+        .args(["--ignored", "--exact", "devdb::tests::owner_to_be_killed", "--nocapture"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("spawn");
