@@ -286,15 +286,19 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn send(&self, message: Outgoing) -> Result<Uuid, ClientError> {
-        let (answer, answered) = oneshot::channel();
-        let send = async {
-            self.orders
-                .send(Order::Send(Box::new(message.0), answer))
-                .await
-                .map_err(|_| self.why_closed())?;
-            answered.await.map_err(|_| self.why_closed())?
-        };
+        let send = async { self.submit(message).await?.committed().await };
         timeout(SEND_WAIT, send).await.unwrap_or(Err(ClientError::Timeout(SEND_WAIT)))
+    }
+
+    /// Hands a message over without waiting for its commit. What one task submits is inserted in that order.
+    ///
+    /// # Errors
+    /// The client is closed.
+    pub async fn submit(&self, message: Outgoing) -> Result<Receipt, ClientError> {
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Send(Box::new(message.0), answer);
+        self.orders.send(order).await.map_err(|_| self.why_closed())?;
+        Ok(Receipt { answered, state: self.state.clone() })
     }
 
     /// From now on at most so many deliveries at once.
@@ -323,9 +327,30 @@ impl Client {
     }
 
     fn why_closed(&self) -> ClientError {
-        match &*self.state.borrow() {
-            State::Closed(e) => e.clone(),
-            _ => ClientError::Closed,
-        }
+        why_closed(&self.state)
+    }
+}
+
+/// A message that was handed over.
+#[derive(Debug)]
+pub struct Receipt {
+    answered: oneshot::Receiver<Result<Uuid, ClientError>>,
+    state: watch::Receiver<State>,
+}
+
+impl Receipt {
+    /// Its id, once it is committed.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn committed(self) -> Result<Uuid, ClientError> {
+        self.answered.await.map_err(|_| why_closed(&self.state))?
+    }
+}
+
+fn why_closed(state: &watch::Receiver<State>) -> ClientError {
+    match &*state.borrow() {
+        State::Closed(e) => e.clone(),
+        _ => ClientError::Closed,
     }
 }

@@ -1,4 +1,4 @@
-//! The wire protocol: newline-delimited JSON, specified in `protocol/PROTOCOL.md`.
+//! The wire protocol: newline-delimited JSON, specified in `protocol/PROTOCOL.md`, which the tests replay.
 //!
 //! [`frame`] knows no IO and no tokio: it can be tested from byte strings and serves client and server alike.
 //! [`codec`] is the only adaptor to a socket.

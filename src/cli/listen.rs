@@ -4,7 +4,7 @@ use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -100,19 +100,32 @@ pub(super) async fn run(args: ListenArgs) -> Outcome {
     }
 }
 
+/// A message as it is printed: the payload as it came, to the digit.
+#[derive(Serialize)]
+struct Line<'a> {
+    id: String,
+    from: &'a str,
+    r#type: &'a str,
+    priority: u8,
+    attempt: u32,
+    created_at: &'a str,
+    correlation_id: Option<&'a str>,
+    headers: Option<&'a RawValue>,
+    payload: Option<&'a RawValue>,
+}
+
 async fn print_and_ack(delivery: Delivery) {
-    let payload: Result<&RawValue, _> = serde_json::from_str(delivery.payload());
-    output::json(&json!({
-        "id": delivery.id(),
-        "from": delivery.from(),
-        "type": delivery.message_type(),
-        "priority": delivery.priority(),
-        "attempt": delivery.attempt(),
-        "created_at": delivery.created_at(),
-        "correlation_id": delivery.correlation_id(),
-        "headers": delivery.headers(),
-        "payload": payload.ok(),
-    }));
+    output::json(&Line {
+        id: delivery.id().to_string(),
+        from: delivery.from(),
+        r#type: delivery.message_type(),
+        priority: delivery.priority(),
+        attempt: delivery.attempt(),
+        created_at: delivery.created_at(),
+        correlation_id: delivery.correlation_id(),
+        headers: delivery.headers(),
+        payload: serde_json::from_str(delivery.payload()).ok(),
+    });
     delivery.ack().await;
 }
 

@@ -1,5 +1,6 @@
 //! `postbell send`: messages through the broker, each acknowledged after COMMIT.
 
+use std::collections::VecDeque;
 use std::io::{BufRead, Read};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -7,11 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::{Outcome, output};
-use crate::client::{Builder, Client, ClientError, Outgoing};
+use crate::client::{Builder, Client, Outgoing, Receipt};
 use crate::message::{MessageType, Priority};
 
 /// Lines that are under way at once; the broker inserts them together.
@@ -112,23 +112,22 @@ async fn send_one(client: &Client, args: &SendArgs, mut source: Box<dyn BufRead>
 }
 
 async fn send_lines(client: &Client, args: &SendArgs, source: Box<dyn BufRead>) -> anyhow::Result<()> {
-    let mut under_way: JoinSet<Result<Uuid, ClientError>> = JoinSet::new();
+    let mut under_way = VecDeque::new();
     for (number, line) in (1..).zip(source.lines()) {
         let line = line.context("the payload cannot be read")?;
         if line.trim().is_empty() {
             continue;
         }
         let message = outgoing(args, line.trim()).with_context(|| format!("line {number}"))?;
+        under_way.push_back(client.submit(message).await?);
         if under_way.len() >= AT_ONCE
-            && let Some(sent) = under_way.join_next().await
+            && let Some(first) = under_way.pop_front()
         {
-            show(sent??, args.json);
+            show(Receipt::committed(first).await?, args.json);
         }
-        let client = client.clone();
-        under_way.spawn(async move { client.send(message).await });
     }
-    while let Some(sent) = under_way.join_next().await {
-        show(sent??, args.json);
+    for receipt in under_way {
+        show(receipt.committed().await?, args.json);
     }
     Ok(())
 }

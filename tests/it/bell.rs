@@ -1,0 +1,141 @@
+//! The bell and the tail: nothing is lost, and nothing is found by the safety round alone.
+
+use std::collections::HashSet;
+
+use crate::harness::{Mesh, get, insert, next};
+
+/// Two more canaries have come back: what the safety round found before is judged by now.
+async fn judged(mesh: &Mesh) {
+    let count = "postbell_bell_roundtrip_seconds_count";
+    let before = mesh.metric(count).await;
+    mesh.until_metric(count, |now| now >= before + 2.0).await;
+}
+
+#[tokio::test]
+async fn a_sleeping_broker_is_rung() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 10).await;
+    let sql = mesh.db.sql().await;
+    for n in 0..5 {
+        mesh.until_armed().await;
+        insert(&sql, "a", 5, &n.to_string()).await;
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(delivery.payload(), n.to_string());
+        delivery.ack().await;
+    }
+    judged(&mesh).await;
+    assert_eq!(mesh.metric("postbell_tail_late_total").await, 0.0);
+    assert!(mesh.metric("postbell_bell_rings_total").await >= 1.0);
+}
+
+/// The arming argument: these transactions read the flag before it was set, ring nothing, and commit when it is.
+#[tokio::test]
+async fn a_producer_that_commits_late_rings_nothing_and_is_found_all_the_same() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 10).await;
+    let mut late = Vec::new();
+    // Awake now: a stream of messages keeps the broker from arming while the transactions begin.
+    let feeder = mesh.db.sql().await;
+    for n in 0..30 {
+        insert(&feeder, "a", 5, "\"feed\"").await;
+        if n % 10 == 0 {
+            let sql = mesh.db.sql().await;
+            sql.batch_execute("begin").await.unwrap();
+            insert(&sql, "a", 5, "\"late\"").await;
+            sql.batch_execute("savepoint s").await.unwrap();
+            insert(&sql, "a", 5, "\"gone\"").await;
+            sql.batch_execute("rollback to s").await.unwrap();
+            late.push(sql);
+        }
+    }
+    for _ in 0..30 {
+        next(&mut deliveries).await.ack().await;
+    }
+    mesh.until_armed().await;
+    for sql in late {
+        sql.batch_execute("commit").await.unwrap();
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(delivery.payload(), "\"late\"");
+        delivery.ack().await;
+    }
+    judged(&mesh).await;
+    assert_eq!(mesh.metric("postbell_tail_late_total").await, 0.0);
+    mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
+}
+
+#[tokio::test]
+async fn a_serializable_producer_rings_whatever_its_snapshot_shows() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 10).await;
+    let sql = mesh.db.sql().await;
+    // Its snapshot is taken before the broker arms.
+    sql.batch_execute("begin isolation level repeatable read; select 1").await.unwrap();
+    mesh.until_armed().await;
+    insert(&sql, "a", 5, "1").await;
+    sql.batch_execute("commit").await.unwrap();
+    next(&mut deliveries).await.ack().await;
+    judged(&mesh).await;
+    assert_eq!(mesh.metric("postbell_tail_late_total").await, 0.0);
+}
+
+/// The bell is torn off and cannot be hung up again for a while; inserts go on.
+#[tokio::test]
+async fn without_the_listen_connection_nothing_is_lost_and_readiness_says_so() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 100).await;
+    let sql = mesh.db.sql().await;
+    mesh.until_ready(true).await;
+    let name: String = mesh.db.ask("select current_database()::text").await;
+    let admin = crate::harness::TestDb { url: crate::harness::server().url() }.sql().await;
+    admin.batch_execute(&format!("alter database {name} with allow_connections false")).await.unwrap();
+    let cut = format!(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+         where datname = '{name}' and query like 'listen %'"
+    );
+    assert_eq!(admin.query_one(&cut, &[]).await.unwrap().get::<_, i64>(0), 1, "one connection listens");
+    let body = mesh.until_ready(false).await;
+    assert!(body.contains("\"bell\",\"ok\":false"), "{body}");
+    assert_eq!(get(mesh.http, "/health/live").await.0, 200);
+    let mut missing: HashSet<String> = (0..50).map(|n| n.to_string()).collect();
+    for n in 0..50 {
+        insert(&sql, "a", 5, &n.to_string()).await;
+    }
+    while !missing.is_empty() {
+        let delivery = next(&mut deliveries).await;
+        assert!(missing.remove(delivery.payload()), "delivered twice: {}", delivery.payload());
+        delivery.ack().await;
+    }
+    admin.batch_execute(&format!("alter database {name} with allow_connections true")).await.unwrap();
+    mesh.until_ready(true).await;
+    mesh.until_armed().await;
+    insert(&sql, "a", 5, "\"heard again\"").await;
+    assert_eq!(next(&mut deliveries).await.payload(), "\"heard again\"");
+}
+
+/// Every connection of the broker's is cut, again and again, while messages come.
+#[tokio::test]
+async fn whatever_connection_is_cut_every_message_arrives() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 50).await;
+    let sql = mesh.db.sql().await;
+    let me: i32 = sql.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let cut = format!(
+        "select count(pg_terminate_backend(pid)) from pg_stat_activity
+         where datname = current_database() and pid <> {me} and application_name = 'postbell'"
+    );
+    let mut missing: HashSet<String> = (0..200).map(|n| n.to_string()).collect();
+    for n in 0..200 {
+        insert(&sql, "a", 1 + n % 10, &n.to_string()).await;
+        if n % 50 == 25 {
+            sql.query_one(&cut, &[]).await.unwrap();
+        }
+    }
+    while !missing.is_empty() {
+        let delivery = next(&mut deliveries).await;
+        // At least once: what was in flight when an outcome's fate was lost may come again.
+        missing.remove(delivery.payload());
+        delivery.ack().await;
+    }
+    mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
+    mesh.db.until("select bool_and(status = 'processed') from agent_messages").await;
+}

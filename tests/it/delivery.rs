@@ -1,0 +1,191 @@
+//! What is pushed to whom, and in which order.
+
+use std::collections::HashSet;
+
+use crate::harness::{Mesh, insert, next};
+
+#[tokio::test]
+async fn an_insert_reaches_its_agent_and_an_ack_settles_it() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 10).await;
+    let sql = mesh.db.sql().await;
+    sql.batch_execute(
+        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, correlation_id, headers)
+         values ('x', 'a', 'query', '{\"k\": [1, 2.50, \"ü\"]}', 'c1', '{\"h\": 1}')",
+    )
+    .await
+    .unwrap();
+    let delivery = next(&mut deliveries).await;
+    assert_eq!(delivery.payload(), r#"{"k": [1, 2.50, "ü"]}"#);
+    assert_eq!((delivery.from(), delivery.message_type(), delivery.priority()), ("x", "query", 5));
+    assert_eq!(delivery.correlation_id(), Some("c1"));
+    assert_eq!(delivery.headers().unwrap().get(), r#"{"h": 1}"#);
+    delivery.ack_confirmed().await.unwrap();
+    // Confirmed is committed: no waiting here.
+    assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
+    assert_eq!(mesh.db.ask::<String>("select status from agent_messages").await, "processed");
+}
+
+#[tokio::test]
+async fn the_urgent_come_first_and_every_sixteenth_push_is_the_oldest() {
+    let mesh = Mesh::start().await;
+    let sql = mesh.db.sql().await;
+    // Arrival order: all of priority 9, then 5, then 1.
+    for priority in [9, 5, 1] {
+        let insert = format!(
+            "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, priority)
+             select 'x', 'a', 'data', to_jsonb(n + {priority} * 1000), {priority}
+             from generate_series(0, 39) n order by n"
+        );
+        sql.batch_execute(&insert).await.unwrap();
+    }
+    let (_client, mut deliveries) = mesh.connect("a", 1).await;
+    let mut model: Vec<(i32, i32)> = [1, 5, 9].iter().flat_map(|p| (0..40).map(move |n| (*p, n))).collect();
+    for push in 0..120 {
+        let expected = if push % 16 == 15 {
+            // Arrival order is by priority descending here.
+            let oldest = model.iter().enumerate().min_by_key(|(_, (p, n))| (-p, *n)).unwrap().0;
+            model.remove(oldest)
+        } else {
+            model.remove(0)
+        };
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(delivery.payload(), (expected.1 + expected.0 * 1000).to_string(), "push {push}");
+        delivery.ack().await;
+    }
+}
+
+#[tokio::test]
+async fn the_window_is_an_absolute_maximum() {
+    let mesh = Mesh::start().await;
+    let sql = mesh.db.sql().await;
+    for n in 0..10 {
+        insert(&sql, "a", 5, &n.to_string()).await;
+    }
+    let mut raw = mesh.raw("a", 3).await;
+    for tag in 1..=3 {
+        assert_eq!(raw.expect("msg").await["tag"], tag);
+    }
+    // A pong right after the ping: nothing was pushed in between.
+    raw.say(r#"{"op":"ping"}"#).await;
+    raw.expect("pong").await;
+    raw.say(r#"{"op":"ack","tag":2}"#).await;
+    assert_eq!(raw.expect("msg").await["tag"], 4);
+    raw.say(r#"{"op":"window","n":5}"#).await;
+    assert_eq!(raw.expect("msg").await["tag"], 5);
+    assert_eq!(raw.expect("msg").await["tag"], 6);
+    raw.say(r#"{"op":"ping"}"#).await;
+    raw.expect("pong").await;
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_every_registered_agent_but_its_sender() {
+    let mesh = Mesh::start().await;
+    let mut agents = Vec::new();
+    for name in ["a", "b", "c"] {
+        agents.push(mesh.connect(name, 5).await);
+    }
+    let token = mesh.db.agent("off").await;
+    mesh.db
+        .sql()
+        .await
+        .batch_execute("update agent_registry set enabled = false where agent_id = 'off'")
+        .await
+        .unwrap();
+    let send = postbell::client::Outgoing::new("*", postbell::message::MessageType::Alert, &"all").unwrap();
+    agents[0].0.send(send).await.unwrap();
+    for (_, deliveries) in &mut agents[1..] {
+        next(deliveries).await.ack_confirmed().await.unwrap();
+    }
+    // Its last recipient has settled it; the sender and the disabled agent were none.
+    assert_eq!(mesh.db.ask::<String>("select status from agent_messages").await, "processed");
+    assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
+    let refused = mesh.builder("off", &token).connect().await.expect_err("disabled");
+    assert!(refused.to_string().contains("unauthorized"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_message_for_an_agent_nobody_knows_waits_for_it() {
+    let mesh = Mesh::start().await;
+    insert(&mesh.db.sql().await, "later", 5, "1").await;
+    mesh.until_metric("postbell_unknown_recipient", |n| n == 1.0).await;
+    let (_client, mut deliveries) = mesh.connect("later", 5).await;
+    assert_eq!(next(&mut deliveries).await.payload(), "1");
+}
+
+#[tokio::test]
+async fn several_sessions_of_an_agent_share_its_inbox() {
+    let mesh = Mesh::start().await;
+    let token = mesh.db.agent("a").await;
+    let mut first = mesh.raw_with("a", &token, 5).await;
+    let mut second = mesh.raw_with("a", &token, 5).await;
+    let sql = mesh.db.sql().await;
+    sql.batch_execute(
+        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
+         select 'x', 'a', 'data', to_jsonb(n) from generate_series(1, 10) n",
+    )
+    .await
+    .unwrap();
+    let mut seen = HashSet::new();
+    for raw in [&mut first, &mut second] {
+        for _ in 0..5 {
+            assert!(seen.insert(raw.expect("msg").await["payload"].to_string()));
+        }
+    }
+    assert_eq!(seen.len(), 10);
+}
+
+#[tokio::test]
+async fn a_scheduled_message_becomes_ready_at_its_time_and_not_before() {
+    let mesh = Mesh::start().await;
+    let (_client, mut deliveries) = mesh.connect("a", 5).await;
+    let sql = mesh.db.sql().await;
+    sql.batch_execute(
+        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, deliver_at)
+         values ('x', 'a', 'data', '2', now() + interval '1.5 seconds'),
+                ('x', 'a', 'data', '1', now() + interval '0.3 seconds'),
+                ('x', 'a', 'data', '0', now() - interval '1 hour')",
+    )
+    .await
+    .unwrap();
+    for n in 0..3 {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!(delivery.payload(), n.to_string());
+        let early: bool = mesh
+            .db
+            .ask(&format!("select deliver_at > clock_timestamp() from agent_messages where payload = '{n}'"))
+            .await;
+        assert!(!early, "{n} came before its time");
+        delivery.ack().await;
+    }
+}
+
+#[tokio::test]
+async fn an_expired_message_is_never_delivered_and_says_why_it_failed() {
+    let mesh = Mesh::start().await;
+    let sql = mesh.db.sql().await;
+    sql.batch_execute(
+        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, expires_at)
+         values ('x', 'a', 'data', '\"late\"', now() + interval '10 milliseconds'),
+                ('x', 'nobody', 'data', '\"late\"', now() - interval '1 hour'),
+                ('x', 'a', 'data', '\"good\"', now() + interval '1 hour')",
+    )
+    .await
+    .unwrap();
+    mesh.db
+        .until("select bool_or(expires_at < clock_timestamp()) from agent_messages where to_agent_id = 'a'")
+        .await;
+    let (_client, mut deliveries) = mesh.connect("a", 5).await;
+    let delivery = next(&mut deliveries).await;
+    assert_eq!(delivery.payload(), "\"good\"");
+    delivery.ack().await;
+    // One was found by its agent's inbox, the other by the sweep.
+    mesh.db
+        .until(
+            "select count(*) = 2 from agent_messages
+             where status = 'failed' and error_message like 'expired%' and payload = '\"late\"'",
+        )
+        .await;
+    mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
+    mesh.until_metric("postbell_expired_total", |n| n == 2.0).await;
+}
