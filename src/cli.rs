@@ -2,8 +2,12 @@
 //! log to standard error.
 
 mod agent;
+mod demo;
+mod dev;
+mod listen;
 mod migrate;
 mod output;
+mod send;
 mod serve;
 mod settings;
 
@@ -48,11 +52,17 @@ struct LogArgs {
 enum Command {
     /// Run the broker
     Serve(settings::BrokerArgs),
+    /// Run a broker with a Postgres of its own, to try and to develop
+    Dev(dev::DevArgs),
     /// Bring the database's schema to this version
     Migrate(migrate::MigrateArgs),
     /// Say which agents may connect
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Send messages through the broker
+    Send(send::SendArgs),
+    /// Be an agent: print or handle each message and acknowledge it
+    Listen(listen::ListenArgs),
 }
 
 /// Runs the command of this process.
@@ -90,8 +100,11 @@ pub fn main() -> ExitCode {
 async fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Agent(command) => agent::run(command).await,
+        Command::Send(args) => send::run(args).await,
+        Command::Listen(args) => listen::run(args).await,
     }
 }
 

@@ -95,7 +95,11 @@ impl Dispatcher {
     }
 
     pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: i64) {
-        let Some(state) = self.inboxes.get_mut(&inbox) else { return };
+        let Some(state) = self.inboxes.get_mut(&inbox) else {
+            // It was refused, everybody left, and then it was had after all.
+            self.effects.push(Effect::Release(inbox));
+            return;
+        };
         if !std::mem::take(&mut state.asking) {
             return;
         }
