@@ -79,6 +79,7 @@ struct Model {
     /// What the tail has brought as a whole, and the open round.
     snapshot: Commit,
     round: Option<(Commit, VecDeque<Entry>)>,
+    brought_in_round: bool,
     refill: Option<Refilling>,
     settled_in_refill: BTreeSet<i64>,
     /// Row versions that came by the tail, and that were popped.
@@ -101,6 +102,7 @@ impl Model {
             table: BTreeMap::new(),
             snapshot: 0,
             round: None,
+            brought_in_round: false,
             refill: None,
             settled_in_refill: BTreeSet::new(),
             brought: BTreeSet::new(),
@@ -173,12 +175,16 @@ impl Model {
         let Some((snapshot, mut left)) = self.round.take() else { return };
         for entry in left.drain(..rows.min(left.len())).collect::<Vec<_>>() {
             self.brought.insert(version(&entry));
+            self.brought_in_round = true;
             self.lane.arrive(entry, self.room);
             self.keeps_to_its_room();
         }
         if left.is_empty() {
             self.snapshot = snapshot;
-            self.lane.end_round();
+            // Only lanes that the round brought something are told.
+            if std::mem::take(&mut self.brought_in_round) {
+                self.lane.end_round();
+            }
         } else {
             self.round = Some((snapshot, left));
         }

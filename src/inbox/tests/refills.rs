@@ -38,6 +38,16 @@ fn a_refill_in_the_middle_of_a_round_does_not_step_over_what_the_round_brought()
 }
 
 #[test]
+fn what_a_refill_brought_too_much_of_is_read_again_without_waiting_for_a_round() {
+    let (mut bench, lanes) = loading();
+    let big = |id| with_size(id, ROOM.bytes * 2 / 3);
+    let effects = bench.refilled(&lanes, vec![big(1), big(2)]);
+    assert_eq!(pushed_ids(&effects), [1]);
+    let lanes = refill(&effects).expect("reads on");
+    assert_eq!(pushed_ids(&bench.refilled(&lanes, vec![big(2)])), [2]);
+}
+
+#[test]
 fn the_answer_of_a_refill_from_before_the_lanes_were_forgotten_says_nothing() {
     let (mut bench, lanes) = loading();
     let rows = full(&lanes);
