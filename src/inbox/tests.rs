@@ -6,4 +6,4 @@ mod pushing;
 mod refills;
 mod sessions;
 mod simulation;
-mod support;
+pub(super) mod support;

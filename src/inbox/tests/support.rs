@@ -204,3 +204,8 @@ pub(super) fn releases(effects: &[Effect]) -> usize {
 pub(super) fn inbox() -> Arc<str> {
     INBOX.into()
 }
+
+/// Removes one of a list, whatever number is said.
+pub(in crate::inbox) fn take<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
+    (!from.is_empty()).then(|| from.remove(which % from.len()))
+}
