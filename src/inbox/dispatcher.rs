@@ -3,6 +3,7 @@
 //! Pure: it is told what happened ([`Event`]) and collects what is to be done ([`Effect`]).
 
 mod ownership;
+mod reading;
 mod settling;
 
 use std::collections::HashMap;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::event::{DeadCause, Effect, Event, Outcome, Push, Refill, Snapshot};
+use super::event::{DeadCause, Effect, Event, Outcome, Push, Snapshot};
 use super::in_flight::{Flight, InFlight};
 use super::lane::{ROOM, ROOM_SCARCE, Room};
 use super::owned::Inbox;
@@ -200,33 +201,6 @@ impl Dispatcher {
         Some(result)
     }
 
-    fn arrived(&mut self, rows: Vec<(Arc<str>, Entry)>) {
-        for (inbox, entry) in rows {
-            let room = self.room();
-            // An inbox that is unknown here was given back while the statement ran: its next owner reads it.
-            let Some(first) = self.with_inbox(&inbox, |state| state.arrive(entry, room)) else { continue };
-            if first {
-                self.in_round.push(inbox.clone());
-            }
-            if self.touched.last() != Some(&inbox) {
-                self.touched.push(inbox);
-            }
-        }
-    }
-
-    fn refilled(&mut self, inbox: Arc<str>, lanes: Vec<(usize, usize, Vec<Entry>)>) {
-        let room = self.room();
-        self.with_inbox(&inbox, |state| state.end_refill(lanes, room));
-        self.give_back_if_left(&inbox);
-        self.touched.push(inbox);
-    }
-
-    fn refill_failed(&mut self, inbox: Arc<str>) {
-        self.with_inbox(&inbox, Inbox::cancel_refill);
-        self.give_back_if_left(&inbox);
-        self.touched.push(inbox);
-    }
-
     /// Pushes what an inbox holds to the sessions that have room, each in its turn, then reads on.
     fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
         while self.may_push(now) {
@@ -298,17 +272,6 @@ impl Dispatcher {
             body,
         };
         self.effects.push(Effect::Push(session, push));
-    }
-
-    fn read_on(&mut self, inbox: &Arc<str>) {
-        let room = self.room();
-        let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(state) = self.inboxes.get_mut(inbox) else { return };
-        let lanes = state.begin_refill(room);
-        if !lanes.is_empty() {
-            let refill = Refill { inbox: inbox.clone(), snapshot, lanes };
-            self.effects.push(Effect::Refill(refill));
-        }
     }
 
     fn refuse(&mut self, session: SessionId, code: ErrorCode, sentence: String, reference: Option<String>) {

@@ -122,6 +122,7 @@ pub enum Event {
     /// This broker may dispatch until then.
     LeaseUntil(Instant),
     /// The broker's lease had ended before it was renewed: another may have taken its inboxes.
+    /// Told before the [`LeaseUntil`](Self::LeaseUntil) of that renewal, so that nothing is pushed in between.
     LeaseLapsed,
     /// Push nothing more: the broker is stopping.
     Stop,
@@ -249,11 +250,11 @@ pub enum Effect {
     Settle(Settle),
     /// Mark these messages `delivered`.
     Mark(Vec<Uuid>),
-    /// Ask for an inbox's lease.
+    /// Ask for an inbox's lease. It is answered once, and an epoch is never used twice.
     Acquire(Arc<str>),
     /// Give an inbox's lease back.
     Release(Arc<str>),
-    /// Read more of an inbox.
+    /// Read more of an inbox. It is answered once, by the rows or the failure.
     Refill(Refill),
     /// Start a round of the tail now.
     WakeTail,

@@ -58,7 +58,8 @@ pub struct Lane {
     horizon: i64,
     /// While a refill is under way: the lowest id that it must not step over.
     refilling: Option<i64>,
-    /// The lowest id that was left in the table since the last whole round of the tail: no refill shows it yet.
+    /// Where the open round of the tail brought something: the lowest id that was left in the table since (or the
+    /// highest there is), which no refill may show yet.
     left_in_round: Option<i64>,
 }
 
@@ -107,6 +108,7 @@ impl Lane {
 
     /// A delivery that the tail brought.
     pub fn arrive(&mut self, entry: Entry, room: Room) {
+        self.left_in_round.get_or_insert(i64::MAX);
         if self.more && entry.delivery_id > self.horizon {
             self.leave_in_table(entry.delivery_id);
         } else {
@@ -198,7 +200,7 @@ impl Lane {
 
     fn leave_in_table(&mut self, id: i64) {
         self.more = true;
-        self.left_in_round = Some(self.left_in_round.map_or(id, |lowest| lowest.min(id)));
+        self.left_in_round = self.left_in_round.map(|lowest| lowest.min(id));
         self.refilling = self.refilling.map(|lowest| lowest.min(id));
     }
 

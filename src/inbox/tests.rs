@@ -1,1 +1,9 @@
+//! The dispatcher, through what it is told and what it wants done.
 
+mod outcomes;
+mod ownership;
+mod pushing;
+mod refills;
+mod sessions;
+mod simulation;
+pub(super) mod support;

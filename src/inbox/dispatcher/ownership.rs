@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Dispatcher, Session};
 use crate::inbox::SessionId;
-use crate::inbox::event::{Effect, FailCause, Outcome, Snapshot};
+use crate::inbox::event::{Effect, FailCause, Outcome};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Ownership};
 use crate::protocol::ErrorCode;
@@ -159,40 +159,6 @@ impl Dispatcher {
     fn remove(&mut self, inbox: &Arc<str>) {
         if let Some(state) = self.inboxes.remove(inbox) {
             self.lanes_bytes -= state.bytes();
-        }
-    }
-
-    /// A round that began after the lease was committed shows or brings every row of the inbox.
-    pub(super) fn tail_round(&mut self, started_at: Instant, snapshot: Snapshot) {
-        self.snapshot = Some(snapshot);
-        for inbox in std::mem::take(&mut self.in_round) {
-            if let Some(state) = self.inboxes.get_mut(&inbox) {
-                state.end_round();
-                self.touched.push(inbox);
-            }
-        }
-        for (inbox, state) in &mut self.inboxes {
-            match state.ownership {
-                Ownership::Loading { since, epoch } if since <= started_at => {
-                    state.ownership = Ownership::Owned { epoch };
-                    self.touched.push(inbox.clone());
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// A round of the tail broke off after it had brought some rows. It will bring them again, so the lanes are
-    /// read anew from the table, which knows what is in flight.
-    pub(super) fn tail_broken(&mut self, now: Instant) {
-        let owned: Vec<_> = self.inboxes.keys().cloned().collect();
-        for inbox in owned {
-            self.with_inbox(&inbox, |state| match state.ownership {
-                Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } => {
-                    state.forget(Ownership::Loading { since: now, epoch });
-                }
-                Ownership::Acquiring | Ownership::Leaving { .. } | Ownership::Releasing => {}
-            });
         }
     }
 

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
+use crate::inbox::ENTRY_BYTES;
+use crate::inbox::tests::support::take;
 use crate::message::Priority;
 
 /// The number of a commit. A snapshot is the number of the last commit that it shows.
@@ -16,9 +18,7 @@ type Commit = u64;
 #[derive(Clone, Copy, Debug)]
 enum Op {
     /// A producer takes an id, and commits later.
-    Insert {
-        size: usize,
-    },
+    Insert(usize),
     Commit(usize),
     StartRound,
     /// The round that is open brings so many rows; the last ones end it.
@@ -30,19 +30,16 @@ enum Op {
     Pop,
     /// A delivery in flight is settled: the outcome is handed out, committed, and then known to be.
     HandOut(usize),
-    CommitOutcome {
-        which: usize,
-        again: bool,
-    },
+    CommitOutcome(usize, bool),
     LearnOutcome(usize),
     Room(Room),
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let room = (1..=6_usize, 1..=6_usize)
-        .prop_map(|(entries, size)| Op::Room(Room { entries, bytes: size * 2 * (ENTRY + 20) }));
+        .prop_map(|(entries, size)| Op::Room(Room { entries, bytes: size * 2 * (ENTRY_BYTES + 20) }));
     prop_oneof![
-        6 => (0..40_usize).prop_map(|size| Op::Insert { size }),
+        6 => (0..40_usize).prop_map(Op::Insert),
         6 => any::<usize>().prop_map(Op::Commit),
         3 => Just(Op::StartRound),
         4 => (1..4_usize).prop_map(Op::Bring),
@@ -52,13 +49,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::FailRefill),
         5 => Just(Op::Pop),
         3 => any::<usize>().prop_map(Op::HandOut),
-        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, again)| Op::CommitOutcome { which, again }),
+        3 => (any::<usize>(), any::<bool>()).prop_map(|(which, again)| Op::CommitOutcome(which, again)),
         3 => any::<usize>().prop_map(Op::LearnOutcome),
         1 => room,
     ]
 }
-
-const ENTRY: usize = crate::inbox::ENTRY_BYTES;
 
 struct Refilling {
     snapshot: Commit,
@@ -70,7 +65,6 @@ struct Refilling {
 struct Model {
     lane: Lane,
     room: Room,
-    now: Instant,
     last_id: i64,
     last_commit: Commit,
     uncommitted: Vec<(i64, usize)>,
@@ -79,6 +73,7 @@ struct Model {
     /// What the tail has brought as a whole, and the open round.
     snapshot: Commit,
     round: Option<(Commit, VecDeque<Entry>)>,
+    brought_in_round: bool,
     refill: Option<Refilling>,
     settled_in_refill: BTreeSet<i64>,
     /// Row versions that came by the tail, and that were popped.
@@ -94,13 +89,13 @@ impl Model {
         Self {
             lane: Lane::unread(),
             room,
-            now: Instant::now(),
             last_id: 0,
             last_commit: 0,
             uncommitted: Vec::new(),
             table: BTreeMap::new(),
             snapshot: 0,
             round: None,
+            brought_in_round: false,
             refill: None,
             settled_in_refill: BTreeSet::new(),
             brought: BTreeSet::new(),
@@ -117,7 +112,7 @@ impl Model {
             message_id: Uuid::from_u128(commit.into()),
             priority: Priority::default(),
             attempt: 0,
-            read_at: self.now,
+            read_at: Instant::now(),
             age_when_read: Duration::ZERO,
             expires_at: None,
             body: Some(Bytes::from(vec![b'x'; size])),
@@ -126,7 +121,7 @@ impl Model {
 
     fn step(&mut self, op: Op) {
         match op {
-            Op::Insert { size } => {
+            Op::Insert(size) => {
                 self.last_id += 1;
                 self.uncommitted.push((self.last_id, size));
             }
@@ -149,7 +144,7 @@ impl Model {
             }
             Op::Pop => self.pop(),
             Op::HandOut(which) => self.handed_out.extend(take(&mut self.in_flight, which)),
-            Op::CommitOutcome { which, again } => self.commit_outcome(which, again),
+            Op::CommitOutcome(which, again) => self.commit_outcome(which, again),
             Op::LearnOutcome(which) => {
                 if let Some(id) = take(&mut self.committed, which)
                     && self.refill.is_some()
@@ -173,12 +168,16 @@ impl Model {
         let Some((snapshot, mut left)) = self.round.take() else { return };
         for entry in left.drain(..rows.min(left.len())).collect::<Vec<_>>() {
             self.brought.insert(version(&entry));
+            self.brought_in_round = true;
             self.lane.arrive(entry, self.room);
             self.keeps_to_its_room();
         }
         if left.is_empty() {
             self.snapshot = snapshot;
-            self.lane.end_round();
+            // Only lanes that the round brought something are told.
+            if std::mem::take(&mut self.brought_in_round) {
+                self.lane.end_round();
+            }
         } else {
             self.round = Some((snapshot, left));
         }
@@ -270,7 +269,7 @@ impl Model {
     fn drain(&mut self) {
         for _ in 0..10 * (self.last_id + 10) {
             let ops = [Op::Commit(0), Op::StartRound, Op::Bring(usize::MAX), Op::BeginRefill, Op::ExecuteRefill];
-            let acks = [Op::HandOut(0), Op::CommitOutcome { which: 0, again: false }, Op::LearnOutcome(0)];
+            let acks = [Op::HandOut(0), Op::CommitOutcome(0, false), Op::LearnOutcome(0)];
             for op in ops.into_iter().chain([Op::ApplyRefill, Op::Pop]).chain(acks) {
                 self.step(op);
                 self.the_front_is_the_oldest();
@@ -283,10 +282,6 @@ impl Model {
 
 fn version(entry: &Entry) -> (i64, Commit) {
     (entry.delivery_id, entry.message_id.as_u128() as Commit)
-}
-
-fn take<T>(from: &mut Vec<T>, which: usize) -> Option<T> {
-    (!from.is_empty()).then(|| from.remove(which % from.len()))
 }
 
 proptest! {

@@ -1,0 +1,83 @@
+//! What the tail and the refills bring.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Dispatcher;
+use crate::inbox::Entry;
+use crate::inbox::event::{Effect, Refill, Snapshot};
+use crate::inbox::owned::{Inbox, Ownership};
+
+impl Dispatcher {
+    pub(super) fn arrived(&mut self, rows: Vec<(Arc<str>, Entry)>) {
+        for (inbox, entry) in rows {
+            let room = self.room();
+            // An inbox that is unknown here was given back while the statement ran: its next owner reads it.
+            let Some(first) = self.with_inbox(&inbox, |state| state.arrive(entry, room)) else { continue };
+            if first {
+                self.in_round.push(inbox.clone());
+            }
+            if self.touched.last() != Some(&inbox) {
+                self.touched.push(inbox);
+            }
+        }
+    }
+
+    pub(super) fn refilled(&mut self, inbox: Arc<str>, lanes: Vec<(usize, usize, Vec<Entry>)>) {
+        let room = self.room();
+        self.with_inbox(&inbox, |state| state.end_refill(lanes, room));
+        self.give_back_if_left(&inbox);
+        self.touched.push(inbox);
+    }
+
+    pub(super) fn refill_failed(&mut self, inbox: Arc<str>) {
+        self.with_inbox(&inbox, Inbox::cancel_refill);
+        self.give_back_if_left(&inbox);
+        self.touched.push(inbox);
+    }
+
+    /// A round that began after the lease was committed shows or brings every row of the inbox.
+    pub(super) fn tail_round(&mut self, started_at: Instant, snapshot: Snapshot) {
+        self.snapshot = Some(snapshot);
+        for inbox in std::mem::take(&mut self.in_round) {
+            if let Some(state) = self.inboxes.get_mut(&inbox) {
+                state.end_round();
+                self.touched.push(inbox);
+            }
+        }
+        for (inbox, state) in &mut self.inboxes {
+            match state.ownership {
+                Ownership::Loading { since, epoch } if since <= started_at => {
+                    state.ownership = Ownership::Owned { epoch };
+                    self.touched.push(inbox.clone());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A round of the tail broke off after it had brought some rows. It will bring them again, so the lanes are
+    /// read anew from the table, which knows what is in flight.
+    pub(super) fn tail_broken(&mut self, now: Instant) {
+        let owned: Vec<_> = self.inboxes.keys().cloned().collect();
+        for inbox in owned {
+            self.with_inbox(&inbox, |state| match state.ownership {
+                Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } => {
+                    state.forget(Ownership::Loading { since: now, epoch });
+                }
+                Ownership::Acquiring | Ownership::Leaving { .. } | Ownership::Releasing => {}
+            });
+        }
+    }
+
+    pub(super) fn read_on(&mut self, inbox: &Arc<str>) {
+        let room = self.room();
+        let Some(snapshot) = self.snapshot.clone() else { return };
+        let Some(state) = self.inboxes.get_mut(inbox) else { return };
+        let lanes = state.begin_refill(room);
+        if !lanes.is_empty() {
+            let refill = Refill { inbox: inbox.clone(), snapshot, lanes };
+            self.effects.push(Effect::Refill(refill));
+        }
+    }
+}
