@@ -1,0 +1,19 @@
+-- Deliveries for the messages that wait although no trigger routed them: those of a mesh that is adopted, or that
+-- came in while the trigger was gone. By the same rules as triggers/route.sql, in the order of their creation; what
+-- has expired is left out. Called by src/postgres/migrate/triggers.rs in the transaction that makes the trigger,
+-- which lets no insert slip in between. Reads agent_messages whole, once; uses deliveries_message.
+insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
+       case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+       case when m.deliver_at > now() then m.deliver_at end
+from agent_messages m
+cross join lateral (
+  select m.to_agent_id as inbox where m.to_agent_id is not null
+  union all
+  select a.agent_id from postbell.agents a
+  where m.to_agent_id is null and a.agent_id <> m.from_agent_id
+) r
+where coalesce(m.status, 'pending') = 'pending'
+  and (m.expires_at is null or m.expires_at > now())
+  and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+order by m.created_at, m.message_id, r.inbox

@@ -1,0 +1,75 @@
+-- Why the user's tables cannot be adopted: no row where they can, or are missing. Each row is a fault of one column:
+--   missing   a column that every mesh has is not there
+--   type      it is there, with a type that the broker cannot use
+--   required  a column of the user's own that the broker would have to fill in
+--   key       the id is no primary key and not unique: one message could be two
+--   kind      not an ordinary table
+-- Called by src/postgres/adopt.rs. Reads the catalogs only.
+with wanted (table_name, column_name, types, needed) as (
+  values
+    ('agent_messages', 'message_id', '{uuid}', true),
+    ('agent_messages', 'from_agent_id', '{text,varchar}', true),
+    ('agent_messages', 'to_agent_id', '{text,varchar}', true),
+    ('agent_messages', 'message_type', '{text,varchar}', true),
+    ('agent_messages', 'payload', '{jsonb}', true),
+    ('agent_messages', 'priority', '{integer,smallint}', true),
+    ('agent_messages', 'status', '{text,varchar}', true),
+    ('agent_messages', 'created_at', '{timestamptz}', true),
+    ('agent_messages', 'delivered_at', '{timestamptz}', true),
+    ('agent_messages', 'processed_at', '{timestamptz}', true),
+    ('agent_messages', 'error_message', '{text,varchar}', true),
+    ('agent_messages', 'correlation_id', '{text,varchar}', false),
+    ('agent_messages', 'dedupe_key', '{text,varchar}', false),
+    ('agent_messages', 'deliver_at', '{timestamptz}', false),
+    ('agent_messages', 'expires_at', '{timestamptz}', false),
+    ('agent_messages', 'headers', '{jsonb}', false),
+    ('agent_registry', 'agent_id', '{text,varchar}', true),
+    ('agent_registry', 'agent_name', '{text,varchar}', true),
+    ('agent_registry', 'agent_type', '{text,varchar}', true),
+    ('agent_registry', 'environment', '{text,varchar}', true),
+    ('agent_registry', 'status', '{text,varchar}', true),
+    ('agent_registry', 'last_heartbeat', '{timestamptz}', true),
+    ('agent_registry', 'updated_at', '{timestamptz}', true),
+    ('agent_registry', 'role', '{text,varchar}', false),
+    ('agent_registry', 'enabled', '{boolean}', false),
+    ('agent_registry', 'token_hash', '{bytea}', false),
+    ('agent_registry', 'token_set_at', '{timestamptz}', false)
+), tables (table_name, oid, relkind) as (
+  select c.relname::text, c.oid, c.relkind
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = current_schema() and c.relname in ('agent_messages', 'agent_registry')
+), columns as (
+  select t.table_name, t.oid, a.attnum, a.attname::text as column_name, a.atttypid,
+         format_type(a.atttypid, null) as type,
+         a.attnotnull and not a.atthasdef and a.attidentity = '' as is_required
+  from tables t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+), faults (table_name, fault, column_name, wanted, found) as (
+  select t.table_name, 'kind', '', 'an ordinary table',
+         case t.relkind when 'v' then 'a view' when 'm' then 'a materialized view' when 'p' then 'a partitioned table'
+                        when 'f' then 'a foreign table' else 'something else' end
+  from tables t where t.relkind <> 'r'
+  union all
+  select w.table_name, case when c.column_name is null then 'missing' else 'type' end, w.column_name,
+         array_to_string(w.types::text[], ' or '), c.type
+  from wanted w
+  join tables t using (table_name)
+  left join columns c using (table_name, column_name)
+  where case when c.column_name is null then w.needed else c.atttypid <> all (w.types::regtype[]::oid[]) end
+  union all
+  select c.table_name, 'required', c.column_name, 'a default, or to allow null', 'not null without a default'
+  from columns c
+  where c.is_required and not exists (
+    select from wanted w where w.table_name = c.table_name and w.column_name = c.column_name)
+  union all
+  select c.table_name, 'key', c.column_name, 'a primary key', 'not unique'
+  from columns c join wanted w using (table_name, column_name) join tables t using (table_name)
+  where c.column_name in ('message_id', 'agent_id') and t.relkind = 'r' and not exists (
+    select from pg_index i
+    where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null
+      and i.indnkeyatts = 1 and i.indkey[0] = c.attnum)
+)
+select f.table_name, f.fault, f.column_name, f.wanted, f.found, current_schema()::text as schema,
+       (select array_agg(c.column_name order by c.attnum) from columns c
+        where c.table_name = f.table_name) as has
+from faults f
+order by f.table_name, f.fault, f.column_name
