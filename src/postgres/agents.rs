@@ -1,1 +1,226 @@
-//! (next)
+//! The agents of the registry and their tokens.
+
+mod token;
+
+pub use token::{Token, TokenHash, hash};
+
+use super::connection::Connection;
+use super::error::StoreError;
+use super::pool::Pool;
+
+const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
+const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
+const ROTATE: &str = include_str!("../../sql/queries/agent_rotate.sql");
+const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
+const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
+const AUTHENTICATE: &str = include_str!("../../sql/queries/agent_authenticate.sql");
+
+/// An agent's name has 1 to this many bytes.
+pub const AGENT_BYTES_MAX: usize = 256;
+/// What waits for an agent is counted up to here: a list must not walk a backlog.
+pub const WAITING_COUNTED_MAX: i64 = 10_000;
+
+/// An agent that proved who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRow {
+    /// Its name, and that of its inbox.
+    pub agent_id: String,
+    /// `agent` or `orchestrator`; an adopted registry may have other words.
+    pub role: String,
+    /// Where it runs: pc, railway, github, …
+    pub environment: String,
+}
+
+/// The agent that has this token; `None` for an unknown agent, one that is disabled or has no token, and a wrong
+/// token alike, so that the answer does not tell which names exist.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn authenticate(pool: &Pool, agent: &str, token: &str) -> Result<Option<AgentRow>, StoreError> {
+    let presented = hash(token);
+    // A name that cannot be registered is not looked for; Postgres would reject a zero byte with an error.
+    if check_name(agent).is_err() {
+        return Ok(None);
+    }
+    let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
+    Ok(rows.first().and_then(|row| {
+        let stored: Option<&[u8]> = row.get("token_hash");
+        token::equal(&presented, stored.unwrap_or_default()).then(|| AgentRow {
+            agent_id: row.get("agent_id"),
+            role: row.get("role"),
+            environment: row.get("environment"),
+        })
+    }))
+}
+
+/// Whether this can be an agent's name; otherwise says why not.
+///
+/// # Errors
+/// The sentence.
+pub fn check_name(agent: &str) -> Result<(), String> {
+    match agent {
+        "" => Err("an agent's name cannot be empty".to_owned()),
+        "*" => Err("an agent cannot be called *".to_owned()),
+        _ if agent.len() > AGENT_BYTES_MAX => {
+            Err(format!("an agent's name has at most {AGENT_BYTES_MAX} bytes, this has {}", agent.len()))
+        }
+        _ if agent.chars().any(char::is_control) => {
+            Err("an agent's name cannot contain control characters such as tabs and line ends".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What to register; what is `None` gets a default, and is left alone where the agent is registered already.
+#[derive(Clone, Debug, Default)]
+pub struct NewAgent<'a> {
+    /// Its name on the wire.
+    pub agent_id: &'a str,
+    /// What people call it; its name by default.
+    pub agent_name: Option<&'a str>,
+    /// What kind it is, in the mesh's own words; its role by default.
+    pub agent_type: Option<&'a str>,
+    /// Where it runs; `pc` by default.
+    pub environment: Option<&'a str>,
+    /// `agent` (the default) or `orchestrator`.
+    pub role: Option<&'a str>,
+}
+
+/// An agent that was given a token.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The only time that it is shown.
+    pub token: Token,
+    /// Otherwise it was in the registry already, without a token.
+    pub is_new: bool,
+    /// Whether it may connect.
+    pub enabled: bool,
+    /// As registered.
+    pub environment: String,
+    /// As registered.
+    pub role: String,
+}
+
+/// Registers an agent and makes its token.
+///
+/// # Errors
+/// A name that cannot be, or an agent that has a token already.
+pub async fn add(connection: &Connection, agent: &NewAgent<'_>) -> Result<Added, StoreError> {
+    check_name(agent.agent_id).map_err(StoreError::refused)?;
+    let token = Token::random();
+    let hash = token.hash();
+    let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
+    let rows = connection
+        .query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()])
+        .await?;
+    match rows.first() {
+        Some(row) => Ok(Added {
+            token,
+            is_new: row.get("is_new"),
+            enabled: row.get("enabled"),
+            environment: row.get("environment"),
+            role: row.get("role"),
+        }),
+        None => Err(StoreError::refused(format!(
+            "{agent_id} is registered and has a token: use `postbell agent rotate {agent_id}` for a new one"
+        ))),
+    }
+}
+
+/// A registered agent.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the columns of agent_registry")]
+pub struct Agent {
+    pub agent_id: String,
+    pub agent_type: String,
+    pub environment: String,
+    pub role: String,
+    /// Whether it may connect, and gets broadcasts.
+    pub enabled: bool,
+    /// As presence has it.
+    pub status: String,
+    pub has_token: bool,
+    pub token_set_at: Option<String>,
+    pub last_heartbeat: Option<String>,
+    /// Ready deliveries, counted up to [`WAITING_COUNTED_MAX`].
+    pub waiting: i64,
+}
+
+/// Every registered agent, by name.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn list(connection: &Connection) -> Result<Vec<Agent>, StoreError> {
+    let rows = connection.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
+    let agents = rows.iter().map(|row| Agent {
+        agent_id: row.get("agent_id"),
+        agent_type: row.get("agent_type"),
+        environment: row.get("environment"),
+        role: row.get("role"),
+        enabled: row.get("enabled"),
+        status: row.get("status"),
+        has_token: row.get("has_token"),
+        token_set_at: row.get("token_set_at"),
+        last_heartbeat: row.get("last_heartbeat"),
+        waiting: row.get("waiting"),
+    });
+    Ok(agents.collect())
+}
+
+/// Gives an agent a new token; the old one is refused from the next hello on. Says also whether it is enabled.
+///
+/// # Errors
+/// It is not registered.
+pub async fn rotate(connection: &Connection, agent: &str) -> Result<(Token, bool), StoreError> {
+    let token = Token::random();
+    let rows = connection.query(ROTATE, &[&agent, &token.hash().as_slice()]).await?;
+    let row = rows.first().ok_or_else(|| unknown(agent))?;
+    Ok((token, row.get("enabled")))
+}
+
+/// Lets an agent connect, or not, and says whether it could before. A disabled agent keeps its token, what was sent
+/// to it waits, and broadcasts pass it over. A session that it has now goes on until it ends.
+///
+/// # Errors
+/// It is not registered.
+pub async fn set_enabled(connection: &Connection, agent: &str, enabled: bool) -> Result<bool, StoreError> {
+    let rows = connection.query(ENABLE, &[&agent, &enabled]).await?;
+    Ok(rows.first().ok_or_else(|| unknown(agent))?.get("was"))
+}
+
+/// Takes an agent off the registry and says how many deliveries still wait for its name. These are never deleted
+/// here: they wait for an agent that is registered under that name again.
+///
+/// # Errors
+/// It is not registered; or deliveries wait for it and `force` is not set.
+pub async fn remove(connection: &Connection, agent: &str, force: bool) -> Result<i64, StoreError> {
+    let row = connection.query_one(REMOVE, &[&agent, &force]).await?;
+    let waiting: i64 = row.get("waiting");
+    match (row.get("was_known"), row.get("is_removed")) {
+        (false, _) => Err(unknown(agent)),
+        (true, true) => Ok(waiting),
+        (true, false) => Err(StoreError::refused(format!(
+            "{waiting} deliveries wait for {agent}: let it take them, disable it instead (`postbell agent disable \
+             {agent}`), or use --force, which leaves them to wait for an agent of that name"
+        ))),
+    }
+}
+
+fn unknown(agent: &str) -> StoreError {
+    StoreError::refused(format!("no agent {agent} is registered: `postbell agent list` shows those that are"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_bounded_printable_and_not_everybody() {
+        assert_eq!(check_name("validation-agent"), Ok(()));
+        assert_eq!(check_name("Prüf agent/2"), Ok(()));
+        for bad in ["", "*", "a\nb", "a\0", &"x".repeat(AGENT_BYTES_MAX + 1)] {
+            assert!(check_name(bad).is_err(), "{bad:?}");
+        }
+        assert_eq!(check_name(&"x".repeat(AGENT_BYTES_MAX)), Ok(()));
+    }
+}
