@@ -1,6 +1,7 @@
 -- Dead letters go for good: $1 these deliveries (null: any), $2 of this inbox (null: any), after delivery $3, at
 -- most $4. Their messages stay failed until retention; a broadcast is failed when the last of its deliveries goes
--- this way. Returns how many and the last of them. Called by src/postgres/dead.rs. Uses deliveries_dead, or the primary key, and deliveries_message.
+-- this way. Returns how many and the last of them. Called by src/postgres/dead.rs. Uses
+-- deliveries_dead, or the primary key, and deliveries_message.
 with chosen as (
   select delivery_id from postbell.deliveries
   where state = 'dead'
