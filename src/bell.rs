@@ -194,7 +194,7 @@ impl Bell {
             self.dry_since = now;
             self.pause = AWAKE_MIN;
         } else {
-            self.pause = self.pause * 2;
+            self.pause *= 2;
         }
         match &mut self.state {
             State::Awake => {

@@ -127,11 +127,11 @@ fn bell(known: &Known, now: Instant) -> Condition {
     let message = match (known.listening, ok) {
         (_, true) => "Notifications arrive.",
         (false, _) => {
-            "The LISTEN connection is down: until it is back the tail finds the messages, up to a second late."
+            "The LISTEN connection is down. Until it is back the tail finds messages, a second late at most."
         }
         (true, _) => {
-            "The broker's own notification did not come back in time: the tail finds the messages, up to a second \
-             late. Behind a transaction pooler LISTEN never works; use the direct connection."
+            "The broker's own notification did not come back in time. Until it does the tail finds messages, \
+             a second late at most. Behind a transaction pooler LISTEN never works: use a direct connection."
         }
     };
     Condition { name: "bell", ok, message }

@@ -49,7 +49,7 @@ struct Asked {
 }
 
 impl Leaser {
-    /// Holds the leases until `stop`, then gives everything back.
+    /// Holds the leases until `stop`, or until the dispatcher's task is gone, then gives everything back.
     pub async fn run(self, mut requests: mpsc::Receiver<Vec<LeaseRequest>>, mut stop: oneshot::Receiver<()>) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let mut asked = Asked::default();
@@ -59,7 +59,7 @@ impl Leaser {
                 self.hold(&connection, &mut requests, &mut asked, &mut pace).await
             };
             let error = tokio::select! {
-                result = held => match result { Ok(()) => return, Err(e) => e },
+                result = held => match result { Ok(()) => return self.leave().await, Err(e) => e },
                 _ = &mut stop => return self.leave().await,
             };
             self.database_up(false);

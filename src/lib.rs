@@ -4,10 +4,11 @@ macro_rules! server {
     ($($module:ident)*) => { $(#[cfg(feature = "server")] pub mod $module;)* };
 }
 
+pub mod client;
 pub mod message;
 pub mod pace;
 pub mod protocol;
 server! {
-    bell config dispatch health http inbox leaser listener metrics postgres presence publisher reaper refiller
-    retry settler tailer
+    bell broker cli config devdb dispatch health http inbox leaser listener metrics postgres presence publisher reaper refiller
+    retry server session settler tailer
 }

@@ -1,1 +1,7 @@
-fn main() {}
+//! The `postbell` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    postbell::cli::main()
+}

@@ -12,6 +12,7 @@ pub mod gauges;
 pub mod lease;
 pub mod listen;
 pub mod migrate;
+mod moment;
 pub mod pool;
 pub mod presence;
 pub mod publish;

@@ -69,27 +69,32 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
 /// Expires, removes and forgets, for ever.
 pub async fn sweep(pool: Pool, retention: Option<Duration>, metrics: Metrics) {
     tokio::join!(
-        every(EXPIRED_EVERY, async || {
+        every(EXPIRED_EVERY, || async {
             let rows = reap::expire(&pool).await?;
             metrics.expired.inc_by(rows);
             Ok(rows)
         }),
-        every(BROKERS_EVERY, async || {
+        every(BROKERS_EVERY, || async {
             let brokers = reap::forget_silent_brokers(&pool).await?;
             if brokers > 0 {
                 tracing::info!(brokers, "forgot brokers that have been silent");
             }
             Ok(0)
         }),
-        every(RETENTION_EVERY, async || match retention {
-            Some(age) => reap::remove_older(&pool, age).await,
-            None => Ok(0),
+        every(RETENTION_EVERY, || async {
+            match retention {
+                Some(age) => reap::remove_older(&pool, age).await,
+                None => Ok(0),
+            }
         }),
-        every(BROADCASTS_EVERY, async || reap::finish_broadcasts(&pool).await),
+        every(BROADCASTS_EVERY, || reap::finish_broadcasts(&pool)),
     );
 }
 
-async fn every(pause: Duration, work: impl AsyncFn() -> Result<u64, StoreError>) {
+async fn every<F>(pause: Duration, work: impl Fn() -> F)
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
     loop {
         match work().await {
             Ok(rows) if rows >= BATCH_ROWS as u64 => sleep(BETWEEN_BATCHES).await,

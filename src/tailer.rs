@@ -105,7 +105,7 @@ impl Tailer {
         let Some(inputs) = self.inputs.upgrade() else { return Ok(None) };
         let mut brought = false;
         // When the dispatcher's queue is full this waits, and so does the server: no row is held twice.
-        let bring = async |rows| {
+        let bring = |rows| async {
             let _ = inputs.send(Input::Event(Event::Arrived(rows))).await;
         };
         let late = || StoreError::unavailable(format!("a round of the tail took over {} s", ROUND_WAIT.as_secs()));

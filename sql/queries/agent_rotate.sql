@@ -3,4 +3,3 @@
 update agent_registry
 set token_hash = $2::bytea, token_set_at = now(), updated_at = now()
 where agent_id = $1::text
-returning coalesce(enabled, true) as enabled

@@ -2,8 +2,8 @@
 -- before this one (the last of the page before), $4 how many. Called by src/postgres/dead.rs. Uses deliveries_dead
 -- backwards and agent_messages's primary key.
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
-       to_char(d.dead_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as dead_at,
-       m.from_agent_id, m.message_type, to_char(m.created_at, 'YYYY-MM-DD"T"HH24:MI:SS"Z"') as created_at
+       d.dead_at,
+       m.from_agent_id, m.message_type, m.created_at
 from postbell.deliveries d
 join agent_messages m on m.message_id = d.message_id
 where d.state = 'dead'

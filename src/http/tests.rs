@@ -53,10 +53,12 @@ impl Server {
     }
 }
 
-/// What comes until the end, be it a close or a reset.
+/// What comes until the end, be it a close or a reset. The guard is no measurement: it turns a connection that
+/// nobody ends into a failure instead of a hanging test.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    let _reset_is_an_end_too = stream.read_to_end(&mut bytes).await;
+    let read = timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes));
+    let _reset_is_an_end_too = read.await.expect("the server ends the connection");
     String::from_utf8(bytes).expect("utf-8")
 }
 

@@ -55,8 +55,10 @@ struct Session {
 }
 
 impl Session {
-    fn has_room(&self) -> bool {
-        !self.closing && self.in_flight < self.window && self.in_flight_bytes < SESSION_BYTES_MAX
+    fn has_room(&self, bytes: usize) -> bool {
+        !self.closing
+            && self.in_flight < self.window
+            && (self.in_flight == 0 || self.in_flight_bytes + bytes <= SESSION_BYTES_MAX)
     }
 }
 
@@ -80,6 +82,8 @@ pub struct Dispatcher {
     snapshot: Option<Snapshot>,
     lease_until: Option<Instant>,
     stopping: bool,
+    /// Inboxes that the open round of the tail brought something.
+    in_round: Vec<Arc<str>>,
     /// Inboxes that may have something to push or to read.
     touched: Vec<Arc<str>>,
     effects: Vec<Effect>,
@@ -101,6 +105,7 @@ impl Dispatcher {
             snapshot: None,
             lease_until: None,
             stopping: false,
+            in_round: Vec::new(),
             touched: Vec::new(),
             effects: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -119,12 +124,7 @@ impl Dispatcher {
             Event::TailRound { started_at, snapshot } => self.tail_round(started_at, snapshot),
             Event::TailBroken => self.tail_broken(now),
             Event::Refilled { inbox, lanes } => self.refilled(inbox, lanes),
-            Event::RefillFailed(inbox) => {
-                if let Some(state) = self.inboxes.get_mut(&inbox) {
-                    state.cancel_refill();
-                    self.touched.push(inbox);
-                }
-            }
+            Event::RefillFailed(inbox) => self.refill_failed(inbox),
             Event::Acquired { inbox, epoch } => self.acquired(now, inbox, epoch),
             Event::NotAcquired(inbox) => self.not_acquired(inbox),
             Event::Released(inbox) => self.released(inbox),
@@ -204,9 +204,11 @@ impl Dispatcher {
         for (inbox, entry) in rows {
             let room = self.room();
             // An inbox that is unknown here was given back while the statement ran: its next owner reads it.
-            if self.with_inbox(&inbox, |state| state.arrive(entry, room)).is_some()
-                && self.touched.last() != Some(&inbox)
-            {
+            let Some(first) = self.with_inbox(&inbox, |state| state.arrive(entry, room)) else { continue };
+            if first {
+                self.in_round.push(inbox.clone());
+            }
+            if self.touched.last() != Some(&inbox) {
                 self.touched.push(inbox);
             }
         }
@@ -215,14 +217,23 @@ impl Dispatcher {
     fn refilled(&mut self, inbox: Arc<str>, lanes: Vec<(usize, usize, Vec<Entry>)>) {
         let room = self.room();
         self.with_inbox(&inbox, |state| state.end_refill(lanes, room));
+        self.give_back_if_left(&inbox);
+        self.touched.push(inbox);
+    }
+
+    fn refill_failed(&mut self, inbox: Arc<str>) {
+        self.with_inbox(&inbox, Inbox::cancel_refill);
+        self.give_back_if_left(&inbox);
         self.touched.push(inbox);
     }
 
     /// Pushes what an inbox holds to the sessions that have room, each in its turn, then reads on.
     fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
         while self.may_push(now) {
-            let Some(session) = self.next_session(inbox) else { break };
-            let Some(Some(entry)) = self.with_inbox(inbox, Inbox::pop) else { break };
+            let owned = self.inboxes.get(inbox).filter(|state| state.is_owned());
+            let Some((lane, bytes)) = owned.and_then(Inbox::next) else { break };
+            let Some(session) = self.next_session(inbox, bytes) else { break };
+            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(lane)) else { break };
             let expired = entry.expires_at.is_some_and(|at| at <= now);
             match &entry.body {
                 _ if expired => self.settle(inbox, &entry, Outcome::Expired),
@@ -240,12 +251,12 @@ impl Dispatcher {
         self.read_on(inbox);
     }
 
-    /// The next session with room, in turn; none where the inbox is not this broker's.
-    fn next_session(&mut self, inbox: &Arc<str>) -> Option<SessionId> {
-        let state = self.inboxes.get_mut(inbox).filter(|state| state.is_owned())?;
+    /// The next session with room for so many bytes, in turn.
+    fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
+        let state = self.inboxes.get_mut(inbox)?;
         for _ in 0..state.sessions.len() {
             let session = *state.sessions.front()?;
-            if self.sessions.get(&session).is_some_and(Session::has_room) {
+            if self.sessions.get(&session).is_some_and(|s| s.has_room(bytes)) {
                 return Some(session);
             }
             state.sessions.rotate_left(1);
@@ -267,7 +278,7 @@ impl Dispatcher {
         to.last_tag += 1;
         to.in_flight += 1;
         to.in_flight_bytes += body.len();
-        state.pushed(entry.delivery_id);
+        state.pushed(entry);
         state.sessions.rotate_left(1);
         let flight = Flight {
             inbox: inbox.clone(),

@@ -5,8 +5,9 @@
 //!
 //! Two readers fill it, and together they bring each row exactly once: the tail brings the rows that its
 //! snapshot `T` did not show yet, a refill brings only rows visible in `T`. What the tail brings beyond the
-//! horizon is dropped (it is in the table); a refill that was under way meanwhile must not step over it, so the
-//! lane remembers the lowest id it dropped and cuts the refill there.
+//! horizon is dropped (it is in the table); no refill may step over it that was under way meanwhile, or that begins
+//! before the tail's round is whole, since `T` does not show the row until then. So the lane remembers the lowest
+//! id it dropped and cuts the refill there.
 
 use std::collections::BTreeMap;
 
@@ -57,6 +58,8 @@ pub struct Lane {
     horizon: i64,
     /// While a refill is under way: the lowest id that it must not step over.
     refilling: Option<i64>,
+    /// The lowest id that was left in the table since the last whole round of the tail: no refill shows it yet.
+    left_in_round: Option<i64>,
 }
 
 impl Lane {
@@ -90,6 +93,11 @@ impl Lane {
         self.held.first_key_value().map(|(id, _)| *id)
     }
 
+    /// The size of the oldest delivery's body.
+    pub fn front_bytes(&self) -> usize {
+        self.held.first_key_value().and_then(|(_, entry)| entry.body.as_ref()).map_or(0, |body| body.len())
+    }
+
     /// Takes the oldest delivery.
     pub fn pop(&mut self) -> Option<Entry> {
         let (_, entry) = self.held.pop_first()?;
@@ -101,9 +109,9 @@ impl Lane {
     pub fn arrive(&mut self, entry: Entry, room: Room) {
         if self.more && entry.delivery_id > self.horizon {
             self.leave_in_table(entry.delivery_id);
-            return;
+        } else {
+            self.hold(entry);
         }
-        self.hold(entry);
         self.trim(room);
         self.check();
     }
@@ -112,13 +120,15 @@ impl Lane {
     pub fn wants_refill(&self, room: Room) -> bool {
         self.more
             && self.refilling.is_none()
+            // The very next row waits for the round to end.
+            && self.left_in_round != Some(self.horizon + 1)
             && self.held.len() <= room.entries / 2
             && self.bytes <= room.bytes / 2
     }
 
     /// Starts a refill: rows with an id above the first number, oldest first, at most the second.
     pub fn begin_refill(&mut self, room: Room) -> (i64, usize) {
-        self.refilling = Some(i64::MAX);
+        self.refilling = Some(self.left_in_round.unwrap_or(i64::MAX));
         let fit = match self.entry_bytes_mean {
             0 => REFILL_ROWS_FIRST,
             mean => (room.bytes.saturating_sub(self.bytes) / mean).max(1),
@@ -128,38 +138,38 @@ impl Lane {
     }
 
     /// The rows of the refill, oldest first; fewer than `asked` say that there were no more.
-    pub fn end_refill(&mut self, rows: Vec<Entry>, asked: usize, room: Room, known: impl Fn(i64) -> Known) {
-        let complete = rows.len() < asked;
+    pub fn end_refill(&mut self, rows: Vec<Entry>, asked: usize, room: Room, known: impl Fn(&Entry) -> Known) {
+        let mut whole = rows.len() < asked;
         let mut stop = self.refilling.take().unwrap_or(i64::MAX);
         let mut last = self.horizon;
         for entry in rows {
             let id = entry.delivery_id;
-            if id >= stop {
-                break;
-            }
-            match known(id) {
-                Known::New => self.hold(entry),
-                Known::InFlight => {}
-                Known::Settling => {
-                    stop = id;
-                    break;
+            if id < stop {
+                match known(&entry) {
+                    Known::New => self.hold(entry),
+                    Known::InFlight => {}
+                    Known::Settling => stop = id,
                 }
+            }
+            if id >= stop {
+                whole = true;
+                break;
             }
             last = id;
         }
-        if stop < i64::MAX {
-            // Everything below `stop` is held if the table had no more, else only what came.
-            self.horizon = if complete { stop - 1 } else { last };
-        } else if complete {
-            self.more = false;
-        } else {
-            self.horizon = last;
-        }
+        // Whole: every row below `stop` came, else only those up to the last.
+        self.more = !whole || stop < i64::MAX;
+        self.horizon = if whole { stop - 1 } else { last };
         self.trim(room);
         self.check();
     }
 
-    /// The refill failed, or belongs to an owner that is no more.
+    /// A round of the tail is whole: the next refill shows what was left in the table.
+    pub fn end_round(&mut self) {
+        self.left_in_round = None;
+    }
+
+    /// The refill failed.
     pub fn cancel_refill(&mut self) {
         self.refilling = None;
     }
@@ -188,9 +198,8 @@ impl Lane {
 
     fn leave_in_table(&mut self, id: i64) {
         self.more = true;
-        if let Some(lowest) = &mut self.refilling {
-            *lowest = id.min(*lowest);
-        }
+        self.left_in_round = Some(self.left_in_round.map_or(id, |lowest| lowest.min(id)));
+        self.refilling = self.refilling.map(|lowest| lowest.min(id));
     }
 
     fn check(&self) {

@@ -28,11 +28,14 @@ pub(super) enum Ownership {
     Releasing,
 }
 
-/// A delivery that left its lane. It can be both: its failure is written, the tail brings it again and it is
-/// pushed, all before the news of the COMMIT is here.
+/// An attempt at a delivery: its row, and how many attempts failed before. An outcome is written where both match.
+pub(super) type Attempt = (i64, u32);
+
+/// An attempt that left its lane. It can be both: it is given back, the tail brings it again and it is pushed, all
+/// before the news of the COMMIT is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Unsettled {
-    in_flight: bool,
+    in_flight: u32,
     settling: u32,
 }
 
@@ -40,13 +43,21 @@ struct Unsettled {
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) ownership: Ownership,
+    /// The lease is asked for and not answered: nothing is pushed meanwhile. There is one question at a time.
+    pub(super) asking: bool,
+    /// This broker's lease lapsed while it asked: the answer may be from before.
+    pub(super) ask_again: bool,
     lanes: [Lane; PRIORITIES],
     /// In the order in which they get the next delivery.
     pub(super) sessions: VecDeque<SessionId>,
-    unsettled: HashMap<i64, Unsettled>,
+    unsettled: HashMap<Attempt, Unsettled>,
     /// Settled while a refill was under way, which may have read the row before.
-    settled_in_refill: HashSet<i64>,
+    settled_in_refill: HashSet<Attempt>,
     refilling: bool,
+    /// The refill under way is for lanes that were forgotten since: its answer says nothing.
+    refill_is_stale: bool,
+    /// The open round of the tail brought something.
+    in_round: bool,
     /// A refill met a delivery whose outcome is being written: the next one waits for the news, rather than
     /// asking the table over and over.
     waits_for_settle: bool,
@@ -54,14 +65,19 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// An inbox whose lease is being asked for.
     pub(super) fn new() -> Self {
         Self {
             ownership: Ownership::Acquiring,
+            asking: true,
+            ask_again: false,
             lanes: std::array::from_fn(|_| Lane::unread()),
             sessions: VecDeque::new(),
             unsettled: HashMap::new(),
             settled_in_refill: HashSet::new(),
             refilling: false,
+            refill_is_stale: false,
+            in_round: false,
             waits_for_settle: false,
             pushes: 0,
         }
@@ -70,28 +86,45 @@ impl Inbox {
     /// Forgets what its lanes hold, to read it anew.
     pub(super) fn forget(&mut self, ownership: Ownership) {
         self.lanes = std::array::from_fn(|_| Lane::unread());
-        self.refilling = false;
+        self.refill_is_stale = self.refilling;
         self.waits_for_settle = false;
         self.settled_in_refill.clear();
         self.ownership = ownership;
     }
 
     pub(super) fn is_owned(&self) -> bool {
-        matches!(self.ownership, Ownership::Owned { .. })
+        matches!(self.ownership, Ownership::Owned { .. }) && !self.asking
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.lanes.iter().map(Lane::bytes).sum()
     }
 
-    pub(super) fn arrive(&mut self, entry: Entry, room: Room) {
-        self.lanes[entry.priority.lane()].arrive(entry, room);
+    /// A delivery that the tail brought. True: the first one in this round.
+    pub(super) fn arrive(&mut self, entry: Entry, room: Room) -> bool {
+        // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the
+        // one in flight will match this row as well.
+        if !self.is_in_flight(&entry) {
+            self.lanes[entry.priority.lane()].arrive(entry, room);
+        }
+        !std::mem::replace(&mut self.in_round, true)
     }
 
-    /// The next delivery to push: strictly by lane, but for one in [`OLDEST_EVERY`].
-    pub(super) fn pop(&mut self) -> Option<Entry> {
+    /// A round of the tail is whole.
+    pub(super) fn end_round(&mut self) {
+        self.in_round = false;
+        self.lanes.iter_mut().for_each(Lane::end_round);
+    }
+
+    /// The lane and the size of the next delivery to push: strictly by lane, but for one in [`OLDEST_EVERY`].
+    pub(super) fn next(&self) -> Option<(usize, usize)> {
         let turn_of_the_oldest = self.pushes % OLDEST_EVERY == OLDEST_EVERY - 1;
         let lane = if turn_of_the_oldest { self.oldest_lane() } else { self.urgent_lane() }?;
+        Some((lane, self.lanes[lane].front_bytes()))
+    }
+
+    /// Takes the oldest delivery of a lane.
+    pub(super) fn pop(&mut self, lane: usize) -> Option<Entry> {
         self.lanes[lane].pop()
     }
 
@@ -130,19 +163,19 @@ impl Inbox {
     }
 
     pub(super) fn end_refill(&mut self, lanes: Vec<(usize, usize, Vec<Entry>)>, room: Room) {
-        if !std::mem::take(&mut self.refilling) {
+        let settled = std::mem::take(&mut self.settled_in_refill);
+        if !std::mem::take(&mut self.refilling) || std::mem::take(&mut self.refill_is_stale) {
             return;
         }
-        let settled = std::mem::take(&mut self.settled_in_refill);
         let unsettled = &self.unsettled;
         let waits = Cell::new(false);
-        let known = |id: i64| match unsettled.get(&id) {
-            Some(u) if u.settling > 0 => {
+        let known = |entry: &Entry| match unsettled.get(&attempt_of(entry)) {
+            Some(u) if u.in_flight > 0 => Known::InFlight,
+            Some(_) => {
                 waits.set(true);
                 Known::Settling
             }
-            Some(_) => Known::InFlight,
-            None if settled.contains(&id) => Known::Settling,
+            None if settled.contains(&attempt_of(entry)) => Known::Settling,
             None => Known::New,
         };
         for (position, asked, rows) in lanes {
@@ -153,6 +186,7 @@ impl Inbox {
 
     pub(super) fn cancel_refill(&mut self) {
         self.refilling = false;
+        self.refill_is_stale = false;
         self.settled_in_refill.clear();
         for lane in &mut self.lanes {
             lane.cancel_refill();
@@ -160,33 +194,46 @@ impl Inbox {
     }
 
     /// It was handed to a session. Only pushes count towards the turn of the oldest.
-    pub(super) fn pushed(&mut self, delivery_id: i64) {
+    pub(super) fn pushed(&mut self, entry: &Entry) {
         self.pushes += 1;
-        self.unsettled.entry(delivery_id).or_default().in_flight = true;
+        self.unsettled.entry(attempt_of(entry)).or_default().in_flight += 1;
     }
 
-    /// Its outcome is known and will be written.
-    pub(super) fn settling(&mut self, delivery_id: i64) {
-        let unsettled = self.unsettled.entry(delivery_id).or_default();
-        unsettled.in_flight = false;
-        unsettled.settling += 1;
+    /// A session has it no more; its outcome is known.
+    pub(super) fn landed(&mut self, attempt: Attempt) {
+        let unsettled = self.unsettled.entry(attempt).or_default();
+        unsettled.in_flight = unsettled.in_flight.saturating_sub(1);
+    }
+
+    /// Its outcome will be written.
+    pub(super) fn settling(&mut self, attempt: Attempt) {
+        self.unsettled.entry(attempt).or_default().settling += 1;
     }
 
     /// An outcome is committed. True: a refill waited for that.
-    pub(super) fn settled(&mut self, delivery_id: i64) -> bool {
-        let Some(unsettled) = self.unsettled.get_mut(&delivery_id) else { return false };
+    pub(super) fn settled(&mut self, attempt: Attempt) -> bool {
+        let Some(unsettled) = self.unsettled.get_mut(&attempt) else { return false };
         unsettled.settling = unsettled.settling.saturating_sub(1);
         if *unsettled == Unsettled::default() {
-            self.unsettled.remove(&delivery_id);
+            self.unsettled.remove(&attempt);
         }
         if self.refilling {
-            self.settled_in_refill.insert(delivery_id);
+            self.settled_in_refill.insert(attempt);
         }
         std::mem::take(&mut self.waits_for_settle)
     }
 
-    /// Whether every delivery that left a lane has its outcome in the table.
-    pub(super) fn is_settled(&self) -> bool {
-        self.unsettled.is_empty()
+    fn is_in_flight(&self, entry: &Entry) -> bool {
+        self.unsettled.get(&attempt_of(entry)).is_some_and(|u| u.in_flight > 0)
     }
+
+    /// Whether it can be forgotten, or given back: every delivery that left a lane has its outcome in the table,
+    /// and no answer is under way that the inbox's next life would take for its own.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.unsettled.is_empty() && !self.refilling && !self.asking
+    }
+}
+
+fn attempt_of(entry: &Entry) -> Attempt {
+    (entry.delivery_id, entry.attempt)
 }

@@ -2,11 +2,16 @@
 
 mod token;
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 pub use token::{Token, TokenHash, hash};
 
-use super::connection::Connection;
 use super::error::StoreError;
+use super::moment::rfc3339;
 use super::pool::Pool;
+use super::publish::EVERYBODY;
+use crate::protocol::limits::NAME_BYTES_MAX;
 
 const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
 const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
@@ -15,8 +20,6 @@ const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
 const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
 const AUTHENTICATE: &str = include_str!("../../sql/queries/agent_authenticate.sql");
 
-/// An agent's name has 1 to this many bytes.
-pub const AGENT_BYTES_MAX: usize = 256;
 /// What waits for an agent is counted up to here: a list must not walk a backlog.
 pub const WAITING_COUNTED_MAX: i64 = 10_000;
 
@@ -29,6 +32,13 @@ pub struct AgentRow {
     pub role: String,
     /// Where it runs: pc, railway, github, …
     pub environment: String,
+}
+
+/// An agent's inbox has its name.
+impl From<AgentRow> for Arc<str> {
+    fn from(agent: AgentRow) -> Self {
+        agent.agent_id.into()
+    }
 }
 
 /// The agent that has this token; `None` for an unknown agent, one that is disabled or has no token, and a wrong
@@ -60,9 +70,9 @@ pub async fn authenticate(pool: &Pool, agent: &str, token: &str) -> Result<Optio
 pub fn check_name(agent: &str) -> Result<(), String> {
     match agent {
         "" => Err("an agent's name cannot be empty".to_owned()),
-        "*" => Err("an agent cannot be called *".to_owned()),
-        _ if agent.len() > AGENT_BYTES_MAX => {
-            Err(format!("an agent's name has at most {AGENT_BYTES_MAX} bytes, this has {}", agent.len()))
+        EVERYBODY => Err(format!("an agent cannot be called {EVERYBODY}, which means everybody")),
+        _ if agent.len() > NAME_BYTES_MAX => {
+            Err(format!("an agent's name has at most {NAME_BYTES_MAX} bytes, this has {}", agent.len()))
         }
         _ if agent.chars().any(char::is_control) => {
             Err("an agent's name cannot contain control characters such as tabs and line ends".to_owned())
@@ -105,12 +115,12 @@ pub struct Added {
 ///
 /// # Errors
 /// A name that cannot be, or an agent that has a token already.
-pub async fn add(connection: &Connection, agent: &NewAgent<'_>) -> Result<Added, StoreError> {
+pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError> {
     check_name(agent.agent_id).map_err(StoreError::refused)?;
     let token = Token::random();
     let hash = token.hash();
     let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
-    let rows = connection
+    let rows = pool
         .query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()])
         .await?;
     match rows.first() {
@@ -140,18 +150,22 @@ pub struct Agent {
     /// As presence has it.
     pub status: String,
     pub has_token: bool,
-    pub token_set_at: Option<String>,
-    pub last_heartbeat: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub token_set_at: Option<SystemTime>,
+    #[serde(serialize_with = "rfc3339")]
+    pub last_heartbeat: Option<SystemTime>,
     /// Ready deliveries, counted up to [`WAITING_COUNTED_MAX`].
     pub waiting: i64,
+    /// Dead letters.
+    pub dead: i64,
 }
 
 /// Every registered agent, by name.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn list(connection: &Connection) -> Result<Vec<Agent>, StoreError> {
-    let rows = connection.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
+pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
+    let rows = pool.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
     let agents = rows.iter().map(|row| Agent {
         agent_id: row.get("agent_id"),
         agent_type: row.get("agent_type"),
@@ -163,19 +177,21 @@ pub async fn list(connection: &Connection) -> Result<Vec<Agent>, StoreError> {
         token_set_at: row.get("token_set_at"),
         last_heartbeat: row.get("last_heartbeat"),
         waiting: row.get("waiting"),
+        dead: row.get("dead"),
     });
     Ok(agents.collect())
 }
 
-/// Gives an agent a new token; the old one is refused from the next hello on. Says also whether it is enabled.
+/// Gives an agent a new token; the old one is refused from the next hello on. A disabled agent stays disabled.
 ///
 /// # Errors
 /// It is not registered.
-pub async fn rotate(connection: &Connection, agent: &str) -> Result<(Token, bool), StoreError> {
+pub async fn rotate(pool: &Pool, agent: &str) -> Result<Token, StoreError> {
     let token = Token::random();
-    let rows = connection.query(ROTATE, &[&agent, &token.hash().as_slice()]).await?;
-    let row = rows.first().ok_or_else(|| unknown(agent))?;
-    Ok((token, row.get("enabled")))
+    match pool.execute(ROTATE, &[&agent, &token.hash().as_slice()]).await? {
+        0 => Err(unknown(agent)),
+        _ => Ok(token),
+    }
 }
 
 /// Lets an agent connect, or not, and says whether it could before. A disabled agent keeps its token, what was sent
@@ -183,8 +199,8 @@ pub async fn rotate(connection: &Connection, agent: &str) -> Result<(Token, bool
 ///
 /// # Errors
 /// It is not registered.
-pub async fn set_enabled(connection: &Connection, agent: &str, enabled: bool) -> Result<bool, StoreError> {
-    let rows = connection.query(ENABLE, &[&agent, &enabled]).await?;
+pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
+    let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
     Ok(rows.first().ok_or_else(|| unknown(agent))?.get("was"))
 }
 
@@ -193,8 +209,8 @@ pub async fn set_enabled(connection: &Connection, agent: &str, enabled: bool) ->
 ///
 /// # Errors
 /// It is not registered; or deliveries wait for it and `force` is not set.
-pub async fn remove(connection: &Connection, agent: &str, force: bool) -> Result<i64, StoreError> {
-    let row = connection.query_one(REMOVE, &[&agent, &force]).await?;
+pub async fn remove(pool: &Pool, agent: &str, force: bool) -> Result<i64, StoreError> {
+    let row = pool.query_one(REMOVE, &[&agent, &force]).await?;
     let waiting: i64 = row.get("waiting");
     match (row.get("was_known"), row.get("is_removed")) {
         (false, _) => Err(unknown(agent)),
@@ -218,9 +234,9 @@ mod tests {
     fn a_name_is_bounded_printable_and_not_everybody() {
         assert_eq!(check_name("validation-agent"), Ok(()));
         assert_eq!(check_name("Prüf agent/2"), Ok(()));
-        for bad in ["", "*", "a\nb", "a\0", &"x".repeat(AGENT_BYTES_MAX + 1)] {
+        for bad in ["", "*", "a\nb", "a\0", &"x".repeat(NAME_BYTES_MAX + 1)] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
-        assert_eq!(check_name(&"x".repeat(AGENT_BYTES_MAX)), Ok(()));
+        assert_eq!(check_name(&"x".repeat(NAME_BYTES_MAX)), Ok(()));
     }
 }

@@ -118,7 +118,7 @@ impl Connection {
     /// See [`StoreError`].
     pub async fn query_stream(&self, sql: &'static str, params: Params<'_>) -> Result<RowStream, StoreError> {
         let statement = self.prepare(sql).await?;
-        Ok(self.client.query_raw(&statement, params.iter().copied()).await?)
+        Ok(self.client.query_raw(&statement, params.to_vec()).await?)
     }
 
     /// The same, for the number of rows it changed.

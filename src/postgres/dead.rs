@@ -1,12 +1,15 @@
 //! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
 
+use std::time::SystemTime;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::connection::Connection;
 use super::error::StoreError;
+use super::moment::rfc3339;
+use super::pool::Pool;
 
 const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
 const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
@@ -54,8 +57,10 @@ pub struct DeadLetter {
     /// How many deliveries went wrong.
     pub attempt: i16,
     pub reason: Option<String>,
-    pub dead_at: Option<String>,
-    pub created_at: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub dead_at: Option<SystemTime>,
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: Option<SystemTime>,
 }
 
 /// A dead letter with all there is of its message.
@@ -64,7 +69,8 @@ pub struct DeadLetter {
 pub struct DeadMessage {
     #[serde(flatten)]
     pub letter: DeadLetter,
-    pub expires_at: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub expires_at: Option<SystemTime>,
     pub correlation_id: Option<String>,
     pub dedupe_key: Option<String>,
     pub headers: Option<Box<RawValue>>,
@@ -75,9 +81,9 @@ pub struct DeadMessage {
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn list(connection: &Connection, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, StoreError> {
+pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, StoreError> {
     let Filter { inbox, reason, before, limit } = filter;
-    let rows = connection.query(LIST, &[inbox, reason, before, limit]).await?;
+    let rows = pool.query(LIST, &[inbox, reason, before, limit]).await?;
     Ok(rows.iter().map(letter).collect())
 }
 
@@ -85,12 +91,12 @@ pub async fn list(connection: &Connection, filter: &Filter<'_>) -> Result<Vec<De
 ///
 /// # Errors
 /// It is neither, or none is dead.
-pub async fn show(connection: &Connection, id: &str) -> Result<Vec<DeadMessage>, StoreError> {
+pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError> {
     let (delivery, message) = (id.parse::<i64>().ok(), Uuid::parse_str(id).ok());
     if delivery.is_none() && message.is_none() {
         return Err(StoreError::refused(format!("{id} is neither a delivery's number nor a message's id")));
     }
-    let rows = connection.query(SHOW, &[&delivery, &message]).await?;
+    let rows = pool.query(SHOW, &[&delivery, &message]).await?;
     if rows.is_empty() {
         return Err(StoreError::refused(format!(
             "{id} is no dead letter: `postbell dead list` shows those there are"
@@ -103,21 +109,21 @@ pub async fn show(connection: &Connection, id: &str) -> Result<Vec<DeadMessage>,
 ///
 /// # Errors
 /// See [`StoreError`]; what was redriven before it stays so.
-pub async fn redrive(connection: &Connection, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
-    in_batches(connection, REDRIVE, chosen).await
+pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    in_batches(pool, REDRIVE, chosen).await
 }
 
 /// Deletes dead letters; their messages stay `failed` until retention. Says how many.
 ///
 /// # Errors
 /// See [`StoreError`]; what was purged before it stays so.
-pub async fn purge(connection: &Connection, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
-    in_batches(connection, PURGE, chosen).await
+pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    in_batches(pool, PURGE, chosen).await
 }
 
 /// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
 async fn in_batches(
-    connection: &Connection,
+    pool: &Pool,
     sql: &'static str,
     chosen: &Chosen<'_>,
 ) -> Result<i64, StoreError> {
@@ -128,7 +134,7 @@ async fn in_batches(
     };
     let (mut total, mut last) = (0, i64::MIN);
     loop {
-        let row = connection.query_one(sql, &[&ids, &inbox, &last, &BATCH_ROWS]).await?;
+        let row = pool.query_one(sql, &[&ids, &inbox, &last, &BATCH_ROWS]).await?;
         let count: i64 = row.get("n");
         total += count;
         last = row.get::<_, Option<i64>>("last").unwrap_or(last);

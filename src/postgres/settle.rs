@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::connection::Connection;
+use super::connection::{Connection, Params};
 use super::error::StoreError;
 use crate::inbox::event::{DeadCause, Outcome, Settle};
 
@@ -67,23 +67,30 @@ pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Changed
             Outcome::Expired => expired.push(settle, 0, 0, None),
         }
     }
-    let count = async |sql, arrays: &Arrays<'_>, params: super::connection::Params<'_>| {
-        if arrays.ids.is_empty() {
-            return Ok(0);
-        }
-        Ok::<u64, StoreError>(connection.query_one(sql, params).await?.get::<_, i64>(0) as u64)
-    };
     Ok(Changed {
-        acked: count(ACK, &acks, &[&acks.ids, &acks.attempts]).await?,
+        acked: count(connection, &acks, ACK, &[&acks.ids, &acks.attempts]).await?,
         again: count(
-            RETRY,
+            connection,
             &again,
+            RETRY,
             &[&again.ids, &again.attempts, &again.added, &again.delays_ms, &again.reasons],
         )
         .await?,
-        dead: count(DEAD, &dead, &[&dead.ids, &dead.attempts, &dead.added, &dead.reasons]).await?,
-        expired: count(EXPIRED, &expired, &[&expired.ids, &expired.attempts]).await?,
+        dead: count(connection, &dead, DEAD, &[&dead.ids, &dead.attempts, &dead.added, &dead.reasons]).await?,
+        expired: count(connection, &expired, EXPIRED, &[&expired.ids, &expired.attempts]).await?,
     })
+}
+
+async fn count(
+    connection: &Connection,
+    arrays: &Arrays<'_>,
+    sql: &'static str,
+    params: Params<'_>,
+) -> Result<u64, StoreError> {
+    if arrays.ids.is_empty() {
+        return Ok(0);
+    }
+    Ok(connection.query_one(sql, params).await?.get::<_, i64>(0) as u64)
 }
 
 /// Marks messages that are with an agent for longer.

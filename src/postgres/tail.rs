@@ -76,13 +76,16 @@ impl Cursor {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn round(
+    pub async fn round<F>(
         &mut self,
         connection: &Connection,
         broker: Uuid,
-        mut bring: impl AsyncFnMut(Vec<(Arc<str>, Entry)>),
+        bring: impl Fn(Vec<(Arc<str>, Entry)>) -> F,
         brought: &mut bool,
-    ) -> Result<Round, StoreError> {
+    ) -> Result<Round, StoreError>
+    where
+        F: Future<Output = ()>,
+    {
         let started_at = Instant::now();
         let xmax = self.xmax.to_string();
         let in_progress: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();

@@ -88,37 +88,59 @@ impl Dispatcher {
             state.forget(Ownership::Leaving { epoch });
             self.lanes_bytes -= before;
         }
-        if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_settled() {
+        if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_quiet() {
             state.ownership = Ownership::Releasing;
             self.effects.push(Effect::Release(inbox.clone()));
         }
     }
 
     pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: i64) {
-        let Some(state) = self.inboxes.get_mut(&inbox) else { return };
+        let Some(state) = self.inboxes.get_mut(&inbox) else {
+            // It was refused, everybody left, and then it was had after all.
+            self.effects.push(Effect::Release(inbox));
+            return;
+        };
+        if !std::mem::take(&mut state.asking) {
+            return;
+        }
+        if state.ask_again {
+            return self.ask(inbox);
+        }
         match state.ownership {
-            Ownership::Acquiring => {
-                state.ownership = Ownership::Loading { since: now, epoch };
-                self.effects.push(Effect::WakeTail);
-            }
+            Ownership::Releasing => {}
             // Asked again after the lease had lapsed: nobody had it in between if the epoch is the same.
-            Ownership::Owned { epoch: e } | Ownership::Leaving { epoch: e } if e != epoch => {
+            Ownership::Loading { epoch: e, .. } | Ownership::Owned { epoch: e } | Ownership::Leaving { epoch: e }
+                if e == epoch => {}
+            _ => {
                 self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));
                 self.effects.push(Effect::WakeTail);
             }
-            _ => {}
         }
         self.give_back_if_left(&inbox);
+        self.touched.push(inbox);
     }
 
     pub(super) fn not_acquired(&mut self, inbox: Arc<str>) {
-        let Some(state) = self.inboxes.get(&inbox) else { return };
-        if state.sessions.is_empty() && state.is_settled() {
+        let Some(state) = self.inboxes.get_mut(&inbox) else { return };
+        if !std::mem::take(&mut state.asking) {
+            return;
+        }
+        if state.sessions.is_empty() && state.is_quiet() {
             self.remove(&inbox);
             return;
         }
         self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
-        self.effects.push(Effect::Acquire(inbox));
+        self.ask(inbox);
+    }
+
+    /// Asks for an inbox's lease; there is one question at a time.
+    fn ask(&mut self, inbox: Arc<str>) {
+        if let Some(state) = self.inboxes.get_mut(&inbox) {
+            state.ask_again = std::mem::replace(&mut state.asking, true);
+            if !state.ask_again {
+                self.effects.push(Effect::Acquire(inbox));
+            }
+        }
     }
 
     pub(super) fn released(&mut self, inbox: Arc<str>) {
@@ -130,7 +152,7 @@ impl Dispatcher {
             self.remove(&inbox);
         } else {
             self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
-            self.effects.push(Effect::Acquire(inbox));
+            self.ask(inbox);
         }
     }
 
@@ -143,6 +165,12 @@ impl Dispatcher {
     /// A round that began after the lease was committed shows or brings every row of the inbox.
     pub(super) fn tail_round(&mut self, started_at: Instant, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
+        for inbox in std::mem::take(&mut self.in_round) {
+            if let Some(state) = self.inboxes.get_mut(&inbox) {
+                state.end_round();
+                self.touched.push(inbox);
+            }
+        }
         for (inbox, state) in &mut self.inboxes {
             match state.ownership {
                 Ownership::Loading { since, epoch } if since <= started_at => {
@@ -176,11 +204,11 @@ impl Dispatcher {
         }
     }
 
+    /// Every inbox is in doubt, also one whose lease was asked for: the answer may be from before.
     pub(super) fn lease_lapsed(&mut self) {
-        for (inbox, state) in &self.inboxes {
-            if matches!(state.ownership, Ownership::Loading { .. } | Ownership::Owned { .. }) {
-                self.effects.push(Effect::Acquire(inbox.clone()));
-            }
+        let doubted = self.inboxes.iter().filter(|(_, state)| state.ownership != Ownership::Releasing);
+        for inbox in doubted.map(|(inbox, _)| inbox.clone()).collect::<Vec<_>>() {
+            self.ask(inbox);
         }
     }
 

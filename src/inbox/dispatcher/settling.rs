@@ -130,6 +130,9 @@ impl Dispatcher {
             outcome,
             answer,
         };
+        if let Some(inbox) = self.inboxes.get_mut(&flight.inbox) {
+            inbox.landed((flight.delivery_id, flight.attempt));
+        }
         self.write(settle);
     }
 
@@ -141,7 +144,7 @@ impl Dispatcher {
 
     fn write(&mut self, settle: Settle) {
         if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
-            inbox.settling(settle.delivery_id);
+            inbox.settling((settle.delivery_id, settle.attempt));
         }
         self.unsettled += 1;
         self.effects.push(Effect::Settle(settle));
@@ -152,7 +155,7 @@ impl Dispatcher {
         for settle in settled {
             self.unsettled -= 1;
             if let Some(inbox) = self.inboxes.get_mut(&settle.inbox)
-                && inbox.settled(settle.delivery_id)
+                && inbox.settled((settle.delivery_id, settle.attempt))
             {
                 self.touched.push(settle.inbox.clone());
             }

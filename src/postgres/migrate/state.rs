@@ -1,5 +1,7 @@
 //! What schema a database has, against the one that this binary knows.
 
+use std::time::SystemTime;
+
 use tokio_postgres::Row;
 
 use super::embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, digest, version_wanted};
@@ -97,7 +99,7 @@ pub(super) struct Applied {
     pub(super) version: i32,
     pub(super) name: String,
     pub(super) sha256: String,
-    pub(super) applied_at: String,
+    pub(super) applied_at: SystemTime,
     pub(super) by: String,
 }
 
@@ -106,7 +108,7 @@ pub(super) struct Applied {
 pub(super) struct Installed {
     pub(super) name: String,
     pub(super) sha256: String,
-    pub(super) applied_at: String,
+    pub(super) applied_at: SystemTime,
     /// Postgres's letter; `None` where it is gone.
     pub(super) enabled: Option<String>,
 }

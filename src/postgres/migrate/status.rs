@@ -1,9 +1,12 @@
 //! `postbell migrate --status`: each migration and trigger, and how it is.
 
+use std::time::SystemTime;
+
 use super::embedded::{MIGRATIONS, TRIGGERS, digest};
 use super::state::{Found, SchemaState, TriggerState};
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
+use crate::postgres::moment::rfc3339;
 
 /// A migration or trigger of this binary or of the database.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -16,7 +19,8 @@ pub struct StatusLine {
     /// `installed`, `missing`, `disabled` or `outdated`.
     pub state: &'static str,
     /// When it was applied or installed.
-    pub applied_at: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub applied_at: Option<SystemTime>,
     /// By which database role.
     pub by: Option<String>,
 }
@@ -49,7 +53,7 @@ fn migrations(found: &Found) -> Vec<StatusLine> {
             Some(a) if a.sha256 == digest(m.sql) => "applied",
             Some(_) => "changed",
         };
-        let (applied_at, by) = applied.map(|a| (a.applied_at.clone(), a.by.clone())).unzip();
+        let (applied_at, by) = applied.map(|a| (a.applied_at, a.by.clone())).unzip();
         StatusLine { kind: "migration", name: m.label(), state, applied_at, by }
     });
     let newer = found.applied.iter().filter(|a| MIGRATIONS.iter().all(|m| m.version != a.version));
@@ -57,7 +61,7 @@ fn migrations(found: &Found) -> Vec<StatusLine> {
         kind: "migration",
         name: format!("{:04}_{}", a.version, a.name),
         state: "unknown",
-        applied_at: Some(a.applied_at.clone()),
+        applied_at: Some(a.applied_at),
         by: Some(a.by.clone()),
     });
     known.chain(newer).collect()
@@ -72,7 +76,7 @@ fn triggers(found: &Found) -> impl Iterator<Item = StatusLine> {
             TriggerState::Current => "installed",
         };
         let installed = found.triggers.iter().find(|t| t.name == trigger.name && t.enabled.is_some());
-        let applied_at = installed.map(|t| t.applied_at.clone());
+        let applied_at = installed.map(|t| t.applied_at);
         StatusLine { kind: "trigger", name: trigger.full_name(), state, applied_at, by: None }
     })
 }

@@ -6,13 +6,13 @@ fn current() -> Found {
         version: m.version,
         name: m.name.to_owned(),
         sha256: digest(m.sql),
-        applied_at: String::new(),
+        applied_at: SystemTime::UNIX_EPOCH,
         by: "me".to_owned(),
     });
     let triggers = TRIGGERS.iter().map(|t| Installed {
         name: t.name.to_owned(),
         sha256: digest(t.sql),
-        applied_at: String::new(),
+        applied_at: SystemTime::UNIX_EPOCH,
         enabled: Some("O".to_owned()),
     });
     Found {

@@ -1,0 +1,8 @@
+-- The demo's messages: what any SQL client may do. $1 the first number, $2 how many, $3 and $4 the agents. Called by
+-- src/cli/demo.rs. clock_timestamp() and not now(), so that the latency shown begins at the row and not at BEGIN.
+insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, priority, created_at)
+select 'demo-sql', case when n % 2 = 0 then $3::text else $4::text end,
+       (array['command', 'query', 'alert', 'data'])[1 + n % 4],
+       jsonb_build_object('n', n, 'county', 'c' || 10 + n),
+       (array[5, 9, 1, 7, 3, 10])[1 + n % 6], clock_timestamp()
+from generate_series($1::int, $1::int + $2::int - 1) as n

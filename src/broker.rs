@@ -1,0 +1,244 @@
+//! The broker: its tasks, and how they start and stop.
+//!
+//! Sockets and the stop signal come from outside, so a test runs exactly what production runs.
+
+mod gauges;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
+use crate::health::Health;
+use crate::http::{self, HttpState};
+use crate::inbox::dispatcher::{Dispatcher, Rules};
+use crate::inbox::event::Event;
+use crate::leaser::Leaser;
+use crate::metrics::Metrics;
+use crate::postgres::lease::{BrokerRow, LEASE_MARGIN};
+use crate::postgres::listen::{Rope, round_trip};
+use crate::postgres::migrate::schema_state;
+use crate::postgres::{Connection, Pool, StoreError};
+use crate::presence::Presence;
+use crate::publisher::PUBLISHES_MAX;
+use crate::session::{Phase, Sessions};
+use crate::tailer::Tailer;
+use crate::{listener, publisher, reaper, refiller, server, settler};
+
+/// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
+const LISTEN_WAIT: Duration = Duration::from_secs(5);
+/// How long the last outcomes, and giving back the inboxes, may take once the sessions have ended.
+const SETTLE_WAIT: Duration = Duration::from_secs(5);
+
+/// How a broker's stop ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Deliveries that were still with agents at the deadline: given back, and delivered again.
+    pub given_back: usize,
+    /// Outcomes that could not be written: their messages are delivered again.
+    pub unsettled: usize,
+}
+
+/// Checks that this database can serve: reachable, migrated, and LISTEN works on it.
+///
+/// # Errors
+/// A sentence that says what to do.
+pub async fn check(config: &Config) -> Result<(), StoreError> {
+    let connection = Connection::open(&config.database).await?;
+    if let Some(sentence) = schema_state(&connection).await?.refusal() {
+        return Err(StoreError::refused(sentence));
+    }
+    round_trip(&config.database, LISTEN_WAIT).await?;
+    Ok(())
+}
+
+/// The channels that the tasks meet in, and the shared state.
+struct House {
+    pool: Pool,
+    health: Health,
+    metrics: Metrics,
+    rope: Arc<Rope>,
+    wake: Arc<Notify>,
+    lapsed: Arc<Notify>,
+    presence: Presence,
+    broker: BrokerRow,
+}
+
+/// Runs a broker on these sockets until `stop`, then drains it.
+///
+/// # Errors
+/// The metrics could not be registered: the registry has another broker's already.
+pub async fn run(
+    config: Config,
+    agents: TcpListener,
+    http: TcpListener,
+    registry: Registry,
+    stop: impl Future<Output = ()>,
+) -> Result<Stopped, prometheus::Error> {
+    let metrics = Metrics::register(&registry)?;
+    let address = match (&config.advertise, agents.local_addr()) {
+        (Some(address), _) => address.clone(),
+        (None, Ok(address)) => address.to_string(),
+        (None, Err(_)) => config.listen.to_string(),
+    };
+    let house = House {
+        pool: Pool::new(config.database.clone(), config.pool_size),
+        health: Health::new(),
+        metrics,
+        rope: Arc::default(),
+        wake: Arc::default(),
+        lapsed: Arc::default(),
+        presence: Presence::default(),
+        broker: BrokerRow { id: Uuid::now_v7(), name: config.name.clone(), address },
+    };
+    Ok(house.live(config, agents, http, registry, stop).await)
+}
+
+impl House {
+    async fn live(
+        self,
+        config: Config,
+        agents: TcpListener,
+        http: TcpListener,
+        registry: Registry,
+        stop: impl Future<Output = ()>,
+    ) -> Stopped {
+        let (inputs, inputs_rx) = mpsc::channel(INPUTS_MAX);
+        let (publishes, publishes_rx) = mpsc::channel(PUBLISHES_MAX);
+        let (phase, phase_rx) = watch::channel(Phase::Running);
+        let (load, load_rx) = watch::channel(Load::default());
+        let (leaser_stop, leaser_stopped) = oneshot::channel();
+        let (http_stop, http_stopped) = oneshot::channel::<()>();
+        let (accept_stop, accept_stopped) = oneshot::channel::<()>();
+        let mut background = JoinSet::new();
+        let (core, leaser) =
+            self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
+        background.spawn(publisher::run(
+            self.pool.clone(),
+            publishes_rx,
+            self.wake.clone(),
+            self.metrics.clone(),
+        ));
+        let mut state = HttpState::new(registry, self.health.clone());
+        state.refresh = Some(gauges::refresh(self.pool.clone(), self.metrics.clone(), self.presence.clone()));
+        let http = tokio::spawn(http::serve(http, state, async {
+            let _ = http_stopped.await;
+        }));
+        let sessions = Sessions {
+            broker: config.name.as_str().into(),
+            allow_plaintext: config.allow_plaintext,
+            pool: self.pool.clone(),
+            inputs: inputs.clone(),
+            publishes,
+            presence: self.presence.clone(),
+            phase: phase_rx,
+            metrics: self.metrics.clone(),
+            last_id: Arc::new(AtomicU64::new(0)),
+        };
+        let accepting = tokio::spawn(server::serve(agents, sessions, async {
+            let _ = accept_stopped.await;
+        }));
+
+        stop.await;
+        self.health.set_draining(true);
+        let _ = accept_stop.send(());
+        let stopped = drain(config.drain, inputs, &phase, load_rx).await;
+        let _ = accepting.await;
+        self.presence.write_changed(&self.pool).await;
+        // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
+        let _ = timeout(SETTLE_WAIT, core).await;
+        let _ = leaser_stop.send(());
+        let _ = leaser.await;
+        background.shutdown().await;
+        let _ = http_stop.send(());
+        let _ = http.await;
+        stopped
+    }
+
+    /// Starts everything that stands behind the sessions; gives back the dispatcher's and the lease's tasks.
+    fn spawn_core(
+        &self,
+        config: &Config,
+        background: &mut JoinSet<()>,
+        inputs_rx: mpsc::Receiver<Input>,
+        inputs: mpsc::WeakSender<Input>,
+        load: watch::Sender<Load>,
+        leaser_stopped: oneshot::Receiver<()>,
+    ) -> (tokio::task::JoinHandle<()>, tokio::task::JoinHandle<()>) {
+        let rules =
+            Rules { ack_deadline: config.ack_deadline, retry: config.retry, lease_margin: LEASE_MARGIN };
+        let dispatcher = Dispatcher::new(rules, rand::random());
+        // One batch may wait while one is written; the next gathers at the dispatcher.
+        let (settle, settle_rx) = mpsc::channel(1);
+        let (refill, refill_rx) = mpsc::channel(1);
+        let (lease, lease_rx) = mpsc::channel(1);
+        let ports = Ports { settle, refill, lease, wake: self.wake.clone() };
+        let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, self.metrics.clone()));
+
+        let target = || config.database.clone();
+        let alarm = reaper::Alarm::default();
+        let leaser = Leaser {
+            target: target(),
+            broker: self.broker.clone(),
+            rope: self.rope.clone(),
+            lapsed: self.lapsed.clone(),
+            inputs: inputs.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let tailer = Tailer {
+            target: target(),
+            broker: self.broker.id,
+            rope: self.rope.clone(),
+            wake: self.wake.clone(),
+            lapsed: self.lapsed.clone(),
+            inputs: inputs.clone(),
+            alarm: alarm.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let (wake, pool, metrics) = (self.wake.clone(), self.pool.clone(), self.metrics.clone());
+        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics.clone()));
+        background.spawn(refiller::run(pool.clone(), refill_rx, inputs));
+        background.spawn(listener::run(
+            target(),
+            self.broker.id,
+            self.rope.clone(),
+            self.health.clone(),
+        ));
+        background.spawn(tailer.run());
+        background.spawn(reaper::promote(pool.clone(), alarm, wake));
+        background.spawn(reaper::sweep(pool.clone(), config.retention, metrics));
+        background.spawn(self.presence.clone().run(pool));
+        (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
+    }
+}
+
+/// Nothing more is pushed; agents finish what they have, or the deadline passes; then the sessions end, the last
+/// outcomes are written and the inboxes given back.
+async fn drain(
+    patience: Duration,
+    inputs: dispatch::Inputs,
+    phase: &watch::Sender<Phase>,
+    mut load: watch::Receiver<Load>,
+) -> Stopped {
+    let _ = inputs.send(Input::Event(Event::Stop)).await;
+    phase.send_replace(Phase::Draining(patience));
+    let finished = load.wait_for(|load| load.in_flight == 0);
+    let finished = timeout(patience, finished).await.is_ok();
+    let given_back = if finished { 0 } else { load.borrow().in_flight };
+    phase.send_replace(Phase::Closing);
+    let settled = load.wait_for(|load| load.sessions == 0 && load.unsettled == 0 && !load.has_inboxes);
+    let settled = timeout(SETTLE_WAIT, settled).await.is_ok();
+    let unsettled = if settled { 0 } else { load.borrow().unsettled };
+    Stopped { given_back, unsettled }
+}

@@ -1,0 +1,137 @@
+//! The command line. Each command is a file; what it prints is its product, so it goes to standard output, and the
+//! log to standard error.
+
+mod agent;
+mod dead;
+mod demo;
+mod dev;
+mod doctor;
+mod listen;
+mod migrate;
+mod output;
+mod send;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{ConfigError, EXIT_USAGE};
+use crate::postgres::Target;
+use settings::DatabaseArgs;
+
+/// What a command gives back: its exit status, or the fault that is printed as one line.
+type Outcome = anyhow::Result<ExitCode>;
+
+/// A message broker for agents that share a Postgres database.
+///
+/// Agents and plain SQL insert into agent_messages; the broker pushes each message to the agents it is for, tracks
+/// every delivery until it is acknowledged, retries, and keeps dead letters.
+///
+/// Try it: `postbell dev --demo` brings its own Postgres.
+#[derive(Parser)]
+#[command(version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+#[derive(Args)]
+struct LogArgs {
+    /// What is logged to standard error: error, warn, info, debug, or a filter such as postbell=debug
+    #[arg(long, env = "POSTBELL_LOG", global = true, default_value = "info", hide_default_value = true)]
+    log: String,
+    /// How it is logged
+    #[arg(long, env = "POSTBELL_LOG_FORMAT", global = true, default_value = "text", value_parser = ["text", "json"])]
+    log_format: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the broker
+    Serve(settings::BrokerArgs),
+    /// Run a broker with a Postgres of its own, to try and to develop
+    Dev(dev::DevArgs),
+    /// Bring the database's schema to this version
+    Migrate(migrate::MigrateArgs),
+    /// Say which agents may connect
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Show, redrive or purge deliveries that were given up
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
+    /// Check whether a broker can work here, and say what to do
+    Doctor(doctor::DoctorArgs),
+    /// Send messages through the broker
+    Send(send::SendArgs),
+    /// Be an agent: print or handle each message and acknowledge it
+    Listen(listen::ListenArgs),
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help and version are asked for; anything else is a wrong command line.
+            let asked = !e.use_stderr();
+            let _ = e.print();
+            return if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
+        }
+    };
+    if let Err(sentence) = start_log(&cli.log) {
+        eprintln!("postbell: {sentence}");
+        return ExitCode::from(EXIT_USAGE);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            eprintln!("postbell: the process could not start its threads: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli.command)) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("postbell: {e:#}");
+            let usage = e.is::<ConfigError>();
+            ExitCode::from(if usage { EXIT_USAGE } else { 1 })
+        }
+    }
+}
+
+async fn run(command: Command) -> Outcome {
+    match command {
+        Command::Serve(args) => serve::run(args).await,
+        Command::Dev(args) => dev::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
+        Command::Agent(command) => agent::run(command).await,
+        Command::Dead(command) => dead::run(command).await,
+        Command::Doctor(args) => doctor::run(args).await,
+        Command::Send(args) => send::run(args).await,
+        Command::Listen(args) => listen::run(args).await,
+    }
+}
+
+fn start_log(args: &LogArgs) -> Result<(), String> {
+    let filter: EnvFilter = args
+        .log
+        .parse()
+        .map_err(|e| format!("POSTBELL_LOG {:?} is no filter such as info or postbell=debug: {e}", args.log))?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(output::is_colourful(&std::io::stderr()));
+    if args.log_format == "json" { builder.json().init() } else { builder.init() }
+    Ok(())
+}
+
+/// The database of a command that needs nothing else.
+fn target(args: &DatabaseArgs) -> anyhow::Result<Target> {
+    Ok(crate::config::database(|env| args.value(env))?)
+}

@@ -1,0 +1,192 @@
+//! `postbell agent`: who may connect.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::settings::DatabaseArgs;
+use super::{Outcome, output, target};
+use crate::postgres::agents::{self, Agent, NewAgent, Token, WAITING_COUNTED_MAX};
+use crate::postgres::{Pool, Target};
+
+/// A command uses one connection.
+const POOL_SIZE: u32 = 1;
+
+/// Says which agents may connect.
+///
+/// An agent needs a name and a token. The token is shown once; the database keeps only its SHA-256.
+#[derive(Subcommand)]
+pub(super) enum AgentCommand {
+    /// Register an agent, or give its first token to one that is registered
+    #[command(after_help = "Examples:
+  postbell agent add validation-agent --environment railway
+  export POSTBELL_TOKEN=$(postbell agent add nightly-report --environment github)")]
+    Add(AddArgs),
+    /// List agents, with what waits for each
+    List(ListArgs),
+    /// Give an agent a new token; the old one is void at its next hello
+    Rotate(NameArgs),
+    /// Refuse an agent's next hello; what waits for it keeps waiting, broadcasts pass it over
+    Disable(NameArgs),
+    /// Let a disabled agent connect again, with the token it had
+    Enable(NameArgs),
+    /// Take an agent off the registry
+    #[command(long_about = "Take an agent off the registry.\n\nRefused while deliveries wait for it, unless --force: \
+                            they are never deleted, and wait for an agent that is registered under that name again. \
+                            `postbell doctor` lists them.")]
+    Remove(RemoveArgs),
+}
+
+#[derive(Args)]
+pub(super) struct AddArgs {
+    /// The agent's name: messages are sent to it
+    name: String,
+    /// Where it runs: pc, railway, github, … [default: pc]
+    #[arg(long, env = "POSTBELL_ENVIRONMENT")]
+    environment: Option<String>,
+    /// What it may do [default: agent]
+    #[arg(long, env = "POSTBELL_ROLE", value_parser = ["agent", "orchestrator"])]
+    role: Option<String>,
+    /// What kind it is, in your own words [default: its role]
+    #[arg(long = "type", env = "POSTBELL_AGENT_TYPE", value_name = "TYPE")]
+    agent_type: Option<String>,
+    /// What people call it [default: its name]
+    #[arg(long, env = "POSTBELL_DISPLAY_NAME")]
+    display_name: Option<String>,
+    #[command(flatten)]
+    rest: ListArgs,
+}
+
+#[derive(Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Print JSON
+    #[arg(long, env = "POSTBELL_JSON")]
+    json: bool,
+}
+
+#[derive(Args)]
+pub(super) struct NameArgs {
+    /// The agent's name
+    name: String,
+    #[command(flatten)]
+    rest: ListArgs,
+}
+
+#[derive(Args)]
+pub(super) struct RemoveArgs {
+    /// The agent's name
+    name: String,
+    /// Even if messages wait for it: they stay for an agent of that name
+    #[arg(long, env = "POSTBELL_FORCE")]
+    force: bool,
+    #[command(flatten)]
+    rest: ListArgs,
+}
+
+pub(super) async fn run(command: AgentCommand) -> Outcome {
+    match command {
+        AgentCommand::Add(args) => add(&args).await?,
+        AgentCommand::List(args) => show(&agents::list(&pool(&args)?).await?, args.json),
+        AgentCommand::Rotate(args) => {
+            let token = agents::rotate(&pool(&args.rest)?, &args.name).await?;
+            show_token(&args.name, &token, args.rest.json);
+        }
+        AgentCommand::Disable(args) => set_enabled(&args, false).await?,
+        AgentCommand::Enable(args) => set_enabled(&args, true).await?,
+        AgentCommand::Remove(args) => {
+            let waiting = agents::remove(&pool(&args.rest)?, &args.name, args.force).await?;
+            if waiting > 0 {
+                tracing::warn!("{waiting} deliveries keep waiting for an agent called {}", args.name);
+            }
+            done(&args.name, "removed", args.rest.json);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn add(args: &AddArgs) -> anyhow::Result<()> {
+    let agent = NewAgent {
+        agent_id: &args.name,
+        agent_name: args.display_name.as_deref(),
+        agent_type: args.agent_type.as_deref(),
+        environment: args.environment.as_deref(),
+        role: args.role.as_deref(),
+    };
+    let added = agents::add(&pool(&args.rest)?, &agent).await?;
+    if !added.is_new {
+        let (role, environment) = (&added.role, &added.environment);
+        tracing::info!(
+            "{} is already registered ({role}, {environment}); now it has a token",
+            args.name
+        );
+    }
+    if !added.enabled {
+        tracing::warn!("{0} is disabled: `postbell agent enable {0}` lets it connect", args.name);
+    }
+    show_token(&args.name, &added.token, args.rest.json);
+    Ok(())
+}
+
+async fn set_enabled(args: &NameArgs, enabled: bool) -> anyhow::Result<()> {
+    agents::set_enabled(&pool(&args.rest)?, &args.name, enabled).await?;
+    done(&args.name, if enabled { "enabled" } else { "disabled" }, args.rest.json);
+    Ok(())
+}
+
+fn pool(args: &ListArgs) -> anyhow::Result<Pool> {
+    Ok(one_connection(target(&args.database)?))
+}
+
+/// A pool for a command.
+pub(super) fn one_connection(target: Target) -> Pool {
+    Pool::new(target, POOL_SIZE)
+}
+
+fn show_token(agent: &str, token: &Token, as_json: bool) {
+    if as_json {
+        output::json(&json!({"agent": agent, "token": token.reveal()}));
+    } else {
+        // The token alone on standard output: TOKEN=$(postbell agent add …).
+        tracing::info!("the token of {agent}, shown once; give it to the agent as POSTBELL_TOKEN");
+        output::line(token.reveal());
+    }
+}
+
+fn done(agent: &str, what: &str, as_json: bool) {
+    if as_json {
+        output::json(&json!({"agent": agent, what: true}));
+    } else {
+        output::line(&format!("{agent} is {what}"));
+    }
+}
+
+fn show(agents: &[Agent], as_json: bool) {
+    if as_json {
+        return output::json(&agents);
+    }
+    let rows: Vec<[String; 8]> = agents
+        .iter()
+        .map(|a| {
+            let may = match (a.enabled, a.has_token) {
+                (false, _) => "disabled",
+                (true, false) => "no token",
+                (true, true) => "yes",
+            };
+            let more = if a.waiting == WAITING_COUNTED_MAX { "+" } else { "" };
+            [
+                a.agent_id.clone(),
+                a.environment.clone(),
+                a.role.clone(),
+                a.status.clone(),
+                may.to_owned(),
+                output::ago(a.last_heartbeat),
+                format!("{}{more}", a.waiting),
+                a.dead.to_string(),
+            ]
+        })
+        .collect();
+    output::table(["AGENT", "ENVIRONMENT", "ROLE", "STATUS", "MAY CONNECT", "SEEN", "WAITING", "DEAD"], &rows);
+}

@@ -1,0 +1,172 @@
+//! `postbell dev`: a broker with a Postgres of its own.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Args;
+use prometheus::Registry;
+
+use super::serve::{bind, report, stop_signal};
+use super::settings::BrokerArgs;
+use super::{Outcome, demo, output};
+use crate::broker;
+use crate::config::{Config, DATABASE_URL, DRAIN};
+use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
+use crate::postgres::agents::{self, NewAgent, Token};
+use crate::postgres::migrate::migrate;
+use crate::postgres::{Pool, Target};
+
+/// The agent that is there for people to try with.
+const YOU: &str = "you";
+/// Ctrl-C at a terminal should not take twenty seconds.
+const DRAIN_SECONDS: &str = "2";
+
+/// Runs a broker with a Postgres of its own, or on DATABASE_URL where that is set.
+///
+/// The server is an installed one, or a package that npm or pip brings. Its data is kept between runs. Everything
+/// listens on this machine only, and ends with this command.
+#[derive(Args)]
+#[command(after_help = "Example: postbell dev --demo")]
+pub(super) struct DevArgs {
+    /// Start two agents and send messages between them
+    #[arg(long, env = "POSTBELL_DEMO")]
+    demo: bool,
+    /// Forget the data of earlier runs
+    #[arg(long, env = "POSTBELL_FRESH")]
+    fresh: bool,
+    /// Where the data is kept, if not in the user's data folder
+    #[arg(long, env = "POSTBELL_DATA_DIR", value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// The folder of the Postgres programs to use, if not searched for
+    #[arg(long, env = "POSTBELL_PG_BIN", value_name = "FOLDER")]
+    pg_bin: Option<PathBuf>,
+    #[command(flatten)]
+    broker: BrokerArgs,
+}
+
+pub(super) async fn run(args: DevArgs) -> Outcome {
+    let (server, url) = database(&args)?;
+    let config = Config::parse(|env| match env {
+        _ if env == DATABASE_URL.env => Some(url.clone()),
+        _ if env == DRAIN.env => args.broker.value(env).or_else(|| Some(DRAIN_SECONDS.to_owned())),
+        _ => args.broker.value(env),
+    })?;
+    let ended = serve(&args, &config, &url).await;
+    if let Some(server) = server {
+        tokio::task::spawn_blocking(move || server.stop()).await??;
+        tracing::info!("the private Postgres has stopped");
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+async fn serve(args: &DevArgs, config: &Config, url: &str) -> anyhow::Result<()> {
+    let done = migrate(&config.database).await?;
+    for step in done.migrations.iter().chain(&done.triggers) {
+        tracing::debug!(step, "migrated");
+    }
+    broker::check(config).await?;
+    let (agents_port, http) = bind(config).await?;
+    let address = agents_port.local_addr()?.to_string();
+    let metrics = http.local_addr()?.to_string();
+    let pool = Pool::new(config.database.clone(), 2);
+    let token = token_of(&pool, YOU).await?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let mut running = tokio::spawn(broker::run(config.clone(), agents_port, http, Registry::new(), async {
+        let _ = stopped.await;
+    }));
+    let signal = stop_signal()?;
+    tokio::pin!(signal);
+    let show = async {
+        if args.demo {
+            demo::run(&pool, &config.database, &format!("tcp://{address}")).await?;
+        }
+        explain(url, &config.database, &address, &metrics, &token);
+        anyhow::Ok(())
+    };
+    tokio::select! {
+        shown = show => shown?,
+        () = &mut signal => {}
+    }
+    tokio::select! {
+        ended = &mut running => return ended?.map(report).context("the broker ended by itself"),
+        () = &mut signal => {}
+    }
+    let _ = stop.send(());
+    report(running.await??);
+    Ok(())
+}
+
+/// The database to use, and the server if it is ours.
+fn database(args: &DevArgs) -> anyhow::Result<(Option<DevPostgres>, String)> {
+    if let Some(url) = args.broker.value(DATABASE_URL.env).filter(|url| !url.is_empty()) {
+        return Ok((None, url));
+    }
+    let folder = match &args.data_dir {
+        Some(folder) => folder.clone(),
+        None => default_data_dir()?,
+    };
+    if args.fresh && folder.join("data").exists() {
+        remove(&folder)?;
+    }
+    let options = Options { data: Data::Kept(folder), bin_dir: args.pg_bin.clone(), settings: Vec::new() };
+    let server = DevPostgres::start(options)?;
+    tracing::info!(version = server.version(), "a private Postgres is up");
+    let url = server.url();
+    Ok((Some(server), url))
+}
+
+/// Only what a run left there, and not while a server uses it.
+fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
+    // Starting refuses a folder that is in use; stopping again leaves it free to be removed.
+    let pid_file = folder.join("data/postmaster.pid");
+    if pid_file.exists() {
+        let options = Options { data: Data::Kept(folder.to_owned()), bin_dir: None, settings: Vec::new() };
+        DevPostgres::start(options)?.stop()?;
+    }
+    for name in ["data", "password", "server.log"] {
+        let path = folder.join(name);
+        let removed =
+            if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        match removed {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("{} cannot be removed", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// A token for an agent of this machine, new at each run: only its hash is kept.
+pub(super) async fn token_of(pool: &Pool, agent: &str) -> anyhow::Result<Token> {
+    match agents::rotate(pool, agent).await {
+        Ok(token) => Ok(token),
+        Err(_) => Ok(agents::add(pool, &NewAgent { agent_id: agent, ..NewAgent::default() }).await?.token),
+    }
+}
+
+fn explain(url: &str, target: &Target, address: &str, metrics: &str, token: &Token) {
+    let (host, port) = address.rsplit_once(':').unwrap_or((address, "7440"));
+    let table = match &*target.schema {
+        "public" => "agent_messages".to_owned(),
+        schema => format!("{schema}.agent_messages"),
+    };
+    let token = token.reveal();
+    output::line(&format!(
+        r#"
+Postbell is up. Try it from another terminal; Ctrl-C here ends everything.
+
+  be an agent       export POSTBELL_URL=tcp://{address} POSTBELL_AGENT={YOU} POSTBELL_TOKEN={token}
+                    postbell listen
+  send by SQL       psql '{url}' -c "insert into {table} (from_agent_id, to_agent_id, message_type, payload)
+                      values ('psql', '{YOU}', 'command', '{{\"hello\": \"world\"}}')"
+  send by broker    postbell send --to {YOU} --type command --priority 1 '{{"hello": "world"}}'
+  by hand           nc {host} {port}      and type, with heartbeats every ten minutes:
+                    {{"op":"hello","agent":"{YOU}","token":"{token}","heartbeat_ms":600000}}
+                    {{"op":"ack","tag":1}}
+  metrics, health   http://{metrics}/metrics   http://{metrics}/health
+
+  (`postbell` is target/release/postbell, or `cargo run --release --`)"#
+    ));
+}

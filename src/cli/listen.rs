@@ -1,0 +1,188 @@
+//! `postbell listen`: an agent from the command line. With `--exec` a shell script is an agent.
+
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::send::ConnectArgs;
+use super::serve::stop_signal;
+use super::{Outcome, output};
+use crate::client::{ClientError, Delivery, State};
+
+/// Is an agent: prints a JSON line for each message and acknowledges it, or hands it to a command.
+///
+/// With --exec the command gets the payload on standard input, and POSTBELL_ID, POSTBELL_FROM, POSTBELL_TYPE,
+/// POSTBELL_PRIORITY, POSTBELL_ATTEMPT, POSTBELL_CREATED_AT, POSTBELL_CORRELATION_ID and POSTBELL_HEADERS in its
+/// environment. Exit status 0 acknowledges; any other fails the attempt, with the last line of standard error as the
+/// reason; so does a command that takes too long.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  postbell listen --agent validation-agent
+  postbell listen --agent validation-agent --exec './validate.sh' --window 4
+  postbell listen --agent nightly --until-idle 5s --exec ./job.sh   # in a scheduled job")]
+pub(super) struct ListenArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The most messages at once; with --exec so many commands run side by side
+    #[arg(long, env = "POSTBELL_WINDOW", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    window: u32,
+    /// Leave after so many messages
+    #[arg(long, env = "POSTBELL_MAX", value_parser = clap::value_parser!(u64).range(1..))]
+    max: Option<u64>,
+    /// Leave when nothing came for so long, such as 5s
+    #[arg(long, env = "POSTBELL_UNTIL_IDLE", value_parser = humantime::parse_duration)]
+    until_idle: Option<Duration>,
+    /// Run this by the shell for each message
+    #[arg(long, env = "POSTBELL_EXEC")]
+    exec: Option<String>,
+    /// How long the command may take
+    #[arg(long, env = "POSTBELL_EXEC_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
+    exec_timeout: Duration,
+    /// A name for this process: a newer one of the same name takes over
+    #[arg(long, env = "POSTBELL_INSTANCE")]
+    instance: Option<String>,
+}
+
+pub(super) async fn run(args: ListenArgs) -> Outcome {
+    // Never more at once than there is still to take: the rest stays with the broker.
+    let window = args.max.map_or(args.window, |max| args.window.min(u32::try_from(max).unwrap_or(u32::MAX)));
+    let mut builder = args.connect.builder().window(window);
+    if let Some(instance) = &args.instance {
+        builder = builder.instance(instance);
+    }
+    let (client, mut deliveries) = builder.connect().await?;
+    tracing::info!(agent = args.connect.agent, "listening; Ctrl-C leaves");
+    let stop = stop_signal()?;
+    tokio::pin!(stop);
+    let exec = args.exec.map(|command| Arc::new(Exec { command, limit: args.exec_timeout }));
+    let mut running = JoinSet::new();
+    let mut taken = 0;
+    loop {
+        let idle = tokio::time::sleep(args.until_idle.unwrap_or_default());
+        tokio::select! {
+            delivery = deliveries.next() => {
+                let Some(delivery) = delivery else { break };
+                taken += 1;
+                match &exec {
+                    Some(exec) => {
+                        let exec = exec.clone();
+                        running.spawn(async move { exec.handle(delivery).await });
+                    }
+                    None => print_and_ack(delivery).await,
+                }
+                let left = args.max.map(|max| max - taken.min(max));
+                match left {
+                    Some(0) => break,
+                    Some(left) if left < u64::from(window) => client.set_window(left as u32).await?,
+                    _ => {}
+                }
+            }
+            Some(_) = running.join_next(), if !running.is_empty() => {}
+            () = idle, if args.until_idle.is_some() && running.is_empty() => break,
+            () = &mut stop => break,
+        }
+    }
+    // Commands that run are waited for: their messages are theirs.
+    while running.join_next().await.is_some() {}
+    let state = client.state();
+    client.close().await;
+    let end = state.borrow().clone();
+    match end {
+        State::Closed(e) if e != ClientError::Closed => Err(e.into()),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+async fn print_and_ack(delivery: Delivery) {
+    let payload: Result<&RawValue, _> = serde_json::from_str(delivery.payload());
+    output::json(&json!({
+        "id": delivery.id(),
+        "from": delivery.from(),
+        "type": delivery.message_type(),
+        "priority": delivery.priority(),
+        "attempt": delivery.attempt(),
+        "created_at": delivery.created_at(),
+        "correlation_id": delivery.correlation_id(),
+        "headers": delivery.headers(),
+        "payload": payload.ok(),
+    }));
+    delivery.ack().await;
+}
+
+/// A command that handles messages.
+struct Exec {
+    command: String,
+    limit: Duration,
+}
+
+impl Exec {
+    async fn handle(&self, delivery: Delivery) {
+        match timeout(self.limit, self.run(&delivery)).await {
+            Ok(Ok(())) => delivery.ack().await,
+            Ok(Err(reason)) => {
+                tracing::warn!(id = %delivery.id(), %reason, "the command failed");
+                delivery.fail(&reason, None).await;
+            }
+            Err(_) => {
+                let reason = format!("the command took longer than {}", humantime::format_duration(self.limit));
+                tracing::warn!(id = %delivery.id(), %reason, "the command failed");
+                delivery.fail(&reason, None).await;
+            }
+        }
+    }
+
+    async fn run(&self, delivery: &Delivery) -> Result<(), String> {
+        let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("/bin/sh", "-c") };
+        let mut child = Command::new(shell)
+            .args([flag, &self.command])
+            .env_remove("POSTBELL_TOKEN")
+            .env("POSTBELL_ID", delivery.id().to_string())
+            .env("POSTBELL_FROM", delivery.from())
+            .env("POSTBELL_TYPE", delivery.message_type())
+            .env("POSTBELL_PRIORITY", delivery.priority().to_string())
+            .env("POSTBELL_ATTEMPT", delivery.attempt().to_string())
+            .env("POSTBELL_CREATED_AT", delivery.created_at())
+            .env("POSTBELL_CORRELATION_ID", delivery.correlation_id().unwrap_or(""))
+            .env("POSTBELL_HEADERS", delivery.headers().map_or("", RawValue::get))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| format!("the command cannot be run: {e}"))?;
+        let stdin = child.stdin.take();
+        let payload = delivery.payload();
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A command that does not read its input may still succeed.
+                let _ = stdin.write_all(payload.as_bytes()).await;
+            }
+        };
+        let stderr = child.stderr.take();
+        let (last_line, (), status) = tokio::join!(pass_on(stderr), feed, child.wait());
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(last_line.unwrap_or_else(|| format!("the command ended with {status}"))),
+            Err(e) => Err(format!("the command was lost: {e}")),
+        }
+    }
+}
+
+/// Shows what a command writes to standard error, and keeps the last line.
+async fn pass_on(stderr: Option<tokio::process::ChildStderr>) -> Option<String> {
+    let mut lines = BufReader::new(stderr?).lines();
+    let mut last = None;
+    while let Ok(Some(line)) = lines.next_line().await {
+        eprintln!("{line}");
+        if !line.trim().is_empty() {
+            last = Some(line);
+        }
+    }
+    last
+}

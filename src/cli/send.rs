@@ -1,0 +1,160 @@
+//! `postbell send`: messages through the broker, each acknowledged after COMMIT.
+
+use std::io::{BufRead, Read};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::{Outcome, output};
+use crate::client::{Builder, Client, ClientError, Outgoing};
+use crate::message::{MessageType, Priority};
+
+/// Lines that are under way at once; the broker inserts them together.
+const AT_ONCE: usize = 256;
+
+/// Where the broker is and who we are.
+#[derive(clap::Args)]
+pub(super) struct ConnectArgs {
+    /// The broker's agents' port
+    #[arg(long, env = "POSTBELL_URL", default_value = "tcp://127.0.0.1:7440")]
+    pub(super) url: String,
+    /// The agent we are
+    #[arg(long, env = "POSTBELL_AGENT")]
+    pub(super) agent: String,
+    /// Its token; better in the environment than on the command line, where others see it
+    #[arg(long, env = "POSTBELL_TOKEN", hide_env_values = true)]
+    pub(super) token: String,
+}
+
+impl ConnectArgs {
+    pub(super) fn builder(&self) -> Builder {
+        Builder::new(&self.url, &self.agent, &self.token)
+    }
+}
+
+/// Sends messages through the broker. Prints the id of each, once it is committed.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  postbell send --to validation-agent --type command --priority 1 '{\"county\": \"c12\"}'
+  postbell send --to '*' --type alert @alert.json
+  jq -c .[] batch.json | postbell send --to collector --lines")]
+pub(super) struct SendArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The agent it is for; '*' is every registered agent but the sender
+    #[arg(long, env = "POSTBELL_TO")]
+    to: String,
+    /// command, query, response, alert, heartbeat or data
+    #[arg(long = "type", env = "POSTBELL_TYPE", default_value = "data")]
+    message_type: MessageType,
+    /// 1 (highest) to 10
+    #[arg(long, env = "POSTBELL_PRIORITY", default_value = "5")]
+    priority: Priority,
+    /// Not before this, such as 30s or 5min
+    #[arg(long, env = "POSTBELL_DELAY", value_parser = humantime::parse_duration)]
+    delay: Option<Duration>,
+    /// Not after this
+    #[arg(long, env = "POSTBELL_TTL", value_parser = humantime::parse_duration)]
+    ttl: Option<Duration>,
+    /// A second message with this key is the same message
+    #[arg(long, env = "POSTBELL_DEDUPE_KEY", conflicts_with = "lines")]
+    dedupe_key: Option<String>,
+    /// What it is an answer to, or will be answered by
+    #[arg(long, env = "POSTBELL_CORRELATION_ID")]
+    correlation_id: Option<String>,
+    /// Each line of the payload is a message
+    #[arg(long, env = "POSTBELL_LINES")]
+    lines: bool,
+    /// Print JSON
+    #[arg(long, env = "POSTBELL_JSON")]
+    json: bool,
+    /// The payload as JSON: the text itself, @file, or - for standard input
+    #[arg(default_value = "-")]
+    payload: String,
+}
+
+pub(super) async fn run(args: SendArgs) -> Outcome {
+    let source = reader(&args.payload)?;
+    // A window of 0: this process sends and takes nothing.
+    let (client, _deliveries) = args.connect.builder().window(0).connect().await?;
+    let result = if args.lines { send_lines(&client, &args, source).await } else { send_one(&client, &args, source).await };
+    client.close().await;
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+fn reader(payload: &str) -> anyhow::Result<Box<dyn BufRead>> {
+    Ok(match payload {
+        "-" => Box::new(std::io::BufReader::new(std::io::stdin())),
+        text => match text.strip_prefix('@') {
+            Some(path) => {
+                let file = std::fs::File::open(path).with_context(|| format!("{path} cannot be read"))?;
+                Box::new(std::io::BufReader::new(file))
+            }
+            None => Box::new(std::io::Cursor::new(text.to_owned().into_bytes())),
+        },
+    })
+}
+
+async fn send_one(client: &Client, args: &SendArgs, mut source: Box<dyn BufRead>) -> anyhow::Result<()> {
+    let mut text = String::new();
+    source.read_to_string(&mut text).context("the payload cannot be read")?;
+    let mut message = outgoing(args, text.trim())?;
+    if let Some(key) = &args.dedupe_key {
+        message = message.dedupe_key(key);
+    }
+    show(client.send(message).await?, args.json);
+    Ok(())
+}
+
+async fn send_lines(client: &Client, args: &SendArgs, source: Box<dyn BufRead>) -> anyhow::Result<()> {
+    let mut under_way: JoinSet<Result<Uuid, ClientError>> = JoinSet::new();
+    for (number, line) in (1..).zip(source.lines()) {
+        let line = line.context("the payload cannot be read")?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let message = outgoing(args, line.trim()).with_context(|| format!("line {number}"))?;
+        if under_way.len() >= AT_ONCE
+            && let Some(sent) = under_way.join_next().await
+        {
+            show(sent??, args.json);
+        }
+        let client = client.clone();
+        under_way.spawn(async move { client.send(message).await });
+    }
+    while let Some(sent) = under_way.join_next().await {
+        show(sent??, args.json);
+    }
+    Ok(())
+}
+
+fn outgoing(args: &SendArgs, text: &str) -> anyhow::Result<Outgoing> {
+    let payload: &RawValue = match serde_json::from_str(text) {
+        Ok(payload) => payload,
+        Err(e) => bail!("the payload is not JSON: {e}"),
+    };
+    let mut message = Outgoing::new(&args.to, args.message_type, &payload)?.priority(args.priority);
+    if let Some(delay) = args.delay {
+        message = message.delay(delay);
+    }
+    if let Some(ttl) = args.ttl {
+        message = message.ttl(ttl);
+    }
+    if let Some(id) = &args.correlation_id {
+        message = message.correlation_id(id);
+    }
+    Ok(message)
+}
+
+fn show(id: Uuid, as_json: bool) {
+    if as_json {
+        output::json(&json!({"id": id}));
+    } else {
+        output::line(&id.to_string());
+    }
+}

@@ -1,0 +1,65 @@
+//! `postbell serve`: the broker.
+
+use std::future::Future;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+
+use super::Outcome;
+use super::settings::BrokerArgs;
+use crate::broker::{self, Stopped};
+use crate::config::Config;
+
+pub(super) async fn run(args: BrokerArgs) -> Outcome {
+    let config = Config::parse(|env| args.value(env))?;
+    tracing::info!(database = %config.database.url, schema = %config.database.schema, "checking the database");
+    broker::check(&config).await?;
+    let (agents, http) = bind(&config).await?;
+    tracing::info!(agents = %agents.local_addr()?, http = %http.local_addr()?, "the broker is up");
+    let stopped = broker::run(config, agents, http, Registry::new(), stop_signal()?).await?;
+    report(stopped);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Opens both ports.
+pub(super) async fn bind(config: &Config) -> anyhow::Result<(TcpListener, TcpListener)> {
+    let agents = TcpListener::bind(config.listen).await.with_context(|| {
+        format!("agents' port {} cannot be opened (POSTBELL_LISTEN); is another broker running?", config.listen)
+    })?;
+    let http = TcpListener::bind(config.http)
+        .await
+        .with_context(|| format!("the port for /metrics {} cannot be opened (POSTBELL_HTTP)", config.http))?;
+    Ok((agents, http))
+}
+
+/// Says which way the stop ended.
+pub(super) fn report(stopped: Stopped) {
+    match stopped {
+        Stopped { given_back: 0, unsettled: 0 } => tracing::info!("stopped cleanly: nothing was in flight"),
+        Stopped { given_back, unsettled } => tracing::warn!(
+            given_back,
+            unsettled,
+            "stopped at the deadline: what was in flight or not yet written is delivered again"
+        ),
+    }
+}
+
+/// Ctrl-C, or SIGTERM as platforms send it.
+pub(super) fn stop_signal() -> anyhow::Result<impl Future<Output = ()>> {
+    #[cfg(unix)]
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    #[cfg(unix)]
+    let terminated = async move {
+        terminate.recv().await;
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    Ok(async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            () = terminated => {}
+        }
+    })
+}

@@ -1,0 +1,331 @@
+//! The client: an agent's connection to a broker, kept up for as long as the agent lives.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), postbell::client::ClientError> {
+//! use postbell::client::{Builder, Outgoing};
+//! use postbell::message::MessageType;
+//!
+//! let (client, mut deliveries) = Builder::new("tcp://127.0.0.1:7440", "my-agent", "pb_…").connect().await?;
+//! client.send(Outgoing::new("other-agent", MessageType::Query, &"how are you?")?).await?;
+//! while let Some(delivery) = deliveries.next().await {
+//!     println!("{}: {}", delivery.from(), delivery.payload());
+//!     delivery.ack().await;
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; and moves the
+//! deadline of every delivery that the agent still holds.
+
+mod connection;
+mod delivery;
+mod driver;
+mod pending;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::message::{MessageType, Priority};
+use crate::protocol::ErrorCode;
+use crate::protocol::frame::{Hello, Send};
+use crate::protocol::limits::{PROTO, WINDOW_MAX};
+
+pub use delivery::{Deliveries, Delivery};
+use driver::{Driver, Order};
+
+/// What waits to be written. When it is full, whoever asks waits: it is full only while the broker is away.
+const ORDERS_MAX: usize = 1_024;
+/// How long a send waits for its answer, reconnects included.
+const SEND_WAIT: Duration = Duration::from_secs(30);
+/// How long closing waits for the last acks to be written.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(10);
+
+/// Why a client, or one of its requests, ended.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ClientError {
+    /// The URL cannot be one.
+    #[error("{0}")]
+    Url(String),
+    /// The broker cannot be reached.
+    #[error("the broker at {address} cannot be reached: {reason}")]
+    Unreachable {
+        /// Where it was looked for.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The broker refused, with its sentence.
+    #[error("the broker says: {message} ({code})")]
+    Refused {
+        /// Its code.
+        code: ErrorCode,
+        /// Its sentence.
+        message: String,
+    },
+    /// The peer does not speak the protocol.
+    #[error("what answers is no Postbell broker: {0}")]
+    Protocol(String),
+    /// The connection fell before the answer came.
+    #[error("the connection fell before the broker answered; it is not known whether the message was stored")]
+    Interrupted,
+    /// No answer came in time.
+    #[error("the broker did not answer in {0:?}")]
+    Timeout(Duration),
+    /// What was given cannot be sent.
+    #[error("{0}")]
+    Invalid(String),
+    /// The client was closed.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl ClientError {
+    /// Whether trying again may succeed.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) => true,
+            Self::Refused { code, .. } => !is_final(*code) && *code != ErrorCode::Rejected,
+            Self::Url(_) | Self::Protocol(_) | Self::Invalid(_) | Self::Closed => false,
+        }
+    }
+}
+
+/// Refusals that connecting again would only repeat, or that say to stay away.
+fn is_final(code: ErrorCode) -> bool {
+    use ErrorCode::{
+        BadField, BadJson, Disabled, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported,
+        TakenOver, Unauthorized,
+    };
+    matches!(
+        code,
+        BadField
+            | BadJson
+            | Disabled
+            | HelloExpected
+            | LineTooLong
+            | PlaintextRefused
+            | ProtoUnsupported
+            | TakenOver
+            | Unauthorized
+    )
+}
+
+/// How a client is connected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A session is open.
+    Connected {
+        /// The broker's name.
+        broker: String,
+        /// The session's number at the broker.
+        session: u64,
+    },
+    /// The connection fell; it is being made again.
+    Reconnecting,
+    /// It will not be made again.
+    Closed(ClientError),
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    url: String,
+    hello: Hello,
+    auto_extend: bool,
+    reconnect_first: Duration,
+}
+
+impl Builder {
+    /// An agent and its token, and where the broker is: `tcp://host:port`.
+    pub fn new(url: &str, agent: &str, token: &str) -> Self {
+        let hello = Hello {
+            proto: PROTO,
+            agent: agent.to_owned(),
+            token: token.to_owned(),
+            instance: None,
+            client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
+            window: None,
+            heartbeat_ms: None,
+        };
+        Self { url: url.to_owned(), hello, auto_extend: true, reconnect_first: RECONNECT_FIRST }
+    }
+
+    /// The most deliveries at once; 0 only sends.
+    pub fn window(mut self, window: u32) -> Self {
+        self.hello.window = Some(window.min(WINDOW_MAX));
+        self
+    }
+
+    /// A name for this process: a newer session of the same agent and instance takes over from an older one.
+    pub fn instance(mut self, instance: &str) -> Self {
+        self.hello.instance = Some(instance.to_owned());
+        self
+    }
+
+    /// How often each side says that it lives.
+    pub fn heartbeat(mut self, every: Duration) -> Self {
+        self.hello.heartbeat_ms = Some(u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// Whether deadlines of deliveries that are held are moved by themselves; they are, unless told otherwise.
+    pub fn auto_extend(mut self, yes: bool) -> Self {
+        self.auto_extend = yes;
+        self
+    }
+
+    /// Around which wait reconnecting begins; each next one is twice as long, up to 10 s.
+    pub fn reconnect_first(mut self, wait: Duration) -> Self {
+        self.reconnect_first = wait;
+        self
+    }
+
+    /// Connects once; from then on the connection is kept up.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn connect(self) -> Result<(Client, Deliveries), ClientError> {
+        let address = connection::address(&self.url)?;
+        let first = connection::open(&address, &self.hello).await?;
+        let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
+        // A broker never pushes more than the window, so this cannot overflow.
+        let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);
+        let (state, state_rx) = watch::channel(first.state());
+        let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state);
+        tokio::spawn(driver.run(first, orders_rx));
+        let client = Client { orders: orders.clone(), state: state_rx };
+        Ok((client, Deliveries::new(deliveries, orders)))
+    }
+}
+
+/// A message to send.
+#[derive(Clone, Debug)]
+pub struct Outgoing(Send);
+
+impl Outgoing {
+    /// To an agent, or to `*`: every registered agent but this one.
+    ///
+    /// # Errors
+    /// The payload cannot be written as JSON.
+    pub fn new(to: &str, message_type: MessageType, payload: &impl Serialize) -> Result<Self, ClientError> {
+        let payload = serde_json::value::to_raw_value(payload)
+            .map_err(|e| ClientError::Invalid(format!("the payload cannot be written as JSON: {e}")))?;
+        Ok(Self(Send {
+            reference: None,
+            to: to.to_owned(),
+            message_type,
+            priority: Priority::default(),
+            delay_ms: None,
+            ttl_ms: None,
+            dedupe_key: None,
+            correlation_id: None,
+            headers: None,
+            payload,
+        }))
+    }
+
+    /// 1 is the highest.
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.0.priority = priority;
+        self
+    }
+
+    /// Not before this.
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.0.delay_ms = Some(delay.as_millis() as u64);
+        self
+    }
+
+    /// Not after this.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.0.ttl_ms = Some(ttl.as_millis() as u64);
+        self
+    }
+
+    /// A second message with this key is the same message; so it is safe to send again, which this client then does
+    /// by itself where the connection fell.
+    pub fn dedupe_key(mut self, key: &str) -> Self {
+        self.0.dedupe_key = Some(key.to_owned());
+        self
+    }
+
+    /// What this is an answer to, or will be answered by.
+    pub fn correlation_id(mut self, id: &str) -> Self {
+        self.0.correlation_id = Some(id.to_owned());
+        self
+    }
+
+    /// A JSON object that travels along.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn headers(mut self, headers: &impl Serialize) -> Result<Self, ClientError> {
+        let headers = serde_json::value::to_raw_value(headers)
+            .map_err(|e| ClientError::Invalid(format!("the headers cannot be written as JSON: {e}")))?;
+        self.0.headers = Some(headers);
+        Ok(self)
+    }
+}
+
+/// A handle on the connection; clones share it. It closes when every clone and the [`Deliveries`] are gone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    orders: mpsc::Sender<Order>,
+    state: watch::Receiver<State>,
+}
+
+impl Client {
+    /// Sends a message; its id, once it is committed. Many may be under way at once.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn send(&self, message: Outgoing) -> Result<Uuid, ClientError> {
+        let (answer, answered) = oneshot::channel();
+        let send = async {
+            self.orders
+                .send(Order::Send(Box::new(message.0), answer))
+                .await
+                .map_err(|_| self.why_closed())?;
+            answered.await.map_err(|_| self.why_closed())?
+        };
+        timeout(SEND_WAIT, send).await.unwrap_or(Err(ClientError::Timeout(SEND_WAIT)))
+    }
+
+    /// From now on at most so many deliveries at once.
+    ///
+    /// # Errors
+    /// The client is closed.
+    pub async fn set_window(&self, window: u32) -> Result<(), ClientError> {
+        self.orders.send(Order::Window(window.min(WINDOW_MAX))).await.map_err(|_| self.why_closed())
+    }
+
+    /// How it is connected, and each change of that.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Writes what was acknowledged, says goodbye and closes.
+    pub async fn close(self) {
+        let (done, closed) = oneshot::channel();
+        let close = async {
+            if self.orders.send(Order::Close(done)).await.is_ok() {
+                // An error says that it is closed already.
+                let _ = closed.await;
+            }
+        };
+        let _ = timeout(CLOSE_WAIT, close).await;
+    }
+
+    fn why_closed(&self) -> ClientError {
+        match &*self.state.borrow() {
+            State::Closed(e) => e.clone(),
+            _ => ClientError::Closed,
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! The task that keeps a client connected: reads, writes what it is asked to, and starts over when it must.
+
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::connection::{self, Connection};
+use super::delivery::Delivery;
+use super::pending::{AckAnswer, Held, Pending, SendAnswer};
+use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
+use crate::pace::Pace;
+use crate::protocol::frame::{Ack, Extend, Nack, Send, Window, push_line};
+use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
+use crate::protocol::{ClientFrame, ServerFrame};
+
+/// Orders that are carried out by one write.
+const ORDERS_AT_ONCE: usize = 256;
+/// A broker that takes nothing for so long is left.
+const WRITE_WAIT: Duration = Duration::from_secs(10);
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+pub(super) enum Settled {
+    Ack(Option<AckAnswer>),
+    Nack(Nack),
+}
+
+/// What the agent asks of its client.
+#[derive(Debug)]
+pub(super) enum Order {
+    Send(Box<Send>, SendAnswer),
+    Settle { tag: u64, generation: u64, settled: Settled },
+    Window(u32),
+    Close(oneshot::Sender<()>),
+}
+
+/// Why a connection ended.
+enum End {
+    /// The agent closed the client.
+    Closed(Option<oneshot::Sender<()>>),
+    /// Start over after a pause.
+    Fell(String),
+    /// Start over after at most this: the broker is stopping.
+    Drained(Duration),
+    /// Do not.
+    Final(ClientError),
+}
+
+/// See the module.
+pub(super) struct Driver {
+    builder: Builder,
+    address: String,
+    deliveries: mpsc::Sender<Delivery>,
+    orders: mpsc::WeakSender<Order>,
+    state: watch::Sender<State>,
+    pending: Pending,
+    generation: u64,
+}
+
+/// What lasts as long as a connection.
+struct Session {
+    connection: Connection,
+    held: Held,
+    out: Vec<u8>,
+    /// Acks of one write, as one line.
+    acks: Vec<u64>,
+    draining: Option<Duration>,
+    heard_at: Instant,
+    wrote_at: Instant,
+}
+
+impl Driver {
+    pub(super) fn new(
+        builder: Builder,
+        address: String,
+        deliveries: mpsc::Sender<Delivery>,
+        orders: mpsc::WeakSender<Order>,
+        state: watch::Sender<State>,
+    ) -> Self {
+        Self { builder, address, deliveries, orders, state, pending: Pending::default(), generation: 0 }
+    }
+
+    pub(super) async fn run(mut self, first: Connection, mut orders: mpsc::Receiver<Order>) {
+        let mut pace = Pace::new(self.builder.reconnect_first, RECONNECT_MAX);
+        let mut next = Some(first);
+        loop {
+            let end = match next.take() {
+                Some(connection) => {
+                    self.state.send_replace(connection.state());
+                    pace.reset();
+                    self.live(connection, &mut orders).await
+                }
+                None => match connection::open(&self.address, &self.builder.hello).await {
+                    Ok(connection) => {
+                        next = Some(connection);
+                        continue;
+                    }
+                    Err(ClientError::Refused { code, message }) if is_final(code) => {
+                        End::Final(ClientError::Refused { code, message })
+                    }
+                    Err(e) => End::Fell(e.to_string()),
+                },
+            };
+            let wait = match end {
+                End::Closed(done) => {
+                    self.state.send_replace(State::Closed(ClientError::Closed));
+                    if let Some(done) = done {
+                        let _ = done.send(());
+                    }
+                    return;
+                }
+                End::Final(e) => {
+                    self.state.send_replace(State::Closed(e));
+                    return;
+                }
+                End::Fell(reason) => {
+                    let wait = pace.next_wait();
+                    tracing::debug!(%reason, ?wait, "the broker is away; connecting again");
+                    wait
+                }
+                // Spread, so that a thousand agents do not arrive at the next broker together.
+                End::Drained(within) => within.mul_f64(rand::rng().random::<f64>()),
+            };
+            self.state.send_replace(State::Reconnecting);
+            if self.closed_while_waiting(wait, &mut orders).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits, but answers a `close` meanwhile; sends wait in their channel.
+    async fn closed_while_waiting(&mut self, wait: Duration, orders: &mut mpsc::Receiver<Order>) -> bool {
+        if orders.is_closed() {
+            return true;
+        }
+        sleep(wait).await;
+        orders.is_closed() && orders.is_empty()
+    }
+
+    async fn live(&mut self, connection: Connection, orders: &mut mpsc::Receiver<Order>) -> End {
+        self.generation += 1;
+        let now = Instant::now();
+        let mut session = Session {
+            connection,
+            held: Held::default(),
+            out: Vec::new(),
+            acks: Vec::new(),
+            draining: None,
+            heard_at: now,
+            wrote_at: now,
+        };
+        for send in self.pending.interrupted() {
+            push_line(&mut session.out, &ClientFrame::Send(send));
+        }
+        let mut batch = Vec::new();
+        let end = loop {
+            if let Err(end) = session.flush().await {
+                break end;
+            }
+            if let Some(within) = session.draining
+                && session.held.is_empty()
+                && self.pending.is_empty()
+            {
+                let _ = session.say(&ClientFrame::Bye {}).await;
+                break End::Drained(within);
+            }
+            let heartbeat = Duration::from_millis(session.connection.welcome.heartbeat_ms.into());
+            let ping_at = session.wrote_at + heartbeat / 2;
+            let silent_at = session.heard_at + heartbeat * HEARTBEATS_MISSED_MAX;
+            let extend_at = session.held.next_due().filter(|_| self.builder.auto_extend);
+            let wake = extend_at.into_iter().chain([ping_at, silent_at]).min().unwrap_or(ping_at);
+            tokio::select! {
+                line = session.connection.reader.next_line() => {
+                    let line = match line {
+                        Ok(Some(line)) => line,
+                        Ok(None) => break End::Fell("the broker closed the connection".to_owned()),
+                        Err(e) => break End::Fell(e.to_string()),
+                    };
+                    if let Some(end) = self.hear(&mut session, &line) {
+                        break end;
+                    }
+                }
+                n = orders.recv_many(&mut batch, ORDERS_AT_ONCE) => {
+                    if n == 0 {
+                        let _ = session.say(&ClientFrame::Bye {}).await;
+                        break End::Closed(None);
+                    }
+                    if let Some(end) = self.carry_out(&mut session, &mut batch).await {
+                        break end;
+                    }
+                }
+                () = sleep_until(wake.into()) => {
+                    let now = Instant::now();
+                    if now >= silent_at {
+                        break End::Fell("the broker is silent".to_owned());
+                    }
+                    if self.builder.auto_extend {
+                        session.extend(now);
+                    }
+                    if now >= ping_at {
+                        push_line(&mut session.out, &ClientFrame::Ping {});
+                    }
+                }
+            }
+        };
+        if matches!(end, End::Fell(_) | End::Drained(_)) {
+            self.pending.interrupted();
+        }
+        end
+    }
+
+    /// A line of the broker's, and those that arrived with it.
+    fn hear(&mut self, session: &mut Session, line: &[u8]) -> Option<End> {
+        session.heard_at = Instant::now();
+        if let Some(end) = self.take(session, line) {
+            return Some(end);
+        }
+        loop {
+            match session.connection.reader.buffered_line() {
+                Ok(Some(line)) => {
+                    if let Some(end) = self.take(session, &line) {
+                        return Some(end);
+                    }
+                }
+                Ok(None) => return None,
+                Err(e) => return Some(End::Fell(e.to_string())),
+            }
+        }
+    }
+
+    fn take(&mut self, session: &mut Session, line: &[u8]) -> Option<End> {
+        let frame = match ServerFrame::decode(line) {
+            Ok(Some(frame)) => frame,
+            // An op of a newer broker's.
+            Ok(None) => return None,
+            Err(e) => return Some(End::Final(ClientError::Protocol(e.message))),
+        };
+        match frame {
+            ServerFrame::Msg(message) => {
+                let deadline = Duration::from_millis(message.deadline_ms);
+                session.held.insert(Instant::now(), message.tag, deadline);
+                let delivery = Delivery::new(message, self.generation, self.orders.clone());
+                // Nobody takes deliveries any more, or the broker broke its window: dropping gives it back.
+                let _ = self.deliveries.try_send(delivery);
+            }
+            ServerFrame::Sent { reference, id } => self.pending.sent(reference.as_deref(), id),
+            ServerFrame::Acked { reference } => self.pending.acked(&reference),
+            ServerFrame::Error { code, fatal, reference, message } => {
+                let error = ClientError::Refused { code, message };
+                let known = self.pending.refused(reference.as_deref(), &error);
+                if fatal && is_final(code) {
+                    return Some(End::Final(error));
+                }
+                if fatal {
+                    return Some(End::Fell(error.to_string()));
+                }
+                if !known {
+                    tracing::debug!(%error, "the broker refused a request");
+                }
+            }
+            ServerFrame::Drain { after_ms } => session.draining = Some(Duration::from_millis(after_ms)),
+            ServerFrame::Ping {} => push_line(&mut session.out, &ClientFrame::Pong {}),
+            ServerFrame::Pong {} | ServerFrame::Welcome(_) => {}
+        }
+        None
+    }
+
+    async fn carry_out(&mut self, session: &mut Session, orders: &mut Vec<Order>) -> Option<End> {
+        for order in orders.drain(..) {
+            match order {
+                Order::Send(send, answer) => {
+                    let frame = self.pending.send(send, answer);
+                    push_line(&mut session.out, &ClientFrame::Send(frame));
+                }
+                Order::Settle { tag, generation, settled } if generation == self.generation => {
+                    session.held.remove(tag);
+                    self.settle(session, tag, settled);
+                }
+                // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
+                // sender going out of scope.
+                Order::Settle { .. } => {}
+                Order::Window(n) => push_line(&mut session.out, &ClientFrame::Window(Window { n })),
+                Order::Close(done) => {
+                    let _ = session.flush().await;
+                    let _ = session.say(&ClientFrame::Bye {}).await;
+                    return Some(End::Closed(Some(done)));
+                }
+            }
+        }
+        None
+    }
+
+    fn settle(&mut self, session: &mut Session, tag: u64, settled: Settled) {
+        match settled {
+            Settled::Ack(None) => session.acks.push(tag),
+            Settled::Ack(Some(answer)) => {
+                let reference = Some(self.pending.ack(answer));
+                let ack = Ack { tag: Some(tag), tags: Vec::new(), reference };
+                push_line(&mut session.out, &ClientFrame::Ack(ack));
+            }
+            Settled::Nack(nack) => push_line(&mut session.out, &ClientFrame::Nack(nack)),
+        }
+    }
+}
+
+impl Session {
+    fn extend(&mut self, now: Instant) {
+        for (tag, by) in self.held.take_due(now) {
+            let ms = by.as_millis() as u64;
+            push_line(&mut self.out, &ClientFrame::Extend(Extend { tag, ms }));
+        }
+    }
+
+    /// Writes what has gathered, as one write.
+    async fn flush(&mut self) -> Result<(), End> {
+        let tags = std::mem::take(&mut self.acks);
+        match tags.as_slice() {
+            [] => {}
+            [tag] => {
+                let ack = Ack { tag: Some(*tag), ..Ack::default() };
+                push_line(&mut self.out, &ClientFrame::Ack(ack));
+            }
+            _ => push_line(&mut self.out, &ClientFrame::Ack(Ack { tags, ..Ack::default() })),
+        }
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        self.wrote_at = Instant::now();
+        let written = timeout(WRITE_WAIT, self.connection.writer.write_all(&self.out)).await;
+        self.out.clear();
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(e)) => Err(End::Fell(e.to_string())),
+            Err(_) => Err(End::Fell("the broker takes nothing".to_owned())),
+        }
+    }
+
+    async fn say(&mut self, frame: &ClientFrame) -> Result<(), End> {
+        push_line(&mut self.out, frame);
+        self.flush().await
+    }
+}

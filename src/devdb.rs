@@ -1,0 +1,382 @@
+//! A Postgres of one's own: for `postbell dev`, and for the tests.
+//!
+//! It listens on loopback only, with a random password, and never outlives this process: see [`guard`].
+
+mod account;
+mod find;
+mod guard;
+mod package;
+#[cfg(test)]
+mod tests;
+
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use account::Account;
+use guard::Guard;
+
+pub use find::find_or_fetch;
+
+/// How long a server may take to accept connections; after a crash it replays its log first.
+const START_WAIT: Duration = Duration::from_secs(60);
+/// How long it may take to stop before it is told to drop everything.
+const STOP_WAIT: Duration = Duration::from_secs(15);
+const POLL_EVERY: Duration = Duration::from_millis(20);
+/// A free port is found by asking for one and giving it back: somebody may take it in between.
+const PORT_TRIES: u32 = 5;
+
+/// What keeps a private server from running, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct DevdbError(String);
+
+fn fault(sentence: impl Into<String>) -> DevdbError {
+    DevdbError(sentence.into())
+}
+
+/// Says what was done to a file when the system refused.
+fn on<'a>(what: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> DevdbError + 'a {
+    move |e| fault(format!("cannot {what} {}: {e}", path.display()))
+}
+
+/// Where the data is.
+#[derive(Clone, Debug)]
+pub enum Data {
+    /// In this folder, kept between runs.
+    Kept(PathBuf),
+    /// In a new folder that is removed at the end.
+    Temporary,
+}
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where its data is.
+    pub data: Data,
+    /// Where its programs are, if not searched for.
+    pub bin_dir: Option<PathBuf>,
+    /// Further settings, as `name`, `value`.
+    pub settings: Vec<(String, String)>,
+}
+
+/// A running server. It stops when this is dropped, or when this process ends in whatever way.
+#[derive(Debug)]
+pub struct DevPostgres {
+    bin_dir: PathBuf,
+    version: String,
+    folder: PathBuf,
+    temporary: bool,
+    account: Option<Account>,
+    settings: Vec<(String, String)>,
+    password: String,
+    port: u16,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    server: Child,
+    /// Ends the server when this process is gone.
+    _guard: Guard,
+}
+
+/// The folder that `dev` keeps its data in: the user's data folder, or the system's for root, whose home no other
+/// account may enter.
+///
+/// # Errors
+/// The environment names no home.
+pub fn default_data_dir() -> Result<PathBuf, DevdbError> {
+    if account::is_root() {
+        return Ok(PathBuf::from("/var/lib/postbell"));
+    }
+    user_folder("XDG_DATA_HOME", ".local/share", "Library/Application Support")
+}
+
+/// A folder of this user's, by the customs of the system.
+fn user_folder(variable: &str, unix: &str, macos: &str) -> Result<PathBuf, DevdbError> {
+    let set = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let folder = if cfg!(windows) {
+        set("LOCALAPPDATA")
+    } else {
+        let below = if cfg!(target_os = "macos") { macos } else { unix };
+        set(variable).or_else(|| Some(set("HOME")?.join(below)))
+    };
+    folder.map(|f| f.join("postbell")).ok_or_else(|| fault("the environment names no home folder (HOME)"))
+}
+
+impl DevPostgres {
+    /// Finds or brings a server, makes its data where there is none, and starts it.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub fn start(options: Options) -> Result<Self, DevdbError> {
+        let bin_dir = find_or_fetch(options.bin_dir.as_deref())?;
+        let version = find::version(&bin_dir)?;
+        let account = Account::unprivileged()?;
+        let (folder, temporary) = match options.data {
+            Data::Kept(folder) => (folder, false),
+            Data::Temporary => (temporary_folder(), true),
+        };
+        let mut this = Self {
+            bin_dir,
+            version,
+            folder,
+            temporary,
+            account,
+            settings: options.settings,
+            password: String::new(),
+            port: 0,
+            running: None,
+        };
+        this.prepare()?;
+        this.launch()?;
+        Ok(this)
+    }
+
+    /// The URL of its database `postgres`.
+    pub fn url(&self) -> String {
+        self.url_for("postgres")
+    }
+
+    /// The URL of one of its databases.
+    pub fn url_for(&self, database: &str) -> String {
+        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
+    }
+
+    /// Its version, such as `15.18`.
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// Where its programs are.
+    pub fn bin_dir(&self) -> &Path {
+        &self.bin_dir
+    }
+
+    /// Stops it, at once or after its clients' transactions, and starts it again on the same port.
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub fn restart(&mut self, immediate: bool) -> Result<(), DevdbError> {
+        self.halt(immediate)?;
+        self.launch()
+    }
+
+    /// Stops it, and removes its data if that is temporary.
+    ///
+    /// # Errors
+    /// It did not stop, or its folder could not be removed.
+    pub fn stop(mut self) -> Result<(), DevdbError> {
+        self.halt(false)?;
+        self.remove_temporary()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Makes the folder and, the first time, the data and the password in it.
+    fn prepare(&mut self) -> Result<(), DevdbError> {
+        fs::create_dir_all(&self.folder).map_err(on("make the folder", &self.folder))?;
+        self.hand_over(&self.folder)?;
+        let (data, secret) = (self.data(), self.folder.join("password"));
+        if data.join("PG_VERSION").exists() {
+            self.check_major(&data)?;
+            let password = fs::read_to_string(&secret).map_err(on("read", &secret))?;
+            self.password = password.trim().to_owned();
+            return Ok(());
+        }
+        let bytes: [u8; 16] = rand::random();
+        self.password = bytes.iter().map(|b| format!("{b:02x}")).collect();
+        write_secret(&secret, &self.password)?;
+        self.hand_over(&secret)?;
+        let made = self
+            .command("initdb")
+            .arg("--pgdata")
+            .arg(&data)
+            .arg("--pwfile")
+            .arg(&secret)
+            .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .stdin(Stdio::null())
+            .output()
+            .map_err(|e| fault(format!("initdb cannot be run: {e}")))?;
+        if !made.status.success() {
+            let said = String::from_utf8_lossy(&made.stderr);
+            return Err(fault(format!("initdb failed in {}: {}", data.display(), last_lines(&said))));
+        }
+        Ok(())
+    }
+
+    fn check_major(&self, data: &Path) -> Result<(), DevdbError> {
+        let path = data.join("PG_VERSION");
+        let made_by = fs::read_to_string(&path).map_err(on("read", &path))?;
+        let major = self.version.split('.').next().unwrap_or("");
+        if made_by.trim() != major {
+            return Err(fault(format!(
+                "the data in {} was made by PostgreSQL {}, the server found is {}: use --fresh to start anew, or \
+                 install PostgreSQL {0}",
+                self.folder.display(),
+                made_by.trim(),
+                self.version
+            )));
+        }
+        Ok(())
+    }
+
+    fn launch(&mut self) -> Result<(), DevdbError> {
+        let again = self.port != 0;
+        for _ in 0..PORT_TRIES {
+            if !again {
+                self.port = free_port()?;
+            }
+            let mut running = self.spawn()?;
+            match self.wait_until_up(&mut running.server) {
+                Ok(()) => {
+                    self.running = Some(running);
+                    return Ok(());
+                }
+                Err(log) if log.contains("could not bind") && !again => {}
+                Err(log) if log.contains("lock file \"postmaster.pid\" already exists") => {
+                    return Err(fault(format!(
+                        "another server runs on {}: stop that `postbell dev` first",
+                        self.folder.display()
+                    )));
+                }
+                Err(log) => return Err(fault(format!("the server did not start: {}", last_lines(&log)))),
+            }
+        }
+        Err(fault("no free port was found for the server on 127.0.0.1"))
+    }
+
+    fn spawn(&self) -> Result<Running, DevdbError> {
+        let log_path = self.folder.join("server.log");
+        let log = fs::File::create(&log_path).map_err(on("write", &log_path))?;
+        self.hand_over(&log_path)?;
+        let mut command = self.command("postgres");
+        command.arg("-D").arg(self.data());
+        let port = self.port.to_string();
+        let own = [("port", &*port), ("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
+        let given = self.settings.iter().map(|(name, value)| (&**name, &**value));
+        // What is thrown away need not survive a power cut; what is kept is as safe as anywhere.
+        let lax: &[(&str, &str)] =
+            if self.temporary { &[("fsync", "off"), ("full_page_writes", "off")] } else { &[] };
+        for (name, value) in own.into_iter().chain(lax.iter().copied()).chain(given) {
+            command.arg("-c").arg(format!("{name}={value}"));
+        }
+        let errors = log.try_clone().map_err(on("write", &log_path))?;
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        // In a group of its own: Ctrl-C reaches this process, which then stops the server in order.
+        #[cfg(unix)]
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        let server = command.spawn().map_err(|e| fault(format!("postgres cannot be run: {e}")))?;
+        let remove = self.temporary.then_some(&*self.folder);
+        let guard = Guard::over(server.id(), &self.data(), remove)?;
+        Ok(Running { server, _guard: guard })
+    }
+
+    /// Waits until it takes connections; otherwise its log.
+    fn wait_until_up(&self, server: &mut Child) -> Result<(), String> {
+        let deadline = Instant::now() + START_WAIT;
+        let log_path = self.folder.join("server.log");
+        loop {
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
+            if log.contains("database system is ready to accept connections") {
+                return Ok(());
+            }
+            let ended = !matches!(server.try_wait(), Ok(None));
+            if ended || Instant::now() > deadline {
+                let _ = server.kill();
+                let _ = server.wait();
+                return Err(fs::read_to_string(&log_path).unwrap_or(log));
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+    }
+
+    fn halt(&mut self, immediate: bool) -> Result<(), DevdbError> {
+        let Some(mut running) = self.running.take() else { return Ok(()) };
+        let mode = if immediate { "immediate" } else { "fast" };
+        let asked = self
+            .command("pg_ctl")
+            .args(["stop", "--no-wait", "--silent", "--mode", mode, "--pgdata"])
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let deadline = Instant::now() + STOP_WAIT;
+        let heard = asked.is_ok_and(|status| status.success());
+        while heard && Instant::now() < deadline {
+            if !matches!(running.server.try_wait(), Ok(None)) {
+                return Ok(());
+            }
+            std::thread::sleep(POLL_EVERY);
+        }
+        running.server.kill().map_err(|e| fault(format!("the server could not be stopped: {e}")))?;
+        running.server.wait().map_err(|e| fault(format!("the server could not be stopped: {e}")))?;
+        Ok(())
+    }
+
+    fn remove_temporary(&self) -> Result<(), DevdbError> {
+        match self.temporary && self.folder.exists() {
+            true => fs::remove_dir_all(&self.folder).map_err(on("remove", &self.folder)),
+            false => Ok(()),
+        }
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(find::program(&self.bin_dir, program));
+        // Whatever the caller's environment says of another server must not lead here.
+        command.env_clear();
+        for name in ["PATH", "TZ", "LD_LIBRARY_PATH", "SystemRoot", "TEMP", "TMP"] {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        command.current_dir(&self.folder);
+        if let Some(account) = &self.account {
+            account.run_as(&mut command);
+        }
+        command
+    }
+
+    fn hand_over(&self, path: &Path) -> Result<(), DevdbError> {
+        self.account.as_ref().map_or(Ok(()), |account| account.own(path))
+    }
+}
+
+impl Drop for DevPostgres {
+    fn drop(&mut self) {
+        // Nobody is there to hear of a failure; the guard ends what is left.
+        let _ = self.halt(true);
+        let _ = self.remove_temporary();
+    }
+}
+
+fn temporary_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("postbell-{:016x}", rand::random::<u64>()))
+}
+
+fn free_port() -> Result<u16, DevdbError> {
+    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+    free.map(|a| a.port()).map_err(|e| fault(format!("no free port on 127.0.0.1: {e}")))
+}
+
+fn write_secret(path: &Path, secret: &str) -> Result<(), DevdbError> {
+    use std::io::Write;
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path).and_then(|mut f| f.write_all(secret.as_bytes())).map_err(on("write", path))
+}
+
+/// What matters of a log is at its end.
+fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
+    lines[lines.len().saturating_sub(5)..].join(" | ")
+}

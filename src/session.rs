@@ -1,0 +1,290 @@
+//! A session: one agent's connection, from `hello` to the last line.
+//!
+//! Reading and writing go side by side in one task, so an agent that does not read can still acknowledge, and one
+//! that does not write can still be pushed to. Everything it asks of deliveries goes to the dispatcher; what it
+//! sends goes to the publisher.
+
+mod hello;
+mod writing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
+use crate::inbox::SessionId;
+use crate::inbox::event::{Event, Request};
+use crate::metrics::{CloseReason, Metrics};
+use crate::postgres::Pool;
+use crate::presence::Presence;
+use crate::protocol::codec::{LineError, LineReader};
+use crate::protocol::frame::{Nack, NackOutcome, push_line};
+use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
+use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use crate::publisher::Publish;
+
+/// How long the last line may take: the peer may not read.
+const FAREWELL_WAIT: Duration = Duration::from_secs(1);
+
+/// What every session shares.
+#[derive(Clone)]
+pub struct Sessions {
+    /// This broker's name.
+    pub broker: Arc<str>,
+    /// Whether tokens may come unencrypted from other machines.
+    pub allow_plaintext: bool,
+    /// For authentication.
+    pub pool: Pool,
+    /// The dispatcher.
+    pub inputs: Inputs,
+    /// The publisher.
+    pub publishes: mpsc::Sender<Publish>,
+    /// Who is here.
+    pub presence: Presence,
+    /// How far the broker's stopping is.
+    pub phase: watch::Receiver<Phase>,
+    /// Told of pushes and ends.
+    pub metrics: Metrics,
+    /// The last session's id.
+    pub last_id: Arc<AtomicU64>,
+}
+
+/// How far the broker's stopping is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is not.
+    Running,
+    /// Sessions are asked to leave within this time; nothing new is pushed.
+    Draining(Duration),
+    /// Sessions are ended.
+    Closing,
+}
+
+/// Why a session ended.
+#[derive(Debug)]
+enum End {
+    Bye,
+    Disconnect,
+    Refused(ProtocolError),
+}
+
+impl End {
+    fn reason(&self) -> CloseReason {
+        match self {
+            Self::Bye => CloseReason::Bye,
+            Self::Disconnect => CloseReason::Disconnect,
+            Self::Refused(e) => CloseReason::Refused(e.code),
+        }
+    }
+}
+
+/// How far the writing is, for when the session ends in the middle of it.
+struct Progress {
+    /// The last tag whose line was written whole.
+    written: AtomicU64,
+    /// False while a line may have been cut.
+    whole: AtomicBool,
+}
+
+struct Session<'a> {
+    id: SessionId,
+    agent: Arc<str>,
+    shared: &'a Sessions,
+    outbox: Outbox,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(socket: TcpStream, peer: SocketAddr, shared: Sessions) {
+    // Small lines must not wait for each other's acknowledgement by TCP.
+    if let Err(e) = socket.set_nodelay(true) {
+        tracing::debug!(error = %e, %peer, "the socket ended before its session began");
+        return;
+    }
+    let (read, mut write) = socket.into_split();
+    let mut reader = LineReader::new(read, crate::protocol::limits::HELLO_LINE_BYTES_MAX);
+    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, &shared).await {
+        Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
+        Err(end) => (end, true),
+    };
+    shared.metrics.closed(end.reason());
+    if let End::Refused(e) = &end {
+        tracing::info!(%peer, code = %e.code, reason = %e.message, "a connection was refused or ended");
+        // After a line that was cut in the middle, another would only be garbage.
+        if whole {
+            say_last(&mut write, e.clone()).await;
+        }
+    }
+}
+
+async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
+    let mut line = Vec::new();
+    let ProtocolError { code, message, reference } = error;
+    // Whatever its code: the connection ends here.
+    push_line(&mut line, &ServerFrame::Error { code, fatal: true, reference, message });
+    let said = async {
+        write.write_all(&line).await?;
+        write.shutdown().await
+    };
+    // A peer that is gone or does not read needs no last word.
+    let _ = timeout(FAREWELL_WAIT, said).await;
+}
+
+/// From the welcome to the end; false if the last line was cut.
+async fn run(
+    mut reader: LineReader<OwnedReadHalf>,
+    write: &mut (impl AsyncWrite + Unpin),
+    greeted: hello::Greeted,
+    shared: &Sessions,
+) -> (End, bool) {
+    let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
+    let id = greeted.session;
+    let agent = greeted.agent.clone();
+    let join = Event::Join {
+        session: id,
+        inbox: agent.clone(),
+        instance: greeted.instance.clone(),
+        window: greeted.window,
+    };
+    if shared.inputs.send(Input::Join(outbox.clone(), join)).await.is_err() {
+        return (End::Refused(stopping()), true);
+    }
+    shared.presence.joined(&agent);
+    tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
+    reader.set_limit(LINE_BYTES_MAX);
+    // What the dispatcher sends here it sends through the only other outbox: when that is gone, so is this
+    // session's place. Answers to sends go through a weak one.
+    let weak = outbox.downgrade();
+    drop(outbox);
+    let progress = Progress { written: AtomicU64::new(0), whole: AtomicBool::new(true) };
+    let silence = greeted.heartbeat * HEARTBEATS_MISSED_MAX;
+    let end = tokio::select! {
+        end = read_lines(&mut reader, silence, id, &agent, shared, &weak) => end,
+        end = writing::write_lines(write, outgoing, &greeted, shared, &progress) => end,
+    };
+    shared.presence.left(&agent);
+    let by_broker = matches!(&end, End::Refused(e) if e.code == ErrorCode::Stopping);
+    let leave = Event::Leave { session: id, written: progress.written.into_inner(), by_broker };
+    // The dispatcher's task may be gone: then there is nothing to leave.
+    let _ = shared.inputs.send(Input::Event(leave)).await;
+    tracing::info!(session = id, %agent, reason = end.reason().as_str(), "an agent's session ended");
+    (end, progress.whole.into_inner())
+}
+
+async fn read_lines(
+    reader: &mut LineReader<OwnedReadHalf>,
+    silence: Duration,
+    id: SessionId,
+    agent: &Arc<str>,
+    shared: &Sessions,
+    outbox: &mpsc::WeakSender<Outgoing>,
+) -> End {
+    loop {
+        let line = match timeout(silence, reader.next_line()).await {
+            Ok(Ok(Some(line))) => line,
+            Ok(Ok(None)) => return End::Disconnect,
+            Ok(Err(e)) => return line_fault(e),
+            Err(_) => {
+                let sentence = format!("nothing came for {} ms; send ping when idle", silence.as_millis());
+                return End::Refused(ProtocolError::new(ErrorCode::Silent, sentence));
+            }
+        };
+        let Some(outbox) = outbox.upgrade() else { return End::Refused(slow_reader()) };
+        let session = Session { id, agent: agent.clone(), shared, outbox };
+        if let Err(end) = session.take(&line).await {
+            return end;
+        }
+    }
+}
+
+fn line_fault(e: LineError) -> End {
+    match e {
+        LineError::TooLong(limit) => {
+            let sentence = format!("a line is longer than {limit} bytes");
+            End::Refused(ProtocolError::new(ErrorCode::LineTooLong, sentence))
+        }
+        LineError::Io(_) => End::Disconnect,
+    }
+}
+
+fn slow_reader() -> ProtocolError {
+    let sentence = "this client does not read what is written to it";
+    ProtocolError::new(ErrorCode::SlowReader, sentence)
+}
+
+fn stopping() -> ProtocolError {
+    ProtocolError::new(ErrorCode::Stopping, "the broker is stopping; connect again")
+}
+
+impl Session<'_> {
+    async fn take(self, line: &[u8]) -> Result<(), End> {
+        let frame = match ClientFrame::decode(line) {
+            Ok(frame) => frame,
+            Err(e) => return self.answer(e.into()),
+        };
+        match frame {
+            ClientFrame::Hello(_) => {
+                let sentence = "this session has said hello already";
+                self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
+            }
+            ClientFrame::Send(send) => {
+                if let Err(e) = writing::check_size(&send) {
+                    return self.answer(e.for_ref(send.reference).into());
+                }
+                let publish = Publish { from: self.agent, send, outbox: self.outbox };
+                self.shared.publishes.send(publish).await.map_err(|_| End::Refused(stopping()))
+            }
+            ClientFrame::Ack(ack) => {
+                let tags = ack.tag.into_iter().chain(ack.tags).collect();
+                self.request(Request::Ack { tags, reference: ack.reference }).await
+            }
+            ClientFrame::Nack(nack) => self.request(nack_request(nack)).await,
+            ClientFrame::Extend(extend) => {
+                let by = Duration::from_millis(extend.ms);
+                self.request(Request::Extend { tag: extend.tag, by }).await
+            }
+            ClientFrame::Window(window) => self.request(Request::Window(window.n.min(WINDOW_MAX))).await,
+            ClientFrame::Ping {} => self.answer(ServerFrame::Pong {}),
+            ClientFrame::Pong {} => Ok(()),
+            ClientFrame::Bye {} => Err(End::Bye),
+        }
+    }
+
+    /// A client that asks without reading the answers is closed rather than held in memory.
+    fn answer(&self, frame: ServerFrame) -> Result<(), End> {
+        self.outbox.try_send(Outgoing::Frame(frame)).map_err(|_| End::Refused(slow_reader()))
+    }
+
+    async fn request(&self, request: Request) -> Result<(), End> {
+        let event = Event::Request { session: self.id, request };
+        self.shared.inputs.send(Input::Event(event)).await.map_err(|_| End::Refused(stopping()))
+    }
+}
+
+fn nack_request(nack: Nack) -> Request {
+    let Nack { tag, outcome, delay_ms, reason } = nack;
+    let delay = delay_ms.map(Duration::from_millis);
+    let reason = || {
+        let mut reason = reason.unwrap_or_else(|| "the agent gave no reason".to_owned());
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        // Postgres text cannot hold it.
+        reason.replace('\0', "\u{fffd}")
+    };
+    match outcome {
+        NackOutcome::Release => Request::Release { tag, delay: delay.unwrap_or_default() },
+        NackOutcome::Fail => Request::Fail { tag, delay, reason: reason() },
+        NackOutcome::Dead => Request::Dead { tag, reason: reason() },
+    }
+}
+
+impl Sessions {
+    fn next_id(&self) -> SessionId {
+        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
