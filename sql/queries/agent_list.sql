@@ -7,7 +7,7 @@ from agent_registry r
 cross join lateral (
   select count(*) as waiting
   from (select from postbell.deliveries d
-        where d.inbox = r.agent_id and d.state = 'ready' limit $1::bigint) some
+        where d.inbox = r.agent_id and d.state = 'ready' limit $1::bigint) few
 ) w
 left join (
   select inbox, count(*) as dead from postbell.deliveries where state = 'dead' group by inbox

@@ -20,12 +20,12 @@ with readers (table_name, oid, rls, role_name, role_oid) as (
 select r.table_name, p.polname::text as policy, array_agg(distinct r.role_name order by r.role_name) as roles
 from readers r
 left join pg_policy p
-  on p.polrelid = r.oid and p.polpermissive and p.polcmd in ('r', '*')
+  on r.rls and p.polrelid = r.oid and p.polpermissive and p.polcmd in ('r', '*')
  and pg_get_expr(p.polqual, p.polrelid) = 'true'
  and (0 = any (p.polroles) or r.role_oid = any (p.polroles))
 where (not r.rls or p.oid is not null)
   -- A restrictive policy narrows what the others allow.
   and not exists (select from pg_policy x
                   where r.rls and x.polrelid = r.oid and not x.polpermissive and x.polcmd in ('r', '*'))
-group by r.table_name, case when r.rls then p.polname end, p.polname
+group by r.table_name, p.polname
 order by 1, 2

@@ -9,7 +9,7 @@ with recursive inbox (name) as (
 )
 select inbox.name,
        (select count(*) from (select from postbell.deliveries d
-                              where d.inbox = inbox.name and d.state = 'ready' limit $2::bigint) some) as waiting
+                              where d.inbox = inbox.name and d.state = 'ready' limit $2::bigint) few) as waiting
 from inbox
 where inbox.name is not null
   and not exists (select from agent_registry r where r.agent_id = inbox.name)

@@ -3,7 +3,7 @@
 -- agents reads), and which tables exist. Called by src/postgres/migrate/state.rs. Uses the catalogs' indexes.
 select current_setting('server_version_num')::integer as server_version_num,
        current_setting('server_version') as server_version,
-       current_schema()::text as schema,
+       u.nspname::text as schema,
        (select n.nspname::text
         from pg_class v
         join pg_rewrite r on r.ev_class = v.oid
@@ -19,4 +19,5 @@ select current_setting('server_version_num')::integer as server_version_num,
        exists (select from pg_class where relnamespace = u.oid and relname = 'agent_registry') as has_registry
 from (select) one
 left join pg_namespace p on p.nspname = 'postbell'
-left join pg_namespace u on u.nspname = current_schema()
+-- pg_temp is last in the search_path: it is what current_schema() says where the user's schema does not exist.
+left join pg_namespace u on u.nspname = current_schema() and u.nspname !~ '^pg_temp'
