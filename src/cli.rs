@@ -56,15 +56,19 @@ enum Command {
     Serve(settings::BrokerArgs),
     /// Run a broker with a Postgres of its own, to try and to develop
     Dev(dev::DevArgs),
-    /// Bring the database's schema to this version
+    // Without a doc comment here the help of these is that of their arguments, whole.
     Migrate(migrate::MigrateArgs),
     /// Say which agents may connect
+    ///
+    /// An agent needs a name and a token. The token is shown once; the database keeps only its SHA-256.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
     /// Show, redrive or purge deliveries that were given up
+    ///
+    /// A delivery is a dead letter after max_attempts failures, when its agent says so, or when it can never be
+    /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Check whether a broker can work here, and say what to do
     Doctor(doctor::DoctorArgs),
     /// Send messages through the broker
     Send(send::SendArgs),

@@ -13,9 +13,7 @@ use crate::postgres::{Pool, Target};
 /// A command uses one connection.
 const POOL_SIZE: u32 = 1;
 
-/// Says which agents may connect.
-///
-/// An agent needs a name and a token. The token is shown once; the database keeps only its SHA-256.
+/// What can be done with the registry; its help is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum AgentCommand {
     /// Register an agent, or give its first token to one that is registered

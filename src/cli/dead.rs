@@ -14,10 +14,7 @@ use crate::postgres::dead::{self, Chosen, DeadMessage, Filter};
 /// Characters of a reason that the table shows.
 const REASON_CHARS_MAX: usize = 60;
 
-/// Shows deliveries that were given up, and sends or throws them away.
-///
-/// A delivery is a dead letter after max_attempts failures, when its agent says so, or when it can never be delivered.
-/// It keeps its message, the reason and the number of attempts until it is redriven or purged.
+/// What can be done with dead letters; its help is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum DeadCommand {
     /// List dead letters, the newest first

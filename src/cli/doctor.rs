@@ -6,7 +6,7 @@ use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
 use crate::postgres::doctor::{Check, Level, examine};
 
-/// Checks whether a broker can work on this database, and says what to do where it cannot.
+/// Check whether a broker can work here, and say what to do where it cannot
 ///
 /// ✓ is as it should be, ! works but deserves a look, ✗ must be mended. It changes nothing; it makes one LISTEN/NOTIFY
 /// round trip on a channel of its own.

@@ -9,7 +9,7 @@ use super::{Outcome, output, target};
 use crate::postgres::Connection;
 use crate::postgres::migrate::{self, Plan};
 
-/// Brings the database's schema to this version.
+/// Bring the database's schema to this version
 ///
 /// Makes the broker's own tables in the schema postbell. Tables agent_messages and agent_registry are created where
 /// they are missing; those that a mesh has already are adopted: every row stays, its pollers keep working, columns and
