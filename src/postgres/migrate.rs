@@ -143,7 +143,7 @@ async fn migrate_locked(connection: &Connection) -> Result<Plan, StoreError> {
     }
     for migration in migrations {
         apply(connection, migration).await?;
-        tracing::info!(migration = migration.label(), "applied");
+        tracing::debug!(migration = migration.label(), "applied");
     }
     done.deliveries = triggers::install(connection, &found, &triggers).await?;
     Ok(done)
