@@ -233,7 +233,7 @@ async fn drain(
 ) -> Stopped {
     let _ = inputs.send(Input::Event(Event::Stop)).await;
     phase.send_replace(Phase::Draining(patience));
-    let finished = load.wait_for(|load| load.in_flight == 0);
+    let finished = load.wait_for(|load| load.in_flight == 0 && load.unsettled == 0);
     let finished = timeout(patience, finished).await.is_ok();
     let given_back = if finished { 0 } else { load.borrow().in_flight };
     phase.send_replace(Phase::Closing);

@@ -2,8 +2,10 @@
 //! log to standard error.
 
 mod agent;
+mod dead;
 mod demo;
 mod dev;
+mod doctor;
 mod listen;
 mod migrate;
 mod output;
@@ -54,11 +56,20 @@ enum Command {
     Serve(settings::BrokerArgs),
     /// Run a broker with a Postgres of its own, to try and to develop
     Dev(dev::DevArgs),
-    /// Bring the database's schema to this version
+    // Without a doc comment here the help of these is that of their arguments, whole.
     Migrate(migrate::MigrateArgs),
     /// Say which agents may connect
+    ///
+    /// An agent needs a name and a token. The token is shown once; the database keeps only its SHA-256.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Show, redrive or purge deliveries that were given up
+    ///
+    /// A delivery is a dead letter after max_attempts failures, when its agent says so, or when it can never be
+    /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
+    Doctor(doctor::DoctorArgs),
     /// Send messages through the broker
     Send(send::SendArgs),
     /// Be an agent: print or handle each message and acknowledge it
@@ -103,6 +114,8 @@ async fn run(command: Command) -> Outcome {
         Command::Dev(args) => dev::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Agent(command) => agent::run(command).await,
+        Command::Dead(command) => dead::run(command).await,
+        Command::Doctor(args) => doctor::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Listen(args) => listen::run(args).await,
     }

@@ -2,6 +2,7 @@
 //!
 //! Each statement is a file of `sql/queries`, prepared once per connection.
 
+pub mod adopt;
 pub mod agents;
 pub mod connection;
 pub mod dead;
@@ -11,6 +12,7 @@ pub mod gauges;
 pub mod lease;
 pub mod listen;
 pub mod migrate;
+mod moment;
 pub mod pool;
 pub mod presence;
 pub mod publish;

@@ -62,11 +62,15 @@ create table postbell.brokers (
   armed       boolean not null default false
 ) with (fillfactor = 50);
 
--- Which broker dispatches an inbox. The epoch counts the owners it has had.
+-- An epoch is never used twice: a broker that was silent and finds its inbox under the old one knows that nobody had
+-- it meanwhile. A counter in the row would begin anew when the row is given back.
+create sequence postbell.epochs;
+
+-- Which broker dispatches an inbox, and since when it has been this one's.
 create table postbell.leases (
   inbox       text primary key,
   broker_id   uuid not null,
-  epoch       bigint not null default 1,
+  epoch       bigint not null default nextval('postbell.epochs'),
   acquired_at timestamptz not null default now()
 );
 create index leases_broker on postbell.leases (broker_id);
@@ -79,3 +83,4 @@ create table postbell.triggers (
 );
 
 revoke all on all tables in schema postbell from public;
+revoke all on all sequences in schema postbell from public;

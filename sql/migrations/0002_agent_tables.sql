@@ -2,20 +2,29 @@
 -- that name can be adopted was checked before (sql/queries/adoption_faults.sql). Unqualified names: the
 -- session's search_path says which schema.
 
-create table if not exists agent_registry (
-  agent_id       text primary key,
-  agent_name     text not null,
-  agent_type     text not null,
-  environment    text not null,
-  status         text not null
-    check (status in ('online', 'offline', 'busy', 'error', 'starting', 'stopping')),
-  last_heartbeat timestamptz,
-  capabilities   jsonb default '{}',
-  endpoint_url   text,
-  metadata       jsonb default '{}',
-  created_at     timestamptz default now(),
-  updated_at     timestamptz default now()
-);
+do $$
+begin
+  if to_regclass('agent_registry') is not null then
+    return;
+  end if;
+  create table agent_registry (
+    agent_id       text primary key,
+    agent_name     text not null,
+    agent_type     text not null,
+    environment    text not null,
+    status         text not null
+      check (status in ('online', 'offline', 'busy', 'error', 'starting', 'stopping')),
+    last_heartbeat timestamptz,
+    capabilities   jsonb default '{}',
+    endpoint_url   text,
+    metadata       jsonb default '{}',
+    created_at     timestamptz default now(),
+    updated_at     timestamptz default now()
+  );
+  -- On Supabase the API roles hold rights on every table here: closed until a policy opens it. An adopted table
+  -- keeps what it has, since its pollers live by that.
+  alter table agent_registry enable row level security;
+end $$;
 alter table agent_registry
   add column if not exists role text not null default 'agent' check (role in ('agent', 'orchestrator')),
   add column if not exists enabled boolean not null default true,
@@ -44,9 +53,7 @@ begin
   -- No index on what an ack changes (status, processed_at), and room on the page: the mark stays a HOT update.
   ) with (fillfactor = 85);
   create index agent_messages_created_at on agent_messages (created_at);
-  -- On Supabase the API roles hold rights on every table here: closed until a policy opens it.
   alter table agent_messages enable row level security;
-  alter table agent_registry enable row level security;
 end $$;
 alter table agent_messages
   add column if not exists correlation_id text,
@@ -62,4 +69,4 @@ create index if not exists agent_messages_expires
 -- What the triggers may know of the agents, bound to the table in whatever schema it lives, so that their
 -- functions need no search_path of the user's.
 create view postbell.agents as
-  select agent_id, environment, role from agent_registry where enabled;
+  select agent_id, environment, role from agent_registry where enabled is not false;

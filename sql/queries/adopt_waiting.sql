@@ -1,6 +1,7 @@
--- Deliveries for messages that wait without one: those of a mesh that is adopted, and those that came while the
--- trigger was missing. In the order of arrival; expired ones are left alone. Called by src/postgres/migrate.rs in
--- the transaction that installs the trigger, whose lock keeps producers out until it is there.
+-- Deliveries for the messages that wait although no trigger routed them: those of a mesh that is adopted, or that
+-- came in while the trigger was gone. By the same rules as triggers/route.sql, in the order of their creation; what
+-- has expired is left out. Called by src/postgres/migrate/triggers.rs in the transaction that makes the trigger,
+-- which lets no insert slip in between. Reads agent_messages whole, once; uses deliveries_message.
 insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
 select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
        case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
@@ -15,4 +16,4 @@ cross join lateral (
 where coalesce(m.status, 'pending') = 'pending'
   and (m.expires_at is null or m.expires_at > now())
   and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
-order by m.created_at, m.message_id
+order by m.created_at, m.message_id, r.inbox

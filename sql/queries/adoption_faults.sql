@@ -1,45 +1,75 @@
--- What keeps a table of the user's from being adopted: a line for each column that is missing or of another type.
--- No row: each table is missing, or is one of ours. Called by src/postgres/migrate.rs.
-with wanted (table_name, column_name, types) as (values
-  ('agent_messages', 'message_id', '{uuid}'::text[]),
-  ('agent_messages', 'from_agent_id', '{text,varchar}'),
-  ('agent_messages', 'to_agent_id', '{text,varchar}'),
-  ('agent_messages', 'message_type', '{text,varchar}'),
-  ('agent_messages', 'payload', '{jsonb}'),
-  ('agent_messages', 'priority', '{int2,int4}'),
-  ('agent_messages', 'status', '{text,varchar}'),
-  ('agent_messages', 'created_at', '{timestamptz}'),
-  ('agent_messages', 'delivered_at', '{timestamptz}'),
-  ('agent_messages', 'processed_at', '{timestamptz}'),
-  ('agent_messages', 'error_message', '{text,varchar}'),
-  ('agent_registry', 'agent_id', '{text,varchar}'),
-  ('agent_registry', 'agent_name', '{text,varchar}'),
-  ('agent_registry', 'agent_type', '{text,varchar}'),
-  ('agent_registry', 'environment', '{text,varchar}'),
-  ('agent_registry', 'status', '{text,varchar}'),
-  ('agent_registry', 'last_heartbeat', '{timestamptz}'),
-  ('agent_registry', 'updated_at', '{timestamptz}')
-), added (table_name, column_name, types) as (values
-  -- May be missing; where they are there, they must be what the broker writes.
-  ('agent_messages', 'correlation_id', '{text,varchar}'::text[]),
-  ('agent_messages', 'dedupe_key', '{text,varchar}'),
-  ('agent_messages', 'deliver_at', '{timestamptz}'),
-  ('agent_messages', 'expires_at', '{timestamptz}'),
-  ('agent_messages', 'headers', '{jsonb}'),
-  ('agent_registry', 'role', '{text,varchar}'),
-  ('agent_registry', 'enabled', '{bool}'),
-  ('agent_registry', 'token_hash', '{bytea}'),
-  ('agent_registry', 'token_set_at', '{timestamptz}')
-), found as (
-  select c.relname::text as table_name, a.attname::text as column_name, t.typname::text as type_name
-  from pg_class c
-  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
-  join pg_type t on t.oid = a.atttypid
-  where c.oid in (to_regclass('agent_messages'), to_regclass('agent_registry'))
+-- Why the user's tables cannot be adopted: no row where they can, or are missing. Each row is a fault of one column:
+--   missing   a column that every mesh has is not there
+--   type      it is there, with a type that the broker cannot use
+--   required  a column of the user's own that the broker would have to fill in
+--   key       the id is no primary key and not unique: one message could be two
+--   kind      not an ordinary table
+-- Called by src/postgres/adopt.rs. Reads the catalogs only.
+with wanted (table_name, column_name, types, needed) as (
+  values
+    ('agent_messages', 'message_id', '{uuid}', true),
+    ('agent_messages', 'from_agent_id', '{text,varchar}', true),
+    ('agent_messages', 'to_agent_id', '{text,varchar}', true),
+    ('agent_messages', 'message_type', '{text,varchar}', true),
+    ('agent_messages', 'payload', '{jsonb}', true),
+    ('agent_messages', 'priority', '{integer,smallint}', true),
+    ('agent_messages', 'status', '{text,varchar}', true),
+    ('agent_messages', 'created_at', '{timestamptz}', true),
+    ('agent_messages', 'delivered_at', '{timestamptz}', true),
+    ('agent_messages', 'processed_at', '{timestamptz}', true),
+    ('agent_messages', 'error_message', '{text,varchar}', true),
+    ('agent_messages', 'correlation_id', '{text,varchar}', false),
+    ('agent_messages', 'dedupe_key', '{text,varchar}', false),
+    ('agent_messages', 'deliver_at', '{timestamptz}', false),
+    ('agent_messages', 'expires_at', '{timestamptz}', false),
+    ('agent_messages', 'headers', '{jsonb}', false),
+    ('agent_registry', 'agent_id', '{text,varchar}', true),
+    ('agent_registry', 'agent_name', '{text,varchar}', true),
+    ('agent_registry', 'agent_type', '{text,varchar}', true),
+    ('agent_registry', 'environment', '{text,varchar}', true),
+    ('agent_registry', 'status', '{text,varchar}', true),
+    ('agent_registry', 'last_heartbeat', '{timestamptz}', true),
+    ('agent_registry', 'updated_at', '{timestamptz}', true),
+    ('agent_registry', 'role', '{text,varchar}', false),
+    ('agent_registry', 'enabled', '{boolean}', false),
+    ('agent_registry', 'token_hash', '{bytea}', false),
+    ('agent_registry', 'token_set_at', '{timestamptz}', false)
+), tables (table_name, oid, relkind) as (
+  select c.relname::text, c.oid, c.relkind
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = current_schema() and c.relname in ('agent_messages', 'agent_registry')
+), columns as (
+  select t.table_name, t.oid, a.attnum, a.attname::text as column_name, a.atttypid,
+         format_type(a.atttypid, null) as type,
+         a.attnotnull and not a.atthasdef and a.attidentity = '' as is_required
+  from tables t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+), faults (table_name, fault, column_name, wanted, found) as (
+  select t.table_name, 'kind', '', 'an ordinary table',
+         case t.relkind when 'v' then 'a view' when 'm' then 'a materialized view' when 'p' then 'a partitioned table'
+                        when 'f' then 'a foreign table' else 'something else' end
+  from tables t where t.relkind <> 'r'
+  union all
+  select w.table_name, case when c.column_name is null then 'missing' else 'type' end, w.column_name,
+         array_to_string(w.types::text[], ' or '), c.type
+  from wanted w
+  join tables t using (table_name)
+  left join columns c using (table_name, column_name)
+  where case when c.column_name is null then w.needed else c.atttypid <> all (w.types::regtype[]::oid[]) end
+  union all
+  select c.table_name, 'required', c.column_name, 'a default, or to allow null', 'not null without a default'
+  from columns c
+  where c.is_required and not exists (
+    select from wanted w where w.table_name = c.table_name and w.column_name = c.column_name)
+  union all
+  select c.table_name, 'key', c.column_name, 'a primary key', 'not unique'
+  from columns c join wanted w using (table_name, column_name) join tables t using (table_name)
+  where c.column_name in ('message_id', 'agent_id') and t.relkind = 'r' and not exists (
+    select from pg_index i
+    where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null
+      and i.indnkeyatts = 1 and i.indkey[0] = c.attnum)
 )
-select w.table_name, w.column_name, f.type_name, w.types[1] as wanted_type
-from (select *, true as required from wanted union all select *, false from added) w
-left join found f using (table_name, column_name)
-where to_regclass(w.table_name) is not null
-  and case when f.type_name is null then w.required else not f.type_name = any (w.types) end
-order by w.table_name, w.column_name
+select f.table_name, f.fault, f.column_name, f.wanted, f.found, current_schema()::text as schema,
+       (select array_agg(c.column_name order by c.attnum) from columns c
+        where c.table_name = f.table_name) as has
+from faults f
+order by f.table_name, f.fault, f.column_name

@@ -1,10 +1,15 @@
--- Every agent, with what waits for it. Called by src/postgres/agents.rs. Walks agent_registry; counts by
--- deliveries_lane and deliveries_dead's rows by inbox.
-select r.agent_id, r.environment, r.role, r.status, r.enabled, r.token_hash is not null as has_token,
-       r.last_heartbeat, coalesce(w.ready, 0) as ready, coalesce(w.dead, 0) as dead
+-- Every registered agent, by name. What waits in an inbox is counted up to $1, since a backlog may hold millions.
+-- Called by src/postgres/agents.rs. Reads agent_registry whole; uses deliveries_lane for each agent, and deliveries_dead.
+select r.agent_id, r.agent_type, r.environment, coalesce(r.role, 'agent') as role,
+       coalesce(r.enabled, true) as enabled, r.status, r.token_hash is not null as has_token,
+       r.token_set_at, r.last_heartbeat, w.waiting, coalesce(d.dead, 0) as dead
 from agent_registry r
+cross join lateral (
+  select count(*) as waiting
+  from (select from postbell.deliveries d
+        where d.inbox = r.agent_id and d.state = 'ready' limit $1::bigint) few
+) w
 left join (
-  select inbox, count(*) filter (where state <> 'dead') as ready, count(*) filter (where state = 'dead') as dead
-  from postbell.deliveries group by inbox
-) w on w.inbox = r.agent_id
-order by r.environment, r.agent_id
+  select inbox, count(*) as dead from postbell.deliveries where state = 'dead' group by inbox
+) d on d.inbox = r.agent_id
+order by r.agent_id

@@ -1,3 +1,14 @@
--- Forgets an agent; what waits for its name keeps waiting for an agent of that name. $1 name. Called by
--- src/postgres/agents.rs. Uses agent_registry's primary key.
-delete from agent_registry where agent_id = $1
+-- Takes an agent off the registry: $1 agent_id, $2 whether also if deliveries wait for it. These stay, for an agent
+-- that is registered under that name again. One row: whether it was registered, whether it was removed, and how many
+-- deliveries wait. Called by src/postgres/agents.rs. Reads postbell.deliveries whole: no index has every state.
+with waiting as (
+  select count(*) as n from postbell.deliveries d where d.inbox = $1::text and d.state <> 'dead'
+), known as (
+  select agent_id from agent_registry where agent_id = $1::text
+), removed as (
+  delete from agent_registry r using waiting w
+  where r.agent_id = $1::text and ($2::boolean or w.n = 0)
+  returning r.agent_id
+)
+select exists (select from known) as was_known, exists (select from removed) as is_removed,
+       (select n from waiting) as waiting

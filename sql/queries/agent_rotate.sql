@@ -1,4 +1,5 @@
--- A new token; the old one is void at the next hello. $1 name, $2 SHA-256 of the token. Called by
--- src/postgres/agents.rs. Uses agent_registry's primary key.
-update agent_registry set token_hash = $2, token_set_at = now(), enabled = true, updated_at = now()
-where agent_id = $1
+-- A new token for an agent: $1 agent_id, $2 SHA-256 of the token. The old one ends with the next hello. No row: not
+-- registered. Called by src/postgres/agents.rs. Uses agent_registry's primary key.
+update agent_registry
+set token_hash = $2::bytea, token_set_at = now(), updated_at = now()
+where agent_id = $1::text

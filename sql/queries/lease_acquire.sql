@@ -5,7 +5,7 @@ insert into postbell.leases as l (inbox, broker_id)
 select i, $2 from unnest($1::text[]) as i order by i
 on conflict (inbox) do update
 set broker_id = excluded.broker_id,
-    epoch = l.epoch + (l.broker_id <> excluded.broker_id)::int,
+    epoch = case when l.broker_id = excluded.broker_id then l.epoch else excluded.epoch end,
     acquired_at = case when l.broker_id = excluded.broker_id then l.acquired_at else now() end
 where l.broker_id = excluded.broker_id
    or not exists (select from postbell.brokers b

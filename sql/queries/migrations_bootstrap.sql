@@ -1,9 +1,15 @@
--- What migrations are recorded in. Called by src/postgres/migrate.rs before it looks what is there.
-create schema if not exists postbell;
-create table if not exists postbell.migrations (
-  version    integer primary key,
-  name       text not null,
-  sha256     text not null,
-  applied_at timestamptz not null default now(),
-  applied_by text not null default current_user
-);
+-- The record of migrations, which the first of them needs. One statement; does nothing where it exists already,
+-- and needs no right to create schemas where an administrator made this one. Called by src/postgres/migrate.rs.
+do $$
+begin
+  if to_regnamespace('postbell') is null then
+    create schema postbell;
+  end if;
+  create table if not exists postbell.migrations (
+    version    integer primary key,
+    name       text not null,
+    sha256     text not null,
+    applied_at timestamptz not null default now(),
+    by         text not null default current_user
+  );
+end $$

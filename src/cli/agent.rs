@@ -7,27 +7,32 @@ use serde_json::json;
 
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::agents::{self, Agent, Token};
+use crate::postgres::agents::{self, Agent, NewAgent, Token, WAITING_COUNTED_MAX};
 use crate::postgres::{Pool, Target};
 
 /// A command uses one connection.
 const POOL_SIZE: u32 = 1;
 
-/// Says which agents may connect.
-///
-/// An agent needs a name and a token. The token is shown once; the database keeps only its SHA-256.
+/// What can be done with the registry; its help is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum AgentCommand {
     /// Register an agent, or give its first token to one that is registered
-    #[command(after_help = "Example: postbell agent add validation-agent --environment railway")]
+    #[command(after_help = "Examples:
+  postbell agent add validation-agent --environment railway
+  export POSTBELL_TOKEN=$(postbell agent add nightly-report --environment github)")]
     Add(AddArgs),
     /// List agents, with what waits for each
     List(ListArgs),
     /// Give an agent a new token; the old one is void at its next hello
     Rotate(NameArgs),
-    /// Refuse an agent's next hello; what waits for it keeps waiting
+    /// Refuse an agent's next hello; what waits for it keeps waiting, broadcasts pass it over
     Disable(NameArgs),
-    /// Forget an agent
+    /// Let a disabled agent connect again, with the token it had
+    Enable(NameArgs),
+    /// Take an agent off the registry
+    #[command(long_about = "Take an agent off the registry.\n\nRefused while deliveries wait for it, unless --force: \
+                            they are never deleted, and wait for an agent that is registered under that name again. \
+                            `postbell doctor` lists them.")]
     Remove(RemoveArgs),
 }
 
@@ -35,12 +40,18 @@ pub(super) enum AgentCommand {
 pub(super) struct AddArgs {
     /// The agent's name: messages are sent to it
     name: String,
-    /// Where it runs: pc, railway, github, …
-    #[arg(long, env = "ENVIRONMENT")]
-    environment: String,
-    /// What it may do
-    #[arg(long, env = "POSTBELL_ROLE", default_value = "agent", value_parser = ["agent", "orchestrator"])]
-    role: String,
+    /// Where it runs: pc, railway, github, … [default: pc]
+    #[arg(long, env = "POSTBELL_ENVIRONMENT")]
+    environment: Option<String>,
+    /// What it may do [default: agent]
+    #[arg(long, env = "POSTBELL_ROLE", value_parser = ["agent", "orchestrator"])]
+    role: Option<String>,
+    /// What kind it is, in your own words [default: its role]
+    #[arg(long = "type", env = "POSTBELL_AGENT_TYPE", value_name = "TYPE")]
+    agent_type: Option<String>,
+    /// What people call it [default: its name]
+    #[arg(long, env = "POSTBELL_DISPLAY_NAME")]
+    display_name: Option<String>,
     #[command(flatten)]
     rest: ListArgs,
 }
@@ -75,29 +86,52 @@ pub(super) struct RemoveArgs {
 
 pub(super) async fn run(command: AgentCommand) -> Outcome {
     match command {
-        AgentCommand::Add(args) => {
-            let added = agents::add(&pool(&args.rest)?, &args.name, &args.environment, &args.role).await?;
-            if added.was_registered {
-                let environment = &added.environment;
-                tracing::info!("{} was registered in {environment} already; now it has a token", args.name);
-            }
-            show_token(&args.name, &added.token, args.rest.json);
-        }
+        AgentCommand::Add(args) => add(&args).await?,
         AgentCommand::List(args) => show(&agents::list(&pool(&args)?).await?, args.json),
         AgentCommand::Rotate(args) => {
             let token = agents::rotate(&pool(&args.rest)?, &args.name).await?;
             show_token(&args.name, &token, args.rest.json);
         }
-        AgentCommand::Disable(args) => {
-            agents::disable(&pool(&args.rest)?, &args.name).await?;
-            done(&args.name, "disabled", args.rest.json);
-        }
+        AgentCommand::Disable(args) => set_enabled(&args, false).await?,
+        AgentCommand::Enable(args) => set_enabled(&args, true).await?,
         AgentCommand::Remove(args) => {
-            agents::remove(&pool(&args.rest)?, &args.name, args.force).await?;
+            let waiting = agents::remove(&pool(&args.rest)?, &args.name, args.force).await?;
+            if waiting > 0 {
+                tracing::warn!("{waiting} deliveries keep waiting for an agent called {}", args.name);
+            }
             done(&args.name, "removed", args.rest.json);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn add(args: &AddArgs) -> anyhow::Result<()> {
+    let agent = NewAgent {
+        agent_id: &args.name,
+        agent_name: args.display_name.as_deref(),
+        agent_type: args.agent_type.as_deref(),
+        environment: args.environment.as_deref(),
+        role: args.role.as_deref(),
+    };
+    let added = agents::add(&pool(&args.rest)?, &agent).await?;
+    if !added.is_new {
+        let (role, environment) = (&added.role, &added.environment);
+        tracing::info!(
+            "{} is already registered ({role}, {environment}); now it has a token",
+            args.name
+        );
+    }
+    if !added.enabled {
+        tracing::warn!("{0} is disabled: `postbell agent enable {0}` lets it connect", args.name);
+    }
+    show_token(&args.name, &added.token, args.rest.json);
+    Ok(())
+}
+
+async fn set_enabled(args: &NameArgs, enabled: bool) -> anyhow::Result<()> {
+    agents::set_enabled(&pool(&args.rest)?, &args.name, enabled).await?;
+    done(&args.name, if enabled { "enabled" } else { "disabled" }, args.rest.json);
+    Ok(())
 }
 
 fn pool(args: &ListArgs) -> anyhow::Result<Pool> {
@@ -129,17 +163,7 @@ fn done(agent: &str, what: &str, as_json: bool) {
 
 fn show(agents: &[Agent], as_json: bool) {
     if as_json {
-        let rows: Vec<_> = agents
-            .iter()
-            .map(|a| {
-                json!({
-                    "agent": a.agent, "environment": a.environment, "role": a.role, "status": a.status,
-                    "enabled": a.enabled, "has_token": a.has_token, "ready": a.ready, "dead": a.dead,
-                    "last_heartbeat": a.last_heartbeat.map(|at| humantime::format_rfc3339_millis(at).to_string()),
-                })
-            })
-            .collect();
-        return output::json(&rows);
+        return output::json(&agents);
     }
     let rows: Vec<[String; 8]> = agents
         .iter()
@@ -149,14 +173,15 @@ fn show(agents: &[Agent], as_json: bool) {
                 (true, false) => "no token",
                 (true, true) => "yes",
             };
+            let more = if a.waiting == WAITING_COUNTED_MAX { "+" } else { "" };
             [
-                a.agent.clone(),
+                a.agent_id.clone(),
                 a.environment.clone(),
                 a.role.clone(),
                 a.status.clone(),
                 may.to_owned(),
                 output::ago(a.last_heartbeat),
-                a.ready.to_string(),
+                format!("{}{more}", a.waiting),
                 a.dead.to_string(),
             ]
         })

@@ -13,7 +13,7 @@ use super::{Outcome, demo, output};
 use crate::broker;
 use crate::config::{Config, DATABASE_URL, DRAIN};
 use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
-use crate::postgres::agents::{self, Token};
+use crate::postgres::agents::{self, NewAgent, Token};
 use crate::postgres::migrate::migrate;
 use crate::postgres::{Pool, Target};
 
@@ -61,7 +61,8 @@ pub(super) async fn run(args: DevArgs) -> Outcome {
 }
 
 async fn serve(args: &DevArgs, config: &Config, url: &str) -> anyhow::Result<()> {
-    for step in migrate(&config.database, false).await? {
+    let done = migrate(&config.database).await?;
+    for step in done.migrations.iter().chain(&done.triggers) {
         tracing::debug!(step, "migrated");
     }
     broker::check(config).await?;
@@ -141,7 +142,7 @@ fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
 pub(super) async fn token_of(pool: &Pool, agent: &str) -> anyhow::Result<Token> {
     match agents::rotate(pool, agent).await {
         Ok(token) => Ok(token),
-        Err(_) => Ok(agents::add(pool, agent, "pc", "agent").await?.token),
+        Err(_) => Ok(agents::add(pool, &NewAgent { agent_id: agent, ..NewAgent::default() }).await?.token),
     }
 }
 

@@ -7,21 +7,31 @@ use serde_json::json;
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
 use crate::postgres::Connection;
-use crate::postgres::migrate::{migrate, schema_state};
+use crate::postgres::migrate::{self, Plan};
 
-/// Creates the broker's schema and adopts or creates agent_messages and agent_registry.
+/// Bring the database's schema to this version
 ///
-/// Tables that a mesh has already keep every row and its pollers keep working; columns and a trigger are added.
-/// Messages that wait are delivered to their agents when they connect. A table of that name that is something else
-/// is refused and not touched.
+/// Makes the broker's own tables in the schema postbell. Tables agent_messages and agent_registry are created where
+/// they are missing; those that a mesh has already are adopted: every row stays, its pollers keep working, columns and
+/// triggers are added, and messages that wait are delivered when their agents connect. A table of that name that is
+/// something else is refused before anything is changed.
+///
+/// Each migration is one transaction; running it again does nothing.
 #[derive(clap::Args)]
+#[command(after_help = "Examples:
+  postbell migrate --dry-run                      # what would be done, and whether it can be
+  postbell migrate
+  POSTBELL_SCHEMA=mesh postbell migrate           # for tables in another schema than public
+  postbell migrate --status --json | jq .steps
+
+Exit status: 0 done; 1 refused or failed, or --status found something to do; 64 wrong usage.")]
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// Show what is applied and what is missing; change nothing
+    /// List migrations and triggers and how each is; change nothing
     #[arg(long, env = "POSTBELL_MIGRATE_STATUS", conflicts_with = "dry_run")]
     status: bool,
-    /// Say what would be applied, and whether it can be; change nothing
+    /// Say what would be done, and whether it can be; change nothing
     #[arg(long, env = "POSTBELL_MIGRATE_DRY_RUN")]
     dry_run: bool,
     /// Print JSON
@@ -34,29 +44,75 @@ pub(super) async fn run(args: MigrateArgs) -> Outcome {
     if args.status {
         return status(&Connection::open(&target).await?, args.json).await;
     }
-    let steps = migrate(&target, args.dry_run).await?;
+    let plan = match args.dry_run {
+        true => migrate::plan(&Connection::open(&target).await?).await?,
+        false => migrate::migrate(&target).await?,
+    };
     if args.json {
-        output::json(&json!({"dry_run": args.dry_run, "steps": steps}));
-    } else if steps.is_empty() {
-        output::line("nothing to do: the schema is that of this version");
+        let steps: Vec<_> = plan.migrations.iter().chain(&plan.triggers).collect();
+        output::json(&json!({
+            "dry_run": args.dry_run, "steps": steps, "adoption": plan.adoption, "deliveries": plan.deliveries,
+        }));
     } else {
-        let verb = if args.dry_run { "would apply" } else { "applied" };
-        steps.iter().for_each(|step| output::line(&format!("{verb} {step}")));
+        sentences(&plan, args.dry_run).iter().for_each(|sentence| output::line(sentence));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn status(connection: &Connection, as_json: bool) -> Outcome {
-    let state = schema_state(connection).await?;
-    let steps: Vec<_> = state.migrations.iter().chain(&state.triggers).collect();
-    if as_json {
-        let steps: Vec<_> = steps.iter().map(|s| json!({"name": s.name, "applied": s.applied})).collect();
-        output::json(&json!({"current": state.is_current(), "refusal": state.refusal(), "steps": steps}));
-    } else {
-        for step in steps {
-            output::line(&format!("{} {}", if step.applied { "applied" } else { "missing" }, step.name));
-        }
-        output::line(state.refusal().as_deref().unwrap_or("the schema is that of this version"));
+/// What was done, or would be, a line each.
+fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
+    if plan.is_empty() {
+        return vec!["nothing to do: the schema is that of this version".to_owned()];
     }
-    Ok(if state.is_current() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let (applied, installed) =
+        if dry_run { ("would apply", "would install") } else { ("applied", "installed") };
+    let mut lines = Vec::new();
+    if let Some(adoption) = &plan.adoption {
+        let (adopted, created) =
+            if dry_run { ("would adopt", "would create") } else { ("adopted", "created") };
+        lines.extend(adoption.adopts.iter().map(|t| format!("{adopted} {t}: every row stays as it is")));
+        lines.extend(adoption.creates.iter().map(|t| format!("{created} {t}")));
+        if adoption.taken > 0 {
+            lines.push(format!(
+                "left alone: {} messages that a poller marked delivered and never finished; set their status to \
+                 pending before you migrate if they should be sent again",
+                adoption.taken
+            ));
+        }
+        if dry_run && adoption.waiting > 0 {
+            lines.push(format!("would make deliveries for {} messages that wait", adoption.waiting));
+        }
+    }
+    lines.extend(plan.migrations.iter().map(|m| format!("{applied} migration {m}")));
+    lines.extend(plan.triggers.iter().map(|t| format!("{installed} trigger {t}")));
+    if let Some(deliveries) = plan.deliveries.filter(|n| *n > 0) {
+        lines.push(format!("made {deliveries} deliveries for messages that waited without the trigger"));
+    }
+    lines
+}
+
+async fn status(connection: &Connection, as_json: bool) -> Outcome {
+    let status = migrate::status(connection).await?;
+    let refusal = status.state.refusal();
+    if as_json {
+        output::json(&json!({"current": refusal.is_none(), "refusal": refusal, "steps": status.lines}));
+    } else {
+        let rows: Vec<_> = status
+            .lines
+            .iter()
+            .map(|l| {
+                let ago = l.applied_at.map(|at| format!("{} ago", output::ago(Some(at))));
+                [
+                    l.kind.to_owned(),
+                    l.name.clone(),
+                    l.state.to_owned(),
+                    ago.unwrap_or_default(),
+                    l.by.clone().unwrap_or_default(),
+                ]
+            })
+            .collect();
+        output::table(["KIND", "NAME", "STATE", "WHEN", "BY"], &rows);
+        output::line(refusal.as_deref().unwrap_or("the schema is that of this version"));
+    }
+    Ok(if refusal.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -110,7 +110,7 @@ pub enum Event {
     Acquired {
         /// Which.
         inbox: Arc<str>,
-        /// How many owners it has had.
+        /// The number of this ownership, never used twice.
         epoch: i64,
     },
     /// The inbox is another live broker's, or the database did not answer: ask again.

@@ -1,185 +1,229 @@
-//! The agents that may connect: names, tokens, roles.
-//!
-//! A token is 32 random bytes, shown once; the registry keeps its SHA-256. It is random enough that a slow
-//! password hash would add nothing but load.
+//! The agents of the registry and their tokens.
 
+mod token;
+
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use sha2::{Digest, Sha256};
+pub use token::{Token, TokenHash, hash};
 
 use super::error::StoreError;
+use super::moment::rfc3339;
 use super::pool::Pool;
 use super::publish::EVERYBODY;
 use crate::protocol::limits::NAME_BYTES_MAX;
 
-const AUTHENTICATE: &str = include_str!("../../sql/queries/agent_authenticate.sql");
 const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
 const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
 const ROTATE: &str = include_str!("../../sql/queries/agent_rotate.sql");
-const DISABLE: &str = include_str!("../../sql/queries/agent_disable.sql");
-const WAITING: &str = include_str!("../../sql/queries/agent_waiting.sql");
+const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
 const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
+const AUTHENTICATE: &str = include_str!("../../sql/queries/agent_authenticate.sql");
 
-/// What a token begins with, so that one in a log or a commit is recognised.
-const TOKEN_PREFIX: &str = "pb_";
+/// What waits for an agent is counted up to here: a list must not walk a backlog.
+pub const WAITING_COUNTED_MAX: i64 = 10_000;
 
-/// A token, shown once.
-pub struct Token(String);
-
-impl Token {
-    /// A new random one.
-    pub fn random() -> Self {
-        let bytes: [u8; 32] = rand::random();
-        let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
-        Self(format!("{TOKEN_PREFIX}{hex}"))
-    }
-
-    /// The text to give to the agent.
-    pub fn reveal(&self) -> &str {
-        &self.0
-    }
-
-    fn hash(&self) -> Vec<u8> {
-        hash(&self.0)
-    }
-}
-
-fn hash(token: &str) -> Vec<u8> {
-    Sha256::digest(token.as_bytes()).to_vec()
-}
-
-/// Compares without telling by its duration how much was right.
-fn equal(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |different, (a, b)| different | (a ^ b)) == 0
-}
-
-/// Whether this agent has this token; then its name, as the inbox is called.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn authenticate(pool: &Pool, agent: &str, token: &str) -> Result<Option<String>, StoreError> {
-    let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
-    let known = rows.first().and_then(|row| row.get::<_, Option<Vec<u8>>>("token_hash"));
-    // Hashed and compared for an unknown agent too: the time must not tell.
-    let right = equal(&hash(token), known.as_deref().unwrap_or(&[0; 32]));
-    let enabled = rows.first().is_some_and(|row| row.get("enabled"));
-    Ok((right && enabled && known.is_some()).then(|| agent.to_owned()))
-}
-
-/// How an agent was added.
-pub struct Added {
-    /// Its token.
-    pub token: Token,
-    /// It was in the registry of an older mesh, without a token.
-    pub was_registered: bool,
-    /// The environment it is in: the one asked for, or the one it was registered with.
+/// An agent that proved who it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRow {
+    /// Its name, and that of its inbox.
+    pub agent_id: String,
+    /// `agent` or `orchestrator`; an adopted registry may have other words.
+    pub role: String,
+    /// Where it runs: pc, railway, github, …
     pub environment: String,
 }
 
-/// Registers an agent.
+/// An agent's inbox has its name.
+impl From<AgentRow> for Arc<str> {
+    fn from(agent: AgentRow) -> Self {
+        agent.agent_id.into()
+    }
+}
+
+/// The agent that has this token; `None` for an unknown agent, one that is disabled or has no token, and a wrong
+/// token alike, so that the answer does not tell which names exist.
 ///
 /// # Errors
-/// The name cannot be one, or has a token already; or see [`StoreError`].
-pub async fn add(pool: &Pool, name: &str, environment: &str, role: &str) -> Result<Added, StoreError> {
-    check_name(name)?;
-    let token = Token::random();
-    let rows = pool.query(ADD, &[&name, &environment, &role, &token.hash()]).await?;
-    match rows.first() {
-        Some(row) => {
-            Ok(Added { token, was_registered: row.get("was_registered"), environment: row.get("environment") })
+/// See [`StoreError`].
+pub async fn authenticate(pool: &Pool, agent: &str, token: &str) -> Result<Option<AgentRow>, StoreError> {
+    let presented = hash(token);
+    // A name that cannot be registered is not looked for; Postgres would reject a zero byte with an error.
+    if check_name(agent).is_err() {
+        return Ok(None);
+    }
+    let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
+    Ok(rows.first().and_then(|row| {
+        let stored: Option<&[u8]> = row.get("token_hash");
+        token::equal(&presented, stored.unwrap_or_default()).then(|| AgentRow {
+            agent_id: row.get("agent_id"),
+            role: row.get("role"),
+            environment: row.get("environment"),
+        })
+    }))
+}
+
+/// Whether this can be an agent's name; otherwise says why not.
+///
+/// # Errors
+/// The sentence.
+pub fn check_name(agent: &str) -> Result<(), String> {
+    match agent {
+        "" => Err("an agent's name cannot be empty".to_owned()),
+        EVERYBODY => Err(format!("an agent cannot be called {EVERYBODY}, which means everybody")),
+        _ if agent.len() > NAME_BYTES_MAX => {
+            Err(format!("an agent's name has at most {NAME_BYTES_MAX} bytes, this has {}", agent.len()))
         }
+        _ if agent.chars().any(char::is_control) => {
+            Err("an agent's name cannot contain control characters such as tabs and line ends".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What to register; what is `None` gets a default, and is left alone where the agent is registered already.
+#[derive(Clone, Debug, Default)]
+pub struct NewAgent<'a> {
+    /// Its name on the wire.
+    pub agent_id: &'a str,
+    /// What people call it; its name by default.
+    pub agent_name: Option<&'a str>,
+    /// What kind it is, in the mesh's own words; its role by default.
+    pub agent_type: Option<&'a str>,
+    /// Where it runs; `pc` by default.
+    pub environment: Option<&'a str>,
+    /// `agent` (the default) or `orchestrator`.
+    pub role: Option<&'a str>,
+}
+
+/// An agent that was given a token.
+#[derive(Clone, Debug)]
+pub struct Added {
+    /// The only time that it is shown.
+    pub token: Token,
+    /// Otherwise it was in the registry already, without a token.
+    pub is_new: bool,
+    /// Whether it may connect.
+    pub enabled: bool,
+    /// As registered.
+    pub environment: String,
+    /// As registered.
+    pub role: String,
+}
+
+/// Registers an agent and makes its token.
+///
+/// # Errors
+/// A name that cannot be, or an agent that has a token already.
+pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError> {
+    check_name(agent.agent_id).map_err(StoreError::refused)?;
+    let token = Token::random();
+    let hash = token.hash();
+    let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
+    let rows = pool
+        .query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()])
+        .await?;
+    match rows.first() {
+        Some(row) => Ok(Added {
+            token,
+            is_new: row.get("is_new"),
+            enabled: row.get("enabled"),
+            environment: row.get("environment"),
+            role: row.get("role"),
+        }),
         None => Err(StoreError::refused(format!(
-            "agent {name} has a token already; `postbell agent rotate {name}` gives it a new one"
+            "{agent_id} is registered and has a token: use `postbell agent rotate {agent_id}` for a new one"
         ))),
     }
 }
 
-fn check_name(name: &str) -> Result<(), StoreError> {
-    let ok = !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
-    if !ok || name == EVERYBODY {
-        return Err(StoreError::refused(format!(
-            "an agent's name has 1 to {NAME_BYTES_MAX} printable bytes and is not {EVERYBODY:?}, which means \
-             everybody"
-        )));
-    }
-    Ok(())
-}
-
-/// An agent, as `list` shows it.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the names are the registry's columns")]
+/// A registered agent.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[expect(missing_docs, reason = "the columns of agent_registry")]
 pub struct Agent {
-    pub agent: String,
+    pub agent_id: String,
+    pub agent_type: String,
     pub environment: String,
     pub role: String,
-    pub status: String,
+    /// Whether it may connect, and gets broadcasts.
     pub enabled: bool,
+    /// As presence has it.
+    pub status: String,
     pub has_token: bool,
+    #[serde(serialize_with = "rfc3339")]
+    pub token_set_at: Option<SystemTime>,
+    #[serde(serialize_with = "rfc3339")]
     pub last_heartbeat: Option<SystemTime>,
-    /// Deliveries that wait or are in flight.
-    pub ready: i64,
+    /// Ready deliveries, counted up to [`WAITING_COUNTED_MAX`].
+    pub waiting: i64,
     /// Dead letters.
     pub dead: i64,
 }
 
-/// Every agent, by environment and name.
+/// Every registered agent, by name.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
-    let rows = pool.query(LIST, &[]).await?;
-    let agent = |row: &tokio_postgres::Row| Agent {
-        agent: row.get("agent_id"),
+    let rows = pool.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
+    let agents = rows.iter().map(|row| Agent {
+        agent_id: row.get("agent_id"),
+        agent_type: row.get("agent_type"),
         environment: row.get("environment"),
         role: row.get("role"),
-        status: row.get("status"),
         enabled: row.get("enabled"),
+        status: row.get("status"),
         has_token: row.get("has_token"),
+        token_set_at: row.get("token_set_at"),
         last_heartbeat: row.get("last_heartbeat"),
-        ready: row.get("ready"),
+        waiting: row.get("waiting"),
         dead: row.get("dead"),
-    };
-    Ok(rows.iter().map(agent).collect())
+    });
+    Ok(agents.collect())
 }
 
-/// Gives an agent a new token; the old one is void at once.
+/// Gives an agent a new token; the old one is refused from the next hello on. A disabled agent stays disabled.
 ///
 /// # Errors
-/// There is no such agent; or see [`StoreError`].
-pub async fn rotate(pool: &Pool, name: &str) -> Result<Token, StoreError> {
+/// It is not registered.
+pub async fn rotate(pool: &Pool, agent: &str) -> Result<Token, StoreError> {
     let token = Token::random();
-    found(name, pool.execute(ROTATE, &[&name, &token.hash()]).await?)?;
-    Ok(token)
+    match pool.execute(ROTATE, &[&agent, &token.hash().as_slice()]).await? {
+        0 => Err(unknown(agent)),
+        _ => Ok(token),
+    }
 }
 
-/// Refuses an agent's next hello.
+/// Lets an agent connect, or not, and says whether it could before. A disabled agent keeps its token, what was sent
+/// to it waits, and broadcasts pass it over. A session that it has now goes on until it ends.
 ///
 /// # Errors
-/// There is no such agent; or see [`StoreError`].
-pub async fn disable(pool: &Pool, name: &str) -> Result<(), StoreError> {
-    found(name, pool.execute(DISABLE, &[&name]).await?)
+/// It is not registered.
+pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
+    let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
+    Ok(rows.first().ok_or_else(|| unknown(agent))?.get("was"))
 }
 
-/// Forgets an agent. What waits for its name stays, so it is refused while something does, unless `force`d.
+/// Takes an agent off the registry and says how many deliveries still wait for its name. These are never deleted
+/// here: they wait for an agent that is registered under that name again.
 ///
 /// # Errors
-/// There is no such agent, or something waits for it; or see [`StoreError`].
-pub async fn remove(pool: &Pool, name: &str, force: bool) -> Result<(), StoreError> {
-    let waiting: i64 = pool.query_one(WAITING, &[&name]).await?.get(0);
-    if waiting > 0 && !force {
-        return Err(StoreError::refused(format!(
-            "{waiting} deliveries wait for {name}: let it handle them, or use --force, which leaves them waiting \
-             for an agent of that name"
-        )));
+/// It is not registered; or deliveries wait for it and `force` is not set.
+pub async fn remove(pool: &Pool, agent: &str, force: bool) -> Result<i64, StoreError> {
+    let row = pool.query_one(REMOVE, &[&agent, &force]).await?;
+    let waiting: i64 = row.get("waiting");
+    match (row.get("was_known"), row.get("is_removed")) {
+        (false, _) => Err(unknown(agent)),
+        (true, true) => Ok(waiting),
+        (true, false) => Err(StoreError::refused(format!(
+            "{waiting} deliveries wait for {agent}: let it take them, disable it instead (`postbell agent disable \
+             {agent}`), or use --force, which leaves them to wait for an agent of that name"
+        ))),
     }
-    found(name, pool.execute(REMOVE, &[&name]).await?)
 }
 
-fn found(name: &str, rows: u64) -> Result<(), StoreError> {
-    match rows {
-        0 => Err(StoreError::refused(format!("there is no agent {name}; `postbell agent list` shows them"))),
-        _ => Ok(()),
-    }
+fn unknown(agent: &str) -> StoreError {
+    StoreError::refused(format!("no agent {agent} is registered: `postbell agent list` shows those that are"))
 }
 
 #[cfg(test)]
@@ -187,19 +231,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tokens_are_random_and_only_the_same_one_is_equal() {
-        let (a, b) = (Token::random(), Token::random());
-        assert!(a.reveal().starts_with(TOKEN_PREFIX) && a.reveal().len() == 67);
-        assert!(equal(&a.hash(), &hash(a.reveal())));
-        assert!(!equal(&a.hash(), &b.hash()));
-        assert!(!equal(&a.hash(), &a.hash()[..31]));
-    }
-
-    #[test]
-    fn a_name_that_means_everybody_or_breaks_a_line_is_none() {
-        assert!(check_name("validation-agent").is_ok());
-        for bad in ["", "*", "a\nb", &"x".repeat(257)] {
+    fn a_name_is_bounded_printable_and_not_everybody() {
+        assert_eq!(check_name("validation-agent"), Ok(()));
+        assert_eq!(check_name("Prüf agent/2"), Ok(()));
+        for bad in ["", "*", "a\nb", "a\0", &"x".repeat(NAME_BYTES_MAX + 1)] {
             assert!(check_name(bad).is_err(), "{bad:?}");
         }
+        assert_eq!(check_name(&"x".repeat(NAME_BYTES_MAX)), Ok(()));
     }
 }

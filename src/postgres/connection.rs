@@ -138,11 +138,6 @@ impl Connection {
         Ok(self.client.batch_execute(sql).await?)
     }
 
-    /// The driver's client, for what is not prepared: migrations and doctor.
-    pub(super) fn client(&self) -> &Client {
-        &self.client
-    }
-
     async fn prepare(&self, sql: &'static str) -> Result<Statement, StoreError> {
         let known = self.prepared.lock().unwrap_or_else(PoisonError::into_inner).get(sql).cloned();
         if let Some(statement) = known {

@@ -1,1 +1,175 @@
-//! (next)
+//! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::moment::rfc3339;
+use super::pool::Pool;
+
+const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
+const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
+const REDRIVE: &str = include_str!("../../sql/queries/dead_redrive.sql");
+const PURGE: &str = include_str!("../../sql/queries/dead_purge.sql");
+
+/// Dead letters that one transaction redrives or purges: a hundred thousand at once would be a long lock, and a wave.
+const BATCH_ROWS: i64 = 5_000;
+
+/// Which dead letters to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter<'a> {
+    /// Only of this inbox.
+    pub inbox: Option<&'a str>,
+    /// Only with this text in the reason.
+    pub reason: Option<&'a str>,
+    /// Only deliveries with a lower number: the last one of the page before.
+    pub before: Option<i64>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// Which dead letters to redrive or purge.
+#[derive(Clone, Debug)]
+pub enum Chosen<'a> {
+    /// These deliveries.
+    Ids(&'a [i64]),
+    /// All of this inbox.
+    Inbox(&'a str),
+    /// All.
+    All,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the columns of deliveries and agent_messages")]
+pub struct DeadLetter {
+    /// What redrive and purge name it by.
+    pub delivery_id: i64,
+    pub message_id: Uuid,
+    pub inbox: String,
+    pub from_agent_id: String,
+    pub message_type: String,
+    pub priority: i16,
+    /// How many deliveries went wrong.
+    pub attempt: i16,
+    pub reason: Option<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub dead_at: Option<SystemTime>,
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: Option<SystemTime>,
+}
+
+/// A dead letter with all there is of its message.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the columns of agent_messages")]
+pub struct DeadMessage {
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    #[serde(serialize_with = "rfc3339")]
+    pub expires_at: Option<SystemTime>,
+    pub correlation_id: Option<String>,
+    pub dedupe_key: Option<String>,
+    pub headers: Option<Box<RawValue>>,
+    pub payload: Box<RawValue>,
+}
+
+/// A page of dead letters, the newest first.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, StoreError> {
+    let Filter { inbox, reason, before, limit } = filter;
+    let rows = pool.query(LIST, &[inbox, reason, before, limit]).await?;
+    Ok(rows.iter().map(letter).collect())
+}
+
+/// The dead letters of a delivery or of a message, with payloads. `id` is a delivery's number or a message's UUID.
+///
+/// # Errors
+/// It is neither, or none is dead.
+pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError> {
+    let (delivery, message) = (id.parse::<i64>().ok(), Uuid::parse_str(id).ok());
+    if delivery.is_none() && message.is_none() {
+        return Err(StoreError::refused(format!("{id} is neither a delivery's number nor a message's id")));
+    }
+    let rows = pool.query(SHOW, &[&delivery, &message]).await?;
+    if rows.is_empty() {
+        return Err(StoreError::refused(format!(
+            "{id} is no dead letter: `postbell dead list` shows those there are"
+        )));
+    }
+    rows.iter().map(dead_message).collect()
+}
+
+/// Makes dead letters ready again, with all their attempts, and rings; says how many.
+///
+/// # Errors
+/// See [`StoreError`]; what was redriven before it stays so.
+pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    in_batches(pool, REDRIVE, chosen).await
+}
+
+/// Deletes dead letters; their messages stay `failed` until retention. Says how many.
+///
+/// # Errors
+/// See [`StoreError`]; what was purged before it stays so.
+pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    in_batches(pool, PURGE, chosen).await
+}
+
+/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
+async fn in_batches(
+    pool: &Pool,
+    sql: &'static str,
+    chosen: &Chosen<'_>,
+) -> Result<i64, StoreError> {
+    let (ids, inbox) = match *chosen {
+        Chosen::Ids(ids) => (Some(ids), None),
+        Chosen::Inbox(inbox) => (None, Some(inbox)),
+        Chosen::All => (None, None),
+    };
+    let (mut total, mut last) = (0, i64::MIN);
+    loop {
+        let row = pool.query_one(sql, &[&ids, &inbox, &last, &BATCH_ROWS]).await?;
+        let count: i64 = row.get("n");
+        total += count;
+        last = row.get::<_, Option<i64>>("last").unwrap_or(last);
+        if count < BATCH_ROWS {
+            return Ok(total);
+        }
+    }
+}
+
+fn letter(row: &Row) -> DeadLetter {
+    DeadLetter {
+        delivery_id: row.get("delivery_id"),
+        message_id: row.get("message_id"),
+        inbox: row.get("inbox"),
+        from_agent_id: row.get("from_agent_id"),
+        message_type: row.get("message_type"),
+        priority: row.get("priority"),
+        attempt: row.get("attempt"),
+        reason: row.get("reason"),
+        dead_at: row.get("dead_at"),
+        created_at: row.get("created_at"),
+    }
+}
+
+fn dead_message(row: &Row) -> Result<DeadMessage, StoreError> {
+    let json = |text: String| {
+        RawValue::from_string(text)
+            .map_err(|e| StoreError::refused(format!("the database sent JSON that cannot be read: {e}")))
+    };
+    Ok(DeadMessage {
+        letter: letter(row),
+        expires_at: row.get("expires_at"),
+        correlation_id: row.get("correlation_id"),
+        dedupe_key: row.get("dedupe_key"),
+        headers: row.get::<_, Option<String>>("headers").map(json).transpose()?,
+        payload: json(row.get("payload"))?,
+    })
+}

@@ -1,231 +1,178 @@
-//! Migrations: numbered, forward only, one transaction each; then the triggers, whose text may change.
+//! `postbell migrate`: brings a database to the schema that this binary works with.
+//!
+//! Numbered and forward only. Each migration is one transaction and is recorded with the digest of its text; the
+//! triggers follow, in one more. Everything that could refuse is asked before anything is changed.
 
-mod adopt;
+mod embedded;
+mod state;
+mod status;
+mod triggers;
 
-use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+pub use embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, version_wanted};
+pub use state::{SERVER_VERSION_MIN, SchemaState, schema_state};
+pub use status::{Status, StatusLine, status};
 
-use sha2::{Digest, Sha256};
-
+use super::adopt::{self, Adoption};
 use super::connection::{Connection, Target};
 use super::error::StoreError;
-
-/// How long a migration waits for a table that somebody else holds; it is tried again by whoever ran it, and
-/// producers that queue behind it must not wait longer.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
-/// How long it waits for another `migrate` to end.
-const OTHER_WAIT: Duration = Duration::from_secs(60);
-/// The advisory lock that only one `migrate` at a time holds: "postbell" in ASCII.
-const LOCK: i64 = 0x706f_7374_6265_6c6c;
-/// xid8 and pg_current_snapshot() are there since 13.
-const SERVER_MIN: i32 = 130_000;
+use embedded::{ADOPTING_VERSION, digest};
+use state::Found;
 
 const BOOTSTRAP: &str = include_str!("../../sql/queries/migrations_bootstrap.sql");
-const APPLIED: &str = include_str!("../../sql/queries/migrations_applied.sql");
-const INSTALLED: &str = include_str!("../../sql/queries/triggers_installed.sql");
-const WAITING: &str = include_str!("../../sql/queries/adopt_waiting.sql");
+const LOCK: &str = include_str!("../../sql/queries/migrations_lock.sql");
+const UNLOCK: &str = include_str!("../../sql/queries/migrations_unlock.sql");
+const RECORD: &str = include_str!("../../sql/queries/migrations_record.sql");
 
-/// A migration of this version, or a trigger.
-struct Script {
-    name: &'static str,
-    sql: &'static str,
+/// The advisory lock that one migration at a time holds ("postbell" in ASCII).
+const LOCK_KEY: i64 = 0x706f_7374_6265_6c6c;
+
+/// How long a migration waits for another one to end, which is ordinary when several brokers deploy at once.
+const LOCK_WAIT_SECONDS: u64 = 60;
+
+/// Begins the transaction of a migration. A table that somebody holds for longer than this makes it fail: while it
+/// waits for the lock, every reader and writer of that table would wait behind it.
+const BEGIN: &str = "begin; set local lock_timeout = '5s'";
+
+/// A migration may have to scan a large table, and the planner switches of the broker's statements (which keep them
+/// on an index) would make such a scan slow.
+const SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; \
+                       set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on";
+
+/// What is to be done, or was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Plan {
+    /// Migrations, by their labels.
+    pub migrations: Vec<String>,
+    /// Triggers to install, by their names in Postgres.
+    pub triggers: Vec<String>,
+    /// What becomes of the user's tables, where a migration touches them.
+    pub adoption: Option<Adoption>,
+    /// After a migration: how many deliveries were made for messages that waited. `None`: the route trigger was
+    /// there all the time, or nothing was done yet.
+    pub deliveries: Option<u64>,
 }
 
-macro_rules! scripts {
-    ($folder:literal: $($name:literal)*) => {
-        &[$(Script { name: $name, sql: include_str!(concat!("../../", $folder, "/", $name, ".sql")) }),*]
-    };
-}
-
-/// In the order of their numbers, from 1. Never edited, only added to.
-const MIGRATIONS: &[Script] = scripts!("sql/migrations": "0001_broker_tables" "0002_agent_tables");
-/// `route` last: from its transaction on messages are routed.
-const TRIGGERS: &[Script] = scripts!("triggers": "poller" "removed" "route");
-
-fn digest(sql: &str) -> String {
-    Sha256::digest(sql.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// One migration or trigger, and how it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The file's name.
-    pub name: String,
-    /// Whether the database has it as it is in this version.
-    pub applied: bool,
-}
-
-/// How the database's schema relates to this version of Postbell.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SchemaState {
-    /// Every migration of this version, in order.
-    pub migrations: Vec<Step>,
-    /// Every trigger.
-    pub triggers: Vec<Step>,
-    /// Migrations that only a newer version knows.
-    pub newer: Vec<String>,
-    /// Migrations that were changed after they were applied.
-    pub changed: Vec<String>,
-}
-
-impl SchemaState {
-    /// Whether this version can run on it as it is.
-    pub fn is_current(&self) -> bool {
-        self.refusal().is_none()
-    }
-
-    /// Why `serve` does not run on it, and what to do.
-    pub fn refusal(&self) -> Option<String> {
-        if let Some(newest) = self.newer.last() {
-            return Some(format!(
-                "the database has migration {newest}, which this postbell {} does not know: run a newer postbell",
-                env!("CARGO_PKG_VERSION")
-            ));
-        }
-        if let Some(name) = self.changed.first() {
-            return Some(format!(
-                "migration {name} is recorded with another text than this postbell's: it was built from changed \
-                 sources; run a released one"
-            ));
-        }
-        let missing: Vec<&str> = self.missing().collect();
-        match missing.as_slice() {
-            [] => None,
-            all if all.len() == self.migrations.len() + self.triggers.len() => {
-                Some("the database is not set up for postbell: run `postbell migrate`".to_owned())
-            }
-            some => {
-                Some(format!("the database lacks {}: run `postbell migrate`", some.join(", ")))
-            }
-        }
-    }
-
-    /// What `migrate` would apply, in order.
-    pub fn missing(&self) -> impl Iterator<Item = &str> {
-        self.migrations.iter().chain(&self.triggers).filter(|s| !s.applied).map(|s| s.name.as_str())
+impl Plan {
+    /// Nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.migrations.is_empty() && self.triggers.is_empty()
     }
 }
 
-/// Reads how the schema stands; changes nothing.
+/// Brings the database up to date and says what was done; a second call does nothing.
 ///
 /// # Errors
-/// The server is too old; or see [`StoreError`].
-pub async fn schema_state(connection: &Connection) -> Result<SchemaState, StoreError> {
-    let client = connection.client();
-    let version: i32 =
-        client.query_one("select current_setting('server_version_num')::int", &[]).await?.get(0);
-    if version < SERVER_MIN {
+/// A sentence: the database cannot be used, its tables are something else (then nothing was changed), it is newer
+/// than this binary, or another migration takes too long.
+pub async fn migrate(target: &Target) -> Result<Plan, StoreError> {
+    let connection = Connection::open(target).await?;
+    connection.batch(SESSION).await?;
+    lock(&connection).await?;
+    let done = migrate_locked(&connection).await;
+    // The end of the session would do it too, but a pooler may keep that.
+    let unlocked = connection.query(UNLOCK, &[&LOCK_KEY]).await;
+    let done = done?;
+    unlocked?;
+    Ok(done)
+}
+
+/// What [`migrate`] would do, or why it would refuse; changes nothing.
+///
+/// # Errors
+/// Those of [`migrate`].
+pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
+    Ok(plan_from(connection, &Found::read(connection).await?).await?.0)
+}
+
+async fn lock(connection: &Connection) -> Result<(), StoreError> {
+    connection.batch(&format!("set lock_timeout = '{LOCK_WAIT_SECONDS}s'")).await?;
+    match connection.query(LOCK, &[&LOCK_KEY]).await {
+        Ok(_) => connection.batch("set lock_timeout = 0").await,
+        Err(error) if error.sqlstate() == Some("55P03") => Err(StoreError::unavailable(format!(
+            "another `postbell migrate` has been running on this database for {LOCK_WAIT_SECONDS} s: wait until it \
+             has ended, then try again"
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
+type Work = (Vec<&'static Migration>, Vec<&'static Trigger>);
+
+async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work), StoreError> {
+    refuse(found)?;
+    let migrations = found.pending();
+    let adoption = match migrations.iter().any(|m| m.version == ADOPTING_VERSION) {
+        true => Some(adopt::check(connection, found.has_messages, found.has_registry).await?),
+        false => None,
+    };
+    let triggers = found.stale_triggers();
+    let plan = Plan {
+        migrations: migrations.iter().map(|m| m.label()).collect(),
+        triggers: triggers.iter().map(|t| t.full_name()).collect(),
+        adoption,
+        deliveries: None,
+    };
+    Ok((plan, (migrations, triggers)))
+}
+
+/// What no migration can mend.
+fn refuse(found: &Found) -> Result<(), StoreError> {
+    if found.server_version_num < SERVER_VERSION_MIN {
         return Err(StoreError::refused(format!(
-            "the server is PostgreSQL {}, postbell needs 13 or newer",
-            version / 10_000
+            "this server is Postgres {}; Postbell needs 13 or newer",
+            found.server_version
         )));
     }
-    let exists: bool =
-        client.query_one("select to_regclass('postbell.migrations') is not null", &[]).await?.get(0);
-    let mut applied: BTreeMap<i32, (String, String)> = BTreeMap::new();
-    let mut installed: HashMap<String, String> = HashMap::new();
-    if exists {
-        for row in client.query(APPLIED, &[]).await? {
-            applied.insert(row.get(0), (row.get(1), row.get(2)));
+    match found.state() {
+        SchemaState::Missing if found.schema.is_none() => Err(StoreError::refused(
+            "the schema of POSTBELL_SCHEMA does not exist in this database: create it, or name the one that has (or \
+             is to have) agent_messages",
+        )),
+        state @ (SchemaState::Newer { .. } | SchemaState::Changed { .. } | SchemaState::OtherSchema { .. }) => {
+            Err(StoreError::refused(state.refusal().unwrap_or_default()))
         }
+        _ => Ok(()),
     }
-    if client.query_one("select to_regclass('postbell.triggers') is not null", &[]).await?.get(0) {
-        for row in client.query(INSTALLED, &[]).await? {
-            installed.insert(row.get(0), row.get(1));
-        }
-    }
-    let mut changed = Vec::new();
-    let mut migrations = Vec::new();
-    for (version, script) in (1..).zip(MIGRATIONS) {
-        let recorded = applied.remove(&version);
-        if recorded.as_ref().is_some_and(|(_, sha256)| *sha256 != digest(script.sql)) {
-            changed.push(script.name.to_owned());
-        }
-        migrations.push(Step { name: script.name.to_owned(), applied: recorded.is_some() });
-    }
-    let triggers = TRIGGERS.iter().map(|script| Step {
-        name: format!("trigger {}", script.name),
-        applied: installed.get(script.name) == Some(&digest(script.sql)),
-    });
-    let newer = applied.into_values().map(|(name, _)| name).collect();
-    Ok(SchemaState { migrations, triggers: triggers.collect(), newer, changed })
 }
 
-/// Brings the schema to this version and says what was applied; with `dry_run` only what would be.
-///
-/// # Errors
-/// A table cannot be adopted, the schema is a newer version's, another `migrate` runs; or see [`StoreError`].
-pub async fn migrate(target: &Target, dry_run: bool) -> Result<Vec<String>, StoreError> {
-    let connection = Connection::open(target).await?;
-    if dry_run {
-        return plan(&connection).await;
+async fn migrate_locked(connection: &Connection) -> Result<Plan, StoreError> {
+    let found = Found::read(connection).await?;
+    let (mut done, (migrations, triggers)) = plan_from(connection, &found).await?;
+    if !migrations.is_empty() {
+        connection.batch(BOOTSTRAP).await?;
     }
-    connection
-        .batch(&format!(
-            "set lock_timeout = {}; select pg_advisory_lock({LOCK}); set lock_timeout = {}; \
-             set statement_timeout = 0",
-            OTHER_WAIT.as_millis(),
-            LOCK_WAIT.as_millis()
-        ))
-        .await?;
-    // The lock is the session's: it ends with the connection, however this ends.
-    let missing = plan(&connection).await?;
-    if missing.is_empty() {
-        return Ok(missing);
+    for migration in migrations {
+        apply(connection, migration).await?;
+        tracing::debug!(migration = migration.label(), "applied");
     }
-    connection.batch(BOOTSTRAP).await?;
-    let state = schema_state(&connection).await?;
-    for ((version, script), step) in (1..).zip(MIGRATIONS).zip(&state.migrations) {
-        if !step.applied {
-            apply(&connection, version, script).await?;
-        }
-    }
-    let state = schema_state(&connection).await?;
-    install_triggers(&connection, &state.triggers).await?;
-    Ok(missing)
+    done.deliveries = triggers::install(connection, &found, &triggers).await?;
+    Ok(done)
 }
 
-/// What is missing, once it is sure that it can be applied.
-async fn plan(connection: &Connection) -> Result<Vec<String>, StoreError> {
-    let state = schema_state(connection).await?;
-    if !state.newer.is_empty() || !state.changed.is_empty() {
-        return Err(StoreError::refused(state.refusal().unwrap_or_default()));
-    }
-    adopt::check(connection).await?;
-    Ok(state.missing().map(str::to_owned).collect())
-}
-
-async fn apply(connection: &Connection, version: i32, script: &Script) -> Result<(), StoreError> {
-    let record = format!(
-        "insert into postbell.migrations (version, name, sha256) values ({version}, '{}', '{}')",
-        script.name,
-        digest(script.sql)
-    );
-    in_transaction(connection, &format!("{}\n;{record}", script.sql), script.name).await
-}
-
-async fn install_triggers(connection: &Connection, steps: &[Step]) -> Result<(), StoreError> {
-    let mut sql = String::new();
-    for (script, _) in TRIGGERS.iter().zip(steps).filter(|(_, step)| !step.applied) {
-        sql.push_str(script.sql);
-        sql.push_str(&format!(
-            "\n;insert into postbell.triggers (name, sha256) values ('{}', '{}') \
-             on conflict (name) do update set sha256 = excluded.sha256, applied_at = now();\n",
-            script.name,
-            digest(script.sql)
-        ));
-    }
-    if sql.is_empty() {
-        return Ok(());
-    }
-    in_transaction(connection, &format!("{sql}{WAITING};"), "the triggers").await
-}
-
-async fn in_transaction(connection: &Connection, sql: &str, name: &str) -> Result<(), StoreError> {
-    let result = connection.batch(&format!("begin;{sql};commit")).await;
-    if let Err(e) = result {
-        // The connection goes with its transaction; the sentence must name what failed.
-        return Err(StoreError::refused(format!("{name} was not applied, nothing was changed by it: {e}")));
+async fn apply(connection: &Connection, migration: &Migration) -> Result<(), StoreError> {
+    let result = apply_in_transaction(connection, migration).await;
+    if let Err(error) = result {
+        roll_back(connection).await;
+        let label = migration.label();
+        return Err(StoreError::refused(format!(
+            "migration {label} was not applied, and nothing of it remains: {error}"
+        )));
     }
     Ok(())
+}
+
+async fn apply_in_transaction(connection: &Connection, migration: &Migration) -> Result<(), StoreError> {
+    connection.batch(BEGIN).await?;
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&migration.version, &migration.name, &digest(migration.sql)];
+    connection.execute(RECORD, &params).await?;
+    connection.batch(migration.sql).await?;
+    connection.batch("commit").await
+}
+
+/// Ends a transaction that failed. If even that fails the connection is lost, and the server rolls back itself.
+async fn roll_back(connection: &Connection) {
+    if let Err(error) = connection.batch("rollback").await {
+        tracing::debug!(%error, "the rollback was left to the server");
+    }
 }

@@ -277,6 +277,9 @@ impl ClientFrame {
     /// # Errors
     /// `bad_json`, `bad_field` or `unknown_op`, with the line's `ref` where it has one.
     pub fn decode(line: &[u8]) -> Result<Self, ProtocolError> {
+        if std::str::from_utf8(line).is_err() {
+            return Err(ProtocolError::new(ErrorCode::BadJson, "the line is not UTF-8"));
+        }
         let op = op_of(line)?;
         let reference = match op.reference {
             Some(serde_json::Value::String(s)) if s.len() <= NAME_BYTES_MAX => Some(s),

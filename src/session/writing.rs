@@ -58,7 +58,13 @@ pub(super) async fn write_lines(
             changed = phase.changed() => match (changed, *phase.borrow_and_update()) {
                 (Ok(()), Phase::Running) => {}
                 (Ok(()), Phase::Draining(after)) => push_line(&mut buffer, &drain(after)),
-                (_, Phase::Closing) | (Err(_), _) => return End::Refused(stopping()),
+                (_, Phase::Closing) | (Err(_), _) => {
+                    // What was answered before this is written before it.
+                    while let Ok(last) = outgoing.try_recv() {
+                        waiting.push(last);
+                    }
+                    waiting.push(Outgoing::Close(stopping()));
+                }
             },
             () = tokio::time::sleep(greeted.heartbeat) => push_line(&mut buffer, &ServerFrame::Ping {}),
         }

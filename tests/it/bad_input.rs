@@ -2,7 +2,7 @@
 
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{Mesh, Raw, insert, next};
+use crate::mesh::{Mesh, Raw, insert, next};
 
 #[tokio::test]
 async fn before_the_welcome_every_fault_is_fatal() {

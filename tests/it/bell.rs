@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::harness::{Mesh, get, insert, next};
+use crate::mesh::{Mesh, get, insert, next};
 
 /// Two more canaries have come back: what the safety round found before is judged by now.
 async fn judged(mesh: &Mesh) {
@@ -86,7 +86,7 @@ async fn without_the_listen_connection_nothing_is_lost_and_readiness_says_so() {
     let sql = mesh.db.sql().await;
     mesh.until_ready(true).await;
     let name: String = mesh.db.ask("select current_database()::text").await;
-    let admin = crate::harness::TestDb { url: crate::harness::server().url() }.sql().await;
+    let admin = crate::mesh::sql_at(&mesh.db.url_of("postgres")).await;
     admin.batch_execute(&format!("alter database {name} with allow_connections false")).await.unwrap();
     let cut = format!(
         "select count(pg_terminate_backend(pid)) from pg_stat_activity

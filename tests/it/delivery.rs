@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::harness::{Mesh, insert, next};
+use crate::mesh::{Mesh, insert, next};
 
 #[tokio::test]
 async fn an_insert_reaches_its_agent_and_an_ack_settles_it() {

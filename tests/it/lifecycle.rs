@@ -8,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use postbell::broker::Stopped;
 use postbell::client::Builder;
 
-use crate::harness::{Mesh, TestDb, insert, next, server};
+use crate::harness::{TestDb, fresh, migrated};
+use crate::mesh::{Mesh, insert, next};
 
 #[tokio::test]
 async fn a_stop_waits_for_what_is_in_flight() {
@@ -56,7 +57,7 @@ impl Process {
     fn start(db: &TestDb, agents: SocketAddr) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postbell"))
             .args(["serve", "--http", "127.0.0.1:0", "--listen", &agents.to_string()])
-            .env("DATABASE_URL", &db.url)
+            .env("DATABASE_URL", db.url())
             .env("POSTBELL_LOG", "info")
             .stderr(Stdio::piped())
             .spawn()
@@ -92,7 +93,7 @@ fn free_address() -> SocketAddr {
 
 #[tokio::test]
 async fn a_killed_brokers_messages_are_delivered_by_the_next() {
-    let db = TestDb::migrated().await;
+    let db = migrated().await;
     let token = db.agent("a").await;
     let address = free_address();
     let broker = Process::start(&db, address);
@@ -109,7 +110,7 @@ async fn a_killed_brokers_messages_are_delivered_by_the_next() {
         let delivery = next(&mut deliveries).await;
         missing.remove(delivery.payload());
         // Every fifth is in the agent's hands when the broker dies.
-        if missing.len() % 5 == 0 { held.push(delivery) } else { delivery.ack().await }
+        if missing.len().is_multiple_of(5) { held.push(delivery) } else { delivery.ack().await }
     }
     // Dropping kills it: SIGKILL, in the middle.
     drop(broker);
@@ -140,7 +141,7 @@ async fn a_killed_brokers_messages_are_delivered_by_the_next() {
 #[tokio::test]
 async fn a_backlog_far_beyond_the_lanes_costs_no_memory_and_keeps_its_order() {
     const MESSAGES: u64 = 200_000;
-    let db = TestDb::migrated().await;
+    let db = migrated().await;
     let token = db.agent("a").await;
     db.sql()
         .await
@@ -185,19 +186,18 @@ async fn a_backlog_far_beyond_the_lanes_costs_no_memory_and_keeps_its_order() {
 
 #[tokio::test]
 async fn serve_refuses_a_database_that_is_not_migrated_and_names_the_command() {
-    let db = TestDb::fresh().await;
+    let db = fresh().await;
     let serve = Command::new(env!("CARGO_BIN_EXE_postbell"))
         .args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
-        .env("DATABASE_URL", &db.url)
+        .env("DATABASE_URL", db.url())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&serve.stderr).into_owned();
     assert!(!serve.status.success() && said.contains("postbell migrate"), "{said}");
     let serve = Command::new(env!("CARGO_BIN_EXE_postbell"))
         .args(["serve", "--pool-size", "1"])
-        .env("DATABASE_URL", &db.url)
+        .env("DATABASE_URL", db.url())
         .output()
         .unwrap();
     assert_eq!(serve.status.code(), Some(64));
-    let _ = server();
 }

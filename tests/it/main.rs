@@ -1,14 +1,20 @@
-//! The broker as its users meet it: a real Postgres, real sockets, a database a test, all in parallel.
+//! The broker as its users meet it: one private Postgres a process, a database a test, real sockets, in parallel.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod adoption;
+mod agents;
 mod bad_input;
 mod bell;
+mod dead;
 mod delivery;
+mod doctor;
 mod harness;
 mod house;
 mod lifecycle;
+mod mesh;
 mod outcomes;
 mod presence;
 mod protocol;
+mod schema;
 mod sending;

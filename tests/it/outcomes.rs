@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Mesh, insert, next};
+use crate::mesh::{Mesh, insert, next};
 
 #[tokio::test]
 async fn a_release_is_not_counted_and_a_failure_is() {

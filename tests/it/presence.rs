@@ -1,6 +1,6 @@
 //! Who is there: the registry, the metrics, takeover.
 
-use crate::harness::{Mesh, Raw, insert};
+use crate::mesh::{Mesh, Raw, insert};
 
 #[tokio::test]
 async fn a_session_is_the_heartbeat() {

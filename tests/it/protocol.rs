@@ -4,7 +4,7 @@
 //! on the database, `S: (closes)` is the end of the connection. `<id>`, `<time>` and `<token>` stand for what differs
 //! from run to run. Each runs on a database of its own, with the agents alice and bob.
 
-use crate::harness::{Mesh, Raw};
+use crate::mesh::{Mesh, Raw};
 
 const SPEC: &str = include_str!("../../src/protocol/PROTOCOL.md");
 

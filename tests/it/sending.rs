@@ -5,7 +5,7 @@ use std::time::Duration;
 use postbell::client::{ClientError, Outgoing};
 use postbell::message::{MessageType, Priority};
 
-use crate::harness::{Mesh, next};
+use crate::mesh::{Mesh, next};
 
 fn to(agent: &str, payload: &impl serde::Serialize) -> Outgoing {
     Outgoing::new(agent, MessageType::Command, payload).unwrap()
@@ -83,10 +83,17 @@ async fn a_delayed_message_waits() {
     let mesh = Mesh::start().await;
     let (sender, _) = mesh.connect("s", 0).await;
     let (_client, mut deliveries) = mesh.connect("a", 5).await;
-    sender.send(to("a", &"second").delay(Duration::from_millis(300))).await.unwrap();
-    sender.send(to("a", &"first")).await.unwrap();
-    assert_eq!(next(&mut deliveries).await.payload(), "\"first\"");
-    assert_eq!(next(&mut deliveries).await.payload(), "\"second\"");
+    sender.send(to("a", &"delayed").delay(Duration::from_millis(300))).await.unwrap();
+    sender.send(to("a", &"at once")).await.unwrap();
+    for _ in 0..2 {
+        let delivery = next(&mut deliveries).await;
+        if delivery.payload() == "\"delayed\"" {
+            let early =
+                "select deliver_at > clock_timestamp() from agent_messages where deliver_at is not null";
+            assert!(!mesh.db.ask::<bool>(early).await);
+        }
+        delivery.ack().await;
+    }
 }
 
 #[tokio::test]

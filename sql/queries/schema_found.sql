@@ -1,0 +1,23 @@
+-- What is there, read from the catalogs alone, so that it needs no right on anything: the server's version, the
+-- user's schema (null: it does not exist), the schema that Postbell was installed for (by what its view of the
+-- agents reads), and which tables exist. Called by src/postgres/migrate/state.rs. Uses the catalogs' indexes.
+select current_setting('server_version_num')::integer as server_version_num,
+       current_setting('server_version') as server_version,
+       u.nspname::text as schema,
+       (select n.nspname::text
+        from pg_class v
+        join pg_rewrite r on r.ev_class = v.oid
+        join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+                        and d.refclassid = 'pg_class'::regclass
+        join pg_class t on t.oid = d.refobjid and t.oid <> v.oid
+        join pg_namespace n on n.oid = t.relnamespace
+        where v.relnamespace = p.oid and v.relname = 'agents' and v.relkind = 'v'
+        limit 1) as installed_for,
+       exists (select from pg_class where relnamespace = p.oid and relname = 'migrations') as has_migrations,
+       exists (select from pg_class where relnamespace = p.oid and relname = 'triggers') as has_triggers,
+       exists (select from pg_class where relnamespace = u.oid and relname = 'agent_messages') as has_messages,
+       exists (select from pg_class where relnamespace = u.oid and relname = 'agent_registry') as has_registry
+from (select) one
+left join pg_namespace p on p.nspname = 'postbell'
+-- pg_temp is last in the search_path: it is what current_schema() says where the user's schema does not exist.
+left join pg_namespace u on u.nspname = current_schema() and u.nspname !~ '^pg_temp'

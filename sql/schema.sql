@@ -1,0 +1,216 @@
+-- What the migrations and triggers make, written by the test `schema_sql_is_what_the_migrations_make`
+-- (POSTBELL_BLESS=1 cargo test schema_sql). Read it to know the tables; never run or edit it.
+
+create type postbell.delivery_state as enum ('ready', 'scheduled', 'dead');
+
+create table postbell.brokers (
+  broker_id uuid not null,
+  name text not null,
+  address text not null,
+  version text not null,
+  started_at timestamp with time zone not null default now(),
+  lease_until timestamp with time zone not null,
+  armed boolean not null default false,
+  constraint brokers_pkey PRIMARY KEY (broker_id)
+) with (fillfactor=50);
+
+create table postbell.deliveries (
+  delivery_id bigint not null generated always as identity,
+  txid xid8 not null default pg_current_xact_id(),
+  message_id uuid not null,
+  due_at timestamp with time zone,
+  dead_at timestamp with time zone,
+  state postbell.delivery_state not null default 'ready'::postbell.delivery_state,
+  priority smallint not null,
+  attempt smallint not null default 0,
+  inbox text not null,
+  last_error text,
+  constraint deliveries_check CHECK (((state = 'scheduled'::postbell.delivery_state) = (due_at IS NOT NULL))),
+  constraint deliveries_check1 CHECK (((state = 'dead'::postbell.delivery_state) = (dead_at IS NOT NULL))),
+  constraint deliveries_pkey PRIMARY KEY (delivery_id),
+  constraint deliveries_priority_check CHECK (((priority >= 1) AND (priority <= 10)))
+) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
+CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
+CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
+CREATE INDEX deliveries_lane ON postbell.deliveries USING btree (inbox, priority, delivery_id) WHERE (state = 'ready'::postbell.delivery_state);
+CREATE INDEX deliveries_message ON postbell.deliveries USING btree (message_id);
+CREATE INDEX deliveries_tail ON postbell.deliveries USING btree (txid) WHERE (state <> 'dead'::postbell.delivery_state);
+
+create table postbell.leases (
+  inbox text not null,
+  broker_id uuid not null,
+  epoch bigint not null default nextval('postbell.epochs'::regclass),
+  acquired_at timestamp with time zone not null default now(),
+  constraint leases_pkey PRIMARY KEY (inbox)
+);
+CREATE INDEX leases_broker ON postbell.leases USING btree (broker_id);
+
+create table postbell.migrations (
+  version integer not null,
+  name text not null,
+  sha256 text not null,
+  applied_at timestamp with time zone not null default now(),
+  by text not null default CURRENT_USER,
+  constraint migrations_pkey PRIMARY KEY (version)
+);
+
+create table postbell.triggers (
+  name text not null,
+  sha256 text not null,
+  applied_at timestamp with time zone not null default now(),
+  constraint triggers_pkey PRIMARY KEY (name)
+);
+
+create table public.agent_messages (
+  message_id uuid not null default postbell.uuid_v7(),
+  from_agent_id text not null,
+  to_agent_id text,
+  message_type text not null,
+  payload jsonb not null,
+  priority integer default 5,
+  status text default 'pending'::text,
+  created_at timestamp with time zone default now(),
+  delivered_at timestamp with time zone,
+  processed_at timestamp with time zone,
+  error_message text,
+  correlation_id text,
+  dedupe_key text,
+  deliver_at timestamp with time zone,
+  expires_at timestamp with time zone,
+  headers jsonb,
+  constraint agent_messages_message_type_check CHECK ((message_type = ANY (ARRAY['command'::text, 'query'::text, 'response'::text, 'alert'::text, 'heartbeat'::text, 'data'::text]))),
+  constraint agent_messages_pkey PRIMARY KEY (message_id),
+  constraint agent_messages_priority_check CHECK (((priority >= 1) AND (priority <= 10))),
+  constraint agent_messages_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'processed'::text, 'failed'::text])))
+) with (fillfactor=85);
+CREATE INDEX agent_messages_created_at ON public.agent_messages USING btree (created_at);
+CREATE UNIQUE INDEX agent_messages_dedupe ON public.agent_messages USING btree (from_agent_id, dedupe_key) WHERE (dedupe_key IS NOT NULL);
+CREATE INDEX agent_messages_expires ON public.agent_messages USING btree (expires_at) WHERE (expires_at IS NOT NULL);
+alter table public.agent_messages enable row level security;
+
+create table public.agent_registry (
+  agent_id text not null,
+  agent_name text not null,
+  agent_type text not null,
+  environment text not null,
+  status text not null,
+  last_heartbeat timestamp with time zone,
+  capabilities jsonb default '{}'::jsonb,
+  endpoint_url text,
+  metadata jsonb default '{}'::jsonb,
+  created_at timestamp with time zone default now(),
+  updated_at timestamp with time zone default now(),
+  role text not null default 'agent'::text,
+  enabled boolean not null default true,
+  token_hash bytea,
+  token_set_at timestamp with time zone,
+  constraint agent_registry_pkey PRIMARY KEY (agent_id),
+  constraint agent_registry_role_check CHECK ((role = ANY (ARRAY['agent'::text, 'orchestrator'::text]))),
+  constraint agent_registry_status_check CHECK ((status = ANY (ARRAY['online'::text, 'offline'::text, 'busy'::text, 'error'::text, 'starting'::text, 'stopping'::text]))),
+  constraint agent_registry_token_hash_check CHECK ((octet_length(token_hash) = 32))
+);
+alter table public.agent_registry enable row level security;
+
+create view postbell.agents as
+ SELECT agent_id,
+    environment,
+    role
+   FROM agent_registry
+  WHERE enabled IS NOT FALSE;
+
+CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from postbell.deliveries;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.remove_deliveries()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.route_messages()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+  select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
+         case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+         case when m.deliver_at > now() then m.deliver_at end
+  from inserted m
+  cross join lateral (
+    select m.to_agent_id as inbox where m.to_agent_id is not null
+    union all
+    select a.agent_id from postbell.agents a
+    where m.to_agent_id is null and a.agent_id <> m.from_agent_id
+  ) r
+  -- History that is loaded with its status (a restore, an import) is not sent again.
+  where coalesce(m.status, 'pending') = 'pending';
+
+  -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
+  -- This statement sees a flag that was set after our transaction got its id (the INSERT above gave it one): a
+  -- broker that armed later waits for us to end before it sleeps. Above READ COMMITTED the snapshot may be
+  -- older than that: ring always.
+  if exists (select from postbell.brokers b where b.armed and b.lease_until > now())
+     or current_setting('transaction_isolation') <> 'read committed' then
+    perform pg_notify('postbell', '');
+  end if;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.settle_polled()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  delete from postbell.deliveries d
+  where d.message_id = new.message_id and d.inbox = new.to_agent_id;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.uuid_v7()
+ RETURNS uuid
+ LANGUAGE sql
+ PARALLEL SAFE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select encode(
+    set_bit(set_bit(
+      substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
+        || substring(uuid_send(gen_random_uuid()) from 7),
+      52, 1), 53, 1),
+    'hex')::uuid
+$function$
+;
+
+CREATE TRIGGER postbell_poller AFTER UPDATE OF status ON public.agent_messages FOR EACH ROW WHEN (((new.status = ANY (ARRAY['processed'::text, 'failed'::text])) AND (old.status IS DISTINCT FROM new.status) AND (current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION postbell.settle_polled();
+
+CREATE TRIGGER postbell_removed AFTER DELETE ON public.agent_messages REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION postbell.remove_deliveries();
+
+CREATE TRIGGER postbell_route AFTER INSERT ON public.agent_messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.route_messages();
+
+CREATE TRIGGER postbell_truncated AFTER TRUNCATE ON public.agent_messages FOR EACH STATEMENT EXECUTE FUNCTION postbell.remove_all_deliveries();

@@ -1,0 +1,182 @@
+//! Whether the tables that a database already has are those of a mesh, so that Postbell can take them over.
+//!
+//! Many databases keep something else in a table of that name, chat history above all: there it refuses, before
+//! anything is changed, and says what it found.
+
+use std::collections::BTreeMap;
+
+use super::connection::Connection;
+use super::error::StoreError;
+
+const FAULTS: &str = include_str!("../../sql/queries/adoption_faults.sql");
+const COUNT: &str = include_str!("../../sql/queries/adopt_count.sql");
+
+/// How many names a sentence lists before it says "and N more".
+const NAMES_MAX: usize = 12;
+
+/// What becomes of the user's tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Adoption {
+    /// Tables that are there: columns are added, every row stays.
+    pub adopts: Vec<&'static str>,
+    /// Tables that are missing.
+    pub creates: Vec<&'static str>,
+    /// Messages that wait: they get deliveries.
+    pub waiting: i64,
+    /// Messages that a poller took and never finished: they are left as they are.
+    pub taken: i64,
+}
+
+/// A fault of one column, as sql/queries/adoption_faults.sql lists it.
+struct Fault {
+    kind: String,
+    column: String,
+    wanted: String,
+    found: Option<String>,
+}
+
+/// What is wrong with one table.
+struct TableFaults {
+    schema: String,
+    has: Vec<String>,
+    faults: Vec<Fault>,
+}
+
+/// Says what adoption would do; reads only.
+///
+/// # Errors
+/// A sentence for each table that is something else.
+pub(super) async fn check(
+    connection: &Connection,
+    has_messages: bool,
+    has_registry: bool,
+) -> Result<Adoption, StoreError> {
+    let mut tables = BTreeMap::<String, TableFaults>::new();
+    for row in connection.query(FAULTS, &[]).await? {
+        let table = tables.entry(row.get("table_name")).or_insert_with(|| TableFaults {
+            schema: row.get("schema"),
+            has: row.get("has"),
+            faults: Vec::new(),
+        });
+        table.faults.push(Fault {
+            kind: row.get("fault"),
+            column: row.get("column_name"),
+            wanted: row.get("wanted"),
+            found: row.get("found"),
+        });
+    }
+    if !tables.is_empty() {
+        let sentences: Vec<_> = tables.iter().map(|(name, faults)| sentence(name, faults)).collect();
+        return Err(StoreError::refused(format!(
+            "{}. Nothing was changed. Rename the table, or give Postbell a schema of its own: `create schema mesh`, \
+             then POSTBELL_SCHEMA=mesh",
+            sentences.join(". ")
+        )));
+    }
+    let mut adoption = Adoption::default();
+    for (name, is_there) in [("agent_messages", has_messages), ("agent_registry", has_registry)] {
+        if is_there { adoption.adopts.push(name) } else { adoption.creates.push(name) }
+    }
+    if has_messages {
+        let row = connection.query_one(COUNT, &[]).await?;
+        (adoption.waiting, adoption.taken) = (row.get("waiting"), row.get("taken"));
+    }
+    Ok(adoption)
+}
+
+fn sentence(name: &str, table: &TableFaults) -> String {
+    let full_name = format!("{}.{name}", table.schema);
+    let of = |kind: &str| table.faults.iter().filter(|f| f.kind == kind).collect::<Vec<_>>();
+    if let [fault, ..] = of("kind")[..] {
+        let found = fault.found.as_deref().unwrap_or_default();
+        return format!("{full_name} cannot be adopted: it is {found}, not {}", fault.wanted);
+    }
+    let mut parts = Vec::new();
+    let missing = of("missing");
+    if !missing.is_empty() {
+        parts.push(format!("it lacks {}", listed(missing.iter().map(|f| f.column.as_str()))));
+    }
+    for fault in of("type") {
+        let found = fault.found.as_deref().unwrap_or_default();
+        parts.push(format!("{} is {found}, not {}", fault.column, fault.wanted));
+    }
+    if !of("key").is_empty() {
+        parts.push(format!("{} is no primary key", of("key")[0].column));
+    }
+    let required = of("required");
+    if !required.is_empty() {
+        let names = listed(required.iter().map(|f| f.column.as_str()));
+        parts.push(format!("{names} must be given with each row and has no default"));
+    }
+    let faults = parts.join("; ");
+    // A table that lacks most of what a mesh has is not a mesh with a fault: say what it is instead.
+    match missing.len() >= 4 {
+        true => format!(
+            "{full_name} has {}: it is something else{}. As a table of {} {faults}",
+            listed(table.has.iter().map(String::as_str)),
+            guess(&table.has),
+            if name == "agent_messages" { "messages" } else { "agents" },
+        ),
+        false => format!("{full_name} cannot be adopted: {faults}"),
+    }
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<_> = names.collect();
+    match names.len() {
+        n if n > NAMES_MAX => format!("{} and {} more", names[..NAMES_MAX].join(", "), n - NAMES_MAX),
+        _ => names.join(", "),
+    }
+}
+
+/// Agent frameworks keep their conversations under this name.
+fn guess(has: &[String]) -> &'static str {
+    let signs = ["session_id", "thread_id", "conversation_id", "role", "content", "message_data"];
+    match has.iter().filter(|column| signs.contains(&column.as_str())).count() {
+        0 | 1 => "",
+        _ => ", chat history perhaps",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(has: &[&str], faults: &[(&str, &str, &str, Option<&str>)]) -> TableFaults {
+        let faults = faults.iter().map(|(kind, column, wanted, found)| Fault {
+            kind: (*kind).to_owned(),
+            column: (*column).to_owned(),
+            wanted: (*wanted).to_owned(),
+            found: found.map(str::to_owned),
+        });
+        TableFaults {
+            schema: "public".to_owned(),
+            has: has.iter().map(|c| (*c).to_owned()).collect(),
+            faults: faults.collect(),
+        }
+    }
+
+    #[test]
+    fn a_single_fault_is_named() {
+        let faults = table(&["message_id"], &[("type", "payload", "jsonb", Some("text"))]);
+        let sentence = sentence("agent_messages", &faults);
+        assert_eq!(sentence, "public.agent_messages cannot be adopted: payload is text, not jsonb");
+    }
+
+    #[test]
+    fn another_table_of_that_name_is_recognised() {
+        let missing = ["from_agent_id", "message_type", "payload", "priority"];
+        let faults: Vec<_> = missing.iter().map(|c| ("missing", *c, "text", None)).collect();
+        let sentence = sentence("agent_messages", &table(&["session_id", "role", "content"], &faults));
+        assert!(sentence.starts_with(
+            "public.agent_messages has session_id, role, content: it is something else, chat history perhaps. "
+        ));
+        assert!(sentence.ends_with("it lacks from_agent_id, message_type, payload, priority"), "{sentence}");
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names: Vec<_> = (0..20).map(|n| n.to_string()).collect();
+        assert!(listed(names.iter().map(String::as_str)).ends_with("11 and 8 more"));
+    }
+}

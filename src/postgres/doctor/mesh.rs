@@ -1,0 +1,117 @@
+//! The user's tables and agents: what makes them slow, open or deaf.
+
+use super::{Check, listed};
+use crate::postgres::connection::Connection;
+use crate::postgres::error::StoreError;
+
+const INDEXES: &str = include_str!("../../../sql/queries/doctor_indexes.sql");
+const POLICIES: &str = include_str!("../../../sql/queries/doctor_policies.sql");
+const AGENTS: &str = include_str!("../../../sql/queries/doctor_agents.sql");
+const UNKNOWN: &str = include_str!("../../../sql/queries/doctor_unknown.sql");
+
+/// Names that a sentence lists.
+const NAMES_MAX: usize = 10;
+/// What waits in one inbox is counted up to here.
+const WAITING_COUNTED_MAX: i64 = 10_000;
+
+/// Indexes on an adopted table that make each ack dearer.
+pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(INDEXES, &[]).await?;
+    if rows.is_empty() {
+        return Ok(vec![Check::ok("indexes", "none holds what an ack changes")]);
+    }
+    let names: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let columns: Vec<String> = row.get("columns");
+            format!("{} ({})", row.get::<_, String>("name"), columns.join(", "))
+        })
+        .collect();
+    Ok(vec![Check::warn(
+        "indexes",
+        format!(
+            "{} on agent_messages: with any of them each ack writes to every index of the table instead of one page \
+             (no HOT update). The broker uses none; if no poller needs them any more, `drop index concurrently` each",
+            listed(&names, NAMES_MAX)
+        ),
+    )])
+}
+
+/// Policies and grants that let every logged-in user read all.
+pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(POLICIES, &[]).await?;
+    let checks: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let (table, roles): (String, Vec<String>) = (row.get("table_name"), row.get("roles"));
+            let who = roles.join(" and ");
+            Check::warn(
+                "policies",
+                match row.get::<_, Option<String>>("policy") {
+                    Some(policy) => format!(
+                        "policy \"{policy}\" lets {who} read every row of {table}: bind it to the role it is meant \
+                         for, as in `alter policy \"{policy}\" on {table} to service_role`"
+                    ),
+                    None => format!(
+                        "{who} may read every row of {table}, since row level security is off: `alter table {table} \
+                         enable row level security`, or revoke the right"
+                    ),
+                },
+            )
+        })
+        .collect();
+    match checks.is_empty() {
+        true => Ok(vec![Check::ok("policies", "no policy or grant opens all messages to every user")]),
+        false => Ok(checks),
+    }
+}
+
+/// Agents that cannot connect for want of a token.
+pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let row = connection.query_one(AGENTS, &[]).await?;
+    let (registered, without): (i64, Vec<String>) = (row.get("registered"), row.get("without_token"));
+    Ok(vec![match (registered, without.first()) {
+        (0, _) => Check::warn(
+            "agents",
+            "none is registered, so none can connect: `postbell agent add NAME --environment pc`",
+        ),
+        (_, Some(first)) => Check::warn(
+            "agents",
+            format!(
+                "{} of {registered} have no token and cannot connect ({}): `postbell agent add {first}` gives one",
+                without.len(),
+                listed(&without, NAMES_MAX)
+            ),
+        ),
+        (_, None) => Check::ok("agents", format!("{registered} registered, all with a token")),
+    }])
+}
+
+/// Messages for names that nobody has: misspelt, or of an agent that is yet to come.
+pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let asked = NAMES_MAX as i64 + 1;
+    let rows = connection.query(UNKNOWN, &[&asked, &WAITING_COUNTED_MAX]).await?;
+    if rows.is_empty() {
+        return Ok(vec![Check::ok("recipients", "every message that waits is for a registered agent")]);
+    }
+    let mut names: Vec<String> = rows
+        .iter()
+        .take(NAMES_MAX)
+        .map(|row| {
+            let waiting: i64 = row.get("waiting");
+            let more = if waiting == WAITING_COUNTED_MAX { " or more" } else { "" };
+            format!("{} ({waiting}{more})", row.get::<_, String>("name"))
+        })
+        .collect();
+    if rows.len() > NAMES_MAX {
+        names.push("and others".to_owned());
+    }
+    Ok(vec![Check::warn(
+        "recipients",
+        format!(
+            "messages wait for names that no agent is registered under: {}. Register them (`postbell agent add`), or \
+             correct the sender",
+            names.join(", ")
+        ),
+    )])
+}

@@ -1,0 +1,116 @@
+//! The SQL that this binary carries: migrations, which are history, and triggers, which are as they should be now.
+
+use sha2::{Digest, Sha256};
+
+/// A step of the schema's history. Its text is never edited once it was released.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Migration {
+    /// 1, 2, 3 and so on without a gap.
+    pub version: i32,
+    /// The file's name without number and ending.
+    pub name: &'static str,
+    /// What it does.
+    pub sql: &'static str,
+}
+
+/// A trigger on `agent_messages`, with its function: one file of `triggers/`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trigger {
+    /// The file's name without ending; the trigger's own is `postbell_` before it.
+    pub name: &'static str,
+    /// What installs it, over an older one too.
+    pub sql: &'static str,
+}
+
+/// Every migration, oldest first.
+pub const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "broker_tables",
+        sql: include_str!("../../../sql/migrations/0001_broker_tables.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "agent_tables",
+        sql: include_str!("../../../sql/migrations/0002_agent_tables.sql"),
+    },
+];
+
+/// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.
+pub(super) const ADOPTING_VERSION: i32 = 2;
+
+/// Every trigger.
+pub const TRIGGERS: &[Trigger] = &[
+    Trigger { name: "poller", sql: include_str!("../../../triggers/poller.sql") },
+    Trigger { name: "removed", sql: include_str!("../../../triggers/removed.sql") },
+    Trigger { name: "route", sql: include_str!("../../../triggers/route.sql") },
+    Trigger { name: "truncated", sql: include_str!("../../../triggers/truncated.sql") },
+];
+
+/// The trigger that makes deliveries: while it is absent, messages wait without one.
+pub(super) const ROUTE: &str = "route";
+
+/// The version this binary works with.
+pub fn version_wanted() -> i32 {
+    MIGRATIONS.last().map_or(0, |m| m.version)
+}
+
+impl Migration {
+    /// As in the file's name: `0002_agent_tables`.
+    pub fn label(&self) -> String {
+        format!("{:04}_{}", self.version, self.name)
+    }
+}
+
+impl Trigger {
+    /// The trigger's name in Postgres.
+    pub fn full_name(&self) -> String {
+        format!("postbell_{}", self.name)
+    }
+}
+
+/// SHA-256 of a text, in hexadecimal: what is recorded of a migration or trigger.
+pub(super) fn digest(sql: &str) -> String {
+    Sha256::digest(sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_are_numbered_without_a_gap() {
+        let versions: Vec<_> = MIGRATIONS.iter().map(|m| m.version).collect();
+        assert_eq!(versions, (1..=version_wanted()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn every_file_of_the_folders_is_listed() {
+        let listed: Vec<_> = MIGRATIONS.iter().map(|m| m.label() + ".sql").collect();
+        assert_eq!(files("sql/migrations"), listed);
+        let listed: Vec<_> = TRIGGERS.iter().map(|t| format!("{}.sql", t.name)).collect();
+        assert_eq!(files("triggers"), listed);
+    }
+
+    fn files(folder: &str) -> Vec<String> {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+        let entries = std::fs::read_dir(path).expect("folder");
+        let names = entries.map(|e| e.expect("entry").file_name().into_string().expect("UTF-8"));
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".sql")).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn every_trigger_makes_what_its_name_says() {
+        for trigger in TRIGGERS {
+            assert!(trigger.sql.contains(&format!("create trigger {}\n", trigger.full_name())));
+        }
+    }
+
+    #[test]
+    fn a_digest_is_sha_256() {
+        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(digest(""), empty);
+    }
+}

@@ -1,0 +1,242 @@
+//! What schema a database has, against the one that this binary knows.
+
+use std::time::SystemTime;
+
+use tokio_postgres::Row;
+
+use super::embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, digest, version_wanted};
+use crate::postgres::connection::Connection;
+use crate::postgres::error::StoreError;
+
+const FOUND: &str = include_str!("../../../sql/queries/schema_found.sql");
+const MIGRATIONS_LIST: &str = include_str!("../../../sql/queries/migrations_list.sql");
+const TRIGGERS_FOUND: &str = include_str!("../../../sql/queries/triggers_found.sql");
+
+/// The oldest server that works: 13 has `xid8`, snapshots of it and `gen_random_uuid()`.
+pub const SERVER_VERSION_MIN: i32 = 130_000;
+
+/// Whether a broker can work with the database as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SchemaState {
+    /// Nothing is installed.
+    Missing,
+    /// Migrations are missing.
+    Older {
+        /// The newest that was applied.
+        found: i32,
+        /// The newest that this binary has.
+        wanted: i32,
+    },
+    /// A newer Postbell migrated it.
+    Newer {
+        /// The newest that was applied.
+        found: i32,
+        /// The newest that this binary has.
+        wanted: i32,
+    },
+    /// A migration was applied with another text than this binary has.
+    Changed {
+        /// Which.
+        migration: String,
+    },
+    /// It was installed for the tables of another schema.
+    OtherSchema {
+        /// That one.
+        found: String,
+        /// The one of POSTBELL_SCHEMA; `None`: it does not exist.
+        wanted: Option<String>,
+    },
+    /// These triggers are missing, disabled, or of another version.
+    TriggersStale(Vec<String>),
+    /// As it should be.
+    Current,
+}
+
+impl SchemaState {
+    /// Why a broker must not run on this schema and what to do, in a sentence; `None` if it may.
+    pub fn refusal(&self) -> Option<String> {
+        Some(match self {
+            Self::Current => return None,
+            Self::Missing => "this database has no Postbell schema yet: run `postbell migrate`".to_owned(),
+            Self::Older { found, wanted } => format!(
+                "the database has schema version {found} and this postbell needs {wanted}: run `postbell migrate`"
+            ),
+            Self::Newer { found, wanted } => format!(
+                "the database has schema version {found}, which is newer than the {wanted} that this postbell \
+                 knows: install the newer postbell (a schema never goes back), then see `postbell migrate --status`"
+            ),
+            Self::Changed { migration } => format!(
+                "migration {migration} was applied to this database with another text than this postbell has, so \
+                 the tables may differ: use the postbell that migrated it (`postbell migrate --status` shows when)"
+            ),
+            Self::OtherSchema { found, wanted } => {
+                let wanted = wanted.as_deref().unwrap_or("one that does not exist");
+                format!(
+                    "Postbell is installed in this database for the tables of schema {found}, but was asked to use \
+                     {wanted}: set POSTBELL_SCHEMA={found}, or use another database, then run `postbell migrate`"
+                )
+            }
+            Self::TriggersStale(names) => format!(
+                "on agent_messages the trigger {} is missing, disabled or out of date, so messages are not \
+                 delivered: run `postbell migrate`",
+                names.join(", ")
+            ),
+        })
+    }
+}
+
+/// How the database stands to this binary.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn schema_state(connection: &Connection) -> Result<SchemaState, StoreError> {
+    Ok(Found::read(connection).await?.state())
+}
+
+/// A migration that was applied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Applied {
+    pub(super) version: i32,
+    pub(super) name: String,
+    pub(super) sha256: String,
+    pub(super) applied_at: SystemTime,
+    pub(super) by: String,
+}
+
+/// A trigger that was installed; it may have been dropped or disabled since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Installed {
+    pub(super) name: String,
+    pub(super) sha256: String,
+    pub(super) applied_at: SystemTime,
+    /// Postgres's letter; `None` where it is gone.
+    pub(super) enabled: Option<String>,
+}
+
+/// What an ordinary INSERT finds of a trigger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TriggerState {
+    Missing,
+    Disabled,
+    Outdated,
+    Current,
+}
+
+/// Everything that was found, read once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Found {
+    pub(super) server_version_num: i32,
+    pub(super) server_version: String,
+    pub(super) schema: Option<String>,
+    pub(super) installed_for: Option<String>,
+    pub(super) has_messages: bool,
+    pub(super) has_registry: bool,
+    pub(super) applied: Vec<Applied>,
+    pub(super) triggers: Vec<Installed>,
+}
+
+impl Found {
+    pub(super) async fn read(connection: &Connection) -> Result<Self, StoreError> {
+        let row = connection.query_one(FOUND, &[]).await?;
+        let mut found = Self {
+            server_version_num: row.get("server_version_num"),
+            server_version: row.get("server_version"),
+            schema: row.get("schema"),
+            installed_for: row.get("installed_for"),
+            has_messages: row.get("has_messages"),
+            has_registry: row.get("has_registry"),
+            ..Self::default()
+        };
+        if row.get("has_migrations") {
+            let rows = connection.query(MIGRATIONS_LIST, &[]).await?;
+            found.applied = rows.iter().map(applied).collect();
+        }
+        if row.get("has_triggers") {
+            let rows = connection.query(TRIGGERS_FOUND, &[]).await?;
+            found.triggers = rows.iter().map(installed).collect();
+        }
+        Ok(found)
+    }
+
+    /// The newest migration that was applied.
+    pub(super) fn version(&self) -> i32 {
+        self.applied.last().map_or(0, |m| m.version)
+    }
+
+    /// The migrations that are still to be applied.
+    pub(super) fn pending(&self) -> Vec<&'static Migration> {
+        MIGRATIONS.iter().filter(|m| m.version > self.version()).collect()
+    }
+
+    pub(super) fn trigger_state(&self, trigger: &Trigger) -> TriggerState {
+        let Some(found) = self.triggers.iter().find(|t| t.name == trigger.name) else {
+            return TriggerState::Missing;
+        };
+        match found.enabled.as_deref() {
+            None => TriggerState::Missing,
+            // R: fires only where a replica applies changes, so not for a producer.
+            Some("D" | "R") => TriggerState::Disabled,
+            _ if found.sha256 != digest(trigger.sql) => TriggerState::Outdated,
+            _ => TriggerState::Current,
+        }
+    }
+
+    /// The triggers that `migrate` would install.
+    pub(super) fn stale_triggers(&self) -> Vec<&'static Trigger> {
+        TRIGGERS.iter().filter(|t| self.trigger_state(t) != TriggerState::Current).collect()
+    }
+
+    pub(super) fn state(&self) -> SchemaState {
+        let (found, wanted) = (self.version(), version_wanted());
+        if found == 0 {
+            return SchemaState::Missing;
+        }
+        if found > wanted {
+            return SchemaState::Newer { found, wanted };
+        }
+        if let Some(migration) = self.tampered() {
+            return SchemaState::Changed { migration: migration.label() };
+        }
+        if self.installed_for.is_some() && self.installed_for != self.schema {
+            let found = self.installed_for.clone().unwrap_or_default();
+            return SchemaState::OtherSchema { found, wanted: self.schema.clone() };
+        }
+        if found < wanted {
+            return SchemaState::Older { found, wanted };
+        }
+        let stale = self.stale_triggers();
+        match stale.is_empty() {
+            true => SchemaState::Current,
+            false => SchemaState::TriggersStale(stale.iter().map(|t| t.full_name()).collect()),
+        }
+    }
+
+    /// The first applied migration whose text is not the binary's.
+    fn tampered(&self) -> Option<&'static Migration> {
+        MIGRATIONS.iter().find(|m| {
+            self.applied.iter().any(|a| a.version == m.version && a.sha256 != digest(m.sql))
+        })
+    }
+}
+
+fn applied(row: &Row) -> Applied {
+    Applied {
+        version: row.get("version"),
+        name: row.get("name"),
+        sha256: row.get("sha256"),
+        applied_at: row.get("applied_at"),
+        by: row.get("by"),
+    }
+}
+
+fn installed(row: &Row) -> Installed {
+    Installed {
+        name: row.get("name"),
+        sha256: row.get("sha256"),
+        applied_at: row.get("applied_at"),
+        enabled: row.get("enabled"),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! Installs the triggers of `triggers/`, and makes up for the time that the route trigger was absent.
+
+use super::embedded::{ROUTE, Trigger, digest};
+use super::state::{Found, TriggerState};
+use super::{BEGIN, roll_back};
+use crate::postgres::connection::Connection;
+use crate::postgres::error::StoreError;
+
+const RECORD: &str = include_str!("../../../sql/queries/triggers_record.sql");
+const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
+
+/// Installs these in one transaction. Where the route trigger did not fire before, that transaction also makes the
+/// deliveries of what waits: CREATE TRIGGER waits for every writer and keeps new ones out until the commit, so no
+/// message slips between. Returns how many deliveries it made; `None` if there was nothing to make up for.
+pub(super) async fn install(
+    connection: &Connection,
+    found: &Found,
+    stale: &[&'static Trigger],
+) -> Result<Option<u64>, StoreError> {
+    if stale.is_empty() {
+        return Ok(None);
+    }
+    let routed = |t: &Trigger| {
+        matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated)
+    };
+    let make_up = stale.iter().any(|t| t.name == ROUTE && !routed(t));
+    match install_in_transaction(connection, stale, make_up).await {
+        Ok(deliveries) => Ok(make_up.then_some(deliveries)),
+        Err(error) => {
+            roll_back(connection).await;
+            Err(StoreError::refused(format!("the triggers were not installed, and nothing of them remains: {error}")))
+        }
+    }
+}
+
+async fn install_in_transaction(
+    connection: &Connection,
+    stale: &[&'static Trigger],
+    make_up: bool,
+) -> Result<u64, StoreError> {
+    connection.batch(BEGIN).await?;
+    for trigger in stale {
+        connection.batch(trigger.sql).await?;
+        connection.execute(RECORD, &[&trigger.name, &digest(trigger.sql)]).await?;
+    }
+    let mut deliveries = 0;
+    if make_up {
+        deliveries = connection.execute(ADOPT_WAITING, &[]).await?;
+        // A broker may be asleep on this database already, if only the trigger had gone.
+        connection.batch("notify postbell").await?;
+    }
+    connection.batch("commit").await?;
+    Ok(deliveries)
+}

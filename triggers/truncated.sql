@@ -1,0 +1,17 @@
+-- After TRUNCATE on agent_messages, which fires no DELETE trigger: the deliveries of all messages go with them.
+-- DELETE and not TRUNCATE here, whose lock could meet a broker's that settles in the other order.
+
+create or replace function postbell.remove_all_deliveries() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from postbell.deliveries;
+  return null;
+end
+$$;
+revoke all on function postbell.remove_all_deliveries() from public;
+
+drop trigger if exists postbell_truncated on agent_messages;
+create trigger postbell_truncated
+  after truncate on agent_messages
+  for each statement execute function postbell.remove_all_deliveries();
