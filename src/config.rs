@@ -46,7 +46,7 @@ settings! {
     HTTP: "POSTBELL_HTTP", "http", "127.0.0.1:9440",
         "Where /metrics and /health are served, as address:port";
     PORT: "PORT", "port", "",
-        "Set by platforms such as Railway: serves /metrics and /health on [::]:PORT instead";
+        "Set by platforms such as Railway: serves /metrics and /health on port PORT of every address instead";
     NAME: "POSTBELL_NAME", "name", "postbell",
         "What people call this broker, 1 to 100 characters; agents read it in the welcome";
     ADVERTISE: "POSTBELL_ADVERTISE", "advertise", "",

@@ -1,6 +1,6 @@
 //! A Postgres of one's own: for `postbell dev`, and for the tests.
 //!
-//! It listens on loopback only, with a random password, and never outlives this process: see [`guard`].
+//! It listens on loopback only, with a random password, and never outlives this process: a guard sees to that (`devdb/guard.rs`).
 
 mod account;
 mod find;
