@@ -137,14 +137,9 @@ struct Exec {
 
 impl Exec {
     async fn handle(&self, delivery: Delivery) {
-        match timeout(self.limit, self.run(&delivery)).await {
-            Ok(Ok(())) => delivery.ack().await,
-            Ok(Err(reason)) => {
-                tracing::warn!(id = %delivery.id(), %reason, "the command failed");
-                delivery.fail(&reason, None).await;
-            }
-            Err(_) => {
-                let reason = format!("the command took longer than {}", humantime::format_duration(self.limit));
+        match self.run(&delivery).await {
+            Ok(()) => delivery.ack().await,
+            Err(reason) => {
                 tracing::warn!(id = %delivery.id(), %reason, "the command failed");
                 delivery.fail(&reason, None).await;
             }
@@ -152,8 +147,34 @@ impl Exec {
     }
 
     async fn run(&self, delivery: &Delivery) -> Result<(), String> {
+        let mut child = self.command(delivery).spawn().map_err(|e| format!("the command cannot be run: {e}"))?;
+        let group = child.id();
+        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+        let payload = delivery.payload();
+        let feed = async {
+            if let Some(mut stdin) = stdin {
+                // A command that does not read its input may still succeed.
+                let _ = stdin.write_all(payload.as_bytes()).await;
+            }
+        };
+        let ended = async { tokio::join!(pass_on(stderr), feed, child.wait()) };
+        match timeout(self.limit, ended).await {
+            Ok((_, (), Ok(status))) if status.success() => Ok(()),
+            Ok((last_line, (), Ok(status))) => {
+                Err(last_line.unwrap_or_else(|| format!("the command ended with {status}")))
+            }
+            Ok((_, (), Err(e))) => Err(format!("the command was lost: {e}")),
+            Err(_) => {
+                kill_group(group).await;
+                Err(format!("the command took longer than {}", humantime::format_duration(self.limit)))
+            }
+        }
+    }
+
+    fn command(&self, delivery: &Delivery) -> Command {
         let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("/bin/sh", "-c") };
-        let mut child = Command::new(shell)
+        let mut command = Command::new(shell);
+        command
             .args([flag, &self.command])
             .env_remove("POSTBELL_TOKEN")
             .env("POSTBELL_ID", delivery.id().to_string())
@@ -166,24 +187,20 @@ impl Exec {
             .env("POSTBELL_HEADERS", delivery.headers().map_or("", RawValue::get))
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| format!("the command cannot be run: {e}"))?;
-        let stdin = child.stdin.take();
-        let payload = delivery.payload();
-        let feed = async {
-            if let Some(mut stdin) = stdin {
-                // A command that does not read its input may still succeed.
-                let _ = stdin.write_all(payload.as_bytes()).await;
-            }
-        };
-        let stderr = child.stderr.take();
-        let (last_line, (), status) = tokio::join!(pass_on(stderr), feed, child.wait());
-        match status {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(last_line.unwrap_or_else(|| format!("the command ended with {status}"))),
-            Err(e) => Err(format!("the command was lost: {e}")),
-        }
+            .kill_on_drop(true);
+        // A group of its own: what it starts can be ended with it, and Ctrl-C lets it finish its message.
+        #[cfg(unix)]
+        command.process_group(0);
+        command
+    }
+}
+
+/// Ends a command with everything it started: the shell alone would leave its children running.
+async fn kill_group(leader: Option<u32>) {
+    let Some(leader) = leader.filter(|_| cfg!(unix)) else { return };
+    let kill = Command::new("kill").args(["-KILL", "--", &format!("-{leader}")]).status().await;
+    if let Err(e) = kill {
+        tracing::warn!(error = %e, "a command that took too long could not be ended");
     }
 }
 

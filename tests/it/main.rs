@@ -6,6 +6,7 @@ mod adoption;
 mod agents;
 mod bad_input;
 mod bell;
+mod cli;
 mod dead;
 mod delivery;
 mod doctor;
