@@ -99,14 +99,13 @@ impl ClientError {
 /// Refusals that connecting again would only repeat, or that say to stay away.
 fn is_final(code: ErrorCode) -> bool {
     use ErrorCode::{
-        BadField, BadJson, Disabled, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported,
-        TakenOver, Unauthorized,
+        BadField, BadJson, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported, TakenOver,
+        Unauthorized,
     };
     matches!(
         code,
         BadField
             | BadJson
-            | Disabled
             | HelloExpected
             | LineTooLong
             | PlaintextRefused

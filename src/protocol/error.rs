@@ -50,8 +50,6 @@ error_codes! {
     Silent, "silent", true;
     /// The client did not read what was pushed to it.
     SlowReader, "slow_reader", true;
-    /// The agent was disabled or removed while connected.
-    Disabled, "disabled", true;
     /// The broker is stopping.
     Stopping, "stopping", true;
     /// The line is no JSON object.
