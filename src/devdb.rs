@@ -81,7 +81,7 @@ pub struct DevPostgres {
 struct Running {
     server: Child,
     /// Ends the server when this process is gone.
-    _guard: Guard,
+    guard: Guard,
 }
 
 /// The folder that `dev` keeps its data in: the user's data folder, or the system's for root, whose home no other
@@ -234,7 +234,12 @@ impl DevPostgres {
                 self.port = free_port()?;
             }
             let mut running = self.spawn()?;
-            match self.wait_until_up(&mut running.server) {
+            let up = self.wait_until_up(&mut running.server);
+            if up.is_err() {
+                // It has ended, and the folder is needed for the next try.
+                running.guard.dismiss();
+            }
+            match up {
                 Ok(()) => {
                     self.running = Some(running);
                     return Ok(());
@@ -275,7 +280,7 @@ impl DevPostgres {
         let server = command.spawn().map_err(|e| fault(format!("postgres cannot be run: {e}")))?;
         let remove = self.temporary.then_some(&*self.folder);
         let guard = Guard::over(server.id(), &self.data(), remove)?;
-        Ok(Running { server, _guard: guard })
+        Ok(Running { server, guard })
     }
 
     /// Waits until it takes connections; otherwise its log.
@@ -312,12 +317,14 @@ impl DevPostgres {
         let heard = asked.is_ok_and(|status| status.success());
         while heard && Instant::now() < deadline {
             if !matches!(running.server.try_wait(), Ok(None)) {
+                running.guard.dismiss();
                 return Ok(());
             }
             std::thread::sleep(POLL_EVERY);
         }
-        running.server.kill().map_err(|e| fault(format!("the server could not be stopped: {e}")))?;
-        running.server.wait().map_err(|e| fault(format!("the server could not be stopped: {e}")))?;
+        let killed = running.server.kill().and_then(|()| running.server.wait());
+        killed.map_err(|e| fault(format!("the server could not be stopped: {e}")))?;
+        running.guard.dismiss();
         Ok(())
     }
 

@@ -188,3 +188,11 @@ fn show(agents: &[Agent], as_json: bool) {
         .collect();
     output::table(["AGENT", "ENVIRONMENT", "ROLE", "STATUS", "MAY CONNECT", "SEEN", "WAITING", "DEAD"], &rows);
 }
+
+/// A token for an agent of this machine, new at each run: only its hash is kept.
+pub(super) async fn token_of(pool: &Pool, agent: &str) -> anyhow::Result<Token> {
+    match agents::rotate(pool, agent).await {
+        Ok(token) => Ok(token),
+        Err(_) => Ok(agents::add(pool, &NewAgent { agent_id: agent, ..NewAgent::default() }).await?.token),
+    }
+}

@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::{dev, output};
+use super::{agent, output};
 use crate::client::{Builder, Client, Deliveries};
 use crate::postgres::{Connection, Pool, Target};
 
@@ -33,7 +33,7 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str) -> anyhow::Resu
     let (seen_tx, mut seen) = mpsc::channel(MESSAGES * AGENTS.len());
     let mut clients = Vec::new();
     for agent in AGENTS {
-        let token = dev::token_of(pool, agent).await?;
+        let token = agent::token_of(pool, agent).await?;
         let (client, deliveries) = Builder::new(url, agent, token.reveal()).connect().await?;
         tokio::spawn(be(agent, deliveries, seen_tx.clone()));
         clients.push(client);

@@ -9,11 +9,11 @@ use prometheus::Registry;
 
 use super::serve::{bind, report, stop_signal};
 use super::settings::BrokerArgs;
-use super::{Outcome, demo, output};
+use super::{Outcome, agent, demo, output};
 use crate::broker;
 use crate::config::{Config, DATABASE_URL, DRAIN};
 use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
-use crate::postgres::agents::{self, NewAgent, Token};
+use crate::postgres::agents::Token;
 use crate::postgres::migrate::migrate;
 use crate::postgres::{Pool, Target};
 
@@ -70,7 +70,7 @@ async fn serve(args: &DevArgs, config: &Config, url: &str) -> anyhow::Result<()>
     let address = agents_port.local_addr()?.to_string();
     let metrics = http.local_addr()?.to_string();
     let pool = Pool::new(config.database.clone(), 2);
-    let token = token_of(&pool, YOU).await?;
+    let token = agent::token_of(&pool, YOU).await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let mut running = tokio::spawn(broker::run(config.clone(), agents_port, http, Registry::new(), async {
         let _ = stopped.await;
@@ -136,14 +136,6 @@ fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// A token for an agent of this machine, new at each run: only its hash is kept.
-pub(super) async fn token_of(pool: &Pool, agent: &str) -> anyhow::Result<Token> {
-    match agents::rotate(pool, agent).await {
-        Ok(token) => Ok(token),
-        Err(_) => Ok(agents::add(pool, &NewAgent { agent_id: agent, ..NewAgent::default() }).await?.token),
-    }
 }
 
 fn explain(url: &str, target: &Target, address: &str, metrics: &str, token: &Token) {

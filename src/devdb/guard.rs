@@ -13,7 +13,8 @@ use super::{DevdbError, fault};
 /// in the data folder, lest another process has it by now.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
-cat > /dev/null
+read -r word
+[ "$word" = dismissed ] && exit 0
 if [ "$(head -n 1 "$2/postmaster.pid" 2> /dev/null)" = "$1" ]; then
   kill -QUIT "$1" 2> /dev/null
   n=0
@@ -24,7 +25,7 @@ fi
 exit 0
 "#;
 
-/// The guard of a server. Dropping it lets it look once more, and end.
+/// The guard of a server. Dropping it ends the server, unless it was dismissed before.
 #[derive(Debug)]
 pub(super) struct Guard {
     process: Option<Child>,
@@ -53,6 +54,17 @@ impl Guard {
             command.spawn().map_err(|e| fault(format!("/bin/sh, which guards the server, cannot be run: {e}")))?;
         let pipe = process.stdin.take();
         Ok(Self { process: Some(process), pipe })
+    }
+}
+
+impl Guard {
+    /// The server has ended in order: there is nothing to guard, and its folder may be needed again.
+    pub(super) fn dismiss(&mut self) {
+        if let Some(pipe) = &mut self.pipe {
+            use std::io::Write;
+            // A guard that is gone needs no dismissal.
+            let _ = pipe.write_all(b"dismissed\n");
+        }
     }
 }
 

@@ -41,7 +41,7 @@ pub(super) async fn greet(
         let sentence = format!("this broker speaks protocol {PROTO}, not {}", hello.proto);
         return Err(refused(ErrorCode::ProtoUnsupported, sentence));
     }
-    if !peer.ip().to_canonical().is_loopback() && !shared.allow_plaintext {
+    if crosses_a_network(peer) && !shared.allow_plaintext {
         let sentence = "a token must not cross a network in clear: connect from the broker's own machine or \
                         through a tunnel, or set POSTBELL_ALLOW_PLAINTEXT=1 on the broker where the network is yours";
         return Err(refused(ErrorCode::PlaintextRefused, sentence));
@@ -103,4 +103,21 @@ async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broke
 
 fn refused(code: ErrorCode, sentence: impl Into<String>) -> End {
     End::Refused(ProtocolError::new(code, sentence))
+}
+
+/// An IPv4 peer of a socket that listens on both families shows as `::ffff:127.0.0.1`.
+fn crosses_a_network(peer: SocketAddr) -> bool {
+    !peer.ip().to_canonical().is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_machine_is_no_network() {
+        let crosses = |peer: &str| crosses_a_network(peer.parse().expect("an address"));
+        assert!(!crosses("127.0.0.1:1") && !crosses("[::1]:1") && !crosses("[::ffff:127.0.0.1]:1"));
+        assert!(crosses("192.168.1.7:1") && crosses("[fd00::1]:1") && crosses("[::ffff:10.0.0.1]:1"));
+    }
 }

@@ -35,12 +35,12 @@ fn server() -> &'static DevPostgres {
 
 /// A database that belongs to one test.
 pub(crate) struct TestDb {
-    name: String,
+    url: String,
 }
 
 /// An empty database.
 pub(crate) async fn fresh() -> TestDb {
-    TestDb { name: create("template0").await }
+    TestDb::named(&create("template0").await)
 }
 
 /// A database that `postbell migrate` made.
@@ -56,13 +56,22 @@ pub(crate) async fn migrated() -> TestDb {
         wait_until_unused(TEMPLATE).await;
     })
     .await;
-    TestDb { name: create(TEMPLATE).await }
+    TestDb::named(&create(TEMPLATE).await)
 }
 
 impl TestDb {
+    /// A database of a server of the test's own.
+    pub(crate) fn at(url: String) -> Self {
+        Self { url }
+    }
+
+    fn named(name: &str) -> Self {
+        Self { url: server().url_for(name) }
+    }
+
     /// As a user would write it.
     pub(crate) fn url(&self) -> String {
-        server().url_for(&self.name)
+        self.url.clone()
     }
 
     /// Another database of the same server.
@@ -72,7 +81,7 @@ impl TestDb {
 
     /// For the library, in schema `public`.
     pub(crate) fn target(&self) -> Target {
-        target(&self.name)
+        Target::new(DatabaseUrl::parse(&self.url).expect("url"), "public")
     }
 
     /// For the library, in another schema.
@@ -92,7 +101,7 @@ impl TestDb {
 
     /// An ordinary SQL client of another role, which must have the password `secret`.
     pub(crate) async fn client_as(&self, role: &str) -> Connection {
-        let (_, rest) = server().url_for(&self.name).split_once('@').map(own).expect("url with a password");
+        let (_, rest) = self.url().split_once('@').map(own).expect("url with a password");
         let url = DatabaseUrl::parse(&format!("postgres://{role}:secret@{rest}")).expect("url");
         ordinary(&Target::new(url, "public")).await
     }
