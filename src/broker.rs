@@ -53,11 +53,12 @@ pub struct Stopped {
 /// # Errors
 /// A sentence that says what to do.
 pub async fn check(config: &Config) -> Result<(), StoreError> {
+    // First: on a transaction pooler anything else may fail in a way that names nothing.
+    round_trip(&config.database, LISTEN_WAIT).await?;
     let connection = Connection::open(&config.database).await?;
     if let Some(sentence) = schema_state(&connection).await?.refusal() {
         return Err(StoreError::refused(sentence));
     }
-    round_trip(&config.database, LISTEN_WAIT).await?;
     Ok(())
 }
 
