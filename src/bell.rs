@@ -39,6 +39,8 @@ pub const SAFETY: Duration = Duration::from_secs(1);
 const _: () = assert!(AWAKE_MIN.as_millis() < AWAKE_MAX.as_millis());
 const _: () = assert!(AWAKE_MAX.as_millis() < DRY_BEFORE_SLEEP.as_millis());
 const _: () = assert!(ARMING_MAX.as_millis() < SAFETY.as_millis());
+const _: () = assert!(AWAKE_MAX.as_millis() < ARMING_MAX.as_millis());
+const _: () = assert!(DEAF_MAX.as_millis() < ARMING_MAX.as_millis());
 
 /// What the broker's row in `postbell.brokers` should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,7 +196,8 @@ impl Bell {
             self.dry_since = now;
             self.pause = AWAKE_MIN;
         } else {
-            self.pause *= 2;
+            // Every state's bound is below this one, and asleep nobody looks at it.
+            self.pause = (self.pause * 2).min(ARMING_MAX);
         }
         match &mut self.state {
             State::Awake => {

@@ -46,6 +46,8 @@ pub struct Stopped {
     pub given_back: usize,
     /// Outcomes that could not be written: their messages are delivered again.
     pub unsettled: usize,
+    /// A task of the broker's failed, by a defect: it stopped by itself, so that it is started anew.
+    pub broken: bool,
 }
 
 /// Checks that this database can serve: reachable, migrated, and LISTEN works on it.
@@ -121,7 +123,7 @@ impl House {
         let (http_stop, http_stopped) = oneshot::channel::<()>();
         let (accept_stop, accept_stopped) = oneshot::channel::<()>();
         let mut background = JoinSet::new();
-        let (core, leaser) =
+        let (mut core, mut leaser) =
             self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
         background.spawn(publisher::run(
             self.pool.clone(),
@@ -149,16 +151,27 @@ impl House {
             let _ = accept_stopped.await;
         }));
 
-        stop.await;
+        let broken = tokio::select! {
+            () = stop => false,
+            // These run for as long as the broker does. Without one of them it would only look alive.
+            Some(ended) = background.join_next() => is_broken(ended),
+            ended = &mut core => is_broken(ended),
+            ended = &mut leaser => is_broken(ended),
+        };
         self.health.set_draining(true);
         let _ = accept_stop.send(());
-        let stopped = drain(config.drain, inputs, &phase, load_rx).await;
+        let mut stopped = drain(config.drain, inputs, &phase, load_rx).await;
+        stopped.broken = broken;
         let _ = accepting.await;
         self.presence.write_changed(&self.pool).await;
         // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
-        let _ = timeout(SETTLE_WAIT, core).await;
+        if !core.is_finished() {
+            let _ = timeout(SETTLE_WAIT, core).await;
+        }
         let _ = leaser_stop.send(());
-        let _ = leaser.await;
+        if !leaser.is_finished() {
+            let _ = leaser.await;
+        }
         background.shutdown().await;
         let _ = http_stop.send(());
         let _ = http.await;
@@ -224,6 +237,13 @@ impl House {
     }
 }
 
+/// Says which way a task ended that should not have.
+fn is_broken(ended: Result<(), tokio::task::JoinError>) -> bool {
+    let error = ended.err().map_or("it returned".to_owned(), |e| e.to_string());
+    tracing::error!(%error, "a task of the broker failed, by a defect: stopping; please report it");
+    true
+}
+
 /// Nothing more is pushed; agents finish what they have, or the deadline passes; then the sessions end, the last
 /// outcomes are written and the inboxes given back.
 async fn drain(
@@ -241,5 +261,5 @@ async fn drain(
     let settled = load.wait_for(|load| load.sessions == 0 && load.unsettled == 0 && !load.has_inboxes);
     let settled = timeout(SETTLE_WAIT, settled).await.is_ok();
     let unsettled = if settled { 0 } else { load.borrow().unsettled };
-    Stopped { given_back, unsettled }
+    Stopped { given_back, unsettled, broken: false }
 }

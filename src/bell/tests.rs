@@ -119,3 +119,17 @@ fn what_was_announced_is_not_late() {
     bell.hear(now + ms(400), Heard { canary_sent: 9, canary: 9, ..UP });
     assert_eq!(bell.late(), 0);
 }
+
+#[test]
+fn a_week_of_silence_changes_nothing() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    for _ in 0..7 * 24 * 3_600 {
+        let t = bell.due();
+        assert_eq!(bell.hear(t, UP), None);
+        assert_eq!(bell.round(t, 0, &[], UP), None);
+        assert_eq!(bell.due(), t + SAFETY);
+    }
+    assert!(bell.is_asleep());
+    assert_eq!(bell.late(), 0);
+}

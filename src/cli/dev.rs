@@ -1,7 +1,6 @@
 //! `postbell dev`: a broker with a Postgres of its own.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
@@ -57,10 +56,10 @@ pub(super) async fn run(args: DevArgs) -> Outcome {
         tokio::task::spawn_blocking(move || server.stop()).await??;
         tracing::info!("the private Postgres has stopped");
     }
-    ended.map(|()| ExitCode::SUCCESS)
+    ended
 }
 
-async fn serve(args: &DevArgs, config: &Config, url: &str) -> anyhow::Result<()> {
+async fn serve(args: &DevArgs, config: &Config, url: &str) -> Outcome {
     let done = migrate(&config.database).await?;
     for step in done.migrations.iter().chain(&done.triggers) {
         tracing::debug!(step, "migrated");
@@ -93,8 +92,7 @@ async fn serve(args: &DevArgs, config: &Config, url: &str) -> anyhow::Result<()>
         () = &mut signal => {}
     }
     let _ = stop.send(());
-    report(running.await??);
-    Ok(())
+    Ok(report(running.await??))
 }
 
 /// The database to use, and the server if it is ours.

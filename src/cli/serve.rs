@@ -19,8 +19,7 @@ pub(super) async fn run(args: BrokerArgs) -> Outcome {
     let (agents, http) = bind(&config).await?;
     tracing::info!(agents = %agents.local_addr()?, http = %http.local_addr()?, "the broker is up");
     let stopped = broker::run(config, agents, http, Registry::new(), stop_signal()?).await?;
-    report(stopped);
-    Ok(ExitCode::SUCCESS)
+    Ok(report(stopped))
 }
 
 /// Opens both ports.
@@ -34,16 +33,19 @@ pub(super) async fn bind(config: &Config) -> anyhow::Result<(TcpListener, TcpLis
     Ok((agents, http))
 }
 
-/// Says which way the stop ended.
-pub(super) fn report(stopped: Stopped) {
+/// Says which way the stop ended; a failure where the broker stopped by itself.
+pub(super) fn report(stopped: Stopped) -> ExitCode {
     match stopped {
-        Stopped { given_back: 0, unsettled: 0 } => tracing::info!("stopped cleanly: nothing was in flight"),
-        Stopped { given_back, unsettled } => tracing::warn!(
+        Stopped { given_back: 0, unsettled: 0, .. } => {
+            tracing::info!("stopped cleanly: nothing was in flight");
+        }
+        Stopped { given_back, unsettled, .. } => tracing::warn!(
             given_back,
             unsettled,
             "stopped at the deadline: what was in flight or not yet written is delivered again"
         ),
     }
+    if stopped.broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Ctrl-C, or SIGTERM as platforms send it.

@@ -24,7 +24,7 @@ async fn a_stop_waits_for_what_is_in_flight() {
     });
     let (db, stopped) = mesh.stop().await;
     acking.await.unwrap();
-    assert_eq!(stopped, Stopped { given_back: 0, unsettled: 0 });
+    assert_eq!(stopped, Stopped { given_back: 0, unsettled: 0, broken: false });
     assert_eq!(db.ask::<String>("select status from agent_messages").await, "processed");
     let left = "select count(*) from postbell.brokers union all select count(*) from postbell.leases";
     assert_eq!(db.ask::<i64>(&format!("select sum(count)::bigint from ({left}) t")).await, 0);
@@ -39,7 +39,7 @@ async fn what_is_in_flight_at_the_deadline_is_given_back_uncounted() {
     insert(&mesh.db.sql().await, "a", 5, "1").await;
     raw.expect("msg").await;
     let (db, stopped) = mesh.stop().await;
-    assert_eq!(stopped, Stopped { given_back: 1, unsettled: 0 });
+    assert_eq!(stopped, Stopped { given_back: 1, unsettled: 0, broken: false });
     raw.expect("drain").await;
     raw.expect_error("stopping", true).await;
     assert_eq!(db.ask::<i16>("select attempt from postbell.deliveries").await, 0);
