@@ -2,6 +2,9 @@
 
 use std::collections::HashSet;
 
+use postbell::postgres::migrate::migrate;
+
+use crate::harness::{EXISTING_MESH, fresh, roles};
 use crate::mesh::{Mesh, insert, next};
 
 #[tokio::test]
@@ -109,6 +112,9 @@ async fn a_message_for_an_agent_nobody_knows_waits_for_it() {
     let mesh = Mesh::start().await;
     insert(&mesh.db.sql().await, "later", 5, "1").await;
     mesh.until_metric("postbell_unknown_recipient", |n| n == 1.0).await;
+    assert_eq!(mesh.metric("postbell_ready{priority=\"5\"}").await, 1.0);
+    assert!(mesh.metric("postbell_oldest_ready_timestamp_seconds{priority=\"5\"}").await > 1.7e9);
+    assert_eq!(mesh.metric("postbell_oldest_ready_timestamp_seconds{priority=\"4\"}").await, 0.0);
     let (_client, mut deliveries) = mesh.connect("later", 5).await;
     assert_eq!(next(&mut deliveries).await.payload(), "1");
 }
@@ -188,4 +194,39 @@ async fn an_expired_message_is_never_delivered_and_says_why_it_failed() {
         .await;
     mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
     mesh.until_metric("postbell_expired_total", |n| n == 2.0).await;
+}
+
+/// What live meshes have today: an agent of theirs gets a token, connects, and receives what waited for it.
+#[tokio::test]
+async fn what_waits_in_an_adopted_mesh_is_delivered_to_its_agents() {
+    let db = fresh().await;
+    roles(&db.client().await, EXISTING_MESH).await;
+    let waiting: HashSet<String> = db
+        .sql()
+        .await
+        .query(
+            "select message_id::text from agent_messages
+             where status = 'pending' and (to_agent_id = 'validation-agent'
+                                           or (to_agent_id is null and from_agent_id <> 'validation-agent'))",
+            &[],
+        )
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(waiting.len() > 100, "the fixture has messages that wait");
+    migrate(&db.target()).await.unwrap();
+    let mesh = Mesh::on(db, &[]).await;
+    let (_client, mut deliveries) = mesh.connect("validation-agent", 50).await;
+    let mut arrived = HashSet::new();
+    while arrived.len() < waiting.len() {
+        let delivery = next(&mut deliveries).await;
+        assert!(arrived.insert(delivery.id().to_string()), "delivered twice");
+        delivery.ack().await;
+    }
+    assert_eq!(arrived, waiting);
+    mesh.db.until("select count(*) = 0 from postbell.deliveries where inbox = 'validation-agent'").await;
+    let environment = "select environment from agent_registry where agent_id = 'validation-agent'";
+    assert_eq!(mesh.db.ask::<String>(environment).await, "railway", "it stays what it was");
 }
