@@ -5,15 +5,18 @@ with settled as (
   delete from postbell.deliveries d
   using unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)
   where d.delivery_id = a.delivery_id and d.attempt = a.attempt and d.state <> 'dead'
-  returning d.delivery_id, d.message_id
+  returning d.message_id
+), counted as (
+  select message_id, count(*) as n from settled group by message_id
 ), marked as (
   update agent_messages m
   set status = 'processed', processed_at = now(), delivered_at = coalesce(m.delivered_at, now())
-  from settled s
-  where m.message_id = s.message_id
+  from counted c
+  where m.message_id = c.message_id
     and (m.to_agent_id is not null
-         or not exists (select from postbell.deliveries o
-                        where o.message_id = m.message_id
-                          and not o.delivery_id = any ((select array_agg(delivery_id) from settled)::bigint[])))
+         -- The statement's snapshot still shows what it deletes: were these all? Looking for the others instead would
+         -- compare each delivery of a broadcast with each one settled here, once for each.
+         or c.n = (select count(*) from (select from postbell.deliveries o
+                                         where o.message_id = c.message_id limit c.n + 1) w))
 )
 select count(*) from settled
