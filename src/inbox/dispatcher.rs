@@ -85,6 +85,8 @@ pub struct Dispatcher {
     stopping: bool,
     /// Inboxes that the open round of the tail brought something.
     in_round: Vec<Arc<str>>,
+    /// Inboxes that became `Loading`, and may have become something else since: a round must not look at them all.
+    loading: Vec<Arc<str>>,
     /// Inboxes that may have something to push or to read.
     touched: Vec<Arc<str>>,
     effects: Vec<Effect>,
@@ -107,6 +109,7 @@ impl Dispatcher {
             lease_until: None,
             stopping: false,
             in_round: Vec::new(),
+            loading: Vec::new(),
             touched: Vec::new(),
             effects: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),

@@ -41,6 +41,7 @@ impl Dispatcher {
         if let Ownership::Leaving { epoch } = state.ownership {
             // Its lanes were not kept up while nobody was there.
             state.forget(Ownership::Loading { since: now, epoch });
+            self.loading.push(inbox.clone());
             self.effects.push(Effect::WakeTail);
         }
         self.touched.push(inbox);
@@ -113,6 +114,7 @@ impl Dispatcher {
                 if e == epoch => {}
             _ => {
                 self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));
+                self.loading.push(inbox.clone());
                 self.effects.push(Effect::WakeTail);
             }
         }

@@ -45,12 +45,14 @@ impl Dispatcher {
                 self.touched.push(inbox);
             }
         }
-        for (inbox, state) in &mut self.inboxes {
+        for inbox in std::mem::take(&mut self.loading) {
+            let Some(state) = self.inboxes.get_mut(&inbox) else { continue };
             match state.ownership {
                 Ownership::Loading { since, epoch } if since <= started_at => {
                     state.ownership = Ownership::Owned { epoch };
-                    self.touched.push(inbox.clone());
+                    self.touched.push(inbox);
                 }
+                Ownership::Loading { .. } => self.loading.push(inbox),
                 _ => {}
             }
         }
@@ -61,12 +63,16 @@ impl Dispatcher {
     pub(super) fn tail_broken(&mut self, now: Instant) {
         let owned: Vec<_> = self.inboxes.keys().cloned().collect();
         for inbox in owned {
-            self.with_inbox(&inbox, |state| match state.ownership {
+            let loading = self.with_inbox(&inbox, |state| match state.ownership {
                 Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } => {
                     state.forget(Ownership::Loading { since: now, epoch });
+                    true
                 }
-                Ownership::Acquiring | Ownership::Leaving { .. } | Ownership::Releasing => {}
+                Ownership::Acquiring | Ownership::Leaving { .. } | Ownership::Releasing => false,
             });
+            if loading == Some(true) {
+                self.loading.push(inbox);
+            }
         }
     }
 
