@@ -13,6 +13,7 @@ mod send;
 mod serve;
 mod settings;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -78,7 +79,12 @@ enum Command {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    run_with(std::env::args_os())
+}
+
+/// Runs a command line, whose first word is the program's name: for programs that are Postbell among other things.
+pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are asked for; anything else is a wrong command line.

@@ -61,6 +61,8 @@ pub struct Options {
     pub bin_dir: Option<PathBuf>,
     /// Further settings, as `name`, `value`.
     pub settings: Vec<(String, String)>,
+    /// Further variables of its environment, which is otherwise almost empty.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A running server. It stops when this is dropped, or when this process ends in whatever way.
@@ -72,6 +74,7 @@ pub struct DevPostgres {
     temporary: bool,
     account: Option<Account>,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     password: String,
     port: u16,
     running: Option<Running>,
@@ -128,6 +131,7 @@ impl DevPostgres {
             temporary,
             account,
             settings: options.settings,
+            environment: options.environment,
             password: String::new(),
             port: 0,
             running: None,
@@ -273,6 +277,7 @@ impl DevPostgres {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         let errors = log.try_clone().map_err(on("write", &log_path))?;
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         // In a group of its own: Ctrl-C reaches this process, which then stops the server in order.
         #[cfg(unix)]

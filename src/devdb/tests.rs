@@ -5,7 +5,7 @@ use crate::postgres::{Connection, DatabaseUrl, Target};
 
 fn options(data: Data) -> Options {
     let bin_dir = std::env::var_os("POSTBELL_TEST_PG").map(PathBuf::from);
-    Options { data, bin_dir, settings: vec![("max_connections".to_owned(), "20".to_owned())] }
+    Options { data, bin_dir, settings: vec![("max_connections".to_owned(), "20".to_owned())], environment: Vec::new() }
 }
 
 async fn answer(server: &DevPostgres, sql: &'static str) -> String {

@@ -28,6 +28,7 @@ fn server() -> &'static DevPostgres {
                 setting("full_page_writes", "off"),
                 setting("max_connections", "400"),
             ],
+            environment: Vec::new(),
         };
         DevPostgres::start(options).expect("a private Postgres")
     })

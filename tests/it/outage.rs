@@ -12,7 +12,7 @@ use crate::mesh::{Mesh, insert, next};
 #[tokio::test]
 async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
     let bin_dir = std::env::var_os("POSTBELL_TEST_PG").map(Into::into);
-    let options = Options { data: Data::Temporary, bin_dir, settings: Vec::new() };
+    let options = Options { data: Data::Temporary, bin_dir, settings: Vec::new(), environment: Vec::new() };
     let mut server = DevPostgres::start(options).unwrap();
     let url = server.url();
     migrate(&Target::new(DatabaseUrl::parse(&url).unwrap(), "public")).await.unwrap();
