@@ -1,0 +1,46 @@
+//! The scenarios, one a file: what each asks, its sizes, its figures.
+
+mod agents;
+mod backlog;
+mod burst;
+mod drain;
+mod fan_out;
+mod held_xmin;
+mod idle;
+mod idle_latency;
+mod publish;
+mod slow_agent;
+mod sustained;
+mod writers;
+
+use futures_util::future::LocalBoxFuture;
+
+use crate::bench::{Bench, Found};
+
+/// A scenario.
+pub(crate) struct Spec {
+    /// On the command line.
+    pub(crate) name: &'static str,
+    /// What it asks, in a sentence.
+    pub(crate) about: &'static str,
+    /// How it measures.
+    pub(crate) method: &'static str,
+    /// Runs it on a database and with a broker of its own.
+    pub(crate) run: for<'a> fn(&'a Bench<'a>) -> LocalBoxFuture<'a, anyhow::Result<Found>>,
+}
+
+/// Every scenario, in the order in which a whole run takes them.
+pub(crate) const ALL: &[Spec] = &[
+    idle::SPEC,
+    idle_latency::SPEC,
+    writers::SPEC,
+    sustained::SPEC,
+    drain::SPEC,
+    publish::SPEC,
+    fan_out::SPEC,
+    burst::SPEC,
+    slow_agent::SPEC,
+    agents::SPEC,
+    held_xmin::SPEC,
+    backlog::SPEC,
+];

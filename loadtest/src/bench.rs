@@ -1,0 +1,135 @@
+//! What a scenario gets, and what it gives back.
+
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+
+use crate::report::{Axis, Better, Count, Figure, Latency, Line, Measure, Plot, Scenario};
+use crate::stage::{Database, Stage};
+
+/// What a scenario gets.
+pub(crate) struct Bench<'a> {
+    pub(crate) stage: &'a Stage,
+    pub(crate) database: &'a Database,
+    pub(crate) quick: bool,
+    pub(crate) slow_flush_ms: f64,
+    pub(crate) progress: ProgressBar,
+}
+
+impl Bench<'_> {
+    /// A size: the second one where only correctness is asked.
+    pub(crate) fn size(&self, full: usize, quick: usize) -> usize {
+        if self.quick { quick } else { full }
+    }
+
+    /// A time, likewise.
+    pub(crate) fn lasting(&self, full_ms: u64, quick_ms: u64) -> Duration {
+        Duration::from_millis(if self.quick { quick_ms } else { full_ms })
+    }
+
+    /// Says what is done now, and how far that is of the whole.
+    pub(crate) fn step(&self, what: &str, done: usize, of: usize) {
+        self.progress.set_length(of as u64);
+        self.progress.set_position(done as u64);
+        self.progress.set_message(what.to_owned());
+    }
+}
+
+/// What a scenario found, gathered as it goes.
+#[derive(Default)]
+pub(crate) struct Found {
+    ledger: Count,
+    figures: Vec<Figure>,
+    measures: Vec<Measure>,
+    latencies: Vec<Latency>,
+    plots: Vec<Plot>,
+    notes: Vec<String>,
+}
+
+impl Found {
+    /// Adds to the balance of messages.
+    pub(crate) fn count(&mut self, count: Count) {
+        self.ledger.sent += count.sent;
+        self.ledger.received += count.received;
+        self.ledger.lost += count.lost;
+        self.ledger.duplicated += count.duplicated;
+    }
+
+    /// A figure that should be no smaller.
+    pub(crate) fn at_least(&mut self, asked: &str, value: f64, limit: f64, unit: &str) {
+        let (asked, unit) = (asked.to_owned(), unit.to_owned());
+        self.figures.push(Figure { asked, value, limit, unit, at_least: true });
+    }
+
+    /// A figure that should be no larger.
+    pub(crate) fn at_most(&mut self, asked: &str, value: f64, limit: f64, unit: &str) {
+        let (asked, unit) = (asked.to_owned(), unit.to_owned());
+        self.figures.push(Figure { asked, value, limit, unit, at_least: false });
+    }
+
+    /// A number; gives its median.
+    pub(crate) fn measure(&mut self, name: &str, unit: &str, better: Better, rounds: Vec<f64>) -> f64 {
+        let measure = Measure { name: name.to_owned(), unit: unit.to_owned(), better, rounds };
+        let median = measure.median();
+        self.measures.push(measure);
+        median
+    }
+
+    /// A distribution; gives it back for the figures.
+    pub(crate) fn latency(&mut self, latency: Latency) -> Latency {
+        self.latencies.push(latency.clone());
+        latency
+    }
+
+    /// A picture.
+    pub(crate) fn plot(&mut self, title: &str, x: Axis, y: Axis, lines: Vec<Line>) {
+        self.plots.push(Plot { title: title.to_owned(), x, y, lines });
+    }
+
+    /// What a reader must know.
+    pub(crate) fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    /// The whole.
+    pub(crate) fn into_scenario(self, name: &str, about: &str, method: &str, seconds: f64) -> Scenario {
+        Scenario {
+            name: name.to_owned(),
+            about: about.to_owned(),
+            method: method.to_owned(),
+            seconds,
+            ledger: self.ledger,
+            figures: self.figures,
+            measures: self.measures,
+            latencies: self.latencies,
+            plots: self.plots,
+            notes: self.notes,
+        }
+    }
+}
+
+/// An axis of equal steps.
+pub(crate) fn linear(label: &str) -> Axis {
+    Axis { label: label.to_owned(), logarithmic: false }
+}
+
+/// An axis of powers of ten.
+pub(crate) fn logarithmic(label: &str) -> Axis {
+    Axis { label: label.to_owned(), logarithmic: true }
+}
+
+/// A line of a plot.
+pub(crate) fn line(label: &str, points: Vec<(f64, f64)>) -> Line {
+    Line { label: label.to_owned(), points, is_limit: false }
+}
+
+/// A bound to compare with, from the first x to the last.
+pub(crate) fn limit(label: &str, y: f64, from: f64, to: f64) -> Line {
+    Line { label: label.to_owned(), points: vec![(from, y), (to, y)], is_limit: true }
+}
+
+/// The middle of some values.
+pub(crate) fn median(values: &[f64]) -> f64 {
+    let rounds = values.to_vec();
+    Measure { name: String::new(), unit: String::new(), better: Better::Neither, rounds }.median()
+}

@@ -1,0 +1,79 @@
+//! Where this runs, and what a process costs. Linux tells by /proc; elsewhere the numbers are left out.
+
+use std::fs;
+
+use crate::report::Machine;
+
+/// This machine.
+pub(crate) fn machine() -> Machine {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find(|l| l.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let memory = after(&read("/proc/meminfo"), "MemTotal");
+    Machine {
+        cpu: Some(after(&read("/proc/cpuinfo"), "model name"))
+            .filter(|s| !s.is_empty())
+            .unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        memory_mb: memory.split_whitespace().next().and_then(|kb| kb.parse::<u64>().ok()).unwrap_or(0) / 1024,
+        system: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim())
+            .trim()
+            .to_owned(),
+        load_average: read("/proc/loadavg").split(' ').next().and_then(|s| s.parse().ok()).unwrap_or(0.0),
+    }
+}
+
+/// A process by its id.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Process(pub(crate) u32);
+
+impl Process {
+    /// Its resident memory now, in MB.
+    pub(crate) fn memory_mb(self) -> Option<f64> {
+        self.status_mb("VmRSS:")
+    }
+
+    /// The most it had since [`forget_peak`](Self::forget_peak), in MB.
+    pub(crate) fn memory_peak_mb(self) -> Option<f64> {
+        self.status_mb("VmHWM:")
+    }
+
+    /// Starts the peak anew.
+    pub(crate) fn forget_peak(self) {
+        // Where that is not allowed the peak is that of its whole life, which is no smaller.
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.0), "5");
+    }
+
+    /// Seconds on a processor so far, all threads.
+    pub(crate) fn cpu_seconds(self) -> Option<f64> {
+        let mut nanos = 0;
+        for thread in fs::read_dir(format!("/proc/{}/task", self.0)).ok()? {
+            let text = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
+            nanos += text.split_whitespace().next()?.parse::<u64>().ok()?;
+        }
+        Some(nanos as f64 / 1e9)
+    }
+
+    fn status_mb(self, key: &str) -> Option<f64> {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
+        let line = text.lines().find(|l| l.starts_with(key))?;
+        let kb: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kb / 1024.0)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_memory_and_used_its_processor() {
+        let me = Process(std::process::id());
+        assert!(me.memory_mb().is_some_and(|mb| mb > 1.0));
+        assert!(me.memory_peak_mb() >= me.memory_mb());
+        assert!(me.cpu_seconds().is_some_and(|s| s > 0.0));
+        assert!(machine().memory_mb > 0);
+    }
+}

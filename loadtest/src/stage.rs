@@ -1,0 +1,332 @@
+//! What the scenarios run on: a server, a database for each scenario, and a broker of its own process.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use postbell::devdb::{Data, DevPostgres, Options};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio_postgres::NoTls;
+
+use crate::machine::Process;
+use crate::slow_flush;
+
+/// A connection of a plain SQL client.
+pub(crate) type Sql = tokio_postgres::Client;
+
+/// The hidden command under which this program is the broker: so both are always of one build.
+pub(crate) const BROKER_COMMAND: &str = "postbell";
+const READY_WAIT: Duration = Duration::from_secs(30);
+const STOP_WAIT: Duration = Duration::from_secs(40);
+/// Writers, the broker, and what watches them.
+const CONNECTIONS: &str = "400";
+
+/// How to set the stage.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// A server to use instead of a private one; its role must be allowed to create databases.
+    pub(crate) database_url: Option<String>,
+    /// Another broker program than this build's.
+    pub(crate) broker: Option<PathBuf>,
+    /// How much longer each flush takes.
+    pub(crate) slow_flush_ms: f64,
+}
+
+/// See the module.
+pub(crate) struct Stage {
+    url: String,
+    broker: Option<PathBuf>,
+    databases: AtomicU32,
+    folder: TempDir,
+    // Last: it stops when the rest is gone.
+    server: Option<DevPostgres>,
+}
+
+impl Stage {
+    /// Starts a private server, on which a COMMIT is as safe as in production, or takes the one that is named.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub(crate) fn set(wanted: &Wanted) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("postbell-loadtest-").tempdir()?;
+        if wanted.database_url.is_some() && wanted.slow_flush_ms > 0.0 {
+            bail!(
+                "--slow-flush changes the server's process: it needs a private server, without --database-url"
+            );
+        }
+        open_to_all(&folder)?;
+        let server = match wanted.database_url {
+            Some(_) => None,
+            None => Some(private_server(slow_flush::environment(folder.path(), wanted.slow_flush_ms)?)?),
+        };
+        let url = match (&wanted.database_url, &server) {
+            (Some(url), _) => url.clone(),
+            (None, Some(server)) => server.url(),
+            (None, None) => bail!("there is no server"),
+        };
+        Ok(Self { url, broker: wanted.broker.clone(), databases: AtomicU32::new(0), folder, server })
+    }
+
+    /// Makes a database with Postbell's schema in it.
+    ///
+    /// # Errors
+    /// The server refuses, or the migration fails.
+    pub(crate) async fn database(&self) -> anyhow::Result<Database> {
+        let n = self.databases.fetch_add(1, Ordering::Relaxed);
+        let name = format!("postbell_loadtest_{}_{n}", std::process::id());
+        let admin = sql(&self.url).await?;
+        admin.batch_execute(&format!("create database {name}")).await.with_context(|| {
+            format!("the load test needs a role that may create databases; {name} could not be made")
+        })?;
+        // The pages that the scenario before left to write are not this one's cost; not every role may ask for it.
+        let _ = admin.batch_execute("checkpoint").await;
+        let database = Database { admin: self.url.clone(), url: with_database(&self.url, &name)?, name };
+        let mut command = self.postbell(&database);
+        let migrated = command.arg("migrate").output().await?;
+        if !migrated.status.success() {
+            bail!("`postbell migrate` failed: {}", String::from_utf8_lossy(&migrated.stderr).trim());
+        }
+        Ok(database)
+    }
+
+    /// Starts a broker on a database and waits until it is ready.
+    ///
+    /// # Errors
+    /// It ended, or was not ready in time.
+    pub(crate) async fn broker(&self, database: &Database) -> anyhow::Result<Broker> {
+        let (agents, http) = (free_port()?, free_port()?);
+        let log = self.folder.path().join(format!("broker-{agents}.log"));
+        let mut command = self.postbell(database);
+        command
+            .arg("serve")
+            .env("POSTBELL_LISTEN", format!("127.0.0.1:{agents}"))
+            .env("POSTBELL_HTTP", format!("127.0.0.1:{http}"))
+            .env("POSTBELL_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
+            .kill_on_drop(true);
+        let mut child = command.spawn().context("the broker cannot be started")?;
+        let since = Instant::now();
+        while !is_ready(http).await {
+            if let Some(status) = child.try_wait()? {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("the broker ended ({status}): {}", said.trim());
+            }
+            if since.elapsed() > READY_WAIT {
+                bail!("the broker was not ready in {} s", READY_WAIT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let process = Process(child.id().context("the broker has just ended")?);
+        Ok(Broker {
+            url: format!("tcp://127.0.0.1:{agents}"),
+            address: format!("127.0.0.1:{agents}"),
+            process,
+            child,
+            log,
+        })
+    }
+
+    /// The version of the server.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn server_version(&self) -> anyhow::Result<String> {
+        Ok(sql(&self.url).await?.query_one("show server_version", &[]).await?.get(0))
+    }
+
+    /// What bears on the figures, as the server has it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn settings(&self) -> anyhow::Result<Vec<(String, String)>> {
+        let asked = "select name, setting || coalesce(unit, '') from pg_settings where name in ('fsync', \
+                     'synchronous_commit', 'full_page_writes', 'wal_sync_method', 'wal_level', 'shared_buffers', \
+                     'max_wal_size', 'commit_delay', 'max_connections', 'autovacuum', 'data_checksums') order by 1";
+        let rows = sql(&self.url).await?.query(asked, &[]).await?;
+        Ok(rows.iter().map(|row| (format!("postgres {}", row.get::<_, String>(0)), row.get(1))).collect())
+    }
+
+    /// Ends the server.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub(crate) fn strike(self) -> anyhow::Result<()> {
+        self.server.map_or(Ok(()), |server| Ok(server.stop()?))
+    }
+
+    fn postbell(&self, database: &Database) -> Command {
+        let mut command = match &self.broker {
+            Some(program) => Command::new(program),
+            None => {
+                let mut command = Command::new(std::env::current_exe().unwrap_or_else(|_| "loadtest".into()));
+                command.arg(BROKER_COMMAND);
+                command
+            }
+        };
+        command.env_clear().env("DATABASE_URL", &database.url);
+        // The runtime's own variable, to try how many threads serve best.
+        if let Some(threads) = std::env::var_os("TOKIO_WORKER_THREADS") {
+            command.env("TOKIO_WORKER_THREADS", threads);
+        }
+        command
+    }
+}
+
+/// A server of its own user's cannot otherwise load the library that delays its flushes.
+fn open_to_all(folder: &TempDir) -> anyhow::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
+    }
+    let _ = folder;
+    Ok(())
+}
+
+fn private_server(environment: Vec<(String, String)>) -> anyhow::Result<DevPostgres> {
+    let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    Ok(DevPostgres::start(Options {
+        data: Data::Temporary,
+        bin_dir: std::env::var_os("POSTBELL_TEST_PG").map(Into::into),
+        // A temporary server is lax by default: here it must be what production is.
+        settings: vec![
+            setting("fsync", "on"),
+            setting("full_page_writes", "on"),
+            setting("synchronous_commit", "on"),
+            setting("max_connections", CONNECTIONS),
+        ],
+        environment,
+    })?)
+}
+
+/// A scenario's database.
+pub(crate) struct Database {
+    admin: String,
+    url: String,
+    name: String,
+}
+
+impl Database {
+    /// A plain SQL client.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) async fn sql(&self) -> anyhow::Result<Sql> {
+        sql(&self.url).await
+    }
+
+    /// Its URL.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) async fn remove(self) -> anyhow::Result<()> {
+        let drop = format!("drop database {} with (force)", self.name);
+        Ok(sql(&self.admin).await?.batch_execute(&drop).await?)
+    }
+}
+
+async fn sql(url: &str) -> anyhow::Result<Sql> {
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.context("the database cannot be reached")?;
+    tokio::spawn(async move {
+        // Whoever uses the client learns of it by its next answer.
+        let _ = connection.await;
+    });
+    Ok(client)
+}
+
+/// A broker's process; it is killed if this is dropped before [`stop`](Self::stop).
+pub(crate) struct Broker {
+    /// Where its agents connect.
+    pub(crate) url: String,
+    /// The same as host and port.
+    pub(crate) address: String,
+    /// For its memory and time.
+    pub(crate) process: Process,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Broker {
+    /// Stops it in order; says what it warned of meanwhile.
+    ///
+    /// # Errors
+    /// It did not stop, or ended with a failing status: a defect.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<Vec<String>> {
+        let asked = Command::new("kill").args(["-TERM", &self.process.0.to_string()]).status().await?;
+        if !asked.success() {
+            bail!("the broker was gone before it was stopped: {}", self.said().join(" | "));
+        }
+        let status =
+            tokio::time::timeout(STOP_WAIT, self.child.wait()).await.context("the broker did not stop")??;
+        if !status.success() {
+            bail!("the broker ended with {status}: {}", self.said().join(" | "));
+        }
+        Ok(self.said())
+    }
+
+    fn said(&self) -> Vec<String> {
+        std::fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+async fn is_ready(port: u16) -> bool {
+    let asked = async {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        socket
+            .write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    asked.await.is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+/// The same server, another database.
+fn with_database(url: &str, name: &str) -> anyhow::Result<String> {
+    let fault = || {
+        format!("the database's URL must look like postgres://user:password@host:5432/database, not {url:?}")
+    };
+    let after_scheme = url.find("://").with_context(fault)? + 3;
+    let (rest, options) = match url.find('?') {
+        Some(at) => url.split_at(at),
+        None => (url, ""),
+    };
+    let end = rest[after_scheme..].find('/').map_or(rest.len(), |at| after_scheme + at);
+    Ok(format!("{}/{name}{options}", &rest[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_leads_to_another_database_of_its_server() {
+        let other = |url| with_database(url, "x").ok();
+        assert_eq!(other("postgres://u:p@h:5432/d").as_deref(), Some("postgres://u:p@h:5432/x"));
+        assert_eq!(other("postgres://h").as_deref(), Some("postgres://h/x"));
+        assert_eq!(
+            other("postgres://h/d?sslmode=disable").as_deref(),
+            Some("postgres://h/x?sslmode=disable")
+        );
+        assert_eq!(other("h/d"), None);
+    }
+}
