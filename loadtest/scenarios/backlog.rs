@@ -8,10 +8,11 @@ use anyhow::Context;
 use super::Spec;
 use crate::agents::{Agent, connect, register};
 use crate::bench::{Bench, Found, line, linear, logarithmic, median};
+use crate::broker::Broker;
 use crate::ledger::{Ledger, number};
 use crate::load::fill;
 use crate::report::Better;
-use crate::stage::{Broker, Sql};
+use crate::stage::Sql;
 
 const STEPS: &[usize] = &[1_000, 10_000, 100_000, 2_000_000];
 /// What an agent takes in one visit.

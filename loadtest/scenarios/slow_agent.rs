@@ -11,11 +11,11 @@ use tokio::task::JoinHandle;
 use super::Spec;
 use crate::agents::{Agent, TOKEN, WINDOW, register, stop_all, wait_until_settled};
 use crate::bench::{Bench, Found};
+use crate::broker::Broker;
 use crate::latency::distribution;
 use crate::ledger::Ledger;
 use crate::load::{Numbers, Producer, Table, fill, insert_at_rate};
 use crate::report::Better;
-use crate::stage::Broker;
 
 const AGENTS: usize = 100;
 const WRITERS: usize = 8;

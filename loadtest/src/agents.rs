@@ -8,8 +8,9 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use postbell::client::{Builder, Client, Deliveries};
 use tokio::task::JoinHandle;
 
+use crate::broker::Broker;
 use crate::ledger::{Ledger, number};
-use crate::stage::{Broker, Sql};
+use crate::stage::Sql;
 
 /// Every agent's token. The brokers of a load test listen on loopback, for minutes, on databases that are dropped.
 pub(crate) const TOKEN: &str = "pb_loadtest";

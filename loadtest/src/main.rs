@@ -2,6 +2,7 @@
 
 mod agents;
 mod bench;
+mod broker;
 mod compare;
 mod latency;
 mod ledger;

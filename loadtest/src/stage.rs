@@ -1,20 +1,15 @@
 //! What the scenarios run on: a server, a database for each scenario, and a broker of its own process.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use postbell::devdb::{Data, DevPostgres, Options};
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio_postgres::NoTls;
 
-use crate::machine::Process;
+use crate::broker::Broker;
 use crate::slow_flush;
 
 /// A connection of a plain SQL client.
@@ -22,8 +17,6 @@ pub(crate) type Sql = tokio_postgres::Client;
 
 /// The hidden command under which this program is the broker: so both are always of one build.
 pub(crate) const BROKER_COMMAND: &str = "postbell";
-const READY_WAIT: Duration = Duration::from_secs(30);
-const STOP_WAIT: Duration = Duration::from_secs(40);
 /// Writers, the broker, and what watches them.
 const CONNECTIONS: &str = "400";
 
@@ -100,38 +93,7 @@ impl Stage {
     /// # Errors
     /// It ended, or was not ready in time.
     pub(crate) async fn broker(&self, database: &Database) -> anyhow::Result<Broker> {
-        let (agents, http) = (free_port()?, free_port()?);
-        let log = self.folder.path().join(format!("broker-{agents}.log"));
-        let mut command = self.postbell(database);
-        command
-            .arg("serve")
-            .env("POSTBELL_LISTEN", format!("127.0.0.1:{agents}"))
-            .env("POSTBELL_HTTP", format!("127.0.0.1:{http}"))
-            .env("POSTBELL_LOG", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(&log)?)
-            .kill_on_drop(true);
-        let mut child = command.spawn().context("the broker cannot be started")?;
-        let since = Instant::now();
-        while !is_ready(http).await {
-            if let Some(status) = child.try_wait()? {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                bail!("the broker ended ({status}): {}", said.trim());
-            }
-            if since.elapsed() > READY_WAIT {
-                bail!("the broker was not ready in {} s", READY_WAIT.as_secs());
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let process = Process(child.id().context("the broker has just ended")?);
-        Ok(Broker {
-            url: format!("tcp://127.0.0.1:{agents}"),
-            address: format!("127.0.0.1:{agents}"),
-            process,
-            child,
-            log,
-        })
+        Broker::start(self.postbell(database), self.folder.path()).await
     }
 
     /// The version of the server.
@@ -246,58 +208,6 @@ async fn sql(url: &str) -> anyhow::Result<Sql> {
         let _ = connection.await;
     });
     Ok(client)
-}
-
-/// A broker's process; it is killed if this is dropped before [`stop`](Self::stop).
-pub(crate) struct Broker {
-    /// Where its agents connect.
-    pub(crate) url: String,
-    /// The same as host and port.
-    pub(crate) address: String,
-    /// For its memory and time.
-    pub(crate) process: Process,
-    child: Child,
-    log: PathBuf,
-}
-
-impl Broker {
-    /// Stops it in order; says what it warned of meanwhile.
-    ///
-    /// # Errors
-    /// It did not stop, or ended with a failing status: a defect.
-    pub(crate) async fn stop(mut self) -> anyhow::Result<Vec<String>> {
-        let asked = Command::new("kill").args(["-TERM", &self.process.0.to_string()]).status().await?;
-        if !asked.success() {
-            bail!("the broker was gone before it was stopped: {}", self.said().join(" | "));
-        }
-        let status =
-            tokio::time::timeout(STOP_WAIT, self.child.wait()).await.context("the broker did not stop")??;
-        if !status.success() {
-            bail!("the broker ended with {status}: {}", self.said().join(" | "));
-        }
-        Ok(self.said())
-    }
-
-    fn said(&self) -> Vec<String> {
-        std::fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
-    }
-}
-
-async fn is_ready(port: u16) -> bool {
-    let asked = async {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
-        socket
-            .write_all(b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            .await?;
-        let mut answer = Vec::new();
-        socket.read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer)
-    };
-    asked.await.is_ok_and(|answer| answer.starts_with(b"HTTP/1.1 200"))
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 /// The same server, another database.

@@ -1,0 +1,113 @@
+//! The broker: a process of its own, as a user starts it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+use crate::machine::Process;
+
+const READY_WAIT: Duration = Duration::from_secs(30);
+const STOP_WAIT: Duration = Duration::from_secs(40);
+
+/// A broker's process; it is killed if this is dropped before [`stop`](Self::stop).
+pub(crate) struct Broker {
+    /// Where its agents connect.
+    pub(crate) url: String,
+    /// The same as host and port.
+    pub(crate) address: String,
+    /// For its memory and time.
+    pub(crate) process: Process,
+    http: u16,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Broker {
+    /// Starts it and waits until it is ready; `postbell` is the program with its database.
+    ///
+    /// # Errors
+    /// It ended, or was not ready in time.
+    pub(crate) async fn start(mut postbell: Command, folder: &Path) -> anyhow::Result<Self> {
+        let (agents, http) = (free_port()?, free_port()?);
+        let log = folder.join(format!("broker-{agents}.log"));
+        postbell
+            .arg("serve")
+            .env("POSTBELL_LISTEN", format!("127.0.0.1:{agents}"))
+            .env("POSTBELL_HTTP", format!("127.0.0.1:{http}"))
+            .env("POSTBELL_LOG", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(&log)?)
+            .kill_on_drop(true);
+        let mut child = postbell.spawn().context("the broker cannot be started")?;
+        let since = Instant::now();
+        while get(http, "/health/ready").await.is_none() {
+            if let Some(status) = child.try_wait()? {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                bail!("the broker ended ({status}): {}", said.trim());
+            }
+            if since.elapsed() > READY_WAIT {
+                bail!("the broker was not ready in {} s", READY_WAIT.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let process = Process(child.id().context("the broker has just ended")?);
+        let address = format!("127.0.0.1:{agents}");
+        Ok(Self { url: format!("tcp://{address}"), address, process, http, child, log })
+    }
+
+    /// The value of a series without labels, as `/metrics` has it.
+    ///
+    /// # Errors
+    /// The broker does not answer, or knows no such series.
+    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        let text = get(self.http, "/metrics").await.context("the broker's /metrics do not answer")?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|v| v.trim().parse().ok()).with_context(|| format!("the broker exports no {name}"))
+    }
+
+    /// Stops it in order; says what it warned of meanwhile.
+    ///
+    /// # Errors
+    /// It did not stop, or ended with a failing status: a defect.
+    pub(crate) async fn stop(mut self) -> anyhow::Result<Vec<String>> {
+        let asked = Command::new("kill").args(["-TERM", &self.process.0.to_string()]).status().await?;
+        if !asked.success() {
+            bail!("the broker was gone before it was stopped: {}", self.said().join(" | "));
+        }
+        let status =
+            tokio::time::timeout(STOP_WAIT, self.child.wait()).await.context("the broker did not stop")??;
+        if !status.success() {
+            bail!("the broker ended with {status}: {}", self.said().join(" | "));
+        }
+        Ok(self.said())
+    }
+
+    fn said(&self) -> Vec<String> {
+        std::fs::read_to_string(&self.log).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+/// The body of an answer with status 200.
+async fn get(port: u16, path: &str) -> Option<String> {
+    let asked = async {
+        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await?;
+        std::io::Result::Ok(answer)
+    };
+    let answer = asked.await.ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))?;
+    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
