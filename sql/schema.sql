@@ -194,16 +194,19 @@ $function$
 
 CREATE OR REPLACE FUNCTION postbell.uuid_v7()
  RETURNS uuid
- LANGUAGE sql
+ LANGUAGE plpgsql
  PARALLEL SAFE
- SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select encode(
-    set_bit(set_bit(
-      substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-        || substring(uuid_send(gen_random_uuid()) from 7),
+begin
+  return pg_catalog.encode(
+    pg_catalog.set_bit(pg_catalog.set_bit(
+      pg_catalog.substring(pg_catalog.int8send(
+          (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+             operator(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8), 3)
+        operator(pg_catalog.||) pg_catalog.substring(pg_catalog.uuid_send(pg_catalog.gen_random_uuid()), 7),
       52, 1), 53, 1),
-    'hex')::uuid
+    'hex')::pg_catalog.uuid;
+end
 $function$
 ;
 
