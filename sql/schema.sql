@@ -25,10 +25,7 @@ create table postbell.deliveries (
   attempt smallint not null default 0,
   inbox text not null,
   last_error text,
-  constraint deliveries_check CHECK (((state = 'scheduled'::postbell.delivery_state) = (due_at IS NOT NULL))),
-  constraint deliveries_check1 CHECK (((state = 'dead'::postbell.delivery_state) = (dead_at IS NOT NULL))),
-  constraint deliveries_pkey PRIMARY KEY (delivery_id),
-  constraint deliveries_priority_check CHECK (((priority >= 1) AND (priority <= 10)))
+  constraint deliveries_pkey PRIMARY KEY (delivery_id)
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
 CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
 CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
@@ -153,7 +150,7 @@ AS $function$
 begin
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
   select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
-         case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+         case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
          case when m.deliver_at > now() then m.deliver_at end
   from inserted m
   cross join lateral (

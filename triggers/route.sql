@@ -8,7 +8,7 @@ as $$
 begin
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
   select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
-         case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+         case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
          case when m.deliver_at > now() then m.deliver_at end
   from inserted m
   cross join lateral (
