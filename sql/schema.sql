@@ -115,6 +115,24 @@ create view postbell.agents as
    FROM agent_registry
   WHERE enabled IS NOT FALSE;
 
+CREATE OR REPLACE FUNCTION postbell.arm(broker uuid, sleeps boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  -- Others see it at once; and a crash of the server ends the broker's connection anyway.
+  perform set_config('synchronous_commit', 'off', true);
+  -- One at a time until the commit: whoever comes next counts what this one wrote.
+  perform pg_advisory_xact_lock(hashtextextended('postbell.bell', 0));
+  update postbell.brokers set armed = sleeps where broker_id = broker;
+  perform setval('postbell.bell', coalesce(
+    (select ceil(extract(epoch from max(lease_until)))::bigint
+     from postbell.brokers where armed and lease_until > clock_timestamp()), 0));
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -163,11 +181,9 @@ begin
   where coalesce(m.status, 'pending') = 'pending';
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
-  -- This statement sees a flag that was set after our transaction got its id (the INSERT above gave it one): a
-  -- broker that armed later waits for us to end before it sleeps. Above READ COMMITTED the snapshot may be
-  -- older than that: ring always.
-  if exists (select from postbell.brokers b where b.armed and b.lease_until > now())
-     or current_setting('transaction_isolation') <> 'read committed' then
+  -- postbell.bell says until when, and what it says is what was set last, whatever our snapshot: our transaction has
+  -- had its id since its first row, and a broker that armed later than we look waits for us to end before it sleeps.
+  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now()) then
     perform pg_notify('postbell', '');
   end if;
   return null;

@@ -22,3 +22,26 @@ $$;
 -- Nobody but Postbell's own statements may write here; tests/it/mesh.rs puts the checks back for its tests.
 alter table postbell.deliveries
   drop constraint deliveries_check, drop constraint deliveries_check1, drop constraint deliveries_priority_check;
+
+-- Until when somebody sleeps, in seconds since 1970: the latest lease of an armed broker, or 0. A sequence and not a row,
+-- because setval is seen by everyone at once, whatever their snapshots, and leaves no old versions: a row that is renewed
+-- each second, while some transaction elsewhere stays open, is soon thousands of versions that each insert walks.
+create sequence postbell.bell minvalue 0;
+revoke all on sequence postbell.bell from public;
+
+-- Sets brokers.armed of one broker, and postbell.bell to what that makes of all of them.
+create function postbell.arm(broker uuid, sleeps boolean) returns void
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Others see it at once; and a crash of the server ends the broker's connection anyway.
+  perform set_config('synchronous_commit', 'off', true);
+  -- One at a time until the commit: whoever comes next counts what this one wrote.
+  perform pg_advisory_xact_lock(hashtextextended('postbell.bell', 0));
+  update postbell.brokers set armed = sleeps where broker_id = broker;
+  perform setval('postbell.bell', coalesce(
+    (select ceil(extract(epoch from max(lease_until)))::bigint
+     from postbell.brokers where armed and lease_until > clock_timestamp()), 0));
+end
+$$;
+revoke all on function postbell.arm(uuid, boolean) from public;
