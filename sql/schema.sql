@@ -79,7 +79,7 @@ create table public.agent_messages (
   constraint agent_messages_pkey PRIMARY KEY (message_id),
   constraint agent_messages_priority_check CHECK (((priority >= 1) AND (priority <= 10))),
   constraint agent_messages_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'processed'::text, 'failed'::text])))
-) with (fillfactor=85);
+) with (fillfactor=50);
 CREATE INDEX agent_messages_created_at ON public.agent_messages USING btree (created_at);
 CREATE UNIQUE INDEX agent_messages_dedupe ON public.agent_messages USING btree (from_agent_id, dedupe_key) WHERE (dedupe_key IS NOT NULL);
 CREATE INDEX agent_messages_expires ON public.agent_messages USING btree (expires_at) WHERE (expires_at IS NOT NULL);
