@@ -25,10 +25,7 @@ create table postbell.deliveries (
   attempt smallint not null default 0,
   inbox text not null,
   last_error text,
-  constraint deliveries_check CHECK (((state = 'scheduled'::postbell.delivery_state) = (due_at IS NOT NULL))),
-  constraint deliveries_check1 CHECK (((state = 'dead'::postbell.delivery_state) = (dead_at IS NOT NULL))),
-  constraint deliveries_pkey PRIMARY KEY (delivery_id),
-  constraint deliveries_priority_check CHECK (((priority >= 1) AND (priority <= 10)))
+  constraint deliveries_pkey PRIMARY KEY (delivery_id)
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
 CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
 CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
@@ -82,7 +79,7 @@ create table public.agent_messages (
   constraint agent_messages_pkey PRIMARY KEY (message_id),
   constraint agent_messages_priority_check CHECK (((priority >= 1) AND (priority <= 10))),
   constraint agent_messages_status_check CHECK ((status = ANY (ARRAY['pending'::text, 'delivered'::text, 'processed'::text, 'failed'::text])))
-) with (fillfactor=85);
+) with (fillfactor=50);
 CREATE INDEX agent_messages_created_at ON public.agent_messages USING btree (created_at);
 CREATE UNIQUE INDEX agent_messages_dedupe ON public.agent_messages USING btree (from_agent_id, dedupe_key) WHERE (dedupe_key IS NOT NULL);
 CREATE INDEX agent_messages_expires ON public.agent_messages USING btree (expires_at) WHERE (expires_at IS NOT NULL);
@@ -117,6 +114,24 @@ create view postbell.agents as
     role
    FROM agent_registry
   WHERE enabled IS NOT FALSE;
+
+CREATE OR REPLACE FUNCTION postbell.arm(broker uuid, sleeps boolean)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  -- Others see it at once; and a crash of the server ends the broker's connection anyway.
+  perform set_config('synchronous_commit', 'off', true);
+  -- One at a time until the commit: whoever comes next counts what this one wrote.
+  perform pg_advisory_xact_lock(hashtextextended('postbell.bell', 0));
+  update postbell.brokers set armed = sleeps where broker_id = broker;
+  perform setval('postbell.bell', coalesce(
+    (select ceil(extract(epoch from max(lease_until)))::bigint
+     from postbell.brokers where armed and lease_until > clock_timestamp()), 0));
+end
+$function$
+;
 
 CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  RETURNS trigger
@@ -153,7 +168,7 @@ AS $function$
 begin
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
   select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
-         case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+         case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
          case when m.deliver_at > now() then m.deliver_at end
   from inserted m
   cross join lateral (
@@ -166,11 +181,9 @@ begin
   where coalesce(m.status, 'pending') = 'pending';
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
-  -- This statement sees a flag that was set after our transaction got its id (the INSERT above gave it one): a
-  -- broker that armed later waits for us to end before it sleeps. Above READ COMMITTED the snapshot may be
-  -- older than that: ring always.
-  if exists (select from postbell.brokers b where b.armed and b.lease_until > now())
-     or current_setting('transaction_isolation') <> 'read committed' then
+  -- postbell.bell says until when, and what it says is what was set last, whatever our snapshot: our transaction has
+  -- had its id since its first row, and a broker that armed later than we look waits for us to end before it sleeps.
+  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now()) then
     perform pg_notify('postbell', '');
   end if;
   return null;
@@ -194,16 +207,19 @@ $function$
 
 CREATE OR REPLACE FUNCTION postbell.uuid_v7()
  RETURNS uuid
- LANGUAGE sql
+ LANGUAGE plpgsql
  PARALLEL SAFE
- SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select encode(
-    set_bit(set_bit(
-      substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3)
-        || substring(uuid_send(gen_random_uuid()) from 7),
+begin
+  return pg_catalog.encode(
+    pg_catalog.set_bit(pg_catalog.set_bit(
+      pg_catalog.substring(pg_catalog.int8send(
+          (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp())
+             operator(pg_catalog.*) 1000::pg_catalog.float8)::pg_catalog.int8), 3)
+        operator(pg_catalog.||) pg_catalog.substring(pg_catalog.uuid_send(pg_catalog.gen_random_uuid()), 7),
       52, 1), 53, 1),
-    'hex')::uuid
+    'hex')::pg_catalog.uuid;
+end
 $function$
 ;
 

@@ -12,7 +12,8 @@
 //!                                     in progress at arming ended    and once a second
 //! ```
 //!
-//! Why that is exact: a row's transaction has its id before the trigger reads the flag. One that was in progress
+//! Why that is exact: a row's transaction has its id before the trigger reads the flag, and what it reads is what was
+//! set last, whatever its snapshot (`postbell.bell` is a sequence). One that was in progress
 //! when the flag was set may have read it before, and rings nothing: Arming waits for all of those. One that got
 //! its id later sees the flag and rings.
 

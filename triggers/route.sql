@@ -8,7 +8,7 @@ as $$
 begin
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
   select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
-         case when m.deliver_at > now() then 'scheduled' else 'ready' end::postbell.delivery_state,
+         case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
          case when m.deliver_at > now() then m.deliver_at end
   from inserted m
   cross join lateral (
@@ -21,11 +21,9 @@ begin
   where coalesce(m.status, 'pending') = 'pending';
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
-  -- This statement sees a flag that was set after our transaction got its id (the INSERT above gave it one): a
-  -- broker that armed later waits for us to end before it sleeps. Above READ COMMITTED the snapshot may be
-  -- older than that: ring always.
-  if exists (select from postbell.brokers b where b.armed and b.lease_until > now())
-     or current_setting('transaction_isolation') <> 'read committed' then
+  -- postbell.bell says until when, and what it says is what was set last, whatever our snapshot: our transaction has
+  -- had its id since its first row, and a broker that armed later than we look waits for us to end before it sleeps.
+  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now()) then
     perform pg_notify('postbell', '');
   end if;
   return null;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use crate::harness::migrated;
 use crate::mesh::{Mesh, get, insert, next};
 
 /// Two more canaries have come back: what the safety round found before is judged by now.
@@ -64,7 +65,7 @@ async fn a_producer_that_commits_late_rings_nothing_and_is_found_all_the_same() 
 }
 
 #[tokio::test]
-async fn a_serializable_producer_rings_whatever_its_snapshot_shows() {
+async fn a_repeatable_read_producer_rings_whatever_its_snapshot_shows() {
     let mesh = Mesh::start().await;
     let (_client, mut deliveries) = mesh.connect("a", 10).await;
     let sql = mesh.db.sql().await;
@@ -76,6 +77,42 @@ async fn a_serializable_producer_rings_whatever_its_snapshot_shows() {
     next(&mut deliveries).await.ack().await;
     judged(&mesh).await;
     assert_eq!(mesh.metric("postbell_tail_late_total").await, 0.0);
+}
+
+/// Armed brokers of which one wakes, two at the same moment, and one whose lease has ended.
+#[tokio::test]
+async fn producers_ring_while_any_live_broker_sleeps() {
+    const RINGS: &str = "select coalesce(last_value > extract(epoch from now()), false) from postbell.bell";
+    let db = migrated().await;
+    let (one, two) = (db.sql().await, db.sql().await);
+    one.batch_execute(
+        "insert into postbell.brokers (broker_id, name, address, version, lease_until)
+         select ('00000000-0000-0000-0000-00000000000' || n)::uuid, 'b', 'x', 'x', now() + (2 - n) * interval '1 hour'
+         from generate_series(0, 3) n",
+    )
+    .await
+    .unwrap();
+    let arm = |n: u8, sleeps: bool| {
+        format!("select postbell.arm('00000000-0000-0000-0000-00000000000{n}', {sleeps})")
+    };
+    assert!(!db.ask::<bool>(RINGS).await);
+    one.batch_execute(&arm(3, true)).await.unwrap();
+    assert!(!db.ask::<bool>(RINGS).await, "its lease ended long ago");
+    one.batch_execute(&arm(0, true)).await.unwrap();
+    one.batch_execute(&arm(1, true)).await.unwrap();
+    one.batch_execute(&arm(0, false)).await.unwrap();
+    assert!(db.ask::<bool>(RINGS).await, "the other still sleeps");
+    one.batch_execute(&format!("begin; {}", arm(1, false))).await.unwrap();
+    let (arm_zero, commit) = (arm(0, true), async {
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        one.batch_execute("commit").await
+    });
+    let (armed, committed) = tokio::join!(two.batch_execute(&arm_zero), commit);
+    armed.unwrap();
+    committed.unwrap();
+    assert!(db.ask::<bool>(RINGS).await, "whoever comes second counts what the first wrote");
+    one.batch_execute(&arm(0, false)).await.unwrap();
+    assert!(!db.ask::<bool>(RINGS).await);
 }
 
 /// The bell is torn off and cannot be hung up again for a while; inserts go on.

@@ -34,6 +34,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "agent_tables",
         sql: include_str!("../../../sql/migrations/0002_agent_tables.sql"),
     },
+    Migration {
+        version: 3,
+        name: "cheaper_inserts",
+        sql: include_str!("../../../sql/migrations/0003_cheaper_inserts.sql"),
+    },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.
