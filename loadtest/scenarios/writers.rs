@@ -28,6 +28,15 @@ pub(crate) const SPEC: Spec = Spec {
     run: |bench| Box::pin(run(bench)),
 };
 
+/// A broker that sleeps and is never woken: its row, so that the others count it, and the flag that the trigger reads.
+const ARM_FOR_EVER: &str = "
+    insert into postbell.brokers (broker_id, name, address, version, lease_until, armed)
+    values ('00000000-0000-0000-0000-000000000001', 'loadtest', '', '', now() + interval '1 hour', true);
+    select setval('postbell.bell', extract(epoch from now())::bigint + 3600)";
+const DISARM: &str = "
+    delete from postbell.brokers where broker_id = '00000000-0000-0000-0000-000000000001';
+    select setval('postbell.bell', 0)";
+
 #[derive(Clone, Copy)]
 enum Way {
     Bare,
@@ -127,18 +136,11 @@ async fn one(
     let producers = Producer::connect_many(bench.database, table, writers).await?;
     let armed = matches!(way, Way::Notify);
     if armed {
-        sql.batch_execute(
-            "insert into postbell.brokers (broker_id, name, address, version, lease_until, armed) \
-             values ('00000000-0000-0000-0000-000000000001', 'loadtest', '', '', now() + interval '1 hour', true)",
-        )
-        .await?;
+        sql.batch_execute(ARM_FOR_EVER).await?;
     }
     let rate = insert_at_full_speed(&producers, away, lasting, &Numbers::up_to(usize::MAX), None).await?;
     if armed {
-        sql.batch_execute(
-            "delete from postbell.brokers where broker_id = '00000000-0000-0000-0000-000000000001'",
-        )
-        .await?;
+        sql.batch_execute(DISARM).await?;
     }
     // What a round left behind must not be what the next one pays for.
     sql.batch_execute("truncate bare_messages; delete from agent_messages where to_agent_id like 'away-%'")
