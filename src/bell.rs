@@ -13,9 +13,9 @@
 //! ```
 //!
 //! Why that is exact: a row's transaction has its id before the trigger reads the flag, and what it reads is what was
-//! set last, whatever its snapshot (`postbell.bell` is a sequence). One that was in progress
-//! when the flag was set may have read it before, and rings nothing: Arming waits for all of those. One that got
-//! its id later sees the flag and rings.
+//! set last, whatever its snapshot (`postbell.bell` is a sequence). One that was in progress when the flag was set may
+//! have read it before, and rings nothing: Arming waits for all of those. One that got its id later sees the flag and
+//! rings.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
