@@ -14,6 +14,7 @@ use crate::stage::Sql;
 const WRITERS: &[usize] = &[1, 8, 16, 32, 64];
 /// Messages a second to an agent that is there: what keeps the broker awake while the others only insert.
 const TRICKLE: f64 = 250.0;
+const WARM: Duration = Duration::from_millis(300);
 
 pub(crate) const SPEC: Spec = Spec {
     name: "writers",
@@ -64,12 +65,13 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
 
     let mut lines: [Vec<(f64, f64)>; 3] = Default::default();
     for (i, &writers) in counts.iter().enumerate() {
+        let producers = Producers::connect(bench, writers, &away).await?;
         let mut rates: [Vec<f64>; 3] = Default::default();
         for round in 0..rounds {
             for (way, (kind, name)) in WAYS.into_iter().enumerate() {
                 let done = (i * rounds + round) * WAYS.len() + way;
                 bench.step(&format!("{writers} writers, {name}"), done, counts.len() * rounds * WAYS.len());
-                rates[way].push(one(bench, &sql, kind, writers, &away, lasting).await?);
+                rates[way].push(one(&sql, kind, &producers, &away, lasting).await?);
             }
         }
         for (way, (_, name)) in WAYS.into_iter().enumerate() {
@@ -124,21 +126,36 @@ fn judge(found: &mut Found, slow_flush_ms: f64, writers: usize, rates: &[Vec<f64
     }
 }
 
+/// Connected once and warm: that a new connection plans and compiles at first is not what a row costs.
+struct Producers {
+    bare: Vec<Producer>,
+    messages: Vec<Producer>,
+}
+
+impl Producers {
+    async fn connect(bench: &Bench<'_>, writers: usize, away: &[String]) -> anyhow::Result<Self> {
+        let bare = Producer::connect_many(bench.database, Table::Bare, writers).await?;
+        let messages = Producer::connect_many(bench.database, Table::Messages, writers).await?;
+        for producers in [&bare, &messages] {
+            insert_at_full_speed(producers, away, WARM, &Numbers::up_to(usize::MAX), None).await?;
+        }
+        Ok(Self { bare, messages })
+    }
+}
+
 async fn one(
-    bench: &Bench<'_>,
     sql: &Sql,
     way: Way,
-    writers: usize,
+    producers: &Producers,
     away: &[String],
     lasting: Duration,
 ) -> anyhow::Result<f64> {
-    let table = if matches!(way, Way::Bare) { Table::Bare } else { Table::Messages };
-    let producers = Producer::connect_many(bench.database, table, writers).await?;
+    let producers = if matches!(way, Way::Bare) { &producers.bare } else { &producers.messages };
     let armed = matches!(way, Way::Notify);
     if armed {
         sql.batch_execute(ARM_FOR_EVER).await?;
     }
-    let rate = insert_at_full_speed(&producers, away, lasting, &Numbers::up_to(usize::MAX), None).await?;
+    let rate = insert_at_full_speed(producers, away, lasting, &Numbers::up_to(usize::MAX), None).await?;
     if armed {
         sql.batch_execute(DISARM).await?;
     }
