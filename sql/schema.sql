@@ -31,7 +31,7 @@ CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (delivery_id) WH
 CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
 CREATE INDEX deliveries_lane ON postbell.deliveries USING btree (inbox, priority, delivery_id) WHERE (state = 'ready'::postbell.delivery_state);
 CREATE INDEX deliveries_message ON postbell.deliveries USING btree (message_id);
-CREATE INDEX deliveries_tail ON postbell.deliveries USING btree (txid) WHERE (state <> 'dead'::postbell.delivery_state);
+CREATE INDEX deliveries_tail ON postbell.deliveries USING btree (txid) WHERE (dead_at IS NULL);
 
 create table postbell.leases (
   inbox text not null,

@@ -1,17 +1,17 @@
 -- Scheduled deliveries whose time has come become ready, at most $1 of them; says how many, and in how many
 -- milliseconds the next is due. Called by src/postgres/reap.rs, each second and at the time it said.
--- Uses deliveries_due.
+-- Uses deliveries_due; now() and not clock_timestamp(), which no index is searched by.
 with due as (
   select delivery_id from postbell.deliveries
-  where state = 'scheduled' and due_at <= clock_timestamp()
+  where state = 'scheduled' and due_at <= now()
   order by due_at limit $1::bigint
   for update skip locked
 ), promoted as (
   update postbell.deliveries d set state = 'ready', due_at = null, txid = pg_current_xact_id()
-  from due where d.delivery_id = due.delivery_id
+  from due where d.delivery_id = any (array[due.delivery_id])
   returning d.delivery_id
 )
 select (select count(*) from promoted) as promoted,
-       (select ceil(extract(epoch from min(due_at) - clock_timestamp()) * 1000)::bigint
+       (select ceil(extract(epoch from min(due_at) - now()) * 1000)::bigint
         from postbell.deliveries
-        where state = 'scheduled' and due_at > clock_timestamp()) as next_ms
+        where state = 'scheduled' and due_at > now()) as next_ms

@@ -2,4 +2,5 @@
 -- Uses agent_messages_dedupe.
 select k.n, m.message_id
 from unnest($1::text[], $2::text[]) with ordinality as k (sender, dedupe_key, n)
-join agent_messages m on m.from_agent_id = k.sender and m.dedupe_key = k.dedupe_key
+cross join lateral (select m.message_id from agent_messages m
+                    where m.from_agent_id = k.sender and m.dedupe_key = k.dedupe_key offset 0) m

@@ -5,8 +5,8 @@ with done as (
   select m.message_id from agent_messages m
   where m.to_agent_id is null and m.created_at < now() - interval '1 hour'
     and coalesce(m.status, 'pending') in ('pending', 'delivered')
-    and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+    and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
   limit $1::bigint
 )
 update agent_messages m set status = 'processed', processed_at = now()
-from done where m.message_id = done.message_id
+from done where m.message_id = any (array[done.message_id])

@@ -7,10 +7,10 @@ with late as (
     and coalesce(status, 'pending') = 'pending'
   limit $1::bigint
 ), removed as (
-  delete from postbell.deliveries d using late where d.message_id = late.message_id and d.state <> 'dead'
+  delete from postbell.deliveries d using late where d.message_id = any (array[late.message_id]) and d.state <> 'dead'
 ), marked as (
   update agent_messages m set status = 'failed', error_message = 'expired before it was delivered'
-  from late where m.message_id = late.message_id
+  from late where m.message_id = any (array[late.message_id])
   returning m.message_id
 )
 select count(*) from marked

@@ -6,7 +6,7 @@ with old as (
   where m.created_at < now() - $1::bigint * interval '1 second'
     and m.status in ('processed', 'failed')
     and coalesce(m.processed_at, m.created_at) < now() - $1::bigint * interval '1 second'
-    and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+    and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
   order by m.created_at limit $2::bigint
 )
-delete from agent_messages m using old where m.message_id = old.message_id
+delete from agent_messages m using old where m.message_id = any (array[old.message_id])

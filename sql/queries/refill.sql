@@ -20,6 +20,7 @@ cross join lateral (
   order by w.delivery_id
   limit r.row_count
 ) d
-join agent_messages m on m.message_id = d.message_id
+-- `offset 0`: a plan made while the tables were empty could begin at the messages, all of them.
+cross join lateral (select * from agent_messages m where m.message_id = d.message_id offset 0) m
 cross join lateral (select m.payload::text as payload, m.headers::text as headers offset 0) t
 order by r.lane_no, d.delivery_id

@@ -1,10 +1,12 @@
 -- Acknowledged: the deliveries go, their messages are processed. $1 delivery ids, $2 attempts: one that does
 -- not match was settled before, or is another attempt's. Called by src/postgres/settle.rs. Uses the primary
 -- keys; deliveries_message for a broadcast, which is processed when its last delivery is settled.
+-- `any (array[…])` and not `=`, which can be turned round: a plan made while the table was empty walked all of the
+-- primary key and looked for each row among those to settle.
 with settled as (
   delete from postbell.deliveries d
   using unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)
-  where d.delivery_id = a.delivery_id and d.attempt = a.attempt and d.state <> 'dead'
+  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.state <> 'dead'
   returning d.message_id
 ), counted as (
   select message_id, count(*) as n from settled group by message_id
@@ -12,7 +14,7 @@ with settled as (
   update agent_messages m
   set status = 'processed', processed_at = now(), delivered_at = coalesce(m.delivered_at, now())
   from counted c
-  where m.message_id = c.message_id
+  where m.message_id = any (array[c.message_id])
     and (m.to_agent_id is not null
          -- The statement's snapshot still shows what it deletes: were these all? Looking for the others instead would
          -- compare each delivery of a broadcast with each one settled here, once for each.

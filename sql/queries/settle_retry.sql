@@ -1,6 +1,7 @@
 -- Given back or failed: ready again, at once or after a delay. $1 delivery ids, $2 attempts, $3 how many attempts
 -- to add (0: given back), $4 delays in milliseconds, $5 reasons. Called by src/postgres/settle.rs. Uses the
--- primary keys. The new txid brings the row to the tail again; a message marked delivered waits again.
+-- primary keys (see settle_ack.sql). The new txid brings the row to the tail again; a message marked
+-- delivered waits again.
 with settled as (
   update postbell.deliveries d
   set attempt = d.attempt + a.added,
@@ -10,11 +11,11 @@ with settled as (
       due_at = case when a.delay_ms > 0 then now() + a.delay_ms * interval '1 millisecond' end
   from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::text[])
        as a (delivery_id, attempt, added, delay_ms, reason)
-  where d.delivery_id = a.delivery_id and d.attempt = a.attempt and d.state = 'ready'
+  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.state <> 'dead' and d.due_at is null
   returning d.message_id
 ), marked as (
   update agent_messages m set status = 'pending'
   from settled s
-  where m.message_id = s.message_id and m.to_agent_id is not null and m.status = 'delivered'
+  where m.message_id = any (array[s.message_id]) and m.to_agent_id is not null and m.status = 'delivered'
 )
 select count(*) from settled

@@ -1,8 +1,8 @@
 -- The tail: every delivery that a transaction made ready since the last round, each exactly once.
 -- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most
 -- bytes a message may have. Called by src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of
--- leases and agent_messages. `offset 0` keeps the planner from starting at the inboxes: the cost must be the
--- new rows, never the backlog and never the number of agents.
+-- leases and agent_messages. `offset 0` keeps the planner from starting at the inboxes or the messages, and `is true`
+-- from the index of this broker's leases: the cost must be the new rows, never the backlog, never the number of agents.
 -- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
 select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
        null::bigint as delivery_id, null::text as inbox, null::smallint as priority, null::smallint as attempt,
@@ -16,12 +16,12 @@ select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.me
                  + coalesce(octet_length(m.correlation_id), 0) <= $4::int then t.payload end
 from (
   select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
-  where state <> 'dead' and txid >= $1::text::xid8
+  where dead_at is null and txid >= $1::text::xid8
   union all
   select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
-  where state <> 'dead' and txid = any ($2::text[]::xid8[])
+  where dead_at is null and txid = any ($2::text[]::xid8[])
   offset 0
 ) d
-join postbell.leases l on l.inbox = d.inbox and l.broker_id = $3
-join agent_messages m on m.message_id = d.message_id
+cross join lateral (select from postbell.leases l where l.inbox = d.inbox and (l.broker_id = $3) is true offset 0) l
+cross join lateral (select * from agent_messages m where m.message_id = d.message_id offset 0) m
 cross join lateral (select m.payload::text as payload, m.headers::text as headers offset 0) t

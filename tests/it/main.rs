@@ -16,6 +16,7 @@ mod lifecycle;
 mod mesh;
 mod outage;
 mod outcomes;
+mod plans;
 mod presence;
 mod protocol;
 mod reaper;

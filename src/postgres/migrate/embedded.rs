@@ -39,6 +39,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "cheaper_inserts",
         sql: include_str!("../../../sql/migrations/0003_cheaper_inserts.sql"),
     },
+    Migration {
+        version: 4,
+        name: "tail_index",
+        sql: include_str!("../../../sql/migrations/0004_tail_index.sql"),
+    },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.
