@@ -36,11 +36,11 @@ const READ: &str = "
 const SETTLE: &str = "
     with settled as (
       delete from postbell.deliveries d using unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)
-      where d.delivery_id = a.delivery_id and d.attempt = a.attempt
+      where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt
       returning d.message_id
     )
     update agent_messages m set status = 'processed', processed_at = now(), delivered_at = now()
-    from settled s where m.message_id = s.message_id";
+    from settled s where m.message_id = any (array[s.message_id])";
 
 async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let mut found = Found::default();

@@ -4,33 +4,33 @@
 use crate::harness::migrated;
 
 macro_rules! statements {
-    ($($name:literal: $parameters:literal),* $(,)?) => {
-        [$(($name, $parameters, include_str!(concat!("../../sql/queries/", $name, ".sql")))),*]
+    ($($name:literal: $parameters:literal, $index:literal;)*) => {
+        &[$(($name, $parameters, $index, include_str!(concat!("../../sql/queries/", $name, ".sql")))),*]
     };
 }
 
-/// Names, numbers of parameters, texts.
-const OFTEN: &[(&str, usize, &str)] = &statements![
-    "tail": 4,
-    "refill": 6,
-    "settle_ack": 2,
-    "settle_retry": 5,
-    "settle_dead": 4,
-    "settle_expired": 2,
-    "mark_delivered": 1,
-    "due_promote": 1,
-    "reap_expired": 2,
-    "reap_processed": 2,
-    "reap_broadcasts": 1,
-    "publish": 11,
-    "publish_first": 2,
-    "lease_acquire": 2,
-    "lease_release": 2,
-    "agent_authenticate": 1,
+/// Names, numbers of parameters, the index that each must use, texts.
+const OFTEN: &[(&str, usize, &str, &str)] = statements![
+    "tail": 4, "deliveries_tail";
+    "refill": 6, "deliveries_lane";
+    "settle_ack": 2, "deliveries_pkey";
+    "settle_retry": 5, "deliveries_pkey";
+    "settle_dead": 4, "deliveries_pkey";
+    "settle_expired": 2, "deliveries_pkey";
+    "mark_delivered": 1, "agent_messages_pkey";
+    "due_promote": 1, "deliveries_due";
+    "reap_expired": 2, "agent_messages_expires";
+    "reap_processed": 2, "agent_messages_created_at";
+    "reap_broadcasts": 1, "agent_messages_created_at";
+    "publish": 11, "";
+    "publish_first": 2, "agent_messages_dedupe";
+    "lease_acquire": 2, "brokers_pkey";
+    "lease_release": 2, "leases";
+    "agent_authenticate": 1, "agent_registry_pkey";
 ];
 
 /// What an operator sees by `explain`: a scan of an index without a condition reads all of it.
-fn faults(name: &str, plan: &[String]) -> Vec<String> {
+fn faults(name: &str, index: &str, plan: &[String]) -> Vec<String> {
     let mut faults = Vec::new();
     for (i, line) in plan.iter().enumerate() {
         let conditioned = plan.get(i + 1).is_some_and(|next| next.contains("Index Cond"));
@@ -38,6 +38,9 @@ fn faults(name: &str, plan: &[String]) -> Vec<String> {
         if line.contains("Seq Scan") || line.contains("Bitmap") || whole {
             faults.push(format!("{name}: {}", line.trim()));
         }
+    }
+    if !plan.iter().any(|line| line.contains(index)) {
+        faults.push(format!("{name} does not use {index}:\n{}", plan.join("\n")));
     }
     faults
 }
@@ -49,22 +52,24 @@ async fn no_statement_that_runs_often_reads_a_table_or_an_index_whole() {
                   select 'a' || i, 'a', 'test', 'test', 'offline' from generate_series(1, 3) i;
                 insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
                   select 'a1', 'a' || 1 + i % 3, 'data', '{}' from generate_series(1, 300) i";
+    let long = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
+                  select 'a1', 'a2', 'data', '{}' from generate_series(1, 20000) i";
     let mut found = Vec::new();
-    // As migrated, with rows, and emptied again: each leads the planner to other guesses.
-    for state in ["", some, "delete from agent_messages"] {
+    // As migrated, with a few rows, with a long inbox, and emptied again: each leads the planner to other guesses.
+    for state in ["", some, long, "delete from agent_messages"] {
         db.client().await.batch(state).await.expect("the rows");
         if !state.is_empty() {
             db.client().await.batch("vacuum analyze").await.expect("vacuum");
         }
         // With the settings of the broker's own connections.
         let broker = postbell::postgres::Connection::open(&db.target()).await.expect("connects");
-        for (name, parameters, text) in OFTEN {
+        for (name, parameters, index, text) in OFTEN {
             let nulls = vec!["null"; *parameters].join(", ");
             broker.batch(&format!("prepare {name} as {text}")).await.expect(name);
             let explain: &'static str = format!("explain (costs off) execute {name}({nulls})").leak();
             let rows = broker.query(explain, &[]).await.expect(name);
             let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-            found.extend(faults(name, &plan));
+            found.extend(faults(name, index, &plan));
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));
