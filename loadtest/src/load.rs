@@ -36,7 +36,10 @@ pub(crate) enum Table {
 /// # Errors
 /// The server refuses.
 pub(crate) async fn make_bare_table(sql: &Sql) -> anyhow::Result<()> {
-    Ok(sql.batch_execute("create table bare_messages (like agent_messages including all)").await?)
+    // Its cleaning is nobody's cost here: it is truncated.
+    let make =
+        "create table bare_messages (like agent_messages including all) with (autovacuum_enabled = off)";
+    Ok(sql.batch_execute(make).await?)
 }
 
 /// A producer's connection with its prepared INSERT of one row.
