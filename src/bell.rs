@@ -7,7 +7,7 @@
 //!            rung often, LISTEN lost, or the lease lapsed (disarm)
 //!         ┌───────────────────────────────────────────────────────┐
 //!         ▼                                                       │
-//!      Awake ──── dry for DRY_BEFORE_SLEEP (arm) ───▶ Arming ──▶ Asleep
+//!      Awake ──── quiet for QUIET_WINDOW (arm) ─────▶ Arming ──▶ Asleep
 //!   tails on its clock                tails until every transaction  tails when rung,
 //!                                     in progress at arming ended    and once a second
 //! ```
@@ -21,15 +21,19 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// The shortest pause between two rounds while awake.
-pub const AWAKE_MIN: Duration = Duration::from_millis(1);
+pub const AWAKE_MIN: Duration = Duration::from_millis(2);
 /// The longest: what a message waits at most while the broker is awake.
 pub const AWAKE_MAX: Duration = Duration::from_millis(10);
 /// The longest pause while the bell cannot be heard.
 pub const DEAF_MAX: Duration = Duration::from_millis(100);
 /// The longest pause while a transaction that began before arming stays open.
 pub const ARMING_MAX: Duration = Duration::from_millis(250);
-/// How long the tail must be dry before the broker arms.
-pub const DRY_BEFORE_SLEEP: Duration = Duration::from_millis(100);
+/// The broker arms after so long with at most [`QUIET_ROWS`]: being rung for so few costs less than the clock, and
+/// each is answered at once. Silence is not asked for, or a mesh that was busy once and then goes on with 50 messages a
+/// second would stay awake, and each of them wait for the clock.
+pub const QUIET_WINDOW: Duration = Duration::from_millis(100);
+/// See [`QUIET_WINDOW`]. Half of what wakes it again.
+pub const QUIET_ROWS: u64 = RINGS_OFTEN / 2;
 /// So many rings in [`RINGS_WINDOW`] are often: 100 a second cost producers more than our own clock costs.
 pub const RINGS_OFTEN: u64 = 10;
 /// See [`RINGS_OFTEN`].
@@ -38,7 +42,8 @@ pub const RINGS_WINDOW: Duration = Duration::from_millis(100);
 pub const SAFETY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(AWAKE_MIN.as_millis() < AWAKE_MAX.as_millis());
-const _: () = assert!(AWAKE_MAX.as_millis() < DRY_BEFORE_SLEEP.as_millis());
+const _: () = assert!(AWAKE_MAX.as_millis() < QUIET_WINDOW.as_millis());
+const _: () = assert!(RINGS_WINDOW.as_millis() == QUIET_WINDOW.as_millis());
 const _: () = assert!(ARMING_MAX.as_millis() < SAFETY.as_millis());
 const _: () = assert!(AWAKE_MAX.as_millis() < ARMING_MAX.as_millis());
 const _: () = assert!(DEAF_MAX.as_millis() < ARMING_MAX.as_millis());
@@ -89,7 +94,8 @@ pub struct Bell {
     state: State,
     pause: Duration,
     due: Instant,
-    dry_since: Instant,
+    /// While awake: the rows found since.
+    found: (Instant, u64),
     up: bool,
     rings: u64,
     window: (Instant, u64),
@@ -106,7 +112,7 @@ impl Bell {
             state: State::Awake,
             pause: AWAKE_MIN,
             due: now,
-            dry_since: now,
+            found: (now, 0),
             up: false,
             rings: 0,
             window: (now, 0),
@@ -172,7 +178,7 @@ impl Bell {
         self.state = State::Awake;
         self.pause = AWAKE_MIN;
         self.due = now;
-        self.dry_since = now;
+        self.found = (now, 0);
         self.unannounced = false;
         was_armed.then_some(Flag::Disarm)
     }
@@ -194,7 +200,6 @@ impl Bell {
     pub fn round(&mut self, now: Instant, rows: u64, in_progress: &[u64], heard: Heard) -> Option<Flag> {
         let unannounced = std::mem::replace(&mut self.unannounced, false);
         if rows > 0 {
-            self.dry_since = now;
             self.pause = AWAKE_MIN;
         } else {
             // Every state's bound is below this one, and asleep nobody looks at it.
@@ -204,7 +209,12 @@ impl Bell {
             State::Awake => {
                 self.pause = self.pause.min(if self.up { AWAKE_MAX } else { DEAF_MAX });
                 self.due = now + self.pause;
-                (self.up && now.duration_since(self.dry_since) >= DRY_BEFORE_SLEEP).then_some(Flag::Arm)
+                self.found.1 += rows;
+                if now.duration_since(self.found.0) < QUIET_WINDOW {
+                    return None;
+                }
+                let (_, found) = std::mem::replace(&mut self.found, (now, 0));
+                (self.up && found <= QUIET_ROWS).then_some(Flag::Arm)
             }
             State::Arming(waited_for) => {
                 let still: HashSet<u64> = match waited_for.take() {

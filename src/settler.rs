@@ -4,7 +4,7 @@
 //! back, since the agent has done its part. A batch that was committed although the answer was lost is written
 //! twice, which changes nothing: each outcome is compared with its attempt.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
@@ -18,6 +18,9 @@ use crate::postgres::{Connection, StoreError, Target};
 /// The first and the longest wait before a connection is tried again; short, since every settled ack waits.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Two batches begin at least so far apart, unless somebody waits for the news of a COMMIT: each costs a flush of the
+/// log, which producers wait for too, and most of what a settle of a few rows costs is not the rows.
+const SETTLE_EVERY: Duration = Duration::from_millis(5);
 
 /// Runs until the dispatcher's task is gone and its last batch is written.
 pub async fn run(
@@ -29,7 +32,13 @@ pub async fn run(
 ) {
     let mut connection = None;
     let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
-    while let Some(mut batch) = batches.recv().await {
+    let mut next = Instant::now();
+    loop {
+        tokio::time::sleep_until(next.into()).await;
+        let Some(mut batch) = batches.recv().await else { return };
+        if batch.settles.iter().all(|s| s.answer.is_none()) {
+            next = Instant::now() + SETTLE_EVERY;
+        }
         while let Err(e) = write(&target, &mut connection, &mut batch, &metrics).await {
             connection = None;
             let wait = pace.next_wait();

@@ -10,10 +10,10 @@ fn ms(n: u64) -> Duration {
 fn arming(now: Instant, in_progress: &[u64]) -> Bell {
     let mut bell = Bell::new(now);
     bell.hear(now, UP);
-    assert_eq!(bell.round(now + ms(50), 0, &[], UP), None, "not dry for long enough");
-    assert_eq!(bell.round(now + DRY_BEFORE_SLEEP, 0, &[], UP), Some(Flag::Arm));
-    bell.armed(now + DRY_BEFORE_SLEEP);
-    bell.round(now + DRY_BEFORE_SLEEP, 0, in_progress, UP);
+    assert_eq!(bell.round(now + ms(50), 0, &[], UP), None, "not quiet for long enough");
+    assert_eq!(bell.round(now + QUIET_WINDOW, 0, &[], UP), Some(Flag::Arm));
+    bell.armed(now + QUIET_WINDOW);
+    bell.round(now + QUIET_WINDOW, 0, in_progress, UP);
     bell
 }
 
@@ -35,7 +35,7 @@ fn asleep_it_tails_when_rung_and_once_a_second() {
     let now = Instant::now();
     let mut bell = arming(now, &[]);
     let t = now + ms(500);
-    assert_eq!(bell.due(), now + DRY_BEFORE_SLEEP + SAFETY);
+    assert_eq!(bell.due(), now + QUIET_WINDOW + SAFETY);
     assert_eq!(bell.hear(t, Heard { rings: 1, ..UP }), None);
     assert_eq!(bell.due(), t);
     bell.round(t, 1, &[], Heard { rings: 1, ..UP });
@@ -70,6 +70,25 @@ fn slow_ringing_does_not_disarm() {
         bell.round(t, 1, &[], UP);
     }
     assert!(bell.is_asleep());
+}
+
+/// Rounds of a clock that ticks each 10 ms, each finding so many rows, for one second.
+fn awake_for_a_second(rows_each: u64) -> bool {
+    let now = Instant::now();
+    let mut bell = Bell::new(now);
+    bell.hear(now, UP);
+    (1..=100).all(|i| bell.round(now + ms(i * 10), rows_each, &[], UP).is_none())
+}
+
+#[test]
+fn a_busy_mesh_keeps_it_awake_and_a_slow_one_does_not() {
+    assert!(awake_for_a_second(1), "100 messages a second");
+    let now = Instant::now();
+    let mut bell = Bell::new(now);
+    bell.hear(now, UP);
+    // 50 a second, of which none is 100 ms from the next.
+    let slept = (1..=20).any(|i| bell.round(now + ms(i * 10), i % 2, &[], UP) == Some(Flag::Arm));
+    assert!(slept);
 }
 
 #[test]
