@@ -15,12 +15,11 @@ from (
 ) r
 cross join lateral (
   select * from postbell.deliveries w
-  -- Rows compared as a whole: with three conditions the planner, which sees the limit and a large inbox, walks the
-  -- primary key from `above` on, past every row of the other lanes.
-  where (w.inbox, w.priority, w.delivery_id) > (r.inbox, r.priority, r.above)
-    and (w.inbox, w.priority, w.delivery_id) <= (r.inbox, r.priority, 9223372036854775807)
-    and w.state = 'ready' and pg_visible_in_snapshot(w.txid, r.seen)
-  order by w.inbox, w.priority, w.delivery_id
+  -- The array keeps the inbox a part of the order, which the primary key cannot give: also a plan made while the table
+  -- was empty leaves it alone.
+  where w.inbox = any (array[r.inbox]) and w.priority = r.priority and w.state = 'ready' and w.delivery_id > r.above
+    and pg_visible_in_snapshot(w.txid, r.seen)
+  order by w.inbox, w.delivery_id
   limit r.row_count
 ) d
 -- `offset 0`: a plan made while the tables were empty could begin at the messages, all of them.
