@@ -9,6 +9,6 @@ pub mod message;
 pub mod pace;
 pub mod protocol;
 server! {
-    bell broker cli config devdb dispatch health http inbox leaser listener metrics postgres presence publisher reaper refiller
+    bell broker cli config devdb dispatch health http inbox leaser listener metrics open_files postgres presence publisher reaper refiller
     retry server session settler tailer
 }

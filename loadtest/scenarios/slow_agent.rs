@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 use tokio::task::JoinHandle;
 
 use super::Spec;
@@ -14,7 +14,7 @@ use crate::bench::{Bench, Found};
 use crate::broker::Broker;
 use crate::latency::distribution;
 use crate::ledger::Ledger;
-use crate::load::{Numbers, Producer, Table, fill, insert_at_rate};
+use crate::load::{Numbers, Producer, Table, fill_with, insert_at_rate};
 use crate::report::Better;
 
 const AGENTS: usize = 100;
@@ -24,12 +24,16 @@ const RATE: f64 = 1_000.0;
 /// A session that was closed as a slow reader comes back after so long, and stops reading again.
 const COMES_BACK_AFTER: Duration = Duration::from_millis(500);
 
+/// What waits for the slow one: more than the kernel buffers for a socket.
+const WAITING_BYTES: usize = 1_000;
+const RECEIVE_BUFFER_BYTES: u32 = 4_096;
+
 pub(crate) const SPEC: Spec = Spec {
     name: "slow-agent",
     about: "Whether one of 100 agents that stops reading delays the other 99.",
     method: "1,000 messages a second, spread over 100 agents. Rounds with all of them reading take turns with rounds in \
              which one is a bare socket that says hello, asks for the largest window, and never reads: 20,000 messages \
-             wait for it, so that its socket fills at once; when the broker closes it, it connects again. The \
+             of 1,000 bytes wait for it and its buffer is small, so that the broker's write stands still at once; when the broker closes it, it connects again. The \
              latencies are those of the other 99. At the end it reads again and takes what waited.",
     run: |bench| Box::pin(run(bench)),
 };
@@ -47,7 +51,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let broker = bench.stage.broker(bench.database).await?;
     let others = Agent::start_all(&broker, &names[..AGENTS - 1], WINDOW, &ledger).await?;
     let producers = Producer::connect_many(bench.database, Table::Messages, WRITERS).await?;
-    fill(&sql, &slow, total - waiting..total, &ledger).await?;
+    fill_with(&sql, &slow, total - waiting..total, WAITING_BYTES, &ledger).await?;
     let away = names[..AGENTS - 1].to_vec();
 
     let (mut without, mut with, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
@@ -98,13 +102,15 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
 
 /// Says hello, and reads nothing ever.
 fn stall(broker: &Broker, agent: String, closed: Arc<AtomicUsize>) -> JoinHandle<std::io::Result<()>> {
-    let address = broker.address.clone();
+    let address = broker.address;
     let hello = format!(
         "{{\"op\":\"hello\",\"agent\":\"{agent}\",\"token\":\"{TOKEN}\",\"window\":10000,\"heartbeat_ms\":600000}}\n"
     );
     tokio::spawn(async move {
         loop {
-            let mut socket = TcpStream::connect(&address).await?;
+            let socket = TcpSocket::new_v4()?;
+            socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+            let mut socket = socket.connect(address).await?;
             socket.write_all(hello.as_bytes()).await?;
             // Until the broker closes it: writing into a closed socket fails.
             while socket.write_all(b"{\"op\":\"window\",\"n\":10000}\n").await.is_ok() {

@@ -1,6 +1,5 @@
 //! `sustained`: 16 writers without a pause, and one agent that keeps up.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,8 +13,9 @@ use crate::report::Better;
 
 const WRITERS: usize = 16;
 const WINDOW: u32 = 1_000;
-/// Of the highest rate; the one that the figure is about is among them.
-const SHARES: &[f64] = &[0.2, 0.4, 0.6, 0.8, 0.9];
+/// Of the highest rate. The one that the figure is about comes three times, spread over the time: autovacuum begins
+/// once a minute, and one visit of it must not be the answer.
+const SHARES: &[f64] = &[0.8, 0.2, 0.4, 0.8, 0.6, 0.9, 0.8];
 const SHARE_ASKED: f64 = 0.8;
 /// How often the backlog is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -72,16 +72,18 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     sql.batch_execute("truncate bare_messages").await?;
     sql.batch_execute("vacuum agent_messages, postbell.deliveries").await?;
     sql.batch_execute("checkpoint").await?;
-    let mut curves = [Vec::new(), Vec::new()];
+    let mut steps_found = Vec::new();
     for (i, share) in SHARES.iter().enumerate() {
         bench.step(&format!("at {:.0} %", share * 100.0), rounds * 2 + i, steps);
         let rate = highest * share;
         let used = insert_at_rate(&messages, &to, rate, lasting, &numbers, &ledger).await?;
         ledger.wait_for(ledger.committed()).await;
-        judge(&mut found, &mut curves, &ledger, used, *share, rate)?;
+        let label = format!("step {}: at {:.0} % of the highest rate", i + 1, share * 100.0);
+        let latency = found.latency(distribution(&label, used.filter_map(|n| ledger.latency(n)))?);
+        steps_found.push((*share, rate, latency.at(50.0), latency.at(99.0)));
     }
-    let [p50, p99] = curves;
-    let (from, until) = (highest * SHARES[0], highest * SHARES[SHARES.len() - 1]);
+    let [p50, p99] = judge(&mut found, &steps_found);
+    let (from, until) = (p99[0].0, p99[p99.len() - 1].0);
     found.plot(
         "Latency against the offered rate",
         linear("messages offered a second"),
@@ -94,27 +96,24 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-fn judge(
-    found: &mut Found,
-    curves: &mut [Vec<(f64, f64)>; 2],
-    ledger: &Ledger,
-    used: Range<usize>,
-    share: f64,
-    rate: f64,
-) -> anyhow::Result<()> {
-    let label = format!("at {:.0} % of the highest rate", share * 100.0);
-    let latency = found.latency(distribution(&label, used.filter_map(|n| ledger.latency(n)))?);
-    curves[0].push((rate, latency.at(50.0)));
-    curves[1].push((rate, latency.at(99.0)));
-    if share == SHARE_ASKED {
-        found.at_most(
-            "sustained: p99 from insert to agent ≤ 50 ms at 80 % of the rate",
-            latency.at(99.0),
-            50.0,
-            "ms",
-        );
+/// Steps as share, rate, p50 and p99; gives the two curves, at each rate the median of its steps.
+fn judge(found: &mut Found, steps: &[(f64, f64, f64, f64)]) -> [Vec<(f64, f64)>; 2] {
+    let mut shares: Vec<f64> = SHARES.to_vec();
+    shares.sort_by(f64::total_cmp);
+    shares.dedup();
+    let mut curves = [Vec::new(), Vec::new()];
+    for share in shares {
+        let here: Vec<_> = steps.iter().filter(|step| step.0 == share).collect();
+        let p99s: Vec<f64> = here.iter().map(|step| step.3).collect();
+        let (rate, p50s) = (here[0].1, here.iter().map(|step| step.2).collect::<Vec<_>>());
+        curves[0].push((rate, median(&p50s)));
+        curves[1].push((rate, median(&p99s)));
+        if share == SHARE_ASKED {
+            let p99 = found.measure("p99 at 80 % of the rate", "ms", Better::Lower, p99s);
+            found.at_most("sustained: p99 from insert to agent ≤ 50 ms at 80 % of the rate", p99, 50.0, "ms");
+        }
     }
-    Ok(())
+    curves
 }
 
 /// A look at the ledger: seconds, committed, received.

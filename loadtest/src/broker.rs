@@ -1,6 +1,6 @@
 //! The broker: a process of its own, as a user starts it.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -19,8 +19,8 @@ const STOP_WAIT: Duration = Duration::from_secs(40);
 pub(crate) struct Broker {
     /// Where its agents connect.
     pub(crate) url: String,
-    /// The same as host and port.
-    pub(crate) address: String,
+    /// The same as an address.
+    pub(crate) address: SocketAddr,
     /// For its memory and time.
     pub(crate) process: Process,
     http: u16,
@@ -58,7 +58,7 @@ impl Broker {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let process = Process(child.id().context("the broker has just ended")?);
-        let address = format!("127.0.0.1:{agents}");
+        let address = SocketAddr::from(([127, 0, 0, 1], agents));
         Ok(Self { url: format!("tcp://{address}"), address, process, http, child, log })
     }
 

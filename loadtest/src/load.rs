@@ -114,13 +114,27 @@ pub(crate) async fn insert_many(
 /// # Errors
 /// The server refuses.
 pub(crate) async fn fill(sql: &Sql, to: &str, lines: Range<usize>, ledger: &Ledger) -> anyhow::Result<()> {
+    fill_with(sql, to, lines, PAYLOAD_BYTES, ledger).await
+}
+
+/// The same with payloads of another size.
+///
+/// # Errors
+/// The server refuses.
+pub(crate) async fn fill_with(
+    sql: &Sql,
+    to: &str,
+    lines: Range<usize>,
+    payload_bytes: usize,
+    ledger: &Ledger,
+) -> anyhow::Result<()> {
     const AT_ONCE: usize = 10_000;
     let to = [to.to_owned()];
     let mut first = lines.start;
     while first < lines.end {
         let chunk = first..(first + AT_ONCE).min(lines.end);
         let now = Instant::now();
-        insert_many(sql, &to, chunk.clone(), PAYLOAD_BYTES).await?;
+        insert_many(sql, &to, chunk.clone(), payload_bytes).await?;
         ledger.commit_all(chunk.clone(), now);
         first = chunk.end;
     }

@@ -134,10 +134,6 @@ impl Stage {
             }
         };
         command.env_clear().env("DATABASE_URL", &database.url);
-        // The runtime's own variable, to try how many threads serve best.
-        if let Some(threads) = std::env::var_os("LOADTEST_BROKER_THREADS") {
-            command.env("TOKIO_WORKER_THREADS", threads);
-        }
         command
     }
 }

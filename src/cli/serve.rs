@@ -11,13 +11,15 @@ use super::Outcome;
 use super::settings::BrokerArgs;
 use crate::broker::{self, Stopped};
 use crate::config::Config;
+use crate::open_files;
 
 pub(super) async fn run(args: BrokerArgs) -> Outcome {
     let config = Config::parse(|env| args.value(env))?;
     tracing::info!(database = %config.database.url, schema = %config.database.schema, "checking the database");
     broker::check(&config).await?;
     let (agents, http) = bind(&config).await?;
-    tracing::info!(agents = %agents.local_addr()?, http = %http.local_addr()?, "the broker is up");
+    let open_files = open_files::raise_bound();
+    tracing::info!(open_files, agents = %agents.local_addr()?, http = %http.local_addr()?, "the broker is up");
     let stopped = broker::run(config, agents, http, Registry::new(), stop_signal()?).await?;
     Ok(report(stopped))
 }
