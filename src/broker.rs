@@ -223,12 +223,7 @@ impl House {
         let (wake, pool, metrics) = (self.wake.clone(), self.pool.clone(), self.metrics.clone());
         background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics.clone()));
         background.spawn(refiller::run(pool.clone(), refill_rx, inputs));
-        background.spawn(listener::run(
-            target(),
-            self.broker.id,
-            self.rope.clone(),
-            self.health.clone(),
-        ));
+        background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());
         background.spawn(reaper::promote(pool.clone(), alarm, wake));
         background.spawn(reaper::sweep(pool.clone(), config.retention, metrics));

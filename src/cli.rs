@@ -128,16 +128,19 @@ async fn run(command: Command) -> Outcome {
 }
 
 fn start_log(args: &LogArgs) -> Result<(), String> {
-    let filter: EnvFilter = args
-        .log
-        .parse()
-        .map_err(|e| format!("POSTBELL_LOG {:?} is no filter such as info or postbell=debug: {e}", args.log))?;
+    let filter: EnvFilter = args.log.parse().map_err(|e| {
+        format!("POSTBELL_LOG {:?} is no filter such as info or postbell=debug: {e}", args.log)
+    })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
         .with_ansi(output::is_colourful(&std::io::stderr()));
-    if args.log_format == "json" { builder.json().init() } else { builder.init() }
+    if args.log_format == "json" {
+        builder.json().init()
+    } else {
+        builder.init()
+    }
     Ok(())
 }
 

@@ -204,7 +204,13 @@ impl DevPostgres {
             .arg(&data)
             .arg("--pwfile")
             .arg(&secret)
-            .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"])
+            .args([
+                "--username=postgres",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--no-sync",
+            ])
             .stdin(Stdio::null())
             .output()
             .map_err(|e| fault(format!("initdb cannot be run: {e}")))?;

@@ -146,7 +146,9 @@ impl Leaser {
         let left = async { leave(&Connection::open(&self.target).await?, self.broker.id).await };
         match timeout(LEASE, left).await {
             Ok(Ok(())) => {}
-            Ok(Err(e)) => tracing::warn!(error = %e, "the leases could not be given back; they end by themselves"),
+            Ok(Err(e)) => {
+                tracing::warn!(error = %e, "the leases could not be given back; they end by themselves")
+            }
             Err(_) => tracing::warn!("the leases could not be given back in time; they end by themselves"),
         }
     }

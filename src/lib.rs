@@ -1,14 +1,54 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
-macro_rules! server {
-    ($($module:ident)*) => { $(#[cfg(feature = "server")] pub mod $module;)* };
-}
-
 pub mod client;
 pub mod message;
 pub mod pace;
 pub mod protocol;
-server! {
-    bell broker cli config devdb dispatch health http inbox leaser listener metrics open_files postgres presence publisher reaper refiller
-    retry server session settler tailer
-}
+
+// Each spelled out: rustfmt does not look into macros, nor at the files behind them.
+#[cfg(feature = "server")]
+pub mod bell;
+#[cfg(feature = "server")]
+pub mod broker;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod devdb;
+#[cfg(feature = "server")]
+pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod health;
+#[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
+pub mod inbox;
+#[cfg(feature = "server")]
+pub mod leaser;
+#[cfg(feature = "server")]
+pub mod listener;
+#[cfg(feature = "server")]
+pub mod metrics;
+#[cfg(feature = "server")]
+pub mod open_files;
+#[cfg(feature = "server")]
+pub mod postgres;
+#[cfg(feature = "server")]
+pub mod presence;
+#[cfg(feature = "server")]
+pub mod publisher;
+#[cfg(feature = "server")]
+pub mod reaper;
+#[cfg(feature = "server")]
+pub mod refiller;
+#[cfg(feature = "server")]
+pub mod retry;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+pub mod session;
+#[cfg(feature = "server")]
+pub mod settler;
+#[cfg(feature = "server")]
+pub mod tailer;

@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::health::Health;
 use crate::pace::Pace;
-use crate::postgres::listen::{Rope, listen};
 use crate::postgres::Target;
+use crate::postgres::listen::{Rope, listen};
 
 /// After so many canaries that did not come back the connection is taken for dead.
 const CANARIES_LOST_MAX: u32 = 3;

@@ -108,7 +108,8 @@ impl Tailer {
         let bring = |rows| async {
             let _ = inputs.send(Input::Event(Event::Arrived(rows))).await;
         };
-        let late = || StoreError::unavailable(format!("a round of the tail took over {} s", ROUND_WAIT.as_secs()));
+        let late =
+            || StoreError::unavailable(format!("a round of the tail took over {} s", ROUND_WAIT.as_secs()));
         let round = timeout(ROUND_WAIT, cursor.round(connection, self.broker, bring, &mut brought)).await;
         let round = match round.unwrap_or_else(|_| Err(late())) {
             Ok(round) => round,

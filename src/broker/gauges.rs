@@ -17,8 +17,7 @@ const AGENTS_READ_MAX: i64 = 100_000;
 pub(super) fn refresh(pool: Pool, metrics: Metrics, presence: Presence) -> Refresh {
     let last: Arc<Mutex<Option<Instant>>> = Arc::default();
     Arc::new(move || {
-        let (pool, metrics, presence, last) =
-            (pool.clone(), metrics.clone(), presence.clone(), last.clone());
+        let (pool, metrics, presence, last) = (pool.clone(), metrics.clone(), presence.clone(), last.clone());
         Box::pin(async move {
             let due = {
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);

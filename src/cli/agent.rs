@@ -30,9 +30,11 @@ pub(super) enum AgentCommand {
     /// Let a disabled agent connect again, with the token it had
     Enable(NameArgs),
     /// Take an agent off the registry
-    #[command(long_about = "Take an agent off the registry.\n\nRefused while deliveries wait for it, unless --force: \
+    #[command(
+        long_about = "Take an agent off the registry.\n\nRefused while deliveries wait for it, unless --force: \
                             they are never deleted, and wait for an agent that is registered under that name again. \
-                            `postbell doctor` lists them.")]
+                            `postbell doctor` lists them."
+    )]
     Remove(RemoveArgs),
 }
 
@@ -116,10 +118,7 @@ async fn add(args: &AddArgs) -> anyhow::Result<()> {
     let added = agents::add(&pool(&args.rest)?, &agent).await?;
     if !added.is_new {
         let (role, environment) = (&added.role, &added.environment);
-        tracing::info!(
-            "{} is already registered ({role}, {environment}); now it has a token",
-            args.name
-        );
+        tracing::info!("{} is already registered ({role}, {environment}); now it has a token", args.name);
     }
     if !added.enabled {
         tracing::warn!("{0} is disabled: `postbell agent enable {0}` lets it connect", args.name);
@@ -186,7 +185,10 @@ fn show(agents: &[Agent], as_json: bool) {
             ]
         })
         .collect();
-    output::table(["AGENT", "ENVIRONMENT", "ROLE", "STATUS", "MAY CONNECT", "SEEN", "WAITING", "DEAD"], &rows);
+    output::table(
+        ["AGENT", "ENVIRONMENT", "ROLE", "STATUS", "MAY CONNECT", "SEEN", "WAITING", "DEAD"],
+        &rows,
+    );
 }
 
 /// A token for an agent of this machine, new at each run: only its hash is kept.

@@ -105,7 +105,10 @@ impl ChosenArgs {
         output::line(&format!("{what} {count}"));
         let asked = i64::try_from(self.ids.len()).unwrap_or(i64::MAX);
         if self.inbox.is_none() && count < asked {
-            tracing::warn!("{} of the {asked} named are no dead letters: `postbell dead list`", asked - count);
+            tracing::warn!(
+                "{} of the {asked} named are no dead letters: `postbell dead list`",
+                asked - count
+            );
         }
     }
 }

@@ -39,7 +39,10 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str) -> anyhow::Resu
         clients.push(client);
     }
     drop(seen_tx);
-    output::line(&format!("Two agents are connected: {} and {}. Plain SQL inserts, they receive:\n", AGENTS[0], AGENTS[1]));
+    output::line(&format!(
+        "Two agents are connected: {} and {}. Plain SQL inserts, they receive:\n",
+        AGENTS[0], AGENTS[1]
+    ));
     let sql = Connection::open(target).await?;
     let mut latencies = Vec::new();
     // One by one: each wakes the sleeping broker.
@@ -90,7 +93,8 @@ async fn show(seen: &mut mpsc::Receiver<Seen>) -> anyhow::Result<Duration> {
     let seen = timeout(PATIENCE, seen.recv()).await.ok().flatten();
     let Seen { agent, priority, kind, payload, latency } =
         seen.context("a demo message did not arrive; `postbell doctor` looks for the cause")?;
-    let text = format!("  {:>9}  {agent:<14} priority {priority:<2} {kind:<8} {payload}", milliseconds(latency));
+    let text =
+        format!("  {:>9}  {agent:<14} priority {priority:<2} {kind:<8} {payload}", milliseconds(latency));
     // Urgent red, middling yellow, the rest green.
     let colour = match priority {
         1..=3 => 31,

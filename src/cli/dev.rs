@@ -107,7 +107,12 @@ fn database(args: &DevArgs) -> anyhow::Result<(Option<DevPostgres>, String)> {
     if args.fresh && folder.join("data").exists() {
         remove(&folder)?;
     }
-    let options = Options { data: Data::Kept(folder), bin_dir: args.pg_bin.clone(), settings: Vec::new(), environment: Vec::new() };
+    let options = Options {
+        data: Data::Kept(folder),
+        bin_dir: args.pg_bin.clone(),
+        settings: Vec::new(),
+        environment: Vec::new(),
+    };
     let server = DevPostgres::start(options)?;
     tracing::info!(version = server.version(), "a private Postgres is up");
     let url = server.url();
@@ -119,7 +124,12 @@ fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
     // Starting refuses a folder that is in use; stopping again leaves it free to be removed.
     let pid_file = folder.join("data/postmaster.pid");
     if pid_file.exists() {
-        let options = Options { data: Data::Kept(folder.to_owned()), bin_dir: None, settings: Vec::new(), environment: Vec::new() };
+        let options = Options {
+            data: Data::Kept(folder.to_owned()),
+            bin_dir: None,
+            settings: Vec::new(),
+            environment: Vec::new(),
+        };
         DevPostgres::start(options)?.stop()?;
     }
     for name in ["data", "password", "server.log"] {

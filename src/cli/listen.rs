@@ -147,7 +147,8 @@ impl Exec {
     }
 
     async fn run(&self, delivery: &Delivery) -> Result<(), String> {
-        let mut child = self.command(delivery).spawn().map_err(|e| format!("the command cannot be run: {e}"))?;
+        let mut child =
+            self.command(delivery).spawn().map_err(|e| format!("the command cannot be run: {e}"))?;
         let group = child.id();
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
         let payload = delivery.payload();

@@ -82,7 +82,11 @@ pub(super) async fn run(args: SendArgs) -> Outcome {
     let source = reader(&args.payload)?;
     // A window of 0: this process sends and takes nothing.
     let (client, _deliveries) = args.connect.builder().window(0).connect().await?;
-    let result = if args.lines { send_lines(&client, &args, source).await } else { send_one(&client, &args, source).await };
+    let result = if args.lines {
+        send_lines(&client, &args, source).await
+    } else {
+        send_one(&client, &args, source).await
+    };
     client.close().await;
     result.map(|()| ExitCode::SUCCESS)
 }

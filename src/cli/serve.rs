@@ -27,7 +27,10 @@ pub(super) async fn run(args: BrokerArgs) -> Outcome {
 /// Opens both ports.
 pub(super) async fn bind(config: &Config) -> anyhow::Result<(TcpListener, TcpListener)> {
     let agents = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("agents' port {} cannot be opened (POSTBELL_LISTEN); is another broker running?", config.listen)
+        format!(
+            "agents' port {} cannot be opened (POSTBELL_LISTEN); is another broker running?",
+            config.listen
+        )
     })?;
     let http = TcpListener::bind(config.http)
         .await

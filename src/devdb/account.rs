@@ -40,7 +40,8 @@ impl Account {
         let passwd = Path::new("/etc/passwd");
         let text = std::fs::read_to_string(passwd).map_err(on("read", passwd))?;
         let found = NAMES.iter().find_map(|name| look_up(&text, name));
-        let sentence = "root may not run Postgres, and neither the user postgres nor nobody exists: run as another user";
+        let sentence =
+            "root may not run Postgres, and neither the user postgres nor nobody exists: run as another user";
         found.map(Some).ok_or_else(|| fault(sentence))
     }
 

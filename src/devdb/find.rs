@@ -37,9 +37,10 @@ pub(super) fn version(bin_dir: &Path) -> Result<String, DevdbError> {
     let text = String::from_utf8_lossy(&said.stdout);
     match parse_version(&text) {
         Some((version, major, _)) if major >= MAJOR_MIN => Ok(version),
-        Some((version, ..)) => {
-            Err(fault(format!("{} is PostgreSQL {version}, postbell needs {MAJOR_MIN} or newer", file.display())))
-        }
+        Some((version, ..)) => Err(fault(format!(
+            "{} is PostgreSQL {version}, postbell needs {MAJOR_MIN} or newer",
+            file.display()
+        ))),
         None => Err(fault(format!("{} does not say its version", file.display()))),
     }
 }

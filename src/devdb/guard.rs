@@ -50,8 +50,9 @@ impl Guard {
         // Not in our group: a Ctrl-C must not end the guard before the server.
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        let mut process =
-            command.spawn().map_err(|e| fault(format!("/bin/sh, which guards the server, cannot be run: {e}")))?;
+        let mut process = command
+            .spawn()
+            .map_err(|e| fault(format!("/bin/sh, which guards the server, cannot be run: {e}")))?;
         let pipe = process.stdin.take();
         Ok(Self { process: Some(process), pipe })
     }

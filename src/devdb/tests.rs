@@ -5,7 +5,12 @@ use crate::postgres::{Connection, DatabaseUrl, Target};
 
 fn options(data: Data) -> Options {
     let bin_dir = std::env::var_os("POSTBELL_TEST_PG").map(PathBuf::from);
-    Options { data, bin_dir, settings: vec![("max_connections".to_owned(), "20".to_owned())], environment: Vec::new() }
+    Options {
+        data,
+        bin_dir,
+        settings: vec![("max_connections".to_owned(), "20".to_owned())],
+        environment: Vec::new(),
+    }
 }
 
 async fn answer(server: &DevPostgres, sql: &'static str) -> String {
@@ -42,7 +47,8 @@ async fn kept_data_and_its_password_are_there_the_next_time() {
     assert_eq!(answer(&server, "select convert_from(lo_get(4711), 'UTF8')").await, "kept");
     server.stop().expect("stops");
     fs::write(folder.join("data/PG_VERSION"), "9\n").expect("write");
-    let refusal = DevPostgres::start(options(Data::Kept(folder.clone()))).expect_err("another major").to_string();
+    let refusal =
+        DevPostgres::start(options(Data::Kept(folder.clone()))).expect_err("another major").to_string();
     assert!(refusal.contains("--fresh"), "{refusal}");
     fs::remove_dir_all(folder).expect("remove");
 }
@@ -69,7 +75,8 @@ fn a_killed_owner_leaves_no_server() {
     let told = lines.map_while(Result::ok).find(|l| l.starts_with("server ")).expect("it starts");
     let mut words = told.split(' ').skip(1);
     let (pid, folder) = (words.next().expect("pid"), Path::new(words.next().expect("folder")));
-    let is_alive = || Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().expect("kill").success();
+    let is_alive =
+        || Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status().expect("kill").success();
     assert!(is_alive() && folder.exists());
     // std's kill is SIGKILL: nothing of the owner runs any more.
     owner.kill().expect("kill");

@@ -140,7 +140,13 @@ impl Lane {
     }
 
     /// The rows of the refill, oldest first; fewer than `asked` say that there were no more.
-    pub fn end_refill(&mut self, rows: Vec<Entry>, asked: usize, room: Room, known: impl Fn(&Entry) -> Known) {
+    pub fn end_refill(
+        &mut self,
+        rows: Vec<Entry>,
+        asked: usize,
+        room: Room,
+        known: impl Fn(&Entry) -> Known,
+    ) {
         let mut whole = rows.len() < asked;
         let mut stop = self.refilling.take().unwrap_or(i64::MAX);
         let mut last = self.horizon;

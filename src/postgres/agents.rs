@@ -120,9 +120,8 @@ pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError>
     let token = Token::random();
     let hash = token.hash();
     let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
-    let rows = pool
-        .query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()])
-        .await?;
+    let rows =
+        pool.query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()]).await?;
     match rows.first() {
         Some(row) => Ok(Added {
             token,

@@ -122,11 +122,7 @@ pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> 
 }
 
 /// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
-async fn in_batches(
-    pool: &Pool,
-    sql: &'static str,
-    chosen: &Chosen<'_>,
-) -> Result<i64, StoreError> {
+async fn in_batches(pool: &Pool, sql: &'static str, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
     let (ids, inbox) = match *chosen {
         Chosen::Ids(ids) => (Some(ids), None),
         Chosen::Inbox(inbox) => (None, Some(inbox)),

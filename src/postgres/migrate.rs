@@ -128,9 +128,9 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
             "the schema of POSTBELL_SCHEMA does not exist in this database: create it, or name the one that has (or \
              is to have) agent_messages",
         )),
-        state @ (SchemaState::Newer { .. } | SchemaState::Changed { .. } | SchemaState::OtherSchema { .. }) => {
-            Err(StoreError::refused(state.refusal().unwrap_or_default()))
-        }
+        state @ (SchemaState::Newer { .. }
+        | SchemaState::Changed { .. }
+        | SchemaState::OtherSchema { .. }) => Err(StoreError::refused(state.refusal().unwrap_or_default())),
         _ => Ok(()),
     }
 }

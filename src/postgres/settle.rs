@@ -76,7 +76,8 @@ pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Changed
             &[&again.ids, &again.attempts, &again.added, &again.delays_ms, &again.reasons],
         )
         .await?,
-        dead: count(connection, &dead, DEAD, &[&dead.ids, &dead.attempts, &dead.added, &dead.reasons]).await?,
+        dead: count(connection, &dead, DEAD, &[&dead.ids, &dead.attempts, &dead.added, &dead.reasons])
+            .await?,
         expired: count(connection, &expired, EXPIRED, &[&expired.ids, &expired.attempts]).await?,
     })
 }

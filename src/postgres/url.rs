@@ -18,8 +18,14 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const TRANSACTION_POOLER_PORT: u16 = 6543;
 
 /// What of the parameters the driver knows itself; `sslmode` and `sslrootcert` are read here.
-const PASSED_ON: &[&str] =
-    &["application_name", "options", "hostaddr", "target_session_attrs", "channel_binding", "load_balance_hosts"];
+const PASSED_ON: &[&str] = &[
+    "application_name",
+    "options",
+    "hostaddr",
+    "target_session_attrs",
+    "channel_binding",
+    "load_balance_hosts",
+];
 
 /// How much of TLS is asked for, as libpq names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

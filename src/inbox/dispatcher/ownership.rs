@@ -110,7 +110,9 @@ impl Dispatcher {
         match state.ownership {
             Ownership::Releasing => {}
             // Asked again after the lease had lapsed: nobody had it in between if the epoch is the same.
-            Ownership::Loading { epoch: e, .. } | Ownership::Owned { epoch: e } | Ownership::Leaving { epoch: e }
+            Ownership::Loading { epoch: e, .. }
+            | Ownership::Owned { epoch: e }
+            | Ownership::Leaving { epoch: e }
                 if e == epoch => {}
             _ => {
                 self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));

@@ -194,8 +194,10 @@ impl Model {
     fn execute_refill(&mut self) {
         let Some(mut refill) = self.refill.take() else { return };
         if refill.rows.is_none() {
-            let visible = self.table.range(refill.above + 1..).filter(|(_, (commit, _))| *commit <= refill.snapshot);
-            refill.rows = Some(visible.take(refill.asked).map(|(id, version)| self.row(*id, *version)).collect());
+            let visible =
+                self.table.range(refill.above + 1..).filter(|(_, (commit, _))| *commit <= refill.snapshot);
+            refill.rows =
+                Some(visible.take(refill.asked).map(|(id, version)| self.row(*id, *version)).collect());
         }
         self.refill = Some(refill);
     }
@@ -227,7 +229,11 @@ impl Model {
     fn pop(&mut self) {
         let Some(entry) = self.lane.pop() else { return };
         let (id, commit) = version(&entry);
-        assert_eq!(self.table.get(&id).map(|row| row.0), Some(commit), "row {id} is not ready in this version");
+        assert_eq!(
+            self.table.get(&id).map(|row| row.0),
+            Some(commit),
+            "row {id} is not ready in this version"
+        );
         assert!(self.popped.insert((id, commit)), "row {id} was popped twice");
         self.in_flight.push(id);
     }
@@ -268,7 +274,8 @@ impl Model {
     /// Everybody finishes: the rest is committed, brought, read, popped and acknowledged.
     fn drain(&mut self) {
         for _ in 0..10 * (self.last_id + 10) {
-            let ops = [Op::Commit(0), Op::StartRound, Op::Bring(usize::MAX), Op::BeginRefill, Op::ExecuteRefill];
+            let ops =
+                [Op::Commit(0), Op::StartRound, Op::Bring(usize::MAX), Op::BeginRefill, Op::ExecuteRefill];
             let acks = [Op::HandOut(0), Op::CommitOutcome(0, false), Op::LearnOutcome(0)];
             for op in ops.into_iter().chain([Op::ApplyRefill, Op::Pop]).chain(acks) {
                 self.step(op);

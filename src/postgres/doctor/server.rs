@@ -44,7 +44,8 @@ pub(super) async fn server(connection: &Connection, target: &Target) -> Result<V
         _ => Check::ok("version", format!("Postgres {version}")),
     });
     if row.get("is_replica") {
-        checks.push(Check::fail("writable", "this server is a replica: name the primary in the database URL"));
+        checks
+            .push(Check::fail("writable", "this server is a replica: name the primary in the database URL"));
     } else if row.get("is_read_only") {
         checks.push(Check::fail("writable", "this database takes no writes: lift its read-only mode"));
     }
@@ -104,7 +105,10 @@ pub(super) async fn listens(target: &Target) -> Check {
         Ok(took) => {
             // A pooler cannot be told from the server by its answers, but those that people use say it in their name.
             let way = if target.url.host().contains("pooler") { "a session pooler" } else { "directly" };
-            Check::ok("listen", format!("a notification came back in {:.1} ms, {way}", took.as_secs_f64() * 1e3))
+            Check::ok(
+                "listen",
+                format!("a notification came back in {:.1} ms, {way}", took.as_secs_f64() * 1e3),
+            )
         }
         Err(error) => Check::fail("listen", error.to_string()),
     }
@@ -131,7 +135,9 @@ pub(super) async fn clock(connection: &Connection) -> Result<Vec<Check>, StoreEr
         took.as_secs_f64() / 2.0
     );
     Ok(vec![match difference.abs() > CLOCK_SECONDS_MAX {
-        true => Check::warn("clock", format!("{found}: let this machine keep time with NTP, or latencies lie")),
+        true => {
+            Check::warn("clock", format!("{found}: let this machine keep time with NTP, or latencies lie"))
+        }
         false => Check::ok("clock", found),
     }])
 }

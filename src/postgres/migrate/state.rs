@@ -213,9 +213,9 @@ impl Found {
 
     /// The first applied migration whose text is not the binary's.
     fn tampered(&self) -> Option<&'static Migration> {
-        MIGRATIONS.iter().find(|m| {
-            self.applied.iter().any(|a| a.version == m.version && a.sha256 != digest(m.sql))
-        })
+        MIGRATIONS
+            .iter()
+            .find(|m| self.applied.iter().any(|a| a.version == m.version && a.sha256 != digest(m.sql)))
     }
 }
 

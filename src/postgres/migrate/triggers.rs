@@ -20,15 +20,16 @@ pub(super) async fn install(
     if stale.is_empty() {
         return Ok(None);
     }
-    let routed = |t: &Trigger| {
-        matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated)
-    };
+    let routed =
+        |t: &Trigger| matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated);
     let make_up = stale.iter().any(|t| t.name == ROUTE && !routed(t));
     match install_in_transaction(connection, stale, make_up).await {
         Ok(deliveries) => Ok(make_up.then_some(deliveries)),
         Err(error) => {
             roll_back(connection).await;
-            Err(StoreError::refused(format!("the triggers were not installed, and nothing of them remains: {error}")))
+            Err(StoreError::refused(format!(
+                "the triggers were not installed, and nothing of them remains: {error}"
+            )))
         }
     }
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::database::{Commit, Database};
 use super::Op;
+use super::database::{Commit, Database};
 use crate::inbox::dispatcher::Dispatcher;
 use crate::inbox::event::{Event, Refill, Settle};
 use crate::inbox::tests::support::{RULES, take};
@@ -226,7 +226,8 @@ impl World {
         let dispatcher = &self.dispatcher;
         assert!(dispatcher.is_empty(), "an inbox is not given back");
         assert!(!self.database.has_leases(), "a lease is not given back");
-        let left = (dispatcher.in_flight(), dispatcher.unsettled(), dispatcher.lanes_bytes(), dispatcher.sessions());
+        let left =
+            (dispatcher.in_flight(), dispatcher.unsettled(), dispatcher.lanes_bytes(), dispatcher.sessions());
         assert_eq!(left, (0, 0, 0, 0));
         assert!(self.references.is_empty(), "{:?} were not answered", self.references);
     }

@@ -41,7 +41,9 @@ fn each_other_state_names_what_to_do() {
     assert!(refusal(&|f| f.applied.clear()).contains("run `postbell migrate`"));
     let behind = format!("version 1 and this postbell needs {}", version_wanted());
     assert!(refusal(&|f| f.applied.truncate(1)).contains(&behind));
-    assert!(refusal(&|f| f.applied.last_mut().expect("some").version = 99).contains("install the newer postbell"));
+    assert!(
+        refusal(&|f| f.applied.last_mut().expect("some").version = 99).contains("install the newer postbell")
+    );
     assert!(refusal(&|f| f.applied[0].sha256.clear()).contains("0001_broker_tables"));
     assert!(refusal(&|f| f.schema = Some("mesh".to_owned())).contains("POSTBELL_SCHEMA=public"));
     assert!(refusal(&|f| f.schema = None).contains("does not exist"));

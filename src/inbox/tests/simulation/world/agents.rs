@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::database::id_of;
 use super::super::Op;
+use super::super::database::id_of;
 use super::{Agent, World, name};
 use crate::inbox::dispatcher::SESSION_BYTES_MAX;
 use crate::inbox::event::{Effect, Event, Outcome, Push, Request};
@@ -86,7 +86,8 @@ impl World {
             Effect::Push(session, push) => self.pushed(session, &push),
             Effect::Acked(_, reference) => {
                 let ids = self.references.remove(&reference).expect("is answered once");
-                let lost = |id: &&i64| self.database.inbox_of(**id).is_some() && !self.database.is_disturbed(**id);
+                let lost =
+                    |id: &&i64| self.database.inbox_of(**id).is_some() && !self.database.is_disturbed(**id);
                 assert_eq!(ids.iter().find(lost), None, "answered before the commit");
             }
             Effect::Refuse(_, error) => panic!("{error:?}"),
