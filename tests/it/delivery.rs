@@ -1,10 +1,14 @@
 //! What is pushed to whom, and in which order.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use postbell::inbox::event::{Outcome, Settle};
+use postbell::postgres::Connection;
 use postbell::postgres::migrate::migrate;
+use postbell::postgres::settle::settle;
 
-use crate::harness::{EXISTING_MESH, fresh, roles};
+use crate::harness::{EXISTING_MESH, fresh, migrated, roles};
 use crate::mesh::{Mesh, insert, next};
 
 #[tokio::test]
@@ -98,13 +102,45 @@ async fn a_broadcast_reaches_every_registered_agent_but_its_sender() {
     let send = postbell::client::Outgoing::new("*", postbell::message::MessageType::Alert, &"all").unwrap();
     agents[0].0.send(send).await.unwrap();
     for (_, deliveries) in &mut agents[1..] {
-        next(deliveries).await.ack_confirmed().await.unwrap();
+        let delivery = next(deliveries).await;
+        let done = "select status = 'processed' from agent_messages";
+        assert!(!mesh.db.ask::<bool>(done).await, "a recipient has it still");
+        delivery.ack_confirmed().await.unwrap();
     }
     // Its last recipient has settled it; the sender and the disabled agent were none.
     assert_eq!(mesh.db.ask::<String>("select status from agent_messages").await, "processed");
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
     let refused = mesh.builder("off", &token).connect().await.expect_err("disabled");
     assert!(refused.to_string().contains("unauthorized"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_broadcast_is_processed_with_its_last_delivery_whatever_is_settled_together() {
+    let db = migrated().await;
+    for name in ["a", "b", "c"] {
+        db.agent(name).await;
+    }
+    let insert =
+        "insert into agent_messages (from_agent_id, message_type, payload) values ('sql', 'data', '1')";
+    db.sql().await.batch_execute(insert).await.unwrap();
+    let ids: Vec<i64> =
+        db.ask("select array_agg(delivery_id order by delivery_id) from postbell.deliveries").await;
+    let broker = Connection::open(&db.target()).await.unwrap();
+    let ack = |delivery_id, attempt| Settle {
+        inbox: "a".into(),
+        delivery_id,
+        attempt,
+        outcome: Outcome::Ack { handled: Duration::ZERO },
+        answer: None,
+    };
+    let batches =
+        [vec![ack(ids[0], 0), ack(ids[1], 7)], vec![ack(ids[1], 0)], vec![ack(ids[2], 0), ack(ids[0], 0)]];
+    let mut seen = Vec::new();
+    for batch in batches {
+        settle(&broker, &batch).await.unwrap();
+        seen.push(db.ask::<String>("select status from agent_messages").await);
+    }
+    assert_eq!(seen, ["pending", "pending", "processed"]);
 }
 
 #[tokio::test]
