@@ -89,8 +89,7 @@ impl Agent {
         window: u32,
         ledger: &Arc<Ledger>,
     ) -> anyhow::Result<Vec<Self>> {
-        let starts = names.iter().map(|name| Self::start(broker, name, window, ledger, (1, 0)));
-        iter(starts).buffer_unordered(CONNECT_AT_ONCE).try_collect().await
+        Self::start_each(broker, names, window, ledger, |_| (1, 0)).await
     }
 
     /// Many, for broadcasts: the ledger has a line for each message and agent.
@@ -103,10 +102,19 @@ impl Agent {
         window: u32,
         ledger: &Arc<Ledger>,
     ) -> anyhow::Result<Vec<Self>> {
-        let starts = names
-            .iter()
-            .enumerate()
-            .map(|(i, name)| Self::start(broker, name, window, ledger, (names.len(), i)));
+        Self::start_each(broker, names, window, ledger, |i| (names.len(), i)).await
+    }
+
+    /// `lines` says for the agent at a position what [`start`](Self::start) wants to know.
+    async fn start_each(
+        broker: &Broker,
+        names: &[String],
+        window: u32,
+        ledger: &Arc<Ledger>,
+        lines: impl Fn(usize) -> (usize, usize),
+    ) -> anyhow::Result<Vec<Self>> {
+        let starts =
+            names.iter().enumerate().map(|(i, name)| Self::start(broker, name, window, ledger, lines(i)));
         iter(starts).buffer_unordered(CONNECT_AT_ONCE).try_collect().await
     }
 

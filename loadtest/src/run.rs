@@ -90,8 +90,11 @@ async fn one(
         slow_flush_ms: wanted.slow_flush_ms,
         progress: progress.clone(),
     };
-    let found = (spec.run)(&bench).await?;
-    database.remove().await?;
+    let found = (spec.run)(&bench).await;
+    // Also after a failure: the server may be somebody's.
+    let removed = database.remove().await;
+    let found = found?;
+    removed?;
     Ok(found.into_scenario(spec.name, spec.about, spec.method, began.elapsed().as_secs_f64()))
 }
 
