@@ -5,8 +5,8 @@
 -- millions, or was made while the table was empty, would take another way at the worst moment (tests/it/plans.rs).
 -- A bitmap reads all that is due before the first row is handed out. The page cost: with a long inbox the planner saw
 -- that its rows lie in the order of the primary key, and walked that, past every row of the other lanes; the narrowest
--- index must win wherever the rows lie. An index that gives the order is worth more than one that needs a sort. Memoize (Postgres 14) would remember
--- messages that a refill asks for once.
+-- index must win wherever the rows lie. An index that gives the order is worth more than one that needs a sort.
+-- Memoize (Postgres 14) would remember messages that a refill asks for once.
 set default_transaction_isolation = 'read committed';
 set default_transaction_read_only = off;
 set timezone = 'UTC';
