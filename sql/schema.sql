@@ -11,7 +11,9 @@ create table postbell.brokers (
   started_at timestamp with time zone not null default now(),
   lease_until timestamp with time zone not null,
   armed boolean not null default false,
-  constraint brokers_pkey PRIMARY KEY (broker_id)
+  token_hash bytea,
+  constraint brokers_pkey PRIMARY KEY (broker_id),
+  constraint brokers_token_hash_check CHECK ((octet_length(token_hash) = 32))
 ) with (fillfactor=50);
 
 create table postbell.deliveries (
@@ -38,9 +40,11 @@ create table postbell.leases (
   broker_id uuid not null,
   epoch bigint not null default nextval('postbell.epochs'::regclass),
   acquired_at timestamp with time zone not null default now(),
+  wanted_until timestamp with time zone,
   constraint leases_pkey PRIMARY KEY (inbox)
 );
 CREATE INDEX leases_broker ON postbell.leases USING btree (broker_id);
+CREATE INDEX leases_wanted ON postbell.leases USING btree (broker_id) WHERE (wanted_until IS NOT NULL);
 
 create table postbell.migrations (
   version integer not null,

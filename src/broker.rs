@@ -2,6 +2,8 @@
 //!
 //! Sockets and the stop signal come from outside, so a test runs exactly what production runs.
 
+mod address;
+mod draining;
 mod gauges;
 
 use std::future::Future;
@@ -21,9 +23,9 @@ use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::health::Health;
 use crate::http::{self, HttpState};
 use crate::inbox::dispatcher::{Dispatcher, Rules};
-use crate::inbox::event::Event;
 use crate::leaser::Leaser;
 use crate::metrics::Metrics;
+use crate::postgres::agents::Token;
 use crate::postgres::lease::{BrokerRow, LEASE_MARGIN};
 use crate::postgres::listen::{Rope, round_trip};
 use crate::postgres::migrate::schema_state;
@@ -36,8 +38,6 @@ use crate::{listener, publisher, reaper, refiller, server, settler};
 
 /// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
-/// How long the last outcomes, and giving back the inboxes, may take once the sessions have ended.
-const SETTLE_WAIT: Duration = Duration::from_secs(5);
 
 /// How a broker's stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,11 +88,10 @@ pub async fn run(
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped, prometheus::Error> {
     let metrics = Metrics::register(&registry)?;
-    let address = match (&config.advertise, agents.local_addr()) {
-        (Some(address), _) => address.clone(),
-        (None, Ok(address)) => address.to_string(),
-        (None, Err(_)) => config.listen.to_string(),
-    };
+    let listening = agents.local_addr().unwrap_or(config.listen);
+    let address = address::advertised(&config, listening).await;
+    let identity =
+        BrokerRow { id: Uuid::now_v7(), name: config.name.clone(), address, token: Token::random() };
     let house = House {
         pool: Pool::new(config.database.clone(), config.pool_size),
         health: Health::new(),
@@ -101,7 +100,7 @@ pub async fn run(
         wake: Arc::default(),
         lapsed: Arc::default(),
         presence: Presence::default(),
-        broker: BrokerRow { id: Uuid::now_v7(), name: config.name.clone(), address },
+        broker: identity,
     };
     Ok(house.live(config, agents, http, registry, stop).await)
 }
@@ -138,6 +137,8 @@ impl House {
         }));
         let sessions = Sessions {
             broker: config.name.as_str().into(),
+            identity: self.broker.clone(),
+            linked: watch::Sender::new(0),
             allow_plaintext: config.allow_plaintext,
             pool: self.pool.clone(),
             inputs: inputs.clone(),
@@ -147,6 +148,7 @@ impl House {
             metrics: self.metrics.clone(),
             last_id: Arc::new(AtomicU64::new(0)),
         };
+        let linked = sessions.linked.subscribe();
         let accepting = tokio::spawn(server::serve(agents, sessions, async {
             let _ = accept_stopped.await;
         }));
@@ -159,14 +161,14 @@ impl House {
             ended = &mut leaser => is_broken(ended),
         };
         self.health.set_draining(true);
-        let _ = accept_stop.send(());
-        let mut stopped = drain(config.drain, inputs, &phase, load_rx).await;
+        let mut stopped = draining::drain(config.drain, inputs, &phase, load_rx, linked).await;
         stopped.broken = broken;
+        let _ = accept_stop.send(());
         let _ = accepting.await;
         self.presence.write_changed(&self.pool).await;
         // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
         if !core.is_finished() {
-            let _ = timeout(SETTLE_WAIT, core).await;
+            let _ = timeout(draining::SETTLE_WAIT, core).await;
         }
         let _ = leaser_stop.send(());
         if !leaser.is_finished() {
@@ -237,24 +239,4 @@ fn is_broken(ended: Result<(), tokio::task::JoinError>) -> bool {
     let error = ended.err().map_or("it returned".to_owned(), |e| e.to_string());
     tracing::error!(%error, "a task of the broker failed, by a defect: stopping; please report it");
     true
-}
-
-/// Nothing more is pushed; agents finish what they have, or the deadline passes; then the sessions end, the last
-/// outcomes are written and the inboxes given back.
-async fn drain(
-    patience: Duration,
-    inputs: dispatch::Inputs,
-    phase: &watch::Sender<Phase>,
-    mut load: watch::Receiver<Load>,
-) -> Stopped {
-    let _ = inputs.send(Input::Event(Event::Stop)).await;
-    phase.send_replace(Phase::Draining(patience));
-    let finished = load.wait_for(|load| load.in_flight == 0 && load.unsettled == 0);
-    let finished = timeout(patience, finished).await.is_ok();
-    let given_back = if finished { 0 } else { load.borrow().in_flight };
-    phase.send_replace(Phase::Closing);
-    let settled = load.wait_for(|load| load.sessions == 0 && load.unsettled == 0 && !load.has_inboxes);
-    let settled = timeout(SETTLE_WAIT, settled).await.is_ok();
-    let unsettled = if settled { 0 } else { load.borrow().unsettled };
-    Stopped { given_back, unsettled, broken: false }
 }

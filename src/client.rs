@@ -17,7 +17,7 @@
 //! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; and moves the
 //! deadline of every delivery that the agent still holds.
 
-mod connection;
+pub(crate) mod connection;
 mod delivery;
 mod driver;
 mod pending;
@@ -57,6 +57,8 @@ pub enum ClientError {
     Unreachable {
         /// Where it was looked for.
         address: String,
+        /// What the system said, for programs.
+        kind: std::io::ErrorKind,
         /// What the system said.
         reason: String,
     },
@@ -148,6 +150,7 @@ impl Builder {
             agent: agent.to_owned(),
             token: token.to_owned(),
             instance: None,
+            broker: None,
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
             heartbeat_ms: None,

@@ -50,7 +50,8 @@ settings! {
     NAME: "POSTBELL_NAME", "name", "postbell",
         "What people call this broker, 1 to 100 characters; agents read it in the welcome";
     ADVERTISE: "POSTBELL_ADVERTISE", "advertise", "",
-        "The address that other brokers reach this one's agents' port by; the listening address where not set";
+        "The address that other brokers reach this one's agents' port by, as host:port; where not set the listening address, \
+         or, where that is every address, the one that the connections to the database leave from";
     POOL_SIZE: "POSTBELL_POOL_SIZE", "pool-size", "4",
         "Shared database connections, 2 to 50; the tail, the bell, the settler and the lease have one more each";
     ACK_DEADLINE: "POSTBELL_ACK_DEADLINE_SECONDS", "ack-deadline-seconds", "30",

@@ -88,6 +88,8 @@ series! {
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",
         "Deliveries pushed and not yet settled, over all sessions.";
+    pub links: IntGauge = gauge, "postbell_links",
+        "Sessions here whose inbox another broker owns, and that are linked to it.";
     pub sessions: IntGauge = gauge, "postbell_sessions",
         "Connections that said hello and were welcomed.";
     closed: IntCounterVec = counters("reason", CloseReason::all().map(|r| r.as_str())),

@@ -13,6 +13,7 @@ pub mod lease;
 pub mod listen;
 pub mod migrate;
 mod moment;
+mod network;
 pub mod pool;
 pub mod presence;
 pub mod publish;
@@ -26,5 +27,6 @@ pub mod url;
 
 pub use connection::{Connection, Target};
 pub use error::StoreError;
+pub use network::local_ip;
 pub use pool::Pool;
 pub use url::DatabaseUrl;

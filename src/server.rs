@@ -14,7 +14,8 @@ pub const CONNECTIONS_MAX: usize = 20_000;
 const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Sessions::phase`].
+/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Sessions::phase`]. A broker that drains
+/// accepts still: the others link to it for what is left.
 pub async fn serve(listener: TcpListener, sessions: Sessions, stop: impl Future<Output = ()>) {
     let mut running = JoinSet::new();
     let mut pace = Pace::new(ACCEPT_PAUSE_FIRST, ACCEPT_PAUSE_MAX);

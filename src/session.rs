@@ -5,6 +5,8 @@
 //! sends goes to the publisher.
 
 mod hello;
+mod link;
+mod route;
 mod writing;
 
 use std::net::SocketAddr;
@@ -23,12 +25,17 @@ use crate::inbox::SessionId;
 use crate::inbox::event::{Event, Request};
 use crate::metrics::{CloseReason, Metrics};
 use crate::postgres::Pool;
+use crate::postgres::lease::BrokerRow;
 use crate::presence::Presence;
 use crate::protocol::codec::{LineError, LineReader};
-use crate::protocol::frame::{Nack, NackOutcome, push_line};
+use crate::protocol::frame::{Ack, Extend, Nack, NackOutcome, Window, push_line};
 use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::publisher::Publish;
+
+use link::Link;
+pub use route::Linked;
+use route::{Away, Route};
 
 /// How long the last line may take: the peer may not read.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
@@ -38,6 +45,10 @@ const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 pub struct Sessions {
     /// This broker's name.
     pub broker: Arc<str>,
+    /// Who this broker is, for those it links to.
+    pub identity: BrokerRow,
+    /// Counts what is in flight over links.
+    pub linked: Linked,
     /// Whether tokens may come unencrypted from other machines.
     pub allow_plaintext: bool,
     /// For authentication.
@@ -61,7 +72,8 @@ pub struct Sessions {
 pub enum Phase {
     /// It is not.
     Running,
-    /// Sessions are asked to leave within this time; nothing new is pushed.
+    /// Each session is asked to leave at a moment of its own within this time, and gets nothing from then on. No new agent
+    /// is let in; links are, for what is left.
     Draining(Duration),
     /// Sessions are ended.
     Closing,
@@ -97,6 +109,7 @@ struct Session<'a> {
     id: SessionId,
     agent: Arc<str>,
     shared: &'a Sessions,
+    route: &'a Route,
     outbox: Outbox,
 }
 
@@ -151,12 +164,17 @@ async fn run(
         inbox: agent.clone(),
         instance: greeted.instance.clone(),
         window: greeted.window,
+        link: greeted.link,
     };
     if shared.inputs.send(Input::Join(outbox.clone(), join)).await.is_err() {
         return (End::Refused(stopping()), true);
     }
-    shared.presence.joined(&agent);
-    tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
+    if greeted.link {
+        tracing::info!(session = id, %agent, "another broker linked to an inbox");
+    } else {
+        shared.presence.joined(&agent);
+        tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
+    }
     reader.set_limit(LINE_BYTES_MAX);
     // What the dispatcher sends here it sends through the only other outbox: when that is gone, so is this
     // session's place. Answers to sends go through a weak one.
@@ -164,25 +182,34 @@ async fn run(
     drop(outbox);
     let progress = Progress { written: AtomicU64::new(0), whole: AtomicBool::new(true) };
     let silence = greeted.heartbeat * HEARTBEATS_MISSED_MAX;
+    let route = Route::new(greeted.window, shared.linked.clone());
+    let mut link = Link::new(&greeted, shared, &route, weak.clone());
+    // There is one owner at a time.
+    let (elsewhere, owners) = mpsc::channel(1);
     let end = tokio::select! {
-        end = read_lines(&mut reader, silence, id, &agent, shared, &weak) => end,
-        end = writing::write_lines(write, outgoing, &greeted, shared, &progress) => end,
+        end = read_lines(&mut reader, silence, &greeted, shared, &route, &weak) => end,
+        end = writing::write_lines(write, outgoing, elsewhere, &greeted, shared, &route, &progress) => end,
+        end = link.follow(owners) => end,
     };
-    shared.presence.left(&agent);
+    if !greeted.link {
+        shared.presence.left(&agent);
+    }
     let by_broker = matches!(&end, End::Refused(e) if e.code == ErrorCode::Stopping);
-    let leave = Event::Leave { session: id, written: progress.written.into_inner(), by_broker };
+    let written = progress.written.into_inner();
+    let leave = Event::Leave { session: id, written, by_broker };
     // The dispatcher's task may be gone: then there is nothing to leave.
     let _ = shared.inputs.send(Input::Event(leave)).await;
-    tracing::info!(session = id, %agent, reason = end.reason().as_str(), "an agent's session ended");
+    link.farewell(written, by_broker).await;
+    tracing::info!(session = id, %agent, reason = end.reason().as_str(), "a session ended");
     (end, progress.whole.into_inner())
 }
 
 async fn read_lines(
     reader: &mut LineReader<OwnedReadHalf>,
     silence: Duration,
-    id: SessionId,
-    agent: &Arc<str>,
+    greeted: &hello::Greeted,
     shared: &Sessions,
+    route: &Route,
     outbox: &mpsc::WeakSender<Outgoing>,
 ) -> End {
     loop {
@@ -196,7 +223,7 @@ async fn read_lines(
             }
         };
         let Some(outbox) = outbox.upgrade() else { return End::Refused(slow_reader()) };
-        let session = Session { id, agent: agent.clone(), shared, outbox };
+        let session = Session { id: greeted.session, agent: greeted.agent.clone(), shared, route, outbox };
         if let Err(end) = session.take(&line).await {
             return end;
         }
@@ -242,14 +269,27 @@ impl Session<'_> {
             }
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
-                self.request(Request::Ack { tags, reference: ack.reference }).await
+                self.ack(tags, ack.reference).await
             }
-            ClientFrame::Nack(nack) => self.request(nack_request(nack)).await,
-            ClientFrame::Extend(extend) => {
-                let by = Duration::from_millis(extend.ms);
-                self.request(Request::Extend { tag: extend.tag, by }).await
+            ClientFrame::Nack(nack) => match self.route.take(nack.tag) {
+                Some(away) => away.say(|tag| ClientFrame::Nack(Nack { tag, ..nack })).await,
+                None => self.request(nack_request(nack)).await,
+            },
+            ClientFrame::Extend(Extend { tag, ms }) => {
+                let by = Duration::from_millis(ms);
+                match self.route.extend(std::time::Instant::now(), tag, by) {
+                    Some(away) => away.say(|tag| ClientFrame::Extend(Extend { tag, ms })).await,
+                    None => self.request(Request::Extend { tag, by }).await,
+                }
             }
-            ClientFrame::Window(window) => self.request(Request::Window(window.n.min(WINDOW_MAX))).await,
+            ClientFrame::Window(window) => {
+                let n = window.n.min(WINDOW_MAX);
+                if let Some(frames) = self.route.set_window(n) {
+                    // A link that has just closed: the next one begins with this window.
+                    let _ = frames.send(ClientFrame::Window(Window { n })).await;
+                }
+                self.request(Request::Window(n)).await
+            }
             ClientFrame::Ping {} => self.answer(ServerFrame::Pong {}),
             ClientFrame::Pong {} => Ok(()),
             ClientFrame::Bye {} => Err(End::Bye),
@@ -261,9 +301,28 @@ impl Session<'_> {
         self.outbox.try_send(Outgoing::Frame(frame)).map_err(|_| End::Refused(slow_reader()))
     }
 
+    /// Those of the owner go to it. Where both are concerned, which only a change of ownership does, `acked` speaks of the
+    /// owner's, which come later.
+    async fn ack(&self, tags: Vec<u64>, reference: Option<String>) -> Result<(), End> {
+        let (tags, away) = self.route.split(tags, reference.as_ref());
+        let Some(away) = away else { return self.request(Request::Ack { tags, reference }).await };
+        if !tags.is_empty() {
+            self.request(Request::Ack { tags, reference: None }).await?;
+        }
+        away.say(|tags| ClientFrame::Ack(Ack { tag: None, tags, reference })).await
+    }
+
     async fn request(&self, request: Request) -> Result<(), End> {
         let event = Event::Request { session: self.id, request };
         self.shared.inputs.send(Input::Event(event)).await.map_err(|_| End::Refused(stopping()))
+    }
+}
+
+impl<T> Away<T> {
+    /// Tells the owner. If the link has just fallen there is nobody to tell: it gives the delivery back.
+    async fn say(self, frame: impl FnOnce(T) -> ClientFrame) -> Result<(), End> {
+        let _ = self.frames.send(frame(self.tags)).await;
+        Ok(())
     }
 }
 

@@ -17,10 +17,10 @@ const CONNECT_WAIT: Duration = Duration::from_secs(10);
 const DEFAULT_PORT: u16 = 7440;
 
 /// An open session.
-pub(super) struct Connection {
-    pub(super) reader: LineReader<OwnedReadHalf>,
-    pub(super) writer: OwnedWriteHalf,
-    pub(super) welcome: Welcome,
+pub(crate) struct Connection {
+    pub(crate) reader: LineReader<OwnedReadHalf>,
+    pub(crate) writer: OwnedWriteHalf,
+    pub(crate) welcome: Welcome,
 }
 
 impl Connection {
@@ -47,13 +47,16 @@ pub(super) fn address(url: &str) -> Result<String, ClientError> {
 }
 
 /// Connects and says hello.
-pub(super) async fn open(address: &str, hello: &Hello) -> Result<Connection, ClientError> {
+pub(crate) async fn open(address: &str, hello: &Hello) -> Result<Connection, ClientError> {
     timeout(CONNECT_WAIT, greet(address, hello)).await.unwrap_or(Err(ClientError::Timeout(CONNECT_WAIT)))
 }
 
 async fn greet(address: &str, hello: &Hello) -> Result<Connection, ClientError> {
-    let unreachable =
-        |e: std::io::Error| ClientError::Unreachable { address: address.to_owned(), reason: e.to_string() };
+    let unreachable = |e: std::io::Error| ClientError::Unreachable {
+        address: address.to_owned(),
+        kind: e.kind(),
+        reason: e.to_string(),
+    };
     let socket = TcpStream::connect(address).await.map_err(unreachable)?;
     socket.set_nodelay(true).map_err(unreachable)?;
     let (read, mut writer) = socket.into_split();

@@ -47,7 +47,8 @@ fn every_series_exists_before_the_first_event() {
         has(&text, &format!("postbell_ready{{priority=\"{priority}\"}} 0"));
         has(&text, &format!("postbell_oldest_ready_timestamp_seconds{{priority=\"{priority}\"}} 0"));
     }
-    for plain in ["published_total", "pushed_total", "acked_total", "expired_total", "in_flight", "sessions"]
+    for plain in
+        ["published_total", "pushed_total", "acked_total", "expired_total", "in_flight", "links", "sessions"]
     {
         has(&text, &format!("postbell_{plain} 0"));
     }

@@ -5,7 +5,7 @@ mod token;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-pub use token::{Token, TokenHash, hash};
+pub use token::{Token, TokenHash, hash, is_hash};
 
 use super::error::StoreError;
 use super::moment::rfc3339;
@@ -55,7 +55,7 @@ pub async fn authenticate(pool: &Pool, agent: &str, token: &str) -> Result<Optio
     let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
     Ok(rows.first().and_then(|row| {
         let stored: Option<&[u8]> = row.get("token_hash");
-        token::equal(&presented, stored.unwrap_or_default()).then(|| AgentRow {
+        is_hash(&presented, stored.unwrap_or_default()).then(|| AgentRow {
             agent_id: row.get("agent_id"),
             role: row.get("role"),
             environment: row.get("environment"),

@@ -50,6 +50,8 @@ error_codes! {
     Silent, "silent", true;
     /// The client did not read what was pushed to it.
     SlowReader, "slow_reader", true;
+    /// To a broker that links: the inbox is not this one's, or not any more.
+    NotOwner, "not_owner", true;
     /// The broker is stopping.
     Stopping, "stopping", true;
     /// The line is no JSON object.

@@ -25,6 +25,9 @@ pub struct Hello {
     pub instance: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// A broker links for a session of its own: its id; `token` is its credential then, `agent` the inbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -200,6 +203,22 @@ pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, bod
         .expect("a Vec takes every write");
     out.extend_from_slice(body);
     out.push(b'\n');
+}
+
+/// A `msg` line, as [`push_msg`] writes it, under another tag; with its newline.
+///
+/// `None` if it was written by something else.
+pub fn retag_msg(line: &[u8], tag: u64) -> Option<Vec<u8>> {
+    use std::io::Write;
+    const HEAD: &[u8] = br#"{"op":"msg","tag":"#;
+    let rest = line.strip_prefix(HEAD)?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let mut out = Vec::with_capacity(line.len() + 20);
+    out.extend_from_slice(HEAD);
+    write!(out, "{tag}").ok()?;
+    out.extend_from_slice(rest.get(digits..).filter(|rest| rest.starts_with(b","))?);
+    out.push(b'\n');
+    Some(out)
 }
 
 /// A line from the broker, but for `msg`, which [`push_msg`] writes.

@@ -8,9 +8,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::timeout;
 
-use super::{End, FAREWELL_WAIT, Sessions, line_fault};
+use super::{End, FAREWELL_WAIT, Phase, Sessions, line_fault, stopping};
 use crate::inbox::SessionId;
-use crate::postgres::agents;
+use crate::postgres::{StoreError, agents, lease};
 use crate::protocol::codec::LineReader;
 use crate::protocol::frame::{Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
@@ -27,6 +27,8 @@ pub(super) struct Greeted {
     pub(super) instance: Option<String>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
+    /// Another broker's, for an agent that is connected there.
+    pub(super) link: bool,
 }
 
 /// Reads the hello, authenticates, and says welcome.
@@ -46,7 +48,11 @@ pub(super) async fn greet(
                         through a tunnel, or set POSTBELL_ALLOW_PLAINTEXT=1 on the broker where the network is yours";
         return Err(refused(ErrorCode::PlaintextRefused, sentence));
     }
-    let agent = match agents::authenticate(&shared.pool, &hello.agent, &hello.token).await {
+    let is_running = matches!(*shared.phase.borrow(), Phase::Running);
+    if !is_running && hello.broker.is_none() {
+        return Err(End::Refused(stopping()));
+    }
+    let agent = match authenticate(&hello, shared).await {
         Ok(Some(agent)) => agent,
         // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
         Ok(None) => return Err(refused(ErrorCode::Unauthorized, "unknown agent or wrong token")),
@@ -59,13 +65,25 @@ pub(super) async fn greet(
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
     let greeted = Greeted {
         session: shared.next_id(),
-        agent: agent.into(),
+        agent,
         instance: hello.instance,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
+        link: hello.broker.is_some(),
     };
     welcome(write, &greeted, &shared.broker).await?;
     Ok(greeted)
+}
+
+/// The inbox that it may have; `None`: it may not.
+async fn authenticate(hello: &Hello, shared: &Sessions) -> Result<Option<Arc<str>>, StoreError> {
+    match hello.broker {
+        Some(broker) => {
+            let is_broker = lease::authenticate(&shared.pool, broker, &hello.token).await?;
+            Ok(is_broker.then(|| hello.agent.as_str().into()))
+        }
+        None => Ok(agents::authenticate(&shared.pool, &hello.agent, &hello.token).await?.map(Arc::from)),
+    }
 }
 
 async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End> {

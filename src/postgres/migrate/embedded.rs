@@ -44,6 +44,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "tail_index",
         sql: include_str!("../../../sql/migrations/0004_tail_index.sql"),
     },
+    Migration { version: 5, name: "links", sql: include_str!("../../../sql/migrations/0005_links.sql") },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.
