@@ -109,7 +109,10 @@ impl Leaser {
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
         let renewed = timeout(LEASE, renew(connection, &self.broker, canary, is_known_alive)).await;
         let renewed = renewed.unwrap_or_else(|_| Err(late()))?;
-        self.rope.expect_canary();
+        if renewed.canary_sent {
+            self.rope.expect_canary();
+        }
+        self.note_queue(renewed.queue_usage);
         self.database_up(true);
         if renewed.lapsed {
             self.lapsed.notify_one();
@@ -120,6 +123,27 @@ impl Leaser {
             self.tell(Event::Wanted(renewed.wanted)).await;
         }
         Ok(renewed.is_known_alive)
+    }
+
+    fn note_queue(&self, usage: f64) {
+        self.metrics.notify_queue.set(usage);
+        if !self.rope.note_queue(usage) {
+            return;
+        }
+        let crowded = self.rope.is_crowded();
+        self.health.set_crowded(crowded);
+        let usage = format!("{:.0} %", usage * 100.0);
+        match crowded {
+            true => tracing::warn!(
+                usage,
+                "the server's queue of notifications fills up: the bell is off, and the tail reads ten times a second; \
+                 end the session that listens and sits idle in a transaction (pg_stat_activity, state 'idle in \
+                 transaction')"
+            ),
+            false => {
+                tracing::info!(usage, "the server's queue of notifications is emptied again: the bell is on")
+            }
+        }
     }
 
     async fn answer(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {

@@ -14,12 +14,14 @@ mod tests;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use crate::message::Priority;
 use crate::protocol::limits::PROTO;
 use agents::Agents;
-use declare::{agents, counter, counters, float_gauges, gauge, gauges, histogram};
+use declare::{agents, counter, counters, float_gauge, float_gauges, gauge, gauges, histogram};
 
 pub use agents::AGENTS_MAX;
 pub use labels::{CloseReason, DeadReason, FailReason};
@@ -118,6 +120,9 @@ series! {
          delivery to an idle broker.";
     pub bell_armed: IntGauge = gauge, "postbell_bell_armed",
         "1 while the broker sleeps and producers ring for it; 0 while it is busy and tails on its own clock.";
+    pub notify_queue: Gauge = float_gauge, "postbell_notify_queue_ratio",
+        "How full the server's queue of notifications is, 0 to 1. Over 0.5 the bell is off: a session that listens and \
+         sits idle in a transaction pins the queue.";
     pub bell_rings: IntCounter = counter, "postbell_bell_rings_total",
         "Notifications that woke the broker, without its own canaries.";
     pub tail_late: IntCounter = counter, "postbell_tail_late_total",

@@ -14,7 +14,9 @@ with prior as (
   returning lease_until, armed
 )
 select coalesce((select lease_until from prior) < clock_timestamp(), true) as lapsed,
-       pg_notify($6::text, $7::text) is null as sent,
+       -- A commit with a NOTIFY fails when the server's queue of them is full, and the lease must not fail with it.
+       case when pg_notification_queue_usage() < 0.75 then pg_notify($6::text, $7::text) is null else false end as sent,
+       pg_notification_queue_usage() as queue_usage,
        case when armed then
          setval('postbell.bell', greatest(pg_sequence_last_value('postbell.bell'),
                                           ceil(extract(epoch from lease_until))::bigint))

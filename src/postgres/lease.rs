@@ -51,6 +51,10 @@ pub struct Renewed {
     pub until: Instant,
     /// It had ended before: other brokers may have taken inboxes.
     pub lapsed: bool,
+    /// Whether the canary flies.
+    pub canary_sent: bool,
+    /// How full the server's queue of notifications is, 0 to 1.
+    pub queue_usage: f64,
     /// Whether this connection holds the lock by which the others see that the process lives.
     pub is_known_alive: bool,
     /// Inboxes that another broker asks for.
@@ -87,6 +91,8 @@ pub async fn renew(
     Ok(Renewed {
         until: sent_at + LEASE,
         lapsed: row.get("lapsed"),
+        canary_sent: row.get("sent"),
+        queue_usage: row.get("queue_usage"),
         is_known_alive: row.get("is_known_alive"),
         wanted: row.get::<_, Vec<String>>("wanted").into_iter().map(Arc::from).collect(),
     })

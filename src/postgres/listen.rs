@@ -16,12 +16,21 @@ use super::error::StoreError;
 /// The channel that the trigger rings on.
 pub const BELL_CHANNEL: &str = "postbell";
 
+/// Over this part of the server's queue of notifications the bell is off: a session that listens and sits idle in a
+/// transaction keeps the queue from being emptied, and once it is full no commit with a NOTIFY succeeds.
+pub const QUEUE_CROWDED: f64 = 0.5;
+/// Under this part it is on again.
+pub const QUEUE_RELIEVED: f64 = 0.25;
+
+const _: () = assert!(QUEUE_RELIEVED < QUEUE_CROWDED);
+
 /// What was heard, shared by the connection that listens and the tasks that want to know.
 #[derive(Debug, Default)]
 pub struct Rope {
     rings: AtomicU64,
     canary: AtomicU64,
     up: AtomicBool,
+    crowded: AtomicBool,
     changed: Notify,
     flown: Mutex<Flown>,
 }
@@ -48,9 +57,25 @@ impl Rope {
         self.canary.load(Ordering::Acquire)
     }
 
-    /// Whether LISTEN is committed on a live connection.
+    /// Whether LISTEN is committed on a live connection, and ringing is harmless.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+        self.up.load(Ordering::Acquire) && !self.is_crowded()
+    }
+
+    /// Whether the server's queue of notifications fills up, so that nobody should ring.
+    pub fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Acquire)
+    }
+
+    /// Takes note of how full that queue is; true where this changes what [`is_crowded`](Self::is_crowded) says.
+    pub fn note_queue(&self, usage: f64) -> bool {
+        let was = self.is_crowded();
+        let is = usage > if was { QUEUE_RELIEVED } else { QUEUE_CROWDED };
+        self.crowded.store(is, Ordering::Release);
+        if was != is {
+            self.changed.notify_one();
+        }
+        was != is
     }
 
     /// Sets whether the bell can be heard, and wakes whoever waits.
@@ -155,5 +180,20 @@ pub async fn round_trip(target: &Target, wait: Duration) -> Result<Duration, Sto
              work: use the direct connection or the session pooler (on Supabase both on port 5432)",
             wait.as_secs()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bell_is_off_from_half_a_queue_until_it_is_a_quarter() {
+        let rope = Rope::default();
+        rope.set_up(true);
+        assert!(!rope.note_queue(0.5) && rope.is_up());
+        assert!(rope.note_queue(0.51) && !rope.is_up());
+        assert!(!rope.note_queue(0.3) && !rope.is_up());
+        assert!(rope.note_queue(0.25) && rope.is_up());
     }
 }

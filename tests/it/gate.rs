@@ -14,6 +14,7 @@ pub(crate) struct Gate {
     pub(crate) address: SocketAddr,
     accepting: JoinHandle<()>,
     is_open: watch::Sender<bool>,
+    cuts: watch::Sender<u64>,
     passed: Arc<AtomicUsize>,
 }
 
@@ -24,15 +25,21 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("bound");
         let (is_open, open) = watch::channel(true);
+        let (cuts, cut) = watch::channel(0);
         let (targets, told) = watch::channel(Vec::new());
         let passed = Arc::new(AtomicUsize::new(0));
-        let accepting = tokio::spawn(accept(listener, told, open, passed.clone()));
-        (Self { address, accepting, is_open, passed }, targets)
+        let accepting = tokio::spawn(accept(listener, told, open, cut, passed.clone()));
+        (Self { address, accepting, is_open, cuts, passed }, targets)
     }
 
     /// Cuts what goes through; what comes from now on is accepted and cut at once.
     pub(crate) fn shut(&self) {
         self.is_open.send_replace(false);
+    }
+
+    /// Cuts what goes through now.
+    pub(crate) fn cut(&self) {
+        self.cuts.send_modify(|n| *n += 1);
     }
 
     /// How many connections went through so far.
@@ -52,6 +59,7 @@ async fn accept(
     listener: TcpListener,
     targets: watch::Receiver<Vec<SocketAddr>>,
     open: watch::Receiver<bool>,
+    cut: watch::Receiver<u64>,
     passed: Arc<AtomicUsize>,
 ) {
     let mut turn = 0;
@@ -60,7 +68,8 @@ async fn accept(
         if !*open.borrow() {
             continue;
         }
-        let (start, mut open, passed) = (turn, open.clone(), passed.clone());
+        let (start, mut open, mut cut, passed) = (turn, open.clone(), cut.clone(), passed.clone());
+        cut.mark_unchanged();
         turn += 1;
         tokio::spawn(async move {
             let mut socket = socket;
@@ -72,6 +81,7 @@ async fn accept(
                 tokio::select! {
                     _ = copy_bidirectional(&mut socket, &mut target) => {}
                     _ = open.wait_for(|open| !open) => {}
+                    _ = cut.changed() => {}
                 }
                 return;
             }
