@@ -17,6 +17,7 @@ mod harness;
 mod house;
 mod lifecycle;
 mod mesh;
+mod notify_queue;
 mod outage;
 mod outcomes;
 mod plans;
