@@ -84,6 +84,21 @@ fn only_the_postgres_folder_names_the_driver_and_only_pace_names_backoff() {
     }
 }
 
+/// A clock that is set while the broker or an agent runs must change nothing: deadlines, leases, retries and heartbeats are
+/// counted on the clock that only goes forward, ages by the database's.
+#[test]
+fn nobody_decides_anything_by_the_wall_clock() {
+    // The doctor compares the clocks, the demo shows a latency, the tail takes it until the first row brings the
+    // database's; ids of messages are ordered by nobody.
+    let allowed = ["src/postgres/doctor/server.rs", "src/cli/demo.rs", "src/postgres/tail.rs"];
+    for file in files("src", "rs") {
+        let text = fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let may = allowed.iter().any(|name| file.ends_with(name));
+        assert!(may || !code.contains("SystemTime::now"), "{} reads the wall clock", file.display());
+    }
+}
+
 #[test]
 fn no_file_is_too_large_to_know_by_heart() {
     let all = [
