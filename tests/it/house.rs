@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 /// From the ground up. A module may use those of lower floors, and none of its own or above.
 const FLOORS: &[&[&str]] = &[
     &["message", "pace", "devdb", "open_files"],
-    &["protocol", "retry"],
-    &["client", "inbox", "bell", "metrics", "health"],
+    &["protocol", "retry", "bucket"],
+    &["client", "inbox", "bell", "metrics", "health", "guard"],
     &["postgres", "http"],
-    &["config", "dispatch", "presence", "reaper"],
+    &["config", "dispatch", "presence", "reaper", "access"],
     &["settler", "refiller", "listener", "leaser", "tailer", "publisher"],
     &["session"],
     &["server"],
