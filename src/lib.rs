@@ -7,6 +7,8 @@ pub mod protocol;
 
 // Each spelled out: rustfmt does not look into macros, nor at the files behind them.
 #[cfg(feature = "server")]
+pub mod access;
+#[cfg(feature = "server")]
 pub mod bell;
 #[cfg(feature = "server")]
 pub mod broker;

@@ -8,7 +8,9 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::timeout;
 
-use super::{End, FAREWELL_WAIT, Sessions, line_fault};
+use super::{End, FAREWELL_WAIT, Sessions, door, line_fault};
+use crate::access::Ticket;
+use crate::guard::Place;
 use crate::inbox::SessionId;
 use crate::postgres::agents;
 use crate::protocol::codec::LineReader;
@@ -27,6 +29,7 @@ pub(super) struct Greeted {
     pub(super) instance: Option<String>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
+    pub(super) ticket: Ticket,
 }
 
 /// Reads the hello, authenticates, and says welcome.
@@ -34,6 +37,7 @@ pub(super) async fn greet(
     reader: &mut LineReader<OwnedReadHalf>,
     write: &mut (impl AsyncWrite + Unpin),
     peer: SocketAddr,
+    place: Place,
     shared: &Sessions,
 ) -> Result<Greeted, End> {
     let hello = read_hello(reader).await?;
@@ -46,10 +50,11 @@ pub(super) async fn greet(
                         through a tunnel, or set POSTBELL_ALLOW_PLAINTEXT=1 on the broker where the network is yours";
         return Err(refused(ErrorCode::PlaintextRefused, sentence));
     }
+    let heard = shared.access.heard();
     let agent = match agents::authenticate(&shared.pool, &hello.agent, &hello.token).await {
-        Ok(Some(agent)) => agent,
+        Ok(Ok(agent)) => agent,
         // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
-        Ok(None) => return Err(refused(ErrorCode::Unauthorized, "unknown agent or wrong token")),
+        Ok(Err(denial)) => return Err(door::deny(place, peer, &hello.agent, denial).await),
         Err(e) => {
             tracing::warn!(error = %e, %peer, "an agent could not be authenticated");
             return Err(refused(ErrorCode::Unavailable, "the database cannot be reached; try again"));
@@ -57,8 +62,12 @@ pub(super) async fn greet(
     };
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
+    let session = shared.next_id();
+    let token = agents::hash(&hello.token);
+    let ticket = shared.access.enter(session, &agent, token, hello.instance.as_deref(), heard);
     let greeted = Greeted {
-        session: shared.next_id(),
+        session,
+        ticket: ticket.map_err(|most| too_many(most, &agent.agent_id))?,
         agent: agent.into(),
         instance: hello.instance,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
@@ -99,6 +108,11 @@ async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broke
         Ok(Ok(())) => Ok(()),
         _ => Err(End::Disconnect),
     }
+}
+
+fn too_many(most: u64, agent: &str) -> End {
+    let sentence = format!("{agent} has {most} connections to this broker, as many as its role allows");
+    refused(ErrorCode::TooManyConnections, sentence)
 }
 
 fn refused(code: ErrorCode, sentence: impl Into<String>) -> End {

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod agents;
+mod auth;
 mod bad_input;
 mod bell;
 mod cli;
@@ -13,6 +14,7 @@ mod doctor;
 mod harness;
 mod house;
 mod lifecycle;
+mod limits;
 mod mesh;
 mod outage;
 mod outcomes;

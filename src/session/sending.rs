@@ -1,0 +1,44 @@
+//! What an agent may send, and how much.
+
+use std::time::{Duration, Instant};
+
+use super::{End, Session, stopping, writing};
+use crate::postgres::publish::EVERYBODY;
+use crate::protocol::frame::Send;
+use crate::protocol::{ErrorCode, ProtocolError};
+use crate::publisher::Publish;
+
+impl Session<'_> {
+    /// Hands a message to the publisher, or answers why not.
+    pub(super) async fn send(self, send: Send) -> Result<(), End> {
+        let bytes = send.payload.get().len() + send.headers.as_ref().map_or(0, |h| h.get().len());
+        let allowed = writing::check_size(&send).and_then(|()| self.check_recipient(&send));
+        let admitted = allowed.and_then(|()| {
+            self.ticket.quota.admit(Instant::now(), bytes as u64).map_err(|wait| self.slow_down(wait))
+        });
+        let outstanding = match admitted {
+            Ok(outstanding) => outstanding,
+            Err(e) => return self.answer(e.for_ref(send.reference).into()),
+        };
+        let room = self.shared.access.queue_room(bytes).await;
+        let publish = Publish { from: self.agent, send, outbox: self.outbox, held: (outstanding, room) };
+        self.shared.publishes.send(publish).await.map_err(|_| End::Refused(stopping()))
+    }
+
+    fn check_recipient(&self, send: &Send) -> Result<(), ProtocolError> {
+        if send.to != EVERYBODY || self.ticket.role.may_broadcast() {
+            return Ok(());
+        }
+        let sentence = format!(
+            "{} may not send to everybody: that takes the role orchestrator; name the agents it is for, or have its \
+             role changed",
+            self.agent
+        );
+        Err(ProtocolError::new(ErrorCode::Forbidden, sentence))
+    }
+
+    fn slow_down(&self, wait: Duration) -> ProtocolError {
+        let sentence = format!("{} sends more than its role allows; this message was not stored", self.agent);
+        ProtocolError::new(ErrorCode::SlowDown, sentence).retry_after(wait)
+    }
+}
