@@ -272,6 +272,27 @@ async fn right_tokens_come_in_while_wrong_ones_crowd_the_same_address() {
     guessing.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
+#[tokio::test]
+async fn all_agents_of_one_address_come_back_at_once_however_few_places_there_are() {
+    const AGENTS: usize = 100;
+    let mesh = Mesh::with(&[("POSTBELL_UNAUTHENTICATED_PER_ADDRESS_MAX", "2")]).await;
+    let (mut clients, pool) = (Vec::new(), mesh.db.pool());
+    for n in 0..AGENTS {
+        let agent_id = &format!("a{n}");
+        let added = agents::add(&pool, &agents::NewAgent { agent_id, ..Default::default() }).await;
+        let builder = mesh.builder(agent_id, added.expect("added").token.reveal());
+        clients.push(builder.connect().await.expect("connects"));
+    }
+    mesh.db.sql().await.batch_execute("update agent_registry set role = 'orchestrator'").await.unwrap();
+    let closed = "postbell_closed_total{reason=\"role_changed\"}";
+    mesh.until_metric(closed, |n| n == AGENTS as f64).await;
+    mesh.until_metric("postbell_sessions", |n| n == AGENTS as f64).await;
+    assert!(mesh.metric("postbell_closed_total{reason=\"busy\"}").await > 0.0, "there were places for all");
+    for (client, _) in &clients {
+        assert!(!matches!(*client.state().borrow(), postbell::client::State::Closed(_)));
+    }
+}
+
 /// `postbell serve` with everything logged.
 struct Loud {
     child: Child,
