@@ -55,6 +55,25 @@ create table postbell.migrations (
   constraint migrations_pkey PRIMARY KEY (version)
 );
 
+create table postbell.role_limits (
+  role text not null,
+  sends_per_second bigint,
+  sends_burst bigint,
+  send_bytes_per_second bigint,
+  send_bytes_burst bigint,
+  publishes_outstanding bigint,
+  connections bigint,
+  constraint role_limits_check CHECK (((sends_per_second IS NULL) = (sends_burst IS NULL))),
+  constraint role_limits_check1 CHECK (((send_bytes_per_second IS NULL) = (send_bytes_burst IS NULL))),
+  constraint role_limits_connections_check CHECK ((connections > 0)),
+  constraint role_limits_pkey PRIMARY KEY (role),
+  constraint role_limits_publishes_outstanding_check CHECK ((publishes_outstanding > 0)),
+  constraint role_limits_send_bytes_burst_check CHECK ((send_bytes_burst > 0)),
+  constraint role_limits_send_bytes_per_second_check CHECK ((send_bytes_per_second > 0)),
+  constraint role_limits_sends_burst_check CHECK ((sends_burst > 0)),
+  constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0))
+);
+
 create table postbell.triggers (
   name text not null,
   sha256 text not null,
@@ -105,10 +124,13 @@ create table public.agent_registry (
   enabled boolean not null default true,
   token_hash bytea,
   token_set_at timestamp with time zone,
+  token_hash_previous bytea,
+  token_previous_until timestamp with time zone,
   constraint agent_registry_pkey PRIMARY KEY (agent_id),
   constraint agent_registry_role_check CHECK ((role = ANY (ARRAY['agent'::text, 'orchestrator'::text]))),
   constraint agent_registry_status_check CHECK ((status = ANY (ARRAY['online'::text, 'offline'::text, 'busy'::text, 'error'::text, 'starting'::text, 'stopping'::text]))),
-  constraint agent_registry_token_hash_check CHECK ((octet_length(token_hash) = 32))
+  constraint agent_registry_token_hash_check CHECK ((octet_length(token_hash) = 32)),
+  constraint agent_registry_token_hash_previous_check CHECK ((octet_length(token_hash_previous) = 32))
 );
 alter table public.agent_registry enable row level security;
 
@@ -118,6 +140,25 @@ create view postbell.agents as
     role
    FROM agent_registry
   WHERE enabled IS NOT FALSE;
+
+CREATE OR REPLACE FUNCTION postbell.announce_access()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if tg_op = 'DELETE'
+     or (old.agent_id, old.enabled, old.role, old.token_hash, old.token_hash_previous, old.token_previous_until)
+        is distinct from
+        (new.agent_id, new.enabled, new.role, new.token_hash, new.token_hash_previous, new.token_previous_until) then
+    -- Without a payload, so that a transaction notifies once, however many agents it changes.
+    perform pg_notify('postbell_access', '');
+  end if;
+  return null;
+end
+$function$
+;
 
 CREATE OR REPLACE FUNCTION postbell.arm(broker uuid, sleeps boolean)
  RETURNS void
@@ -229,6 +270,8 @@ begin
 end
 $function$
 ;
+
+CREATE TRIGGER postbell_access AFTER DELETE OR UPDATE OF agent_id, enabled, role, token_hash, token_hash_previous, token_previous_until ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.announce_access();
 
 CREATE TRIGGER postbell_poller AFTER UPDATE OF status ON public.agent_messages FOR EACH ROW WHEN (((new.status = ANY (ARRAY['processed'::text, 'failed'::text])) AND (old.status IS DISTINCT FROM new.status) AND (current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION postbell.settle_polled();
 

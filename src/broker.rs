@@ -18,8 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::access::{Access, CHECK_EVERY};
 use crate::config::Config;
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
+use crate::guard::Guard;
 use crate::health::Health;
 use crate::http::{self, HttpState};
 use crate::inbox::dispatcher::{Dispatcher, Rules};
@@ -130,6 +132,8 @@ impl House {
             self.wake.clone(),
             self.metrics.clone(),
         ));
+        let access = Access::new(self.rope.clone());
+        background.spawn(access.clone().run(self.pool.clone(), CHECK_EVERY));
         let mut state = HttpState::new(registry, self.health.clone());
         state.refresh = Some(gauges::refresh(self.pool.clone(), self.metrics.clone(), self.presence.clone()));
         let http = tokio::spawn(http::serve(http, state, async {
@@ -141,6 +145,8 @@ impl House {
             linked: watch::Sender::new(0),
             allow_plaintext: config.allow_plaintext,
             pool: self.pool.clone(),
+            guard: Guard::new(config.unauthenticated),
+            access: access.clone(),
             inputs: inputs.clone(),
             publishes,
             presence: self.presence.clone(),

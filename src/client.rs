@@ -14,8 +14,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; and moves the
-//! deadline of every delivery that the agent still holds.
+//! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; moves the deadline
+//! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
 pub(crate) mod connection;
 mod delivery;
@@ -69,6 +69,8 @@ pub enum ClientError {
         code: ErrorCode,
         /// Its sentence.
         message: String,
+        /// Not before this should it be tried again.
+        retry: Option<Duration>,
     },
     /// The peer does not speak the protocol.
     #[error("what answers is no Postbell broker: {0}")]
@@ -92,7 +94,9 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) => true,
-            Self::Refused { code, .. } => !is_final(*code) && *code != ErrorCode::Rejected,
+            Self::Refused { code, .. } => {
+                !is_final(*code) && !matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden)
+            }
             Self::Url(_) | Self::Protocol(_) | Self::Invalid(_) | Self::Closed => false,
         }
     }
@@ -101,13 +105,14 @@ impl ClientError {
 /// Refusals that connecting again would only repeat, or that say to stay away.
 fn is_final(code: ErrorCode) -> bool {
     use ErrorCode::{
-        BadField, BadJson, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported, TakenOver,
-        Unauthorized,
+        BadField, BadJson, Disabled, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported,
+        TakenOver, Unauthorized,
     };
     matches!(
         code,
         BadField
             | BadJson
+            | Disabled
             | HelloExpected
             | LineTooLong
             | PlaintextRefused

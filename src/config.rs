@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::guard::Places;
 use crate::postgres::{DatabaseUrl, Target};
 use crate::retry::RetryPolicy;
 
@@ -68,12 +69,23 @@ settings! {
         "How long a stopping broker waits for what is in flight, 0 to 3600 s";
     ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
         "1 lets agents on other machines send their token unencrypted; 0 refuses them";
+    UNAUTHENTICATED: "POSTBELL_UNAUTHENTICATED_MAX", "unauthenticated-max", "1000",
+        "Connections at once that have not shown their token yet, 1 to 20000; more are told to come again";
+    UNAUTHENTICATED_PER_ADDRESS: "POSTBELL_UNAUTHENTICATED_PER_ADDRESS_MAX", "unauthenticated-per-address-max", "256",
+        "The same from one address (of IPv6: one /64), 1 to 20000. Behind a proxy all agents have one address";
 }
 
 /// A setting is wrong: names it and says what it may be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct ConfigError(String);
+
+impl ConfigError {
+    /// A fault of something that is no setting of the broker's.
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}
 
 /// What the broker is told.
 #[derive(Clone, Debug)]
@@ -91,6 +103,7 @@ pub struct Config {
     pub retention: Option<Duration>,
     pub drain: Duration,
     pub allow_plaintext: bool,
+    pub unauthenticated: Places,
 }
 
 impl Config {
@@ -141,6 +154,10 @@ impl Config {
             retention: (retention_days > 0).then(|| Duration::from_secs(retention_days * 86_400)),
             drain: Duration::from_secs(number(DRAIN, 0, 3_600)?),
             allow_plaintext: flag(ALLOW_PLAINTEXT, &get(ALLOW_PLAINTEXT))?,
+            unauthenticated: Places {
+                total: number(UNAUTHENTICATED, 1, 20_000)? as usize,
+                per_address: number(UNAUTHENTICATED_PER_ADDRESS, 1, 20_000)? as usize,
+            },
         })
     }
 }
@@ -207,6 +224,7 @@ mod tests {
         assert_eq!(config.retry, RetryPolicy::default());
         assert_eq!(config.retention, Some(Duration::from_secs(7 * 86_400)));
         assert!(!config.allow_plaintext);
+        assert_eq!(config.unauthenticated, Places { total: 1_000, per_address: 256 });
         assert_eq!(&*config.database.schema, "public");
     }
 

@@ -7,9 +7,13 @@ pub mod protocol;
 
 // Each spelled out: rustfmt does not look into macros, nor at the files behind them.
 #[cfg(feature = "server")]
+pub mod access;
+#[cfg(feature = "server")]
 pub mod bell;
 #[cfg(feature = "server")]
 pub mod broker;
+#[cfg(feature = "server")]
+pub mod bucket;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
@@ -18,6 +22,8 @@ pub mod config;
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod guard;
 #[cfg(feature = "server")]
 pub mod health;
 #[cfg(feature = "server")]

@@ -2,6 +2,7 @@
 //!
 //! Each statement is a file of `sql/queries`, prepared once per connection.
 
+pub mod access;
 pub mod adopt;
 pub mod agents;
 pub mod connection;

@@ -27,7 +27,12 @@ pub async fn serve(listener: TcpListener, sessions: Sessions, stop: impl Future<
             accepted = listener.accept(), if running.len() < CONNECTIONS_MAX => match accepted {
                 Ok((socket, peer)) => {
                     pace.reset();
-                    running.spawn(session::serve(socket, peer, sessions.clone()));
+                    match sessions.guard.admit(peer.ip()) {
+                        Some(place) => {
+                            running.spawn(session::serve(socket, peer, place, sessions.clone()));
+                        }
+                        None => session::turn_away(socket, &sessions.metrics),
+                    }
                 }
                 Err(e) => {
                     // Most often the process is out of file descriptors: sessions that end give them back.

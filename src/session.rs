@@ -4,9 +4,11 @@
 //! that does not write can still be pushed to. Everything it asks of deliveries goes to the dispatcher; what it
 //! sends goes to the publisher.
 
+mod door;
 mod hello;
 mod link;
 mod route;
+mod sending;
 mod writing;
 
 use std::net::SocketAddr;
@@ -20,7 +22,9 @@ use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use crate::access::{Access, Ticket};
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
+use crate::guard::{Guard, Place};
 use crate::inbox::SessionId;
 use crate::inbox::event::{Event, Request};
 use crate::metrics::{CloseReason, Metrics};
@@ -30,9 +34,11 @@ use crate::presence::Presence;
 use crate::protocol::codec::{LineError, LineReader};
 use crate::protocol::frame::{Ack, Extend, Nack, NackOutcome, Window, push_line};
 use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
+use crate::protocol::secret::redact;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::publisher::Publish;
 
+pub use door::turn_away;
 use link::Link;
 pub use route::Linked;
 use route::{Away, Route};
@@ -53,6 +59,10 @@ pub struct Sessions {
     pub allow_plaintext: bool,
     /// For authentication.
     pub pool: Pool,
+    /// Who stands before the door.
+    pub guard: Guard,
+    /// Who is in, and may stay.
+    pub access: Access,
     /// The dispatcher.
     pub inputs: Inputs,
     /// The publisher.
@@ -108,13 +118,15 @@ struct Progress {
 struct Session<'a> {
     id: SessionId,
     agent: Arc<str>,
+    /// None: it is a link.
+    ticket: Option<&'a Ticket>,
     shared: &'a Sessions,
     route: &'a Route,
     outbox: Outbox,
 }
 
 /// Serves a connection to its end.
-pub async fn serve(socket: TcpStream, peer: SocketAddr, shared: Sessions) {
+pub async fn serve(socket: TcpStream, peer: SocketAddr, place: Place, shared: Sessions) {
     // Small lines must not wait for each other's acknowledgement by TCP.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(error = %e, %peer, "the socket ended before its session began");
@@ -122,13 +134,13 @@ pub async fn serve(socket: TcpStream, peer: SocketAddr, shared: Sessions) {
     }
     let (read, mut write) = socket.into_split();
     let mut reader = LineReader::new(read, crate::protocol::limits::HELLO_LINE_BYTES_MAX);
-    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, &shared).await {
+    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, place, &shared).await {
         Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
         Err(end) => (end, true),
     };
     shared.metrics.closed(end.reason());
     if let End::Refused(e) = &end {
-        tracing::info!(%peer, code = %e.code, reason = %e.message, "a connection was refused or ended");
+        tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
         // After a line that was cut in the middle, another would only be garbage.
         if whole {
             say_last(&mut write, e.clone()).await;
@@ -138,9 +150,9 @@ pub async fn serve(socket: TcpStream, peer: SocketAddr, shared: Sessions) {
 
 async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
     let mut line = Vec::new();
-    let ProtocolError { code, message, reference } = error;
+    let ProtocolError { code, message, reference, retry_ms } = error;
     // Whatever its code: the connection ends here.
-    push_line(&mut line, &ServerFrame::Error { code, fatal: true, reference, message });
+    push_line(&mut line, &ServerFrame::Error { code, fatal: true, reference, retry_ms, message });
     let said = async {
         write.write_all(&line).await?;
         write.shutdown().await
@@ -164,12 +176,12 @@ async fn run(
         inbox: agent.clone(),
         instance: greeted.instance.clone(),
         window: greeted.window,
-        link: greeted.link,
+        link: greeted.is_link(),
     };
     if shared.inputs.send(Input::Join(outbox.clone(), join)).await.is_err() {
         return (End::Refused(stopping()), true);
     }
-    if greeted.link {
+    if greeted.is_link() {
         tracing::info!(session = id, %agent, "another broker linked to an inbox");
     } else {
         shared.presence.joined(&agent);
@@ -190,11 +202,13 @@ async fn run(
         end = read_lines(&mut reader, silence, &greeted, shared, &route, &weak) => end,
         end = writing::write_lines(write, outgoing, elsewhere, &greeted, shared, &route, &progress) => end,
         end = link.follow(owners) => end,
+        code = greeted.lost_access() => End::Refused(lost_access(code)),
     };
-    if !greeted.link {
+    if !greeted.is_link() {
         shared.presence.left(&agent);
     }
-    let by_broker = matches!(&end, End::Refused(e) if e.code == ErrorCode::Stopping);
+    use ErrorCode::{Disabled, RoleChanged, Stopping};
+    let by_broker = matches!(&end, End::Refused(e) if matches!(e.code, Stopping | Disabled | RoleChanged));
     let written = progress.written.into_inner();
     let leave = Event::Leave { session: id, written, by_broker };
     // The dispatcher's task may be gone: then there is nothing to leave.
@@ -223,7 +237,8 @@ async fn read_lines(
             }
         };
         let Some(outbox) = outbox.upgrade() else { return End::Refused(slow_reader()) };
-        let session = Session { id: greeted.session, agent: greeted.agent.clone(), shared, route, outbox };
+        let (id, agent) = (greeted.session, greeted.agent.clone());
+        let session = Session { id, agent, ticket: greeted.ticket.as_ref(), shared, route, outbox };
         if let Err(end) = session.take(&line).await {
             return end;
         }
@@ -249,6 +264,16 @@ fn stopping() -> ProtocolError {
     ProtocolError::new(ErrorCode::Stopping, "the broker is stopping; connect again")
 }
 
+fn lost_access(code: ErrorCode) -> ProtocolError {
+    let sentence = match code {
+        ErrorCode::RoleChanged => "this agent's role was changed; connect again to have it",
+        _ => {
+            "this agent was disabled or removed, or the token it came in with is void; ask whoever runs the broker"
+        }
+    };
+    ProtocolError::new(code, sentence)
+}
+
 impl Session<'_> {
     async fn take(self, line: &[u8]) -> Result<(), End> {
         let frame = match ClientFrame::decode(line) {
@@ -260,13 +285,7 @@ impl Session<'_> {
                 let sentence = "this session has said hello already";
                 self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
             }
-            ClientFrame::Send(send) => {
-                if let Err(e) = writing::check_size(&send) {
-                    return self.answer(e.for_ref(send.reference).into());
-                }
-                let publish = Publish { from: self.agent, send, outbox: self.outbox };
-                self.shared.publishes.send(publish).await.map_err(|_| End::Refused(stopping()))
-            }
+            ClientFrame::Send(send) => self.send(send).await,
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
                 self.ack(tags, ack.reference).await

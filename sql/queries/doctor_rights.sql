@@ -5,7 +5,8 @@ with tables (schema, name, privileges) as (
          (current_schema()::text, 'agent_registry', '{select,insert,update,delete}'),
          ('postbell', 'deliveries', '{select,insert,update,delete}'),
          ('postbell', 'brokers', '{select,insert,update,delete}'),
-         ('postbell', 'leases', '{select,insert,update,delete}')
+         ('postbell', 'leases', '{select,insert,update,delete}'),
+         ('postbell', 'role_limits', '{select}')
 )
 select t.schema || '.' || t.name as name,
        array(select p from unnest(t.privileges) p

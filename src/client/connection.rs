@@ -72,7 +72,9 @@ async fn greet(address: &str, hello: &Hello) -> Result<Connection, ClientError> 
     };
     match ServerFrame::decode(&line) {
         Ok(Some(ServerFrame::Welcome(welcome))) => Ok(Connection { reader, writer, welcome }),
-        Ok(Some(ServerFrame::Error { code, message, .. })) => Err(ClientError::Refused { code, message }),
+        Ok(Some(ServerFrame::Error { code, message, retry_ms, .. })) => {
+            Err(ClientError::Refused { code, message, retry: retry_ms.map(Duration::from_millis) })
+        }
         Ok(_) => Err(ClientError::Protocol("it did not say welcome".to_owned())),
         Err(e) => Err(ClientError::Protocol(e.message)),
     }

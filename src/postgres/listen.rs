@@ -16,6 +16,9 @@ use super::error::StoreError;
 /// The channel that the trigger rings on.
 pub const BELL_CHANNEL: &str = "postbell";
 
+/// The channel on which `agent_registry` says that somebody's access changed.
+pub const ACCESS_CHANNEL: &str = "postbell_access";
+
 /// Over this part of the server's queue of notifications the bell is off: a session that listens and sits idle in a
 /// transaction keeps the queue from being emptied, and once it is full no commit with a NOTIFY succeeds.
 pub const QUEUE_CROWDED: f64 = 0.5;
@@ -32,6 +35,8 @@ pub struct Rope {
     up: AtomicBool,
     crowded: AtomicBool,
     changed: Notify,
+    access: AtomicU64,
+    access_changed: Notify,
     flown: Mutex<Flown>,
 }
 
@@ -83,6 +88,8 @@ impl Rope {
         self.flown().unanswered = 0;
         self.up.store(up, Ordering::Release);
         self.changed.notify_one();
+        // What was said while nobody listened is not repeated.
+        self.hear_access();
     }
 
     /// The number of the next canary, which is about to be sent.
@@ -125,7 +132,26 @@ impl Rope {
         self.changed.notified().await;
     }
 
+    /// How often somebody's access changed, as far as it was heard.
+    pub fn access(&self) -> u64 {
+        self.access.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody's access may have changed since the last call returned.
+    pub async fn access_changed(&self) {
+        self.access_changed.notified().await;
+    }
+
+    /// Somebody's access may have changed: whoever waits for that looks.
+    pub fn hear_access(&self) {
+        self.access.fetch_add(1, Ordering::AcqRel);
+        self.access_changed.notify_one();
+    }
+
     fn hear(&self, channel: &str, payload: &str) {
+        if channel == ACCESS_CHANNEL {
+            return self.hear_access();
+        }
         if channel == BELL_CHANNEL {
             self.rings.fetch_add(1, Ordering::AcqRel);
         } else if let Ok(number) = payload.parse() {
@@ -152,7 +178,9 @@ pub fn canary_channel(broker: Uuid) -> String {
 /// See [`StoreError`].
 pub async fn listen(target: &Target, broker: Uuid, rope: Arc<Rope>) -> Result<Connection, StoreError> {
     let connection = Connection::open_listening(target, move |n| rope.hear(n.channel(), n.payload())).await?;
-    connection.batch(&format!("listen {BELL_CHANNEL}; listen {}", canary_channel(broker))).await?;
+    connection
+        .batch(&format!("listen {BELL_CHANNEL}; listen {ACCESS_CHANNEL}; listen {}", canary_channel(broker)))
+        .await?;
     Ok(connection)
 }
 

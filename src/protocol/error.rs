@@ -1,6 +1,7 @@
 //! What a client is told when something is wrong.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,14 @@ error_codes! {
     NotOwner, "not_owner", true;
     /// The broker is stopping.
     Stopping, "stopping", true;
+    /// Too many connections stand before the door; come again after `retry_ms`.
+    Busy, "busy", true;
+    /// This agent has as many connections to this broker as its role allows.
+    TooManyConnections, "too_many_connections", true;
+    /// The agent was disabled or removed, or the token it came in with is void.
+    Disabled, "disabled", true;
+    /// The agent's role changed; connect again to have it.
+    RoleChanged, "role_changed", true;
     /// The line is no JSON object.
     BadJson, "bad_json", false;
     /// A field is missing, has the wrong type, or is out of its bounds.
@@ -66,6 +75,10 @@ error_codes! {
     UnknownTag, "unknown_tag", false;
     /// The payload or the whole message is over the limit.
     PayloadTooLarge, "payload_too_large", false;
+    /// The agent's role does not allow it.
+    Forbidden, "forbidden", false;
+    /// The agent sends more than its role allows; nothing was stored, send it again after `retry_ms`.
+    SlowDown, "slow_down", false;
     /// The database refused the message; the sentence says why.
     Rejected, "rejected", false;
     /// The database cannot be reached; try again.
@@ -88,12 +101,20 @@ pub struct ProtocolError {
     pub message: String,
     /// The `ref` of the request it answers.
     pub reference: Option<String>,
+    /// Not before so many milliseconds should the client try again.
+    pub retry_ms: Option<u64>,
 }
 
 impl ProtocolError {
     /// A refusal that answers no particular request.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), reference: None }
+        Self { code, message: message.into(), reference: None, retry_ms: None }
+    }
+
+    /// The same, with the advice to try again after this; rounded up.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_ms = Some(u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX));
+        self
     }
 
     /// The same, answering the request with this `ref`.

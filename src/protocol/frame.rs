@@ -13,8 +13,8 @@ use super::error::{ErrorCode, ProtocolError};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
 use crate::message::{MessageType, Priority};
 
-/// Client to broker: the first line of a session.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Client to broker: the first line of a session. Its `Debug` shows no token (`secret.rs`).
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Hello {
     #[serde(default = "proto")]
@@ -243,6 +243,8 @@ pub enum ServerFrame {
         fatal: bool,
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_ms: Option<u64>,
         message: String,
     },
     Drain {
@@ -254,7 +256,8 @@ pub enum ServerFrame {
 
 impl From<ProtocolError> for ServerFrame {
     fn from(e: ProtocolError) -> Self {
-        Self::Error { code: e.code, fatal: e.code.is_fatal(), reference: e.reference, message: e.message }
+        let ProtocolError { code, message, reference, retry_ms } = e;
+        Self::Error { code, fatal: code.is_fatal(), reference, retry_ms, message }
     }
 }
 
@@ -415,6 +418,8 @@ struct ErrorFields {
     fatal: bool,
     #[serde(default, rename = "ref")]
     reference: Option<String>,
+    #[serde(default)]
+    retry_ms: Option<u64>,
     message: String,
 }
 
@@ -443,8 +448,8 @@ impl ServerFrame {
                 Self::Acked { reference }
             }
             "error" => {
-                let ErrorFields { code, fatal, reference, message } = fields(line, name)?;
-                Self::Error { code, fatal, reference, message }
+                let ErrorFields { code, fatal, reference, retry_ms, message } = fields(line, name)?;
+                Self::Error { code, fatal, reference, retry_ms, message }
             }
             "drain" => {
                 let DrainFields { after_ms } = fields(line, name)?;

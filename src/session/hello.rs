@@ -8,9 +8,12 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::time::timeout;
 
-use super::{End, FAREWELL_WAIT, Phase, Sessions, line_fault, stopping};
+use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
+use crate::access::Ticket;
+use crate::guard::Place;
 use crate::inbox::SessionId;
-use crate::postgres::{StoreError, agents, lease};
+use crate::postgres::agents::Denial;
+use crate::postgres::{agents, lease};
 use crate::protocol::codec::LineReader;
 use crate::protocol::frame::{Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
@@ -27,8 +30,23 @@ pub(super) struct Greeted {
     pub(super) instance: Option<String>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
+    /// What its agent may do. Another broker's link has none: that broker has let the agent in.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl Greeted {
     /// Another broker's, for an agent that is connected there.
-    pub(super) link: bool,
+    pub(super) fn is_link(&self) -> bool {
+        self.ticket.is_none()
+    }
+
+    /// Waits until its agent may not be here any more; says by which code.
+    pub(super) async fn lost_access(&self) -> ErrorCode {
+        match &self.ticket {
+            Some(ticket) => ticket.ended().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Reads the hello, authenticates, and says welcome.
@@ -36,6 +54,7 @@ pub(super) async fn greet(
     reader: &mut LineReader<OwnedReadHalf>,
     write: &mut (impl AsyncWrite + Unpin),
     peer: SocketAddr,
+    place: Place,
     shared: &Sessions,
 ) -> Result<Greeted, End> {
     let hello = read_hello(reader).await?;
@@ -52,38 +71,52 @@ pub(super) async fn greet(
     if !is_running && hello.broker.is_none() {
         return Err(End::Refused(stopping()));
     }
-    let agent = match authenticate(&hello, shared).await {
-        Ok(Some(agent)) => agent,
-        // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
-        Ok(None) => return Err(refused(ErrorCode::Unauthorized, "unknown agent or wrong token")),
-        Err(e) => {
-            tracing::warn!(error = %e, %peer, "an agent could not be authenticated");
-            return Err(refused(ErrorCode::Unavailable, "the database cannot be reached; try again"));
-        }
-    };
+    let (session, agent, ticket) = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
     let greeted = Greeted {
-        session: shared.next_id(),
+        session,
         agent,
+        ticket,
         instance: hello.instance,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
-        link: hello.broker.is_some(),
     };
     welcome(write, &greeted, &shared.broker).await?;
     Ok(greeted)
 }
 
-/// The inbox that it may have; `None`: it may not.
-async fn authenticate(hello: &Hello, shared: &Sessions) -> Result<Option<Arc<str>>, StoreError> {
-    match hello.broker {
-        Some(broker) => {
-            let is_broker = lease::authenticate(&shared.pool, broker, &hello.token).await?;
-            Ok(is_broker.then(|| hello.agent.as_str().into()))
+/// Its number, the inbox that it may have, and an agent's leave to be here.
+async fn admit(
+    hello: &Hello,
+    peer: SocketAddr,
+    place: Place,
+    shared: &Sessions,
+) -> Result<(SessionId, Arc<str>, Option<Ticket>), End> {
+    let heard = shared.access.heard();
+    let found = match hello.broker {
+        Some(broker) => lease::authenticate(&shared.pool, broker, &hello.token)
+            .await
+            .map(|is_right| if is_right { Ok(None) } else { Err(Denial::NoBroker) }),
+        None => {
+            agents::authenticate(&shared.pool, &hello.agent, &hello.token).await.map(|agent| agent.map(Some))
         }
-        None => Ok(agents::authenticate(&shared.pool, &hello.agent, &hello.token).await?.map(Arc::from)),
-    }
+    };
+    let agent = match found {
+        Ok(Ok(agent)) => agent,
+        // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
+        Ok(Err(denial)) => return Err(door::deny(place, peer, &hello.agent, denial).await),
+        Err(e) => {
+            tracing::warn!(error = %e, %peer, "an agent could not be authenticated");
+            return Err(refused(ErrorCode::Unavailable, "the database cannot be reached; try again"));
+        }
+    };
+    let session = shared.next_id();
+    let Some(agent) = agent else { return Ok((session, hello.agent.as_str().into(), None)) };
+    let token = agents::hash(&hello.token);
+    let ticket = shared.access.enter(session, &agent, token, hello.instance.as_deref(), heard);
+    let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
+    Ok((session, agent.into(), Some(ticket)))
 }
 
 async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End> {
@@ -117,6 +150,11 @@ async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broke
         Ok(Ok(())) => Ok(()),
         _ => Err(End::Disconnect),
     }
+}
+
+fn too_many(most: u64, agent: &str) -> End {
+    let sentence = format!("{agent} has {most} connections to this broker, as many as its role allows");
+    refused(ErrorCode::TooManyConnections, sentence)
 }
 
 fn refused(code: ErrorCode, sentence: impl Into<String>) -> End {

@@ -106,7 +106,7 @@ pub(super) async fn write_lines(
 /// When this session is asked to leave: agents spread over the time, so that they do not come to the next broker all at
 /// once; links after them, since the agents' inboxes are wanted there.
 fn moment(greeted: &Greeted, spread: Duration) -> Instant {
-    let share = if greeted.link { 1.0 } else { rand::random::<f64>() };
+    let share = if greeted.is_link() { 1.0 } else { rand::random::<f64>() };
     Instant::now() + spread.mul_f64(share)
 }
 

@@ -4,6 +4,7 @@
 
 mod adoption;
 mod agents;
+mod auth;
 mod bad_input;
 mod bell;
 mod brokers;
@@ -16,6 +17,7 @@ mod gate;
 mod harness;
 mod house;
 mod lifecycle;
+mod limits;
 mod mesh;
 mod notify_queue;
 mod outage;

@@ -31,6 +31,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "broker_authenticate": 1, "brokers_pkey";
     "lease_release": 2, "leases";
     "agent_authenticate": 1, "agent_registry_pkey";
+    "access_lost": 4, "agent_registry_pkey";
 ];
 
 /// What an operator sees by `explain`: a scan of an index without a condition reads all of it.

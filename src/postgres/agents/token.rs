@@ -4,8 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// How every token begins, so that a secret scanner knows one when it sees it.
-const PREFIX: &str = "pb_";
+use crate::protocol::secret::TOKEN_PREFIX as PREFIX;
+
 const RANDOM_BYTES: usize = 32;
 /// The alphabet of RFC 4648's base64url: 32 bytes are 43 characters, without padding.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
