@@ -17,6 +17,7 @@ mod mesh;
 mod outage;
 mod outcomes;
 mod plans;
+mod policies;
 mod presence;
 mod protocol;
 mod reaper;
