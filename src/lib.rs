@@ -18,6 +18,8 @@ pub mod config;
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(all(feature = "server", any(test, fuzzing)))]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod health;
 #[cfg(feature = "server")]

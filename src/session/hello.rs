@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{End, FAREWELL_WAIT, Sessions, line_fault};
@@ -31,7 +30,7 @@ pub(super) struct Greeted {
 
 /// Reads the hello, authenticates, and says welcome.
 pub(super) async fn greet(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     peer: SocketAddr,
     shared: &Sessions,
@@ -68,7 +67,7 @@ pub(super) async fn greet(
     Ok(greeted)
 }
 
-async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End> {
+pub(super) async fn read_hello(reader: &mut LineReader<impl AsyncRead + Unpin>) -> Result<Hello, End> {
     let line = match timeout(HELLO_WAIT, reader.next_line()).await {
         Ok(Ok(Some(line))) => line,
         Ok(Ok(None)) => return Err(End::Disconnect),
@@ -85,7 +84,11 @@ async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End
     }
 }
 
-async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broker: &str) -> Result<(), End> {
+pub(super) async fn welcome(
+    write: &mut (impl AsyncWrite + Unpin),
+    greeted: &Greeted,
+    broker: &str,
+) -> Result<(), End> {
     let welcome = Welcome {
         proto: PROTO,
         broker: broker.to_owned(),
