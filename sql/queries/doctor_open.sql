@@ -29,10 +29,10 @@ with api (role_name, oid) as (
     and not exists (select from pg_policy x where x.polrelid = t.oid and not x.polpermissive
                       and x.polcmd in (p.polcmd, '*') and (0 = any (x.polroles) or r.oid = any (x.polroles)))
   union all
-  -- The hash of a token, of a row that may be read.
+  -- The hash of a token, also of one that is being replaced, in a row that may be read.
   select t.name, 'token_hash', r.role_name
   from tables t
-  join pg_attribute a on a.attrelid = t.oid and a.attname = 'token_hash' and not a.attisdropped
+  join pg_attribute a on a.attrelid = t.oid and a.attname ~ '^token_(.*_)?hash' and not a.attisdropped
   cross join api r
   where has_column_privilege(r.oid, t.oid, a.attnum, 'select')
     and (not t.rls or exists (select from pg_policy p where p.polrelid = t.oid and p.polpermissive and p.polcmd in ('r', '*')
@@ -40,7 +40,9 @@ with api (role_name, oid) as (
   union all
   select 'schema postbell', 'usage', r.role_name
   from pg_namespace n
-  cross join (select role_name, oid from api union all select rolname::text, oid from pg_roles where rolname = 'service_role') r
+  cross join (select role_name, oid from api
+              union all
+              select rolname::text, oid from pg_roles where rolname = 'service_role') r
   where n.nspname = 'postbell' and has_schema_privilege(r.oid, n.oid, 'usage')
   union all
   -- It runs with its owner's rights: as whoever may call it, in whatever schema comes first.
