@@ -46,6 +46,15 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// `host:port` of a broker's URL, for the tests that try any text.
+///
+/// # Errors
+/// [`ClientError::Url`].
+#[cfg(any(test, fuzzing))]
+pub fn address(url: &str) -> Result<String, ClientError> {
+    connection::address(url)
+}
+
 /// Why a client, or one of its requests, ended.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ClientError {

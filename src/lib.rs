@@ -22,6 +22,8 @@ pub mod config;
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(all(feature = "server", any(test, fuzzing)))]
+pub mod fuzzing;
 #[cfg(feature = "server")]
 pub mod guard;
 #[cfg(feature = "server")]

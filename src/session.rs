@@ -7,6 +7,8 @@
 mod door;
 mod hello;
 mod link;
+#[cfg(any(test, fuzzing))]
+pub mod rehearsal;
 mod route;
 mod sending;
 mod writing;
@@ -16,9 +18,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -163,7 +164,7 @@ async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
 
 /// From the welcome to the end; false if the last line was cut.
 async fn run(
-    mut reader: LineReader<OwnedReadHalf>,
+    mut reader: LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     greeted: hello::Greeted,
     shared: &Sessions,
@@ -219,7 +220,7 @@ async fn run(
 }
 
 async fn read_lines(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     silence: Duration,
     greeted: &hello::Greeted,
     shared: &Sessions,

@@ -37,6 +37,12 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         self.line_bytes_max = line_bytes_max;
     }
 
+    /// What the buffer holds on to, for the tests that bound it.
+    #[cfg(any(test, fuzzing))]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// The next line without its newline; `None` at the end of the stream. A last line without a newline is
     /// dropped: it may be cut. Cancel-safe: what was read stays in the buffer.
     ///

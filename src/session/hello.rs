@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
@@ -51,7 +50,7 @@ impl Greeted {
 
 /// Reads the hello, authenticates, and says welcome.
 pub(super) async fn greet(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     peer: SocketAddr,
     place: Place,
@@ -119,7 +118,7 @@ async fn admit(
     Ok((session, agent.into(), Some(ticket)))
 }
 
-async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End> {
+pub(super) async fn read_hello(reader: &mut LineReader<impl AsyncRead + Unpin>) -> Result<Hello, End> {
     let line = match timeout(HELLO_WAIT, reader.next_line()).await {
         Ok(Ok(Some(line))) => line,
         Ok(Ok(None)) => return Err(End::Disconnect),
@@ -136,7 +135,11 @@ async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End
     }
 }
 
-async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broker: &str) -> Result<(), End> {
+pub(super) async fn welcome(
+    write: &mut (impl AsyncWrite + Unpin),
+    greeted: &Greeted,
+    broker: &str,
+) -> Result<(), End> {
     let welcome = Welcome {
         proto: PROTO,
         broker: broker.to_owned(),

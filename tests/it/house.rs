@@ -15,7 +15,7 @@ const FLOORS: &[&[&str]] = &[
     &["session"],
     &["server"],
     &["broker"],
-    &["cli"],
+    &["cli", "fuzzing"],
 ];
 
 const LINES_MAX: usize = 500;

@@ -23,6 +23,7 @@ mod notify_queue;
 mod outage;
 mod outcomes;
 mod plans;
+mod policies;
 mod presence;
 mod process;
 mod producers;
