@@ -12,11 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
 use crate::inbox::SessionId;
@@ -38,6 +36,8 @@ const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 pub struct Sessions {
     /// This broker's name.
     pub broker: Arc<str>,
+    /// Whether the agents' port speaks TLS: then a token crosses no network in clear.
+    pub encrypted: bool,
     /// Whether tokens may come unencrypted from other machines.
     pub allow_plaintext: bool,
     /// For authentication.
@@ -100,27 +100,42 @@ struct Session<'a> {
     outbox: Outbox,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(socket: TcpStream, peer: SocketAddr, shared: Sessions) {
-    // Small lines must not wait for each other's acknowledgement by TCP.
-    if let Err(e) = socket.set_nodelay(true) {
-        tracing::debug!(error = %e, %peer, "the socket ended before its session began");
-        return;
-    }
-    let (read, mut write) = socket.into_split();
+/// Serves a connection, encrypted or not, to its end. The hello must be there at `hello_by`.
+pub async fn serve(
+    read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    peer: SocketAddr,
+    hello_by: Instant,
+    shared: Sessions,
+) {
     let mut reader = LineReader::new(read, crate::protocol::limits::HELLO_LINE_BYTES_MAX);
-    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, &shared).await {
+    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, hello_by, &shared).await {
         Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
         Err(end) => (end, true),
     };
     shared.metrics.closed(end.reason());
-    if let End::Refused(e) = &end {
-        tracing::info!(%peer, code = %e.code, reason = %e.message, "a connection was refused or ended");
-        // After a line that was cut in the middle, another would only be garbage.
-        if whole {
-            say_last(&mut write, e.clone()).await;
+    match &end {
+        End::Refused(e) => {
+            tracing::info!(%peer, code = %e.code, reason = %e.message, "a connection was refused or ended");
+            // After a line that was cut in the middle, another would only be garbage.
+            if whole {
+                say_last(&mut write, e.clone()).await;
+            }
+        }
+        // Over TLS a stream that just ends looks cut.
+        End::Bye | End::Disconnect => {
+            let _ = timeout(FAREWELL_WAIT, write.shutdown()).await;
         }
     }
+}
+
+/// Refuses a client that speaks plainly where TLS is spoken.
+pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Sessions) {
+    let sentence = "this port speaks TLS only: use a tcp+tls:// URL. If this line crossed a network, so did its \
+                    token, in clear: rotate it by `postbell agent rotate`";
+    shared.metrics.closed(CloseReason::Refused(ErrorCode::PlaintextRefused));
+    tracing::info!(%peer, "a connection without TLS was refused");
+    say_last(write, ProtocolError::new(ErrorCode::PlaintextRefused, sentence)).await;
 }
 
 async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
@@ -138,7 +153,7 @@ async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
 
 /// From the welcome to the end; false if the last line was cut.
 async fn run(
-    mut reader: LineReader<OwnedReadHalf>,
+    mut reader: LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     greeted: hello::Greeted,
     shared: &Sessions,
@@ -178,7 +193,7 @@ async fn run(
 }
 
 async fn read_lines(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     silence: Duration,
     id: SessionId,
     agent: &Arc<str>,

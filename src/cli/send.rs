@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, Read};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const AT_ONCE: usize = 256;
 /// Where the broker is and who we are.
 #[derive(clap::Args)]
 pub(super) struct ConnectArgs {
-    /// The broker's agents' port
+    /// The broker's agents' port; tcp+tls:// encrypts and verifies it
     #[arg(long, env = "POSTBELL_URL", default_value = "tcp://127.0.0.1:7440")]
     pub(super) url: String,
     /// The agent we are
@@ -29,11 +30,33 @@ pub(super) struct ConnectArgs {
     /// Its token; better in the environment than on the command line, where others see it
     #[arg(long, env = "POSTBELL_TOKEN", hide_env_values = true)]
     pub(super) token: String,
+    /// The CA that must have issued the broker's certificate, a PEM file; else the system's trusted ones
+    #[arg(long, env = "POSTBELL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The SHA-256 fingerprint that the broker's certificate must have; enough without a CA
+    #[arg(long, env = "POSTBELL_PIN", value_name = "HEX")]
+    pin: Option<String>,
+    /// Our certificate, a PEM file, where the broker asks for one
+    #[arg(long, env = "POSTBELL_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its key, a PEM file
+    #[arg(long, env = "POSTBELL_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
 }
 
 impl ConnectArgs {
     pub(super) fn builder(&self) -> Builder {
-        Builder::new(&self.url, &self.agent, &self.token)
+        let mut builder = Builder::new(&self.url, &self.agent, &self.token);
+        if let Some(ca) = &self.ca {
+            builder = builder.ca_file(ca);
+        }
+        if let Some(pin) = &self.pin {
+            builder = builder.pin_sha256(pin);
+        }
+        if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
+            builder = builder.client_certificate(certificate, key);
+        }
+        builder
     }
 }
 

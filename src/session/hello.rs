@@ -4,14 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{End, FAREWELL_WAIT, Sessions, line_fault};
 use crate::inbox::SessionId;
 use crate::postgres::agents;
-use crate::protocol::codec::LineReader;
+use crate::protocol::codec::{LineReader, write_whole};
 use crate::protocol::frame::{Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
     HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, LINE_BYTES_MAX, PAYLOAD_BYTES_MAX,
@@ -31,19 +30,21 @@ pub(super) struct Greeted {
 
 /// Reads the hello, authenticates, and says welcome.
 pub(super) async fn greet(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     peer: SocketAddr,
+    hello_by: Instant,
     shared: &Sessions,
 ) -> Result<Greeted, End> {
-    let hello = read_hello(reader).await?;
+    let hello = read_hello(reader, hello_by).await?;
     if hello.proto != PROTO {
         let sentence = format!("this broker speaks protocol {PROTO}, not {}", hello.proto);
         return Err(refused(ErrorCode::ProtoUnsupported, sentence));
     }
-    if crosses_a_network(peer) && !shared.allow_plaintext {
-        let sentence = "a token must not cross a network in clear: connect from the broker's own machine or \
-                        through a tunnel, or set POSTBELL_ALLOW_PLAINTEXT=1 on the broker where the network is yours";
+    if !shared.encrypted && crosses_a_network(peer) && !shared.allow_plaintext {
+        let sentence = "a token must not cross a network in clear: set POSTBELL_TLS_CERT and POSTBELL_TLS_KEY on \
+                        the broker, connect from its own machine or through a tunnel, or set \
+                        POSTBELL_ALLOW_PLAINTEXT=1 on it where the network is yours";
         return Err(refused(ErrorCode::PlaintextRefused, sentence));
     }
     let agent = match agents::authenticate(&shared.pool, &hello.agent, &hello.token).await {
@@ -68,8 +69,11 @@ pub(super) async fn greet(
     Ok(greeted)
 }
 
-async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End> {
-    let line = match timeout(HELLO_WAIT, reader.next_line()).await {
+async fn read_hello(
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
+    hello_by: Instant,
+) -> Result<Hello, End> {
+    let line = match timeout_at(hello_by, reader.next_line()).await {
         Ok(Ok(Some(line))) => line,
         Ok(Ok(None)) => return Err(End::Disconnect),
         Ok(Err(e)) => return Err(line_fault(e)),
@@ -95,7 +99,7 @@ async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broke
     };
     let mut line = Vec::new();
     push_line(&mut line, &ServerFrame::Welcome(welcome));
-    match timeout(FAREWELL_WAIT, write.write_all(&line)).await {
+    match timeout(FAREWELL_WAIT, write_whole(write, &line)).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(End::Disconnect),
     }

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -11,6 +11,7 @@ use super::hello::Greeted;
 use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
 use crate::dispatch::Outgoing;
 use crate::inbox::event::Push;
+use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Send, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
@@ -70,7 +71,7 @@ pub(super) async fn write_lines(
         }
         let (pushes, close) = encode(&mut buffer, &mut waiting);
         progress.whole.store(false, Ordering::Relaxed);
-        match timeout(WRITE_WAIT, write.write_all(&buffer)).await {
+        match timeout(WRITE_WAIT, write_whole(write, &buffer)).await {
             Ok(Ok(())) => progress.whole.store(true, Ordering::Relaxed),
             Ok(Err(_)) => return End::Disconnect,
             Err(_) => return End::Refused(slow_reader()),

@@ -22,3 +22,4 @@ mod protocol;
 mod reaper;
 mod schema;
 mod sending;
+mod tls;
