@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
 use postbell::certificates::Fingerprint;
@@ -9,7 +10,7 @@ use postbell::client::{Builder, ClientError, State};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
@@ -363,4 +364,37 @@ async fn a_bad_file_is_refused_at_the_start() {
         let said = ended.stderr.lines().last().unwrap_or_default();
         assert!(said.contains(sentence) && said.contains("postbell: POSTBELL_TLS_"), "{said}");
     }
+}
+
+/// What `dev --tls` prints is enough to connect, by the CA that it made.
+#[tokio::test]
+async fn dev_brings_its_own_ca() {
+    let db = migrated().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = tokio::process::Command::new(env!("CARGO_BIN_EXE_postbell"));
+    dev.args(["dev", "--tls", "--demo", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.path())
+        .env_clear()
+        .env("DATABASE_URL", db.url())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    let mut dev = dev.spawn().unwrap();
+    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+    let export = loop {
+        let line = timeout(PATIENCE, lines.next_line()).await.expect("a line").unwrap().expect("the hints");
+        if let Some((_, export)) = line.split_once("export ") {
+            break export.to_owned();
+        }
+    };
+    let value = |name: &str| {
+        let word = export.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        word.unwrap_or_else(|| panic!("no {name} in {export}")).trim_matches('\'').to_owned()
+    };
+    let (url, token) = (value("POSTBELL_URL"), value("POSTBELL_TOKEN"));
+    assert!(url.starts_with("tcp+tls://"), "{url}");
+    let builder = Builder::new(&url, &value("POSTBELL_AGENT"), &token);
+    builder.clone().ca_file(value("POSTBELL_CA")).connect().await.unwrap();
+    let said = refused(builder).await;
+    assert!(said.contains("not trusted here") || said.contains("no trusted certificates"), "{said}");
 }
