@@ -34,6 +34,7 @@ use crate::postgres::migrate::schema_state;
 use crate::postgres::{Connection, Pool, StoreError};
 use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
+use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
 use crate::tailer::Tailer;
 use crate::{listener, publisher, reaper, refiller, server, settler};
@@ -50,6 +51,17 @@ pub struct Stopped {
     pub unsettled: usize,
     /// A task of the broker's failed, by a defect: it stopped by itself, so that it is started anew.
     pub broken: bool,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The registry has another broker's metrics already.
+    #[error("the metrics could not be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A file of the agents' port's certificate is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Checks that this database can serve: reachable, migrated, and LISTEN works on it.
@@ -81,19 +93,26 @@ struct House {
 /// Runs a broker on these sockets until `stop`, then drains it.
 ///
 /// # Errors
-/// The metrics could not be registered: the registry has another broker's already.
+/// See [`StartError`].
 pub async fn run(
     config: Config,
     agents: TcpListener,
     http: TcpListener,
     registry: Registry,
     stop: impl Future<Output = ()>,
-) -> Result<Stopped, prometheus::Error> {
+) -> Result<Stopped, StartError> {
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let metrics = Metrics::register(&registry)?;
     let listening = agents.local_addr().unwrap_or(config.listen);
     let address = address::advertised(&config, listening).await;
-    let identity =
-        BrokerRow { id: Uuid::now_v7(), name: config.name.clone(), address, token: Token::random() };
+    let certificate = tls.as_ref().map(Tls::shown);
+    let identity = BrokerRow {
+        id: Uuid::now_v7(),
+        name: config.name.clone(),
+        address,
+        token: Token::random(),
+        certificate,
+    };
     let house = House {
         pool: Pool::new(config.database.clone(), config.pool_size),
         health: Health::new(),
@@ -104,13 +123,14 @@ pub async fn run(
         presence: Presence::default(),
         broker: identity,
     };
-    Ok(house.live(config, agents, http, registry, stop).await)
+    Ok(house.live(config, tls, agents, http, registry, stop).await)
 }
 
 impl House {
     async fn live(
         self,
         config: Config,
+        tls: Option<Tls>,
         agents: TcpListener,
         http: TcpListener,
         registry: Registry,
@@ -142,7 +162,10 @@ impl House {
         let sessions = Sessions {
             broker: config.name.as_str().into(),
             identity: self.broker.clone(),
+            tls: config.tls.clone(),
             linked: watch::Sender::new(0),
+            // The server knows.
+            encrypted: false,
             allow_plaintext: config.allow_plaintext,
             pool: self.pool.clone(),
             guard: Guard::new(config.unauthenticated),
@@ -155,7 +178,10 @@ impl House {
             last_id: Arc::new(AtomicU64::new(0)),
         };
         let linked = sessions.linked.subscribe();
-        let accepting = tokio::spawn(server::serve(agents, sessions, async {
+        if let Some(tls) = tls.clone() {
+            background.spawn(tls.follow(self.metrics.clone()));
+        }
+        let accepting = tokio::spawn(server::serve(agents, tls, sessions, async {
             let _ = accept_stopped.await;
         }));
 

@@ -1,5 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+#[cfg(feature = "tls")]
+pub mod certificates;
 pub mod client;
 pub mod message;
 pub mod pace;

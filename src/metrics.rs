@@ -96,8 +96,8 @@ series! {
         "Connections that said hello and were welcomed.";
     closed: IntCounterVec = counters("reason", CloseReason::all().map(|r| r.as_str())),
         "postbell_closed_total",
-        "Connections that ended, by reason: bye (the client said so), disconnect (the socket ended), or the \
-         code of the fatal error that the broker sent.";
+        "Connections that ended, by reason: bye (the client said so), disconnect (the socket ended), tls (the \
+         handshake failed or took too long), or the code of the fatal error that the broker sent.";
     ready: IntGaugeVec = gauges("priority", Priority::all().map(|p| p.to_string())), "postbell_ready",
         "Deliveries in the database that are ready and not yet settled, by priority (1 is the highest). \
          Those in flight are among them.";
@@ -132,6 +132,10 @@ series! {
         "Deliveries that the tail read, each once, and again after a retry or a redrive.";
     pub settle_batch: Histogram = histogram(SETTLE_BUCKETS), "postbell_settle_batch",
         "Deliveries settled by one statement.";
+    pub tls_expires: IntGauge = gauge, "postbell_tls_expires_timestamp_seconds",
+        "Unix time until which the certificate of the agents' port is valid; 0 without TLS.";
+    pub tls_reload_failures: IntCounter = counter, "postbell_tls_reload_failures_total",
+        "Times that the files of the certificate changed and were of no use; the old certificate stays.";
     pub database_up: IntGauge = gauge, "postbell_database_up",
         "1 while the last statement reached the database, 0 since one could not.";
 }

@@ -19,11 +19,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::access::{Access, Ticket};
+use crate::config::TlsFiles;
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
 use crate::guard::{Guard, Place};
 use crate::inbox::SessionId;
@@ -54,8 +54,12 @@ pub struct Sessions {
     pub broker: Arc<str>,
     /// Who this broker is, for those it links to.
     pub identity: BrokerRow,
+    /// Where its own certificate is, for those that ask for one.
+    pub tls: Option<TlsFiles>,
     /// Counts what is in flight over links.
     pub linked: Linked,
+    /// Whether the agents' port speaks TLS: then a token crosses no network in clear.
+    pub encrypted: bool,
     /// Whether tokens may come unencrypted from other machines.
     pub allow_plaintext: bool,
     /// For authentication.
@@ -126,27 +130,43 @@ struct Session<'a> {
     outbox: Outbox,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(socket: TcpStream, peer: SocketAddr, place: Place, shared: Sessions) {
-    // Small lines must not wait for each other's acknowledgement by TCP.
-    if let Err(e) = socket.set_nodelay(true) {
-        tracing::debug!(error = %e, %peer, "the socket ended before its session began");
-        return;
-    }
-    let (read, mut write) = socket.into_split();
+/// Serves a connection, encrypted or not, to its end. The hello must be there at `hello_by`.
+pub async fn serve(
+    read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    peer: SocketAddr,
+    place: Place,
+    hello_by: Instant,
+    shared: Sessions,
+) {
     let mut reader = LineReader::new(read, crate::protocol::limits::HELLO_LINE_BYTES_MAX);
-    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, place, &shared).await {
+    let (end, whole) = match hello::greet(&mut reader, &mut write, (peer, place), hello_by, &shared).await {
         Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
         Err(end) => (end, true),
     };
     shared.metrics.closed(end.reason());
-    if let End::Refused(e) = &end {
-        tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
-        // After a line that was cut in the middle, another would only be garbage.
-        if whole {
-            say_last(&mut write, e.clone()).await;
+    match &end {
+        End::Refused(e) => {
+            tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
+            // After a line that was cut in the middle, another would only be garbage.
+            if whole {
+                say_last(&mut write, e.clone()).await;
+            }
+        }
+        // Over TLS a stream that just ends looks cut.
+        End::Bye | End::Disconnect => {
+            let _ = timeout(FAREWELL_WAIT, write.shutdown()).await;
         }
     }
+}
+
+/// Refuses a client that speaks plainly where TLS is spoken.
+pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Sessions) {
+    let sentence = "this port speaks TLS only: use a tcp+tls:// URL. If this line crossed a network, so did its \
+                    token, in clear: rotate it by `postbell agent rotate`";
+    shared.metrics.closed(CloseReason::Refused(ErrorCode::PlaintextRefused));
+    tracing::info!(%peer, "a connection without TLS was refused");
+    say_last(write, ProtocolError::new(ErrorCode::PlaintextRefused, sentence)).await;
 }
 
 async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {

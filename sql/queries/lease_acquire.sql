@@ -19,11 +19,11 @@ with gone as (
                       and b.broker_id not in (select g.b from gone g))
   returning l.inbox, l.epoch
 )
-select i as inbox, t.epoch, o.broker_id as owner, o.address
+select i as inbox, t.epoch, o.broker_id as owner, o.address, o.certificate_sha256
 from unnest($1::text[]) as i
 left join taken t on t.inbox = i
 left join lateral (
-  select b.broker_id, b.address
+  select b.broker_id, b.address, b.certificate_sha256
   from postbell.leases l
   cross join lateral (select * from postbell.brokers b where b.broker_id = any (array[l.broker_id]) offset 0) b
   where l.inbox = any (array[i]) and t.epoch is null and b.token_hash is not null

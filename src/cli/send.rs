@@ -22,7 +22,7 @@ const AT_ONCE: usize = 256;
 /// Where the broker is and who we are.
 #[derive(clap::Args)]
 pub(super) struct ConnectArgs {
-    /// The broker's agents' port
+    /// The broker's agents' port; tcp+tls:// encrypts and verifies it
     #[arg(long, env = "POSTBELL_URL", default_value = "tcp://127.0.0.1:7440")]
     pub(super) url: String,
     /// The agent we are
@@ -31,11 +31,33 @@ pub(super) struct ConnectArgs {
     /// The file that holds its token, if POSTBELL_TOKEN does not: on the command line everybody could see it
     #[arg(long, env = "POSTBELL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// The CA that must have issued the broker's certificate, a PEM file; else the system's trusted ones
+    #[arg(long, env = "POSTBELL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The SHA-256 fingerprint that the broker's certificate must have; enough without a CA
+    #[arg(long, env = "POSTBELL_PIN", value_name = "HEX")]
+    pin: Option<String>,
+    /// Our certificate, a PEM file, where the broker asks for one
+    #[arg(long, env = "POSTBELL_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its key, a PEM file
+    #[arg(long, env = "POSTBELL_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
 }
 
 impl ConnectArgs {
     pub(super) fn builder(&self) -> anyhow::Result<Builder> {
-        Ok(Builder::new(&self.url, &self.agent, &self.token()?))
+        let mut builder = Builder::new(&self.url, &self.agent, &self.token()?);
+        if let Some(ca) = &self.ca {
+            builder = builder.ca_file(ca);
+        }
+        if let Some(pin) = &self.pin {
+            builder = builder.pin_sha256(pin);
+        }
+        if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
+            builder = builder.client_certificate(certificate, key);
+        }
+        Ok(builder)
     }
 
     fn token(&self) -> anyhow::Result<String> {

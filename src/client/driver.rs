@@ -3,15 +3,15 @@
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::connection::{self, Connection};
+use super::connection::{self, Address, Connection};
 use super::delivery::Delivery;
 use super::pending::{AckAnswer, Held, Pending, SendAnswer};
 use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
 use crate::pace::Pace;
+use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Ack, Extend, Nack, Send, Window, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
@@ -52,7 +52,7 @@ enum End {
 /// See the module.
 pub(super) struct Driver {
     builder: Builder,
-    address: String,
+    address: Address,
     deliveries: mpsc::Sender<Delivery>,
     orders: mpsc::WeakSender<Order>,
     state: watch::Sender<State>,
@@ -75,7 +75,7 @@ struct Session {
 impl Driver {
     pub(super) fn new(
         builder: Builder,
-        address: String,
+        address: Address,
         deliveries: mpsc::Sender<Delivery>,
         orders: mpsc::WeakSender<Order>,
         state: watch::Sender<State>,
@@ -93,10 +93,15 @@ impl Driver {
                     pace.reset();
                     self.live(connection, &mut orders).await
                 }
-                None => match connection::open(&self.address, &self.builder.hello).await {
+                None => match connection::open(&self.address, &self.builder).await {
                     Ok(connection) => {
                         next = Some(connection);
                         continue;
+                    }
+                    // Somebody must look, though it may pass: a renewal that is half done, a network in between.
+                    Err(e @ (ClientError::Tls { .. } | ClientError::Invalid(_))) => {
+                        tracing::warn!(error = %e, "the connection cannot be made again; trying on");
+                        End::Fell(e.to_string(), Duration::ZERO)
                     }
                     Err(e) => refused(e),
                 },
@@ -352,7 +357,7 @@ impl Session {
             return Ok(());
         }
         self.wrote_at = Instant::now();
-        let written = timeout(WRITE_WAIT, self.connection.writer.write_all(&self.out)).await;
+        let written = timeout(WRITE_WAIT, write_whole(&mut self.connection.writer, &self.out)).await;
         self.out.clear();
         match written {
             Ok(Ok(())) => Ok(()),

@@ -63,6 +63,8 @@ pub struct Owner {
     pub broker: Uuid,
     /// Where it can be reached.
     pub address: Arc<str>,
+    /// The SHA-256 of its certificate, where it speaks TLS.
+    pub certificate: Option<Arc<str>>,
 }
 
 /// An owner that cannot be reached by the network.

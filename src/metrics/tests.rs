@@ -55,6 +55,9 @@ fn every_series_exists_before_the_first_event() {
     for plain in ["unknown_recipient", "agents_known", "agents_connected", "bell_armed", "bell_rings_total"] {
         has(&text, &format!("postbell_{plain} 0"));
     }
+    for plain in ["tls_expires_timestamp_seconds", "tls_reload_failures_total"] {
+        has(&text, &format!("postbell_{plain} 0"));
+    }
     for plain in ["tail_late_total", "tail_rows_total", "database_up", "notify_queue_ratio"] {
         has(&text, &format!("postbell_{plain} 0"));
     }

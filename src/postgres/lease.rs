@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::agents::{Token, hash, is_hash};
@@ -10,6 +11,7 @@ use super::connection::Connection;
 use super::error::StoreError;
 use super::listen::canary_channel;
 use super::pool::Pool;
+use crate::certificates::Fingerprint;
 use crate::inbox::event::Owner;
 
 /// How long a broker that is not heard of keeps its inboxes.
@@ -42,6 +44,8 @@ pub struct BrokerRow {
     pub address: String,
     /// What it shows them when it links to them.
     pub token: Token,
+    /// Of its certificate, as it is now, where its agents' port speaks TLS.
+    pub certificate: Option<watch::Receiver<Fingerprint>>,
 }
 
 /// A renewal that succeeded.
@@ -72,6 +76,7 @@ pub async fn renew(
     is_known_alive: bool,
 ) -> Result<Renewed, StoreError> {
     let sent_at = Instant::now();
+    let certificate = broker.certificate.as_ref().map(|c| c.borrow().to_string());
     let row = connection
         .query_one(
             RENEW,
@@ -85,6 +90,7 @@ pub async fn renew(
                 &canary.to_string(),
                 &broker.token.hash().as_slice(),
                 &!is_known_alive,
+                &certificate,
             ],
         )
         .await?;
@@ -131,10 +137,11 @@ pub async fn acquire(
     let answers = rows.iter().map(|row| {
         let acquired = match row.get::<_, Option<i64>>("epoch") {
             Some(epoch) => Acquired::Ours(epoch),
-            None => Acquired::Theirs(
-                row.get::<_, Option<Uuid>>("owner")
-                    .map(|broker| Owner { broker, address: row.get::<_, String>("address").into() }),
-            ),
+            None => Acquired::Theirs(row.get::<_, Option<Uuid>>("owner").map(|broker| Owner {
+                broker,
+                address: row.get::<_, String>("address").into(),
+                certificate: row.get::<_, Option<String>>("certificate_sha256").map(Arc::from),
+            })),
         };
         (row.get::<_, String>("inbox").into(), acquired)
     });

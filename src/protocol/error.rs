@@ -41,7 +41,7 @@ error_codes! {
     Unauthorized, "unauthorized", true;
     /// The client speaks a version this broker does not.
     ProtoUnsupported, "proto_unsupported", true;
-    /// A token in clear, from another machine, where that is not allowed.
+    /// A token in clear: from another machine where that is not allowed, or at a port that speaks TLS.
     PlaintextRefused, "plaintext_refused", true;
     /// A line is longer than the limit.
     LineTooLong, "line_too_long", true;

@@ -16,9 +16,14 @@ use crate::protocol::limits::HELLO_LINE_BYTES_MAX;
 use crate::protocol::secret::redact;
 use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
-/// Turns a connection away for which there is no place: one line, if the kernel takes it at once, and no task.
-pub fn turn_away(socket: TcpStream, metrics: &Metrics) {
+/// Turns a connection away for which there is no place: one line, if it is spoken in clear and the kernel takes it at once,
+/// and no task.
+pub fn turn_away(socket: TcpStream, in_clear: bool, metrics: &Metrics) {
     metrics.closed(CloseReason::Refused(ErrorCode::Busy));
+    if !in_clear {
+        // A handshake is what there is no place for.
+        return;
+    }
     // The kernel itself is asked: tokio does not know yet that this socket can be written.
     let Ok(mut socket) = socket.into_std() else { return };
     let mut line = Vec::new();

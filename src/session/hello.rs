@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
 use crate::access::Ticket;
@@ -13,7 +13,7 @@ use crate::guard::Place;
 use crate::inbox::SessionId;
 use crate::postgres::agents::Denial;
 use crate::postgres::{agents, lease};
-use crate::protocol::codec::LineReader;
+use crate::protocol::codec::{LineReader, write_whole};
 use crate::protocol::frame::{Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
     HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, LINE_BYTES_MAX, PAYLOAD_BYTES_MAX,
@@ -52,18 +52,19 @@ impl Greeted {
 pub(super) async fn greet(
     reader: &mut LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
-    peer: SocketAddr,
-    place: Place,
+    (peer, place): (SocketAddr, Place),
+    hello_by: Instant,
     shared: &Sessions,
 ) -> Result<Greeted, End> {
-    let hello = read_hello(reader).await?;
+    let hello = read_hello(reader, hello_by).await?;
     if hello.proto != PROTO {
         let sentence = format!("this broker speaks protocol {PROTO}, not {}", hello.proto);
         return Err(refused(ErrorCode::ProtoUnsupported, sentence));
     }
-    if crosses_a_network(peer) && !shared.allow_plaintext {
-        let sentence = "a token must not cross a network in clear: connect from the broker's own machine or \
-                        through a tunnel, or set POSTBELL_ALLOW_PLAINTEXT=1 on the broker where the network is yours";
+    if !shared.encrypted && crosses_a_network(peer) && !shared.allow_plaintext {
+        let sentence = "a token must not cross a network in clear: set POSTBELL_TLS_CERT and POSTBELL_TLS_KEY on \
+                        the broker, connect from its own machine or through a tunnel, or set \
+                        POSTBELL_ALLOW_PLAINTEXT=1 on it where the network is yours";
         return Err(refused(ErrorCode::PlaintextRefused, sentence));
     }
     let is_running = matches!(*shared.phase.borrow(), Phase::Running);
@@ -118,8 +119,11 @@ async fn admit(
     Ok((session, agent.into(), Some(ticket)))
 }
 
-pub(super) async fn read_hello(reader: &mut LineReader<impl AsyncRead + Unpin>) -> Result<Hello, End> {
-    let line = match timeout(HELLO_WAIT, reader.next_line()).await {
+pub(super) async fn read_hello(
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
+    hello_by: Instant,
+) -> Result<Hello, End> {
+    let line = match timeout_at(hello_by, reader.next_line()).await {
         Ok(Ok(Some(line))) => line,
         Ok(Ok(None)) => return Err(End::Disconnect),
         Ok(Err(e)) => return Err(line_fault(e)),
@@ -149,7 +153,7 @@ pub(super) async fn welcome(
     };
     let mut line = Vec::new();
     push_line(&mut line, &ServerFrame::Welcome(welcome));
-    match timeout(FAREWELL_WAIT, write.write_all(&line)).await {
+    match timeout(FAREWELL_WAIT, write_whole(write, &line)).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(End::Disconnect),
     }

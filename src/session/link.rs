@@ -15,14 +15,15 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::hello::Greeted;
 use super::route::Route;
 use super::{End, FAREWELL_WAIT, Phase, Sessions, slow_reader};
-use crate::client::ClientError;
-use crate::client::connection::{self, Connection};
+use crate::client::connection::Connection;
+use crate::client::{Builder, ClientError};
 use crate::dispatch::{Input, Outgoing};
 use crate::inbox::Tag;
 use crate::inbox::event::{Event, Owner, Trouble};
 use crate::pace::Pace;
-use crate::protocol::frame::{Hello, Nack, NackOutcome, push_line, retag_msg};
-use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, PROTO};
+use crate::protocol::codec::write_whole;
+use crate::protocol::frame::{Nack, NackOutcome, push_line, retag_msg};
+use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 
 /// An owner that does not welcome a link within this time counts as lost. With the lease of a dead owner (3 s) and one
@@ -30,7 +31,7 @@ use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 const LINK_WAIT: Duration = Duration::from_secs(1);
 /// Both sides of a link say something so often; twice as long a silence ends it, at about the time at which the lease of
 /// an owner that died without a word does.
-const LINK_HEARTBEAT_MS: u32 = 1_500;
+const LINK_HEARTBEAT: Duration = Duration::from_millis(1_500);
 /// A link that stood for so long was a good one: the next attempt comes at once.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
@@ -90,18 +91,30 @@ impl<'a> Link<'a> {
         pending().await
     }
 
+    /// As the owner's row says: over TLS, and then to nobody but the certificate in it.
+    fn caller(&self, owner: &Owner) -> Builder {
+        let identity = &self.shared.identity;
+        let scheme = if owner.certificate.is_some() { "tcp+tls" } else { "tcp" };
+        let url = format!("{scheme}://{}", owner.address);
+        let mut builder = Builder::new(&url, &self.greeted.agent, identity.token.reveal())
+            .broker(identity.id)
+            .window(self.route.window())
+            .heartbeat(LINK_HEARTBEAT);
+        if let Some(instance) = &self.greeted.instance {
+            builder = builder.instance(instance);
+        }
+        if let Some(pin) = &owner.certificate {
+            builder = builder.pin_sha256(pin);
+            // An owner that asks its clients for a certificate is shown this broker's own.
+            if let Some(files) = &self.shared.tls {
+                builder = builder.client_certificate(&files.certificate, &files.key);
+            }
+        }
+        builder
+    }
+
     async fn connect(&self, owner: &Owner) -> Result<Connection, Lost> {
-        let hello = Hello {
-            proto: PROTO,
-            agent: self.greeted.agent.to_string(),
-            token: self.shared.identity.token.reveal().to_owned(),
-            instance: self.greeted.instance.clone(),
-            client: Some(concat!("postbell-link/", env!("CARGO_PKG_VERSION")).to_owned()),
-            broker: Some(self.shared.identity.id),
-            window: Some(self.route.window()),
-            heartbeat_ms: Some(LINK_HEARTBEAT_MS),
-        };
-        let opened = timeout(LINK_WAIT, connection::open(&owner.address, &hello)).await;
+        let opened = timeout(LINK_WAIT, self.caller(owner).open()).await;
         let error = match opened.unwrap_or(Err(ClientError::Timeout(LINK_WAIT))) {
             Ok(connection) => return Ok(connection),
             Err(e) => e,
@@ -146,7 +159,7 @@ impl<'a> Link<'a> {
 
     /// `Some`: cut. `None`: the owner gave the inbox up.
     async fn pass_on(&mut self, frames: &mut mpsc::Receiver<ClientFrame>) -> Result<Option<bool>, End> {
-        let heartbeat = Duration::from_millis(LINK_HEARTBEAT_MS.into());
+        let heartbeat = LINK_HEARTBEAT;
         let (mut heard_at, mut wrote_at) = (Instant::now(), Instant::now());
         let (mut batch, mut buffer) = (Vec::new(), Vec::new());
         const CUT: Result<Option<bool>, End> = Ok(Some(false));
@@ -224,7 +237,7 @@ impl<'a> Link<'a> {
     async fn write(&mut self, buffer: &[u8]) -> bool {
         let Some(connection) = self.connection.as_mut() else { return false };
         self.whole = false;
-        let written = timeout(LINK_WAIT, connection.writer.write_all(buffer)).await;
+        let written = timeout(LINK_WAIT, write_whole(&mut connection.writer, buffer)).await;
         self.whole = matches!(written, Ok(Ok(())));
         self.whole
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{End, Phase, Sessions, hello, run, say_last};
@@ -20,7 +21,7 @@ use crate::postgres::{DatabaseUrl, Pool, Target};
 use crate::presence::Presence;
 use crate::protocol::codec::LineReader;
 use crate::protocol::frame::Send;
-use crate::protocol::limits::{HELLO_LINE_BYTES_MAX, WINDOW_DEFAULT, WINDOW_MAX};
+use crate::protocol::limits::{HELLO_LINE_BYTES_MAX, HELLO_WAIT, WINDOW_DEFAULT, WINDOW_MAX};
 use crate::publisher::Publish;
 
 /// Room for every answer to the bytes of one rehearsal, so that nobody waits for the socket.
@@ -63,7 +64,10 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
             name: String::new(),
             address: String::new(),
             token: Token::random(),
+            certificate: None,
         },
+        tls: None,
+        encrypted: false,
         linked: watch::Sender::new(0),
         access: Access::new(Arc::default()),
         guard: Guard::new(Places { total: 1, per_address: 1 }),
@@ -107,7 +111,7 @@ async fn greet_as_said(
     write: &mut WriteHalf<DuplexStream>,
     shared: &Sessions,
 ) -> Result<hello::Greeted, End> {
-    let said = hello::read_hello(reader).await?;
+    let said = hello::read_hello(reader, Instant::now() + HELLO_WAIT).await?;
     let session = shared.next_id();
     let agent = AgentRow {
         agent_id: said.agent.clone(),

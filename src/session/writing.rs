@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -13,6 +13,7 @@ use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
 use crate::dispatch::{Input, Outgoing};
 use crate::inbox::Tag;
 use crate::inbox::event::{Event, Owner, Push};
+use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Send, Window, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
@@ -86,7 +87,7 @@ pub(super) async fn write_lines(
             let _ = elsewhere.try_send(owner);
         }
         progress.whole.store(false, Ordering::Relaxed);
-        match timeout(WRITE_WAIT, write.write_all(&buffer)).await {
+        match timeout(WRITE_WAIT, write_whole(write, &buffer)).await {
             Ok(Ok(())) => progress.whole.store(true, Ordering::Relaxed),
             Ok(Err(_)) => return End::Disconnect,
             Err(_) => return End::Refused(slow_reader()),

@@ -31,3 +31,4 @@ mod protocol;
 mod reaper;
 mod schema;
 mod sending;
+mod tls;

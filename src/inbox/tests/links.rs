@@ -8,7 +8,7 @@ use crate::inbox::{SessionId, Tag};
 use crate::protocol::ErrorCode;
 
 fn owner() -> Owner {
-    Owner { broker: Uuid::from_u128(9), address: "10.0.0.9:7440".into() }
+    Owner { broker: Uuid::from_u128(9), address: "10.0.0.9:7440".into(), certificate: None }
 }
 
 fn theirs(bench: &mut Bench) -> Vec<Effect> {

@@ -188,7 +188,7 @@ impl World {
                 Some(epoch) => Event::Acquired { inbox, epoch },
                 None => {
                     // Now and then the owner is not known.
-                    let owner = Owner { broker: Uuid::nil(), address: "other".into() };
+                    let owner = Owner { broker: Uuid::nil(), address: "other".into(), certificate: None };
                     let owner = (!self.last_session.is_multiple_of(3)).then_some(owner);
                     Event::NotAcquired { inbox, owner }
                 }
