@@ -18,7 +18,10 @@ impl Session<'_> {
         });
         let outstanding = match admitted {
             Ok(outstanding) => outstanding,
-            Err(e) => return self.answer(e.for_ref(send.reference).into()),
+            Err(e) => {
+                self.shared.metrics.send_refused(e.code);
+                return self.answer(e.for_ref(send.reference).into());
+            }
         };
         let room = self.shared.access.queue_room(bytes).await;
         let publish = Publish { from: self.agent, send, outbox: self.outbox, held: (outstanding, room) };
