@@ -12,6 +12,7 @@ create table postbell.brokers (
   lease_until timestamp with time zone not null,
   armed boolean not null default false,
   token_hash bytea,
+  certificate_sha256 text,
   constraint brokers_pkey PRIMARY KEY (broker_id),
   constraint brokers_token_hash_check CHECK ((octet_length(token_hash) = 32))
 ) with (fillfactor=50);

@@ -1,7 +1,7 @@
 //! Access: what each session came in with, whether it may stay, and what its agent has left of its role's limits.
 //!
-//! `agent_registry` notifies when somebody's access changed, and every ten seconds all sessions are looked at whether it
-//! did or not: a lost notification costs ten seconds, and a broker without sessions asks nothing.
+//! `agent_registry` notifies when somebody's access changed, and the heartbeats of presence notice it every ten seconds: a
+//! lost notification costs ten seconds, and a mesh at rest no statement.
 
 mod quota;
 
@@ -21,8 +21,8 @@ use crate::protocol::limits::LINE_BYTES_MAX;
 
 pub use quota::{Outstanding, Quota, SLOW_DOWN_MIN};
 
-/// How often all sessions are looked at.
-pub const CHECK_EVERY: Duration = Duration::from_secs(10);
+/// How often the quotas of agents that left are looked at.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
 /// After the database did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// What all agents together may have waiting to be inserted, in bytes: a thousand messages of the largest size would not
@@ -150,17 +150,16 @@ impl Access {
         self.0.queue.clone().acquire_many_owned(bytes).await.ok()
     }
 
-    /// Looks for ever: when something was heard, and this often. The broker takes [`CHECK_EVERY`].
-    pub async fn run(self, pool: Pool, often: Duration) {
-        let mut every = interval(often);
+    /// Looks for ever, when something was heard.
+    pub async fn run(self, pool: Pool) {
+        let mut every = interval(FORGET_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                () = self.0.rope.access_changed() => {}
+                () = self.0.rope.access_changed() => while !self.check(&pool).await {
+                    sleep(RETRY_AFTER).await;
+                },
                 _ = every.tick() => self.forget_unused(Instant::now()),
-            }
-            while !self.check(&pool).await {
-                sleep(RETRY_AFTER).await;
             }
         }
     }

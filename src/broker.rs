@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::access::{Access, CHECK_EVERY};
+use crate::access::Access;
 use crate::config::Config;
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::guard::Guard;
@@ -153,7 +153,7 @@ impl House {
             self.metrics.clone(),
         ));
         let access = Access::new(self.rope.clone());
-        background.spawn(access.clone().run(self.pool.clone(), CHECK_EVERY));
+        background.spawn(access.clone().run(self.pool.clone()));
         let mut state = HttpState::new(registry, self.health.clone());
         state.refresh = Some(gauges::refresh(self.pool.clone(), self.metrics.clone(), self.presence.clone()));
         let http = tokio::spawn(http::serve(http, state, async {
@@ -261,7 +261,7 @@ impl House {
         background.spawn(tailer.run());
         background.spawn(reaper::promote(pool.clone(), alarm, wake));
         background.spawn(reaper::sweep(pool.clone(), config.retention, metrics));
-        background.spawn(self.presence.clone().run(pool));
+        background.spawn(self.presence.clone().run(pool, self.rope.clone()));
         (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
     }
 }

@@ -19,6 +19,7 @@ use prometheus::{
 };
 
 use crate::message::Priority;
+use crate::protocol::ErrorCode;
 use crate::protocol::limits::PROTO;
 use agents::Agents;
 use declare::{agents, counter, counters, float_gauge, float_gauges, gauge, gauges, histogram};
@@ -48,6 +49,9 @@ pub const BELL_BUCKETS_S: &[f64] =
 pub const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 
+/// What an operator may have to do something about: a role, or its limits.
+pub const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
+
 /// Makes the struct, its docs and its registration from one line for each series, so that they cannot differ.
 /// The help text is the field's documentation.
 macro_rules! series {
@@ -74,6 +78,10 @@ series! {
         "Time from the write on the socket to the agent's ack: the agent's own work.";
     pub published: IntCounter = counter, "postbell_published_total",
         "Messages sent through the broker (`send`) and committed. Those inserted by SQL are not among them.";
+    sends_refused: IntCounterVec = counters("code", SEND_REFUSALS.iter().map(|c| c.as_str())),
+        "postbell_sends_refused_total",
+        "Messages that agents may not send, by the code they were refused with: forbidden (their role does not allow \
+         it), slow_down (more than its limits allow; the client sends again).";
     pub pushed: IntCounter = counter, "postbell_pushed_total",
         "Deliveries written to a socket. A redelivery counts again.";
     pub acked: IntCounter = counter, "postbell_acked_total",
@@ -163,6 +171,13 @@ impl Metrics {
     /// Counts a dead letter.
     pub fn dead(&self, reason: DeadReason) {
         self.dead.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a send that was refused by one of [`SEND_REFUSALS`]; others are the client's own mistakes.
+    pub fn send_refused(&self, code: ErrorCode) {
+        if SEND_REFUSALS.contains(&code) {
+            self.sends_refused.with_label_values(&[code.as_str()]).inc();
+        }
     }
 
     /// Counts a connection that ended.

@@ -147,7 +147,10 @@ pub async fn serve(
     shared.metrics.closed(end.reason());
     match &end {
         End::Refused(e) => {
-            tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
+            // A flood of connections must not become one of the log.
+            if e.code != ErrorCode::Busy {
+                tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
+            }
             // After a line that was cut in the middle, another would only be garbage.
             if whole {
                 say_last(&mut write, e.clone()).await;

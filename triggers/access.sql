@@ -1,6 +1,6 @@
 -- After an UPDATE of what a hello is checked against, or a DELETE, on agent_registry: the brokers look at once whether
--- the agents they serve may stay, also where psql did it. A hint, as every notification: they look every ten seconds
--- anyway. Presence, which is written often, names none of these columns and does not fire it.
+-- the agents they serve may stay, also where psql did it. A hint, as every notification: their heartbeats notice it
+-- too, within ten seconds. Presence, which is written often, names none of these columns and does not fire it.
 
 create or replace function postbell.announce_access() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp

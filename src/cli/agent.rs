@@ -191,7 +191,7 @@ fn show(agents: &[Agent], as_json: bool) {
                 (true, true, None) => "yes".to_owned(),
                 (true, true, Some(left)) => {
                     let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-                    format!("yes, by the old token for {left}")
+                    format!("yes, the old token too for {left}")
                 }
             };
             let more = if a.waiting == WAITING_COUNTED_MAX { "+" } else { "" };

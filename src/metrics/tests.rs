@@ -1,7 +1,6 @@
 use prometheus::TextEncoder;
 
 use super::*;
-use crate::protocol::ErrorCode;
 
 fn registered() -> (Registry, Metrics) {
     let registry = Registry::new();
@@ -42,6 +41,9 @@ fn every_series_exists_before_the_first_event() {
     }
     for reason in CloseReason::all().map(CloseReason::as_str) {
         has(&text, &format!("postbell_closed_total{{reason=\"{reason}\"}} 0"));
+    }
+    for code in ["forbidden", "slow_down"] {
+        has(&text, &format!("postbell_sends_refused_total{{code=\"{code}\"}} 0"));
     }
     for priority in Priority::all() {
         has(&text, &format!("postbell_ready{{priority=\"{priority}\"}} 0"));

@@ -16,7 +16,10 @@ impl Session<'_> {
         let bytes = send.payload.get().len() + send.headers.as_ref().map_or(0, |h| h.get().len());
         let outstanding = match self.admit(&send, bytes) {
             Ok(outstanding) => outstanding,
-            Err(e) => return self.answer(e.for_ref(send.reference).into()),
+            Err(e) => {
+                self.shared.metrics.send_refused(e.code);
+                return self.answer(e.for_ref(send.reference).into());
+            }
         };
         let room = self.shared.access.queue_room(bytes).await;
         let publish = Publish { from: self.agent, send, outbox: self.outbox, held: (outstanding, room) };

@@ -16,11 +16,9 @@ use uuid::Uuid;
 use crate::harness::{TestDb, command, migrated};
 use crate::mesh::{Mesh, PATIENCE, Raw, get, insert};
 
-/// No test waits for the look that comes by itself.
-const NEVER: Duration = Duration::from_secs(100_000);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Access as a broker has it, but for the look every ten seconds: what ends a session here was notified.
+/// Access as a broker has it, without the heartbeats of presence: what ends a session here was notified.
 struct Listening {
     access: Access,
     rope: Arc<Rope>,
@@ -33,7 +31,7 @@ impl Listening {
         let rope = Arc::<Rope>::default();
         let connection = listen(&db.target(), Uuid::new_v4(), rope.clone()).await.expect("listens");
         let access = Access::new(rope.clone());
-        tokio::spawn(access.clone().run(db.pool(), NEVER));
+        tokio::spawn(access.clone().run(db.pool()));
         Self { access, rope, db, _connection: connection }
     }
 
@@ -416,7 +414,7 @@ async fn the_command_rotates_with_an_overlap_and_lists_it() {
     assert!(authenticate(&db.pool(), "a", &token).await.expect("answer").is_ok());
     assert!(authenticate(&db.pool(), "a", rotated.stdout.trim()).await.expect("answer").is_ok());
     let table = command(&db, &["agent", "list"]).await.stdout;
-    assert!(table.contains("yes, by the old token for 59m"), "{table}");
+    assert!(table.contains("yes, the old token too for 59m"), "{table}");
     let json = command(&db, &["agent", "list", "--json"]).await.stdout;
     assert!(json.contains("\"token_previous_until\":\"20"), "{json}");
     let ended = command(&db, &["agent", "rotate", "a", "--overlap", "0s"]).await;

@@ -122,6 +122,8 @@ async fn messages_over_the_rate_are_refused_and_not_stored() {
         }
     }
     assert!(sent >= 3 && refused > 0, "{sent} sent, {refused} refused");
+    let counted = mesh.metric("postbell_sends_refused_total{code=\"slow_down\"}").await;
+    assert_eq!(counted, f64::from(refused));
     assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages").await, sent);
 }
 

@@ -32,6 +32,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "lease_release": 2, "leases";
     "agent_authenticate": 1, "agent_registry_pkey";
     "access_lost": 4, "agent_registry_pkey";
+    "presence_heartbeat": 1, "agent_registry_pkey";
 ];
 
 /// What an operator sees by `explain`: a scan of an index without a condition reads all of it.
