@@ -75,8 +75,11 @@ async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_i
     }
     mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
     // The tail brought what was restored once, not in every round.
-    let rows = mesh.metric("postbell_tail_rows_total").await;
     mesh.until_armed().await;
+    let rows = mesh.metric("postbell_tail_rows_total").await;
+    let canaries = "postbell_bell_roundtrip_seconds_count";
+    let before = mesh.metric(canaries).await;
+    mesh.until_metric(canaries, |now| now >= before + 2.0).await;
     assert_eq!(mesh.metric("postbell_tail_rows_total").await, rows);
     mesh.stop().await;
 }

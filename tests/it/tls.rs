@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::harness::{command, migrated};
+use crate::harness::{TestDb, command, migrated};
 use crate::mesh::{Mesh, PATIENCE, Raw, insert, next};
 
 /// Somebody who signs certificates.
@@ -69,13 +69,17 @@ impl House {
     }
 
     async fn mesh(&self, more: &[(&str, &str)]) -> Mesh {
+        self.mesh_on(migrated().await, more).await
+    }
+
+    async fn mesh_on(&self, db: TestDb, more: &[(&str, &str)]) -> Mesh {
         let (certificate, key) = (self.path("server.pem"), self.path("server.key"));
         let mut settings = vec![
             ("POSTBELL_TLS_CERT", certificate.to_str().unwrap()),
             ("POSTBELL_TLS_KEY", key.to_str().unwrap()),
         ];
         settings.extend(more);
-        Mesh::with(&settings).await
+        Mesh::on(db, &settings).await
     }
 }
 
@@ -397,4 +401,36 @@ async fn dev_brings_its_own_ca() {
     builder.clone().ca_file(value("POSTBELL_CA")).connect().await.unwrap();
     let said = refused(builder).await;
     assert!(said.contains("not trusted here") || said.contains("no trusted certificates"), "{said}");
+}
+
+#[tokio::test]
+async fn a_link_goes_to_the_certificate_in_the_owners_row_and_shows_its_own() {
+    let house = House::new();
+    let ca = house.path("ca.pem");
+    // Both ask their clients for a certificate.
+    let mutual = [("POSTBELL_TLS_CLIENT_CA", ca.to_str().unwrap())];
+    let one = house.mesh(&mutual).await;
+    let two = house.mesh_on(one.db.clone(), &mutual).await;
+    house.issue("agent", &house.authority, "agent.example");
+    let token = one.db.agent("a").await;
+    let connect = |mesh: &Mesh, window: u32| {
+        let (certificate, key) = (house.path("agent.pem"), house.path("agent.key"));
+        tls(mesh, "a", &token).ca_file(&ca).client_certificate(certificate, key).window(window).connect()
+    };
+    let _near = connect(&one, 0).await.unwrap();
+    one.db.until("select exists (select from postbell.leases)").await;
+    let (far, mut deliveries) = connect(&two, 5).await.unwrap();
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    let sql = one.db.sql().await;
+    insert(&sql, "a", 5, "1").await;
+    next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    // A renewal is in the row within a second or so, and the next link goes to the new certificate.
+    let renewed = house.issue("server", &house.authority, "127.0.0.1");
+    let in_rows = format!("select bool_and(certificate_sha256 = '{renewed}') from postbell.brokers");
+    one.db.until(&in_rows).await;
+    far.close().await;
+    let (_far, mut deliveries) = connect(&two, 5).await.unwrap();
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    insert(&sql, "a", 5, "2").await;
+    assert_eq!(next(&mut deliveries).await.payload(), "2");
 }
