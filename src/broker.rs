@@ -81,13 +81,14 @@ struct House {
 /// # Errors
 /// The metrics could not be registered: the registry has another broker's already.
 pub async fn run(
-    config: Config,
+    mut config: Config,
     agents: TcpListener,
     http: TcpListener,
     registry: Registry,
     stop: impl Future<Output = ()>,
 ) -> Result<Stopped, prometheus::Error> {
     let metrics = Metrics::register(&registry)?;
+    config.database = config.database.impatient();
     let address = match (&config.advertise, agents.local_addr()) {
         (Some(address), _) => address.clone(),
         (None, Ok(address)) => address.to_string(),
