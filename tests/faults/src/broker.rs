@@ -78,7 +78,7 @@ impl Broker {
     /// It ended, or was not ready in time.
     pub async fn until_ready(&mut self) -> anyhow::Result<()> {
         let since = Instant::now();
-        while get(self.setup.http, "/health/ready").await.is_none() {
+        while !is_ready(self.setup.http).await {
             if let Some(status) = self.process.ended() {
                 bail!("broker {} ended at its start ({status})", letter(self.index));
             }
@@ -128,6 +128,11 @@ impl Setup {
 
 fn log(folder: &Path, index: usize, life: u32) -> PathBuf {
     folder.join(format!("broker-{}-{life}.log", letter(index)))
+}
+
+/// Whether a broker says that it is ready.
+pub async fn is_ready(http: SocketAddr) -> bool {
+    get(http, "/health/ready").await.is_some()
 }
 
 /// The value of a series without labels, as a broker's `/metrics` have it.

@@ -6,6 +6,8 @@
 mod pump;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -43,17 +45,22 @@ struct Rules {
     told: End,
 }
 
+/// Which targets are up, as far as whoever checks them knows: new connections are led to those.
+pub type Up = Arc<[AtomicBool]>;
+
 /// A proxy; it ends with its connections when this is dropped.
 pub struct Proxy {
     /// Where it listens.
     pub address: SocketAddr,
+    /// All are, unless somebody checks and says otherwise.
+    pub up: Up,
     rules: watch::Sender<Rules>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
-    /// Listens on a port of loopback, and leads each connection to one of the targets, by dice; if that one does not
-    /// take it, to the next.
+    /// Listens on a port of loopback, and leads each connection to one of the targets that are up, by dice; if that one
+    /// does not take it, to the next.
     ///
     /// # Errors
     /// No port is free.
@@ -62,8 +69,9 @@ impl Proxy {
         let address = listener.local_addr()?;
         let rules = Rules { flow: Flow::Pass, shuffles: false, cuts: 0, halves: 0, told: End::Client };
         let (rules, watched) = watch::channel(rules);
-        let accepting = tokio::spawn(accept(listener, targets, StdRng::seed_from_u64(seed), watched));
-        Ok(Self { address, rules, accepting })
+        let up: Up = targets.iter().map(|_| AtomicBool::new(true)).collect();
+        let accept = accept(listener, targets, up.clone(), StdRng::seed_from_u64(seed), watched);
+        Ok(Self { address, up, rules, accepting: tokio::spawn(accept) })
     }
 
     /// Begins to break the link.
@@ -103,6 +111,7 @@ impl Drop for Proxy {
 async fn accept(
     listener: TcpListener,
     targets: Vec<SocketAddr>,
+    up: Up,
     mut dice: StdRng,
     rules: watch::Receiver<Rules>,
 ) {
@@ -113,8 +122,9 @@ async fn accept(
             continue;
         };
         let first = dice.random_range(0..targets.len());
-        let order: Vec<SocketAddr> =
-            targets.iter().cycle().skip(first).take(targets.len()).copied().collect();
+        let mut order: Vec<usize> = (0..targets.len()).map(|i| (first + i) % targets.len()).collect();
+        order.sort_by_key(|i| !up[*i].load(Ordering::Relaxed));
+        let order = order.into_iter().map(|i| targets[i]).collect();
         let wait = Duration::from_millis(dice.random_range(0..REORDER_WITHIN_MS));
         tokio::spawn(lead(client, order, wait, rules.clone()));
     }

@@ -15,6 +15,7 @@ use crate::postgres::{self, Server};
 use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::schedule::{BROKERS, Link};
+use crate::watch;
 
 /// See the module.
 pub struct Stage {
@@ -31,6 +32,8 @@ pub struct Stage {
     agents_setup: agents::Setup,
     /// A task for each process that ever told something.
     ears: JoinSet<()>,
+    /// Ends with the stage.
+    _checker: JoinSet<()>,
     links: Links,
 }
 
@@ -80,11 +83,14 @@ impl Stage {
             broker.until_ready().await?;
             brokers.push(broker);
         }
+        let mut checker = JoinSet::new();
+        checker.spawn(watch::check(http, links.agents.up.clone()));
         let ledger = Shared::default();
         let mut ears = JoinSet::new();
         let start = |p| agents::start(&agents_setup, p, &ledger, &mut ears);
         let agents = (0..PROCESSES).map(start).collect::<anyhow::Result<_>>()?;
-        Ok(Self { server, brokers, agents, agents_setup, ears, ledger, logs: logs.to_owned(), links })
+        let logs = logs.to_owned();
+        Ok(Self { server, brokers, agents, agents_setup, ears, _checker: checker, ledger, logs, links })
     }
 
     /// The proxy on a link.

@@ -1,14 +1,17 @@
-//! Reads the brokers' metrics while the campaign runs: what the tail found late, and how much memory they take.
+//! Asks the brokers how they are while the campaign runs: what the tail found late, how much memory they take, and
+//! whether agents can be led to them.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::broker::metric;
+use crate::broker::{is_ready, metric};
 use crate::load::Shared;
+use crate::proxy::Up;
 use crate::schedule::letter;
 
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -59,5 +62,17 @@ pub async fn watch(
             watched.late.push(Late { at_ms, broker: letter(broker), rows });
         }
         watched.memory_bytes_max = watched.memory_bytes_max.max(metric(http, MEMORY).await.unwrap_or(0));
+    }
+}
+
+/// Keeps the agents' proxy from leading connections to a broker that is not ready, as a load balancer does.
+pub async fn check(brokers: Vec<SocketAddr>, up: Up) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (http, up) in brokers.iter().zip(up.iter()) {
+            up.store(is_ready(*http).await, Ordering::Relaxed);
+        }
     }
 }

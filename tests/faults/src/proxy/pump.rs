@@ -37,13 +37,17 @@ pub(super) async fn serve(
         let (client_read, client_write) = client.split();
         let (server_read, server_write) = server.split();
         let both = async {
-            tokio::join!(
+            tokio::try_join!(
                 pump(client_read, server_write, rules.clone()),
                 pump(server_read, client_write, rules.clone())
             )
         };
         tokio::select! {
-            _ended = both => return,
+            ended = both => match ended {
+                Ok(_) => return,
+                // One end was reset: so is the other.
+                Err(_) => Struck::Cut,
+            },
             struck = struck(rules.clone(), born) => struck,
         }
     };

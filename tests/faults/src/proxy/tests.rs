@@ -86,3 +86,16 @@ async fn a_half_open_connection_swallows_and_stays_silent() {
     let mut next = TcpStream::connect(proxy.address).await.expect("connects");
     assert_eq!(echoed(&mut next, b"z").await.expect("flows"), b"z");
 }
+
+#[tokio::test]
+async fn a_reset_at_one_end_is_one_at_the_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let proxy = Proxy::start(vec![listener.local_addr().expect("its address")], 1).await.expect("a proxy");
+    let mut client = TcpStream::connect(proxy.address).await.expect("connects");
+    let (mut server, _) = listener.accept().await.expect("accepts");
+    client.write_all(b"x").await.expect("writes");
+    server.read_exact(&mut [0]).await.expect("reads");
+    server.set_zero_linger().expect("set");
+    drop(server);
+    assert!(client.read(&mut [0]).await.is_err(), "told, though it says nothing itself");
+}
