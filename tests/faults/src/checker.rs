@@ -189,10 +189,13 @@ fn duplicate(n: u64, line: &Line, seen: Vec<Seen>, episodes: &[Episode]) -> Opti
     Some(Duplicate { n, after_confirmed: again.is_some(), cause, seen })
 }
 
-/// The delivery that a process answered by what it did at some moment.
+/// The delivery that a process answered by what it did at some moment. It may have had the next attempt in hand already,
+/// over a new connection, while it still worked on this one.
 fn delivery_before(seen: &[Seen], what: &Seen) -> u32 {
-    let mine = seen.iter().filter(|seen| seen.what == What::Delivered && seen.process == what.process);
-    mine.map(|seen| seen.at_ms).filter(|at| *at <= what.at_ms).max().unwrap_or(what.at_ms)
+    let it = |seen: &&Seen| {
+        seen.what == What::Delivered && (seen.process, seen.attempt) == (what.process, what.attempt)
+    };
+    seen.iter().filter(it).map(|seen| seen.at_ms).filter(|at| *at <= what.at_ms).max().unwrap_or(what.at_ms)
 }
 
 #[cfg(test)]

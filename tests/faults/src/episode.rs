@@ -49,7 +49,7 @@ impl Episode {
             Fault::Network { net: Net::BlackHole, .. } => (self.ended_ms, BROKER_MS),
             // The producers cannot send before; nobody promises how fast they notice.
             Fault::Network { link: Link::Producers, .. } => (self.ended_ms, BROKER_MS),
-            Fault::Network { .. } => (self.begun_ms, BROKER_MS),
+            Fault::Network { .. } | Fault::Spread => (self.begun_ms, BROKER_MS),
             Fault::KillAgent { .. } | Fault::StopAgent { .. } => (self.ended_ms, BROKER_MS),
             Fault::CrashPostgres | Fault::RestartPostgres | Fault::FillDisk | Fault::Terminate { .. } => {
                 (self.ended_ms, DATABASE_MS)

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use crate::agents::inbox_of;
 use crate::episode::Episode;
 use crate::postgres;
-use crate::schedule::{Fault, Net, Planned};
+use crate::schedule::{Fault, Link, Net, Planned};
 use crate::stage::Stage;
 
 /// Log segments that are asked for while the disk is full: the server then has none to write into.
@@ -70,6 +70,10 @@ pub async fn inject(stage: &mut Stage, planned: Planned) -> anyhow::Result<Episo
             Ok(())
         }
         Fault::FillDisk => fill_disk(stage, lasting, &mut episode).await,
+        Fault::Spread => {
+            stage.proxy(Link::Agents).inflict(Net::Cut);
+            Ok(())
+        }
         Fault::Network { link, net } => {
             stage.proxy(link).inflict(net);
             if net != Net::Cut {

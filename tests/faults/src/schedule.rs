@@ -7,12 +7,14 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
+/// The seed of the campaign that `cargo test` runs: its two minutes have a whole round.
+pub const TEST_SEED: u64 = 1;
 /// How many brokers a campaign has.
 pub const BROKERS: usize = 2;
 /// The first fault comes when the load is steady.
 const FIRST_MS: u64 = 3_000;
 /// Between two faults nothing is broken, so that what goes wrong then has no excuse.
-const QUIET_MS: std::ops::Range<u64> = 3_000..5_000;
+const QUIET_MS: std::ops::Range<u64> = 2_000..4_000;
 /// Time that faults take beside their own: a process or a server that starts again.
 const OVERHEAD_MS: u64 = 1_000;
 /// The last fault ends so long before the load does.
@@ -103,6 +105,8 @@ pub enum Fault {
     Terminate { backend: Backend },
     /// The data directory has no room left.
     FillDisk,
+    /// Every agent's connection is reset, so that both brokers have sessions when one of them is broken next.
+    Spread,
     /// Something is done to a link.
     Network { link: Link, net: Net },
 }
@@ -128,12 +132,16 @@ pub fn plan(seed: u64, campaign_ms: u64, processes: usize) -> Vec<Planned> {
     let (mut planned, mut at_ms) = (Vec::new(), FIRST_MS);
     loop {
         for fault in rounds.next(&mut dice, processes) {
-            let lasting_ms = lasting(fault, &mut dice);
-            if at_ms + lasting_ms + LAST_MS > campaign_ms {
-                return planned;
+            let spread = breaks_a_broker(fault).then_some(Fault::Spread);
+            for fault in spread.into_iter().chain([fault]) {
+                let lasting_ms = lasting(fault, &mut dice);
+                if at_ms + lasting_ms + LAST_MS > campaign_ms {
+                    return planned;
+                }
+                planned.push(Planned { number: planned.len() + 1, at_ms, lasting_ms, fault });
+                let overhead_ms = if fault == Fault::Spread { 0 } else { OVERHEAD_MS };
+                at_ms += lasting_ms + overhead_ms + dice.random_range(QUIET_MS);
             }
-            planned.push(Planned { number: planned.len() + 1, at_ms, lasting_ms, fault });
-            at_ms += lasting_ms + OVERHEAD_MS + dice.random_range(QUIET_MS);
         }
     }
 }
@@ -194,11 +202,14 @@ impl Rounds {
     }
 }
 
+fn breaks_a_broker(fault: Fault) -> bool {
+    matches!(fault, Fault::KillBroker { .. } | Fault::StopBroker { .. } | Fault::RestartBroker { .. })
+}
+
 fn lasting(fault: Fault, dice: &mut StdRng) -> u64 {
     let bounds = match fault {
-        Fault::Terminate { .. } | Fault::RestartBroker { .. } | Fault::Network { net: Net::Cut, .. } => {
-            return 0;
-        }
+        Fault::Spread | Fault::Terminate { .. } | Fault::RestartBroker { .. } => return 0,
+        Fault::Network { net: Net::Cut, .. } => return 0,
         Fault::KillBroker { .. } => 500..3_000,
         // Past the lease of 3 s.
         Fault::StopBroker { .. } => 3_500..6_000,
@@ -242,6 +253,7 @@ impl fmt::Display for Fault {
             Self::Terminate { backend } => {
                 write!(f, "terminate {}", format!("{backend:?}").to_lowercase())
             }
+            Self::Spread => f.write_str("cut agents-brokers, to spread sessions"),
             Self::FillDisk => f.write_str("disk full"),
             Self::Network { link, net } => match net {
                 Net::Delay { ms } => write!(f, "delay {ms} ms {link}"),
@@ -275,11 +287,20 @@ mod tests {
         for seed in 0..50 {
             let planned = plan(seed, 300_000, 10);
             for pair in planned.windows(2) {
-                assert!(pair[0].at_ms + pair[0].lasting_ms + QUIET_MS.start <= pair[1].at_ms);
+                assert!(pair[0].at_ms + pair[0].lasting_ms + QUIET_MS.start <= pair[1].at_ms, "{pair:?}");
             }
             let last = planned.last().expect("faults");
             assert!(last.at_ms + last.lasting_ms + LAST_MS <= 300_000);
         }
+    }
+
+    #[test]
+    fn two_minutes_of_the_fixed_seed_do_everything_once() {
+        let planned = plan(TEST_SEED, 120_000, 10);
+        let mut rounds = Rounds::default();
+        let round = rounds.next(&mut StdRng::seed_from_u64(0), 10).len();
+        let faults = planned.iter().filter(|p| p.fault != Fault::Spread).count();
+        assert!(faults >= round, "{faults} of {round}: choose another seed");
     }
 
     #[test]

@@ -5,9 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use faults::campaign::{Wanted, run};
+use faults::schedule::TEST_SEED;
 
-/// It meets every kind of fault.
-const SEED: u64 = 1;
 const LASTING: Duration = Duration::from_secs(120);
 /// What two cores carry beside other tests.
 const RATE: f64 = 100.0;
@@ -17,7 +16,7 @@ async fn two_minutes_of_faults_lose_nothing() {
     let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("campaign");
     let wanted = Wanted {
         program: env!("CARGO_BIN_EXE_soak").into(),
-        seed: SEED,
+        seed: TEST_SEED,
         lasting: LASTING,
         rate: RATE,
         only: Vec::new(),

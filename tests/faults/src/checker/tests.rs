@@ -100,6 +100,19 @@ fn a_duplicate_is_explained_by_the_fault_at_which_it_was_in_flight() {
 }
 
 #[test]
+fn the_next_attempt_may_come_while_this_one_is_still_worked_on() {
+    let next = |seen: Seen| Seen { attempt: 2, ..seen };
+    let all = [
+        seen(1_000, 0, What::Delivered),
+        next(seen(5_000, 0, What::Delivered)),
+        seen(6_000, 0, What::Handled),
+        next(seen(7_000, 0, What::Handled)),
+    ];
+    assert_eq!(duplicates(&all, &[episode(2_000, 2_000, None)]).unexplained(), 0);
+    assert_eq!(duplicates(&all, &[episode(6_500, 6_500, None)]).unexplained(), 1);
+}
+
+#[test]
 fn what_comes_after_its_confirmed_ack_is_a_duplicate_though_nobody_handled_it() {
     let mut all = vec![
         seen(1_000, 0, What::Delivered),
