@@ -16,7 +16,7 @@ use crate::load::{Load, Noticed};
 use crate::measure::{effects, quiet_longest_ms};
 use crate::postgres::{self, is_drained};
 use crate::report::{Report, Row};
-use crate::schedule::{Planned, letter, plan};
+use crate::schedule::{Planned, letter, outage, plan};
 use crate::stage::Stage;
 use crate::watch::{Watched, watch};
 
@@ -38,6 +38,8 @@ pub struct Wanted {
     pub rate: f64,
     /// Only faults whose name contains one of these; all where none is named.
     pub only: Vec<String>,
+    /// Instead of the plan, one outage of the database that ends so long before the load does.
+    pub outage_ends: Option<Duration>,
     /// Whether the time that deliveries take is judged, and not only told.
     pub timed: bool,
     /// Where logs go.
@@ -90,7 +92,11 @@ async fn break_things(stage: &mut Stage, wanted: &Wanted) -> anyhow::Result<Vec<
         let name = planned.fault.to_string();
         wanted.only.is_empty() || wanted.only.iter().any(|part| name.contains(part.as_str()))
     };
-    let planned = plan(wanted.seed, wanted.lasting.as_millis() as u64, PROCESSES.into());
+    let ms = |time: Duration| time.as_millis() as u64;
+    let planned = match wanted.outage_ends {
+        Some(before_end) => outage(ms(wanted.lasting.saturating_sub(before_end))),
+        None => plan(wanted.seed, ms(wanted.lasting), PROCESSES.into()),
+    };
     for planned in planned.into_iter().filter(is_wanted) {
         sleep(Duration::from_millis(planned.at_ms).saturating_sub(began.elapsed())).await;
         let mut episode = inject(stage, planned).await?;
@@ -155,6 +161,7 @@ async fn draw_up(
         lasting_s: wanted.lasting.as_secs_f64(),
         rate: wanted.rate,
         only: wanted.only.clone(),
+        outage: wanted.outage_ends.is_some(),
         timed: wanted.timed,
         build: if cfg!(debug_assertions) { "debug" } else { "release" },
         rows,

@@ -140,7 +140,10 @@ async fn restart_postgres(
 /// It starts again by itself if it can, or by its operator's hand when there is room again.
 async fn fill_disk(stage: &mut Stage, lasting: Duration, episode: &mut Episode) -> anyhow::Result<()> {
     if !stage.server.has_disk() {
-        episode.skipped = Some("a file system in memory cannot be mounted here: it needs root".to_owned());
+        episode.skipped = Some(
+            "its data is on no file system in memory, which needs root and a campaign of at most two hours"
+                .to_owned(),
+        );
         return Ok(());
     }
     let (sql, _driver) = postgres::connect(stage.server.url()).await?;

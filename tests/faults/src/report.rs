@@ -51,6 +51,7 @@ pub struct Report {
     pub lasting_s: f64,
     pub rate: f64,
     pub only: Vec<String>,
+    pub outage: bool,
     pub timed: bool,
     pub build: &'static str,
     pub rows: Vec<Row>,
@@ -206,7 +207,10 @@ impl Report {
     /// How to run the same again.
     pub fn replay(&self) -> String {
         let minutes = self.lasting_s / 60.0;
-        let only: String = self.only.iter().map(|name| format!(" --only '{name}'")).collect();
+        let mut only: String = self.only.iter().map(|name| format!(" --only '{name}'")).collect();
+        if self.outage {
+            only.push_str(" --outage");
+        }
         let release = if self.build == "release" { "--release " } else { "" };
         format!(
             "cargo run {release}-p faults --bin soak -- --minutes {minutes} --seed {} --rate {}{only} --out target/faults",

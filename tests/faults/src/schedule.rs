@@ -146,6 +146,11 @@ pub fn plan(seed: u64, campaign_ms: u64, processes: usize) -> Vec<Planned> {
     }
 }
 
+/// Plans one long outage of the database, which is back before the load ends.
+pub fn outage(lasting_ms: u64) -> Vec<Planned> {
+    vec![Planned { number: 1, at_ms: FIRST_MS, lasting_ms, fault: Fault::CrashPostgres }]
+}
+
 /// A round has every kind of fault once, in an order of its own. What a kind is aimed at goes round by itself, so that
 /// a few rounds meet everything.
 #[derive(Default)]

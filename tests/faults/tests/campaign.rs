@@ -20,6 +20,7 @@ async fn two_minutes_of_faults_lose_nothing() {
         lasting: LASTING,
         rate: RATE,
         only: Vec::new(),
+        outage_ends: None,
         timed: false,
         out: out.clone(),
         tell: |_| {},

@@ -10,6 +10,9 @@ use faults::agent::{self, AgentArgs};
 use faults::campaign::{self, Wanted};
 use faults::{agents, broker};
 
+/// What waited is delivered, and the mesh is as it was, within this.
+const OUTAGE_ENDS: Duration = Duration::from_secs(60);
+
 /// Breaks Postgres, brokers, agents and the links between them under load, and counts what became of every message.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
@@ -29,6 +32,9 @@ struct Cli {
     /// Only faults of the plan whose name contains this; may be given more than once
     #[arg(long)]
     only: Vec<String>,
+    /// Break nothing but the database: it is away from the beginning until a minute before the end
+    #[arg(long, conflicts_with = "only")]
+    outage: bool,
     /// Tell how long deliveries took, but do not judge it: for a machine that is busy
     #[arg(long)]
     untimed: bool,
@@ -70,6 +76,7 @@ fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
         lasting,
         rate: cli.rate,
         only: cli.only,
+        outage_ends: cli.outage.then_some(OUTAGE_ENDS),
         timed: !cli.untimed,
         out: cli.out,
         tell: say,
