@@ -95,7 +95,7 @@ struct House {
 /// # Errors
 /// See [`StartError`].
 pub async fn run(
-    config: Config,
+    mut config: Config,
     agents: TcpListener,
     http: TcpListener,
     registry: Registry,
@@ -103,6 +103,7 @@ pub async fn run(
 ) -> Result<Stopped, StartError> {
     let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let metrics = Metrics::register(&registry)?;
+    config.database = config.database.impatient();
     let listening = agents.local_addr().unwrap_or(config.listen);
     let address = address::advertised(&config, listening).await;
     let certificate = tls.as_ref().map(Tls::shown);

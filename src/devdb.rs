@@ -170,6 +170,27 @@ impl DevPostgres {
         self.launch()
     }
 
+    /// Stops it, at once or after its clients' transactions, until [`start_again`](Self::start_again).
+    ///
+    /// # Errors
+    /// It did not stop.
+    pub fn shut_down(&mut self, immediate: bool) -> Result<(), DevdbError> {
+        self.halt(immediate)
+    }
+
+    /// Whether it is not running: shut down, or ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.running.as_mut().is_none_or(|running| !matches!(running.server.try_wait(), Ok(None)))
+    }
+
+    /// Starts it after [`shut_down`](Self::shut_down), or after it ended by itself, on the same port.
+    ///
+    /// # Errors
+    /// See [`start`](Self::start).
+    pub fn start_again(&mut self) -> Result<(), DevdbError> {
+        self.restart(true)
+    }
+
     /// Stops it, and removes its data if that is temporary.
     ///
     /// # Errors

@@ -1,12 +1,15 @@
 //! One connection: opened as the URL says, set up, with each statement prepared once.
 
 use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row, RowStream, Statement};
 
@@ -16,6 +19,14 @@ use super::url::{DatabaseUrl, SslMode};
 
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
+/// How long a running broker waits for an answer before it takes the connection for dead. The server may be gone
+/// without a word, and whatever stands between may acknowledge every probe: then nothing else ever tells. Statements are
+/// written so that a second run of one that was carried out all the same changes nothing.
+pub const ANSWER_WAIT: Duration = Duration::from_secs(4);
+/// How long opening a connection may take, with all that is said on it before its first statement.
+const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+const _: () = assert!(ANSWER_WAIT.as_millis() < STATEMENT_WAIT.as_millis());
 
 /// Where every connection goes.
 #[derive(Clone, Debug)]
@@ -24,12 +35,19 @@ pub struct Target {
     pub url: Arc<DatabaseUrl>,
     /// The schema of `agent_messages` and `agent_registry`.
     pub schema: Arc<str>,
+    /// How long an answer may take; `None`: as long as the server likes, as a migration needs.
+    pub answer_wait: Option<Duration>,
 }
 
 impl Target {
     /// A database and the schema of the user's tables in it.
     pub fn new(url: DatabaseUrl, schema: &str) -> Self {
-        Self { url: Arc::new(url), schema: schema.into() }
+        Self { url: Arc::new(url), schema: schema.into(), answer_wait: None }
+    }
+
+    /// The same for a broker, which goes on on another connection where one does not answer in [`ANSWER_WAIT`].
+    pub fn impatient(self) -> Self {
+        Self { answer_wait: Some(ANSWER_WAIT), ..self }
     }
 }
 
@@ -37,6 +55,9 @@ impl Target {
 pub struct Connection {
     client: Client,
     driver: JoinHandle<()>,
+    answer_wait: Option<Duration>,
+    /// An answer did not come in time: the connection is not used again, though its socket may look alive.
+    given_up: AtomicBool,
     // Never held across an await: a statement is looked up, or put in, and cloned.
     prepared: Mutex<HashMap<&'static str, Statement>>,
 }
@@ -62,6 +83,14 @@ impl Connection {
         target: &Target,
         heard: impl Fn(Notification) + Send + 'static,
     ) -> Result<Self, StoreError> {
+        let late = || StoreError::unavailable(format!("no connection was made in {} s", OPEN_WAIT.as_secs()));
+        timeout(OPEN_WAIT, Self::set_up(target, heard)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn set_up(
+        target: &Target,
+        heard: impl Fn(Notification) + Send + 'static,
+    ) -> Result<Self, StoreError> {
         let config = &target.url.config;
         let (client, driver) = if target.url.ssl_mode() == SslMode::Disable {
             let (client, connection) = config.connect(NoTls).await?;
@@ -70,7 +99,8 @@ impl Connection {
             let (client, connection) = config.connect(tls::connector(&target.url)?).await?;
             (client, tokio::spawn(drive(connection, heard)))
         };
-        let this = Self { client, driver, prepared: Mutex::default() };
+        let (answer_wait, given_up) = (target.answer_wait, AtomicBool::new(false));
+        let this = Self { client, driver, answer_wait, given_up, prepared: Mutex::default() };
         let schema = target.schema.replace('"', "\"\"");
         let setup = format!(
             "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;",
@@ -81,9 +111,9 @@ impl Connection {
         Ok(this)
     }
 
-    /// Whether the server or the network ended it.
+    /// Whether the server or the network ended it, or it was given up.
     pub fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.given_up.load(Ordering::Relaxed)
     }
 
     /// Waits until the server or the network ends it.
@@ -100,7 +130,7 @@ impl Connection {
     /// See [`StoreError`].
     pub async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
         let statement = self.prepare(sql).await?;
-        Ok(self.client.query(&statement, params).await?)
+        self.answered(self.client.query(&statement, params)).await
     }
 
     /// The same for a statement that gives exactly one row.
@@ -109,7 +139,7 @@ impl Connection {
     /// See [`StoreError`].
     pub async fn query_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
         let statement = self.prepare(sql).await?;
-        Ok(self.client.query_one(&statement, params).await?)
+        self.answered(self.client.query_one(&statement, params)).await
     }
 
     /// The same, row by row: the server waits while nobody takes them.
@@ -118,7 +148,7 @@ impl Connection {
     /// See [`StoreError`].
     pub async fn query_stream(&self, sql: &'static str, params: Params<'_>) -> Result<RowStream, StoreError> {
         let statement = self.prepare(sql).await?;
-        Ok(self.client.query_raw(&statement, params.to_vec()).await?)
+        self.answered(self.client.query_raw(&statement, params.to_vec())).await
     }
 
     /// The same, for the number of rows it changed.
@@ -127,7 +157,7 @@ impl Connection {
     /// See [`StoreError`].
     pub async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
         let statement = self.prepare(sql).await?;
-        Ok(self.client.execute(&statement, params).await?)
+        self.answered(self.client.execute(&statement, params)).await
     }
 
     /// Runs statements without parameters, as one message.
@@ -135,7 +165,24 @@ impl Connection {
     /// # Errors
     /// See [`StoreError`].
     pub async fn batch(&self, sql: &str) -> Result<(), StoreError> {
-        Ok(self.client.batch_execute(sql).await?)
+        self.answered(self.client.batch_execute(sql)).await
+    }
+
+    /// Waits for an answer no longer than this connection's users can.
+    async fn answered<T>(
+        &self,
+        asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        let Some(wait) = self.answer_wait else { return Ok(asked.await?) };
+        match timeout(wait, asked).await {
+            Ok(answer) => Ok(answer?),
+            Err(_) => {
+                self.given_up.store(true, Ordering::Relaxed);
+                self.driver.abort();
+                let sentence = format!("the database did not answer in {} s", wait.as_secs());
+                Err(StoreError::unavailable(sentence))
+            }
+        }
     }
 
     async fn prepare(&self, sql: &'static str) -> Result<Statement, StoreError> {
@@ -143,7 +190,7 @@ impl Connection {
         if let Some(statement) = known {
             return Ok(statement);
         }
-        let statement = self.client.prepare(sql).await?;
+        let statement = self.answered(self.client.prepare(sql)).await?;
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(prepared.entry(sql).or_insert(statement).clone())
     }

@@ -55,11 +55,16 @@ async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_i
     sql.batch_execute(burn).await.expect("procedure");
     sql.batch_execute("call burn()").await.expect("burnt");
     let mesh = Mesh::on(TestDb::at(through), &[]).await;
-    let (_client, mut deliveries) = mesh.connect("a", 2).await;
+    let token = mesh.db.agent("a").await;
+    let (_client, mut deliveries) = mesh.builder("a", &token).window(2).connect().await.expect("connects");
     insert(&sql, "a", 5, "0").await;
     next(&mut deliveries).await.ack_confirmed().await.expect("acknowledged");
 
     let sql = sql_at(&new_url).await;
+    let agent =
+        "insert into agent_registry (agent_id, agent_name, agent_type, environment, status, token_hash)
+                 values ('a', 'a', 'test', 'test', 'offline', sha256(convert_to($1, 'UTF8')))";
+    sql.execute(agent, &[&token]).await.expect("the agent is restored too");
     for n in 1..=5 {
         insert(&sql, "a", 5, &n.to_string()).await;
     }

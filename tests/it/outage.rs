@@ -1,13 +1,19 @@
-//! The server restarts under the broker.
+//! The server restarts under the broker, or goes without a word.
 
 use std::collections::HashSet;
 
+use faults::proxy::Proxy;
+use faults::schedule::{End, Net};
+use postbell::client::Outgoing;
 use postbell::devdb::{Data, DevPostgres, Options};
+use postbell::message::MessageType;
 use postbell::postgres::migrate::migrate;
 use postbell::postgres::{DatabaseUrl, Target};
 
-use crate::harness::TestDb;
-use crate::mesh::{Mesh, insert, next};
+use tokio::time::timeout;
+
+use crate::harness::{TestDb, migrated};
+use crate::mesh::{Mesh, PATIENCE, insert, next};
 
 #[tokio::test]
 async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
@@ -58,4 +64,30 @@ async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
     .await
     .unwrap();
     tokio::task::spawn_blocking(move || server.stop().unwrap()).await.unwrap();
+}
+
+#[tokio::test]
+async fn connections_to_a_server_that_went_without_a_word_are_given_up() {
+    let db = migrated().await;
+    let server = db.url().split(['@', '/']).nth(3).unwrap().parse().unwrap();
+    let proxy = Proxy::start(vec![server], 1).await.unwrap();
+    let through = db.url().replace(&server.to_string(), &proxy.address.to_string());
+    let mesh = Mesh::on(TestDb::at(through), &[]).await;
+    let (client, mut deliveries) = mesh.connect("a", 20).await;
+    let sql = db.sql().await;
+    // Every kind of connection is open: tail, settler, and one of the pool.
+    insert(&sql, "a", 5, "1").await;
+    next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    let message = || Outgoing::new("a", MessageType::Data, &2).unwrap();
+    client.send(message()).await.unwrap();
+    next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    // The server is told, the broker is not; its new connections work.
+    proxy.inflict(Net::HalfOpen { told: End::Server });
+    insert(&sql, "a", 5, "3").await;
+    let settled = async { next(&mut deliveries).await.ack_confirmed().await.unwrap() };
+    timeout(PATIENCE, settled).await.expect("delivered and settled on new connections");
+    // A send may meet each dead connection of the pool, and is told so.
+    let sent = async { while client.send(message()).await.is_err() {} };
+    timeout(PATIENCE, sent).await.expect("sent on a new connection");
+    mesh.stop().await;
 }

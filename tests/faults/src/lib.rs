@@ -1,0 +1,28 @@
+//! The fault campaign: starts Postgres, two brokers and their agents as processes, breaks each of them and the links
+//! between them under a steady load, and compares in the end what was sent with what became of it.
+//!
+//! A plan (`schedule`) is a function of a seed. The campaign (`campaign`) sets the stage, starts the load (`load`) and
+//! carries the plan out (`inject`), through the proxies on the links (`proxy`) and by signals (`process`). What
+//! producers sent and what agents saw gathers in the ledger (`ledger`); the checker (`checker`) compares it with the
+//! tables (`found`), and the report says what came of each fault.
+
+pub mod agent;
+pub mod agents;
+pub mod broker;
+pub mod campaign;
+pub mod checker;
+pub mod episode;
+pub mod found;
+pub mod handler;
+pub mod inject;
+pub mod ledger;
+pub mod load;
+pub mod measure;
+pub mod postgres;
+pub mod process;
+pub mod proxy;
+pub mod report;
+pub mod schedule;
+pub mod stage;
+pub mod task;
+pub mod watch;

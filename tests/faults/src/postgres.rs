@@ -1,0 +1,253 @@
+//! The server: on a file system of its own where the machine allows it, so that its disk can be filled.
+//!
+//! It runs as in production, with `fsync` on. An immediate shutdown ends processes and not the machine, so what they
+//! wrote stays with the system either way; but the flush is what a COMMIT waits for, and with it the time in which its
+//! outcome is open is as long as it is in production.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use postbell::devdb::{Data, DevPostgres, Options};
+use tokio::process::Command;
+use tokio::task::spawn_blocking;
+use tokio_postgres::NoTls;
+
+use crate::schedule::Backend;
+
+/// A connection of a plain SQL client.
+pub type Sql = tokio_postgres::Client;
+
+/// What the server needs at its start, and what an hour of 300 messages a second adds.
+const DISK_MB: u64 = 1_024;
+const DISK_MB_AN_HOUR: u64 = 3_072;
+/// A longer campaign does not keep its data in memory, and skips the fault.
+const DISK_HOURS_MAX: f64 = 2.0;
+/// What is left when the disk is full: less than a relation grows by at once.
+const LEFT_BYTES: u64 = 64 * 1024;
+/// Brokers, producers, and what watches them.
+const CONNECTIONS: &str = "200";
+
+/// See the module.
+pub struct Server {
+    // None while it is being stopped or started on another thread.
+    dev: Option<DevPostgres>,
+    url: String,
+    folder: PathBuf,
+    disk: Option<Disk>,
+}
+
+/// A file system in memory.
+struct Disk {
+    at: PathBuf,
+    bytes: u64,
+}
+
+impl Server {
+    /// Starts it in a folder, for a campaign of so many hours.
+    ///
+    /// # Errors
+    /// A sentence that says what to do.
+    pub async fn start(folder: PathBuf, hours: f64) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&folder)?;
+        let bytes = (DISK_MB + (DISK_MB_AN_HOUR as f64 * hours) as u64) * 1024 * 1024;
+        let disk = if hours > DISK_HOURS_MAX { None } else { Disk::mount(&folder, bytes).await };
+        let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let options = Options {
+            data: Data::Kept(folder.clone()),
+            bin_dir: std::env::var_os("POSTBELL_TEST_PG").map(Into::into),
+            settings: vec![
+                setting("max_connections", CONNECTIONS),
+                setting("max_wal_size", "256MB"),
+                setting("log_line_prefix", "%m [%p] %q%a "),
+            ],
+            environment: Vec::new(),
+        };
+        let dev = spawn_blocking(|| DevPostgres::start(options)).await??;
+        Ok(Self { url: dev.url(), dev: Some(dev), folder, disk })
+    }
+
+    /// Its URL, without a proxy.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Whether its disk can be filled.
+    pub fn has_disk(&self) -> bool {
+        self.disk.is_some()
+    }
+
+    /// Stops it: at once, which is a crash, or after its clients' transactions. What it logged is kept.
+    ///
+    /// # Errors
+    /// It did not stop.
+    pub async fn shut_down(&mut self, immediate: bool, logs: &Path) -> anyhow::Result<()> {
+        self.with(move |dev| dev.shut_down(immediate)).await?;
+        self.keep_log(logs).await
+    }
+
+    /// Starts it again.
+    ///
+    /// # Errors
+    /// It did not start.
+    pub async fn start_again(&mut self, logs: &Path) -> anyhow::Result<()> {
+        self.keep_log(logs).await?;
+        self.with(DevPostgres::start_again).await
+    }
+
+    /// Whether it ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.dev.as_mut().is_none_or(DevPostgres::has_ended)
+    }
+
+    /// Leaves no room on its disk.
+    ///
+    /// # Errors
+    /// It has no disk of its own, or the system refuses.
+    pub async fn fill_disk(&self) -> anyhow::Result<()> {
+        let disk = self.disk.as_ref().context("the server has no file system of its own")?;
+        disk.resize(disk.used().await? + LEFT_BYTES).await
+    }
+
+    /// Gives the room back.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub async fn free_disk(&self) -> anyhow::Result<()> {
+        let disk = self.disk.as_ref().context("the server has no file system of its own")?;
+        disk.resize(disk.bytes).await
+    }
+
+    /// Ends it and removes all that it left.
+    ///
+    /// # Errors
+    /// It did not stop, or something cannot be removed.
+    pub async fn remove(mut self, logs: &Path) -> anyhow::Result<()> {
+        self.shut_down(true, logs).await?;
+        drop(self.dev.take());
+        if let Some(disk) = self.disk.take() {
+            disk.unmount().await?;
+        }
+        Ok(std::fs::remove_dir_all(&self.folder)?)
+    }
+
+    async fn with<T: Send + 'static>(
+        &mut self,
+        act: impl FnOnce(&mut DevPostgres) -> Result<T, postbell::devdb::DevdbError> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let mut dev = self.dev.take().context("the server is being changed already")?;
+        let (dev, acted) = spawn_blocking(move || {
+            let acted = act(&mut dev);
+            (dev, acted)
+        })
+        .await?;
+        self.dev = Some(dev);
+        Ok(acted?)
+    }
+
+    /// The server begins its log anew at each start.
+    async fn keep_log(&self, logs: &Path) -> anyhow::Result<()> {
+        let log = tokio::fs::read(self.folder.join("server.log")).await.unwrap_or_default();
+        let mut kept =
+            tokio::fs::OpenOptions::new().append(true).create(true).open(logs.join("postgres.log")).await?;
+        tokio::io::AsyncWriteExt::write_all(&mut kept, &log).await?;
+        Ok(())
+    }
+}
+
+impl Disk {
+    /// Mounts it; none where the machine does not allow that.
+    async fn mount(at: &Path, bytes: u64) -> Option<Self> {
+        let options = format!("size={bytes},mode=0755");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "postbell-faults"]).arg(at).output();
+        let mounted = mount.await.is_ok_and(|done| done.status.success());
+        mounted.then(|| Self { at: at.to_owned(), bytes })
+    }
+
+    async fn used(&self) -> anyhow::Result<u64> {
+        let df = Command::new("df").args(["--output=used", "-B1"]).arg(&self.at).output().await?;
+        let said = String::from_utf8_lossy(&df.stdout);
+        said.lines().nth(1).and_then(|line| line.trim().parse().ok()).context("df does not say what is used")
+    }
+
+    async fn resize(&self, bytes: u64) -> anyhow::Result<()> {
+        let options = format!("remount,size={bytes}");
+        let done = Command::new("mount").args(["-o", &options]).arg(&self.at).output().await?;
+        if !done.status.success() {
+            bail!("the disk cannot be resized: {}", String::from_utf8_lossy(&done.stderr).trim());
+        }
+        Ok(())
+    }
+
+    async fn unmount(&self) -> anyhow::Result<()> {
+        let done = Command::new("umount").arg(&self.at).output().await?;
+        if !done.status.success() {
+            bail!("the disk cannot be unmounted: {}", String::from_utf8_lossy(&done.stderr).trim());
+        }
+        Ok(())
+    }
+}
+
+/// Connects as a plain SQL client.
+///
+/// # Errors
+/// The server refuses.
+pub async fn connect(url: &str) -> Result<(Sql, tokio::task::JoinHandle<()>), tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let driver = tokio::spawn(async move {
+        // Whoever uses the client learns of it by its next answer.
+        let _ = connection.await;
+    });
+    Ok((client, driver))
+}
+
+/// Ends every connection of a kind; how many there were. A kind is known by the statement that ran last on it, whose
+/// header says who calls it.
+///
+/// # Errors
+/// The server refuses.
+pub async fn terminate(sql: &Sql, backend: Backend) -> anyhow::Result<i64> {
+    let is = match backend {
+        Backend::Tail => "query like '%src/postgres/tail.rs%'",
+        Backend::Bell => "query ilike 'listen postbell%'",
+        Backend::Settler => "query like '%src/postgres/settle.rs%'",
+        Backend::Lease => "query like '%src/postgres/lease.rs%'",
+        Backend::Pool => {
+            "query !~ 'src/postgres/(tail|settle|lease).rs' and query not ilike 'listen postbell%'"
+        }
+        Backend::Producers => "true",
+    };
+    let who = if backend == Backend::Producers { "producer" } else { "postbell" };
+    let end = format!(
+        "select count(*) from (select pg_terminate_backend(pid) from pg_stat_activity \
+         where application_name = $1::text and {is} offset 0) ended"
+    );
+    Ok(sql.query_one(&end, &[&who]).await?.get(0))
+}
+
+/// The name of an inbox.
+pub fn inbox_name(inbox: u8) -> String {
+    format!("inbox-{inbox}")
+}
+
+/// Registers the agents that own the inboxes.
+///
+/// # Errors
+/// The server refuses.
+pub async fn register(sql: &Sql, inboxes: u8, token: &str) -> anyhow::Result<()> {
+    let insert = "insert into agent_registry (agent_id, agent_name, agent_type, environment, status, token_hash) \
+                  select n, n, 'faults', 'faults', 'offline', sha256(convert_to($2::text, 'UTF8')) \
+                  from unnest($1::text[]) n";
+    let names: Vec<String> = (0..inboxes).map(inbox_name).collect();
+    sql.execute(insert, &[&names, &token]).await?;
+    Ok(())
+}
+
+/// Whether nothing waits: every delivery is settled or a dead letter.
+///
+/// # Errors
+/// The server refuses.
+pub async fn is_drained(sql: &Sql) -> anyhow::Result<bool> {
+    let asked = "select not exists (select from postbell.deliveries where state <> 'dead')";
+    Ok(sql.query_one(asked, &[]).await?.get(0))
+}

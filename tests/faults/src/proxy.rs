@@ -1,0 +1,159 @@
+//! The proxy on every link: passes bytes on, or breaks them as a network would.
+//!
+//! It knows no protocol. A fault is a rule that all connections of the link watch; cutting and half-opening count up,
+//! and a connection that is older than the count is struck.
+
+mod pump;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::schedule::{End, Net};
+
+/// Connections that arrive in another order arrive within this.
+const REORDER_WITHIN_MS: u64 = 1_200;
+/// A peer that does not take a connection is given up.
+const CONNECT_WAIT: Duration = Duration::from_secs(3);
+
+/// How bytes flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flow {
+    Pass,
+    Delay(Duration),
+    Hold,
+    Crumble,
+}
+
+/// What the connections of a link watch.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    flow: Flow,
+    /// New connections arrive in another order.
+    shuffles: bool,
+    /// How often everything was cut.
+    cuts: u64,
+    /// How often everything was half-opened, and which end is told of the last.
+    halves: u64,
+    told: End,
+}
+
+/// Which targets are up, as far as whoever checks them knows: new connections are led to those.
+pub type Up = Arc<[AtomicBool]>;
+
+/// A proxy; it ends with its connections when this is dropped.
+pub struct Proxy {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// All are, unless somebody checks and says otherwise.
+    pub up: Up,
+    rules: watch::Sender<Rules>,
+    accepting: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// Listens on a port of loopback, and leads each connection to one of the targets that are up, by dice; if that one
+    /// does not take it, to the next.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub async fn start(targets: Vec<SocketAddr>, seed: u64) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let rules = Rules { flow: Flow::Pass, shuffles: false, cuts: 0, halves: 0, told: End::Client };
+        let (rules, watched) = watch::channel(rules);
+        let up: Up = targets.iter().map(|_| AtomicBool::new(true)).collect();
+        let accept = accept(listener, targets, up.clone(), StdRng::seed_from_u64(seed), watched);
+        Ok(Self { address, up, rules, accepting: tokio::spawn(accept) })
+    }
+
+    /// Begins to break the link.
+    pub fn inflict(&self, net: Net) {
+        self.rules.send_modify(|rules| match net {
+            Net::Delay { ms } => rules.flow = Flow::Delay(Duration::from_millis(ms.into())),
+            Net::BlackHole => rules.flow = Flow::Hold,
+            Net::ByteByByte => rules.flow = Flow::Crumble,
+            Net::Cut => rules.cuts += 1,
+            Net::HalfOpen { told } => {
+                rules.halves += 1;
+                rules.told = told;
+            }
+            Net::Reorder => {
+                rules.cuts += 1;
+                rules.shuffles = true;
+            }
+        });
+    }
+
+    /// From now on bytes flow. What was half-opened stays so.
+    pub fn heal(&self) {
+        self.rules.send_modify(|rules| {
+            rules.flow = Flow::Pass;
+            rules.shuffles = false;
+        });
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+        self.inflict(Net::Cut);
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    targets: Vec<SocketAddr>,
+    up: Up,
+    mut dice: StdRng,
+    rules: watch::Receiver<Rules>,
+) {
+    loop {
+        let Ok((client, _)) = listener.accept().await else {
+            // Out of file descriptors, or the peer is gone already.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let first = dice.random_range(0..targets.len());
+        let mut order: Vec<usize> = (0..targets.len()).map(|i| (first + i) % targets.len()).collect();
+        order.sort_by_key(|i| !up[*i].load(Ordering::Relaxed));
+        let order = order.into_iter().map(|i| targets[i]).collect();
+        let wait = Duration::from_millis(dice.random_range(0..REORDER_WITHIN_MS));
+        tokio::spawn(lead(client, order, wait, rules.clone()));
+    }
+}
+
+async fn lead(
+    client: TcpStream,
+    targets: Vec<SocketAddr>,
+    wait: Duration,
+    mut rules: watch::Receiver<Rules>,
+) {
+    let born = *rules.borrow();
+    if born.shuffles {
+        tokio::time::sleep(wait).await;
+    }
+    // Who connects into a black hole waits.
+    if !pump::flows(&mut rules).await {
+        return;
+    }
+    for target in targets {
+        let connected = tokio::time::timeout(CONNECT_WAIT, TcpStream::connect(target)).await;
+        if let Ok(Ok(server)) = connected {
+            pump::serve(client, server, rules, (born.cuts, born.halves)).await;
+            return;
+        }
+    }
+    // As a machine without that service: the connection is refused.
+    let _ = client.set_zero_linger();
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! Everything that runs: the server, the brokers, the agents, and a proxy on each link between them.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use tokio::process::Command;
+use tokio::task::JoinSet;
+
+use crate::agent::TOKEN;
+use crate::agents::{self, INBOXES, PROCESSES};
+use crate::broker::{self, Broker};
+use crate::load::Shared;
+use crate::postgres::{self, Server};
+use crate::process::Process;
+use crate::proxy::Proxy;
+use crate::schedule::{BROKERS, Link};
+use crate::watch;
+
+/// See the module.
+pub struct Stage {
+    /// The database.
+    pub server: Server,
+    /// The brokers.
+    pub brokers: Vec<Broker>,
+    /// The agents' processes.
+    pub agents: Vec<Process>,
+    /// What agents and producers write.
+    pub ledger: Shared,
+    /// Where logs go.
+    pub logs: PathBuf,
+    agents_setup: agents::Setup,
+    /// A task for each process that ever told something.
+    ears: JoinSet<()>,
+    /// Ends with the stage.
+    _checker: JoinSet<()>,
+    links: Links,
+}
+
+struct Links {
+    agents: Proxy,
+    producers: Proxy,
+    database: Vec<Proxy>,
+    peer: Vec<Proxy>,
+}
+
+impl Stage {
+    /// Sets it up and waits until both brokers are ready. `program` is this crate's; `folder` is for the data, and is
+    /// made and removed.
+    ///
+    /// # Errors
+    /// A sentence that says what failed.
+    pub async fn set(
+        program: &Path,
+        folder: PathBuf,
+        logs: &Path,
+        seed: u64,
+        hours: f64,
+    ) -> anyhow::Result<Self> {
+        let server = Server::start(folder, hours).await?;
+        migrate(program, server.url()).await?;
+        let (sql, _driver) = postgres::connect(server.url()).await?;
+        postgres::register(&sql, INBOXES, TOKEN).await?;
+        let ports = || (0..BROKERS).map(|_| free_address()).collect::<anyhow::Result<Vec<_>>>();
+        let (listening, http) = (ports()?, ports()?);
+        let links = Links::start(address_of(server.url())?, &listening, seed).await?;
+        let agents_setup = agents::Setup {
+            program: program.to_owned(),
+            url: format!("tcp://{}", links.agents.address),
+            logs: logs.to_owned(),
+        };
+        let mut brokers = Vec::new();
+        for b in 0..BROKERS {
+            let setup = broker::Setup {
+                program: program.to_owned(),
+                database_url: through(server.url(), &links.database[b])?,
+                agents: listening[b],
+                http: http[b],
+                advertise: links.peer[b].address,
+                logs: logs.to_owned(),
+            };
+            let mut broker = Broker::start(b, setup)?;
+            broker.until_ready().await?;
+            brokers.push(broker);
+        }
+        let mut checker = JoinSet::new();
+        checker.spawn(watch::check(http, links.agents.up.clone()));
+        let ledger = Shared::default();
+        let mut ears = JoinSet::new();
+        let start = |p| agents::start(&agents_setup, p, &ledger, &mut ears);
+        let agents = (0..PROCESSES).map(start).collect::<anyhow::Result<_>>()?;
+        let logs = logs.to_owned();
+        Ok(Self { server, brokers, agents, agents_setup, ears, _checker: checker, ledger, logs, links })
+    }
+
+    /// The proxy on a link.
+    pub fn proxy(&self, link: Link) -> &Proxy {
+        match link {
+            Link::Agents => &self.links.agents,
+            Link::Producers => &self.links.producers,
+            Link::Database(b) => &self.links.database[b],
+            Link::Peer(b) => &self.links.peer[b],
+        }
+    }
+
+    /// The database as the producers reach it.
+    ///
+    /// # Errors
+    /// Its URL has no address.
+    pub fn producers_url(&self) -> anyhow::Result<String> {
+        Ok(format!("{}?application_name=producer", through(self.server.url(), &self.links.producers)?))
+    }
+
+    /// The brokers as agents reach them.
+    pub fn agents_url(&self) -> String {
+        self.agents_setup.url.clone()
+    }
+
+    /// Starts an agent process again.
+    ///
+    /// # Errors
+    /// The program cannot be run.
+    pub fn start_agent(&mut self, process: u8) -> anyhow::Result<()> {
+        self.agents[usize::from(process)] =
+            agents::start(&self.agents_setup, process, &self.ledger, &mut self.ears)?;
+        Ok(())
+    }
+
+    /// Ends the agents; when this returns, all that they told is in the ledger.
+    pub async fn end_agents(&mut self) {
+        for agent in &mut self.agents {
+            // Its death is all that is wanted of it.
+            let _ = agent.kill().await;
+        }
+        while self.ears.join_next().await.is_some() {}
+    }
+
+    /// Ends everything and removes the data.
+    ///
+    /// # Errors
+    /// What did not end as it should, which is a defect: the rest is ended all the same.
+    pub async fn strike(mut self) -> anyhow::Result<()> {
+        self.end_agents().await;
+        let mut stopped = Ok(());
+        for broker in &mut self.brokers {
+            stopped = stopped.and(broker.stop().await);
+        }
+        drop(self.brokers);
+        self.server.remove(&self.logs).await?;
+        stopped
+    }
+}
+
+impl Links {
+    async fn start(database: SocketAddr, brokers: &[SocketAddr], seed: u64) -> anyhow::Result<Self> {
+        let mut links = Self {
+            agents: Proxy::start(brokers.to_vec(), seed).await?,
+            producers: Proxy::start(vec![database], seed).await?,
+            database: Vec::new(),
+            peer: Vec::new(),
+        };
+        for broker in brokers {
+            links.database.push(Proxy::start(vec![database], seed).await?);
+            links.peer.push(Proxy::start(vec![*broker], seed).await?);
+        }
+        Ok(links)
+    }
+}
+
+async fn migrate(program: &Path, url: &str) -> anyhow::Result<()> {
+    let mut command = Command::new(program);
+    let migrated =
+        command.args([broker::COMMAND, "migrate"]).env_clear().env("DATABASE_URL", url).output().await?;
+    if !migrated.status.success() {
+        bail!("`postbell migrate` failed: {}", String::from_utf8_lossy(&migrated.stderr).trim());
+    }
+    Ok(())
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// The address in a URL such as `postgres://user:password@127.0.0.1:5432/database`.
+fn address_of(url: &str) -> anyhow::Result<SocketAddr> {
+    let after = url.split_once('@').and_then(|(_, rest)| rest.split('/').next());
+    after.and_then(|address| address.parse().ok()).context("the server's URL has no address")
+}
+
+/// The same database by another way.
+fn through(url: &str, proxy: &Proxy) -> anyhow::Result<String> {
+    Ok(url.replacen(&address_of(url)?.to_string(), &proxy.address.to_string(), 1))
+}

@@ -1,0 +1,78 @@
+//! Asks the brokers how they are while the campaign runs: what the tail found late, how much memory they take, and
+//! whether agents can be led to them.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::broker::{is_ready, metric};
+use crate::load::Shared;
+use crate::proxy::Up;
+use crate::schedule::letter;
+
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LATE: &str = "postbell_tail_late_total";
+const MEMORY: &str = "process_resident_memory_bytes";
+
+/// The safety tail found something that the bell should have announced.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Late {
+    /// When it was seen, in milliseconds of the campaign: up to a look later than it was.
+    pub at_ms: u32,
+    /// Whose tail.
+    pub broker: char,
+    /// How many rows.
+    pub rows: u64,
+}
+
+/// What was seen of a broker.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// Each time that the tail was late.
+    pub late: Vec<Late>,
+    /// The most memory of any of its lives.
+    pub memory_bytes_max: u64,
+}
+
+/// Looks until `stop` is set. A broker that is started again counts from 0.
+pub async fn watch(
+    broker: usize,
+    http: SocketAddr,
+    ledger: Shared,
+    mut stop: watch::Receiver<bool>,
+) -> Watched {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut watched, mut last) = (Watched::default(), 0);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return watched,
+        }
+        // None while it is stopped or killed.
+        let Some(now) = metric(http, LATE).await else { continue };
+        let rows = if now < last { now } else { now - last };
+        last = now;
+        if rows > 0 {
+            let at_ms = ledger.lock().now_ms();
+            watched.late.push(Late { at_ms, broker: letter(broker), rows });
+        }
+        watched.memory_bytes_max = watched.memory_bytes_max.max(metric(http, MEMORY).await.unwrap_or(0));
+    }
+}
+
+/// Keeps the agents' proxy from leading connections to a broker that is not ready, as a load balancer does.
+pub async fn check(brokers: Vec<SocketAddr>, up: Up) {
+    let mut ticks = interval(LOOK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for (http, up) in brokers.iter().zip(up.iter()) {
+            up.store(is_ready(*http).await, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Two minutes of faults with a fixed seed, on a debug build: nothing may be lost. How fast delivery resumes is for a
+//! machine that does nothing else: `soak` judges that.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use faults::campaign::{Wanted, run};
+use faults::schedule::TEST_SEED;
+
+const LASTING: Duration = Duration::from_secs(120);
+/// What two cores carry beside other tests.
+const RATE: f64 = 100.0;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_minutes_of_faults_lose_nothing() {
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("campaign");
+    let wanted = Wanted {
+        program: env!("CARGO_BIN_EXE_soak").into(),
+        seed: TEST_SEED,
+        lasting: LASTING,
+        rate: RATE,
+        only: Vec::new(),
+        outage_ends: None,
+        timed: false,
+        out: out.clone(),
+        tell: |_| {},
+    };
+    let report = run(&wanted).await.unwrap_or_else(|e| panic!("{e:#}; logs are in {}", out.display()));
+    report.save(&out).expect("the report is written");
+    println!("{}", report.text());
+    let failures = report.failures();
+    assert!(
+        failures.is_empty(),
+        "{}\nlogs are in {}; again: {}",
+        failures.join("\n"),
+        out.display(),
+        report.replay()
+    );
+    std::fs::remove_dir_all(&out).expect("the logs of what went well are removed");
+}
