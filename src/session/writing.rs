@@ -21,7 +21,7 @@ use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 /// How long one write may take before its session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
 /// Asked to leave, a client connects again within this time, at a moment of its own.
-const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+const DRAIN_WITHIN: Duration = Duration::from_millis(200);
 /// Lines of one write.
 const LINES_AT_ONCE: usize = 256;
 /// A buffer that grew over this is given back: most sessions are idle most of the time.
