@@ -150,6 +150,59 @@ async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
     assert_eq!(near.expect("msg").await["payload"], 1);
 }
 
+/// The owner's way to the database is cut, the other broker's is not.
+#[tokio::test]
+async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_holds() {
+    let db = migrated().await;
+    let (gate, target) = Gate::late().await;
+    let server: std::net::SocketAddr =
+        db.url().split(['@', '/']).nth(3).unwrap().parse().expect("host and port");
+    target.send(vec![server]).expect("the gate is there");
+    let through = TestDb::at(db.url().replace(&server.to_string(), &gate.address.to_string()));
+    let one = Mesh::on(through, &[]).await;
+    let two = Mesh::on(db.clone(), &[]).await;
+    let token = db.agent("a").await;
+    let mut near = one.raw_with("a", &token, 10).await;
+    until_owned(&db, "a").await;
+    let owner: String = db.ask("select broker_id::text from postbell.leases").await;
+    let sql = db.sql().await;
+    for n in 1..=3 {
+        insert(&sql, "a", 5, &n.to_string()).await;
+    }
+    for tag in 1..=3 {
+        assert_eq!(near.expect("msg").await["tag"], tag);
+    }
+    gate.shut();
+    one.until_ready(false).await;
+    // Acknowledged while there is nobody to write it to; and not dispatched any more once the lease has ended.
+    near.say(r#"{"op":"ack","tags":[1,2],"ref":"held"}"#).await;
+    db.until(&format!("select lease_until < now() from postbell.brokers where broker_id = '{owner}'")).await;
+    let mut far = two.raw_with("a", &token, 10).await;
+    db.until(&format!("select broker_id <> '{owner}' from postbell.leases")).await;
+    insert(&sql, "a", 5, "4").await;
+    // The new owner cannot know of the acks: it delivers what is in the table.
+    let mut seen: Vec<u64> = Vec::new();
+    while seen.len() < 4 {
+        seen.push(far.expect("msg").await["payload"].as_u64().unwrap());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4]);
+    gate.open();
+    // It is settled by whom the agent told, on the session that was never closed; later acks come too late for those.
+    let mut answer = near.line().await.expect("open");
+    while !answer.contains("acked") {
+        answer = near.line().await.expect("open");
+    }
+    assert_eq!(answer, r#"{"op":"acked","ref":"held"}"#);
+    far.say(r#"{"op":"ack","tags":[1,2,3,4],"ref":"all"}"#).await;
+    far.expect("acked").await;
+    db.until("select count(*) = 0 from postbell.deliveries").await;
+    // And it is served by the new owner from now on, or by its own broker again.
+    far.say(r#"{"op":"window","n":0}"#).await;
+    insert(&sql, "a", 5, "5").await;
+    assert_eq!(near.expect("msg").await["payload"], 5);
+}
+
 #[tokio::test]
 async fn a_stranger_is_no_broker() {
     let (one, two) = two().await;

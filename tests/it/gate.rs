@@ -37,6 +37,11 @@ impl Gate {
         self.is_open.send_replace(false);
     }
 
+    /// Lets connections through again.
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
     /// Cuts what goes through now.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|n| *n += 1);
