@@ -150,6 +150,30 @@ async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
     assert_eq!(near.expect("msg").await["payload"], 1);
 }
 
+/// A link that stands, and another one that cannot be made: the owner learns from the database alone that somebody waits.
+#[tokio::test]
+async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_database_says_that_it_is_wanted() {
+    let db = migrated().await;
+    let (gate, target) = Gate::late().await;
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
+    target.send(vec![one.agents]).expect("the gate is there");
+    let two = Mesh::on(db.clone(), &[]).await;
+    let token = db.agent("a").await;
+    let near = one.raw_with("a", &token, 0).await;
+    until_owned(&db, "a").await;
+    let owner: String = db.ask("select broker_id::text from postbell.leases").await;
+    let _linked = two.raw_with("a", &token, 0).await;
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    drop(near);
+    one.until_metric("postbell_sessions", |n| n == 1.0).await;
+    gate.admit_no_more();
+    let mut far = two.raw_with("a", &token, 5).await;
+    db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
+    insert(&db.sql().await, "a", 5, "1").await;
+    assert_eq!(far.expect("msg").await["payload"], 1);
+    two.until_metric("postbell_links", |n| n == 0.0).await;
+}
+
 /// The owner's way to the database is cut, the other broker's is not.
 #[tokio::test]
 async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_holds() {
@@ -178,7 +202,7 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     near.say(r#"{"op":"ack","tags":[1,2],"ref":"held"}"#).await;
     db.until(&format!("select lease_until < now() from postbell.brokers where broker_id = '{owner}'")).await;
     let mut far = two.raw_with("a", &token, 10).await;
-    db.until(&format!("select broker_id <> '{owner}' from postbell.leases")).await;
+    db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
     insert(&sql, "a", 5, "4").await;
     // The new owner cannot know of the acks: it delivers what is in the table.
     let mut seen: Vec<u64> = Vec::new();
