@@ -273,6 +273,30 @@ async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
     delivery.ack_confirmed().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_broker_that_stops_gives_back_what_its_agents_have_over_links_and_does_not_count_it() {
+    let db = migrated().await;
+    let one = Mesh::on(db.clone(), &[]).await;
+    let two = Mesh::on(db.clone(), &[("POSTBELL_DRAIN_SECONDS", "1")]).await;
+    let token = db.agent("a").await;
+    let mut near = one.raw_with("a", &token, 0).await;
+    until_owned(&db, "a").await;
+    let mut far = two.raw_with("a", &token, 5).await;
+    insert(&db.sql().await, "a", 5, "1").await;
+    assert_eq!(far.expect("msg").await["attempt"], 1);
+    let stopping = tokio::spawn(two.stop());
+    far.expect("drain").await;
+    // The owner pushes nothing more to it either.
+    insert(&db.sql().await, "a", 5, "2").await;
+    far.expect_error("stopping", true).await;
+    let (_, stopped) = stopping.await.unwrap();
+    assert_eq!(stopped, Stopped { given_back: 1, unsettled: 0, broken: false });
+    near.say(r#"{"op":"window","n":5}"#).await;
+    for _ in 0..2 {
+        assert_eq!(near.expect("msg").await["attempt"], 1);
+    }
+}
+
 /// Agents behind a balancer, two sessions each at times, under load, while each broker is stopped in turn.
 #[tokio::test]
 async fn a_rolling_restart_under_load_loses_nothing_and_delivers_nothing_twice() {
