@@ -37,6 +37,7 @@ use crate::message::{MessageType, Priority};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::{Hello, Send};
 use crate::protocol::limits::{PROTO, WINDOW_MAX};
+use crate::protocol::topic::{check_pattern, check_topic};
 
 pub use delivery::{Deliveries, Delivery};
 use driver::{Driver, Order};
@@ -298,7 +299,9 @@ impl Outgoing {
             .map_err(|e| ClientError::Invalid(format!("the payload cannot be written as JSON: {e}")))?;
         Ok(Self(Send {
             reference: None,
-            to: to.to_owned(),
+            to: Some(to.to_owned()),
+            topic: None,
+            environment: None,
             message_type,
             priority: Priority::default(),
             delay_ms: None,
@@ -308,6 +311,33 @@ impl Outgoing {
             headers: None,
             payload,
         }))
+    }
+
+    /// To those that subscribed to the topic.
+    ///
+    /// # Errors
+    /// It is none, or the payload cannot be written as JSON.
+    pub fn to_topic(
+        topic: &str,
+        message_type: MessageType,
+        payload: &impl Serialize,
+    ) -> Result<Self, ClientError> {
+        check_topic(topic).map_err(ClientError::Invalid)?;
+        let Self(send) = Self::new("", message_type, payload)?;
+        Ok(Self(Send { to: None, topic: Some(topic.to_owned()), ..send }))
+    }
+
+    /// To every agent of an environment but this one. That takes the role of an orchestrator.
+    ///
+    /// # Errors
+    /// The payload cannot be written as JSON.
+    pub fn to_environment(
+        environment: &str,
+        message_type: MessageType,
+        payload: &impl Serialize,
+    ) -> Result<Self, ClientError> {
+        let Self(send) = Self::new("", message_type, payload)?;
+        Ok(Self(Send { to: None, environment: Some(environment.to_owned()), ..send }))
     }
 
     /// 1 is the highest.
@@ -379,6 +409,32 @@ impl Client {
         let order = Order::Send(Box::new(message.0), answer);
         self.orders.send(order).await.map_err(|_| self.why_closed())?;
         Ok(Receipt { answered, state: self.state.clone() })
+    }
+
+    /// From when this returns, the agent gets the messages of topics that match the pattern, also those that are sent while
+    /// it is away.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn subscribe(&self, pattern: &str) -> Result<(), ClientError> {
+        self.want(pattern, true).await
+    }
+
+    /// From when this returns, it does not.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn unsubscribe(&self, pattern: &str) -> Result<(), ClientError> {
+        self.want(pattern, false).await
+    }
+
+    async fn want(&self, pattern: &str, wanted: bool) -> Result<(), ClientError> {
+        check_pattern(pattern).map_err(ClientError::Invalid)?;
+        let (answer, answered) = oneshot::channel();
+        let order = Order::Want { pattern: pattern.to_owned(), wanted, answer };
+        self.orders.send(order).await.map_err(|_| self.why_closed())?;
+        let answered = timeout(SEND_WAIT, answered).await.map_err(|_| ClientError::Timeout(SEND_WAIT))?;
+        answered.map_err(|_| self.why_closed())?
     }
 
     /// From now on at most so many deliveries at once.

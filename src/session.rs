@@ -11,6 +11,7 @@ mod link;
 pub mod rehearsal;
 mod route;
 mod sending;
+mod subscribing;
 mod writing;
 
 use std::net::SocketAddr;
@@ -310,6 +311,8 @@ impl Session<'_> {
                 self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
             }
             ClientFrame::Send(send) => self.send(send).await,
+            ClientFrame::Subscribe(topic) => self.subscribe(topic, true).await,
+            ClientFrame::Unsubscribe(topic) => self.subscribe(topic, false).await,
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
                 self.ack(tags, ack.reference).await

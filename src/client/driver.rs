@@ -12,7 +12,7 @@ use super::pending::{AckAnswer, Held, Pending, SendAnswer};
 use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
 use crate::pace::Pace;
 use crate::protocol::codec::write_whole;
-use crate::protocol::frame::{Ack, Extend, Nack, Send, Window, push_line};
+use crate::protocol::frame::{Ack, Extend, Nack, Send, Topic, Window, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
@@ -34,6 +34,7 @@ pub(super) enum Order {
     Send(Box<Send>, SendAnswer),
     Settle { tag: u64, generation: u64, settled: Settled },
     Window(u32),
+    Want { pattern: String, wanted: bool, answer: AckAnswer },
     Close(oneshot::Sender<()>),
 }
 
@@ -257,6 +258,9 @@ impl Driver {
             }
             ServerFrame::Sent { reference, id } => self.pending.sent(reference.as_deref(), id),
             ServerFrame::Acked { reference } => self.pending.acked(&reference),
+            ServerFrame::Subscribed { reference, .. } | ServerFrame::Unsubscribed { reference, .. } => {
+                self.pending.acked(reference.as_deref().unwrap_or_default());
+            }
             ServerFrame::Error { code, fatal, reference, message, retry_ms } => {
                 let retry = retry_ms.map(Duration::from_millis);
                 let error = ClientError::Refused { code, message, retry };
@@ -297,6 +301,12 @@ impl Driver {
                 // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
                 // sender going out of scope.
                 Order::Settle { .. } => {}
+                Order::Want { pattern, wanted, answer } => {
+                    let topic = Topic { reference: Some(self.pending.ack(answer)), topic: pattern };
+                    let frame =
+                        if wanted { ClientFrame::Subscribe(topic) } else { ClientFrame::Unsubscribe(topic) };
+                    push_line(&mut session.out, &frame);
+                }
                 Order::Window(n) => push_line(&mut session.out, &ClientFrame::Window(Window { n })),
                 Order::Close(done) => {
                     let _ = session.flush().await;

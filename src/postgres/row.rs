@@ -69,6 +69,7 @@ fn body(row: &Row, priority: Priority, created_at: SystemTime) -> Option<Bytes> 
         message_type: row.get("message_type"),
         priority: priority.get(),
         created_at: &rfc3339(created_at),
+        topic: row.get("topic"),
         correlation_id: row.get("correlation_id"),
         headers,
         payload,

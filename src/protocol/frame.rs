@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::error::{ErrorCode, ProtocolError};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
+use super::topic::{check_pattern, check_topic};
 use crate::message::{MessageType, Priority};
 
 /// Client to broker: the first line of a session. Its `Debug` shows no token (`secret.rs`).
@@ -45,7 +46,14 @@ pub struct Send {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// An agent's name, or `*` for every registered agent but the sender.
-    pub to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Instead of `to`: those that subscribed to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Instead of `to`: every agent there, but the sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
     #[serde(rename = "type")]
     pub message_type: MessageType,
     #[serde(default)]
@@ -107,6 +115,15 @@ pub struct Extend {
     pub ms: u64,
 }
 
+/// Client to broker: a topic that the agent wants, or does not want any more. Answered after COMMIT.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct Topic {
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    pub topic: String,
+}
+
 /// Client to broker: a new window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
@@ -121,6 +138,8 @@ pub struct Window {
 pub enum ClientFrame {
     Hello(Hello),
     Send(Send),
+    Subscribe(Topic),
+    Unsubscribe(Topic),
     Ack(Ack),
     Nack(Nack),
     Extend(Extend),
@@ -164,6 +183,8 @@ pub struct Msg {
     pub priority: u8,
     pub created_at: String,
     #[serde(default)]
+    pub topic: Option<String>,
+    #[serde(default)]
     pub correlation_id: Option<String>,
     #[serde(default)]
     pub headers: Option<Box<RawValue>>,
@@ -180,6 +201,8 @@ pub struct MsgBody<'a> {
     pub message_type: &'a str,
     pub priority: u8,
     pub created_at: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,6 +260,16 @@ pub enum ServerFrame {
     Acked {
         #[serde(rename = "ref")]
         reference: String,
+    },
+    Subscribed {
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+        topic: String,
+    },
+    Unsubscribed {
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
+        topic: String,
     },
     Error {
         code: ErrorCode,
@@ -319,6 +352,8 @@ impl ClientFrame {
         let frame = match op {
             "hello" => Self::Hello(fields(line, op)?),
             "send" => Self::Send(fields(line, op)?),
+            "subscribe" => Self::Subscribe(fields(line, op)?),
+            "unsubscribe" => Self::Unsubscribe(fields(line, op)?),
             "ack" => Self::Ack(fields(line, op)?),
             "nack" => Self::Nack(fields(line, op)?),
             "extend" => Self::Extend(fields(line, op)?),
@@ -348,7 +383,7 @@ impl ClientFrame {
                 short("client", h.client.as_deref())
             }
             Self::Send(s) => {
-                name("to", &s.to)?;
+                s.check_address()?;
                 short("dedupe_key", s.dedupe_key.as_deref())?;
                 short("correlation_id", s.correlation_id.as_deref())?;
                 if s.headers.as_ref().is_some_and(|h| !h.get().starts_with('{')) {
@@ -357,6 +392,7 @@ impl ClientFrame {
                 duration("delay_ms", s.delay_ms)?;
                 duration("ttl_ms", s.ttl_ms)
             }
+            Self::Subscribe(t) | Self::Unsubscribe(t) => check_pattern(&t.topic).map_err(|e| bad(&e)),
             Self::Ack(a) if a.tag.is_none() && a.tags.is_empty() => Err(bad("ack needs \"tag\" or \"tags\"")),
             Self::Ack(a) if a.tags.len() > ACK_TAGS_MAX => {
                 Err(bad(&format!("an ack takes at most {ACK_TAGS_MAX} tags")))
@@ -364,6 +400,17 @@ impl ClientFrame {
             Self::Nack(n) => duration("delay_ms", n.delay_ms),
             Self::Extend(e) => duration("ms", Some(e.ms)),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Send {
+    fn check_address(&self) -> Result<(), ProtocolError> {
+        match (&self.to, &self.topic, &self.environment) {
+            (Some(to), None, None) => name("to", to),
+            (None, Some(topic), None) => check_topic(topic).map_err(|e| bad(&e)),
+            (None, None, Some(environment)) => name("environment", environment),
+            _ => Err(bad("send needs one of \"to\", \"topic\" and \"environment\"")),
         }
     }
 }
@@ -413,6 +460,13 @@ struct AckedFields {
 }
 
 #[derive(Deserialize)]
+struct TopicFields {
+    #[serde(default, rename = "ref")]
+    reference: Option<String>,
+    topic: String,
+}
+
+#[derive(Deserialize)]
 struct ErrorFields {
     code: ErrorCode,
     fatal: bool,
@@ -446,6 +500,14 @@ impl ServerFrame {
             "acked" => {
                 let AckedFields { reference } = fields(line, name)?;
                 Self::Acked { reference }
+            }
+            "subscribed" => {
+                let TopicFields { reference, topic } = fields(line, name)?;
+                Self::Subscribed { reference, topic }
+            }
+            "unsubscribed" => {
+                let TopicFields { reference, topic } = fields(line, name)?;
+                Self::Unsubscribed { reference, topic }
             }
             "error" => {
                 let ErrorFields { code, fatal, reference, retry_ms, message } = fields(line, name)?;

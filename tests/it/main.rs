@@ -32,3 +32,4 @@ mod reaper;
 mod schema;
 mod sending;
 mod tls;
+mod topics;

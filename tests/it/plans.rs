@@ -23,7 +23,9 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "reap_expired": 2, "agent_messages_expires";
     "reap_processed": 2, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
-    "publish": 11, "";
+    "publish": 13, "";
+    "subscribe": 3, "subscriptions";
+    "unsubscribe": 2, "subscriptions";
     "publish_first": 2, "agent_messages_dedupe";
     "lease_acquire": 3, "brokers_pkey";
     "lease_want": 2, "leases_pkey";
