@@ -1,5 +1,7 @@
 //! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
 
+mod page;
+
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -10,6 +12,8 @@ use uuid::Uuid;
 use super::error::StoreError;
 use super::moment::rfc3339;
 use super::pool::Pool;
+
+pub use page::{LETTER_BYTES_MAX, page};
 
 const INBOXES: &str = include_str!("../../sql/queries/dead_inboxes.sql");
 const LIST: &str = include_str!("../../sql/queries/dead_list.sql");

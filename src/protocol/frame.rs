@@ -3,12 +3,15 @@
 //! A line is parsed twice, once for its `op` and once for that op's fields: an internally tagged enum could not
 //! keep the payload as raw text, and could not tell an unknown op from a bad field.
 
+pub mod dead;
+
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use self::dead::{Chosen, Dead, DeadLetters, Done};
 use super::error::{ErrorCode, ProtocolError};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
 use crate::message::{MessageType, Priority};
@@ -125,6 +128,9 @@ pub enum ClientFrame {
     Nack(Nack),
     Extend(Extend),
     Window(Window),
+    Dead(Dead),
+    Redrive(Chosen),
+    Purge(Chosen),
     Ping {},
     Pong {},
     Bye {},
@@ -238,6 +244,10 @@ pub enum ServerFrame {
         #[serde(rename = "ref")]
         reference: String,
     },
+    #[serde(rename = "dead_letters")]
+    DeadLetters(DeadLetters),
+    Redriven(Done),
+    Purged(Done),
     Error {
         code: ErrorCode,
         fatal: bool,
@@ -323,6 +333,9 @@ impl ClientFrame {
             "nack" => Self::Nack(fields(line, op)?),
             "extend" => Self::Extend(fields(line, op)?),
             "window" => Self::Window(fields(line, op)?),
+            "dead" => Self::Dead(fields(line, op)?),
+            "redrive" => Self::Redrive(fields(line, op)?),
+            "purge" => Self::Purge(fields(line, op)?),
             "ping" => Self::Ping {},
             "pong" => Self::Pong {},
             "bye" => Self::Bye {},
@@ -363,6 +376,8 @@ impl ClientFrame {
             }
             Self::Nack(n) => duration("delay_ms", n.delay_ms),
             Self::Extend(e) => duration("ms", Some(e.ms)),
+            Self::Dead(d) => d.check(),
+            Self::Redrive(c) | Self::Purge(c) => c.check(),
             _ => Ok(()),
         }
     }
@@ -447,6 +462,9 @@ impl ServerFrame {
                 let AckedFields { reference } = fields(line, name)?;
                 Self::Acked { reference }
             }
+            "dead_letters" => Self::DeadLetters(fields(line, name)?),
+            "redriven" => Self::Redriven(fields(line, name)?),
+            "purged" => Self::Purged(fields(line, name)?),
             "error" => {
                 let ErrorFields { code, fatal, reference, retry_ms, message } = fields(line, name)?;
                 Self::Error { code, fatal, reference, retry_ms, message }
