@@ -30,7 +30,7 @@ create table postbell.deliveries (
   last_error text,
   constraint deliveries_pkey PRIMARY KEY (delivery_id)
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
-CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
+CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (inbox, delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
 CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
 CREATE INDEX deliveries_lane ON postbell.deliveries USING btree (inbox, priority, delivery_id) WHERE (state = 'ready'::postbell.delivery_state);
 CREATE INDEX deliveries_message ON postbell.deliveries USING btree (message_id);

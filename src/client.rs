@@ -18,11 +18,13 @@
 //! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
 pub(crate) mod connection;
+mod dead;
 mod delivery;
 mod driver;
 mod pending;
 #[cfg(feature = "tls")]
 mod tls;
+mod topics;
 
 #[cfg(feature = "tls")]
 use std::path::Path;
@@ -37,8 +39,9 @@ use crate::message::{MessageType, Priority};
 use crate::protocol::ErrorCode;
 use crate::protocol::frame::{Hello, Send};
 use crate::protocol::limits::{PROTO, WINDOW_MAX};
-use crate::protocol::topic::{check_pattern, check_topic};
 
+pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters};
+pub use dead::Which;
 pub use delivery::{Deliveries, Delivery};
 use driver::{Driver, Order};
 
@@ -98,7 +101,7 @@ pub enum ClientError {
     #[error("what answers is no Postbell broker: {0}")]
     Protocol(String),
     /// The connection fell before the answer came.
-    #[error("the connection fell before the broker answered; it is not known whether the message was stored")]
+    #[error("the connection fell before the broker answered; it is not known whether it did what was asked")]
     Interrupted,
     /// No answer came in time.
     #[error("the broker did not answer in {0:?}")]
@@ -117,7 +120,8 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) => true,
             Self::Refused { code, .. } => {
-                !is_final(*code) && !matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden)
+                let is_no = matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden | ErrorCode::UnknownOp);
+                !is_final(*code) && !is_no
             }
             Self::Url(_) | Self::Tls { .. } | Self::Protocol(_) | Self::Invalid(_) | Self::Closed => false,
         }
@@ -313,33 +317,6 @@ impl Outgoing {
         }))
     }
 
-    /// To those that subscribed to the topic.
-    ///
-    /// # Errors
-    /// It is none, or the payload cannot be written as JSON.
-    pub fn to_topic(
-        topic: &str,
-        message_type: MessageType,
-        payload: &impl Serialize,
-    ) -> Result<Self, ClientError> {
-        check_topic(topic).map_err(ClientError::Invalid)?;
-        let Self(send) = Self::new("", message_type, payload)?;
-        Ok(Self(Send { to: None, topic: Some(topic.to_owned()), ..send }))
-    }
-
-    /// To every agent of an environment but this one. That takes the role of an orchestrator.
-    ///
-    /// # Errors
-    /// The payload cannot be written as JSON.
-    pub fn to_environment(
-        environment: &str,
-        message_type: MessageType,
-        payload: &impl Serialize,
-    ) -> Result<Self, ClientError> {
-        let Self(send) = Self::new("", message_type, payload)?;
-        Ok(Self(Send { to: None, environment: Some(environment.to_owned()), ..send }))
-    }
-
     /// 1 is the highest.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.0.priority = priority;
@@ -409,32 +386,6 @@ impl Client {
         let order = Order::Send(Box::new(message.0), answer);
         self.orders.send(order).await.map_err(|_| self.why_closed())?;
         Ok(Receipt { answered, state: self.state.clone() })
-    }
-
-    /// From when this returns, the agent gets the messages of topics that match the pattern, also those that are sent while
-    /// it is away.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn subscribe(&self, pattern: &str) -> Result<(), ClientError> {
-        self.want(pattern, true).await
-    }
-
-    /// From when this returns, it does not.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn unsubscribe(&self, pattern: &str) -> Result<(), ClientError> {
-        self.want(pattern, false).await
-    }
-
-    async fn want(&self, pattern: &str, wanted: bool) -> Result<(), ClientError> {
-        check_pattern(pattern).map_err(ClientError::Invalid)?;
-        let (answer, answered) = oneshot::channel();
-        let order = Order::Want { pattern: pattern.to_owned(), wanted, answer };
-        self.orders.send(order).await.map_err(|_| self.why_closed())?;
-        let answered = timeout(SEND_WAIT, answered).await.map_err(|_| ClientError::Timeout(SEND_WAIT))?;
-        answered.map_err(|_| self.why_closed())?
     }
 
     /// From now on at most so many deliveries at once.

@@ -8,7 +8,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::connection::{self, Address, Connection};
 use super::delivery::Delivery;
-use super::pending::{AckAnswer, Held, Pending, SendAnswer};
+use super::pending::{AckAnswer, AskAnswer, Held, Pending, SendAnswer};
 use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
 use crate::pace::Pace;
 use crate::protocol::codec::write_whole;
@@ -32,9 +32,19 @@ pub(super) enum Settled {
 #[derive(Debug)]
 pub(super) enum Order {
     Send(Box<Send>, SendAnswer),
-    Settle { tag: u64, generation: u64, settled: Settled },
+    Settle {
+        tag: u64,
+        generation: u64,
+        settled: Settled,
+    },
     Window(u32),
-    Want { pattern: String, wanted: bool, answer: AckAnswer },
+    Want {
+        pattern: String,
+        wanted: bool,
+        answer: AckAnswer,
+    },
+    /// Of dead letters: gets its `ref`, and is answered once.
+    Ask(Box<ClientFrame>, AskAnswer),
     Close(oneshot::Sender<()>),
 }
 
@@ -258,8 +268,11 @@ impl Driver {
             }
             ServerFrame::Sent { reference, id } => self.pending.sent(reference.as_deref(), id),
             ServerFrame::Acked { reference } => self.pending.acked(&reference),
-            ServerFrame::Subscribed { reference, .. } | ServerFrame::Unsubscribed { reference, .. } => {
-                self.pending.acked(reference.as_deref().unwrap_or_default());
+            ServerFrame::Subscribed(topic) | ServerFrame::Unsubscribed(topic) => {
+                self.pending.acked(topic.reference.as_deref().unwrap_or_default());
+            }
+            frame @ (ServerFrame::DeadLetters(_) | ServerFrame::Redriven(_) | ServerFrame::Purged(_)) => {
+                self.pending.answered(frame);
             }
             ServerFrame::Error { code, fatal, reference, message, retry_ms } => {
                 let retry = retry_ms.map(Duration::from_millis);
@@ -306,6 +319,11 @@ impl Driver {
                     let frame =
                         if wanted { ClientFrame::Subscribe(topic) } else { ClientFrame::Unsubscribe(topic) };
                     push_line(&mut session.out, &frame);
+                }
+                Order::Ask(frame, answer) => {
+                    if let Some(frame) = self.pending.ask(*frame, answer) {
+                        push_line(&mut session.out, &frame);
+                    }
                 }
                 Order::Window(n) => push_line(&mut session.out, &ClientFrame::Window(Window { n })),
                 Order::Close(done) => {

@@ -36,6 +36,14 @@ pub const NAME_BYTES_MAX: usize = 256;
 pub const TOPIC_TOKENS_MAX: usize = 8;
 /// The longest reason of a `nack`; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1_000;
+/// The most dead letters of one answer, and what a client gets that does not say.
+pub const DEAD_LETTERS_MAX: usize = 100;
+/// Of a `dead_letters` line, so many bytes for the letters: nobody is pushed to while it is written.
+pub const DEAD_LETTERS_BYTES_MAX: usize = 64 * 1024;
+/// A payload that is longer is left out of a dead letter.
+pub const DEAD_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
+/// What one `redrive` or `purge` does at most: one transaction that is not long.
+pub const DEAD_IDS_MAX: usize = 1_000;
 /// The longest delay, time to live or extension a client may ask for: a week.
 pub const DURATION_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
 
@@ -45,5 +53,8 @@ const _: () = assert!(PUSH_HEAD_BYTES_MAX + 12 * NAME_BYTES_MAX < ENVELOPE_BYTES
 const _: () = assert!(REASON_BYTES_MAX < HELLO_LINE_BYTES_MAX);
 // An ack of a whole window with 20-digit tags is a line that is allowed.
 const _: () = assert!(ACK_TAGS_MAX * 21 + PUSH_HEAD_BYTES_MAX < LINE_BYTES_MAX);
+const _: () = assert!(DEAD_LETTERS_BYTES_MAX + ENVELOPE_BYTES_MAX < LINE_BYTES_MAX);
+// As many ids as may be named, of 20 digits and a comma each, are a line that is allowed.
+const _: () = assert!(DEAD_IDS_MAX * 21 + 8 * NAME_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS_MIN < HEARTBEAT_MS_DEFAULT);
 const _: () = assert!(HEARTBEAT_MS_DEFAULT < HEARTBEAT_MS_MAX);

@@ -8,13 +8,12 @@ use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
     /// Answers once it is committed. The session reads on only then: what it sends next finds the subscription.
-    pub(super) async fn subscribe(&self, Topic { reference, topic }: Topic, wanted: bool) -> Result<(), End> {
-        let changed = match self.change(&topic, wanted).await {
-            Ok(()) if wanted => Ok(ServerFrame::Subscribed { reference, topic }),
-            Ok(()) => Ok(ServerFrame::Unsubscribed { reference, topic }),
-            Err(e) => Err(e.for_ref(reference)),
-        };
-        self.answer(changed.unwrap_or_else(ServerFrame::from))
+    pub(super) async fn subscribe(&self, asked: Topic, wanted: bool) -> Result<(), End> {
+        self.answer(match self.change(&asked.topic, wanted).await {
+            Ok(()) if wanted => ServerFrame::Subscribed(asked),
+            Ok(()) => ServerFrame::Unsubscribed(asked),
+            Err(e) => e.for_ref(asked.reference).into(),
+        })
     }
 
     async fn change(&self, topic: &str, wanted: bool) -> Result<(), ProtocolError> {

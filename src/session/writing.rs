@@ -146,6 +146,7 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
             }
             Outgoing::Elsewhere(owner, last_tag) => lines.elsewhere = Some((owner, last_tag)),
             Outgoing::Frame(frame) => push_line(buffer, &frame),
+            Outgoing::Answer(frame, _turn) => push_line(buffer, &*frame),
             // What came after it is not written: the deliveries among it are given back.
             Outgoing::Close(error) => {
                 lines.close = Some(error);

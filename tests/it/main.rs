@@ -11,6 +11,7 @@ mod brokers;
 mod cli;
 mod clusters;
 mod dead;
+mod dead_ops;
 mod delivery;
 mod doctor;
 mod gate;

@@ -17,6 +17,9 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "settle_ack": 2, "deliveries_pkey";
     "settle_retry": 5, "deliveries_pkey";
     "settle_dead": 4, "deliveries_pkey";
+    "dead_page": 4, "deliveries_dead";
+    "dead_redrive": 4, "deliveries_dead";
+    "dead_purge": 4, "deliveries_dead";
     "settle_expired": 2, "deliveries_pkey";
     "mark_delivered": 1, "agent_messages_pkey";
     "due_promote": 1, "deliveries_due";
