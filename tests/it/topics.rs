@@ -183,7 +183,7 @@ async fn the_patterns_of_a_topic_are_those_that_match_it() {
             }
             (pattern, any(&["a", "b"], 6))
         })
-        .chain([(">".to_owned(), "a".to_owned()), ("a.>".to_owned(), vec!["a"; 12].join("."))])
+        .chain([(">".to_owned(), "a".to_owned()), ("a.>".to_owned(), ["a"; 12].join("."))])
         .collect();
     let (patterns, topics): (Vec<&str>, Vec<&str>) = pairs.iter().map(|(p, t)| (&**p, &**t)).unzip();
     let asked = "select p = any (postbell.topic_patterns(t)) from unnest($1::text[], $2::text[]) as u (p, t)";
