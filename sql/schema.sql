@@ -47,6 +47,16 @@ create table postbell.leases (
 CREATE INDEX leases_broker ON postbell.leases USING btree (broker_id);
 CREATE INDEX leases_wanted ON postbell.leases USING btree (broker_id) WHERE (wanted_until IS NOT NULL);
 
+create table postbell.locks (
+  key text not null,
+  fence bigint not null default nextval('postbell.fences'::regclass),
+  agent_id text not null,
+  until timestamp with time zone not null,
+  done_at timestamp with time zone,
+  constraint locks_pkey PRIMARY KEY (key)
+);
+CREATE INDEX locks_until ON postbell.locks USING btree (until);
+
 create table postbell.migrations (
   version integer not null,
   name text not null,

@@ -8,6 +8,7 @@ mod dev;
 mod doctor;
 mod listen;
 mod migrate;
+mod once;
 mod output;
 mod policies;
 mod send;
@@ -82,6 +83,8 @@ enum Command {
     Send(send::SendArgs),
     /// Be an agent: print or handle each message and acknowledge it
     Listen(listen::ListenArgs),
+    /// Run a command unless somebody else does, or did, under the same key
+    Once(once::OnceArgs),
 }
 
 /// Runs the command of this process.
@@ -132,6 +135,7 @@ async fn run(command: Command) -> Outcome {
         Command::Doctor(args) => doctor::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Listen(args) => listen::run(args).await,
+        Command::Once(args) => once::run(args).await,
     }
 }
 

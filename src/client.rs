@@ -21,6 +21,7 @@ pub(crate) mod connection;
 mod dead;
 mod delivery;
 mod driver;
+pub mod lock;
 mod pending;
 #[cfg(feature = "tls")]
 mod tls;

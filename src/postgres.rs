@@ -12,6 +12,7 @@ pub mod error;
 pub mod gauges;
 pub mod lease;
 pub mod listen;
+pub mod locks;
 pub mod migrate;
 mod moment;
 mod network;

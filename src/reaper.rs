@@ -66,6 +66,9 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
     }
 }
 
+/// How long locks, and that their tasks are done, are known where messages are kept for ever.
+const LOCKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
 /// Expires, removes and forgets, for ever.
 pub async fn sweep(pool: Pool, retention: Option<Duration>, metrics: Metrics) {
     tokio::join!(
@@ -87,6 +90,7 @@ pub async fn sweep(pool: Pool, retention: Option<Duration>, metrics: Metrics) {
                 None => Ok(0),
             }
         }),
+        every(RETENTION_EVERY, || reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT))),
         every(BROADCASTS_EVERY, || reap::finish_broadcasts(&pool)),
     );
 }

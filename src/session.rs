@@ -8,6 +8,7 @@ mod administering;
 mod door;
 mod hello;
 mod link;
+mod locking;
 #[cfg(any(test, fuzzing))]
 pub mod rehearsal;
 mod route;
@@ -317,6 +318,8 @@ impl Session<'_> {
             ClientFrame::Send(send) => self.send(send).await,
             ClientFrame::Subscribe(topic) => self.subscribe(topic, true).await,
             ClientFrame::Unsubscribe(topic) => self.subscribe(topic, false).await,
+            ClientFrame::Acquire(asked) => self.acquire(asked).await,
+            ClientFrame::Release(asked) => self.release(asked).await,
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
                 self.ack(tags, ack.reference).await

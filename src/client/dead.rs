@@ -95,7 +95,7 @@ impl Client {
     }
 
     /// One request at a time is answered for an agent: where another one is under way, this one comes again.
-    async fn ask(&self, frame: ClientFrame) -> Result<ServerFrame, ClientError> {
+    pub(super) async fn ask(&self, frame: ClientFrame) -> Result<ServerFrame, ClientError> {
         let asking = async {
             loop {
                 match self.ask_once(frame.clone()).await {
@@ -116,6 +116,6 @@ impl Client {
     }
 }
 
-fn strange() -> ClientError {
+pub(super) fn strange() -> ClientError {
     ClientError::Protocol("it answered with something else than was asked".to_owned())
 }

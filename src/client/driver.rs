@@ -43,7 +43,7 @@ pub(super) enum Order {
         wanted: bool,
         answer: AckAnswer,
     },
-    /// Of dead letters: gets its `ref`, and is answered once.
+    /// Of dead letters or locks: gets its `ref`, and is answered once.
     Ask(Box<ClientFrame>, AskAnswer),
     Close(oneshot::Sender<()>),
 }
@@ -271,7 +271,11 @@ impl Driver {
             ServerFrame::Subscribed(topic) | ServerFrame::Unsubscribed(topic) => {
                 self.pending.acked(topic.reference.as_deref().unwrap_or_default());
             }
-            frame @ (ServerFrame::DeadLetters(_) | ServerFrame::Redriven(_) | ServerFrame::Purged(_)) => {
+            frame @ (ServerFrame::DeadLetters(_)
+            | ServerFrame::Redriven(_)
+            | ServerFrame::Purged(_)
+            | ServerFrame::Lock(_)
+            | ServerFrame::Released(_)) => {
                 self.pending.answered(frame);
             }
             ServerFrame::Error { code, fatal, reference, message, retry_ms } => {

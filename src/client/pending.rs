@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::ClientError;
 use crate::protocol::frame::Send;
 use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
+use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
 use crate::protocol::{ClientFrame, ServerFrame};
 
 /// A send's answer.
@@ -16,7 +17,7 @@ pub(super) type SendAnswer = oneshot::Sender<Result<Uuid, ClientError>>;
 /// A confirmed ack's answer.
 pub(super) type AckAnswer = oneshot::Sender<Result<(), ClientError>>;
 
-/// The answer to what was asked of dead letters.
+/// The answer to what was asked of dead letters or locks.
 pub(super) type AskAnswer = oneshot::Sender<Result<ServerFrame, ClientError>>;
 
 /// Requests by their `ref`.
@@ -57,7 +58,7 @@ impl Pending {
         self.last.to_string()
     }
 
-    /// Takes what is asked of dead letters; gives back the frame to write, unless whoever asked has given up: while the
+    /// Takes what is asked of dead letters or locks; gives back the frame to write, unless whoever asked has given up: while the
     /// broker was away it may have waited for long.
     pub(super) fn ask(&mut self, mut frame: ClientFrame, answer: AskAnswer) -> Option<ClientFrame> {
         if answer.is_closed() {
@@ -66,7 +67,9 @@ impl Pending {
         self.last += 1;
         let (ClientFrame::Dead(Dead { reference, .. })
         | ClientFrame::Redrive(Chosen { reference, .. })
-        | ClientFrame::Purge(Chosen { reference, .. })) = &mut frame
+        | ClientFrame::Purge(Chosen { reference, .. })
+        | ClientFrame::Acquire(Acquire { reference, .. })
+        | ClientFrame::Release(Release { reference, .. })) = &mut frame
         else {
             return None;
         };
@@ -78,7 +81,9 @@ impl Pending {
     pub(super) fn answered(&mut self, frame: ServerFrame) {
         let (ServerFrame::DeadLetters(DeadLetters { reference, .. })
         | ServerFrame::Redriven(Done { reference, .. })
-        | ServerFrame::Purged(Done { reference, .. })) = &frame
+        | ServerFrame::Purged(Done { reference, .. })
+        | ServerFrame::Lock(Lock { reference, .. })
+        | ServerFrame::Released(Released { reference, .. })) = &frame
         else {
             return;
         };

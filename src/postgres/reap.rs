@@ -9,6 +9,7 @@ use super::pool::Pool;
 const PROMOTE: &str = include_str!("../../sql/queries/due_promote.sql");
 const EXPIRED: &str = include_str!("../../sql/queries/reap_expired.sql");
 const PROCESSED: &str = include_str!("../../sql/queries/reap_processed.sql");
+const LOCKS: &str = include_str!("../../sql/queries/reap_locks.sql");
 const BROADCASTS: &str = include_str!("../../sql/queries/reap_broadcasts.sql");
 const BROKERS: &str = include_str!("../../sql/queries/broker_sweep.sql");
 
@@ -53,6 +54,14 @@ pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
 /// See [`StoreError`].
 pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
     pool.execute(PROCESSED, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
+}
+
+/// Removes locks that ended longer ago than this; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn remove_locks(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
+    pool.execute(LOCKS, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
 /// Ends broadcasts that have no delivery left; says how many.

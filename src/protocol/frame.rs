@@ -4,6 +4,7 @@
 //! keep the payload as raw text, and could not tell an unknown op from a bad field.
 
 pub mod dead;
+pub mod lock;
 mod server;
 
 use std::borrow::Cow;
@@ -13,6 +14,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use self::dead::{Chosen, Dead};
+use self::lock::{Acquire, Release};
 use super::error::{ErrorCode, ProtocolError};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
 use super::topic::{check_pattern, check_topic};
@@ -146,6 +148,8 @@ pub enum ClientFrame {
     Send(Send),
     Subscribe(Topic),
     Unsubscribe(Topic),
+    Acquire(Acquire),
+    Release(Release),
     Ack(Ack),
     Nack(Nack),
     Extend(Extend),
@@ -218,6 +222,8 @@ impl ClientFrame {
             "send" => Self::Send(fields(line, op)?),
             "subscribe" => Self::Subscribe(fields(line, op)?),
             "unsubscribe" => Self::Unsubscribe(fields(line, op)?),
+            "acquire" => Self::Acquire(fields(line, op)?),
+            "release" => Self::Release(fields(line, op)?),
             "ack" => Self::Ack(fields(line, op)?),
             "nack" => Self::Nack(fields(line, op)?),
             "extend" => Self::Extend(fields(line, op)?),
@@ -259,6 +265,8 @@ impl ClientFrame {
                 duration("delay_ms", s.delay_ms)?;
                 duration("ttl_ms", s.ttl_ms)
             }
+            Self::Acquire(a) => a.check(),
+            Self::Release(r) => r.check(),
             Self::Subscribe(t) | Self::Unsubscribe(t) => check_pattern(&t.topic).map_err(|e| bad(&e)),
             Self::Ack(a) if a.tag.is_none() && a.tags.is_empty() => Err(bad("ack needs \"tag\" or \"tags\"")),
             Self::Ack(a) if a.tags.len() > ACK_TAGS_MAX => {

@@ -32,6 +32,10 @@ pub const HEARTBEAT_MS_MAX: u32 = 600_000;
 pub const HEARTBEATS_MISSED_MAX: u32 = 2;
 /// The longest agent name, correlation id, dedupe key and `ref`.
 pub const NAME_BYTES_MAX: usize = 256;
+/// For how long a lock may be asked for at a time: a second to an hour.
+pub const LOCK_MS_MIN: u64 = 1_000;
+/// See [`LOCK_MS_MIN`].
+pub const LOCK_MS_MAX: u64 = 3_600_000;
 /// The most tokens of a topic: a message's subscribers are looked for under 2^(n+1) patterns.
 pub const TOPIC_TOKENS_MAX: usize = 8;
 /// The longest reason of a `nack`; what is longer is cut.

@@ -34,7 +34,8 @@ impl Session<'_> {
     }
 }
 
-fn refusal(e: StoreError) -> ProtocolError {
+/// As the database said it.
+pub(super) fn refusal(e: StoreError) -> ProtocolError {
     let code = if e.is_retryable() { ErrorCode::Unavailable } else { ErrorCode::Rejected };
     ProtocolError::new(code, e.to_string())
 }

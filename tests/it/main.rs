@@ -19,6 +19,7 @@ mod harness;
 mod house;
 mod lifecycle;
 mod limits;
+mod locks;
 mod mesh;
 mod notify_queue;
 mod outage;

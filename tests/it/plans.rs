@@ -27,6 +27,9 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "reap_processed": 2, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
     "publish": 13, "";
+    "lock_acquire": 4, "locks_pkey";
+    "lock_release": 4, "locks_pkey";
+    "reap_locks": 2, "locks_until";
     "subscribe": 3, "subscriptions";
     "unsubscribe": 2, "subscriptions";
     "publish_first": 2, "agent_messages_dedupe";

@@ -52,6 +52,7 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../sql/migrations/0007_dead_inbox.sql"),
     },
     Migration { version: 8, name: "topics", sql: include_str!("../../../sql/migrations/0008_topics.sql") },
+    Migration { version: 9, name: "locks", sql: include_str!("../../../sql/migrations/0009_locks.sql") },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.

@@ -5,6 +5,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::dead::{DeadLetters, Done};
+use super::lock::{Lock, Released};
 use super::{Topic, fields, op_of};
 use crate::protocol::error::{ErrorCode, ProtocolError};
 
@@ -78,6 +79,18 @@ impl MsgBody<'_> {
     }
 }
 
+impl From<Lock> for ServerFrame {
+    fn from(lock: Lock) -> Self {
+        Self::Lock(lock)
+    }
+}
+
+impl From<Released> for ServerFrame {
+    fn from(released: Released) -> Self {
+        Self::Released(released)
+    }
+}
+
 /// Appends a whole `msg` line to `out`.
 pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, body: &[u8]) {
     use std::io::Write;
@@ -122,6 +135,8 @@ pub enum ServerFrame {
     },
     Subscribed(Topic),
     Unsubscribed(Topic),
+    Lock(Lock),
+    Released(Released),
     #[serde(rename = "dead_letters")]
     DeadLetters(DeadLetters),
     Redriven(Done),
@@ -199,6 +214,8 @@ impl ServerFrame {
             }
             "subscribed" => Self::Subscribed(fields(line, name)?),
             "unsubscribed" => Self::Unsubscribed(fields(line, name)?),
+            "lock" => Self::Lock(fields(line, name)?),
+            "released" => Self::Released(fields(line, name)?),
             "dead_letters" => Self::DeadLetters(fields(line, name)?),
             "redriven" => Self::Redriven(fields(line, name)?),
             "purged" => Self::Purged(fields(line, name)?),

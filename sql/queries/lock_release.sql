@@ -1,0 +1,12 @@
+-- Gives a lock back, or, $4, marks its task as done. $1 key, $2 agent, $3 fence: a holder that lost it changes nothing.
+-- Called by src/postgres/locks.rs. Uses locks' primary key.
+with done as (
+  update postbell.locks set done_at = clock_timestamp()
+  where $4::boolean and key = $1::text and fence = $3::bigint and agent_id = $2::text and done_at is null
+  returning key
+), released as (
+  delete from postbell.locks
+  where not $4::boolean and key = $1::text and fence = $3::bigint and agent_id = $2::text and done_at is null
+  returning key
+)
+select exists (select from done union all select from released) as was_held

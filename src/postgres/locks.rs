@@ -1,0 +1,66 @@
+//! Locks for tasks that several could do: one holds it for a time, under a number that grows.
+
+use std::time::Duration;
+
+use super::error::StoreError;
+use super::pool::Pool;
+
+const ACQUIRE: &str = include_str!("../../sql/queries/lock_acquire.sql");
+const RELEASE: &str = include_str!("../../sql/queries/lock_release.sql");
+
+/// What became of asking for a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is held by whoever asked, under this fence.
+    Held(i64),
+    /// It is not.
+    Taken(Taken),
+}
+
+/// Why a lock cannot be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Whose it is, or was when the task was done; `None`: it was given back this moment.
+    pub holder: Option<String>,
+    /// For how long still, unless the holder says so again.
+    pub left: Duration,
+    /// The task is done.
+    pub is_done: bool,
+}
+
+/// Takes a lock; with the fence of one that is held, holds it for longer.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn acquire(
+    pool: &Pool,
+    agent: &str,
+    key: &str,
+    ttl: Duration,
+    fence: Option<i64>,
+) -> Result<Acquired, StoreError> {
+    let row = pool.query_one(ACQUIRE, &[&key, &agent, &(ttl.as_millis() as i64), &fence]).await?;
+    if let Some(fence) = row.get("fence") {
+        return Ok(Acquired::Held(fence));
+    }
+    let left_ms: Option<i64> = row.get("left_ms");
+    Ok(Acquired::Taken(Taken {
+        holder: row.get("holder"),
+        left: Duration::from_millis(left_ms.unwrap_or(0).max(0) as u64),
+        is_done: row.get::<_, Option<bool>>("is_done").unwrap_or(false),
+    }))
+}
+
+/// Gives a lock back, or marks its task as done. False: it was not held under this fence any more.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn release(
+    pool: &Pool,
+    agent: &str,
+    key: &str,
+    fence: i64,
+    done: bool,
+) -> Result<bool, StoreError> {
+    Ok(pool.query_one(RELEASE, &[&key, &agent, &fence, &done]).await?.get("was_held"))
+}
