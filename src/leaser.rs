@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -46,6 +46,8 @@ struct Asked {
     release: HashSet<Arc<str>>,
     /// Refused before: asked again at the slow tick only.
     refused: HashSet<Arc<str>>,
+    /// Until when the lease lasts, by the last renewal that was answered.
+    until: Option<Instant>,
 }
 
 impl Leaser {
@@ -87,7 +89,7 @@ impl Leaser {
             tokio::select! {
                 biased;
                 _ = renewal.tick() => {
-                    self.renew(connection).await?;
+                    self.renew(connection, asked).await?;
                     pace.reset();
                 }
                 batch = requests.recv() => match batch {
@@ -100,14 +102,18 @@ impl Leaser {
         }
     }
 
-    async fn renew(&self, connection: &Connection) -> Result<(), StoreError> {
+    async fn renew(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
         let canary = self.rope.send_canary();
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
         let renewed =
             timeout(LEASE, renew(connection, &self.broker, canary)).await.unwrap_or_else(|_| Err(late()))?;
         self.rope.expect_canary();
         self.database_up(true);
-        if renewed.lapsed {
+        // A renewal whose answer was lost may have been the one that was told so: then the server says no more that it
+        // had lapsed, and another broker may still have had inboxes in between.
+        let unbroken = asked.until.is_some_and(|until| Instant::now() < until);
+        asked.until = Some(renewed.until);
+        if renewed.lapsed || !unbroken {
             self.lapsed.notify_one();
             self.tell(Event::LeaseLapsed).await;
         }
