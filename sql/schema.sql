@@ -11,7 +11,10 @@ create table postbell.brokers (
   started_at timestamp with time zone not null default now(),
   lease_until timestamp with time zone not null,
   armed boolean not null default false,
-  constraint brokers_pkey PRIMARY KEY (broker_id)
+  token_hash bytea,
+  certificate_sha256 text,
+  constraint brokers_pkey PRIMARY KEY (broker_id),
+  constraint brokers_token_hash_check CHECK ((octet_length(token_hash) = 32))
 ) with (fillfactor=50);
 
 create table postbell.deliveries (
@@ -38,9 +41,11 @@ create table postbell.leases (
   broker_id uuid not null,
   epoch bigint not null default nextval('postbell.epochs'::regclass),
   acquired_at timestamp with time zone not null default now(),
+  wanted_until timestamp with time zone,
   constraint leases_pkey PRIMARY KEY (inbox)
 );
 CREATE INDEX leases_broker ON postbell.leases USING btree (broker_id);
+CREATE INDEX leases_wanted ON postbell.leases USING btree (broker_id) WHERE (wanted_until IS NOT NULL);
 
 create table postbell.migrations (
   version integer not null,
@@ -49,6 +54,25 @@ create table postbell.migrations (
   applied_at timestamp with time zone not null default now(),
   by text not null default CURRENT_USER,
   constraint migrations_pkey PRIMARY KEY (version)
+);
+
+create table postbell.role_limits (
+  role text not null,
+  sends_per_second bigint,
+  sends_burst bigint,
+  send_bytes_per_second bigint,
+  send_bytes_burst bigint,
+  publishes_outstanding bigint,
+  connections bigint,
+  constraint role_limits_check CHECK (((sends_per_second IS NULL) = (sends_burst IS NULL))),
+  constraint role_limits_check1 CHECK (((send_bytes_per_second IS NULL) = (send_bytes_burst IS NULL))),
+  constraint role_limits_connections_check CHECK ((connections > 0)),
+  constraint role_limits_pkey PRIMARY KEY (role),
+  constraint role_limits_publishes_outstanding_check CHECK ((publishes_outstanding > 0)),
+  constraint role_limits_send_bytes_burst_check CHECK ((send_bytes_burst > 0)),
+  constraint role_limits_send_bytes_per_second_check CHECK ((send_bytes_per_second > 0)),
+  constraint role_limits_sends_burst_check CHECK ((sends_burst > 0)),
+  constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0))
 );
 
 create table postbell.triggers (
@@ -101,10 +125,13 @@ create table public.agent_registry (
   enabled boolean not null default true,
   token_hash bytea,
   token_set_at timestamp with time zone,
+  token_hash_previous bytea,
+  token_previous_until timestamp with time zone,
   constraint agent_registry_pkey PRIMARY KEY (agent_id),
   constraint agent_registry_role_check CHECK ((role = ANY (ARRAY['agent'::text, 'orchestrator'::text]))),
   constraint agent_registry_status_check CHECK ((status = ANY (ARRAY['online'::text, 'offline'::text, 'busy'::text, 'error'::text, 'starting'::text, 'stopping'::text]))),
-  constraint agent_registry_token_hash_check CHECK ((octet_length(token_hash) = 32))
+  constraint agent_registry_token_hash_check CHECK ((octet_length(token_hash) = 32)),
+  constraint agent_registry_token_hash_previous_check CHECK ((octet_length(token_hash_previous) = 32))
 );
 alter table public.agent_registry enable row level security;
 
@@ -114,6 +141,25 @@ create view postbell.agents as
     role
    FROM agent_registry
   WHERE enabled IS NOT FALSE;
+
+CREATE OR REPLACE FUNCTION postbell.announce_access()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if tg_op = 'DELETE'
+     or (old.agent_id, old.enabled, old.role, old.token_hash, old.token_hash_previous, old.token_previous_until)
+        is distinct from
+        (new.agent_id, new.enabled, new.role, new.token_hash, new.token_hash_previous, new.token_previous_until) then
+    -- Without a payload, so that a transaction notifies once, however many agents it changes.
+    perform pg_notify('postbell_access', '');
+  end if;
+  return null;
+end
+$function$
+;
 
 CREATE OR REPLACE FUNCTION postbell.arm(broker uuid, sleeps boolean)
  RETURNS void
@@ -183,7 +229,10 @@ begin
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
   -- postbell.bell says until when, and what it says is what was set last, whatever our snapshot: our transaction has
   -- had its id since its first row, and a broker that armed later than we look waits for us to end before it sleeps.
-  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now()) then
+  -- A queue of notifications that is nearly full must not stop the insert: without the ring the broker finds the message
+  -- in a second at most, and it has left its bell long before.
+  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now())
+     and pg_notification_queue_usage() < 0.9 then
     perform pg_notify('postbell', '');
   end if;
   return null;
@@ -222,6 +271,8 @@ begin
 end
 $function$
 ;
+
+CREATE TRIGGER postbell_access AFTER DELETE OR UPDATE OF agent_id, enabled, role, token_hash, token_hash_previous, token_previous_until ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.announce_access();
 
 CREATE TRIGGER postbell_poller AFTER UPDATE OF status ON public.agent_messages FOR EACH ROW WHEN (((new.status = ANY (ARRAY['processed'::text, 'failed'::text])) AND (old.status IS DISTINCT FROM new.status) AND (current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION postbell.settle_polled();
 

@@ -2,6 +2,8 @@
 //!
 //! Sockets and the stop signal come from outside, so a test runs exactly what production runs.
 
+mod address;
+mod draining;
 mod gauges;
 
 use std::future::Future;
@@ -16,28 +18,29 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use crate::access::Access;
 use crate::config::Config;
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
+use crate::guard::Guard;
 use crate::health::Health;
 use crate::http::{self, HttpState};
 use crate::inbox::dispatcher::{Dispatcher, Rules};
-use crate::inbox::event::Event;
 use crate::leaser::Leaser;
 use crate::metrics::Metrics;
+use crate::postgres::agents::Token;
 use crate::postgres::lease::{BrokerRow, LEASE_MARGIN};
 use crate::postgres::listen::{Rope, round_trip};
 use crate::postgres::migrate::schema_state;
 use crate::postgres::{Connection, Pool, StoreError};
 use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
+use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
 use crate::tailer::Tailer;
 use crate::{listener, publisher, reaper, refiller, server, settler};
 
 /// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
-/// How long the last outcomes, and giving back the inboxes, may take once the sessions have ended.
-const SETTLE_WAIT: Duration = Duration::from_secs(5);
 
 /// How a broker's stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,17 @@ pub struct Stopped {
     pub unsettled: usize,
     /// A task of the broker's failed, by a defect: it stopped by itself, so that it is started anew.
     pub broken: bool,
+}
+
+/// Why a broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The registry has another broker's metrics already.
+    #[error("the metrics could not be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// A file of the agents' port's certificate is of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// Checks that this database can serve: reachable, migrated, and LISTEN works on it.
@@ -79,20 +93,26 @@ struct House {
 /// Runs a broker on these sockets until `stop`, then drains it.
 ///
 /// # Errors
-/// The metrics could not be registered: the registry has another broker's already.
+/// See [`StartError`].
 pub async fn run(
     mut config: Config,
     agents: TcpListener,
     http: TcpListener,
     registry: Registry,
     stop: impl Future<Output = ()>,
-) -> Result<Stopped, prometheus::Error> {
+) -> Result<Stopped, StartError> {
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?;
     let metrics = Metrics::register(&registry)?;
     config.database = config.database.impatient();
-    let address = match (&config.advertise, agents.local_addr()) {
-        (Some(address), _) => address.clone(),
-        (None, Ok(address)) => address.to_string(),
-        (None, Err(_)) => config.listen.to_string(),
+    let listening = agents.local_addr().unwrap_or(config.listen);
+    let address = address::advertised(&config, listening).await;
+    let certificate = tls.as_ref().map(Tls::shown);
+    let identity = BrokerRow {
+        id: Uuid::now_v7(),
+        name: config.name.clone(),
+        address,
+        token: Token::random(),
+        certificate,
     };
     let house = House {
         pool: Pool::new(config.database.clone(), config.pool_size),
@@ -102,15 +122,16 @@ pub async fn run(
         wake: Arc::default(),
         lapsed: Arc::default(),
         presence: Presence::default(),
-        broker: BrokerRow { id: Uuid::now_v7(), name: config.name.clone(), address },
+        broker: identity,
     };
-    Ok(house.live(config, agents, http, registry, stop).await)
+    Ok(house.live(config, tls, agents, http, registry, stop).await)
 }
 
 impl House {
     async fn live(
         self,
         config: Config,
+        tls: Option<Tls>,
         agents: TcpListener,
         http: TcpListener,
         registry: Registry,
@@ -132,6 +153,8 @@ impl House {
             self.wake.clone(),
             self.metrics.clone(),
         ));
+        let access = Access::new(self.rope.clone());
+        background.spawn(access.clone().run(self.pool.clone()));
         let mut state = HttpState::new(registry, self.health.clone());
         state.refresh = Some(gauges::refresh(self.pool.clone(), self.metrics.clone(), self.presence.clone()));
         let http = tokio::spawn(http::serve(http, state, async {
@@ -139,8 +162,15 @@ impl House {
         }));
         let sessions = Sessions {
             broker: config.name.as_str().into(),
+            identity: self.broker.clone(),
+            tls: config.tls.clone(),
+            linked: watch::Sender::new(0),
+            // The server knows.
+            encrypted: false,
             allow_plaintext: config.allow_plaintext,
             pool: self.pool.clone(),
+            guard: Guard::new(config.unauthenticated),
+            access: access.clone(),
             inputs: inputs.clone(),
             publishes,
             presence: self.presence.clone(),
@@ -148,7 +178,11 @@ impl House {
             metrics: self.metrics.clone(),
             last_id: Arc::new(AtomicU64::new(0)),
         };
-        let accepting = tokio::spawn(server::serve(agents, sessions, async {
+        let linked = sessions.linked.subscribe();
+        if let Some(tls) = tls.clone() {
+            background.spawn(tls.follow(self.metrics.clone()));
+        }
+        let accepting = tokio::spawn(server::serve(agents, tls, sessions, async {
             let _ = accept_stopped.await;
         }));
 
@@ -160,14 +194,14 @@ impl House {
             ended = &mut leaser => is_broken(ended),
         };
         self.health.set_draining(true);
-        let _ = accept_stop.send(());
-        let mut stopped = drain(config.drain, inputs, &phase, load_rx).await;
+        let mut stopped = draining::drain(config.drain, inputs, &phase, load_rx, linked).await;
         stopped.broken = broken;
+        let _ = accept_stop.send(());
         let _ = accepting.await;
         self.presence.write_changed(&self.pool).await;
         // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
         if !core.is_finished() {
-            let _ = timeout(SETTLE_WAIT, core).await;
+            let _ = timeout(draining::SETTLE_WAIT, core).await;
         }
         let _ = leaser_stop.send(());
         if !leaser.is_finished() {
@@ -228,7 +262,7 @@ impl House {
         background.spawn(tailer.run());
         background.spawn(reaper::promote(pool.clone(), alarm, wake));
         background.spawn(reaper::sweep(pool.clone(), config.retention, metrics));
-        background.spawn(self.presence.clone().run(pool));
+        background.spawn(self.presence.clone().run(pool, self.rope.clone()));
         (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
     }
 }
@@ -238,24 +272,4 @@ fn is_broken(ended: Result<(), tokio::task::JoinError>) -> bool {
     let error = ended.err().map_or("it returned".to_owned(), |e| e.to_string());
     tracing::error!(%error, "a task of the broker failed, by a defect: stopping; please report it");
     true
-}
-
-/// Nothing more is pushed; agents finish what they have, or the deadline passes; then the sessions end, the last
-/// outcomes are written and the inboxes given back.
-async fn drain(
-    patience: Duration,
-    inputs: dispatch::Inputs,
-    phase: &watch::Sender<Phase>,
-    mut load: watch::Receiver<Load>,
-) -> Stopped {
-    let _ = inputs.send(Input::Event(Event::Stop)).await;
-    phase.send_replace(Phase::Draining(patience));
-    let finished = load.wait_for(|load| load.in_flight == 0 && load.unsettled == 0);
-    let finished = timeout(patience, finished).await.is_ok();
-    let given_back = if finished { 0 } else { load.borrow().in_flight };
-    phase.send_replace(Phase::Closing);
-    let settled = load.wait_for(|load| load.sessions == 0 && load.unsettled == 0 && !load.has_inboxes);
-    let settled = timeout(SETTLE_WAIT, settled).await.is_ok();
-    let unsettled = if settled { 0 } else { load.borrow().unsettled };
-    Stopped { given_back, unsettled, broken: false }
 }

@@ -9,6 +9,7 @@ mod doctor;
 mod listen;
 mod migrate;
 mod output;
+mod policies;
 mod send;
 mod serve;
 mod settings;
@@ -70,6 +71,12 @@ enum Command {
     /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Rights and row level policies for the roles of Supabase's API
+    ///
+    /// anon: nothing. authenticated: sends as the agent in its token's claim, reads what is that agent's. service_role:
+    /// all. Applied on purpose, never by `postbell migrate`.
+    #[command(subcommand)]
+    Policies(policies::PoliciesCommand),
     Doctor(doctor::DoctorArgs),
     /// Send messages through the broker
     Send(send::SendArgs),
@@ -121,6 +128,7 @@ async fn run(command: Command) -> Outcome {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Agent(command) => agent::run(command).await,
         Command::Dead(command) => dead::run(command).await,
+        Command::Policies(command) => policies::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Listen(args) => listen::run(args).await,

@@ -14,14 +14,18 @@
 //! # Ok(()) }
 //! ```
 //!
-//! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; and moves the
-//! deadline of every delivery that the agent still holds.
+//! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; moves the deadline
+//! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
-mod connection;
+pub(crate) mod connection;
 mod delivery;
 mod driver;
 mod pending;
+#[cfg(feature = "tls")]
+mod tls;
 
+#[cfg(feature = "tls")]
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -46,6 +50,15 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
+/// `host:port` of a broker's URL, for the tests that try any text.
+///
+/// # Errors
+/// [`ClientError::Url`].
+#[cfg(any(test, fuzzing))]
+pub fn address(url: &str) -> Result<String, ClientError> {
+    connection::Address::parse(url).map(|address| address.text().to_owned())
+}
+
 /// Why a client, or one of its requests, ended.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ClientError {
@@ -57,7 +70,17 @@ pub enum ClientError {
     Unreachable {
         /// Where it was looked for.
         address: String,
+        /// What the system said, for programs.
+        kind: std::io::ErrorKind,
         /// What the system said.
+        reason: String,
+    },
+    /// TLS with the broker failed: most often its certificate is not trusted.
+    #[error("TLS with the broker at {address} failed: {reason}")]
+    Tls {
+        /// Where the broker is.
+        address: String,
+        /// What is wrong, and what to do.
         reason: String,
     },
     /// The broker refused, with its sentence.
@@ -67,6 +90,8 @@ pub enum ClientError {
         code: ErrorCode,
         /// Its sentence.
         message: String,
+        /// Not before this should it be tried again.
+        retry: Option<Duration>,
     },
     /// The peer does not speak the protocol.
     #[error("what answers is no Postbell broker: {0}")]
@@ -77,7 +102,7 @@ pub enum ClientError {
     /// No answer came in time.
     #[error("the broker did not answer in {0:?}")]
     Timeout(Duration),
-    /// What was given cannot be sent.
+    /// What was given cannot be sent, or connected with.
     #[error("{0}")]
     Invalid(String),
     /// The client was closed.
@@ -90,8 +115,10 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) => true,
-            Self::Refused { code, .. } => !is_final(*code) && *code != ErrorCode::Rejected,
-            Self::Url(_) | Self::Protocol(_) | Self::Invalid(_) | Self::Closed => false,
+            Self::Refused { code, .. } => {
+                !is_final(*code) && !matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden)
+            }
+            Self::Url(_) | Self::Tls { .. } | Self::Protocol(_) | Self::Invalid(_) | Self::Closed => false,
         }
     }
 }
@@ -99,13 +126,14 @@ impl ClientError {
 /// Refusals that connecting again would only repeat, or that say to stay away.
 fn is_final(code: ErrorCode) -> bool {
     use ErrorCode::{
-        BadField, BadJson, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported, TakenOver,
-        Unauthorized,
+        BadField, BadJson, Disabled, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported,
+        TakenOver, Unauthorized,
     };
     matches!(
         code,
         BadField
             | BadJson
+            | Disabled
             | HelloExpected
             | LineTooLong
             | PlaintextRefused
@@ -138,21 +166,55 @@ pub struct Builder {
     hello: Hello,
     auto_extend: bool,
     reconnect_first: Duration,
+    #[cfg(feature = "tls")]
+    trust: tls::Trust,
 }
 
 impl Builder {
-    /// An agent and its token, and where the broker is: `tcp://host:port`.
+    /// An agent and its token, and where the broker is: `tcp://host:port`, or `tcp+tls://host:port` to encrypt and
+    /// to verify the broker, by the system's trusted roots if nothing else is said.
     pub fn new(url: &str, agent: &str, token: &str) -> Self {
         let hello = Hello {
             proto: PROTO,
             agent: agent.to_owned(),
             token: token.to_owned(),
             instance: None,
+            broker: None,
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
             heartbeat_ms: None,
         };
-        Self { url: url.to_owned(), hello, auto_extend: true, reconnect_first: RECONNECT_FIRST }
+        Self {
+            url: url.to_owned(),
+            hello,
+            auto_extend: true,
+            reconnect_first: RECONNECT_FIRST,
+            #[cfg(feature = "tls")]
+            trust: tls::Trust::default(),
+        }
+    }
+
+    /// The broker's certificate must come from a CA in this PEM file. Read at every connection.
+    #[cfg(feature = "tls")]
+    pub fn ca_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.trust.ca = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The broker's certificate must have this SHA-256, in hex. That is enough, whoever issued it, to whatever name,
+    /// until whenever; with [`Self::ca_file`] both must be right.
+    #[cfg(feature = "tls")]
+    pub fn pin_sha256(mut self, fingerprint: &str) -> Self {
+        self.trust.pin = Some(fingerprint.to_owned());
+        self
+    }
+
+    /// What the broker may ask of its clients: PEM files of a certificate with its chain, and of its key. Read at every
+    /// connection.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        self.trust.shown = Some((certificate.as_ref().to_owned(), key.as_ref().to_owned()));
+        self
     }
 
     /// The most deliveries at once; 0 only sends.
@@ -165,6 +227,19 @@ impl Builder {
     pub fn instance(mut self, instance: &str) -> Self {
         self.hello.instance = Some(instance.to_owned());
         self
+    }
+
+    /// A broker that links for a session of its own: the token is its credential.
+    #[cfg(feature = "server")]
+    pub(crate) fn broker(mut self, id: Uuid) -> Self {
+        self.hello.broker = Some(id);
+        self
+    }
+
+    /// Connects once, and leaves the rest to whoever asks.
+    #[cfg(feature = "server")]
+    pub(crate) async fn open(&self) -> Result<connection::Connection, ClientError> {
+        connection::open(&connection::Address::parse(&self.url)?, self).await
     }
 
     /// How often each side says that it lives.
@@ -190,8 +265,14 @@ impl Builder {
     /// # Errors
     /// See [`ClientError`].
     pub async fn connect(self) -> Result<(Client, Deliveries), ClientError> {
-        let address = connection::address(&self.url)?;
-        let first = connection::open(&address, &self.hello).await?;
+        let address = connection::Address::parse(&self.url)?;
+        // Whoever asks for verification must not get a connection in clear.
+        #[cfg(feature = "tls")]
+        if !address.tls && !self.trust.is_empty() {
+            let sentence = "a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://";
+            return Err(ClientError::Url(sentence.to_owned()));
+        }
+        let first = connection::open(&address, &self).await?;
         let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
         // A broker never pushes more than the window, so this cannot overflow.
         let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);

@@ -3,8 +3,10 @@
 //! [`SETTINGS`] is the one list; `postbell serve --help` and the environment are made from it.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::guard::Places;
 use crate::postgres::{DatabaseUrl, Target};
 use crate::retry::RetryPolicy;
 
@@ -50,7 +52,8 @@ settings! {
     NAME: "POSTBELL_NAME", "name", "postbell",
         "What people call this broker, 1 to 100 characters; agents read it in the welcome";
     ADVERTISE: "POSTBELL_ADVERTISE", "advertise", "",
-        "The address that other brokers reach this one's agents' port by; the listening address where not set";
+        "The address that other brokers reach this one's agents' port by, as host:port; where not set the listening address, \
+         or, where that is every address, the one that the connections to the database leave from";
     POOL_SIZE: "POSTBELL_POOL_SIZE", "pool-size", "4",
         "Shared database connections, 2 to 50; the tail, the bell, the settler and the lease have one more each";
     ACK_DEADLINE: "POSTBELL_ACK_DEADLINE_SECONDS", "ack-deadline-seconds", "30",
@@ -67,12 +70,30 @@ settings! {
         "How long a stopping broker waits for what is in flight, 0 to 3600 s";
     ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
         "1 lets agents on other machines send their token unencrypted; 0 refuses them";
+    UNAUTHENTICATED: "POSTBELL_UNAUTHENTICATED_MAX", "unauthenticated-max", "1000",
+        "Connections at once that have not shown their token yet, 1 to 20000; more are told to come again";
+    UNAUTHENTICATED_PER_ADDRESS: "POSTBELL_UNAUTHENTICATED_PER_ADDRESS_MAX", "unauthenticated-per-address-max", "256",
+        "The same from one address (of IPv6: one /64), 1 to 20000. Behind a proxy all agents have one address";
+    TLS_CERT: "POSTBELL_TLS_CERT", "tls-cert", "",
+        "The certificate of the agents' port with its chain, a PEM file: the port then speaks TLS only. Read again when \
+         it changes";
+    TLS_KEY: "POSTBELL_TLS_KEY", "tls-key", "",
+        "The private key of POSTBELL_TLS_CERT, a PEM file, not encrypted";
+    TLS_CLIENT_CA: "POSTBELL_TLS_CLIENT_CA", "tls-client-ca", "",
+        "Agents must also show a certificate of a CA in this PEM file; their token is asked for all the same";
 }
 
 /// A setting is wrong: names it and says what it may be.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct ConfigError(String);
+
+impl ConfigError {
+    /// A fault of something that is no setting of the broker's.
+    pub fn new(sentence: impl Into<String>) -> Self {
+        Self(sentence.into())
+    }
+}
 
 /// What the broker is told.
 #[derive(Clone, Debug)]
@@ -90,6 +111,18 @@ pub struct Config {
     pub retention: Option<Duration>,
     pub drain: Duration,
     pub allow_plaintext: bool,
+    pub unauthenticated: Places,
+    /// `None` serves agents in clear.
+    pub tls: Option<TlsFiles>,
+}
+
+/// Where the agents' port has its certificate from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "SETTINGS describes each")]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Config {
@@ -140,6 +173,11 @@ impl Config {
             retention: (retention_days > 0).then(|| Duration::from_secs(retention_days * 86_400)),
             drain: Duration::from_secs(number(DRAIN, 0, 3_600)?),
             allow_plaintext: flag(ALLOW_PLAINTEXT, &get(ALLOW_PLAINTEXT))?,
+            unauthenticated: Places {
+                total: number(UNAUTHENTICATED, 1, 20_000)? as usize,
+                per_address: number(UNAUTHENTICATED_PER_ADDRESS, 1, 20_000)? as usize,
+            },
+            tls: tls_files(&get)?,
         })
     }
 }
@@ -170,6 +208,20 @@ fn target(get: &impl Fn(Setting) -> String) -> Result<Target, ConfigError> {
         return Err(ConfigError("POSTBELL_SCHEMA must be a schema's name, 1 to 63 bytes".to_owned()));
     }
     Ok(Target::new(url, &schema))
+}
+
+fn tls_files(get: &impl Fn(Setting) -> String) -> Result<Option<TlsFiles>, ConfigError> {
+    let path = |setting| Some(PathBuf::from(get(setting))).filter(|path| !path.as_os_str().is_empty());
+    let without = |given: Setting, missing: Setting| {
+        Err(ConfigError(format!("{} is of no use without {}: set both or neither", given.env, missing.env)))
+    };
+    match (path(TLS_CERT), path(TLS_KEY), path(TLS_CLIENT_CA)) {
+        (Some(certificate), Some(key), client_ca) => Ok(Some(TlsFiles { certificate, key, client_ca })),
+        (Some(_), None, _) => without(TLS_CERT, TLS_KEY),
+        (None, Some(_), _) => without(TLS_KEY, TLS_CERT),
+        (None, None, Some(_)) => without(TLS_CLIENT_CA, TLS_CERT),
+        (None, None, None) => Ok(None),
+    }
 }
 
 fn name(name: String) -> Result<String, ConfigError> {
@@ -206,6 +258,7 @@ mod tests {
         assert_eq!(config.retry, RetryPolicy::default());
         assert_eq!(config.retention, Some(Duration::from_secs(7 * 86_400)));
         assert!(!config.allow_plaintext);
+        assert_eq!(config.unauthenticated, Places { total: 1_000, per_address: 256 });
         assert_eq!(&*config.database.schema, "public");
     }
 
@@ -231,6 +284,9 @@ mod tests {
         assert!(sentence("POSTBELL_ACK_DEADLINE_SECONDS", "0").contains("from 1 to 86400"));
         assert!(sentence("POSTBELL_ALLOW_PLAINTEXT", "maybe").contains("1 or 0"));
         assert!(sentence("POSTBELL_NAME", "a\nb").contains("printable"));
+        assert!(sentence("POSTBELL_TLS_CERT", "c.pem").contains("without POSTBELL_TLS_KEY"));
+        assert!(sentence("POSTBELL_TLS_KEY", "k.pem").contains("without POSTBELL_TLS_CERT"));
+        assert!(sentence("POSTBELL_TLS_CLIENT_CA", "ca.pem").contains("without POSTBELL_TLS_CERT"));
         assert!(sentence("PORT", "0").contains("PORT must be"));
         assert!(!sentence("DATABASE_URL", "postgres://u:hunter2@h:x/d").contains("hunter2"));
     }

@@ -12,9 +12,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
-use crate::inbox::SessionId;
 use crate::inbox::dispatcher::Dispatcher;
-use crate::inbox::event::{Effect, Event, Push, Refill, Settle};
+use crate::inbox::event::{Effect, Event, Owner, Push, Refill, Settle, Trouble};
+use crate::inbox::{SessionId, Tag};
 use crate::metrics::Metrics;
 use crate::protocol::limits::WINDOW_MAX;
 use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
@@ -40,6 +40,10 @@ const _: () = assert!(SETTLE_BATCH_MAX <= crate::inbox::dispatcher::UNSETTLED_MA
 pub enum Outgoing {
     /// A delivery.
     Push(Push),
+    /// A delivery that the inbox's owner pushed: its tag here, and its line.
+    Relayed(Tag, Vec<u8>),
+    /// For the session itself: its inbox is another broker's. Its tags went up to this one.
+    Elsewhere(Owner, Tag),
     /// An answer.
     Frame(ServerFrame),
     /// The last line.
@@ -64,8 +68,8 @@ pub type Inputs = mpsc::Sender<Input>;
 /// A change of ownership to ask of the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseRequest {
-    /// Take it.
-    Acquire(Arc<str>),
+    /// Take it. How its owner was lost, if it was.
+    Acquire(Arc<str>, Option<Trouble>),
     /// Give it back.
     Release(Arc<str>),
 }
@@ -192,7 +196,10 @@ fn carry_out(
         }
         Effect::Settle(settle) => waiting.batch.settles.push(settle),
         Effect::Mark(messages) => waiting.batch.marks.extend(messages),
-        Effect::Acquire(inbox) => waiting.leases.push(LeaseRequest::Acquire(inbox)),
+        Effect::Elsewhere(session, owner, last_tag) => {
+            hand_over(outboxes, session, Outgoing::Elsewhere(owner, last_tag));
+        }
+        Effect::Acquire(inbox, trouble) => waiting.leases.push(LeaseRequest::Acquire(inbox, trouble)),
         Effect::Release(inbox) => waiting.leases.push(LeaseRequest::Release(inbox)),
         Effect::Refill(refill) => waiting.refills.push_back(refill),
         Effect::WakeTail => wake.notify_one(),
@@ -211,6 +218,8 @@ fn hand_over(outboxes: &mut HashMap<SessionId, Outbox>, session: SessionId, outg
 fn farewell(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::TakenOver => "this agent and instance connected again; the newer session goes on",
+        ErrorCode::NotOwner => "the inbox is not this broker's; ask the database whose it is",
+        ErrorCode::Stopping => "the broker is stopping; connect again",
         _ => "the broker ends this session",
     }
 }

@@ -25,6 +25,7 @@ struct Known {
     database_up: bool,
     listening: bool,
     bell_seen: Option<Instant>,
+    crowded: bool,
     draining: bool,
 }
 
@@ -84,6 +85,13 @@ impl Health {
         }
     }
 
+    /// Whether the server's queue of notifications fills up: the bell is off on purpose, and no canary need fly.
+    pub fn set_crowded(&self, crowded: bool) {
+        let mut known = self.known();
+        known.crowded = crowded;
+        known.bell_seen = known.bell_seen.filter(|_| crowded);
+    }
+
     /// The canary came back.
     pub fn bell_seen(&self, now: Instant) {
         self.known().bell_seen = Some(now);
@@ -123,6 +131,11 @@ fn database(known: &Known) -> Condition {
 }
 
 fn bell(known: &Known, now: Instant) -> Condition {
+    if known.listening && known.crowded {
+        let message = "The server's queue of notifications fills up, so nobody rings; the tail reads ten times a second. \
+                       End the session that listens and sits idle in a transaction.";
+        return Condition { name: "bell", ok: true, message };
+    }
     let ok = known.bell_fresh(now);
     let message = match (known.listening, ok) {
         (_, true) => "Notifications arrive.",
@@ -191,6 +204,20 @@ mod tests {
         health.bell_seen(stale);
         assert!(health.bell_fresh(stale));
         assert!(health.bell_fresh(now), "a canary newer than `now` is fresh");
+    }
+
+    #[test]
+    fn a_bell_that_is_off_on_purpose_does_not_make_the_broker_unready() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.set_crowded(true);
+        let much_later = now + Duration::from_secs(60);
+        assert!(health.ready(much_later).ready);
+        health.set_crowded(false);
+        assert_eq!(failing(&health, much_later), ["bell"], "the canary must prove it again");
+        health.set_crowded(true);
+        health.set_listening(false);
+        assert_eq!(failing(&health, much_later), ["bell"]);
     }
 
     #[test]

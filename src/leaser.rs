@@ -1,6 +1,6 @@
 //! The task that holds the leases: this broker's own, renewed each second, and its inboxes'.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::dispatch::{Input, LeaseRequest};
 use crate::health::Health;
-use crate::inbox::event::Event;
+use crate::inbox::event::{Event, Trouble};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::postgres::lease::{BrokerRow, LEASE, RENEW_EVERY, acquire, leave, release, renew};
+use crate::postgres::lease::{Acquired, BrokerRow, LEASE, RENEW_EVERY, acquire, leave, release, renew, want};
 use crate::postgres::listen::Rope;
 use crate::postgres::{Connection, StoreError, Target};
 
-/// How long an inbox that another live broker owns is left alone before it is asked for again.
+/// How long an inbox that some other broker owns, it is not known which, is left alone before it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
@@ -42,9 +42,10 @@ pub struct Leaser {
 /// What was asked and not yet answered.
 #[derive(Default)]
 struct Asked {
-    acquire: HashSet<Arc<str>>,
+    /// In order, as two brokers must ask.
+    acquire: BTreeMap<Arc<str>, Option<Trouble>>,
     release: HashSet<Arc<str>>,
-    /// Refused before: asked again at the slow tick only.
+    /// Nobody knows whose they are: asked again at the slow tick only.
     refused: HashSet<Arc<str>>,
     /// Until when the lease lasts, by the last renewal that was answered.
     until: Option<Instant>,
@@ -83,31 +84,42 @@ impl Leaser {
     ) -> Result<(), StoreError> {
         let mut renewal = interval(RENEW_EVERY);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut is_known_alive = false;
         let mut again = interval(ASK_AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 _ = renewal.tick() => {
-                    self.renew(connection, asked).await?;
+                    is_known_alive = self.renew(connection, asked, is_known_alive).await?;
                     pace.reset();
                 }
                 batch = requests.recv() => match batch {
                     Some(batch) => batch.into_iter().for_each(|request| asked.note(request)),
                     None => return Ok(()),
                 },
-                _ = again.tick(), if !asked.refused.is_empty() => asked.acquire.extend(asked.refused.drain()),
+                _ = again.tick(), if !asked.refused.is_empty() => {
+                    asked.acquire.extend(asked.refused.drain().map(|inbox| (inbox, None)));
+                }
             }
             self.answer(connection, asked).await?;
         }
     }
 
-    async fn renew(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
+    async fn renew(
+        &self,
+        connection: &Connection,
+        asked: &mut Asked,
+        is_known_alive: bool,
+    ) -> Result<bool, StoreError> {
         let canary = self.rope.send_canary();
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
-        let renewed =
-            timeout(LEASE, renew(connection, &self.broker, canary)).await.unwrap_or_else(|_| Err(late()))?;
-        self.rope.expect_canary();
+        let renewed = timeout(LEASE, renew(connection, &self.broker, canary, is_known_alive)).await;
+        let renewed = renewed.unwrap_or_else(|_| Err(late()))?;
+        if renewed.canary_sent {
+            self.rope.expect_canary();
+        }
+        self.note_queue(renewed.queue_usage);
         self.database_up(true);
         // A renewal whose answer was lost may have been the one that was told so: then the server says no more that it
         // had lapsed, and another broker may still have had inboxes in between.
@@ -118,7 +130,31 @@ impl Leaser {
             self.tell(Event::LeaseLapsed).await;
         }
         self.tell(Event::LeaseUntil(renewed.until)).await;
-        Ok(())
+        if !renewed.wanted.is_empty() {
+            self.tell(Event::Wanted(renewed.wanted)).await;
+        }
+        Ok(renewed.is_known_alive)
+    }
+
+    fn note_queue(&self, usage: f64) {
+        self.metrics.notify_queue.set(usage);
+        if !self.rope.note_queue(usage) {
+            return;
+        }
+        let crowded = self.rope.is_crowded();
+        self.health.set_crowded(crowded);
+        let usage = format!("{:.0} %", usage * 100.0);
+        match crowded {
+            true => tracing::warn!(
+                usage,
+                "the server's queue of notifications fills up: the bell is off, and the tail reads ten times a second; \
+                 end the session that listens and sits idle in a transaction (pg_stat_activity, state 'idle in \
+                 transaction')"
+            ),
+            false => {
+                tracing::info!(usage, "the server's queue of notifications is emptied again: the bell is on")
+            }
+        }
     }
 
     async fn answer(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
@@ -131,19 +167,39 @@ impl Leaser {
             }
         }
         if !asked.acquire.is_empty() {
-            let inboxes: Vec<_> = asked.acquire.iter().cloned().collect();
-            let epochs = acquire(connection, self.broker.id, &inboxes).await?;
-            asked.acquire.clear();
-            for inbox in inboxes {
-                match epochs.get(&*inbox) {
-                    Some(&epoch) => self.tell(Event::Acquired { inbox, epoch }).await,
-                    None => {
-                        tracing::info!(%inbox, "another broker owns this inbox; asking again");
+            self.acquire(connection, asked).await?;
+        }
+        Ok(())
+    }
+
+    async fn acquire(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
+        let inboxes: Vec<_> = asked.acquire.keys().cloned().collect();
+        let refusing = asked.acquire.values().flatten().filter(|t| t.refuses).map(|t| t.owner);
+        let mut refusing: Vec<_> = refusing.collect();
+        refusing.sort_unstable();
+        refusing.dedup();
+        let answers = acquire(connection, self.broker.id, &inboxes, &refusing).await?;
+        let is_theirs = |(inbox, answer): &(Arc<str>, Acquired)| {
+            let has_trouble = asked.acquire.get(inbox).is_some_and(Option::is_some);
+            (has_trouble && matches!(answer, Acquired::Theirs(_))).then(|| inbox.clone())
+        };
+        let unreachable: Vec<_> = answers.iter().filter_map(is_theirs).collect();
+        if !unreachable.is_empty() {
+            want(connection, self.broker.id, &unreachable).await?;
+        }
+        asked.acquire.clear();
+        for (inbox, answer) in answers {
+            self.tell(match answer {
+                Acquired::Ours(epoch) => Event::Acquired { inbox, epoch },
+                Acquired::Theirs(owner) => {
+                    tracing::info!(%inbox, owner = owner.as_ref().map(|o| &*o.address), "another broker owns this inbox");
+                    if owner.is_none() {
                         asked.refused.insert(inbox.clone());
-                        self.tell(Event::NotAcquired(inbox)).await;
                     }
+                    Event::NotAcquired { inbox, owner }
                 }
-            }
+            })
+            .await;
         }
         Ok(())
     }
@@ -176,9 +232,9 @@ impl Asked {
     fn note(&mut self, request: LeaseRequest) {
         match request {
             // It was refused a moment ago: the slow tick asks.
-            LeaseRequest::Acquire(inbox) if self.refused.contains(&inbox) => {}
-            LeaseRequest::Acquire(inbox) => {
-                self.acquire.insert(inbox);
+            LeaseRequest::Acquire(inbox, _) if self.refused.contains(&inbox) => {}
+            LeaseRequest::Acquire(inbox, trouble) => {
+                self.acquire.insert(inbox, trouble);
             }
             LeaseRequest::Release(inbox) => {
                 self.release.insert(inbox);

@@ -1,5 +1,7 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+#[cfg(feature = "tls")]
+pub mod certificates;
 pub mod client;
 pub mod message;
 pub mod pace;
@@ -7,9 +9,13 @@ pub mod protocol;
 
 // Each spelled out: rustfmt does not look into macros, nor at the files behind them.
 #[cfg(feature = "server")]
+pub mod access;
+#[cfg(feature = "server")]
 pub mod bell;
 #[cfg(feature = "server")]
 pub mod broker;
+#[cfg(feature = "server")]
+pub mod bucket;
 #[cfg(feature = "server")]
 pub mod cli;
 #[cfg(feature = "server")]
@@ -18,6 +24,10 @@ pub mod config;
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(all(feature = "server", any(test, fuzzing)))]
+pub mod fuzzing;
+#[cfg(feature = "server")]
+pub mod guard;
 #[cfg(feature = "server")]
 pub mod health;
 #[cfg(feature = "server")]

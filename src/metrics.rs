@@ -14,12 +14,15 @@ mod tests;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use prometheus::{GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use crate::message::Priority;
+use crate::protocol::ErrorCode;
 use crate::protocol::limits::PROTO;
 use agents::Agents;
-use declare::{agents, counter, counters, float_gauges, gauge, gauges, histogram};
+use declare::{agents, counter, counters, float_gauge, float_gauges, gauge, gauges, histogram};
 
 pub use agents::AGENTS_MAX;
 pub use labels::{CloseReason, DeadReason, FailReason};
@@ -45,6 +48,9 @@ pub const BELL_BUCKETS_S: &[f64] =
 /// that the database is what limits.
 pub const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// What an operator may have to do something about: a role, or its limits.
+pub const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
 
 /// Makes the struct, its docs and its registration from one line for each series, so that they cannot differ.
 /// The help text is the field's documentation.
@@ -72,6 +78,10 @@ series! {
         "Time from the write on the socket to the agent's ack: the agent's own work.";
     pub published: IntCounter = counter, "postbell_published_total",
         "Messages sent through the broker (`send`) and committed. Those inserted by SQL are not among them.";
+    sends_refused: IntCounterVec = counters("code", SEND_REFUSALS.iter().map(|c| c.as_str())),
+        "postbell_sends_refused_total",
+        "Messages that agents may not send, by the code they were refused with: forbidden (their role does not allow \
+         it), slow_down (more than its limits allow; the client sends again).";
     pub pushed: IntCounter = counter, "postbell_pushed_total",
         "Deliveries written to a socket. A redelivery counts again.";
     pub acked: IntCounter = counter, "postbell_acked_total",
@@ -88,12 +98,14 @@ series! {
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",
         "Deliveries pushed and not yet settled, over all sessions.";
+    pub links: IntGauge = gauge, "postbell_links",
+        "Sessions here whose inbox another broker owns, and that are linked to it.";
     pub sessions: IntGauge = gauge, "postbell_sessions",
         "Connections that said hello and were welcomed.";
     closed: IntCounterVec = counters("reason", CloseReason::all().map(|r| r.as_str())),
         "postbell_closed_total",
-        "Connections that ended, by reason: bye (the client said so), disconnect (the socket ended), or the \
-         code of the fatal error that the broker sent.";
+        "Connections that ended, by reason: bye (the client said so), disconnect (the socket ended), tls (the \
+         handshake failed or took too long), or the code of the fatal error that the broker sent.";
     ready: IntGaugeVec = gauges("priority", Priority::all().map(|p| p.to_string())), "postbell_ready",
         "Deliveries in the database that are ready and not yet settled, by priority (1 is the highest). \
          Those in flight are among them.";
@@ -116,6 +128,9 @@ series! {
          delivery to an idle broker.";
     pub bell_armed: IntGauge = gauge, "postbell_bell_armed",
         "1 while the broker sleeps and producers ring for it; 0 while it is busy and tails on its own clock.";
+    pub notify_queue: Gauge = float_gauge, "postbell_notify_queue_ratio",
+        "How full the server's queue of notifications is, 0 to 1. Over 0.5 the bell is off: a session that listens and \
+         sits idle in a transaction pins the queue.";
     pub bell_rings: IntCounter = counter, "postbell_bell_rings_total",
         "Notifications that woke the broker, without its own canaries.";
     pub tail_late: IntCounter = counter, "postbell_tail_late_total",
@@ -125,6 +140,10 @@ series! {
         "Deliveries that the tail read, each once, and again after a retry or a redrive.";
     pub settle_batch: Histogram = histogram(SETTLE_BUCKETS), "postbell_settle_batch",
         "Deliveries settled by one statement.";
+    pub tls_expires: IntGauge = gauge, "postbell_tls_expires_timestamp_seconds",
+        "Unix time until which the certificate of the agents' port is valid; 0 without TLS.";
+    pub tls_reload_failures: IntCounter = counter, "postbell_tls_reload_failures_total",
+        "Times that the files of the certificate changed and were of no use; the old certificate stays.";
     pub database_up: IntGauge = gauge, "postbell_database_up",
         "1 while the last statement reached the database, 0 since one could not.";
 }
@@ -152,6 +171,13 @@ impl Metrics {
     /// Counts a dead letter.
     pub fn dead(&self, reason: DeadReason) {
         self.dead.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// Counts a send that was refused by one of [`SEND_REFUSALS`]; others are the client's own mistakes.
+    pub fn send_refused(&self, code: ErrorCode) {
+        if SEND_REFUSALS.contains(&code) {
+            self.sends_refused.with_label_values(&[code.as_str()]).inc();
+        }
     }
 
     /// Counts a connection that ended.

@@ -2,6 +2,7 @@
 //!
 //! Each statement is a file of `sql/queries`, prepared once per connection.
 
+pub mod access;
 pub mod adopt;
 pub mod agents;
 pub mod connection;
@@ -13,6 +14,7 @@ pub mod lease;
 pub mod listen;
 pub mod migrate;
 mod moment;
+mod network;
 pub mod pool;
 pub mod presence;
 pub mod publish;
@@ -26,5 +28,6 @@ pub mod url;
 
 pub use connection::{Connection, Target};
 pub use error::StoreError;
+pub use network::local_ip;
 pub use pool::Pool;
 pub use url::DatabaseUrl;

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod error;
 pub mod frame;
 pub mod limits;
+pub mod secret;
 
 pub use error::{ErrorCode, ProtocolError};
 pub use frame::{ClientFrame, ServerFrame};

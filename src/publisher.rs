@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use uuid::Uuid;
 
+use crate::access::Outstanding;
 use crate::dispatch::{Outbox, Outgoing};
 use crate::metrics::Metrics;
 use crate::postgres::publish::{self, publish};
@@ -28,6 +29,17 @@ pub struct Publish {
     pub send: Send,
     /// Where the answer goes.
     pub outbox: Outbox,
+    /// What it takes of its agent's quota and of the queue, until it is answered.
+    pub held: Held,
+}
+
+/// Given back when it is dropped.
+pub type Held = (Outstanding, Option<OwnedSemaphorePermit>);
+
+/// Whom to answer.
+struct Sender {
+    outbox: Outbox,
+    held: Held,
 }
 
 /// Publishes until every session is gone.
@@ -50,31 +62,33 @@ pub async fn run(pool: Pool, mut publishes: mpsc::Receiver<Publish>, wake: Arc<N
 }
 
 async fn insert(pool: &Pool, batch: Vec<Publish>, metrics: &Metrics) {
-    let (outboxes, messages): (Vec<Outbox>, Vec<publish::Outgoing>) = batch
+    let (senders, messages): (Vec<Sender>, Vec<publish::Outgoing>) = batch
         .into_iter()
-        .map(|p| (p.outbox, publish::Outgoing { id: Uuid::now_v7(), from: p.from, send: p.send }))
+        .map(|Publish { from, send, outbox, held }| {
+            (Sender { outbox, held }, publish::Outgoing { id: Uuid::now_v7(), from, send })
+        })
         .unzip();
     match publish(pool, &messages).await {
         Ok(ids) => {
-            for ((outbox, message), id) in outboxes.iter().zip(messages).zip(ids) {
+            for ((sender, message), id) in senders.into_iter().zip(messages).zip(ids) {
                 metrics.published.inc();
-                answer(outbox, ServerFrame::Sent { reference: message.send.reference, id });
+                answer(sender, ServerFrame::Sent { reference: message.send.reference, id });
             }
         }
         // One bad message must not refuse its neighbours: each alone, to find which.
         Err(e) if !e.is_retryable() && messages.len() > 1 => {
-            for (outbox, message) in outboxes.iter().zip(messages) {
+            for (sender, message) in senders.into_iter().zip(messages) {
                 let one = [message];
                 let result = publish(pool, &one).await;
                 let [message] = one;
                 metrics.published.inc_by(u64::from(result.is_ok()));
-                answer(outbox, result_frame(result, message.send.reference));
+                answer(sender, result_frame(result, message.send.reference));
             }
         }
         Err(e) => {
             let sentence = e.to_string();
-            for (outbox, message) in outboxes.iter().zip(messages) {
-                answer(outbox, refusal(&sentence, e.is_retryable(), message.send.reference));
+            for (sender, message) in senders.into_iter().zip(messages) {
+                answer(sender, refusal(&sentence, e.is_retryable(), message.send.reference));
             }
         }
     }
@@ -99,8 +113,10 @@ fn refusal(sentence: &str, retryable: bool, reference: Option<String>) -> Server
 }
 
 /// A session that does not read its answers is closed by the dispatcher's next push, or by its own silence.
-fn answer(outbox: &Outbox, frame: ServerFrame) {
-    if outbox.try_send(Outgoing::Frame(frame)).is_err() {
+fn answer(sender: Sender, frame: ServerFrame) {
+    // Whoever hears the answer may send the next one.
+    drop(sender.held);
+    if sender.outbox.try_send(Outgoing::Frame(frame)).is_err() {
         tracing::debug!("an answer was dropped: its session is gone or does not read");
     }
 }

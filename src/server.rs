@@ -1,21 +1,36 @@
-//! The agents' port: accepts connections and gives each its session.
+//! The agents' port: accepts connections, encrypts them where a certificate is configured, and gives each its session.
+
+pub mod tls;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
+use crate::guard::Place;
+use crate::metrics::CloseReason;
 use crate::pace::Pace;
+use crate::protocol::limits::HELLO_WAIT;
 use crate::session::{self, Sessions};
+use tls::{NotAccepted, Tls};
 
 /// Connections at once, authenticated or not.
 pub const CONNECTIONS_MAX: usize = 20_000;
 const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Sessions::phase`].
-pub async fn serve(listener: TcpListener, sessions: Sessions, stop: impl Future<Output = ()>) {
+/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Sessions::phase`]. With `tls` every
+/// session is encrypted. A broker that drains accepts still: the others link to it for what is left.
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    mut sessions: Sessions,
+    stop: impl Future<Output = ()>,
+) {
+    sessions.encrypted = tls.is_some();
     let mut running = JoinSet::new();
     let mut pace = Pace::new(ACCEPT_PAUSE_FIRST, ACCEPT_PAUSE_MAX);
     tokio::pin!(stop);
@@ -26,7 +41,12 @@ pub async fn serve(listener: TcpListener, sessions: Sessions, stop: impl Future<
             accepted = listener.accept(), if running.len() < CONNECTIONS_MAX => match accepted {
                 Ok((socket, peer)) => {
                     pace.reset();
-                    running.spawn(session::serve(socket, peer, sessions.clone()));
+                    match sessions.guard.admit(peer.ip()) {
+                        Some(place) => {
+                            running.spawn(serve_one(socket, peer, place, tls.clone(), sessions.clone()));
+                        }
+                        None => session::turn_away(socket, tls.is_none(), &sessions.metrics),
+                    }
                 }
                 Err(e) => {
                     // Most often the process is out of file descriptors: sessions that end give them back.
@@ -41,6 +61,44 @@ pub async fn serve(listener: TcpListener, sessions: Sessions, stop: impl Future<
     drop(sessions);
     while let Some(ended) = running.join_next().await {
         log_panic(ended);
+    }
+}
+
+async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Option<Tls>, sessions: Sessions) {
+    // The handshake and the hello together.
+    let hello_by = Instant::now() + HELLO_WAIT;
+    // Small lines must not wait for each other's acknowledgement by TCP.
+    if let Err(e) = socket.set_nodelay(true) {
+        tracing::debug!(error = %e, %peer, "the socket ended before its session began");
+        return;
+    }
+    let Some(tls) = tls else {
+        let (read, write) = socket.into_split();
+        return session::serve(read, write, peer, place, hello_by, sessions).await;
+    };
+    // On the heap: its state is large, and gone when the session begins.
+    let refused = match Box::pin(tls.accept(socket, hello_by)).await {
+        Ok(stream) => {
+            let (read, write) = tokio::io::split(stream);
+            return session::serve(read, write, peer, place, hello_by, sessions).await;
+        }
+        Err(NotAccepted::Plain(mut socket)) => {
+            return session::refuse_plaintext(&mut socket, peer, &sessions).await;
+        }
+        Err(refused) => refused,
+    };
+    let reason = match &refused {
+        NotAccepted::Gone => CloseReason::Disconnect,
+        _ => CloseReason::Tls,
+    };
+    sessions.metrics.closed(reason);
+    match refused {
+        NotAccepted::Late => tracing::info!(%peer, "a TLS handshake took too long"),
+        NotAccepted::Failed(e, socket) => {
+            tracing::info!(%peer, reason = %e, "a TLS handshake failed");
+            tls::linger(socket).await;
+        }
+        NotAccepted::Gone | NotAccepted::Plain(_) => {}
     }
 }
 

@@ -4,7 +4,13 @@
 //! that does not write can still be pushed to. Everything it asks of deliveries goes to the dispatcher; what it
 //! sends goes to the publisher.
 
+mod door;
 mod hello;
+mod link;
+#[cfg(any(test, fuzzing))]
+pub mod rehearsal;
+mod route;
+mod sending;
 mod writing;
 
 use std::net::SocketAddr;
@@ -12,23 +18,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use crate::access::{Access, Ticket};
+use crate::config::TlsFiles;
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
+use crate::guard::{Guard, Place};
 use crate::inbox::SessionId;
 use crate::inbox::event::{Event, Request};
 use crate::metrics::{CloseReason, Metrics};
 use crate::postgres::Pool;
+use crate::postgres::lease::BrokerRow;
 use crate::presence::Presence;
 use crate::protocol::codec::{LineError, LineReader};
-use crate::protocol::frame::{Nack, NackOutcome, push_line};
+use crate::protocol::frame::{Ack, Extend, Nack, NackOutcome, Window, push_line};
 use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
+use crate::protocol::secret::redact;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::publisher::Publish;
+
+pub use door::turn_away;
+use link::Link;
+pub use route::Linked;
+use route::{Away, Route};
 
 /// How long the last line may take: the peer may not read.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
@@ -38,10 +52,22 @@ const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 pub struct Sessions {
     /// This broker's name.
     pub broker: Arc<str>,
+    /// Who this broker is, for those it links to.
+    pub identity: BrokerRow,
+    /// Where its own certificate is, for those that ask for one.
+    pub tls: Option<TlsFiles>,
+    /// Counts what is in flight over links.
+    pub linked: Linked,
+    /// Whether the agents' port speaks TLS: then a token crosses no network in clear.
+    pub encrypted: bool,
     /// Whether tokens may come unencrypted from other machines.
     pub allow_plaintext: bool,
     /// For authentication.
     pub pool: Pool,
+    /// Who stands before the door.
+    pub guard: Guard,
+    /// Who is in, and may stay.
+    pub access: Access,
     /// The dispatcher.
     pub inputs: Inputs,
     /// The publisher.
@@ -61,7 +87,8 @@ pub struct Sessions {
 pub enum Phase {
     /// It is not.
     Running,
-    /// Sessions are asked to leave within this time; nothing new is pushed.
+    /// Each session is asked to leave at a moment of its own within this time, and gets nothing from then on. No new agent
+    /// is let in; links are, for what is left.
     Draining(Duration),
     /// Sessions are ended.
     Closing,
@@ -96,38 +123,60 @@ struct Progress {
 struct Session<'a> {
     id: SessionId,
     agent: Arc<str>,
+    /// None: it is a link.
+    ticket: Option<&'a Ticket>,
     shared: &'a Sessions,
+    route: &'a Route,
     outbox: Outbox,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(socket: TcpStream, peer: SocketAddr, shared: Sessions) {
-    // Small lines must not wait for each other's acknowledgement by TCP.
-    if let Err(e) = socket.set_nodelay(true) {
-        tracing::debug!(error = %e, %peer, "the socket ended before its session began");
-        return;
-    }
-    let (read, mut write) = socket.into_split();
+/// Serves a connection, encrypted or not, to its end. The hello must be there at `hello_by`.
+pub async fn serve(
+    read: impl AsyncRead + Unpin,
+    mut write: impl AsyncWrite + Unpin,
+    peer: SocketAddr,
+    place: Place,
+    hello_by: Instant,
+    shared: Sessions,
+) {
     let mut reader = LineReader::new(read, crate::protocol::limits::HELLO_LINE_BYTES_MAX);
-    let (end, whole) = match hello::greet(&mut reader, &mut write, peer, &shared).await {
+    let (end, whole) = match hello::greet(&mut reader, &mut write, (peer, place), hello_by, &shared).await {
         Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
         Err(end) => (end, true),
     };
     shared.metrics.closed(end.reason());
-    if let End::Refused(e) = &end {
-        tracing::info!(%peer, code = %e.code, reason = %e.message, "a connection was refused or ended");
-        // After a line that was cut in the middle, another would only be garbage.
-        if whole {
-            say_last(&mut write, e.clone()).await;
+    match &end {
+        End::Refused(e) => {
+            // A flood of connections must not become one of the log.
+            if e.code != ErrorCode::Busy {
+                tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
+            }
+            // After a line that was cut in the middle, another would only be garbage.
+            if whole {
+                say_last(&mut write, e.clone()).await;
+            }
+        }
+        // Over TLS a stream that just ends looks cut.
+        End::Bye | End::Disconnect => {
+            let _ = timeout(FAREWELL_WAIT, write.shutdown()).await;
         }
     }
 }
 
+/// Refuses a client that speaks plainly where TLS is spoken.
+pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Sessions) {
+    let sentence = "this port speaks TLS only: use a tcp+tls:// URL. If this line crossed a network, so did its \
+                    token, in clear: rotate it by `postbell agent rotate`";
+    shared.metrics.closed(CloseReason::Refused(ErrorCode::PlaintextRefused));
+    tracing::info!(%peer, "a connection without TLS was refused");
+    say_last(write, ProtocolError::new(ErrorCode::PlaintextRefused, sentence)).await;
+}
+
 async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
     let mut line = Vec::new();
-    let ProtocolError { code, message, reference } = error;
+    let ProtocolError { code, message, reference, retry_ms } = error;
     // Whatever its code: the connection ends here.
-    push_line(&mut line, &ServerFrame::Error { code, fatal: true, reference, message });
+    push_line(&mut line, &ServerFrame::Error { code, fatal: true, reference, retry_ms, message });
     let said = async {
         write.write_all(&line).await?;
         write.shutdown().await
@@ -138,7 +187,7 @@ async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
 
 /// From the welcome to the end; false if the last line was cut.
 async fn run(
-    mut reader: LineReader<OwnedReadHalf>,
+    mut reader: LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     greeted: hello::Greeted,
     shared: &Sessions,
@@ -151,12 +200,17 @@ async fn run(
         inbox: agent.clone(),
         instance: greeted.instance.clone(),
         window: greeted.window,
+        link: greeted.is_link(),
     };
     if shared.inputs.send(Input::Join(outbox.clone(), join)).await.is_err() {
         return (End::Refused(stopping()), true);
     }
-    shared.presence.joined(&agent);
-    tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
+    if greeted.is_link() {
+        tracing::info!(session = id, %agent, "another broker linked to an inbox");
+    } else {
+        shared.presence.joined(&agent);
+        tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
+    }
     reader.set_limit(LINE_BYTES_MAX);
     // What the dispatcher sends here it sends through the only other outbox: when that is gone, so is this
     // session's place. Answers to sends go through a weak one.
@@ -164,25 +218,36 @@ async fn run(
     drop(outbox);
     let progress = Progress { written: AtomicU64::new(0), whole: AtomicBool::new(true) };
     let silence = greeted.heartbeat * HEARTBEATS_MISSED_MAX;
+    let route = Route::new(greeted.window, shared.linked.clone());
+    let mut link = Link::new(&greeted, shared, &route, weak.clone());
+    // There is one owner at a time.
+    let (elsewhere, owners) = mpsc::channel(1);
     let end = tokio::select! {
-        end = read_lines(&mut reader, silence, id, &agent, shared, &weak) => end,
-        end = writing::write_lines(write, outgoing, &greeted, shared, &progress) => end,
+        end = read_lines(&mut reader, silence, &greeted, shared, &route, &weak) => end,
+        end = writing::write_lines(write, outgoing, elsewhere, &greeted, shared, &route, &progress) => end,
+        end = link.follow(owners) => end,
+        code = greeted.lost_access() => End::Refused(lost_access(code)),
     };
-    shared.presence.left(&agent);
-    let by_broker = matches!(&end, End::Refused(e) if e.code == ErrorCode::Stopping);
-    let leave = Event::Leave { session: id, written: progress.written.into_inner(), by_broker };
+    if !greeted.is_link() {
+        shared.presence.left(&agent);
+    }
+    use ErrorCode::{Disabled, RoleChanged, Stopping};
+    let by_broker = matches!(&end, End::Refused(e) if matches!(e.code, Stopping | Disabled | RoleChanged));
+    let written = progress.written.into_inner();
+    let leave = Event::Leave { session: id, written, by_broker };
     // The dispatcher's task may be gone: then there is nothing to leave.
     let _ = shared.inputs.send(Input::Event(leave)).await;
-    tracing::info!(session = id, %agent, reason = end.reason().as_str(), "an agent's session ended");
+    link.farewell(written, by_broker).await;
+    tracing::info!(session = id, %agent, reason = end.reason().as_str(), "a session ended");
     (end, progress.whole.into_inner())
 }
 
 async fn read_lines(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     silence: Duration,
-    id: SessionId,
-    agent: &Arc<str>,
+    greeted: &hello::Greeted,
     shared: &Sessions,
+    route: &Route,
     outbox: &mpsc::WeakSender<Outgoing>,
 ) -> End {
     loop {
@@ -196,7 +261,8 @@ async fn read_lines(
             }
         };
         let Some(outbox) = outbox.upgrade() else { return End::Refused(slow_reader()) };
-        let session = Session { id, agent: agent.clone(), shared, outbox };
+        let (id, agent) = (greeted.session, greeted.agent.clone());
+        let session = Session { id, agent, ticket: greeted.ticket.as_ref(), shared, route, outbox };
         if let Err(end) = session.take(&line).await {
             return end;
         }
@@ -222,6 +288,16 @@ fn stopping() -> ProtocolError {
     ProtocolError::new(ErrorCode::Stopping, "the broker is stopping; connect again")
 }
 
+fn lost_access(code: ErrorCode) -> ProtocolError {
+    let sentence = match code {
+        ErrorCode::RoleChanged => "this agent's role was changed; connect again to have it",
+        _ => {
+            "this agent was disabled or removed, or the token it came in with is void; ask whoever runs the broker"
+        }
+    };
+    ProtocolError::new(code, sentence)
+}
+
 impl Session<'_> {
     async fn take(self, line: &[u8]) -> Result<(), End> {
         let frame = match ClientFrame::decode(line) {
@@ -233,23 +309,30 @@ impl Session<'_> {
                 let sentence = "this session has said hello already";
                 self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
             }
-            ClientFrame::Send(send) => {
-                if let Err(e) = writing::check_size(&send) {
-                    return self.answer(e.for_ref(send.reference).into());
-                }
-                let publish = Publish { from: self.agent, send, outbox: self.outbox };
-                self.shared.publishes.send(publish).await.map_err(|_| End::Refused(stopping()))
-            }
+            ClientFrame::Send(send) => self.send(send).await,
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
-                self.request(Request::Ack { tags, reference: ack.reference }).await
+                self.ack(tags, ack.reference).await
             }
-            ClientFrame::Nack(nack) => self.request(nack_request(nack)).await,
-            ClientFrame::Extend(extend) => {
-                let by = Duration::from_millis(extend.ms);
-                self.request(Request::Extend { tag: extend.tag, by }).await
+            ClientFrame::Nack(nack) => match self.route.take(nack.tag) {
+                Some(away) => away.say(|tag| ClientFrame::Nack(Nack { tag, ..nack })).await,
+                None => self.request(nack_request(nack)).await,
+            },
+            ClientFrame::Extend(Extend { tag, ms }) => {
+                let by = Duration::from_millis(ms);
+                match self.route.extend(std::time::Instant::now(), tag, by) {
+                    Some(away) => away.say(|tag| ClientFrame::Extend(Extend { tag, ms })).await,
+                    None => self.request(Request::Extend { tag, by }).await,
+                }
             }
-            ClientFrame::Window(window) => self.request(Request::Window(window.n.min(WINDOW_MAX))).await,
+            ClientFrame::Window(window) => {
+                let n = window.n.min(WINDOW_MAX);
+                if let Some(frames) = self.route.set_window(n) {
+                    // A link that has just closed: the next one begins with this window.
+                    let _ = frames.send(ClientFrame::Window(Window { n })).await;
+                }
+                self.request(Request::Window(n)).await
+            }
             ClientFrame::Ping {} => self.answer(ServerFrame::Pong {}),
             ClientFrame::Pong {} => Ok(()),
             ClientFrame::Bye {} => Err(End::Bye),
@@ -261,9 +344,28 @@ impl Session<'_> {
         self.outbox.try_send(Outgoing::Frame(frame)).map_err(|_| End::Refused(slow_reader()))
     }
 
+    /// Those of the owner go to it. Where both are concerned, which only a change of ownership does, `acked` speaks of the
+    /// owner's, which come later.
+    async fn ack(&self, tags: Vec<u64>, reference: Option<String>) -> Result<(), End> {
+        let (tags, away) = self.route.split(tags, reference.as_ref());
+        let Some(away) = away else { return self.request(Request::Ack { tags, reference }).await };
+        if !tags.is_empty() {
+            self.request(Request::Ack { tags, reference: None }).await?;
+        }
+        away.say(|tags| ClientFrame::Ack(Ack { tag: None, tags, reference })).await
+    }
+
     async fn request(&self, request: Request) -> Result<(), End> {
         let event = Event::Request { session: self.id, request };
         self.shared.inputs.send(Input::Event(event)).await.map_err(|_| End::Refused(stopping()))
+    }
+}
+
+impl<T> Away<T> {
+    /// Tells the owner. If the link has just fallen there is nobody to tell: it gives the delivery back.
+    async fn say(self, frame: impl FnOnce(T) -> ClientFrame) -> Result<(), End> {
+        let _ = self.frames.send(frame(self.tags)).await;
+        Ok(())
     }
 }
 

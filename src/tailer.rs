@@ -67,10 +67,7 @@ impl Tailer {
         pace: &mut Pace,
     ) -> Result<(), StoreError> {
         let connection = Connection::open(&self.target).await?;
-        let cursor = match cursor {
-            Some(cursor) => cursor,
-            None => cursor.insert(Cursor::start(&connection).await?),
-        };
+        let cursor = self.resume(&connection, cursor).await?;
         // The flag may say anything after an outage: write it, then start over.
         bell.wake_up(Instant::now());
         set_armed(&connection, self.broker, false).await?;
@@ -98,6 +95,33 @@ impl Tailer {
             }
             self.measure(bell);
         }
+    }
+
+    /// The cursor to go on from: the one that there is, unless the server is not the one that it is of.
+    async fn resume<'a>(
+        &self,
+        connection: &Connection,
+        cursor: &'a mut Option<Cursor>,
+    ) -> Result<&'a mut Cursor, StoreError> {
+        let restored = Cursor::adopt_restored(connection).await?;
+        if restored > 0 {
+            tracing::warn!(
+                restored,
+                "deliveries of another cluster's transactions, from a dump, were made this one's"
+            );
+        }
+        let server = Cursor::start(connection).await?;
+        if cursor.as_ref().is_some_and(|cursor| cursor.is_ahead_of(&server)) {
+            tracing::warn!(
+                "the database is behind what was read of it: restored, or failed over; reading it anew"
+            );
+            if let Some(inputs) = self.inputs.upgrade() {
+                // The dispatcher's task may be gone: then nobody reads on.
+                let _ = inputs.send(Input::Event(Event::TailBroken)).await;
+            }
+            *cursor = None;
+        }
+        Ok(cursor.get_or_insert(server))
     }
 
     /// One round; `None` once the dispatcher's task is gone.

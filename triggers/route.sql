@@ -23,7 +23,10 @@ begin
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
   -- postbell.bell says until when, and what it says is what was set last, whatever our snapshot: our transaction has
   -- had its id since its first row, and a broker that armed later than we look waits for us to end before it sleeps.
-  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now()) then
+  -- A queue of notifications that is nearly full must not stop the insert: without the ring the broker finds the message
+  -- in a second at most, and it has left its bell long before.
+  if pg_sequence_last_value('postbell.bell'::regclass) > date_part('epoch', now())
+     and pg_notification_queue_usage() < 0.9 then
     perform pg_notify('postbell', '');
   end if;
   return null;

@@ -9,6 +9,7 @@ mod held_xmin;
 mod idle;
 mod idle_latency;
 mod publish;
+mod reconnect;
 mod slow_agent;
 mod sustained;
 mod writers;
@@ -41,6 +42,7 @@ pub(crate) const ALL: &[Spec] = &[
     burst::SPEC,
     slow_agent::SPEC,
     agents::SPEC,
+    reconnect::SPEC,
     held_xmin::SPEC,
     backlog::SPEC,
 ];

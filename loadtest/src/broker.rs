@@ -23,9 +23,26 @@ pub(crate) struct Broker {
     pub(crate) address: SocketAddr,
     /// For its memory and time.
     pub(crate) process: Process,
-    http: u16,
+    ports: Ports,
     child: Child,
     log: PathBuf,
+}
+
+/// Where a broker listens on loopback.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    agents: u16,
+    http: u16,
+}
+
+impl Ports {
+    /// That were free a moment ago.
+    ///
+    /// # Errors
+    /// There are none.
+    pub(crate) fn free() -> anyhow::Result<Self> {
+        Ok(Self { agents: free_port()?, http: free_port()? })
+    }
 }
 
 impl Broker {
@@ -33,8 +50,8 @@ impl Broker {
     ///
     /// # Errors
     /// It ended, or was not ready in time.
-    pub(crate) async fn start(mut postbell: Command, folder: &Path) -> anyhow::Result<Self> {
-        let (agents, http) = (free_port()?, free_port()?);
+    pub(crate) async fn start(mut postbell: Command, folder: &Path, ports: Ports) -> anyhow::Result<Self> {
+        let Ports { agents, http } = ports;
         let log = folder.join(format!("broker-{agents}.log"));
         postbell
             .arg("serve")
@@ -59,7 +76,7 @@ impl Broker {
         }
         let process = Process(child.id().context("the broker has just ended")?);
         let address = SocketAddr::from(([127, 0, 0, 1], agents));
-        Ok(Self { url: format!("tcp://{address}"), address, process, http, child, log })
+        Ok(Self { url: format!("tcp://{address}"), address, process, ports, child, log })
     }
 
     /// The value of a series without labels, as `/metrics` has it.
@@ -67,7 +84,7 @@ impl Broker {
     /// # Errors
     /// The broker does not answer, or knows no such series.
     pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let text = get(self.http, "/metrics").await.context("the broker's /metrics do not answer")?;
+        let text = get(self.ports.http, "/metrics").await.context("the broker's /metrics do not answer")?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|v| v.trim().parse().ok()).with_context(|| format!("the broker exports no {name}"))
     }
@@ -87,6 +104,15 @@ impl Broker {
             bail!("the broker ended with {status}: {}", self.said().join(" | "));
         }
         Ok(self.said())
+    }
+
+    /// Kills it, as a machine that loses its power would; says where it listened.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub(crate) async fn crash(mut self) -> anyhow::Result<Ports> {
+        self.child.kill().await?;
+        Ok(self.ports)
     }
 
     fn said(&self) -> Vec<String> {

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio_postgres::NoTls;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Ports};
 use crate::slow_flush;
 
 /// A connection of a plain SQL client.
@@ -93,7 +93,15 @@ impl Stage {
     /// # Errors
     /// It ended, or was not ready in time.
     pub(crate) async fn broker(&self, database: &Database) -> anyhow::Result<Broker> {
-        Broker::start(self.postbell(database), self.folder.path()).await
+        self.broker_at(database, Ports::free()?).await
+    }
+
+    /// The same where another one listened before.
+    ///
+    /// # Errors
+    /// See [`broker`](Self::broker).
+    pub(crate) async fn broker_at(&self, database: &Database, ports: Ports) -> anyhow::Result<Broker> {
+        Broker::start(self.postbell(database), self.folder.path(), ports).await
     }
 
     /// The version of the server.

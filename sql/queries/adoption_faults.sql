@@ -33,7 +33,9 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_registry', 'role', '{text,varchar}', false),
     ('agent_registry', 'enabled', '{boolean}', false),
     ('agent_registry', 'token_hash', '{bytea}', false),
-    ('agent_registry', 'token_set_at', '{timestamptz}', false)
+    ('agent_registry', 'token_set_at', '{timestamptz}', false),
+    ('agent_registry', 'token_hash_previous', '{bytea}', false),
+    ('agent_registry', 'token_previous_until', '{timestamptz}', false)
 ), tables (table_name, oid, relkind) as (
   select c.relname::text, c.oid, c.relkind
   from pg_class c join pg_namespace n on n.oid = c.relnamespace

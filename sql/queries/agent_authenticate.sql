@@ -1,5 +1,13 @@
--- What a hello is checked against: $1 agent_id. The hashes are compared in Rust, in constant time.
--- Called by src/postgres/agents.rs. Uses agent_registry's primary key.
-select agent_id, coalesce(role, 'agent') as role, environment, token_hash
-from agent_registry
-where agent_id = $1::text and enabled is not false
+-- What a hello is checked against, with the limits of the agent's role: $1 agent_id. The hashes are compared in Rust, in
+-- constant time; the previous one only until its time. Called by src/postgres/agents/admission.rs. Uses the primary keys of
+-- agent_registry and role_limits.
+select r.agent_id, coalesce(r.role, 'agent') as role, r.environment, r.enabled is not false as enabled, r.token_hash,
+       case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous,
+       l.sends_per_second, l.sends_burst, l.send_bytes_per_second, l.send_bytes_burst, l.publishes_outstanding,
+       l.connections
+from agent_registry r
+left join lateral (
+  select l.* from postbell.role_limits l where l.role = any (array[r.role, 'agent'])
+  order by l.role = 'agent' limit 1
+) l on true
+where r.agent_id = $1::text

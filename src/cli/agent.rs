@@ -1,6 +1,7 @@
 //! `postbell agent`: who may connect.
 
 use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -23,9 +24,14 @@ pub(super) enum AgentCommand {
     Add(AddArgs),
     /// List agents, with what waits for each
     List(ListArgs),
-    /// Give an agent a new token; the old one is void at its next hello
-    Rotate(NameArgs),
-    /// Refuse an agent's next hello; what waits for it keeps waiting, broadcasts pass it over
+    /// Give an agent a new token; the old one is void at once, unless there is an overlap
+    #[command(
+        long_about = "Give an agent a new token.\n\nThe old one is void at once, and sessions that came in with it end \
+                            within a second: right after a leak. With --overlap it is accepted so long beside the new \
+                            one; whatever still uses it then is ended. Rotating again without an overlap ends it early."
+    )]
+    Rotate(RotateArgs),
+    /// End an agent's sessions and refuse its hello; what waits for it keeps waiting, broadcasts pass it over
     Disable(NameArgs),
     /// Let a disabled agent connect again, with the token it had
     Enable(NameArgs),
@@ -76,6 +82,17 @@ pub(super) struct NameArgs {
 }
 
 #[derive(Args)]
+pub(super) struct RotateArgs {
+    /// The agent's name
+    name: String,
+    /// How long the old token is accepted too, such as 1h; at most 30days
+    #[arg(long, env = "POSTBELL_OVERLAP", default_value = "0s", value_parser = humantime::parse_duration)]
+    overlap: Duration,
+    #[command(flatten)]
+    rest: ListArgs,
+}
+
+#[derive(Args)]
 pub(super) struct RemoveArgs {
     /// The agent's name
     name: String,
@@ -91,7 +108,7 @@ pub(super) async fn run(command: AgentCommand) -> Outcome {
         AgentCommand::Add(args) => add(&args).await?,
         AgentCommand::List(args) => show(&agents::list(&pool(&args)?).await?, args.json),
         AgentCommand::Rotate(args) => {
-            let token = agents::rotate(&pool(&args.rest)?, &args.name).await?;
+            let token = agents::rotate(&pool(&args.rest)?, &args.name, args.overlap).await?;
             show_token(&args.name, &token, args.rest.json);
         }
         AgentCommand::Disable(args) => set_enabled(&args, false).await?,
@@ -167,10 +184,15 @@ fn show(agents: &[Agent], as_json: bool) {
     let rows: Vec<[String; 8]> = agents
         .iter()
         .map(|a| {
-            let may = match (a.enabled, a.has_token) {
-                (false, _) => "disabled",
-                (true, false) => "no token",
-                (true, true) => "yes",
+            let left = a.token_previous_until.and_then(|until| until.duration_since(SystemTime::now()).ok());
+            let may = match (a.enabled, a.has_token, left) {
+                (false, ..) => "disabled".to_owned(),
+                (true, false, _) => "no token".to_owned(),
+                (true, true, None) => "yes".to_owned(),
+                (true, true, Some(left)) => {
+                    let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
+                    format!("yes, the old token too for {left}")
+                }
             };
             let more = if a.waiting == WAITING_COUNTED_MAX { "+" } else { "" };
             [
@@ -178,7 +200,7 @@ fn show(agents: &[Agent], as_json: bool) {
                 a.environment.clone(),
                 a.role.clone(),
                 a.status.clone(),
-                may.to_owned(),
+                may,
                 output::ago(a.last_heartbeat),
                 format!("{}{more}", a.waiting),
                 a.dead.to_string(),
@@ -193,7 +215,7 @@ fn show(agents: &[Agent], as_json: bool) {
 
 /// A token for an agent of this machine, new at each run: only its hash is kept.
 pub(super) async fn token_of(pool: &Pool, agent: &str) -> anyhow::Result<Token> {
-    match agents::rotate(pool, agent).await {
+    match agents::rotate(pool, agent, Duration::ZERO).await {
         Ok(token) => Ok(token),
         Err(_) => Ok(agents::add(pool, &NewAgent { agent_id: agent, ..NewAgent::default() }).await?.token),
     }

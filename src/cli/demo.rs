@@ -1,5 +1,6 @@
 //! `postbell dev --demo`: two agents, and messages of mixed priority that plain SQL inserts.
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
@@ -29,12 +30,16 @@ struct Seen {
 }
 
 /// Runs the demonstration to its end.
-pub(super) async fn run(pool: &Pool, target: &Target, url: &str) -> anyhow::Result<()> {
+pub(super) async fn run(pool: &Pool, target: &Target, url: &str, ca: Option<&Path>) -> anyhow::Result<()> {
     let (seen_tx, mut seen) = mpsc::channel(MESSAGES * AGENTS.len());
     let mut clients = Vec::new();
     for agent in AGENTS {
         let token = agent::token_of(pool, agent).await?;
-        let (client, deliveries) = Builder::new(url, agent, token.reveal()).connect().await?;
+        let mut builder = Builder::new(url, agent, token.reveal());
+        if let Some(ca) = ca {
+            builder = builder.ca_file(ca);
+        }
+        let (client, deliveries) = builder.connect().await?;
         tokio::spawn(be(agent, deliveries, seen_tx.clone()));
         clients.push(client);
     }

@@ -1,6 +1,8 @@
 //! `postbell dev`: a broker with a Postgres of its own.
 
-use std::path::PathBuf;
+mod ca;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
@@ -10,7 +12,7 @@ use super::serve::{bind, report, stop_signal};
 use super::settings::BrokerArgs;
 use super::{Outcome, agent, demo, output};
 use crate::broker;
-use crate::config::{Config, DATABASE_URL, DRAIN};
+use crate::config::{Config, DATABASE_URL, DRAIN, TLS_CERT, TLS_KEY};
 use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
 use crate::postgres::agents::Token;
 use crate::postgres::migrate::migrate;
@@ -34,6 +36,9 @@ pub(super) struct DevArgs {
     /// Forget the data of earlier runs
     #[arg(long, env = "POSTBELL_FRESH")]
     fresh: bool,
+    /// Encrypt the agents' port, with a certificate of a CA that is made for this machine and kept with the data
+    #[arg(long, env = "POSTBELL_DEV_TLS", conflicts_with = "tls-cert")]
+    tls: bool,
     /// Where the data is kept, if not in the user's data folder
     #[arg(long, env = "POSTBELL_DATA_DIR", value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
@@ -45,13 +50,16 @@ pub(super) struct DevArgs {
 }
 
 pub(super) async fn run(args: DevArgs) -> Outcome {
+    let made = if args.tls { Some(ca::files(&args.folder()?.join("tls"))?) } else { None };
     let (server, url) = database(&args)?;
-    let config = Config::parse(|env| match env {
+    let config = Config::parse(|env| match (env, &made) {
         _ if env == DATABASE_URL.env => Some(url.clone()),
+        (_, Some(made)) if env == TLS_CERT.env => Some(made.certificate.display().to_string()),
+        (_, Some(made)) if env == TLS_KEY.env => Some(made.key.display().to_string()),
         _ if env == DRAIN.env => args.broker.value(env).or_else(|| Some(DRAIN_SECONDS.to_owned())),
         _ => args.broker.value(env),
     })?;
-    let ended = serve(&args, &config, &url).await;
+    let ended = serve(&args, &config, &url, made.as_ref().map(|made| &*made.ca)).await;
     if let Some(server) = server {
         tokio::task::spawn_blocking(move || server.stop()).await??;
         tracing::info!("the private Postgres has stopped");
@@ -59,7 +67,16 @@ pub(super) async fn run(args: DevArgs) -> Outcome {
     ended
 }
 
-async fn serve(args: &DevArgs, config: &Config, url: &str) -> Outcome {
+impl DevArgs {
+    fn folder(&self) -> anyhow::Result<PathBuf> {
+        Ok(match &self.data_dir {
+            Some(folder) => folder.clone(),
+            None => default_data_dir()?,
+        })
+    }
+}
+
+async fn serve(args: &DevArgs, config: &Config, url: &str, ca: Option<&Path>) -> Outcome {
     let done = migrate(&config.database).await?;
     for step in done.migrations.iter().chain(&done.triggers) {
         tracing::debug!(step, "migrated");
@@ -68,6 +85,8 @@ async fn serve(args: &DevArgs, config: &Config, url: &str) -> Outcome {
     let (agents_port, http) = bind(config).await?;
     let address = agents_port.local_addr()?.to_string();
     let metrics = http.local_addr()?.to_string();
+    let scheme = if config.tls.is_some() { "tcp+tls" } else { "tcp" };
+    let by = Connecting { scheme, address: &address, ca };
     let pool = Pool::new(config.database.clone(), 2);
     let token = agent::token_of(&pool, YOU).await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -78,9 +97,9 @@ async fn serve(args: &DevArgs, config: &Config, url: &str) -> Outcome {
     tokio::pin!(signal);
     let show = async {
         if args.demo {
-            demo::run(&pool, &config.database, &format!("tcp://{address}")).await?;
+            demo::run(&pool, &config.database, &format!("{scheme}://{address}"), ca).await?;
         }
-        explain(url, &config.database, &address, &metrics, &token);
+        explain(url, &config.database, &by, &metrics, &token);
         anyhow::Ok(())
     };
     tokio::select! {
@@ -100,10 +119,7 @@ fn database(args: &DevArgs) -> anyhow::Result<(Option<DevPostgres>, String)> {
     if let Some(url) = args.broker.value(DATABASE_URL.env).filter(|url| !url.is_empty()) {
         return Ok((None, url));
     }
-    let folder = match &args.data_dir {
-        Some(folder) => folder.clone(),
-        None => default_data_dir()?,
-    };
+    let folder = args.folder()?;
     if args.fresh && folder.join("data").exists() {
         remove(&folder)?;
     }
@@ -146,8 +162,33 @@ fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn explain(url: &str, target: &Target, address: &str, metrics: &str, token: &Token) {
-    let (host, port) = address.rsplit_once(':').unwrap_or((address, "7440"));
+/// How agents connect.
+struct Connecting<'a> {
+    scheme: &'a str,
+    address: &'a str,
+    ca: Option<&'a Path>,
+}
+
+impl Connecting<'_> {
+    /// What an agent's environment has besides the URL.
+    fn environment(&self) -> String {
+        self.ca.map_or(String::new(), |ca| format!(" POSTBELL_CA='{}'", ca.display()))
+    }
+
+    fn by_hand(&self) -> String {
+        let Self { scheme, address, ca } = self;
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "7440"));
+        match ca {
+            Some(ca) => format!("openssl s_client -quiet -connect {address} -CAfile '{}'", ca.display()),
+            None if *scheme == "tcp" => format!("nc {host} {port}     "),
+            None => format!("openssl s_client -quiet -connect {address}"),
+        }
+    }
+}
+
+fn explain(url: &str, target: &Target, by: &Connecting<'_>, metrics: &str, token: &Token) {
+    let Connecting { scheme, address, .. } = by;
+    let (environment, by_hand) = (by.environment(), by.by_hand());
     let table = match &*target.schema {
         "public" => "agent_messages".to_owned(),
         schema => format!("{schema}.agent_messages"),
@@ -157,12 +198,12 @@ fn explain(url: &str, target: &Target, address: &str, metrics: &str, token: &Tok
         r#"
 Postbell is up. Try it from another terminal; Ctrl-C here ends everything.
 
-  be an agent       export POSTBELL_URL=tcp://{address} POSTBELL_AGENT={YOU} POSTBELL_TOKEN={token}
+  be an agent       export POSTBELL_URL={scheme}://{address} POSTBELL_AGENT={YOU} POSTBELL_TOKEN={token}{environment}
                     postbell listen
   send by SQL       psql '{url}' -c "insert into {table} (from_agent_id, to_agent_id, message_type, payload)
                       values ('psql', '{YOU}', 'command', '{{\"hello\": \"world\"}}')"
   send by broker    postbell send --to {YOU} --type command --priority 1 '{{"hello": "world"}}'
-  by hand           nc {host} {port}      and type, with heartbeats every ten minutes:
+  by hand           {by_hand} and type, with heartbeats every ten minutes:
                     {{"op":"hello","agent":"{YOU}","token":"{token}","heartbeat_ms":600000}}
                     {{"op":"ack","tag":1}}
   metrics, health   http://{metrics}/metrics   http://{metrics}/health

@@ -53,7 +53,7 @@ pub(super) struct ListenArgs {
 pub(super) async fn run(args: ListenArgs) -> Outcome {
     // Never more at once than there is still to take: the rest stays with the broker.
     let window = args.max.map_or(args.window, |max| args.window.min(u32::try_from(max).unwrap_or(u32::MAX)));
-    let mut builder = args.connect.builder().window(window);
+    let mut builder = args.connect.builder()?.window(window);
     if let Some(instance) = &args.instance {
         builder = builder.instance(instance);
     }
@@ -178,6 +178,7 @@ impl Exec {
         command
             .args([flag, &self.command])
             .env_remove("POSTBELL_TOKEN")
+            .env_remove("POSTBELL_TOKEN_FILE")
             .env("POSTBELL_ID", delivery.id().to_string())
             .env("POSTBELL_FROM", delivery.from())
             .env("POSTBELL_TYPE", delivery.message_type())

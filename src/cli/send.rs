@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, Read};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use uuid::Uuid;
 
 use super::{Outcome, output};
 use crate::client::{Builder, Client, Outgoing, Receipt};
+use crate::config::ConfigError;
 use crate::message::{MessageType, Priority};
 
 /// Lines that are under way at once; the broker inserts them together.
@@ -20,20 +22,59 @@ const AT_ONCE: usize = 256;
 /// Where the broker is and who we are.
 #[derive(clap::Args)]
 pub(super) struct ConnectArgs {
-    /// The broker's agents' port
+    /// The broker's agents' port; tcp+tls:// encrypts and verifies it
     #[arg(long, env = "POSTBELL_URL", default_value = "tcp://127.0.0.1:7440")]
     pub(super) url: String,
     /// The agent we are
     #[arg(long, env = "POSTBELL_AGENT")]
     pub(super) agent: String,
-    /// Its token; better in the environment than on the command line, where others see it
-    #[arg(long, env = "POSTBELL_TOKEN", hide_env_values = true)]
-    pub(super) token: String,
+    /// The file that holds its token, if POSTBELL_TOKEN does not: on the command line everybody could see it
+    #[arg(long, env = "POSTBELL_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The CA that must have issued the broker's certificate, a PEM file; else the system's trusted ones
+    #[arg(long, env = "POSTBELL_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// The SHA-256 fingerprint that the broker's certificate must have; enough without a CA
+    #[arg(long, env = "POSTBELL_PIN", value_name = "HEX")]
+    pin: Option<String>,
+    /// Our certificate, a PEM file, where the broker asks for one
+    #[arg(long, env = "POSTBELL_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its key, a PEM file
+    #[arg(long, env = "POSTBELL_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
 }
 
 impl ConnectArgs {
-    pub(super) fn builder(&self) -> Builder {
-        Builder::new(&self.url, &self.agent, &self.token)
+    pub(super) fn builder(&self) -> anyhow::Result<Builder> {
+        let mut builder = Builder::new(&self.url, &self.agent, &self.token()?);
+        if let Some(ca) = &self.ca {
+            builder = builder.ca_file(ca);
+        }
+        if let Some(pin) = &self.pin {
+            builder = builder.pin_sha256(pin);
+        }
+        if let (Some(certificate), Some(key)) = (&self.client_cert, &self.client_key) {
+            builder = builder.client_certificate(certificate, key);
+        }
+        Ok(builder)
+    }
+
+    fn token(&self) -> anyhow::Result<String> {
+        let token = match &self.token_file {
+            Some(path) => std::fs::read_to_string(path)
+                .with_context(|| format!("the token's file {} cannot be read", path.display()))?,
+            None => std::env::var("POSTBELL_TOKEN").unwrap_or_default(),
+        };
+        match token.trim() {
+            "" => Err(ConfigError::new(format!(
+                "there is no token for {0}: set POSTBELL_TOKEN, or name a file by --token-file; \
+                 `postbell agent add {0}` makes one",
+                self.agent
+            ))
+            .into()),
+            token => Ok(token.to_owned()),
+        }
     }
 }
 
@@ -81,7 +122,7 @@ pub(super) struct SendArgs {
 pub(super) async fn run(args: SendArgs) -> Outcome {
     let source = reader(&args.payload)?;
     // A window of 0: this process sends and takes nothing.
-    let (client, _deliveries) = args.connect.builder().window(0).connect().await?;
+    let (client, _deliveries) = args.connect.builder()?.window(0).connect().await?;
     let result = if args.lines {
         send_lines(&client, &args, source).await
     } else {

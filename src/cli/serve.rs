@@ -12,9 +12,12 @@ use super::settings::BrokerArgs;
 use crate::broker::{self, Stopped};
 use crate::config::Config;
 use crate::open_files;
+use crate::server::tls::Tls;
 
 pub(super) async fn run(args: BrokerArgs) -> Outcome {
     let config = Config::parse(|env| args.value(env))?;
+    // A bad certificate is refused before anything is touched; the broker reads it again.
+    config.tls.as_ref().map(Tls::load).transpose()?;
     tracing::info!(database = %config.database.url, schema = %config.database.schema, "checking the database");
     broker::check(&config).await?;
     let (agents, http) = bind(&config).await?;

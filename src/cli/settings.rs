@@ -7,7 +7,8 @@ use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use crate::config::{DATABASE_URL, DATABASE_URL_DIRECT, SCHEMA, SETTINGS, Setting};
 
 /// The settings that were given, by the name of their environment variable.
-#[derive(Clone, Debug, Default)]
+// No Debug: a database URL has a password.
+#[derive(Clone, Default)]
 struct Given(HashMap<&'static str, String>);
 
 impl Given {
@@ -41,7 +42,7 @@ fn augment(settings: &[Setting], mut command: Command) -> Command {
 macro_rules! setting_args {
     ($(#[$doc:meta])* $name:ident, $settings:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, Default)]
+        #[derive(Clone, Default)]
         pub(super) struct $name(Given);
 
         impl $name {

@@ -3,18 +3,18 @@
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
-use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::connection::{self, Connection};
+use super::connection::{self, Address, Connection};
 use super::delivery::Delivery;
 use super::pending::{AckAnswer, Held, Pending, SendAnswer};
 use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
 use crate::pace::Pace;
+use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Ack, Extend, Nack, Send, Window, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
-use crate::protocol::{ClientFrame, ServerFrame};
+use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
 /// Orders that are carried out by one write.
 const ORDERS_AT_ONCE: usize = 256;
@@ -41,8 +41,8 @@ pub(super) enum Order {
 enum End {
     /// The agent closed the client.
     Closed(Option<oneshot::Sender<()>>),
-    /// Start over after a pause.
-    Fell(String),
+    /// Start over after a pause; after about this, if that is longer.
+    Fell(String, Duration),
     /// Start over after at most this: the broker is stopping.
     Drained(Duration),
     /// Do not.
@@ -52,7 +52,7 @@ enum End {
 /// See the module.
 pub(super) struct Driver {
     builder: Builder,
-    address: String,
+    address: Address,
     deliveries: mpsc::Sender<Delivery>,
     orders: mpsc::WeakSender<Order>,
     state: watch::Sender<State>,
@@ -75,7 +75,7 @@ struct Session {
 impl Driver {
     pub(super) fn new(
         builder: Builder,
-        address: String,
+        address: Address,
         deliveries: mpsc::Sender<Delivery>,
         orders: mpsc::WeakSender<Order>,
         state: watch::Sender<State>,
@@ -93,15 +93,17 @@ impl Driver {
                     pace.reset();
                     self.live(connection, &mut orders).await
                 }
-                None => match connection::open(&self.address, &self.builder.hello).await {
+                None => match connection::open(&self.address, &self.builder).await {
                     Ok(connection) => {
                         next = Some(connection);
                         continue;
                     }
-                    Err(ClientError::Refused { code, message }) if is_final(code) => {
-                        End::Final(ClientError::Refused { code, message })
+                    // Somebody must look, though it may pass: a renewal that is half done, a network in between.
+                    Err(e @ (ClientError::Tls { .. } | ClientError::Invalid(_))) => {
+                        tracing::warn!(error = %e, "the connection cannot be made again; trying on");
+                        End::Fell(e.to_string(), Duration::ZERO)
                     }
-                    Err(e) => End::Fell(e.to_string()),
+                    Err(e) => refused(e),
                 },
             };
             let wait = match end {
@@ -116,8 +118,10 @@ impl Driver {
                     self.state.send_replace(State::Closed(e));
                     return;
                 }
-                End::Fell(reason) => {
-                    let wait = pace.next_wait();
+                End::Fell(reason, not_before) => {
+                    // Spread as well: many were told the same.
+                    let not_before = not_before.mul_f64(rand::rng().random_range(0.5..1.5));
+                    let wait = pace.next_wait().max(not_before);
                     tracing::debug!(%reason, ?wait, "the broker is away; connecting again");
                     wait
                 }
@@ -157,6 +161,9 @@ impl Driver {
         }
         let mut batch = Vec::new();
         let end = loop {
+            for send in self.pending.take_due(Instant::now()) {
+                push_line(&mut session.out, &ClientFrame::Send(send));
+            }
             if let Err(end) = session.flush().await {
                 break end;
             }
@@ -171,13 +178,15 @@ impl Driver {
             let ping_at = session.wrote_at + heartbeat / 2;
             let silent_at = session.heard_at + heartbeat * HEARTBEATS_MISSED_MAX;
             let extend_at = session.held.next_due().filter(|_| self.builder.auto_extend);
-            let wake = extend_at.into_iter().chain([ping_at, silent_at]).min().unwrap_or(ping_at);
+            let resume_at = self.pending.resume_at();
+            let wake = extend_at.into_iter().chain(resume_at).chain([ping_at, silent_at]).min();
+            let wake = wake.unwrap_or(ping_at);
             tokio::select! {
                 line = session.connection.reader.next_line() => {
                     let line = match line {
                         Ok(Some(line)) => line,
-                        Ok(None) => break End::Fell("the broker closed the connection".to_owned()),
-                        Err(e) => break End::Fell(e.to_string()),
+                        Ok(None) => break fell("the broker closed the connection"),
+                        Err(e) => break fell(e),
                     };
                     if let Some(end) = self.hear(&mut session, &line) {
                         break end;
@@ -195,7 +204,7 @@ impl Driver {
                 () = sleep_until(wake.into()) => {
                     let now = Instant::now();
                     if now >= silent_at {
-                        break End::Fell("the broker is silent".to_owned());
+                        break fell("the broker is silent");
                     }
                     if self.builder.auto_extend {
                         session.extend(now);
@@ -206,7 +215,7 @@ impl Driver {
                 }
             }
         };
-        if matches!(end, End::Fell(_) | End::Drained(_)) {
+        if matches!(end, End::Fell(..) | End::Drained(_)) {
             self.pending.interrupted();
         }
         end
@@ -226,7 +235,7 @@ impl Driver {
                     }
                 }
                 Ok(None) => return None,
-                Err(e) => return Some(End::Fell(e.to_string())),
+                Err(e) => return Some(fell(e)),
             }
         }
     }
@@ -248,14 +257,19 @@ impl Driver {
             }
             ServerFrame::Sent { reference, id } => self.pending.sent(reference.as_deref(), id),
             ServerFrame::Acked { reference } => self.pending.acked(&reference),
-            ServerFrame::Error { code, fatal, reference, message } => {
-                let error = ClientError::Refused { code, message };
-                let known = self.pending.refused(reference.as_deref(), &error);
-                if fatal && is_final(code) {
-                    return Some(End::Final(error));
+            ServerFrame::Error { code, fatal, reference, message, retry_ms } => {
+                let retry = retry_ms.map(Duration::from_millis);
+                let error = ClientError::Refused { code, message, retry };
+                // Nothing was stored, so it is safe to send again.
+                let until = retry.filter(|_| code == ErrorCode::SlowDown).map(|wait| Instant::now() + wait);
+                if let Some(until) = until
+                    && self.pending.slow_down(reference.as_deref(), until)
+                {
+                    return None;
                 }
+                let known = self.pending.refused(reference.as_deref(), &error);
                 if fatal {
-                    return Some(End::Fell(error.to_string()));
+                    return Some(refused(error));
                 }
                 if !known {
                     tracing::debug!(%error, "the broker refused a request");
@@ -272,8 +286,9 @@ impl Driver {
         for order in orders.drain(..) {
             match order {
                 Order::Send(send, answer) => {
-                    let frame = self.pending.send(send, answer);
-                    push_line(&mut session.out, &ClientFrame::Send(frame));
+                    if let Some(frame) = self.pending.send(send, answer) {
+                        push_line(&mut session.out, &ClientFrame::Send(frame));
+                    }
                 }
                 Order::Settle { tag, generation, settled } if generation == self.generation => {
                     session.held.remove(tag);
@@ -306,6 +321,19 @@ impl Driver {
     }
 }
 
+/// What follows from a refusal of the whole connection.
+fn refused(error: ClientError) -> End {
+    match error {
+        ClientError::Refused { code, .. } if is_final(code) => End::Final(error),
+        ClientError::Refused { retry, .. } => End::Fell(error.to_string(), retry.unwrap_or_default()),
+        _ => fell(error),
+    }
+}
+
+fn fell(reason: impl ToString) -> End {
+    End::Fell(reason.to_string(), Duration::ZERO)
+}
+
 impl Session {
     fn extend(&mut self, now: Instant) {
         for (tag, by) in self.held.take_due(now) {
@@ -329,12 +357,12 @@ impl Session {
             return Ok(());
         }
         self.wrote_at = Instant::now();
-        let written = timeout(WRITE_WAIT, self.connection.writer.write_all(&self.out)).await;
+        let written = timeout(WRITE_WAIT, write_whole(&mut self.connection.writer, &self.out)).await;
         self.out.clear();
         match written {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(e)) => Err(End::Fell(e.to_string())),
-            Err(_) => Err(End::Fell("the broker takes nothing".to_owned())),
+            Ok(Err(e)) => Err(fell(e)),
+            Err(_) => Err(fell("the broker takes nothing")),
         }
     }
 

@@ -20,14 +20,26 @@ pub(super) struct Pending {
     last: u64,
     sends: BTreeMap<u64, (Box<Send>, SendAnswer)>,
     acks: HashMap<u64, AckAnswer>,
+    /// Sends that are not under way: those refused by `slow_down`, and since the first of them all that came after, so
+    /// that they keep their order as far as they can.
+    held: BTreeSet<u64>,
+    /// Not before this are they sent.
+    resume_at: Option<Instant>,
 }
 
+/// Of the sends that were held, so many are under way at once: each answer lets the next one go, and what is refused
+/// again is little.
+const RESUMED_MAX: usize = 256;
+
 impl Pending {
-    /// Takes a send; gives back the frame to write.
-    pub(super) fn send(&mut self, mut send: Box<Send>, answer: SendAnswer) -> Send {
+    /// Takes a send; gives back the frame to write, if it need not wait.
+    pub(super) fn send(&mut self, mut send: Box<Send>, answer: SendAnswer) -> Option<Send> {
         self.last += 1;
         send.reference = Some(self.last.to_string());
-        let frame = (*send).clone();
+        let frame = self.held.is_empty().then(|| (*send).clone());
+        if frame.is_none() {
+            self.held.insert(self.last);
+        }
         self.sends.insert(self.last, (send, answer));
         frame
     }
@@ -52,10 +64,35 @@ impl Pending {
         }
     }
 
+    /// The broker takes this send no sooner than `until`; false if it is none of ours.
+    pub(super) fn slow_down(&mut self, reference: Option<&str>, until: Instant) -> bool {
+        let Some(n) = number(reference).filter(|n| self.sends.contains_key(n)) else { return false };
+        self.held.insert(n);
+        self.resume_at = self.resume_at.max(Some(until));
+        true
+    }
+
+    /// The sends that were held and may go now.
+    pub(super) fn take_due(&mut self, now: Instant) -> Vec<Send> {
+        if self.held.is_empty() || self.resume_at.is_some_and(|at| at > now) {
+            return Vec::new();
+        }
+        self.resume_at = None;
+        let room = RESUMED_MAX.saturating_sub(self.sends.len() - self.held.len());
+        let due: Vec<u64> = (0..room).map_while(|_| self.held.pop_first()).collect();
+        due.iter().filter_map(|n| self.sends.get(n)).map(|(send, _)| (**send).clone()).collect()
+    }
+
+    /// When the next ones may go, if that is a matter of time.
+    pub(super) fn resume_at(&self) -> Option<Instant> {
+        self.resume_at
+    }
+
     /// True if somebody was waiting for this refusal.
     pub(super) fn refused(&mut self, reference: Option<&str>, error: &ClientError) -> bool {
         let Some(n) = number(reference) else { return false };
         let (send, ack) = (self.sends.remove(&n), self.acks.remove(&n));
+        self.held.remove(&n);
         let known = send.is_some() || ack.is_some();
         if let Some((_, answer)) = send {
             let _ = answer.send(Err(error.clone()));
@@ -71,14 +108,17 @@ impl Pending {
         for (_, answer) in self.acks.drain() {
             let _ = answer.send(Err(ClientError::Interrupted));
         }
+        // What is held was refused or never written: it is safe.
+        let is_unsafe = |n: &u64, send: &Send| send.dedupe_key.is_none() && !self.held.contains(n);
         let unsafe_ones: Vec<u64> =
-            self.sends.iter().filter(|(_, (s, _))| s.dedupe_key.is_none()).map(|(n, _)| *n).collect();
+            self.sends.iter().filter(|(n, (s, _))| is_unsafe(n, s)).map(|(n, _)| *n).collect();
         for n in unsafe_ones {
             if let Some((_, answer)) = self.sends.remove(&n) {
                 let _ = answer.send(Err(ClientError::Interrupted));
             }
         }
-        self.sends.values().map(|(send, _)| (**send).clone()).collect()
+        let not_held = self.sends.iter().filter(|(n, _)| !self.held.contains(n));
+        not_held.map(|(_, (send, _))| (**send).clone()).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -139,6 +179,53 @@ impl Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn send(pending: &mut Pending, n: usize) -> (Option<Send>, oneshot::Receiver<Result<Uuid, ClientError>>) {
+        let line = format!(r#"{{"to":"b","type":"data","payload":{n}}}"#);
+        let (answer, answered) = oneshot::channel();
+        (pending.send(Box::new(serde_json::from_str(&line).expect("a send")), answer), answered)
+    }
+
+    fn references(sends: &[Send]) -> Vec<usize> {
+        sends.iter().map(|s| s.reference.as_deref().expect("a ref").parse().expect("a number")).collect()
+    }
+
+    #[test]
+    fn what_was_refused_goes_again_before_what_came_after_it() {
+        let (mut pending, now) = (Pending::default(), Instant::now());
+        let until = now + Duration::from_millis(50);
+        let mut answers: Vec<_> = (1..=3).map(|n| send(&mut pending, n).1).collect();
+        pending.sent(Some("1"), Uuid::nil());
+        assert!(pending.slow_down(Some("2"), until) && pending.slow_down(Some("3"), now));
+        assert!(!pending.slow_down(Some("1"), until) && !pending.slow_down(Some("x"), until));
+        let (frame, answer) = send(&mut pending, 4);
+        assert!(frame.is_none(), "it waits behind them");
+        answers.push(answer);
+        assert_eq!(pending.resume_at(), Some(until));
+        assert!(pending.take_due(now).is_empty());
+        assert_eq!(references(&pending.take_due(until)), [2, 3, 4]);
+        assert!(pending.resume_at().is_none() && pending.take_due(until).is_empty());
+        assert!(send(&mut pending, 5).0.is_some(), "nothing waits any more");
+        assert!(answers[1..].iter_mut().all(|a| a.try_recv().is_err()), "nobody was told of a refusal");
+    }
+
+    #[test]
+    fn those_that_were_held_are_under_way_in_a_bounded_number() {
+        let (mut pending, now) = (Pending::default(), Instant::now());
+        let answers: Vec<_> = (1..=1_000).map(|n| send(&mut pending, n).1).collect();
+        for n in 1..=1_000 {
+            assert!(pending.slow_down(Some(&n.to_string()), now));
+        }
+        assert_eq!(pending.take_due(now).len(), RESUMED_MAX);
+        assert!(pending.take_due(now).is_empty(), "until one is answered");
+        pending.sent(Some("1"), Uuid::nil());
+        assert_eq!(references(&pending.take_due(now)), [RESUMED_MAX + 1]);
+        // The connection falls: those under way are told, those that were held go on.
+        assert!(pending.interrupted().is_empty(), "none had a dedupe key");
+        assert_eq!(pending.take_due(now).len(), RESUMED_MAX);
+        assert_eq!(pending.sends.len(), 1_000 - RESUMED_MAX - 1);
+        drop(answers);
+    }
 
     #[test]
     fn a_held_delivery_is_extended_again_and_again_until_it_is_settled() {

@@ -51,13 +51,18 @@ struct Session {
     in_flight: u32,
     in_flight_bytes: usize,
     last_tag: Tag,
-    /// It was told to end: it gets nothing more.
+    /// Another broker's.
+    link: bool,
+    /// It was asked to leave: it gets nothing more.
+    draining: bool,
+    /// It was told to end.
     closing: bool,
 }
 
 impl Session {
     fn has_room(&self, bytes: usize) -> bool {
-        !self.closing
+        !self.draining
+            && !self.closing
             && self.in_flight < self.window
             && (self.in_flight == 0 || self.in_flight_bytes + bytes <= SESSION_BYTES_MAX)
     }
@@ -119,9 +124,22 @@ impl Dispatcher {
     /// Takes note of what happened. Call [`advance`](Self::advance) after one or several.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Join { session, inbox, instance, window } => {
-                self.join(now, session, inbox, instance, window)
+            Event::Join { session, inbox, instance, window, link } => {
+                let new = Session {
+                    inbox,
+                    instance,
+                    window,
+                    in_flight: 0,
+                    in_flight_bytes: 0,
+                    last_tag: 0,
+                    link,
+                    draining: false,
+                    closing: false,
+                };
+                self.join(now, session, new)
             }
+            Event::Rejoin { session, above, trouble } => self.rejoin(now, session, above, trouble),
+            Event::Drain(session) => self.drain(session),
             Event::Leave { session, written, by_broker } => self.leave(session, written, by_broker),
             Event::Request { session, request } => self.request(now, session, request),
             Event::Arrived(rows) => self.arrived(rows),
@@ -130,7 +148,8 @@ impl Dispatcher {
             Event::Refilled { inbox, lanes } => self.refilled(inbox, lanes),
             Event::RefillFailed(inbox) => self.refill_failed(inbox),
             Event::Acquired { inbox, epoch } => self.acquired(now, inbox, epoch),
-            Event::NotAcquired(inbox) => self.not_acquired(inbox),
+            Event::NotAcquired { inbox, owner } => self.not_acquired(inbox, owner),
+            Event::Wanted(inboxes) => self.wanted(inboxes),
             Event::Released(inbox) => self.released(inbox),
             Event::Settled(settled) => self.settled(settled),
             Event::LeaseUntil(until) => self.lease_until(now, until),

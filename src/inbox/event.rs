@@ -56,6 +56,26 @@ pub enum Request {
     Window(u32),
 }
 
+/// The broker that an inbox belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its id.
+    pub broker: Uuid,
+    /// Where it can be reached.
+    pub address: Arc<str>,
+    /// The SHA-256 of its certificate, where it speaks TLS.
+    pub certificate: Option<Arc<str>>,
+}
+
+/// An owner that cannot be reached by the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Which.
+    pub owner: Uuid,
+    /// Nobody listens at its address: its process may be dead.
+    pub refuses: bool,
+}
+
 /// What happened.
 #[derive(Debug)]
 pub enum Event {
@@ -69,7 +89,20 @@ pub enum Event {
         instance: Option<String>,
         /// The most unacknowledged deliveries it takes.
         window: u32,
+        /// It is another broker's, for a session of its own; it never makes this one ask for the inbox.
+        link: bool,
     },
+    /// A session whose inbox was elsewhere has lost its link, and asks again.
+    Rejoin {
+        /// Which.
+        session: SessionId,
+        /// Its tags go on above this one.
+        above: Tag,
+        /// How the owner was lost.
+        trouble: Option<Trouble>,
+    },
+    /// A session is asked to leave: it gets nothing more.
+    Drain(SessionId),
     /// A session ended.
     Leave {
         /// Which.
@@ -113,8 +146,15 @@ pub enum Event {
         /// The number of this ownership, never used twice.
         epoch: i64,
     },
-    /// The inbox is another live broker's, or the database did not answer: ask again.
-    NotAcquired(Arc<str>),
+    /// The inbox is another live broker's; of which, if that is known.
+    NotAcquired {
+        /// Which.
+        inbox: Arc<str>,
+        /// Whose.
+        owner: Option<Owner>,
+    },
+    /// Other brokers have sessions for these inboxes and cannot reach this one by the network.
+    Wanted(Vec<Arc<str>>),
     /// The inbox was given back.
     Released(Arc<str>),
     /// These outcomes are committed.
@@ -250,8 +290,10 @@ pub enum Effect {
     Settle(Settle),
     /// Mark these messages `delivered`.
     Mark(Vec<Uuid>),
+    /// The session's inbox is another broker's: link to it. Its tags went up to the last number.
+    Elsewhere(SessionId, Owner, Tag),
     /// Ask for an inbox's lease. It is answered once, and an epoch is never used twice.
-    Acquire(Arc<str>),
+    Acquire(Arc<str>, Option<Trouble>),
     /// Give an inbox's lease back.
     Release(Arc<str>),
     /// Read more of an inbox. It is answered once, by the rows or the failure.

@@ -18,10 +18,12 @@ pub(super) const OLDEST_EVERY: u64 = 16;
 /// `Acquiring` → `Loading` (the lease is committed) → `Owned` (a tail round that began later has ended, so every
 /// row is brought by the tail or visible to a refill) → `Leaving` (no session left; outcomes are being written)
 /// → `Releasing` (the lease is being given back) → gone. A session that joins meanwhile turns `Leaving` back to
-/// `Owned`, and waits for `Releasing` to end.
+/// `Owned`, and waits for `Releasing` to end. `Elsewhere`: another broker's; kept while outcomes are being written of what
+/// was pushed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ownership {
     Acquiring,
+    Elsewhere,
     Loading { since: Instant, epoch: i64 },
     Owned { epoch: i64 },
     Leaving { epoch: i64 },

@@ -1,5 +1,6 @@
 //! The dispatcher, through what it is told and what it wants done.
 
+mod links;
 mod outcomes;
 mod ownership;
 mod pushing;

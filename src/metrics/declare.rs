@@ -16,6 +16,10 @@ pub(super) fn gauge(registry: &Registry, opts: Opts) -> Result<IntGauge, prometh
     add(registry, IntGauge::with_opts(opts)?)
 }
 
+pub(super) fn float_gauge(registry: &Registry, opts: Opts) -> Result<Gauge, prometheus::Error> {
+    add(registry, Gauge::with_opts(opts)?)
+}
+
 pub(super) fn histogram(
     registry: &Registry,
     opts: Opts,

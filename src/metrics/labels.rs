@@ -59,6 +59,8 @@ pub enum CloseReason {
     Bye,
     /// The socket ended or broke.
     Disconnect,
+    /// The TLS handshake failed or took too long.
+    Tls,
     /// The broker refused to go on, with this code.
     Refused(ErrorCode),
 }
@@ -67,13 +69,14 @@ impl CloseReason {
     /// Every reason: a new fatal code of the protocol is among them without a change here.
     pub fn all() -> impl Iterator<Item = Self> {
         let fatal = ErrorCode::ALL.iter().copied().filter(|code| code.is_fatal()).map(Self::Refused);
-        [Self::Bye, Self::Disconnect].into_iter().chain(fatal)
+        [Self::Bye, Self::Disconnect, Self::Tls].into_iter().chain(fatal)
     }
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Bye => "bye",
+            Self::Tls => "tls",
             Self::Refused(code) if code.is_fatal() => code.as_str(),
             // Any other code leaves the session open. Where one stands here all the same, what is certain is
             // that the connection ended; a series of its own would not have started at 0.

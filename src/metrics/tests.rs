@@ -1,7 +1,6 @@
 use prometheus::TextEncoder;
 
 use super::*;
-use crate::protocol::ErrorCode;
 
 fn registered() -> (Registry, Metrics) {
     let registry = Registry::new();
@@ -43,18 +42,25 @@ fn every_series_exists_before_the_first_event() {
     for reason in CloseReason::all().map(CloseReason::as_str) {
         has(&text, &format!("postbell_closed_total{{reason=\"{reason}\"}} 0"));
     }
+    for code in ["forbidden", "slow_down"] {
+        has(&text, &format!("postbell_sends_refused_total{{code=\"{code}\"}} 0"));
+    }
     for priority in Priority::all() {
         has(&text, &format!("postbell_ready{{priority=\"{priority}\"}} 0"));
         has(&text, &format!("postbell_oldest_ready_timestamp_seconds{{priority=\"{priority}\"}} 0"));
     }
-    for plain in ["published_total", "pushed_total", "acked_total", "expired_total", "in_flight", "sessions"]
+    for plain in
+        ["published_total", "pushed_total", "acked_total", "expired_total", "in_flight", "links", "sessions"]
     {
         has(&text, &format!("postbell_{plain} 0"));
     }
     for plain in ["unknown_recipient", "agents_known", "agents_connected", "bell_armed", "bell_rings_total"] {
         has(&text, &format!("postbell_{plain} 0"));
     }
-    for plain in ["tail_late_total", "tail_rows_total", "database_up"] {
+    for plain in ["tls_expires_timestamp_seconds", "tls_reload_failures_total"] {
+        has(&text, &format!("postbell_{plain} 0"));
+    }
+    for plain in ["tail_late_total", "tail_rows_total", "database_up", "notify_queue_ratio"] {
         has(&text, &format!("postbell_{plain} 0"));
     }
     for histogram in ["delivery_seconds", "handling_seconds", "bell_roundtrip_seconds", "settle_batch"] {

@@ -1,11 +1,13 @@
 //! The agents of the registry and their tokens.
 
+mod admission;
 mod token;
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-pub use token::{Token, TokenHash, hash};
+pub use admission::{Denial, Role, RoleLimits, authenticate};
+pub use token::{Token, TokenHash, hash, is_hash};
 
 use super::error::StoreError;
 use super::moment::rfc3339;
@@ -18,7 +20,9 @@ const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
 const ROTATE: &str = include_str!("../../sql/queries/agent_rotate.sql");
 const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
 const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
-const AUTHENTICATE: &str = include_str!("../../sql/queries/agent_authenticate.sql");
+
+/// The longest that an old token is accepted beside its successor: a rotation that is never finished is none.
+pub const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// What waits for an agent is counted up to here: a list must not walk a backlog.
 pub const WAITING_COUNTED_MAX: i64 = 10_000;
@@ -32,6 +36,8 @@ pub struct AgentRow {
     pub role: String,
     /// Where it runs: pc, railway, github, …
     pub environment: String,
+    /// What its role allows it.
+    pub limits: RoleLimits,
 }
 
 /// An agent's inbox has its name.
@@ -39,28 +45,6 @@ impl From<AgentRow> for Arc<str> {
     fn from(agent: AgentRow) -> Self {
         agent.agent_id.into()
     }
-}
-
-/// The agent that has this token; `None` for an unknown agent, one that is disabled or has no token, and a wrong
-/// token alike, so that the answer does not tell which names exist.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn authenticate(pool: &Pool, agent: &str, token: &str) -> Result<Option<AgentRow>, StoreError> {
-    let presented = hash(token);
-    // A name that cannot be registered is not looked for; Postgres would reject a zero byte with an error.
-    if check_name(agent).is_err() {
-        return Ok(None);
-    }
-    let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
-    Ok(rows.first().and_then(|row| {
-        let stored: Option<&[u8]> = row.get("token_hash");
-        token::equal(&presented, stored.unwrap_or_default()).then(|| AgentRow {
-            agent_id: row.get("agent_id"),
-            role: row.get("role"),
-            environment: row.get("environment"),
-        })
-    }))
 }
 
 /// Whether this can be an agent's name; otherwise says why not.
@@ -151,6 +135,9 @@ pub struct Agent {
     pub has_token: bool,
     #[serde(serialize_with = "rfc3339")]
     pub token_set_at: Option<SystemTime>,
+    /// Until when the token before it is accepted too; `None`: it is not.
+    #[serde(serialize_with = "rfc3339")]
+    pub token_previous_until: Option<SystemTime>,
     #[serde(serialize_with = "rfc3339")]
     pub last_heartbeat: Option<SystemTime>,
     /// Ready deliveries, counted up to [`WAITING_COUNTED_MAX`].
@@ -174,6 +161,7 @@ pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
         status: row.get("status"),
         has_token: row.get("has_token"),
         token_set_at: row.get("token_set_at"),
+        token_previous_until: row.get("token_previous_until"),
         last_heartbeat: row.get("last_heartbeat"),
         waiting: row.get("waiting"),
         dead: row.get("dead"),
@@ -181,20 +169,27 @@ pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
     Ok(agents.collect())
 }
 
-/// Gives an agent a new token; the old one is refused from the next hello on. A disabled agent stays disabled.
+/// Gives an agent a new token. The old one is accepted for `overlap` more; with none it is void at once, and sessions
+/// that came in with it end. A token from before the old one is void in any case. A disabled agent stays disabled.
 ///
 /// # Errors
-/// It is not registered.
-pub async fn rotate(pool: &Pool, agent: &str) -> Result<Token, StoreError> {
+/// It is not registered, or the overlap is over [`OVERLAP_MAX`].
+pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token, StoreError> {
+    if overlap > OVERLAP_MAX {
+        let days = OVERLAP_MAX.as_secs() / 86_400;
+        return Err(StoreError::refused(format!(
+            "the old token can be accepted for at most {days} days more"
+        )));
+    }
     let token = Token::random();
-    match pool.execute(ROTATE, &[&agent, &token.hash().as_slice()]).await? {
+    match pool.execute(ROTATE, &[&agent, &token.hash().as_slice(), &(overlap.as_millis() as i64)]).await? {
         0 => Err(unknown(agent)),
         _ => Ok(token),
     }
 }
 
 /// Lets an agent connect, or not, and says whether it could before. A disabled agent keeps its token, what was sent
-/// to it waits, and broadcasts pass it over. A session that it has now goes on until it ends.
+/// to it waits, and broadcasts pass it over. Its sessions end within a second, on every broker.
 ///
 /// # Errors
 /// It is not registered.

@@ -4,6 +4,7 @@
 
 mod house;
 mod mesh;
+pub mod open;
 mod server;
 
 use serde::Serialize;
@@ -67,6 +68,7 @@ pub async fn examine(target: &Target) -> Vec<Check> {
     add(&mut checks, "rights", house::rights(&connection).await);
     add(&mut checks, "indexes", mesh::indexes(&connection).await);
     add(&mut checks, "policies", mesh::policies(&connection).await);
+    add(&mut checks, "api roles", open::open(&connection).await);
     // These read what the migrations make.
     if is_installed {
         add(&mut checks, "agents", mesh::agents(&connection).await);

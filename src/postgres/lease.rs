@@ -1,14 +1,18 @@
 //! This broker's own lease, and the leases of the inboxes it dispatches.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
 use uuid::Uuid;
 
+use super::agents::{Token, hash, is_hash};
 use super::connection::Connection;
 use super::error::StoreError;
 use super::listen::canary_channel;
+use super::pool::Pool;
+use crate::certificates::Fingerprint;
+use crate::inbox::event::Owner;
 
 /// How long a broker that is not heard of keeps its inboxes.
 pub const LEASE: Duration = Duration::from_secs(3);
@@ -26,6 +30,8 @@ const RENEW: &str = include_str!("../../sql/queries/broker_renew.sql");
 const LEAVE: &str = include_str!("../../sql/queries/broker_leave.sql");
 const ACQUIRE: &str = include_str!("../../sql/queries/lease_acquire.sql");
 const RELEASE: &str = include_str!("../../sql/queries/lease_release.sql");
+const WANT: &str = include_str!("../../sql/queries/lease_want.sql");
+const AUTHENTICATE: &str = include_str!("../../sql/queries/broker_authenticate.sql");
 
 /// Who this broker is, for the others and for people.
 #[derive(Clone, Debug)]
@@ -34,25 +40,43 @@ pub struct BrokerRow {
     pub id: Uuid,
     /// What people call it.
     pub name: String,
-    /// Where its agents connect.
+    /// Where the other brokers reach its agents' port.
     pub address: String,
+    /// What it shows them when it links to them.
+    pub token: Token,
+    /// Of its certificate, as it is now, where its agents' port speaks TLS.
+    pub certificate: Option<watch::Receiver<Fingerprint>>,
 }
 
 /// A renewal that succeeded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Renewed {
     /// Until when, counted from before the statement was sent: on our clock it ends no later than on the server's.
     pub until: Instant,
     /// It had ended before: other brokers may have taken inboxes.
     pub lapsed: bool,
+    /// Whether the canary flies.
+    pub canary_sent: bool,
+    /// How full the server's queue of notifications is, 0 to 1.
+    pub queue_usage: f64,
+    /// Whether this connection holds the lock by which the others see that the process lives.
+    pub is_known_alive: bool,
+    /// Inboxes that another broker asks for.
+    pub wanted: Vec<Arc<str>>,
 }
 
-/// Renews this broker's lease and sends a canary.
+/// Renews this broker's lease and sends a canary; takes the lock of the living where this connection has it not.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn renew(connection: &Connection, broker: &BrokerRow, canary: u64) -> Result<Renewed, StoreError> {
+pub async fn renew(
+    connection: &Connection,
+    broker: &BrokerRow,
+    canary: u64,
+    is_known_alive: bool,
+) -> Result<Renewed, StoreError> {
     let sent_at = Instant::now();
+    let certificate = broker.certificate.as_ref().map(|c| c.borrow().to_string());
     let row = connection
         .query_one(
             RENEW,
@@ -64,10 +88,20 @@ pub async fn renew(connection: &Connection, broker: &BrokerRow, canary: u64) -> 
                 &env!("CARGO_PKG_VERSION"),
                 &canary_channel(broker.id),
                 &canary.to_string(),
+                &broker.token.hash().as_slice(),
+                &!is_known_alive,
+                &certificate,
             ],
         )
         .await?;
-    Ok(Renewed { until: sent_at + LEASE, lapsed: row.get("lapsed") })
+    Ok(Renewed {
+        until: sent_at + LEASE,
+        lapsed: row.get("lapsed"),
+        canary_sent: row.get("sent"),
+        queue_usage: row.get("queue_usage"),
+        is_known_alive: row.get("is_known_alive"),
+        wanted: row.get::<_, Vec<String>>("wanted").into_iter().map(Arc::from).collect(),
+    })
 }
 
 /// Gives everything back: the broker is no more.
@@ -79,7 +113,16 @@ pub async fn leave(connection: &Connection, broker: Uuid) -> Result<(), StoreErr
     Ok(())
 }
 
-/// Takes what can be taken of these inboxes: each with its epoch. The others are another live broker's.
+/// What became of a question for an inbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Acquired {
+    /// It is this broker's, under this epoch.
+    Ours(i64),
+    /// It is another live broker's; `None` if it changed hands meanwhile, or its owner is of an older version.
+    Theirs(Option<Owner>),
+}
+
+/// Takes what can be taken of these inboxes. `refusing`: brokers that refuse connections, which may be dead.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -87,10 +130,42 @@ pub async fn acquire(
     connection: &Connection,
     broker: Uuid,
     inboxes: &[Arc<str>],
-) -> Result<HashMap<String, i64>, StoreError> {
+    refusing: &[Uuid],
+) -> Result<Vec<(Arc<str>, Acquired)>, StoreError> {
     let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
-    let rows = connection.query(ACQUIRE, &[&names, &broker]).await?;
-    Ok(rows.iter().map(|row| (row.get("inbox"), row.get("epoch"))).collect())
+    let rows = connection.query(ACQUIRE, &[&names, &broker, &refusing]).await?;
+    let answers = rows.iter().map(|row| {
+        let acquired = match row.get::<_, Option<i64>>("epoch") {
+            Some(epoch) => Acquired::Ours(epoch),
+            None => Acquired::Theirs(row.get::<_, Option<Uuid>>("owner").map(|broker| Owner {
+                broker,
+                address: row.get::<_, String>("address").into(),
+                certificate: row.get::<_, Option<String>>("certificate_sha256").map(Arc::from),
+            })),
+        };
+        (row.get::<_, String>("inbox").into(), acquired)
+    });
+    Ok(answers.collect())
+}
+
+/// Asks the owners of these inboxes to give them back, if they have no session of their own.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn want(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -> Result<(), StoreError> {
+    let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
+    connection.execute(WANT, &[&names, &broker]).await?;
+    Ok(())
+}
+
+/// Whether this is a live broker's credential.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn authenticate(pool: &Pool, broker: Uuid, token: &str) -> Result<bool, StoreError> {
+    let rows = pool.query(AUTHENTICATE, &[&broker]).await?;
+    let stored: Option<&[u8]> = rows.first().and_then(|row| row.get("token_hash"));
+    Ok(is_hash(&hash(token), stored.unwrap_or_default()))
 }
 
 /// Gives inboxes back.

@@ -16,13 +16,27 @@ use super::error::StoreError;
 /// The channel that the trigger rings on.
 pub const BELL_CHANNEL: &str = "postbell";
 
+/// The channel on which `agent_registry` says that somebody's access changed.
+pub const ACCESS_CHANNEL: &str = "postbell_access";
+
+/// Over this part of the server's queue of notifications the bell is off: a session that listens and sits idle in a
+/// transaction keeps the queue from being emptied, and once it is full no commit with a NOTIFY succeeds.
+pub const QUEUE_CROWDED: f64 = 0.5;
+/// Under this part it is on again.
+pub const QUEUE_RELIEVED: f64 = 0.25;
+
+const _: () = assert!(QUEUE_RELIEVED < QUEUE_CROWDED);
+
 /// What was heard, shared by the connection that listens and the tasks that want to know.
 #[derive(Debug, Default)]
 pub struct Rope {
     rings: AtomicU64,
     canary: AtomicU64,
     up: AtomicBool,
+    crowded: AtomicBool,
     changed: Notify,
+    access: AtomicU64,
+    access_changed: Notify,
     flown: Mutex<Flown>,
 }
 
@@ -48,9 +62,25 @@ impl Rope {
         self.canary.load(Ordering::Acquire)
     }
 
-    /// Whether LISTEN is committed on a live connection.
+    /// Whether LISTEN is committed on a live connection, and ringing is harmless.
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Acquire)
+        self.up.load(Ordering::Acquire) && !self.is_crowded()
+    }
+
+    /// Whether the server's queue of notifications fills up, so that nobody should ring.
+    pub fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Acquire)
+    }
+
+    /// Takes note of how full that queue is; true where this changes what [`is_crowded`](Self::is_crowded) says.
+    pub fn note_queue(&self, usage: f64) -> bool {
+        let was = self.is_crowded();
+        let is = usage > if was { QUEUE_RELIEVED } else { QUEUE_CROWDED };
+        self.crowded.store(is, Ordering::Release);
+        if was != is {
+            self.changed.notify_one();
+        }
+        was != is
     }
 
     /// Sets whether the bell can be heard, and wakes whoever waits.
@@ -58,6 +88,8 @@ impl Rope {
         self.flown().unanswered = 0;
         self.up.store(up, Ordering::Release);
         self.changed.notify_one();
+        // What was said while nobody listened is not repeated.
+        self.hear_access();
     }
 
     /// The number of the next canary, which is about to be sent.
@@ -100,7 +132,26 @@ impl Rope {
         self.changed.notified().await;
     }
 
+    /// How often somebody's access changed, as far as it was heard.
+    pub fn access(&self) -> u64 {
+        self.access.load(Ordering::Acquire)
+    }
+
+    /// Waits until somebody's access may have changed since the last call returned.
+    pub async fn access_changed(&self) {
+        self.access_changed.notified().await;
+    }
+
+    /// Somebody's access may have changed: whoever waits for that looks.
+    pub fn hear_access(&self) {
+        self.access.fetch_add(1, Ordering::AcqRel);
+        self.access_changed.notify_one();
+    }
+
     fn hear(&self, channel: &str, payload: &str) {
+        if channel == ACCESS_CHANNEL {
+            return self.hear_access();
+        }
         if channel == BELL_CHANNEL {
             self.rings.fetch_add(1, Ordering::AcqRel);
         } else if let Ok(number) = payload.parse() {
@@ -127,7 +178,9 @@ pub fn canary_channel(broker: Uuid) -> String {
 /// See [`StoreError`].
 pub async fn listen(target: &Target, broker: Uuid, rope: Arc<Rope>) -> Result<Connection, StoreError> {
     let connection = Connection::open_listening(target, move |n| rope.hear(n.channel(), n.payload())).await?;
-    connection.batch(&format!("listen {BELL_CHANNEL}; listen {}", canary_channel(broker))).await?;
+    connection
+        .batch(&format!("listen {BELL_CHANNEL}; listen {ACCESS_CHANNEL}; listen {}", canary_channel(broker)))
+        .await?;
     Ok(connection)
 }
 
@@ -155,5 +208,20 @@ pub async fn round_trip(target: &Target, wait: Duration) -> Result<Duration, Sto
              work: use the direct connection or the session pooler (on Supabase both on port 5432)",
             wait.as_secs()
         ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bell_is_off_from_half_a_queue_until_it_is_a_quarter() {
+        let rope = Rope::default();
+        rope.set_up(true);
+        assert!(!rope.note_queue(0.5) && rope.is_up());
+        assert!(rope.note_queue(0.51) && !rope.is_up());
+        assert!(!rope.note_queue(0.3) && !rope.is_up());
+        assert!(rope.note_queue(0.25) && rope.is_up());
     }
 }

@@ -4,6 +4,7 @@
 //! triggers follow, in one more. Everything that could refuse is asked before anything is changed.
 
 mod embedded;
+pub mod policies;
 mod state;
 mod status;
 mod triggers;

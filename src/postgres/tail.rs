@@ -23,6 +23,7 @@ const CHUNK_ROWS: usize = 512;
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 const TAIL: &str = include_str!("../../sql/queries/tail.sql");
+const RESTORED: &str = include_str!("../../sql/queries/tail_restored.sql");
 const ARM: &str = include_str!("../../sql/queries/bell_arm.sql");
 
 /// How far the tail has read.
@@ -56,6 +57,20 @@ impl Cursor {
     pub async fn start(connection: &Connection) -> Result<Self, StoreError> {
         let row = connection.query_one("select pg_current_snapshot()::text", &[]).await?;
         Self::parse(row.get(0))
+    }
+
+    /// Makes deliveries that were restored from another cluster's dump this one's; how many there were.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn adopt_restored(connection: &Connection) -> Result<u64, StoreError> {
+        connection.execute(RESTORED, &[]).await
+    }
+
+    /// Whether this cursor is ahead of the server: it is of another cluster, or of transactions that a failover lost, and
+    /// would pass over whatever the server writes until it has caught up.
+    pub fn is_ahead_of(&self, server: &Self) -> bool {
+        self.xmax > server.xmax
     }
 
     /// Reads `xmin:xmax:xip,xip,…`.

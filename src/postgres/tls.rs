@@ -1,43 +1,44 @@
 //! TLS to the database: rustls with ring, and as much verification as the URL asks for.
 
 use std::error::Error as StdError;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Once};
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::client::danger::ServerCertVerifier;
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::StoreError;
 use super::url::{DatabaseUrl, SslMode};
+use crate::certificates::{Judge, Judged, PemFile, Shown, provider, system_roots};
 
 /// What [`super::connection`] needs to speak TLS as the URL asks.
 ///
 /// # Errors
 /// The file of `sslrootcert` cannot be read or holds no certificate.
 pub(super) fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, StoreError> {
-    let provider = Arc::new(ring::default_provider());
+    let provider = provider();
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|e| StoreError::refused(format!("TLS cannot be set up: {e}")))?;
     let config = match url.ssl_mode() {
         SslMode::VerifyFull => builder.with_root_certificates(roots(url.ssl_root_cert())?),
         SslMode::VerifyCa => {
-            let verifier =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots(url.ssl_root_cert())?), provider)
-                    .build()
-                    .map_err(|e| StoreError::refused(format!("no issuer can be trusted: {e}")))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName(verifier)))
+            let roots = Arc::new(roots(url.ssl_root_cert())?);
+            let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
+                .build()
+                .map_err(|e| StoreError::refused(format!("no issuer can be trusted: {e}")))?;
+            let verifier = Judged { judge: AnyName(verifier), provider };
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
         }
         mode => {
             if mode == SslMode::Require {
                 warn_unverified(url);
             }
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(Judged { judge: Anybody, provider }))
         }
     };
     Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
@@ -55,37 +56,19 @@ fn warn_unverified(url: &DatabaseUrl) {
     });
 }
 
-fn roots(file: Option<&std::path::PathBuf>) -> Result<RootCertStore, StoreError> {
-    let mut store = RootCertStore::empty();
-    match file {
-        Some(path) => add_file(&mut store, path)?,
-        None => {
-            for certificate in rustls_native_certs::load_native_certs().certs {
-                // A system's store may hold one that rustls cannot read; the others still serve.
-                let _ = store.add(certificate);
-            }
-            if store.is_empty() {
-                return Err(StoreError::refused(
-                    "this system has no trusted certificates (install ca-certificates), and the database URL \
-                     names none by sslrootcert",
-                ));
-            }
-        }
+fn roots(file: Option<&PathBuf>) -> Result<RootCertStore, StoreError> {
+    if let Some(path) = file {
+        let roots = PemFile::read(path).and_then(|file| file.roots());
+        return roots.map_err(|e| StoreError::refused(format!("sslrootcert {e}")));
+    }
+    let store = system_roots();
+    if store.is_empty() {
+        return Err(StoreError::refused(
+            "this system has no trusted certificates (install ca-certificates), and the database URL \
+             names none by sslrootcert",
+        ));
     }
     Ok(store)
-}
-
-fn add_file(store: &mut RootCertStore, path: &Path) -> Result<(), StoreError> {
-    let refuse = |what: String| StoreError::refused(format!("sslrootcert {}: {what}", path.display()));
-    let certificates = CertificateDer::pem_file_iter(path).map_err(|e| refuse(e.to_string()))?;
-    for certificate in certificates {
-        let certificate = certificate.map_err(|e| refuse(e.to_string()))?;
-        store.add(certificate).map_err(|e| refuse(e.to_string()))?;
-    }
-    match store.is_empty() {
-        true => Err(refuse("the file holds no certificate (-----BEGIN CERTIFICATE-----)".to_owned())),
-        false => Ok(()),
-    }
 }
 
 /// The sentence for a TLS failure, if it is one.
@@ -132,83 +115,26 @@ fn tls_sentence(error: &rustls::Error) -> String {
 #[derive(Debug)]
 struct AnyName(Arc<WebPkiServerVerifier>);
 
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+impl Judge for AnyName {
+    fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
+        let Shown { certificate, intermediates, name, ocsp, now } = shown;
+        match self.0.verify_server_cert(certificate, intermediates, name, ocsp, *now) {
             // The name is looked at last, after the chain was found good.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            other => other,
+            )) => Ok(()),
+            other => other.map(|_| ()),
         }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
     }
 }
 
 /// Verifies nothing but that the peer holds the key of the certificate it shows: `require`.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Anybody;
 
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+impl Judge for Anybody {
+    fn judge(&self, _: &Shown<'_>) -> Result<(), rustls::Error> {
+        Ok(())
     }
 }
 

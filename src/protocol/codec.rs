@@ -1,7 +1,7 @@
 //! Lines over a socket: the only file of the protocol that knows tokio.
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// What a fresh reader holds; 10,000 idle sessions must not cost 10,000 large buffers.
 const READ_BYTES_MIN: usize = 1024;
@@ -35,6 +35,12 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     /// From now on lines may be as long as this.
     pub fn set_limit(&mut self, line_bytes_max: usize) {
         self.line_bytes_max = line_bytes_max;
+    }
+
+    /// What the buffer holds on to, for the tests that bound it.
+    #[cfg(any(test, fuzzing))]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 
     /// The next line without its newline; `None` at the end of the stream. A last line without a newline is
@@ -78,6 +84,16 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
         Ok(Some(line.freeze()))
     }
+}
+
+/// Hands all of it to the system. TLS holds the last of a write back while the socket is full, and nothing would push
+/// that along but the next write.
+///
+/// # Errors
+/// The socket failed.
+pub async fn write_whole(target: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    target.write_all(bytes).await?;
+    target.flush().await
 }
 
 #[cfg(test)]
@@ -136,6 +152,13 @@ mod tests {
     #[test]
     fn a_carriage_return_goes_and_a_cut_line_is_dropped() {
         assert_eq!(lines_of(vec![b"a\r\n\nb".to_vec()], 9), (vec![Bytes::from("a"), Bytes::new()], false));
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_write_is_held_back() {
+        let mut buffered = tokio::io::BufWriter::new(Vec::new());
+        write_whole(&mut buffered, b"a line\n").await.expect("writes");
+        assert_eq!(buffered.get_ref(), b"a line\n");
     }
 
     proptest! {

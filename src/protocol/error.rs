@@ -1,6 +1,7 @@
 //! What a client is told when something is wrong.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -40,7 +41,7 @@ error_codes! {
     Unauthorized, "unauthorized", true;
     /// The client speaks a version this broker does not.
     ProtoUnsupported, "proto_unsupported", true;
-    /// A token in clear, from another machine, where that is not allowed.
+    /// A token in clear: from another machine where that is not allowed, or at a port that speaks TLS.
     PlaintextRefused, "plaintext_refused", true;
     /// A line is longer than the limit.
     LineTooLong, "line_too_long", true;
@@ -50,8 +51,18 @@ error_codes! {
     Silent, "silent", true;
     /// The client did not read what was pushed to it.
     SlowReader, "slow_reader", true;
+    /// To a broker that links: the inbox is not this one's, or not any more.
+    NotOwner, "not_owner", true;
     /// The broker is stopping.
     Stopping, "stopping", true;
+    /// Too many connections stand before the door; come again after `retry_ms`.
+    Busy, "busy", true;
+    /// This agent has as many connections to this broker as its role allows.
+    TooManyConnections, "too_many_connections", true;
+    /// The agent was disabled or removed, or the token it came in with is void.
+    Disabled, "disabled", true;
+    /// The agent's role changed; connect again to have it.
+    RoleChanged, "role_changed", true;
     /// The line is no JSON object.
     BadJson, "bad_json", false;
     /// A field is missing, has the wrong type, or is out of its bounds.
@@ -64,6 +75,10 @@ error_codes! {
     UnknownTag, "unknown_tag", false;
     /// The payload or the whole message is over the limit.
     PayloadTooLarge, "payload_too_large", false;
+    /// The agent's role does not allow it.
+    Forbidden, "forbidden", false;
+    /// The agent sends more than its role allows; nothing was stored, send it again after `retry_ms`.
+    SlowDown, "slow_down", false;
     /// The database refused the message; the sentence says why.
     Rejected, "rejected", false;
     /// The database cannot be reached; try again.
@@ -86,12 +101,20 @@ pub struct ProtocolError {
     pub message: String,
     /// The `ref` of the request it answers.
     pub reference: Option<String>,
+    /// Not before so many milliseconds should the client try again.
+    pub retry_ms: Option<u64>,
 }
 
 impl ProtocolError {
     /// A refusal that answers no particular request.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), reference: None }
+        Self { code, message: message.into(), reference: None, retry_ms: None }
+    }
+
+    /// The same, with the advice to try again after this; rounded up.
+    pub fn retry_after(mut self, wait: Duration) -> Self {
+        self.retry_ms = Some(u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX));
+        self
     }
 
     /// The same, answering the request with this `ref`.

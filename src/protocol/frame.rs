@@ -13,8 +13,8 @@ use super::error::{ErrorCode, ProtocolError};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
 use crate::message::{MessageType, Priority};
 
-/// Client to broker: the first line of a session.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Client to broker: the first line of a session. Its `Debug` shows no token (`secret.rs`).
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Hello {
     #[serde(default = "proto")]
@@ -25,6 +25,9 @@ pub struct Hello {
     pub instance: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// A broker links for a session of its own: its id; `token` is its credential then, `agent` the inbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -202,6 +205,22 @@ pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, bod
     out.push(b'\n');
 }
 
+/// A `msg` line, as [`push_msg`] writes it, under another tag; with its newline.
+///
+/// `None` if it was written by something else.
+pub fn retag_msg(line: &[u8], tag: u64) -> Option<Vec<u8>> {
+    use std::io::Write;
+    const HEAD: &[u8] = br#"{"op":"msg","tag":"#;
+    let rest = line.strip_prefix(HEAD)?;
+    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
+    let mut out = Vec::with_capacity(line.len() + 20);
+    out.extend_from_slice(HEAD);
+    write!(out, "{tag}").ok()?;
+    out.extend_from_slice(rest.get(digits..).filter(|rest| rest.starts_with(b","))?);
+    out.push(b'\n');
+    Some(out)
+}
+
 /// A line from the broker, but for `msg`, which [`push_msg`] writes.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
@@ -224,6 +243,8 @@ pub enum ServerFrame {
         fatal: bool,
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_ms: Option<u64>,
         message: String,
     },
     Drain {
@@ -235,7 +256,8 @@ pub enum ServerFrame {
 
 impl From<ProtocolError> for ServerFrame {
     fn from(e: ProtocolError) -> Self {
-        Self::Error { code: e.code, fatal: e.code.is_fatal(), reference: e.reference, message: e.message }
+        let ProtocolError { code, message, reference, retry_ms } = e;
+        Self::Error { code, fatal: code.is_fatal(), reference, retry_ms, message }
     }
 }
 
@@ -396,6 +418,8 @@ struct ErrorFields {
     fatal: bool,
     #[serde(default, rename = "ref")]
     reference: Option<String>,
+    #[serde(default)]
+    retry_ms: Option<u64>,
     message: String,
 }
 
@@ -424,8 +448,8 @@ impl ServerFrame {
                 Self::Acked { reference }
             }
             "error" => {
-                let ErrorFields { code, fatal, reference, message } = fields(line, name)?;
-                Self::Error { code, fatal, reference, message }
+                let ErrorFields { code, fatal, reference, retry_ms, message } = fields(line, name)?;
+                Self::Error { code, fatal, reference, retry_ms, message }
             }
             "drain" => {
                 let DrainFields { after_ms } = fields(line, name)?;

@@ -4,14 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::net::tcp::OwnedReadHalf;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{End, FAREWELL_WAIT, Sessions, line_fault};
+use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
+use crate::access::Ticket;
+use crate::guard::Place;
 use crate::inbox::SessionId;
-use crate::postgres::agents;
-use crate::protocol::codec::LineReader;
+use crate::postgres::agents::Denial;
+use crate::postgres::{agents, lease};
+use crate::protocol::codec::{LineReader, write_whole};
 use crate::protocol::frame::{Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
     HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, LINE_BYTES_MAX, PAYLOAD_BYTES_MAX,
@@ -27,39 +29,55 @@ pub(super) struct Greeted {
     pub(super) instance: Option<String>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
+    /// What its agent may do. Another broker's link has none: that broker has let the agent in.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl Greeted {
+    /// Another broker's, for an agent that is connected there.
+    pub(super) fn is_link(&self) -> bool {
+        self.ticket.is_none()
+    }
+
+    /// Waits until its agent may not be here any more; says by which code.
+    pub(super) async fn lost_access(&self) -> ErrorCode {
+        match &self.ticket {
+            Some(ticket) => ticket.ended().await,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Reads the hello, authenticates, and says welcome.
 pub(super) async fn greet(
-    reader: &mut LineReader<OwnedReadHalf>,
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
-    peer: SocketAddr,
+    (peer, place): (SocketAddr, Place),
+    hello_by: Instant,
     shared: &Sessions,
 ) -> Result<Greeted, End> {
-    let hello = read_hello(reader).await?;
+    let hello = read_hello(reader, hello_by).await?;
     if hello.proto != PROTO {
         let sentence = format!("this broker speaks protocol {PROTO}, not {}", hello.proto);
         return Err(refused(ErrorCode::ProtoUnsupported, sentence));
     }
-    if crosses_a_network(peer) && !shared.allow_plaintext {
-        let sentence = "a token must not cross a network in clear: connect from the broker's own machine or \
-                        through a tunnel, or set POSTBELL_ALLOW_PLAINTEXT=1 on the broker where the network is yours";
+    if !shared.encrypted && crosses_a_network(peer) && !shared.allow_plaintext {
+        let sentence = "a token must not cross a network in clear: set POSTBELL_TLS_CERT and POSTBELL_TLS_KEY on \
+                        the broker, connect from its own machine or through a tunnel, or set \
+                        POSTBELL_ALLOW_PLAINTEXT=1 on it where the network is yours";
         return Err(refused(ErrorCode::PlaintextRefused, sentence));
     }
-    let agent = match agents::authenticate(&shared.pool, &hello.agent, &hello.token).await {
-        Ok(Some(agent)) => agent,
-        // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
-        Ok(None) => return Err(refused(ErrorCode::Unauthorized, "unknown agent or wrong token")),
-        Err(e) => {
-            tracing::warn!(error = %e, %peer, "an agent could not be authenticated");
-            return Err(refused(ErrorCode::Unavailable, "the database cannot be reached; try again"));
-        }
-    };
+    let is_running = matches!(*shared.phase.borrow(), Phase::Running);
+    if !is_running && hello.broker.is_none() {
+        return Err(End::Refused(stopping()));
+    }
+    let (session, agent, ticket) = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
     let greeted = Greeted {
-        session: shared.next_id(),
-        agent: agent.into(),
+        session,
+        agent,
+        ticket,
         instance: hello.instance,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
@@ -68,8 +86,44 @@ pub(super) async fn greet(
     Ok(greeted)
 }
 
-async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End> {
-    let line = match timeout(HELLO_WAIT, reader.next_line()).await {
+/// Its number, the inbox that it may have, and an agent's leave to be here.
+async fn admit(
+    hello: &Hello,
+    peer: SocketAddr,
+    place: Place,
+    shared: &Sessions,
+) -> Result<(SessionId, Arc<str>, Option<Ticket>), End> {
+    let heard = shared.access.heard();
+    let found = match hello.broker {
+        Some(broker) => lease::authenticate(&shared.pool, broker, &hello.token)
+            .await
+            .map(|is_right| if is_right { Ok(None) } else { Err(Denial::NoBroker) }),
+        None => {
+            agents::authenticate(&shared.pool, &hello.agent, &hello.token).await.map(|agent| agent.map(Some))
+        }
+    };
+    let agent = match found {
+        Ok(Ok(agent)) => agent,
+        // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
+        Ok(Err(denial)) => return Err(door::deny(place, peer, &hello.agent, denial).await),
+        Err(e) => {
+            tracing::warn!(error = %e, %peer, "an agent could not be authenticated");
+            return Err(refused(ErrorCode::Unavailable, "the database cannot be reached; try again"));
+        }
+    };
+    let session = shared.next_id();
+    let Some(agent) = agent else { return Ok((session, hello.agent.as_str().into(), None)) };
+    let token = agents::hash(&hello.token);
+    let ticket = shared.access.enter(session, &agent, token, hello.instance.as_deref(), heard);
+    let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
+    Ok((session, agent.into(), Some(ticket)))
+}
+
+pub(super) async fn read_hello(
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
+    hello_by: Instant,
+) -> Result<Hello, End> {
+    let line = match timeout_at(hello_by, reader.next_line()).await {
         Ok(Ok(Some(line))) => line,
         Ok(Ok(None)) => return Err(End::Disconnect),
         Ok(Err(e)) => return Err(line_fault(e)),
@@ -85,7 +139,11 @@ async fn read_hello(reader: &mut LineReader<OwnedReadHalf>) -> Result<Hello, End
     }
 }
 
-async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broker: &str) -> Result<(), End> {
+pub(super) async fn welcome(
+    write: &mut (impl AsyncWrite + Unpin),
+    greeted: &Greeted,
+    broker: &str,
+) -> Result<(), End> {
     let welcome = Welcome {
         proto: PROTO,
         broker: broker.to_owned(),
@@ -95,10 +153,15 @@ async fn welcome(write: &mut (impl AsyncWrite + Unpin), greeted: &Greeted, broke
     };
     let mut line = Vec::new();
     push_line(&mut line, &ServerFrame::Welcome(welcome));
-    match timeout(FAREWELL_WAIT, write.write_all(&line)).await {
+    match timeout(FAREWELL_WAIT, write_whole(write, &line)).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(End::Disconnect),
     }
+}
+
+fn too_many(most: u64, agent: &str) -> End {
+    let sentence = format!("{agent} has {most} connections to this broker, as many as its role allows");
+    refused(ErrorCode::TooManyConnections, sentence)
 }
 
 fn refused(code: ErrorCode, sentence: impl Into<String>) -> End {

@@ -3,20 +3,25 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::hello::Greeted;
+use super::route::Route;
 use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
-use crate::dispatch::Outgoing;
-use crate::inbox::event::Push;
-use crate::protocol::frame::{Send, push_line, push_msg};
+use crate::dispatch::{Input, Outgoing};
+use crate::inbox::Tag;
+use crate::inbox::event::{Event, Owner, Push};
+use crate::protocol::codec::write_whole;
+use crate::protocol::frame::{Send, Window, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 
 /// How long one write may take before its session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
+/// Asked to leave, a client connects again within this time, at a moment of its own.
+const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// Lines of one write.
 const LINES_AT_ONCE: usize = 256;
 /// A buffer that grew over this is given back: most sessions are idle most of the time.
@@ -43,11 +48,14 @@ pub(super) fn check_size(send: &Send) -> Result<(), ProtocolError> {
 pub(super) async fn write_lines(
     write: &mut (impl AsyncWrite + Unpin),
     mut outgoing: mpsc::Receiver<Outgoing>,
+    elsewhere: mpsc::Sender<(Owner, Tag)>,
     greeted: &Greeted,
     shared: &Sessions,
+    route: &Route,
     progress: &Progress,
 ) -> End {
     let mut phase = shared.phase.clone();
+    let mut drain_at = None;
     let mut waiting = Vec::with_capacity(8);
     let mut buffer = Vec::new();
     loop {
@@ -57,7 +65,7 @@ pub(super) async fn write_lines(
             },
             changed = phase.changed() => match (changed, *phase.borrow_and_update()) {
                 (Ok(()), Phase::Running) => {}
-                (Ok(()), Phase::Draining(after)) => push_line(&mut buffer, &drain(after)),
+                (Ok(()), Phase::Draining(spread)) => drain_at = Some(moment(greeted, spread)),
                 (_, Phase::Closing) | (Err(_), _) => {
                     // What was answered before this is written before it.
                     while let Ok(last) = outgoing.try_recv() {
@@ -66,17 +74,29 @@ pub(super) async fn write_lines(
                     waiting.push(Outgoing::Close(stopping()));
                 }
             },
-            () = tokio::time::sleep(greeted.heartbeat) => push_line(&mut buffer, &ServerFrame::Ping {}),
+            () = sleep_until(drain_at.unwrap_or_else(Instant::now).into()), if drain_at.is_some() => {
+                drain_at = None;
+                stop_pushing(greeted, shared, route).await;
+                push_line(&mut buffer, &ServerFrame::Drain { after_ms: DRAIN_WITHIN.as_millis() as u64 });
+            }
+            () = sleep(greeted.heartbeat) => push_line(&mut buffer, &ServerFrame::Ping {}),
         }
-        let (pushes, close) = encode(&mut buffer, &mut waiting);
+        let lines = encode(&mut buffer, &mut waiting);
+        if let Some(owner) = lines.elsewhere {
+            // There is one owner at a time, and the link takes it before it asks for another.
+            let _ = elsewhere.try_send(owner);
+        }
         progress.whole.store(false, Ordering::Relaxed);
-        match timeout(WRITE_WAIT, write.write_all(&buffer)).await {
+        match timeout(WRITE_WAIT, write_whole(write, &buffer)).await {
             Ok(Ok(())) => progress.whole.store(true, Ordering::Relaxed),
             Ok(Err(_)) => return End::Disconnect,
             Err(_) => return End::Refused(slow_reader()),
         }
-        note(&pushes, shared, progress);
-        if let Some(error) = close {
+        if let Some(last) = lines.last_tag {
+            progress.written.store(last, Ordering::Relaxed);
+        }
+        note(&lines.pushes, shared);
+        if let Some(error) = lines.close {
             return End::Refused(error);
         }
         buffer.clear();
@@ -84,36 +104,63 @@ pub(super) async fn write_lines(
     }
 }
 
-fn drain(after: Duration) -> ServerFrame {
-    ServerFrame::Drain { after_ms: after.as_millis() as u64 }
+/// When this session is asked to leave: agents spread over the time, so that they do not come to the next broker all at
+/// once; links after them, since the agents' inboxes are wanted there.
+fn moment(greeted: &Greeted, spread: Duration) -> Instant {
+    let share = if greeted.is_link() { 1.0 } else { rand::random::<f64>() };
+    Instant::now() + spread.mul_f64(share)
 }
 
-/// Appends the lines; gives back the deliveries among them, and the last word if there is one.
-fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> (Vec<Push>, Option<ProtocolError>) {
-    let mut pushes = Vec::new();
+async fn stop_pushing(greeted: &Greeted, shared: &Sessions, route: &Route) {
+    if let Some(frames) = route.set_window(0) {
+        // A link that has just closed pushes nothing either.
+        let _ = frames.send(ClientFrame::Window(Window { n: 0 })).await;
+    }
+    // The dispatcher's task may be gone: then nothing is pushed.
+    let _ = shared.inputs.send(Input::Event(Event::Drain(greeted.session))).await;
+}
+
+/// What was encoded beside the bytes.
+#[derive(Default)]
+struct Lines {
+    pushes: Vec<Push>,
+    last_tag: Option<Tag>,
+    elsewhere: Option<(Owner, Tag)>,
+    /// The last word.
+    close: Option<ProtocolError>,
+}
+
+fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
+    let mut lines = Lines::default();
     for outgoing in waiting.drain(..) {
         match outgoing {
             Outgoing::Push(push) => {
                 let deadline_ms = push.deadline.as_millis() as u64;
                 push_msg(buffer, push.tag, push.attempt, deadline_ms, &push.body);
-                pushes.push(push);
+                lines.last_tag = Some(push.tag);
+                lines.pushes.push(push);
             }
+            Outgoing::Relayed(tag, line) => {
+                buffer.extend_from_slice(&line);
+                lines.last_tag = Some(tag);
+            }
+            Outgoing::Elsewhere(owner, last_tag) => lines.elsewhere = Some((owner, last_tag)),
             Outgoing::Frame(frame) => push_line(buffer, &frame),
             // What came after it is not written: the deliveries among it are given back.
-            Outgoing::Close(error) => return (pushes, Some(error)),
+            Outgoing::Close(error) => {
+                lines.close = Some(error);
+                return lines;
+            }
         }
     }
-    (pushes, None)
+    lines
 }
 
-fn note(pushes: &[Push], shared: &Sessions, progress: &Progress) {
+fn note(pushes: &[Push], shared: &Sessions) {
     let now = Instant::now();
     for push in pushes {
         let (age, at) = push.age;
         shared.metrics.delivery_seconds.observe((age + now.duration_since(at)).as_secs_f64());
     }
     shared.metrics.pushed.inc_by(pushes.len() as u64);
-    if let Some(last) = pushes.last() {
-        progress.written.store(last.tag, Ordering::Relaxed);
-    }
 }

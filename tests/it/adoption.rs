@@ -250,3 +250,16 @@ async fn a_table_in_use_is_not_waited_for_long() {
     client.batch("commit").await.expect("commit");
     migrate(&db.target()).await.expect("goes on where it stopped");
 }
+
+/// A dedupe key could not be unique across partitions, and a statement that names a partition fires no trigger of the table.
+#[tokio::test]
+async fn a_partitioned_table_is_refused_by_that_name() {
+    let db = fresh().await;
+    let make = "create table agent_messages (message_id uuid primary key, from_agent_id text) partition by hash (message_id)";
+    db.client().await.batch(make).await.expect("a table");
+    let refused = migrate(&db.target()).await.expect_err("refused").to_string();
+    assert!(
+        refused.contains("it is a partitioned table") && refused.contains("Nothing was changed"),
+        "{refused}"
+    );
+}

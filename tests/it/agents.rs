@@ -1,6 +1,10 @@
 //! Agents and their tokens.
 
-use postbell::postgres::agents::{AgentRow, NewAgent, add, authenticate, list, remove, rotate, set_enabled};
+use std::time::Duration;
+
+use postbell::postgres::agents::{
+    AgentRow, Denial, NewAgent, RoleLimits, add, authenticate, list, remove, rotate, set_enabled,
+};
 
 use crate::harness::{EXISTING_MESH, command, fresh, migrated, number, roles, text};
 use postbell::postgres::migrate::migrate;
@@ -19,19 +23,26 @@ async fn a_token_lets_in_its_agent_alone() {
     assert!(one.is_new && one.enabled);
 
     let found = authenticate(&pool, "one", one.token.reveal()).await.expect("answer");
-    let wanted =
-        AgentRow { agent_id: "one".into(), role: "orchestrator".into(), environment: "railway".into() };
-    assert_eq!(found, Some(wanted));
-    for (name, token) in [
-        ("one", two.token.reveal()),
-        ("one", ""),
-        ("one", &one.token.reveal()[..45]),
-        ("nobody", one.token.reveal()),
-        ("", one.token.reveal()),
-        ("one\0", one.token.reveal()),
-        ("*", one.token.reveal()),
+    let limits = RoleLimits {
+        sends_per_second: Some(20_000),
+        sends_burst: Some(40_000),
+        send_bytes_per_second: Some(32 << 20),
+        send_bytes_burst: Some(64 << 20),
+        publishes_outstanding: Some(4_096),
+        connections: Some(256),
+    };
+    let (agent_id, role, environment) = ("one".into(), "orchestrator".into(), "railway".into());
+    assert_eq!(found, Ok(AgentRow { agent_id, role, environment, limits }));
+    for (name, token, why) in [
+        ("one", two.token.reveal(), Denial::WrongToken),
+        ("one", "", Denial::WrongToken),
+        ("one", &one.token.reveal()[..45], Denial::WrongToken),
+        ("nobody", one.token.reveal(), Denial::UnknownAgent),
+        ("", one.token.reveal(), Denial::UnknownAgent),
+        ("one\0", one.token.reveal(), Denial::UnknownAgent),
+        ("*", one.token.reveal(), Denial::UnknownAgent),
     ] {
-        assert_eq!(authenticate(&pool, name, token).await.expect("answer"), None, "{name:?}");
+        assert_eq!(authenticate(&pool, name, token).await.expect("answer"), Err(why), "{name:?}");
     }
     // Only the hash is kept, and it is not the token in another form.
     let stored = text(&db.client().await, "select string_agg(r::text, '') from agent_registry r").await;
@@ -43,12 +54,13 @@ async fn a_rotated_or_disabled_agents_old_token_is_void() {
     let db = migrated().await;
     let pool = db.pool();
     let old = add(&pool, &agent("a")).await.expect("add").token;
-    let new = rotate(&pool, "a").await.expect("rotate");
-    assert_eq!(authenticate(&pool, "a", old.reveal()).await.expect("answer"), None);
-    assert!(authenticate(&pool, "a", new.reveal()).await.expect("answer").is_some());
+    let new = rotate(&pool, "a", Duration::ZERO).await.expect("rotate");
+    assert_eq!(authenticate(&pool, "a", old.reveal()).await.expect("answer"), Err(Denial::WrongToken));
+    assert!(authenticate(&pool, "a", new.reveal()).await.expect("answer").is_ok());
 
     assert!(set_enabled(&pool, "a", false).await.expect("disable"));
-    assert_eq!(authenticate(&pool, "a", new.reveal()).await.expect("answer"), None);
+    assert_eq!(authenticate(&pool, "a", new.reveal()).await.expect("answer"), Err(Denial::Disabled));
+    assert_eq!(authenticate(&pool, "a", old.reveal()).await.expect("answer"), Err(Denial::WrongToken));
     let client = db.client().await;
     client
         .batch("insert into agent_messages (from_agent_id, message_type, payload) values ('x', 'data', '{}')")
@@ -56,10 +68,10 @@ async fn a_rotated_or_disabled_agents_old_token_is_void() {
         .expect("broadcast");
     assert_eq!(number(&client, "select count(*) from postbell.deliveries").await, 0, "passed over");
     assert!(!set_enabled(&pool, "a", true).await.expect("enable"));
-    assert!(authenticate(&pool, "a", new.reveal()).await.expect("answer").is_some());
+    assert!(authenticate(&pool, "a", new.reveal()).await.expect("answer").is_ok());
 
     for error in [
-        rotate(&pool, "nobody").await.expect_err("unknown"),
+        rotate(&pool, "nobody", Duration::ZERO).await.expect_err("unknown"),
         set_enabled(&pool, "nobody", true).await.expect_err("unknown"),
         remove(&pool, "nobody", true).await.expect_err("unknown"),
     ] {
@@ -77,12 +89,13 @@ async fn an_agent_of_an_adopted_mesh_gets_its_first_token_and_stays_as_it_is() {
     roles(&client, EXISTING_MESH).await;
     migrate(&db.target()).await.expect("migrate");
     let pool = db.pool();
-    assert_eq!(authenticate(&pool, "validation-agent", "").await.expect("answer"), None, "no token yet");
+    let answer = authenticate(&pool, "validation-agent", "").await.expect("answer");
+    assert_eq!(answer, Err(Denial::NoToken));
     let new = NewAgent { environment: Some("pc"), ..agent("validation-agent") };
     let added = add(&pool, &new).await.expect("add");
     assert!(!added.is_new);
     assert_eq!((added.environment.as_str(), added.role.as_str()), ("railway", "agent"));
-    assert!(authenticate(&pool, "validation-agent", added.token.reveal()).await.expect("answer").is_some());
+    assert!(authenticate(&pool, "validation-agent", added.token.reveal()).await.expect("answer").is_ok());
     let again = add(&pool, &new).await.expect_err("has one").to_string();
     assert!(again.contains("postbell agent rotate validation-agent"), "{again}");
 
@@ -119,7 +132,7 @@ async fn the_command_prints_the_token_alone_and_names_bad_ones() {
     assert_eq!(added.status, 0, "{}", added.stderr);
     let token = added.stdout.trim();
     assert!(token.starts_with("pb_") && token.len() == 46 && !added.stderr.contains(token));
-    assert!(authenticate(&db.pool(), "a", token).await.expect("answer").is_some());
+    assert!(authenticate(&db.pool(), "a", token).await.expect("answer").is_ok());
 
     let bad = command(&db, &["agent", "add", "a\tb"]).await;
     assert_eq!(bad.status, 1);

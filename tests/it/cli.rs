@@ -126,13 +126,18 @@ async fn wrong_input_is_answered_by_a_sentence() {
         (vec!["send", "--to", "a", "--priority", "11", "1"], 64, "not between 1 (highest) and 10"),
         (vec!["listen", "--url", "http://x"], 1, "tcp://host:7440"),
         (vec!["listen", "--url", "tcp://127.0.0.1:1"], 1, "cannot be reached"),
-        (vec!["listen", "--token", "pb_wrong"], 1, "unknown agent or wrong token"),
+        (vec!["listen", "--token", &token], 64, "unexpected argument"),
+        (vec!["listen", "--token-file", "/no/such/token"], 1, "/no/such/token cannot be read"),
     ] {
         let (code, _, said) = output(postbell(&mesh, "a", &token, &args)).await;
         assert_eq!(code, Some(status), "{args:?}: {said}");
         assert!(said.contains(sentence), "{args:?}: {said}");
         assert!(!said.contains("panicked") && !said.contains("Err("), "{said}");
     }
+    let (code, _, said) = output(postbell(&mesh, "a", "", &["listen"])).await;
+    assert!(code == Some(64) && said.contains("there is no token for a: set POSTBELL_TOKEN"), "{said}");
+    let (code, _, said) = output(postbell(&mesh, "a", "pb_wrong", &["listen"])).await;
+    assert!(code == Some(1) && said.contains("unknown agent or wrong token (incident "), "{said}");
 }
 
 /// The README's transcript: psql inserts, `postbell listen` prints, and so does nc with a hello typed by hand.

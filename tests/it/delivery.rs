@@ -89,8 +89,9 @@ async fn the_window_is_an_absolute_maximum() {
 async fn a_broadcast_reaches_every_registered_agent_but_its_sender() {
     let mesh = Mesh::start().await;
     let mut agents = Vec::new();
-    for name in ["a", "b", "c"] {
-        agents.push(mesh.connect(name, 5).await);
+    for (name, role) in [("a", Some("orchestrator")), ("b", None), ("c", None)] {
+        let token = mesh.db.agent_as(name, role).await;
+        agents.push(mesh.builder(name, &token).window(5).connect().await.expect("connects"));
     }
     let token = mesh.db.agent("off").await;
     mesh.db

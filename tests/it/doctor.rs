@@ -31,6 +31,7 @@ async fn a_migrated_database_passes() {
         "rights",
         "indexes",
         "policies",
+        "api roles",
         "recipients",
     ] {
         assert_eq!(of(&checks, name).0, [Level::Ok], "{name}");
@@ -131,6 +132,9 @@ async fn a_role_without_rights_is_told_which() {
     assert!(level.iter().all(|l| *l == Level::Fail));
     assert!(text.contains("weak lacks insert, update, delete on public.agent_messages"), "{text}");
     assert!(text.contains("weak lacks insert, update, delete on postbell.deliveries"), "{text}");
+    assert!(text.contains("weak lacks select, update on sequence postbell.bell"), "{text}");
+    assert!(text.contains("weak lacks usage on sequence postbell.epochs"), "{text}");
+    assert!(text.contains("`grant execute on function postbell.arm(uuid,boolean) to weak`"), "{text}");
 
     // With every right, row level security still hides all.
     client

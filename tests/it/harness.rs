@@ -35,6 +35,7 @@ fn server() -> &'static DevPostgres {
 }
 
 /// A database that belongs to one test.
+#[derive(Clone)]
 pub(crate) struct TestDb {
     url: String,
 }

@@ -1,15 +1,14 @@
 //! Starting, stopping, dying, and coming back; and a backlog far beyond the lanes.
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use postbell::broker::Stopped;
 use postbell::client::Builder;
 
-use crate::harness::{TestDb, fresh, migrated};
+use crate::harness::{fresh, migrated};
 use crate::mesh::{Mesh, insert, next};
+use crate::process::{Process, free_address};
 
 #[tokio::test]
 async fn a_stop_waits_for_what_is_in_flight() {
@@ -33,7 +32,7 @@ async fn a_stop_waits_for_what_is_in_flight() {
 
 #[tokio::test]
 async fn what_is_in_flight_at_the_deadline_is_given_back_uncounted() {
-    let mesh = Mesh::with(&[("POSTBELL_DRAIN_SECONDS", "0")]).await;
+    let mesh = Mesh::with(&[("POSTBELL_DRAIN_SECONDS", "1")]).await;
     let token = mesh.db.agent("a").await;
     let mut raw = mesh.raw_with("a", &token, 5).await;
     insert(&mesh.db.sql().await, "a", 5, "1").await;
@@ -46,49 +45,6 @@ async fn what_is_in_flight_at_the_deadline_is_given_back_uncounted() {
     let mesh = Mesh::on(db, &[]).await;
     let mut raw = mesh.raw_with("a", &token, 5).await;
     assert_eq!(raw.expect("msg").await["attempt"], 1);
-}
-
-/// A broker as a process of its own, for what only a process can do: die, and be measured.
-struct Process {
-    child: Child,
-}
-
-impl Process {
-    fn start(db: &TestDb, agents: SocketAddr) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_postbell"))
-            .args(["serve", "--http", "127.0.0.1:0", "--listen", &agents.to_string()])
-            .env("DATABASE_URL", db.url())
-            .env("POSTBELL_LOG", "info")
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("spawns");
-        let log = BufReader::new(child.stderr.take().expect("stderr"));
-        let mut lines = log.lines().map_while(Result::ok);
-        let up = lines.by_ref().find(|l| l.contains("the broker is up") || l.starts_with("postbell:"));
-        assert!(up.as_ref().is_some_and(|l| !l.starts_with("postbell:")), "{up:?}");
-        // Somebody must read on, or a full pipe would stop the broker.
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child }
-    }
-
-    /// The most memory it ever had, in bytes.
-    #[cfg(target_os = "linux")]
-    fn peak_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("status");
-        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).expect("VmHWM");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("kB") * 1024
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 #[tokio::test]

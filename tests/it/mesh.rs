@@ -31,8 +31,12 @@ impl TestDb {
 
     /// Registers an agent and gives its token.
     pub(crate) async fn agent(&self, name: &str) -> String {
-        let agent =
-            NewAgent { agent_id: name, agent_name: None, agent_type: None, environment: None, role: None };
+        self.agent_as(name, None).await
+    }
+
+    /// The same, in a role.
+    pub(crate) async fn agent_as(&self, name: &str, role: Option<&str>) -> String {
+        let agent = NewAgent { agent_id: name, role, ..NewAgent::default() };
         agents::add(&self.pool(), &agent).await.expect("added").token.reveal().to_owned()
     }
 

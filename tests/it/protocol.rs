@@ -1,8 +1,8 @@
 //! PROTOCOL.md's transcripts, replayed byte for byte.
 //!
 //! A transcript is a block of lines: `C:` the client writes, `S:` the broker must write exactly that, `SQL:` is run
-//! on the database, `S: (closes)` is the end of the connection. `<id>`, `<time>` and `<token>` stand for what differs
-//! from run to run. Each runs on a database of its own, with the agents alice and bob.
+//! on the database, `S: (closes)` is the end of the connection. `<id>`, `<time>`, `<token>`, `<ms>` and `<incident>` stand
+//! for what differs from run to run. Each runs on a database of its own, with the agents alice and bob.
 
 use crate::mesh::{Mesh, Raw};
 

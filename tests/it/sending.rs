@@ -117,7 +117,7 @@ async fn one_message_that_the_database_refuses_does_not_take_its_neighbours_alon
     for (n, receipt) in receipts.into_iter().enumerate() {
         match receipt.committed().await {
             Ok(_) => assert_ne!(n, 7),
-            Err(ClientError::Refused { code, message }) => {
+            Err(ClientError::Refused { code, message, .. }) => {
                 assert_eq!((n, code.as_str()), (7, "rejected"), "{message}");
             }
             Err(e) => panic!("{e}"),

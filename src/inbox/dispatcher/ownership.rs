@@ -4,47 +4,122 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Dispatcher, Session};
-use crate::inbox::SessionId;
-use crate::inbox::event::{Effect, FailCause, Outcome};
+use crate::inbox::event::{Effect, FailCause, Outcome, Owner, Trouble};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Ownership};
+use crate::inbox::{SessionId, Tag};
 use crate::protocol::ErrorCode;
 
 impl Dispatcher {
-    pub(super) fn join(
-        &mut self,
-        now: Instant,
-        id: SessionId,
-        inbox: Arc<str>,
-        instance: Option<String>,
-        window: u32,
-    ) {
-        if instance.is_some() {
-            self.take_over(&inbox, &instance);
+    pub(super) fn join(&mut self, now: Instant, id: SessionId, session: Session) {
+        if session.link && !self.may_serve_link(&session.inbox) {
+            // Its broker asks the database, which knows the owner; two brokers must not send it to each other.
+            self.effects.push(Effect::Close(id, ErrorCode::NotOwner));
+            return;
         }
-        let session = Session {
-            inbox: inbox.clone(),
-            instance,
-            window,
-            in_flight: 0,
-            in_flight_bytes: 0,
-            last_tag: 0,
-            closing: false,
-        };
+        if session.instance.is_some() {
+            self.take_over(&session.inbox, &session.instance);
+        }
+        let inbox = session.inbox.clone();
         self.sessions.insert(id, session);
+        self.enter(now, id, inbox, None);
+    }
+
+    fn may_serve_link(&self, inbox: &Arc<str>) -> bool {
+        let ownership = self.inboxes.get(inbox).map(|state| state.ownership);
+        matches!(ownership, Some(Ownership::Loading { .. } | Ownership::Owned { .. }))
+    }
+
+    /// Its owner was lost, or gave the inbox back: whoever is asked first by one of the inbox's sessions has it now.
+    pub(super) fn rejoin(&mut self, now: Instant, id: SessionId, above: Tag, trouble: Option<Trouble>) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        let inbox = session.inbox.clone();
+        let superseded = session.instance.is_some() && self.has_newer(&inbox, &session.instance);
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.last_tag = session.last_tag.max(above);
+        if superseded {
+            Self::close(&mut self.effects, id, session, ErrorCode::TakenOver);
+            return;
+        }
+        self.enter(now, id, inbox, trouble);
+    }
+
+    /// Whether this agent and instance came anew while the older session was elsewhere.
+    fn has_newer(&self, inbox: &Arc<str>, instance: &Option<String>) -> bool {
+        let Some(state) = self.inboxes.get(inbox) else { return false };
+        let mut sessions = state.sessions.iter().filter_map(|id| self.sessions.get(id));
+        sessions.any(|s| s.instance == *instance && !s.closing)
+    }
+
+    /// Puts a session on its inbox, and asks for that where it is not this broker's.
+    fn enter(&mut self, now: Instant, id: SessionId, inbox: Arc<str>, trouble: Option<Trouble>) {
         let state = self.inboxes.entry(inbox.clone()).or_insert_with(|| {
-            self.effects.push(Effect::Acquire(inbox.clone()));
+            self.effects.push(Effect::Acquire(inbox.clone(), trouble));
             Inbox::new()
         });
         // First in turn: it has nothing yet.
         state.sessions.push_front(id);
-        if let Ownership::Leaving { epoch } = state.ownership {
-            // Its lanes were not kept up while nobody was there.
-            state.forget(Ownership::Loading { since: now, epoch });
-            self.loading.push(inbox.clone());
-            self.effects.push(Effect::WakeTail);
+        match state.ownership {
+            Ownership::Leaving { epoch } => {
+                // Its lanes were not kept up while nobody was there.
+                state.forget(Ownership::Loading { since: now, epoch });
+                self.loading.push(inbox.clone());
+                self.effects.push(Effect::WakeTail);
+            }
+            Ownership::Elsewhere => {
+                state.ownership = Ownership::Acquiring;
+                self.ask(inbox.clone(), trouble);
+            }
+            _ => {}
         }
         self.touched.push(inbox);
+    }
+
+    /// It finishes what it has. A link that has nothing left is closed, so that its broker can have the inbox; an agent
+    /// says goodbye itself.
+    pub(super) fn drain(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.draining = true;
+            self.close_if_drained(id);
+        }
+    }
+
+    fn close_if_drained(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(&id)
+            && session.link
+            && session.draining
+            && session.in_flight == 0
+        {
+            Self::close(&mut self.effects, id, session, ErrorCode::Stopping);
+        }
+    }
+
+    /// Once: the session leaves by itself.
+    fn close(effects: &mut Vec<Effect>, id: SessionId, session: &mut Session, code: ErrorCode) {
+        if !std::mem::replace(&mut session.closing, true) {
+            effects.push(Effect::Close(id, code));
+        }
+    }
+
+    /// Gives inboxes up to the brokers that ask, unless this one has sessions of its own for them.
+    pub(super) fn wanted(&mut self, inboxes: Vec<Arc<str>>) {
+        for inbox in inboxes {
+            let Some(state) = self.inboxes.get(&inbox) else { continue };
+            let is_link = |id: &SessionId| self.sessions.get(id).is_some_and(|s| s.link);
+            if state.sessions.iter().all(is_link) {
+                let links = state.sessions.iter().copied().collect();
+                self.turn_away(links);
+            }
+        }
+    }
+
+    /// Ends links: their brokers ask for the inbox anew.
+    fn turn_away(&mut self, links: Vec<SessionId>) {
+        for id in links {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                Self::close(&mut self.effects, id, session, ErrorCode::NotOwner);
+            }
+        }
     }
 
     /// The newest session of an agent and instance goes on; the others are told to end, and leave by themselves.
@@ -52,9 +127,8 @@ impl Dispatcher {
         let Some(state) = self.inboxes.get(inbox) else { return };
         for id in &state.sessions {
             let Some(old) = self.sessions.get_mut(id) else { continue };
-            if old.instance == *instance && !old.closing {
-                old.closing = true;
-                self.effects.push(Effect::Close(*id, ErrorCode::TakenOver));
+            if old.instance == *instance {
+                Self::close(&mut self.effects, *id, old, ErrorCode::TakenOver);
             }
         }
     }
@@ -92,6 +166,8 @@ impl Dispatcher {
         if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_quiet() {
             state.ownership = Ownership::Releasing;
             self.effects.push(Effect::Release(inbox.clone()));
+        } else if state.ownership == Ownership::Elsewhere && state.is_quiet() {
+            self.remove(inbox);
         }
     }
 
@@ -105,7 +181,7 @@ impl Dispatcher {
             return;
         }
         if state.ask_again {
-            return self.ask(inbox);
+            return self.ask(inbox, None);
         }
         match state.ownership {
             Ownership::Releasing => {}
@@ -124,7 +200,7 @@ impl Dispatcher {
         self.touched.push(inbox);
     }
 
-    pub(super) fn not_acquired(&mut self, inbox: Arc<str>) {
+    pub(super) fn not_acquired(&mut self, inbox: Arc<str>, owner: Option<Owner>) {
         let Some(state) = self.inboxes.get_mut(&inbox) else { return };
         if !std::mem::take(&mut state.asking) {
             return;
@@ -134,15 +210,33 @@ impl Dispatcher {
             return;
         }
         self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
-        self.ask(inbox);
+        match owner {
+            Some(owner) => self.send_elsewhere(&inbox, &owner),
+            None => self.ask(inbox, None),
+        }
+    }
+
+    /// The inbox's sessions link to its owner. What they have in flight is settled from here all the same.
+    fn send_elsewhere(&mut self, inbox: &Arc<str>, owner: &Owner) {
+        let Some(state) = self.inboxes.get_mut(inbox) else { return };
+        state.ownership = Ownership::Elsewhere;
+        let (links, own): (Vec<_>, Vec<_>) = std::mem::take(&mut state.sessions)
+            .into_iter()
+            .partition(|id| self.sessions.get(id).is_some_and(|s| s.link));
+        for id in own {
+            let last_tag = self.sessions.get(&id).map_or(0, |s| s.last_tag);
+            self.effects.push(Effect::Elsewhere(id, owner.clone(), last_tag));
+        }
+        self.turn_away(links);
+        self.give_back_if_left(inbox);
     }
 
     /// Asks for an inbox's lease; there is one question at a time.
-    fn ask(&mut self, inbox: Arc<str>) {
+    fn ask(&mut self, inbox: Arc<str>, trouble: Option<Trouble>) {
         if let Some(state) = self.inboxes.get_mut(&inbox) {
             state.ask_again = std::mem::replace(&mut state.asking, true);
             if !state.ask_again {
-                self.effects.push(Effect::Acquire(inbox));
+                self.effects.push(Effect::Acquire(inbox, trouble));
             }
         }
     }
@@ -156,7 +250,7 @@ impl Dispatcher {
             self.remove(&inbox);
         } else {
             self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
-            self.ask(inbox);
+            self.ask(inbox, None);
         }
     }
 
@@ -176,9 +270,11 @@ impl Dispatcher {
 
     /// Every inbox is in doubt, also one whose lease was asked for: the answer may be from before.
     pub(super) fn lease_lapsed(&mut self) {
-        let doubted = self.inboxes.iter().filter(|(_, state)| state.ownership != Ownership::Releasing);
+        let in_doubt =
+            |state: &Inbox| !matches!(state.ownership, Ownership::Releasing | Ownership::Elsewhere);
+        let doubted = self.inboxes.iter().filter(|(_, state)| in_doubt(state));
         for inbox in doubted.map(|(inbox, _)| inbox.clone()).collect::<Vec<_>>() {
-            self.ask(inbox);
+            self.ask(inbox, None);
         }
     }
 
@@ -187,6 +283,7 @@ impl Dispatcher {
             session.in_flight -= 1;
             session.in_flight_bytes -= flight.bytes;
         }
+        self.close_if_drained(id);
         self.touched.push(flight.inbox.clone());
     }
 }

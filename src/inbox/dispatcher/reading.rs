@@ -68,7 +68,10 @@ impl Dispatcher {
                     state.forget(Ownership::Loading { since: now, epoch });
                     true
                 }
-                Ownership::Acquiring | Ownership::Leaving { .. } | Ownership::Releasing => false,
+                Ownership::Acquiring
+                | Ownership::Elsewhere
+                | Ownership::Leaving { .. }
+                | Ownership::Releasing => false,
             });
             if loading == Some(true) {
                 self.loading.push(inbox);

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::support::*;
-use crate::inbox::event::{Effect, Event};
+use crate::inbox::event::{Effect, Event, Owner};
+
+fn not_acquired(owner: Option<Owner>) -> Event {
+    Event::NotAcquired { inbox: inbox(), owner }
+}
 
 fn lapse(bench: &mut Bench) -> Vec<Effect> {
     let mut effects = bench.tell(Event::LeaseLapsed);
@@ -30,10 +34,10 @@ fn nothing_is_pushed_before_a_round_that_began_after_the_lease_was_committed() {
 fn an_inbox_of_another_broker_is_asked_for_again_while_somebody_wants_it() {
     let mut bench = Bench::new();
     bench.join(1, None, 10);
-    assert_eq!(acquires(&bench.tell(Event::NotAcquired(inbox()))), 1);
+    assert_eq!(acquires(&bench.tell(not_acquired(None))), 1);
     bench.leave(1, 0, false);
     assert!(!bench.dispatcher.is_empty(), "the answer may be yes");
-    assert_eq!(acquires(&bench.tell(Event::NotAcquired(inbox()))), 0);
+    assert_eq!(acquires(&bench.tell(not_acquired(None))), 0);
     assert!(bench.dispatcher.is_empty());
 }
 
@@ -104,7 +108,7 @@ fn an_inbox_that_was_being_left_at_a_lapse_is_not_pushed_from_by_its_next_sessio
     bench.join(2, None, 10);
     bench.settled(settling);
     assert!(refill(&bench.round()).is_none(), "another broker may have it");
-    assert_eq!(acquires(&bench.tell(Event::NotAcquired(inbox()))), 1);
+    assert_eq!(acquires(&bench.tell(not_acquired(None))), 1);
     bench.own(2);
 }
 
@@ -121,7 +125,7 @@ fn an_inbox_that_was_lost_while_it_was_being_left_is_forgotten() {
     let mut bench = Bench::ready(10);
     lapse(&mut bench);
     bench.leave(1, 0, false);
-    let effects = bench.tell(Event::NotAcquired(inbox()));
+    let effects = bench.tell(not_acquired(None));
     assert_eq!((acquires(&effects), releases(&effects)), (0, 0));
     assert!(bench.dispatcher.is_empty());
 }
@@ -131,7 +135,7 @@ fn what_was_pushed_before_the_inbox_was_lost_is_settled_all_the_same() {
     let mut bench = Bench::ready(10);
     bench.arrive(entries([1]));
     lapse(&mut bench);
-    bench.tell(Event::NotAcquired(inbox()));
+    bench.tell(not_acquired(None));
     let settling = settles(&bench.ack(1, &[1], Some("a")));
     assert_eq!(acked(&bench.settled(settling)), ["a"]);
     assert_eq!(bench.dispatcher.unsettled(), 0);

@@ -43,7 +43,13 @@ enum Op {
         inbox: usize,
         instance: usize,
         window: u32,
+        link: bool,
     },
+    /// A session's link to another broker fell.
+    Rejoin(usize),
+    Drain(usize),
+    /// Another broker asks for an inbox.
+    Wanted(usize),
     Leave {
         session: usize,
         written: u64,
@@ -95,8 +101,11 @@ fn table_op() -> impl Strategy<Value = Op> {
 
 fn agent_op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        3 => (0..2_usize, 0..3_usize, 1..6_u32)
-            .prop_map(|(inbox, instance, window)| Op::Join { inbox, instance, window }),
+        3 => (0..2_usize, 0..3_usize, 1..6_u32, prop::bool::weighted(0.3))
+            .prop_map(|(inbox, instance, window, link)| Op::Join { inbox, instance, window, link }),
+        2 => any_of().prop_map(Op::Rejoin),
+        1 => any_of().prop_map(Op::Drain),
+        1 => (0..2_usize).prop_map(Op::Wanted),
         2 => (any_of(), 0..10_u64, any::<bool>())
             .prop_map(|(session, written, by_broker)| Op::Leave { session, written, by_broker }),
         5 => (any_of(), 1..4_usize, any::<bool>())

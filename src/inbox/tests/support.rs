@@ -67,7 +67,12 @@ impl Bench {
 
     pub(super) fn join(&mut self, session: SessionId, instance: Option<&str>, window: u32) -> Vec<Effect> {
         let (inbox, instance) = (INBOX.into(), instance.map(str::to_owned));
-        self.tell(Event::Join { session, inbox, instance, window })
+        self.tell(Event::Join { session, inbox, instance, window, link: false })
+    }
+
+    /// Another broker's session.
+    pub(super) fn link(&mut self, session: SessionId, window: u32) -> Vec<Effect> {
+        self.tell(Event::Join { session, inbox: INBOX.into(), instance: None, window, link: true })
     }
 
     pub(super) fn leave(&mut self, session: SessionId, written: Tag, by_broker: bool) -> Vec<Effect> {
@@ -194,7 +199,7 @@ pub(super) fn refill(effects: &[Effect]) -> Option<Vec<LaneRefill>> {
 }
 
 pub(super) fn acquires(effects: &[Effect]) -> usize {
-    effects.iter().filter(|e| matches!(e, Effect::Acquire(_))).count()
+    effects.iter().filter(|e| matches!(e, Effect::Acquire(..))).count()
 }
 
 pub(super) fn releases(effects: &[Effect]) -> usize {

@@ -4,8 +4,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// How every token begins, so that a secret scanner knows one when it sees it.
-const PREFIX: &str = "pb_";
+use crate::protocol::secret::TOKEN_PREFIX as PREFIX;
+
 const RANDOM_BYTES: usize = 32;
 /// The alphabet of RFC 4648's base64url: 32 bytes are 43 characters, without padding.
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -19,7 +19,7 @@ pub struct Token(String);
 
 impl Token {
     /// Makes one from the system's randomness.
-    pub(super) fn random() -> Self {
+    pub fn random() -> Self {
         let bytes: [u8; RANDOM_BYTES] = rand::random();
         Self(format!("{PREFIX}{}", base64url(&bytes)))
     }
@@ -30,7 +30,7 @@ impl Token {
     }
 
     /// What is stored of it.
-    pub(super) fn hash(&self) -> TokenHash {
+    pub fn hash(&self) -> TokenHash {
         hash(&self.0)
     }
 }
@@ -47,7 +47,7 @@ pub fn hash(token: &str) -> TokenHash {
 }
 
 /// Compares every byte, whatever the first difference, so that the time tells nothing.
-pub(super) fn equal(a: &TokenHash, b: &[u8]) -> bool {
+pub fn is_hash(a: &TokenHash, b: &[u8]) -> bool {
     a.len() == b.len() && std::hint::black_box(a.iter().zip(b).fold(0, |d, (x, y)| d | (x ^ y))) == 0
 }
 
@@ -86,11 +86,11 @@ mod tests {
     #[test]
     fn hashes_are_compared_whole() {
         let a = hash("pb_a");
-        assert!(equal(&a, &hash("pb_a")));
+        assert!(is_hash(&a, &hash("pb_a")));
         let mut last = a;
         last[31] ^= 1;
-        assert!(!equal(&a, &last));
-        assert!(!equal(&a, &a[..31]));
-        assert!(!equal(&a, &[]));
+        assert!(!is_hash(&a, &last));
+        assert!(!is_hash(&a, &a[..31]));
+        assert!(!is_hash(&a, &[]));
     }
 }

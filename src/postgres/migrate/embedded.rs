@@ -13,7 +13,7 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-/// A trigger on `agent_messages`, with its function: one file of `triggers/`.
+/// A trigger on one of the user's tables, with its function: one file of `triggers/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trigger {
     /// The file's name without ending; the trigger's own is `postbell_` before it.
@@ -44,6 +44,8 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "tail_index",
         sql: include_str!("../../../sql/migrations/0004_tail_index.sql"),
     },
+    Migration { version: 5, name: "links", sql: include_str!("../../../sql/migrations/0005_links.sql") },
+    Migration { version: 6, name: "access", sql: include_str!("../../../sql/migrations/0006_access.sql") },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.
@@ -51,6 +53,7 @@ pub(super) const ADOPTING_VERSION: i32 = 2;
 
 /// Every trigger.
 pub const TRIGGERS: &[Trigger] = &[
+    Trigger { name: "access", sql: include_str!("../../../triggers/access.sql") },
     Trigger { name: "poller", sql: include_str!("../../../triggers/poller.sql") },
     Trigger { name: "removed", sql: include_str!("../../../triggers/removed.sql") },
     Trigger { name: "route", sql: include_str!("../../../triggers/route.sql") },

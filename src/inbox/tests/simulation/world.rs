@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::Op;
 use super::database::{Commit, Database};
 use crate::inbox::dispatcher::Dispatcher;
-use crate::inbox::event::{Event, Refill, Settle};
+use crate::inbox::event::{Event, Owner, Refill, Settle};
 use crate::inbox::tests::support::{RULES, take};
 use crate::inbox::{Entry, SessionId, Tag};
 
@@ -21,6 +23,9 @@ struct Agent {
     window: u32,
     has: BTreeMap<Tag, (i64, u32, usize)>,
     closed: bool,
+    draining: bool,
+    /// Linked to another broker.
+    elsewhere: bool,
 }
 
 struct Round {
@@ -181,7 +186,12 @@ impl World {
             }
             Some((true, inbox)) => match self.database.acquire(&inbox) {
                 Some(epoch) => Event::Acquired { inbox, epoch },
-                None => Event::NotAcquired(inbox),
+                None => {
+                    // Now and then the owner is not known.
+                    let owner = Owner { broker: Uuid::nil(), address: "other".into(), certificate: None };
+                    let owner = (!self.last_session.is_multiple_of(3)).then_some(owner);
+                    Event::NotAcquired { inbox, owner }
+                }
             },
         };
         self.lease_answers.push_back(answer);
@@ -191,7 +201,7 @@ impl World {
     fn catch_up(&mut self) {
         let table = [Op::Commit(0), Op::Promote, Op::OthersLeave(0), Op::StartRound, Op::Bring(usize::MAX)];
         let answers = [Op::CarryOutLease, Op::TellLease, Op::ReadRefill(0), Op::ApplyRefill(0)];
-        let outcomes = [Op::WriteOutcome(0), Op::TellOutcomes(0)];
+        let outcomes = [Op::WriteOutcome(0), Op::TellOutcomes(0), Op::Rejoin(0)];
         for op in table.into_iter().chain(answers).chain(outcomes) {
             self.step(op);
             self.advance();
@@ -201,8 +211,9 @@ impl World {
     pub(super) fn deliver_everything(&mut self) {
         for _ in 0..400 {
             for inbox in 0..2 {
-                if !self.agents.values().any(|agent| agent.inbox == name(inbox) && !agent.closed) {
-                    self.step(Op::Join { inbox, instance: 0, window: 5 });
+                let is_served = |a: &Agent| a.inbox == name(inbox) && !a.closed && !a.draining;
+                if !self.agents.values().any(is_served) {
+                    self.step(Op::Join { inbox, instance: 0, window: 5, link: false });
                 }
             }
             self.catch_up();

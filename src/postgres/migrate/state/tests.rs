@@ -47,7 +47,7 @@ fn each_other_state_names_what_to_do() {
     assert!(refusal(&|f| f.applied[0].sha256.clear()).contains("0001_broker_tables"));
     assert!(refusal(&|f| f.schema = Some("mesh".to_owned())).contains("POSTBELL_SCHEMA=public"));
     assert!(refusal(&|f| f.schema = None).contains("does not exist"));
-    assert!(refusal(&|f| f.triggers[2].enabled = None).contains("postbell_route is missing"));
+    assert!(refusal(&|f| f.triggers[3].enabled = None).contains("postbell_route is missing"));
 }
 
 #[test]

@@ -14,7 +14,15 @@ use crate::inbox::{SessionId, Tag};
 impl World {
     pub(super) fn agent_step(&mut self, op: Op) {
         match op {
-            Op::Join { inbox, instance, window } => self.join(name(inbox), instance, window),
+            Op::Join { inbox, instance, window, link } => self.join(name(inbox), instance, window, link),
+            Op::Rejoin(which) => self.rejoin(which),
+            Op::Drain(which) => {
+                if let Some(session) = self.some_session(which) {
+                    self.agents.get_mut(&session).expect("is there").draining = true;
+                    self.tell(Event::Drain(session));
+                }
+            }
+            Op::Wanted(inbox) => self.tell(Event::Wanted(vec![name(inbox)])),
             Op::Leave { session, written, by_broker } => self.leave(session, written, by_broker),
             Op::Ack { session, tags, reference } => self.ack(session, tags, reference),
             Op::Nack { session, kind } => self.nack(session, kind),
@@ -28,13 +36,29 @@ impl World {
         }
     }
 
-    fn join(&mut self, inbox: Arc<str>, instance: usize, window: u32) {
+    pub(super) fn join(&mut self, inbox: Arc<str>, instance: usize, window: u32, link: bool) {
         self.last_session += 1;
         let session = self.last_session;
         let instance = (instance > 0).then(|| instance.to_string());
-        let agent = Agent { inbox: inbox.clone(), window, has: BTreeMap::new(), closed: false };
+        let agent = Agent {
+            inbox: inbox.clone(),
+            window,
+            has: BTreeMap::new(),
+            closed: false,
+            draining: false,
+            elsewhere: false,
+        };
         self.agents.insert(session, agent);
-        self.tell(Event::Join { session, inbox, instance, window });
+        self.tell(Event::Join { session, inbox, instance, window, link });
+    }
+
+    fn rejoin(&mut self, which: usize) {
+        let n = self.agents.values().filter(|agent| agent.elsewhere).count();
+        let mut elsewhere = self.agents.iter_mut().filter(|(_, agent)| agent.elsewhere);
+        let Some((session, agent)) = elsewhere.nth(which % n.max(1)) else { return };
+        agent.elsewhere = false;
+        let event = Event::Rejoin { session: *session, above: 0, trouble: None };
+        self.tell(event);
     }
 
     fn some_session(&self, which: usize) -> Option<SessionId> {
@@ -106,7 +130,12 @@ impl World {
                 }
                 self.to_write.push(settle);
             }
-            Effect::Acquire(inbox) => self.lease_requests.push_back((true, inbox)),
+            Effect::Elsewhere(session, ..) => {
+                if let Some(agent) = self.agents.get_mut(&session) {
+                    assert!(!std::mem::replace(&mut agent.elsewhere, true), "sent elsewhere twice");
+                }
+            }
+            Effect::Acquire(inbox, _) => self.lease_requests.push_back((true, inbox)),
             Effect::Release(inbox) => self.lease_requests.push_back((false, inbox)),
             Effect::Refill(refill) => {
                 assert!(self.refills.iter().all(|(r, _)| r.inbox != refill.inbox), "one refill at a time");

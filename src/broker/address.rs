@@ -1,0 +1,44 @@
+//! Where the other brokers find this one.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::Config;
+use crate::postgres::local_ip;
+
+/// What is set; else the listening address; else, where it listens on every address, the one that its connections to
+/// the database leave from: there the others are as well.
+pub(super) async fn advertised(config: &Config, listening: SocketAddr) -> String {
+    if let Some(address) = &config.advertise {
+        return address.clone();
+    }
+    let leaves_from = match listening.ip().is_unspecified() {
+        true => local_ip(&config.database).await,
+        false => None,
+    };
+    address(listening, leaves_from).to_string()
+}
+
+fn address(listening: SocketAddr, leaves_from: Option<IpAddr>) -> SocketAddr {
+    SocketAddr::new(leaves_from.unwrap_or(listening.ip()), listening.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_set_comes_first_then_the_listening_address_then_the_one_towards_the_database() {
+        let parse = |more: &[(&str, &str)]| {
+            let mut all = vec![("DATABASE_URL", "postgres://u:p@127.0.0.1/d")];
+            all.extend(more);
+            let value = |env: &str| all.iter().find(|(k, _)| *k == env).map(|(_, v)| (*v).to_owned());
+            Config::parse(value).expect("settings")
+        };
+        let any: SocketAddr = "[::]:7440".parse().expect("address");
+        let one: SocketAddr = "10.1.2.3:7440".parse().expect("address");
+        let set = parse(&[("POSTBELL_ADVERTISE", "broker-1.internal:7440")]);
+        assert_eq!(advertised(&set, any).await, "broker-1.internal:7440");
+        assert_eq!(advertised(&parse(&[]), one).await, "10.1.2.3:7440");
+        assert_eq!(advertised(&parse(&[]), any).await, "127.0.0.1:7440");
+    }
+}

@@ -1,0 +1,70 @@
+//! Wrong tokens by address, each answered later than the one before, and forgotten in time.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use super::Source;
+
+/// The answer to the first wrong token.
+pub(super) const DELAY_FIRST: Duration = Duration::from_millis(100);
+/// No answer waits longer: a connection that waits costs memory.
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(3);
+/// An address that failed no more for so long is as any other.
+pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+/// Addresses that are remembered; beyond them the one that failed longest ago is forgotten. About 1 MB.
+pub(super) const SOURCES_MAX: usize = 8_192;
+
+const _: () = assert!(DELAY_FIRST.as_millis() < DELAY_MAX.as_millis());
+const _: () = assert!(DELAY_MAX.as_millis() < FORGOTTEN_AFTER.as_millis());
+
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    /// How often, and when last.
+    counts: HashMap<Source, (u32, Instant)>,
+    /// The same by time, so that forgetting walks nothing: one entry for each of `counts`.
+    by_time: BTreeSet<(Instant, Source)>,
+}
+
+impl Failures {
+    /// Counts one more, and says how long its answer waits.
+    pub(super) fn add(&mut self, now: Instant, source: Source) -> Duration {
+        self.forget(now);
+        let before = self.counts.insert(source, (1, now));
+        let mut count = 1;
+        if let Some((earlier, at)) = before {
+            self.by_time.remove(&(at, source));
+            count = earlier.saturating_add(1);
+            self.counts.insert(source, (count, now));
+        }
+        self.by_time.insert((now, source));
+        if self.counts.len() > SOURCES_MAX {
+            self.forget_oldest();
+        }
+        delay(count)
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some(&(at, _)) = self.by_time.first()
+            && now.saturating_duration_since(at) >= FORGOTTEN_AFTER
+        {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some((_, source)) = self.by_time.pop_first() {
+            self.counts.remove(&source);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        assert_eq!(self.counts.len(), self.by_time.len());
+        self.counts.len()
+    }
+}
+
+fn delay(count: u32) -> Duration {
+    let doublings = count.saturating_sub(1).min(31);
+    DELAY_FIRST.saturating_mul(1 << doublings).min(DELAY_MAX)
+}

@@ -1,0 +1,33 @@
+//! Whether the sessions that are here may stay.
+
+use super::agents::TokenHash;
+use super::error::StoreError;
+use super::pool::Pool;
+
+const LOST: &str = include_str!("../../sql/queries/access_lost.sql");
+
+/// What a session came in with.
+#[derive(Clone, Debug)]
+pub struct Entry<'a> {
+    /// The session's number.
+    pub session: u64,
+    /// Its agent.
+    pub agent: &'a str,
+    /// Of the token in its hello.
+    pub token: &'a TokenHash,
+    /// As the registry had it then.
+    pub role: &'a str,
+}
+
+/// The sessions that may not stay; true where the agent may come again, since only its role is another.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn lost(pool: &Pool, entries: &[Entry<'_>]) -> Result<Vec<(u64, bool)>, StoreError> {
+    let sessions: Vec<i64> = entries.iter().map(|e| e.session as i64).collect();
+    let agents: Vec<&str> = entries.iter().map(|e| e.agent).collect();
+    let tokens: Vec<&[u8]> = entries.iter().map(|e| e.token.as_slice()).collect();
+    let roles: Vec<&str> = entries.iter().map(|e| e.role).collect();
+    let rows = pool.query(LOST, &[&sessions, &agents, &tokens, &roles]).await?;
+    Ok(rows.iter().map(|row| (row.get::<_, i64>("session") as u64, row.get("may_connect"))).collect())
+}

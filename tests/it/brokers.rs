@@ -1,0 +1,247 @@
+//! Several brokers on one database: inboxes are shared by lease, and a session is served wherever it lands.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postbell::broker::Stopped;
+use postbell::client::Builder;
+use tokio::task::JoinSet;
+
+use crate::gate::Gate;
+use crate::harness::{TestDb, migrated};
+use crate::mesh::{Mesh, insert, next};
+use crate::process::{Process, free_address};
+
+/// Two brokers; the first one's agents are `owner`'s.
+async fn two() -> (Mesh, Mesh) {
+    let db = migrated().await;
+    (Mesh::on(db.clone(), &[]).await, Mesh::on(db, &[]).await)
+}
+
+async fn until_owned(db: &TestDb, inbox: &str) {
+    db.until(&format!("select exists (select from postbell.leases where inbox = '{inbox}')")).await;
+}
+
+#[tokio::test]
+async fn a_session_whose_inbox_another_broker_owns_is_served_over_a_link() {
+    let (one, two) = two().await;
+    let token = one.db.agent("a").await;
+    // Its own session on the owner takes nothing, so everything goes over the link.
+    let mut idle = one.raw_with("a", &token, 0).await;
+    until_owned(&one.db, "a").await;
+    let mut far = two.raw_with("a", &token, 2).await;
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    let sql = one.db.sql().await;
+    for n in 1..=4 {
+        insert(&sql, "a", 5, &n.to_string()).await;
+    }
+    // The window is the owner's to keep.
+    let (first, second) = (far.expect("msg").await, far.expect("msg").await);
+    assert_eq!((&first["tag"], &first["payload"], &first["attempt"]), (&1.into(), &1.into(), &1.into()));
+    assert_eq!((&second["tag"], &second["payload"]), (&2.into(), &2.into()));
+    far.say(r#"{"op":"ack","tag":1,"ref":"r1"}"#).await;
+    let mut answers = [far.line().await.expect("open"), far.line().await.expect("open")];
+    answers.sort();
+    assert_eq!(answers[0], r#"{"op":"acked","ref":"r1"}"#);
+    assert!(answers[1].contains(r#""tag":3"#), "{answers:?}");
+    assert_eq!(one.db.ask::<i64>("select count(*) from agent_messages where status = 'processed'").await, 1);
+    // Outcomes and deadlines are passed through, and a tag that is nobody's is refused here.
+    far.say(r#"{"op":"extend","tag":2,"ms":60000}"#).await;
+    far.say(r#"{"op":"nack","tag":2,"outcome":"fail","delay_ms":1,"reason":"locked"}"#).await;
+    far.say(r#"{"op":"nack","tag":3,"outcome":"dead","reason":"no such county"}"#).await;
+    far.say(r#"{"op":"ack","tags":[3,9],"ref":"r2"}"#).await;
+    let mut left = vec!["unknown_tag", "4", "2"];
+    while !left.is_empty() {
+        let line = far.line().await.expect("open");
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let what = if value["op"] == "error" {
+            value["code"].as_str().unwrap().to_owned()
+        } else {
+            value["payload"].to_string()
+        };
+        assert!(left.contains(&&*what), "{line}");
+        left.retain(|w| *w != what);
+        if what == "2" {
+            assert_eq!(value["attempt"], 2);
+        }
+    }
+    assert_eq!(
+        one.db.ask::<String>("select last_error from postbell.deliveries where dead_at is not null").await,
+        "no such county"
+    );
+    far.say(r#"{"op":"bye"}"#).await;
+    assert_eq!(far.line().await, None);
+    two.until_metric("postbell_links", |n| n == 0.0).await;
+    idle.say(r#"{"op":"window","n":10}"#).await;
+    let mut again =
+        [idle.expect("msg").await["payload"].to_string(), idle.expect("msg").await["payload"].to_string()];
+    again.sort();
+    assert_eq!(again, ["2", "4"], "what the far agent had in flight came back");
+}
+
+#[tokio::test]
+async fn the_far_agents_disconnect_fails_what_it_was_written_and_a_takeover_crosses_brokers() {
+    let (one, two) = two().await;
+    let token = one.db.agent("a").await;
+    let _idle = one.raw_with("a", &token, 0).await;
+    until_owned(&one.db, "a").await;
+    let hello = format!(r#"{{"op":"hello","agent":"a","token":"{token}","instance":"main","window":5}}"#);
+    let mut far = crate::mesh::Raw::open(two.agents).await;
+    far.say(&hello).await;
+    far.expect("welcome").await;
+    insert(&one.db.sql().await, "a", 5, "1").await;
+    assert_eq!(far.expect("msg").await["attempt"], 1);
+    let mut newer = crate::mesh::Raw::open(one.agents).await;
+    newer.say(&hello).await;
+    newer.expect("welcome").await;
+    far.expect_error("taken_over", true).await;
+    assert_eq!(newer.expect("msg").await["attempt"], 2, "it may have been handled by half");
+}
+
+#[tokio::test]
+async fn an_inbox_is_given_to_the_broker_that_has_sessions_for_it_when_the_link_is_cut() {
+    let db = migrated().await;
+    let (gate, target) = Gate::late().await;
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
+    target.send(vec![one.agents]).expect("the gate is there");
+    let two = Mesh::on(db, &[]).await;
+    let token = one.db.agent("a").await;
+    let near = one.raw_with("a", &token, 0).await;
+    until_owned(&one.db, "a").await;
+    let mut far = two.raw_with("a", &token, 5).await;
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    drop(near);
+    one.until_metric("postbell_sessions", |n| n == 1.0).await;
+    let sql = one.db.sql().await;
+    insert(&sql, "a", 5, "1").await;
+    assert_eq!(far.expect("msg").await["tag"], 1);
+    gate.shut();
+    insert(&sql, "a", 5, "2").await;
+    // What was in flight over the link comes again, and its old tag is nobody's.
+    let (mut seen, mut tags) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let msg = far.expect("msg").await;
+        seen.push(msg["payload"].as_u64().unwrap());
+        tags.push(msg["tag"].as_u64().unwrap());
+    }
+    seen.sort_unstable();
+    assert_eq!((seen, tags), (vec![1, 2], vec![2, 3]));
+    far.say(r#"{"op":"ack","tag":1}"#).await;
+    far.expect_error("unknown_tag", false).await;
+    far.say(r#"{"op":"ack","tags":[2,3],"ref":"r"}"#).await;
+    far.expect("acked").await;
+    assert_eq!(two.metric("postbell_links").await, 0.0);
+}
+
+#[tokio::test]
+async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
+    let db = migrated().await;
+    let (gate, _never_told) = Gate::late().await;
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
+    gate.shut();
+    let two = Mesh::on(db, &[]).await;
+    let token = one.db.agent("a").await;
+    let mut near = one.raw_with("a", &token, 5).await;
+    until_owned(&one.db, "a").await;
+    let _far = two.raw_with("a", &token, 5).await;
+    one.db.until("select wanted_until is not null from postbell.leases").await;
+    insert(&one.db.sql().await, "a", 5, "1").await;
+    assert_eq!(near.expect("msg").await["payload"], 1);
+}
+
+#[tokio::test]
+async fn a_stranger_is_no_broker() {
+    let (one, two) = two().await;
+    let token = one.db.agent("a").await;
+    let _near = one.raw_with("a", &token, 5).await;
+    let id: String =
+        one.db.ask("select broker_id::text from postbell.brokers order by broker_id limit 1").await;
+    for (id, token) in [(id.as_str(), token.as_str()), ("00000000-0000-0000-0000-000000000001", "pb_guess")] {
+        let mut raw = crate::mesh::Raw::open(two.agents).await;
+        raw.say(&format!(r#"{{"op":"hello","agent":"a","token":"{token}","broker":"{id}"}}"#)).await;
+        raw.expect_error("unauthorized", true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
+    let db = migrated().await;
+    let token = db.agent("a").await;
+    let address = free_address();
+    let owner = Process::start(&db, address);
+    let two = Mesh::on(db.clone(), &[]).await;
+    let builder =
+        |url: &str| Builder::new(url, "a", &token).window(20).reconnect_first(Duration::from_millis(20));
+    let (_near, mut near) = builder(&format!("tcp://{address}")).connect().await.unwrap();
+    until_owned(&db, "a").await;
+    let (_far, mut far) = builder(&two.url()).connect().await.unwrap();
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    let sql = db.sql().await;
+    insert(&sql, "a", 5, "1").await;
+    tokio::select! {
+        delivery = next(&mut near) => delivery.ack_confirmed().await.unwrap(),
+        delivery = next(&mut far) => delivery.ack_confirmed().await.unwrap(),
+    }
+    let owner_id: String = db.ask("select broker_id::text from postbell.leases").await;
+    drop(owner);
+    // So that the end of its lease, three seconds from now, cannot be what frees the inbox.
+    let endless = format!(
+        "update postbell.brokers set lease_until = now() + interval '1 hour' where broker_id = '{owner_id}'"
+    );
+    sql.batch_execute(&endless).await.unwrap();
+    insert(&sql, "a", 5, "2").await;
+    let delivery = next(&mut far).await;
+    assert_eq!(delivery.payload(), "2");
+    delivery.ack_confirmed().await.unwrap();
+}
+
+/// Agents behind a balancer, two sessions each at times, under load, while each broker is stopped in turn.
+#[tokio::test]
+async fn a_rolling_restart_under_load_loses_nothing_and_delivers_nothing_twice() {
+    const AGENTS: usize = 6;
+    const MESSAGES: usize = 600;
+    let db = migrated().await;
+    let settings = [("POSTBELL_DRAIN_SECONDS", "30")];
+    let mut brokers = vec![Mesh::on(db.clone(), &settings).await, Mesh::on(db.clone(), &settings).await];
+    let (gate, targets) = Gate::late().await;
+    targets.send(brokers.iter().map(|b| b.agents).collect()).unwrap();
+    let handled: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+    let mut agents = JoinSet::new();
+    for n in 0..AGENTS {
+        let name = format!("agent-{n}");
+        let token = db.agent(&name).await;
+        // Two sessions of one agent, which land on different brokers.
+        for _ in 0..2 {
+            let builder = Builder::new(&format!("tcp://{}", gate.address), &name, &token).window(4);
+            let builder = builder.reconnect_first(Duration::from_millis(20));
+            let (client, mut deliveries) = builder.connect().await.unwrap();
+            let handled = handled.clone();
+            agents.spawn(async move {
+                let _client = client;
+                while let Some(delivery) = deliveries.next().await {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    *handled.lock().unwrap().entry(delivery.payload().to_owned()).or_default() += 1;
+                    delivery.ack().await;
+                }
+            });
+        }
+    }
+    let sql = db.sql().await;
+    for n in 0..MESSAGES {
+        insert(&sql, &format!("agent-{}", n % AGENTS), 5, &n.to_string()).await;
+        if n == MESSAGES / 4 || n == MESSAGES / 2 {
+            let old = brokers.remove(0);
+            brokers.push(Mesh::on(db.clone(), &settings).await);
+            targets.send(brokers.iter().map(|b| b.agents).collect()).unwrap();
+            let (_, stopped) = old.stop().await;
+            assert_eq!(stopped, Stopped { given_back: 0, unsettled: 0, broken: false });
+        }
+    }
+    db.until("select count(*) = 0 from postbell.deliveries").await;
+    let handled = handled.lock().unwrap();
+    assert_eq!(handled.len(), MESSAGES, "lost");
+    let twice: Vec<_> = handled.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    assert!(gate.passed() > 2 * AGENTS, "agents moved");
+}
