@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::access::Access;
 use crate::config::Config;
+use crate::dead_letters::{self, REQUESTS_MAX};
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::guard::Guard;
 use crate::health::Health;
@@ -153,6 +154,8 @@ impl House {
             self.wake.clone(),
             self.metrics.clone(),
         ));
+        let (dead_letters, dead_rx) = mpsc::channel(REQUESTS_MAX);
+        background.spawn(dead_letters::run(self.pool.clone(), dead_rx, self.wake.clone()));
         let access = Access::new(self.rope.clone());
         background.spawn(access.clone().run(self.pool.clone()));
         let mut state = HttpState::new(registry, self.health.clone());
@@ -173,6 +176,7 @@ impl House {
             access: access.clone(),
             inputs: inputs.clone(),
             publishes,
+            dead_letters,
             presence: self.presence.clone(),
             phase: phase_rx,
             metrics: self.metrics.clone(),

@@ -18,11 +18,13 @@
 //! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
 pub(crate) mod connection;
+mod dead;
 mod delivery;
 mod driver;
 mod pending;
 #[cfg(feature = "tls")]
 mod tls;
+mod topics;
 
 #[cfg(feature = "tls")]
 use std::path::Path;
@@ -38,6 +40,8 @@ use crate::protocol::ErrorCode;
 use crate::protocol::frame::{Hello, Send};
 use crate::protocol::limits::{PROTO, WINDOW_MAX};
 
+pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters};
+pub use dead::Which;
 pub use delivery::{Deliveries, Delivery};
 use driver::{Driver, Order};
 
@@ -97,7 +101,7 @@ pub enum ClientError {
     #[error("what answers is no Postbell broker: {0}")]
     Protocol(String),
     /// The connection fell before the answer came.
-    #[error("the connection fell before the broker answered; it is not known whether the message was stored")]
+    #[error("the connection fell before the broker answered; it is not known whether it did what was asked")]
     Interrupted,
     /// No answer came in time.
     #[error("the broker did not answer in {0:?}")]
@@ -116,7 +120,8 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) => true,
             Self::Refused { code, .. } => {
-                !is_final(*code) && !matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden)
+                let is_no = matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden | ErrorCode::UnknownOp);
+                !is_final(*code) && !is_no
             }
             Self::Url(_) | Self::Tls { .. } | Self::Protocol(_) | Self::Invalid(_) | Self::Closed => false,
         }
@@ -298,7 +303,9 @@ impl Outgoing {
             .map_err(|e| ClientError::Invalid(format!("the payload cannot be written as JSON: {e}")))?;
         Ok(Self(Send {
             reference: None,
-            to: to.to_owned(),
+            to: Some(to.to_owned()),
+            topic: None,
+            environment: None,
             message_type,
             priority: Priority::default(),
             delay_ms: None,

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
@@ -46,6 +46,8 @@ pub enum Outgoing {
     Elsewhere(Owner, Tag),
     /// An answer.
     Frame(ServerFrame),
+    /// An answer that may be large, and its agent's turn: no other one is made for it before this one is written.
+    Answer(Box<ServerFrame>, OwnedSemaphorePermit),
     /// The last line.
     Close(ProtocolError),
 }

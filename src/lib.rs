@@ -21,6 +21,8 @@ pub mod cli;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
+pub mod dead_letters;
+#[cfg(feature = "server")]
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;

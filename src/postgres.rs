@@ -22,6 +22,7 @@ pub mod reap;
 pub mod refill;
 mod row;
 pub mod settle;
+pub mod subscriptions;
 pub mod tail;
 pub mod tls;
 pub mod url;

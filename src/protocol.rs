@@ -8,6 +8,7 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod secret;
+pub mod topic;
 
 pub use error::{ErrorCode, ProtocolError};
 pub use frame::{ClientFrame, ServerFrame};

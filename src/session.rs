@@ -4,6 +4,7 @@
 //! that does not write can still be pushed to. Everything it asks of deliveries goes to the dispatcher; what it
 //! sends goes to the publisher.
 
+mod administering;
 mod door;
 mod hello;
 mod link;
@@ -11,6 +12,7 @@ mod link;
 pub mod rehearsal;
 mod route;
 mod sending;
+mod subscribing;
 mod writing;
 
 use std::net::SocketAddr;
@@ -24,6 +26,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::access::{Access, Ticket};
 use crate::config::TlsFiles;
+use crate::dead_letters::{self, Ask};
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
 use crate::guard::{Guard, Place};
 use crate::inbox::SessionId;
@@ -72,6 +75,8 @@ pub struct Sessions {
     pub inputs: Inputs,
     /// The publisher.
     pub publishes: mpsc::Sender<Publish>,
+    /// What administers dead letters.
+    pub dead_letters: mpsc::Sender<dead_letters::Request>,
     /// Who is here.
     pub presence: Presence,
     /// How far the broker's stopping is.
@@ -310,6 +315,8 @@ impl Session<'_> {
                 self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
             }
             ClientFrame::Send(send) => self.send(send).await,
+            ClientFrame::Subscribe(topic) => self.subscribe(topic, true).await,
+            ClientFrame::Unsubscribe(topic) => self.subscribe(topic, false).await,
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
                 self.ack(tags, ack.reference).await
@@ -333,6 +340,9 @@ impl Session<'_> {
                 }
                 self.request(Request::Window(n)).await
             }
+            ClientFrame::Dead(dead) => self.dead(dead),
+            ClientFrame::Redrive(chosen) => self.settle_dead(chosen, Ask::Redrive),
+            ClientFrame::Purge(chosen) => self.settle_dead(chosen, Ask::Purge),
             ClientFrame::Ping {} => self.answer(ServerFrame::Pong {}),
             ClientFrame::Pong {} => Ok(()),
             ClientFrame::Bye {} => Err(End::Bye),

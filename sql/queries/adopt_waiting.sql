@@ -10,8 +10,8 @@ from agent_messages m
 cross join lateral (
   select m.to_agent_id as inbox where m.to_agent_id is not null
   union all
-  select a.agent_id from postbell.agents a
-  where m.to_agent_id is null and a.agent_id <> m.from_agent_id
+  select f.inbox from postbell.recipients(m.from_agent_id, m.topic, m.to_environment) f (inbox)
+  where m.to_agent_id is null
 ) r
 where coalesce(m.status, 'pending') = 'pending'
   and (m.expires_at is null or m.expires_at > now())

@@ -23,6 +23,8 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_messages', 'deliver_at', '{timestamptz}', false),
     ('agent_messages', 'expires_at', '{timestamptz}', false),
     ('agent_messages', 'headers', '{jsonb}', false),
+    ('agent_messages', 'topic', '{text,varchar}', false),
+    ('agent_messages', 'to_environment', '{text,varchar}', false),
     ('agent_registry', 'agent_id', '{text,varchar}', true),
     ('agent_registry', 'agent_name', '{text,varchar}', true),
     ('agent_registry', 'agent_type', '{text,varchar}', true),

@@ -9,6 +9,8 @@ with waiting as (
   delete from agent_registry r using waiting w
   where r.agent_id = $1::text and ($2::boolean or w.n = 0)
   returning r.agent_id
+), unsubscribed as (
+  delete from postbell.subscriptions s using removed r where s.agent_id = r.agent_id
 )
 select exists (select from known) as was_known, exists (select from removed) as is_removed,
        (select n from waiting) as waiting

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::bucket::{Bucket, Rate};
 use crate::postgres::agents::RoleLimits;
 
@@ -15,6 +17,8 @@ pub const SLOW_DOWN_MIN: Duration = Duration::from_millis(50);
 pub struct Quota {
     buckets: Mutex<Buckets>,
     outstanding: AtomicU64,
+    /// Its one turn to administer dead letters.
+    turn: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -32,7 +36,11 @@ impl Quota {
     /// With nothing used.
     pub fn new(now: Instant, limits: &RoleLimits) -> Self {
         let buckets = Buckets { sends: None, bytes: None, outstanding_max: 0 };
-        let this = Self { buckets: Mutex::new(buckets), outstanding: AtomicU64::new(0) };
+        let this = Self {
+            buckets: Mutex::new(buckets),
+            outstanding: AtomicU64::new(0),
+            turn: Arc::new(Semaphore::new(1)),
+        };
         this.set_limits(now, limits);
         this
     }
@@ -68,12 +76,20 @@ impl Quota {
         Ok(Outstanding(self.clone()))
     }
 
+    /// The turn to administer dead letters, if nobody has it: one request at a time, over all connections. It is over when
+    /// this is dropped.
+    pub fn administer(&self) -> Option<OwnedSemaphorePermit> {
+        self.turn.clone().try_acquire_owned().ok()
+    }
+
     /// Whether nothing is used: then forgetting it forgives nothing.
     pub fn is_unused(&self, now: Instant) -> bool {
         let mut buckets = self.buckets();
         let Buckets { sends, bytes, .. } = &mut *buckets;
         let mut buckets = sends.iter_mut().chain(bytes);
-        buckets.all(|bucket| bucket.is_full(now)) && self.outstanding.load(Ordering::Acquire) == 0
+        buckets.all(|bucket| bucket.is_full(now))
+            && self.outstanding.load(Ordering::Acquire) == 0
+            && self.turn.available_permits() == 1
     }
 
     fn buckets(&self) -> MutexGuard<'_, Buckets> {

@@ -45,6 +45,10 @@ pub(super) struct ListenArgs {
     /// How long the command may take
     #[arg(long, env = "POSTBELL_EXEC_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
     exec_timeout: Duration,
+    /// Subscribe to this topic first, such as county.* or alerts.>; may be given several times. The subscription stays when
+    /// we leave
+    #[arg(long, env = "POSTBELL_SUBSCRIBE", value_name = "PATTERN", value_delimiter = ' ')]
+    subscribe: Vec<String>,
     /// A name for this process: a newer one of the same name takes over
     #[arg(long, env = "POSTBELL_INSTANCE")]
     instance: Option<String>,
@@ -58,6 +62,9 @@ pub(super) async fn run(args: ListenArgs) -> Outcome {
         builder = builder.instance(instance);
     }
     let (client, mut deliveries) = builder.connect().await?;
+    for pattern in &args.subscribe {
+        client.subscribe(pattern).await?;
+    }
     tracing::info!(agent = args.connect.agent, "listening; Ctrl-C leaves");
     let stop = stop_signal()?;
     tokio::pin!(stop);

@@ -78,18 +78,33 @@ impl ConnectArgs {
     }
 }
 
+/// Whom it is for: one of these.
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Address {
+    /// The agent it is for; '*' is every registered agent but the sender
+    #[arg(long, env = "POSTBELL_TO")]
+    to: Option<String>,
+    /// Those that subscribed to this topic
+    #[arg(long, env = "POSTBELL_TOPIC")]
+    topic: Option<String>,
+    /// Every agent of this environment but the sender
+    #[arg(long, env = "POSTBELL_TO_ENVIRONMENT", value_name = "ENVIRONMENT")]
+    to_environment: Option<String>,
+}
+
 /// Sends messages through the broker. Prints the id of each, once it is committed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   postbell send --to validation-agent --type command --priority 1 '{\"county\": \"c12\"}'
   postbell send --to '*' --type alert @alert.json
+  postbell send --topic county.c12.done '{\"rows\": 40}'
   jq -c .[] batch.json | postbell send --to collector --lines")]
 pub(super) struct SendArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// The agent it is for; '*' is every registered agent but the sender
-    #[arg(long, env = "POSTBELL_TO")]
-    to: String,
+    #[command(flatten)]
+    address: Address,
     /// command, query, response, alert, heartbeat or data
     #[arg(long = "type", env = "POSTBELL_TYPE", default_value = "data")]
     message_type: MessageType,
@@ -182,7 +197,15 @@ fn outgoing(args: &SendArgs, text: &str) -> anyhow::Result<Outgoing> {
         Ok(payload) => payload,
         Err(e) => bail!("the payload is not JSON: {e}"),
     };
-    let mut message = Outgoing::new(&args.to, args.message_type, &payload)?.priority(args.priority);
+    let kind = args.message_type;
+    let message = match &args.address {
+        Address { topic: Some(topic), .. } => Outgoing::to_topic(topic, kind, &payload)?,
+        Address { to_environment: Some(environment), .. } => {
+            Outgoing::to_environment(environment, kind, &payload)?
+        }
+        Address { to, .. } => Outgoing::new(to.as_deref().unwrap_or_default(), kind, &payload)?,
+    };
+    let mut message = message.priority(args.priority);
     if let Some(delay) = args.delay {
         message = message.delay(delay);
     }

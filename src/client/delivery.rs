@@ -75,6 +75,11 @@ impl Delivery {
         &self.message.created_at
     }
 
+    /// The topic it was sent to, if it was.
+    pub fn topic(&self) -> Option<&str> {
+        self.message.topic.as_deref()
+    }
+
     /// What it is an answer to, or will be answered by.
     pub fn correlation_id(&self) -> Option<&str> {
         self.message.correlation_id.as_deref()

@@ -8,11 +8,11 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::connection::{self, Address, Connection};
 use super::delivery::Delivery;
-use super::pending::{AckAnswer, Held, Pending, SendAnswer};
+use super::pending::{AckAnswer, AskAnswer, Held, Pending, SendAnswer};
 use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
 use crate::pace::Pace;
 use crate::protocol::codec::write_whole;
-use crate::protocol::frame::{Ack, Extend, Nack, Send, Window, push_line};
+use crate::protocol::frame::{Ack, Extend, Nack, Send, Topic, Window, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
@@ -32,8 +32,19 @@ pub(super) enum Settled {
 #[derive(Debug)]
 pub(super) enum Order {
     Send(Box<Send>, SendAnswer),
-    Settle { tag: u64, generation: u64, settled: Settled },
+    Settle {
+        tag: u64,
+        generation: u64,
+        settled: Settled,
+    },
     Window(u32),
+    Want {
+        pattern: String,
+        wanted: bool,
+        answer: AckAnswer,
+    },
+    /// Of dead letters: gets its `ref`, and is answered once.
+    Ask(Box<ClientFrame>, AskAnswer),
     Close(oneshot::Sender<()>),
 }
 
@@ -257,6 +268,12 @@ impl Driver {
             }
             ServerFrame::Sent { reference, id } => self.pending.sent(reference.as_deref(), id),
             ServerFrame::Acked { reference } => self.pending.acked(&reference),
+            ServerFrame::Subscribed(topic) | ServerFrame::Unsubscribed(topic) => {
+                self.pending.acked(topic.reference.as_deref().unwrap_or_default());
+            }
+            frame @ (ServerFrame::DeadLetters(_) | ServerFrame::Redriven(_) | ServerFrame::Purged(_)) => {
+                self.pending.answered(frame);
+            }
             ServerFrame::Error { code, fatal, reference, message, retry_ms } => {
                 let retry = retry_ms.map(Duration::from_millis);
                 let error = ClientError::Refused { code, message, retry };
@@ -297,6 +314,17 @@ impl Driver {
                 // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
                 // sender going out of scope.
                 Order::Settle { .. } => {}
+                Order::Want { pattern, wanted, answer } => {
+                    let topic = Topic { reference: Some(self.pending.ack(answer)), topic: pattern };
+                    let frame =
+                        if wanted { ClientFrame::Subscribe(topic) } else { ClientFrame::Unsubscribe(topic) };
+                    push_line(&mut session.out, &frame);
+                }
+                Order::Ask(frame, answer) => {
+                    if let Some(frame) = self.pending.ask(*frame, answer) {
+                        push_line(&mut session.out, &frame);
+                    }
+                }
                 Order::Window(n) => push_line(&mut session.out, &ClientFrame::Window(Window { n })),
                 Order::Close(done) => {
                     let _ = session.flush().await;

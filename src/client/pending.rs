@@ -8,11 +8,16 @@ use uuid::Uuid;
 
 use super::ClientError;
 use crate::protocol::frame::Send;
+use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
+use crate::protocol::{ClientFrame, ServerFrame};
 
 /// A send's answer.
 pub(super) type SendAnswer = oneshot::Sender<Result<Uuid, ClientError>>;
 /// A confirmed ack's answer.
 pub(super) type AckAnswer = oneshot::Sender<Result<(), ClientError>>;
+
+/// The answer to what was asked of dead letters.
+pub(super) type AskAnswer = oneshot::Sender<Result<ServerFrame, ClientError>>;
 
 /// Requests by their `ref`.
 #[derive(Default)]
@@ -20,6 +25,7 @@ pub(super) struct Pending {
     last: u64,
     sends: BTreeMap<u64, (Box<Send>, SendAnswer)>,
     acks: HashMap<u64, AckAnswer>,
+    asks: HashMap<u64, AskAnswer>,
     /// Sends that are not under way: those refused by `slow_down`, and since the first of them all that came after, so
     /// that they keep their order as far as they can.
     held: BTreeSet<u64>,
@@ -49,6 +55,36 @@ impl Pending {
         self.last += 1;
         self.acks.insert(self.last, answer);
         self.last.to_string()
+    }
+
+    /// Takes what is asked of dead letters; gives back the frame to write, unless whoever asked has given up: while the
+    /// broker was away it may have waited for long.
+    pub(super) fn ask(&mut self, mut frame: ClientFrame, answer: AskAnswer) -> Option<ClientFrame> {
+        if answer.is_closed() {
+            return None;
+        }
+        self.last += 1;
+        let (ClientFrame::Dead(Dead { reference, .. })
+        | ClientFrame::Redrive(Chosen { reference, .. })
+        | ClientFrame::Purge(Chosen { reference, .. })) = &mut frame
+        else {
+            return None;
+        };
+        *reference = Some(self.last.to_string());
+        self.asks.insert(self.last, answer);
+        Some(frame)
+    }
+
+    pub(super) fn answered(&mut self, frame: ServerFrame) {
+        let (ServerFrame::DeadLetters(DeadLetters { reference, .. })
+        | ServerFrame::Redriven(Done { reference, .. })
+        | ServerFrame::Purged(Done { reference, .. })) = &frame
+        else {
+            return;
+        };
+        if let Some(answer) = number(reference.as_deref()).and_then(|n| self.asks.remove(&n)) {
+            let _ = answer.send(Ok(frame));
+        }
     }
 
     pub(super) fn sent(&mut self, reference: Option<&str>, id: Uuid) {
@@ -91,9 +127,12 @@ impl Pending {
     /// True if somebody was waiting for this refusal.
     pub(super) fn refused(&mut self, reference: Option<&str>, error: &ClientError) -> bool {
         let Some(n) = number(reference) else { return false };
-        let (send, ack) = (self.sends.remove(&n), self.acks.remove(&n));
+        let (send, ack, ask) = (self.sends.remove(&n), self.acks.remove(&n), self.asks.remove(&n));
         self.held.remove(&n);
-        let known = send.is_some() || ack.is_some();
+        let known = send.is_some() || ack.is_some() || ask.is_some();
+        if let Some(answer) = ask {
+            let _ = answer.send(Err(error.clone()));
+        }
         if let Some((_, answer)) = send {
             let _ = answer.send(Err(error.clone()));
         }
@@ -106,6 +145,9 @@ impl Pending {
     /// The connection fell: what is safe to repeat stays, the rest is told. Gives back what to write again.
     pub(super) fn interrupted(&mut self) -> Vec<Send> {
         for (_, answer) in self.acks.drain() {
+            let _ = answer.send(Err(ClientError::Interrupted));
+        }
+        for (_, answer) in self.asks.drain() {
             let _ = answer.send(Err(ClientError::Interrupted));
         }
         // What is held was refused or never written: it is safe.
@@ -122,7 +164,7 @@ impl Pending {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.sends.is_empty() && self.acks.is_empty()
+        self.sends.is_empty() && self.acks.is_empty() && self.asks.is_empty()
     }
 }
 

@@ -39,6 +39,7 @@ pub fn session(bytes: &[u8]) {
 fn same(whole: &Seen, pieces: &Seen) {
     assert_eq!(asked(&whole.events), asked(&pieces.events));
     assert_eq!(format!("{:?}", whole.sends), format!("{:?}", pieces.sends));
+    assert_eq!(whole.asks, pieces.asks);
     assert_eq!(whole.ended_with_bytes, pieces.ended_with_bytes);
     let (mut a, mut b) = (answers(&whole.written), answers(&pieces.written));
     if !whole.ended_with_bytes {

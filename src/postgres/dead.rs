@@ -1,5 +1,7 @@
 //! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
 
+mod page;
+
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -11,6 +13,9 @@ use super::error::StoreError;
 use super::moment::rfc3339;
 use super::pool::Pool;
 
+pub use page::{LETTER_BYTES_MAX, page};
+
+const INBOXES: &str = include_str!("../../sql/queries/dead_inboxes.sql");
 const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
 const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
 const REDRIVE: &str = include_str!("../../sql/queries/dead_redrive.sql");
@@ -41,6 +46,15 @@ pub enum Chosen<'a> {
     Inbox(&'a str),
     /// All.
     All,
+}
+
+/// What one transaction redrove or purged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// How many.
+    pub count: i64,
+    /// The one with the highest number.
+    pub last: Option<i64>,
 }
 
 /// A dead letter.
@@ -121,23 +135,74 @@ pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> 
     in_batches(pool, PURGE, chosen).await
 }
 
-/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
+/// Redrives in one transaction: the `ids`, of this inbox if one is given; or the inbox's, from after a delivery on, at most
+/// so many.
+///
+/// # Errors
+/// See [`StoreError`]; then none is redriven, or it is not known whether all are.
+pub async fn redrive_some(
+    pool: &Pool,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+) -> Result<Done, StoreError> {
+    batch(pool, REDRIVE, ids, inbox, (after, most)).await
+}
+
+/// The same for purging.
+///
+/// # Errors
+/// See [`redrive_some`].
+pub async fn purge_some(
+    pool: &Pool,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+) -> Result<Done, StoreError> {
+    batch(pool, PURGE, ids, inbox, (after, most)).await
+}
+
 async fn in_batches(pool: &Pool, sql: &'static str, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
-    let (ids, inbox) = match *chosen {
-        Chosen::Ids(ids) => (Some(ids), None),
-        Chosen::Inbox(inbox) => (None, Some(inbox)),
-        Chosen::All => (None, None),
-    };
-    let (mut total, mut last) = (0, i64::MIN);
+    match *chosen {
+        Chosen::Ids(ids) => all_of(pool, sql, Some(ids), None).await,
+        Chosen::Inbox(inbox) => all_of(pool, sql, None, Some(inbox)).await,
+        Chosen::All => {
+            let mut total = 0;
+            for row in pool.query(INBOXES, &[]).await? {
+                total += all_of(pool, sql, None, Some(row.get("inbox"))).await?;
+            }
+            Ok(total)
+        }
+    }
+}
+
+/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
+async fn all_of(
+    pool: &Pool,
+    sql: &'static str,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+) -> Result<i64, StoreError> {
+    let (mut total, mut after) = (0, i64::MIN);
     loop {
-        let row = pool.query_one(sql, &[&ids, &inbox, &last, &BATCH_ROWS]).await?;
-        let count: i64 = row.get("n");
-        total += count;
-        last = row.get::<_, Option<i64>>("last").unwrap_or(last);
-        if count < BATCH_ROWS {
+        let done = batch(pool, sql, ids, inbox, (after, BATCH_ROWS)).await?;
+        total += done.count;
+        after = done.last.unwrap_or(after);
+        if done.count < BATCH_ROWS {
             return Ok(total);
         }
     }
+}
+
+async fn batch(
+    pool: &Pool,
+    sql: &'static str,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+) -> Result<Done, StoreError> {
+    let row = pool.query_one(sql, &[&ids, &inbox, &after, &most]).await?;
+    Ok(Done { count: row.get("n"), last: row.get("last") })
 }
 
 fn letter(row: &Row) -> DeadLetter {

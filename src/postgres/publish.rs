@@ -38,7 +38,9 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
     }
     let ids = column!(o => o.id);
     let senders = column!(o => &*o.from);
-    let recipients = column!(o => Some(o.send.to.as_str()).filter(|to| *to != EVERYBODY));
+    let recipients = column!(o => o.send.to.as_deref().filter(|to| *to != EVERYBODY));
+    let topics = column!(o => o.send.topic.as_deref());
+    let environments = column!(o => o.send.environment.as_deref());
     let types = column!(o => o.send.message_type.as_str());
     let payloads = column!(o => o.send.payload.get());
     let priorities = column!(o => i32::from(o.send.priority.get()));
@@ -62,6 +64,8 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
                 &keys,
                 &correlations,
                 &headers,
+                &topics,
+                &environments,
             ],
         )
         .await?;

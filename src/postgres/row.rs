@@ -69,6 +69,7 @@ fn body(row: &Row, priority: Priority, created_at: SystemTime) -> Option<Bytes> 
         message_type: row.get("message_type"),
         priority: priority.get(),
         created_at: &rfc3339(created_at),
+        topic: row.get("topic"),
         correlation_id: row.get("correlation_id"),
         headers,
         payload,
@@ -78,7 +79,7 @@ fn body(row: &Row, priority: Priority, created_at: SystemTime) -> Option<Bytes> 
 }
 
 /// A time that SQL may have set to anything, infinity included, as text.
-fn rfc3339(at: SystemTime) -> String {
+pub(super) fn rfc3339(at: SystemTime) -> String {
     let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).min(LAST_SECOND);
     humantime::format_rfc3339_micros(SystemTime::UNIX_EPOCH + since).to_string()
 }

@@ -1,7 +1,10 @@
-//! The frames, and how a line becomes one: no IO, no clock.
+//! The frames, and how a line becomes one: no IO, no clock. Here what a client says; what a broker says is in `server.rs`.
 //!
 //! A line is parsed twice, once for its `op` and once for that op's fields: an internally tagged enum could not
 //! keep the payload as raw text, and could not tell an unknown op from a bad field.
+
+pub mod dead;
+mod server;
 
 use std::borrow::Cow;
 
@@ -9,9 +12,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use self::dead::{Chosen, Dead};
 use super::error::{ErrorCode, ProtocolError};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
+use super::topic::{check_pattern, check_topic};
 use crate::message::{MessageType, Priority};
+
+pub use server::{Limits, Msg, MsgBody, ServerFrame, Welcome, push_msg, retag_msg};
 
 /// Client to broker: the first line of a session. Its `Debug` shows no token (`secret.rs`).
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -45,7 +52,14 @@ pub struct Send {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     /// An agent's name, or `*` for every registered agent but the sender.
-    pub to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Instead of `to`: those that subscribed to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Instead of `to`: every agent there, but the sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
     #[serde(rename = "type")]
     pub message_type: MessageType,
     #[serde(default)]
@@ -107,6 +121,15 @@ pub struct Extend {
     pub ms: u64,
 }
 
+/// Client to broker: a topic that the agent wants, or does not want any more. Answered after COMMIT.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct Topic {
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    pub topic: String,
+}
+
 /// Client to broker: a new window.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
@@ -121,144 +144,18 @@ pub struct Window {
 pub enum ClientFrame {
     Hello(Hello),
     Send(Send),
+    Subscribe(Topic),
+    Unsubscribe(Topic),
     Ack(Ack),
     Nack(Nack),
     Extend(Extend),
     Window(Window),
+    Dead(Dead),
+    Redrive(Chosen),
+    Purge(Chosen),
     Ping {},
     Pong {},
     Bye {},
-}
-
-/// What a session must keep to, told in the welcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct Limits {
-    pub line_bytes: usize,
-    pub payload_bytes: usize,
-    pub window: u32,
-}
-
-/// Broker to client: the session exists.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct Welcome {
-    pub proto: u32,
-    pub broker: String,
-    pub session: u64,
-    pub limits: Limits,
-    pub heartbeat_ms: u32,
-}
-
-/// Broker to client: a delivery pushed.
-#[derive(Clone, Debug, Deserialize)]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct Msg {
-    pub tag: u64,
-    pub attempt: u32,
-    pub deadline_ms: u64,
-    pub id: Uuid,
-    pub from: String,
-    #[serde(rename = "type")]
-    pub message_type: String,
-    pub priority: u8,
-    pub created_at: String,
-    #[serde(default)]
-    pub correlation_id: Option<String>,
-    #[serde(default)]
-    pub headers: Option<Box<RawValue>>,
-    pub payload: Box<RawValue>,
-}
-
-/// The part of a `msg` line that is the same at every push: made once, when the delivery is read.
-#[derive(Serialize)]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct MsgBody<'a> {
-    pub id: Uuid,
-    pub from: &'a str,
-    #[serde(rename = "type")]
-    pub message_type: &'a str,
-    pub priority: u8,
-    pub created_at: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub correlation_id: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub headers: Option<&'a RawValue>,
-    pub payload: &'a RawValue,
-}
-
-impl MsgBody<'_> {
-    /// The end of a `msg` line, from `"id":` to the closing brace; [`push_msg`] writes what comes before it.
-    pub fn encode(&self) -> Vec<u8> {
-        let mut line = serde_json::to_vec(self).expect("strings, numbers and JSON text serialize");
-        line.remove(0);
-        line
-    }
-}
-
-/// Appends a whole `msg` line to `out`.
-pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, body: &[u8]) {
-    use std::io::Write;
-    write!(out, r#"{{"op":"msg","tag":{tag},"attempt":{attempt},"deadline_ms":{deadline_ms},"#)
-        .expect("a Vec takes every write");
-    out.extend_from_slice(body);
-    out.push(b'\n');
-}
-
-/// A `msg` line, as [`push_msg`] writes it, under another tag; with its newline.
-///
-/// `None` if it was written by something else.
-pub fn retag_msg(line: &[u8], tag: u64) -> Option<Vec<u8>> {
-    use std::io::Write;
-    const HEAD: &[u8] = br#"{"op":"msg","tag":"#;
-    let rest = line.strip_prefix(HEAD)?;
-    let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-    let mut out = Vec::with_capacity(line.len() + 20);
-    out.extend_from_slice(HEAD);
-    write!(out, "{tag}").ok()?;
-    out.extend_from_slice(rest.get(digits..).filter(|rest| rest.starts_with(b","))?);
-    out.push(b'\n');
-    Some(out)
-}
-
-/// A line from the broker, but for `msg`, which [`push_msg`] writes.
-#[derive(Clone, Debug, Serialize)]
-#[serde(tag = "op", rename_all = "lowercase")]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub enum ServerFrame {
-    Welcome(Welcome),
-    #[serde(skip)]
-    Msg(Msg),
-    Sent {
-        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-        reference: Option<String>,
-        id: Uuid,
-    },
-    Acked {
-        #[serde(rename = "ref")]
-        reference: String,
-    },
-    Error {
-        code: ErrorCode,
-        fatal: bool,
-        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
-        reference: Option<String>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        retry_ms: Option<u64>,
-        message: String,
-    },
-    Drain {
-        after_ms: u64,
-    },
-    Ping {},
-    Pong {},
-}
-
-impl From<ProtocolError> for ServerFrame {
-    fn from(e: ProtocolError) -> Self {
-        let ProtocolError { code, message, reference, retry_ms } = e;
-        Self::Error { code, fatal: code.is_fatal(), reference, retry_ms, message }
-    }
 }
 
 /// Appends a frame and its newline to `out`.
@@ -319,10 +216,15 @@ impl ClientFrame {
         let frame = match op {
             "hello" => Self::Hello(fields(line, op)?),
             "send" => Self::Send(fields(line, op)?),
+            "subscribe" => Self::Subscribe(fields(line, op)?),
+            "unsubscribe" => Self::Unsubscribe(fields(line, op)?),
             "ack" => Self::Ack(fields(line, op)?),
             "nack" => Self::Nack(fields(line, op)?),
             "extend" => Self::Extend(fields(line, op)?),
             "window" => Self::Window(fields(line, op)?),
+            "dead" => Self::Dead(fields(line, op)?),
+            "redrive" => Self::Redrive(fields(line, op)?),
+            "purge" => Self::Purge(fields(line, op)?),
             "ping" => Self::Ping {},
             "pong" => Self::Pong {},
             "bye" => Self::Bye {},
@@ -348,7 +250,7 @@ impl ClientFrame {
                 short("client", h.client.as_deref())
             }
             Self::Send(s) => {
-                name("to", &s.to)?;
+                s.check_address()?;
                 short("dedupe_key", s.dedupe_key.as_deref())?;
                 short("correlation_id", s.correlation_id.as_deref())?;
                 if s.headers.as_ref().is_some_and(|h| !h.get().starts_with('{')) {
@@ -357,13 +259,27 @@ impl ClientFrame {
                 duration("delay_ms", s.delay_ms)?;
                 duration("ttl_ms", s.ttl_ms)
             }
+            Self::Subscribe(t) | Self::Unsubscribe(t) => check_pattern(&t.topic).map_err(|e| bad(&e)),
             Self::Ack(a) if a.tag.is_none() && a.tags.is_empty() => Err(bad("ack needs \"tag\" or \"tags\"")),
             Self::Ack(a) if a.tags.len() > ACK_TAGS_MAX => {
                 Err(bad(&format!("an ack takes at most {ACK_TAGS_MAX} tags")))
             }
             Self::Nack(n) => duration("delay_ms", n.delay_ms),
             Self::Extend(e) => duration("ms", Some(e.ms)),
+            Self::Dead(d) => d.check(),
+            Self::Redrive(c) | Self::Purge(c) => c.check(),
             _ => Ok(()),
+        }
+    }
+}
+
+impl Send {
+    fn check_address(&self) -> Result<(), ProtocolError> {
+        match (&self.to, &self.topic, &self.environment) {
+            (Some(to), None, None) => name("to", to),
+            (None, Some(topic), None) => check_topic(topic).map_err(|e| bad(&e)),
+            (None, None, Some(environment)) => name("environment", environment),
+            _ => Err(bad("send needs one of \"to\", \"topic\" and \"environment\"")),
         }
     }
 }
@@ -396,69 +312,6 @@ fn duration(field: &str, value: Option<u64>) -> Result<(), ProtocolError> {
             Err(bad(&format!("{field} is over {DURATION_MS_MAX} ms, a week")))
         }
         _ => Ok(()),
-    }
-}
-
-#[derive(Deserialize)]
-struct SentFields {
-    #[serde(default, rename = "ref")]
-    reference: Option<String>,
-    id: Uuid,
-}
-
-#[derive(Deserialize)]
-struct AckedFields {
-    #[serde(rename = "ref")]
-    reference: String,
-}
-
-#[derive(Deserialize)]
-struct ErrorFields {
-    code: ErrorCode,
-    fatal: bool,
-    #[serde(default, rename = "ref")]
-    reference: Option<String>,
-    #[serde(default)]
-    retry_ms: Option<u64>,
-    message: String,
-}
-
-#[derive(Deserialize)]
-struct DrainFields {
-    after_ms: u64,
-}
-
-impl ServerFrame {
-    /// Reads a line a broker sent; `None` is an op newer than this client, to be ignored.
-    ///
-    /// # Errors
-    /// The line is not what the protocol says: the peer is no Postbell broker.
-    pub fn decode(line: &[u8]) -> Result<Option<Self>, ProtocolError> {
-        let op = op_of(line)?;
-        let name = op.op.as_deref().unwrap_or("");
-        Ok(Some(match name {
-            "msg" => Self::Msg(fields(line, name)?),
-            "welcome" => Self::Welcome(fields(line, name)?),
-            "sent" => {
-                let SentFields { reference, id } = fields(line, name)?;
-                Self::Sent { reference, id }
-            }
-            "acked" => {
-                let AckedFields { reference } = fields(line, name)?;
-                Self::Acked { reference }
-            }
-            "error" => {
-                let ErrorFields { code, fatal, reference, retry_ms, message } = fields(line, name)?;
-                Self::Error { code, fatal, reference, retry_ms, message }
-            }
-            "drain" => {
-                let DrainFields { after_ms } = fields(line, name)?;
-                Self::Drain { after_ms }
-            }
-            "ping" => Self::Ping {},
-            "pong" => Self::Pong {},
-            _ => return Ok(None),
-        }))
     }
 }
 

@@ -32,16 +32,29 @@ pub const HEARTBEAT_MS_MAX: u32 = 600_000;
 pub const HEARTBEATS_MISSED_MAX: u32 = 2;
 /// The longest agent name, correlation id, dedupe key and `ref`.
 pub const NAME_BYTES_MAX: usize = 256;
+/// The most tokens of a topic: a message's subscribers are looked for under 2^(n+1) patterns.
+pub const TOPIC_TOKENS_MAX: usize = 8;
 /// The longest reason of a `nack`; what is longer is cut.
 pub const REASON_BYTES_MAX: usize = 1_000;
+/// The most dead letters of one answer, and what a client gets that does not say.
+pub const DEAD_LETTERS_MAX: usize = 100;
+/// Of a `dead_letters` line, so many bytes for the letters: nobody is pushed to while it is written.
+pub const DEAD_LETTERS_BYTES_MAX: usize = 64 * 1024;
+/// A payload that is longer is left out of a dead letter.
+pub const DEAD_PAYLOAD_BYTES_MAX: usize = 4 * 1024;
+/// What one `redrive` or `purge` does at most: one transaction that is not long.
+pub const DEAD_IDS_MAX: usize = 1_000;
 /// The longest delay, time to live or extension a client may ask for: a week.
 pub const DURATION_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
 
 const _: () = assert!(HELLO_LINE_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX > LINE_BYTES_MAX / 2);
-const _: () = assert!(PUSH_HEAD_BYTES_MAX + 8 * NAME_BYTES_MAX < ENVELOPE_BYTES_MAX);
+const _: () = assert!(PUSH_HEAD_BYTES_MAX + 12 * NAME_BYTES_MAX < ENVELOPE_BYTES_MAX);
 const _: () = assert!(REASON_BYTES_MAX < HELLO_LINE_BYTES_MAX);
 // An ack of a whole window with 20-digit tags is a line that is allowed.
 const _: () = assert!(ACK_TAGS_MAX * 21 + PUSH_HEAD_BYTES_MAX < LINE_BYTES_MAX);
+const _: () = assert!(DEAD_LETTERS_BYTES_MAX + ENVELOPE_BYTES_MAX < LINE_BYTES_MAX);
+// As many ids as may be named, of 20 digits and a comma each, are a line that is allowed.
+const _: () = assert!(DEAD_IDS_MAX * 21 + 8 * NAME_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS_MIN < HEARTBEAT_MS_DEFAULT);
 const _: () = assert!(HEARTBEAT_MS_DEFAULT < HEARTBEAT_MS_MAX);

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::{End, Phase, Sessions, hello, run, say_last};
 use crate::access::Access;
+use crate::dead_letters::{Ask, REQUESTS_MAX};
 use crate::dispatch::{Input, OUTBOX_MAX};
 use crate::guard::{Guard, Places};
 use crate::inbox::event::Event;
@@ -44,6 +45,8 @@ pub struct Seen {
     pub events: Vec<Event>,
     /// What it gave to the publisher.
     pub sends: Vec<Send>,
+    /// What it asked of dead letters.
+    pub asks: Vec<Ask>,
     /// What it wrote.
     pub written: Vec<u8>,
     /// Whether it ended only because the bytes did; otherwise answers may have been dropped with it.
@@ -56,6 +59,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
     let (read, write) = split(ours);
     let (inputs, inputs_rx) = mpsc::channel(OUTBOX_MAX);
     let (publishes, publishes_rx) = mpsc::channel(OUTBOX_MAX);
+    let (dead_letters, mut asked) = mpsc::channel(REQUESTS_MAX);
     let (_running, phase) = watch::channel(Phase::Running);
     let shared = Sessions {
         broker: "rehearsal".into(),
@@ -75,6 +79,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         pool: SHARED.1.clone(),
         inputs,
         publishes,
+        dead_letters,
         presence: Presence::default(),
         phase,
         metrics: SHARED.0.clone(),
@@ -87,7 +92,9 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         note_inputs(inputs_rx),
         note_publishes(publishes_rx),
     );
-    Seen { events, sends, written, ended_with_bytes }
+    // Only now, since an answer would give its agent the next turn, sooner or later.
+    let asks = std::iter::from_fn(|| asked.try_recv().ok()).map(|request| request.ask).collect();
+    Seen { events, sends, asks, written, ended_with_bytes }
 }
 
 /// As [`super::serve`], but for the authentication.

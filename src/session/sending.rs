@@ -37,11 +37,13 @@ impl Session<'_> {
     }
 
     fn check_recipient(&self, send: &Send, role: Role) -> Result<(), ProtocolError> {
-        if send.to != EVERYBODY || role.may_broadcast() {
+        let is_broadcast = send.to.as_deref() == Some(EVERYBODY) || send.environment.is_some();
+        if !is_broadcast || role.may_broadcast() {
             return Ok(());
         }
+        let whom = if send.environment.is_some() { "a whole environment" } else { "everybody" };
         let sentence = format!(
-            "{} may not send to everybody: that takes the role orchestrator; name the agents it is for, or have its \
+            "{} may not send to {whom}: that takes the role orchestrator; name the agents it is for, or have its \
              role changed",
             self.agent
         );

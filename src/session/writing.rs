@@ -21,7 +21,7 @@ use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 /// How long one write may take before its session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
 /// Asked to leave, a client connects again within this time, at a moment of its own.
-const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+const DRAIN_WITHIN: Duration = Duration::from_millis(200);
 /// Lines of one write.
 const LINES_AT_ONCE: usize = 256;
 /// A buffer that grew over this is given back: most sessions are idle most of the time.
@@ -146,6 +146,7 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
             }
             Outgoing::Elsewhere(owner, last_tag) => lines.elsewhere = Some((owner, last_tag)),
             Outgoing::Frame(frame) => push_line(buffer, &frame),
+            Outgoing::Answer(frame, _turn) => push_line(buffer, &*frame),
             // What came after it is not written: the deliveries among it are given back.
             Outgoing::Close(error) => {
                 lines.close = Some(error);

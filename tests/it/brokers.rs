@@ -150,6 +150,83 @@ async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
     assert_eq!(near.expect("msg").await["payload"], 1);
 }
 
+/// A link that stands, and another one that cannot be made: the owner learns from the database alone that somebody waits.
+#[tokio::test]
+async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_database_says_that_it_is_wanted() {
+    let db = migrated().await;
+    let (gate, target) = Gate::late().await;
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
+    target.send(vec![one.agents]).expect("the gate is there");
+    let two = Mesh::on(db.clone(), &[]).await;
+    let token = db.agent("a").await;
+    let near = one.raw_with("a", &token, 0).await;
+    until_owned(&db, "a").await;
+    let owner: String = db.ask("select broker_id::text from postbell.leases").await;
+    let _linked = two.raw_with("a", &token, 0).await;
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    drop(near);
+    one.until_metric("postbell_sessions", |n| n == 1.0).await;
+    gate.admit_no_more();
+    let mut far = two.raw_with("a", &token, 5).await;
+    db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
+    insert(&db.sql().await, "a", 5, "1").await;
+    assert_eq!(far.expect("msg").await["payload"], 1);
+    two.until_metric("postbell_links", |n| n == 0.0).await;
+}
+
+/// The owner's way to the database is cut, the other broker's is not.
+#[tokio::test]
+async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_holds() {
+    let db = migrated().await;
+    let (gate, target) = Gate::late().await;
+    let server: std::net::SocketAddr =
+        db.url().split(['@', '/']).nth(3).unwrap().parse().expect("host and port");
+    target.send(vec![server]).expect("the gate is there");
+    let through = TestDb::at(db.url().replace(&server.to_string(), &gate.address.to_string()));
+    let one = Mesh::on(through, &[]).await;
+    let two = Mesh::on(db.clone(), &[]).await;
+    let token = db.agent("a").await;
+    let mut near = one.raw_with("a", &token, 10).await;
+    until_owned(&db, "a").await;
+    let owner: String = db.ask("select broker_id::text from postbell.leases").await;
+    let sql = db.sql().await;
+    for n in 1..=3 {
+        insert(&sql, "a", 5, &n.to_string()).await;
+    }
+    for tag in 1..=3 {
+        assert_eq!(near.expect("msg").await["tag"], tag);
+    }
+    gate.shut();
+    one.until_ready(false).await;
+    // Acknowledged while there is nobody to write it to; and not dispatched any more once the lease has ended.
+    near.say(r#"{"op":"ack","tags":[1,2],"ref":"held"}"#).await;
+    db.until(&format!("select lease_until < now() from postbell.brokers where broker_id = '{owner}'")).await;
+    let mut far = two.raw_with("a", &token, 10).await;
+    db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
+    insert(&sql, "a", 5, "4").await;
+    // The new owner cannot know of the acks: it delivers what is in the table.
+    let mut seen: Vec<u64> = Vec::new();
+    while seen.len() < 4 {
+        seen.push(far.expect("msg").await["payload"].as_u64().unwrap());
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [1, 2, 3, 4]);
+    gate.open();
+    // It is settled by whom the agent told, on the session that was never closed; later acks come too late for those.
+    let mut answer = near.line().await.expect("open");
+    while !answer.contains("acked") {
+        answer = near.line().await.expect("open");
+    }
+    assert_eq!(answer, r#"{"op":"acked","ref":"held"}"#);
+    far.say(r#"{"op":"ack","tags":[1,2,3,4],"ref":"all"}"#).await;
+    far.expect("acked").await;
+    db.until("select count(*) = 0 from postbell.deliveries").await;
+    // And it is served by the new owner from now on, or by its own broker again.
+    far.say(r#"{"op":"window","n":0}"#).await;
+    insert(&sql, "a", 5, "5").await;
+    assert_eq!(near.expect("msg").await["payload"], 5);
+}
+
 #[tokio::test]
 async fn a_stranger_is_no_broker() {
     let (one, two) = two().await;
@@ -194,6 +271,30 @@ async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
     let delivery = next(&mut far).await;
     assert_eq!(delivery.payload(), "2");
     delivery.ack_confirmed().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_that_stops_gives_back_what_its_agents_have_over_links_and_does_not_count_it() {
+    let db = migrated().await;
+    let one = Mesh::on(db.clone(), &[]).await;
+    let two = Mesh::on(db.clone(), &[("POSTBELL_DRAIN_SECONDS", "1")]).await;
+    let token = db.agent("a").await;
+    let mut near = one.raw_with("a", &token, 0).await;
+    until_owned(&db, "a").await;
+    let mut far = two.raw_with("a", &token, 5).await;
+    insert(&db.sql().await, "a", 5, "1").await;
+    assert_eq!(far.expect("msg").await["attempt"], 1);
+    let stopping = tokio::spawn(two.stop());
+    far.expect("drain").await;
+    // The owner pushes nothing more to it either.
+    insert(&db.sql().await, "a", 5, "2").await;
+    far.expect_error("stopping", true).await;
+    let (_, stopped) = stopping.await.unwrap();
+    assert_eq!(stopped, Stopped { given_back: 1, unsettled: 0, broken: false });
+    near.say(r#"{"op":"window","n":5}"#).await;
+    for _ in 0..2 {
+        assert_eq!(near.expect("msg").await["attempt"], 1);
+    }
 }
 
 /// Agents behind a balancer, two sessions each at times, under load, while each broker is stopped in turn.

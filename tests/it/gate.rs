@@ -14,6 +14,7 @@ pub(crate) struct Gate {
     pub(crate) address: SocketAddr,
     accepting: JoinHandle<()>,
     is_open: watch::Sender<bool>,
+    admits: watch::Sender<bool>,
     cuts: watch::Sender<u64>,
     passed: Arc<AtomicUsize>,
 }
@@ -25,16 +26,27 @@ impl Gate {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("bound");
         let (is_open, open) = watch::channel(true);
+        let (admits, admitting) = watch::channel(true);
         let (cuts, cut) = watch::channel(0);
         let (targets, told) = watch::channel(Vec::new());
         let passed = Arc::new(AtomicUsize::new(0));
-        let accepting = tokio::spawn(accept(listener, told, open, cut, passed.clone()));
-        (Self { address, accepting, is_open, cuts, passed }, targets)
+        let accepting = tokio::spawn(accept(listener, told, open, admitting, cut, passed.clone()));
+        (Self { address, accepting, is_open, admits, cuts, passed }, targets)
     }
 
     /// Cuts what goes through; what comes from now on is accepted and cut at once.
     pub(crate) fn shut(&self) {
         self.is_open.send_replace(false);
+    }
+
+    /// What goes through now goes on; what comes from now on is cut at once.
+    pub(crate) fn admit_no_more(&self) {
+        self.admits.send_replace(false);
+    }
+
+    /// Lets connections through again.
+    pub(crate) fn open(&self) {
+        self.is_open.send_replace(true);
     }
 
     /// Cuts what goes through now.
@@ -59,13 +71,14 @@ async fn accept(
     listener: TcpListener,
     targets: watch::Receiver<Vec<SocketAddr>>,
     open: watch::Receiver<bool>,
+    admitting: watch::Receiver<bool>,
     cut: watch::Receiver<u64>,
     passed: Arc<AtomicUsize>,
 ) {
     let mut turn = 0;
     while let Ok((socket, _)) = listener.accept().await {
         let targets = targets.borrow().clone();
-        if !*open.borrow() {
+        if !*open.borrow() || !*admitting.borrow() {
             continue;
         }
         let (start, mut open, mut cut, passed) = (turn, open.clone(), cut.clone(), passed.clone());

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["client", "inbox", "bell", "metrics", "health", "guard"],
     &["postgres", "http"],
     &["config", "dispatch", "presence", "reaper", "access"],
-    &["settler", "refiller", "listener", "leaser", "tailer", "publisher"],
+    &["settler", "refiller", "listener", "leaser", "tailer", "publisher", "dead_letters"],
     &["session"],
     &["server"],
     &["broker"],

@@ -31,6 +31,26 @@ async fn a_stop_waits_for_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn nothing_is_pushed_to_a_session_that_was_asked_to_leave() {
+    let mesh = Mesh::with(&[("POSTBELL_DRAIN_SECONDS", "60")]).await;
+    let token = mesh.db.agent("a").await;
+    let mut raw = mesh.raw_with("a", &token, 5).await;
+    let sql = mesh.db.sql().await;
+    insert(&sql, "a", 5, "1").await;
+    raw.expect("msg").await;
+    let stopping = tokio::spawn(mesh.stop());
+    raw.expect("drain").await;
+    insert(&sql, "a", 5, "2").await;
+    sql.batch_execute("select pg_notify('postbell', '')").await.expect("rings");
+    raw.say(r#"{"op":"ack","tag":1,"ref":"r"}"#).await;
+    raw.expect("acked").await;
+    raw.expect_error("stopping", true).await;
+    let (db, stopped) = stopping.await.unwrap();
+    assert_eq!(stopped, Stopped { given_back: 0, unsettled: 0, broken: false });
+    assert_eq!(db.ask::<i64>("select count(*) from postbell.deliveries").await, 1);
+}
+
+#[tokio::test]
 async fn what_is_in_flight_at_the_deadline_is_given_back_uncounted() {
     let mesh = Mesh::with(&[("POSTBELL_DRAIN_SECONDS", "1")]).await;
     let token = mesh.db.agent("a").await;

@@ -312,3 +312,28 @@ async fn service_role_does_all_but_look_into_the_brokers_schema() {
         assert_eq!(service(statement).await, DENIED, "{statement}");
     }
 }
+
+#[tokio::test]
+async fn a_topic_is_for_every_agent_to_send_to_and_an_environment_for_orchestrators() {
+    let db = closed().await;
+    let subscribe = "insert into postbell.subscriptions (pattern, agent_id) values ('news.*', 'b')";
+    db.client().await.batch(subscribe).await.expect("subscribes");
+    let to_topic = |from: &str| send(from, "null", ", topic", ", 'news.today'");
+    let to_environment = |from: &str| send(from, "null", ", to_environment", ", 'pc'");
+    assert_eq!(as_agent(&db, "a", &to_topic("a")).await, one());
+    assert_eq!(as_agent(&db, "a", &to_topic("b")).await, DENIED);
+    assert_eq!(as_agent(&db, "a", &to_environment("a")).await, DENIED);
+    assert_eq!(as_agent(&db, "boss", &to_environment("boss")).await, one());
+    let routed = "select count(*) from postbell.deliveries d join agent_messages m using (message_id)
+                  where m.topic = 'news.today' and d.inbox = 'b'";
+    assert_eq!(db.ask::<i64>(routed).await, 1);
+    let read = "select topic from agent_messages where topic is not null";
+    assert_eq!(as_agent(&db, "b", read).await, Ok(vec!["news.today".to_owned()]));
+    for stranger in [
+        subscribe,
+        "select from postbell.subscriptions",
+        "select postbell.recipients('a', 'news.today', null)",
+    ] {
+        assert_eq!(as_agent(&db, "boss", stranger).await, DENIED, "{stranger}");
+    }
+}

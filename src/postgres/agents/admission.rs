@@ -16,7 +16,7 @@ const AUTHENTICATE: &str = include_str!("../../../sql/queries/agent_authenticate
 pub enum Role {
     /// Send to any agent.
     Agent,
-    /// Also send to everybody.
+    /// Also send to everybody, and administer the dead letters of others.
     Orchestrator,
 }
 
@@ -31,6 +31,11 @@ impl Role {
 
     /// Whether it may send to every registered agent at once.
     pub fn may_broadcast(self) -> bool {
+        self == Self::Orchestrator
+    }
+
+    /// Whether it may administer the dead letters of every inbox.
+    pub fn may_administer(self) -> bool {
         self == Self::Orchestrator
     }
 }

@@ -46,6 +46,12 @@ pub const MIGRATIONS: &[Migration] = &[
     },
     Migration { version: 5, name: "links", sql: include_str!("../../../sql/migrations/0005_links.sql") },
     Migration { version: 6, name: "access", sql: include_str!("../../../sql/migrations/0006_access.sql") },
+    Migration {
+        version: 7,
+        name: "dead_inbox",
+        sql: include_str!("../../../sql/migrations/0007_dead_inbox.sql"),
+    },
+    Migration { version: 8, name: "topics", sql: include_str!("../../../sql/migrations/0008_topics.sql") },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.

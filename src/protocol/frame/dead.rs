@@ -1,0 +1,109 @@
+//! The frames by which dead letters are administered.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{bad, name};
+use crate::protocol::error::ProtocolError;
+use crate::protocol::limits::DEAD_IDS_MAX;
+
+/// Client to broker: a page of dead letters, the oldest first. Answered by `dead_letters`, or by `error`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct Dead {
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// The agent's own, where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// The last one of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+}
+
+/// Client to broker: which dead letters to `redrive` or to `purge`. Answered after COMMIT by `redriven` or `purged`, or by
+/// `error`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct Chosen {
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ids: Vec<i64>,
+    /// All of this inbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inbox: Option<String>,
+    /// Of the inbox, those after this one: the last of the answer before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<i64>,
+}
+
+/// A dead letter as a client sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct DeadLetter {
+    /// What `redrive` and `purge` name it by: the delivery's number. The same message may be dead in other inboxes.
+    pub id: i64,
+    pub message_id: Uuid,
+    pub inbox: String,
+    pub from: String,
+    #[serde(rename = "type")]
+    pub message_type: String,
+    pub priority: u8,
+    pub attempts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub created_at: Option<String>,
+    /// Whole, or left out where it is long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<Box<RawValue>>,
+}
+
+/// Broker to client: a page of dead letters.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct DeadLetters {
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    pub letters: Vec<DeadLetter>,
+    pub more: bool,
+}
+
+/// Broker to client: so many were redriven or purged, and it is committed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct Done {
+    #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    pub count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<i64>,
+    pub more: bool,
+}
+
+impl Dead {
+    pub(super) fn check(&self) -> Result<(), ProtocolError> {
+        self.inbox.as_deref().map_or(Ok(()), |inbox| name("inbox", inbox))
+    }
+}
+
+impl Chosen {
+    /// All of one's own is too much to ask for by a key that was forgotten.
+    pub(super) fn check(&self) -> Result<(), ProtocolError> {
+        match &self.inbox {
+            None if self.ids.is_empty() => {
+                Err(bad("say which dead letters: \"ids\", or \"inbox\" for all of one"))
+            }
+            Some(_) if !self.ids.is_empty() => Err(bad("\"ids\" and \"inbox\" exclude each other")),
+            None if self.ids.len() > DEAD_IDS_MAX => Err(bad(&format!("at most {DEAD_IDS_MAX} ids at once"))),
+            None => Ok(()),
+            Some(inbox) => name("inbox", inbox),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Subscriptions to topics: the agent's, and not the session's, so they stay when it leaves.
+
+use super::{End, Session};
+use crate::postgres::StoreError;
+use crate::postgres::subscriptions::{self, SUBSCRIPTIONS_MAX};
+use crate::protocol::frame::Topic;
+use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+
+impl Session<'_> {
+    /// Answers once it is committed. The session reads on only then: what it sends next finds the subscription.
+    pub(super) async fn subscribe(&self, asked: Topic, wanted: bool) -> Result<(), End> {
+        self.answer(match self.change(&asked.topic, wanted).await {
+            Ok(()) if wanted => ServerFrame::Subscribed(asked),
+            Ok(()) => ServerFrame::Unsubscribed(asked),
+            Err(e) => e.for_ref(asked.reference).into(),
+        })
+    }
+
+    async fn change(&self, topic: &str, wanted: bool) -> Result<(), ProtocolError> {
+        if self.ticket.is_none() {
+            let sentence = "a link is for deliveries: its broker subscribes for its agents";
+            return Err(ProtocolError::new(ErrorCode::Forbidden, sentence));
+        }
+        let (pool, agent) = (&self.shared.pool, &*self.agent);
+        let has_it = match wanted {
+            true => subscriptions::subscribe(pool, agent, topic).await.map_err(refusal)?,
+            false => subscriptions::unsubscribe(pool, agent, topic).await.map(|()| true).map_err(refusal)?,
+        };
+        if has_it {
+            return Ok(());
+        }
+        let sentence = format!("{agent} has {SUBSCRIPTIONS_MAX} subscriptions, as many as an agent may have");
+        Err(ProtocolError::new(ErrorCode::Rejected, sentence))
+    }
+}
+
+fn refusal(e: StoreError) -> ProtocolError {
+    let code = if e.is_retryable() { ErrorCode::Unavailable } else { ErrorCode::Rejected };
+    ProtocolError::new(code, e.to_string())
+}
