@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -47,6 +47,8 @@ struct Asked {
     release: HashSet<Arc<str>>,
     /// Nobody knows whose they are: asked again at the slow tick only.
     refused: HashSet<Arc<str>>,
+    /// Until when the lease lasts, by the last renewal that was answered.
+    until: Option<Instant>,
 }
 
 impl Leaser {
@@ -89,7 +91,7 @@ impl Leaser {
             tokio::select! {
                 biased;
                 _ = renewal.tick() => {
-                    is_known_alive = self.renew(connection, is_known_alive).await?;
+                    is_known_alive = self.renew(connection, asked, is_known_alive).await?;
                     pace.reset();
                 }
                 batch = requests.recv() => match batch {
@@ -104,7 +106,12 @@ impl Leaser {
         }
     }
 
-    async fn renew(&self, connection: &Connection, is_known_alive: bool) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        connection: &Connection,
+        asked: &mut Asked,
+        is_known_alive: bool,
+    ) -> Result<bool, StoreError> {
         let canary = self.rope.send_canary();
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
         let renewed = timeout(LEASE, renew(connection, &self.broker, canary, is_known_alive)).await;
@@ -114,7 +121,11 @@ impl Leaser {
         }
         self.note_queue(renewed.queue_usage);
         self.database_up(true);
-        if renewed.lapsed {
+        // A renewal whose answer was lost may have been the one that was told so: then the server says no more that it
+        // had lapsed, and another broker may still have had inboxes in between.
+        let unbroken = asked.until.is_some_and(|until| Instant::now() < until);
+        asked.until = Some(renewed.until);
+        if renewed.lapsed || !unbroken {
             self.lapsed.notify_one();
             self.tell(Event::LeaseLapsed).await;
         }

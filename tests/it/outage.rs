@@ -66,13 +66,39 @@ async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
     tokio::task::spawn_blocking(move || server.stop().unwrap()).await.unwrap();
 }
 
-#[tokio::test]
-async fn connections_to_a_server_that_went_without_a_word_are_given_up() {
+/// A database of the test's own, and a proxy on the way to it.
+async fn through_a_proxy() -> (TestDb, TestDb, Proxy) {
     let db = migrated().await;
     let server = db.url().split(['@', '/']).nth(3).unwrap().parse().unwrap();
     let proxy = Proxy::start(vec![server], 1).await.unwrap();
-    let through = db.url().replace(&server.to_string(), &proxy.address.to_string());
-    let mesh = Mesh::on(TestDb::at(through), &[]).await;
+    let through = TestDb::at(db.url().replace(&server.to_string(), &proxy.address.to_string()));
+    (db, through, proxy)
+}
+
+#[tokio::test]
+async fn a_lease_that_lapsed_in_silence_is_asked_for_again() {
+    let (db, through, proxy) = through_a_proxy().await;
+    let mesh = Mesh::on(through, &[]).await;
+    let (_client, mut deliveries) = mesh.connect("a", 20).await;
+    let sql = db.sql().await;
+    insert(&sql, "a", 5, "1").await;
+    next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    proxy.inflict(Net::BlackHole);
+    // Until the broker has also given up the renewal that went into the hole.
+    db.until("select lease_until < now() - interval '1.5 s' from postbell.brokers").await;
+    // As another broker does whose agent came and went meanwhile.
+    sql.execute("delete from postbell.leases", &[]).await.unwrap();
+    // That renewal arrives now, and nobody hears that the lease had lapsed before it.
+    proxy.heal();
+    insert(&sql, "a", 5, "2").await;
+    next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    mesh.stop().await;
+}
+
+#[tokio::test]
+async fn connections_to_a_server_that_went_without_a_word_are_given_up() {
+    let (db, through, proxy) = through_a_proxy().await;
+    let mesh = Mesh::on(through, &[]).await;
     let (client, mut deliveries) = mesh.connect("a", 20).await;
     let sql = db.sql().await;
     // Every kind of connection is open: tail, settler, and one of the pool.

@@ -6,10 +6,10 @@ use anyhow::Context;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use crate::agents::inbox_of;
+use crate::agents::{INBOXES, inbox_of};
 use crate::episode::Episode;
 use crate::postgres;
-use crate::schedule::{Fault, Link, Net, Planned};
+use crate::schedule::{Fault, Link, Net, Planned, letter};
 use crate::stage::Stage;
 
 /// Log segments that are asked for while the disk is full: the server then has none to write into.
@@ -40,6 +40,14 @@ pub async fn inject(stage: &mut Stage, planned: Planned) -> anyhow::Result<Episo
         defect: None,
     };
     let lasting = Duration::from_millis(planned.lasting_ms);
+    if let Fault::KillBroker { broker } | Fault::StopBroker { broker } | Fault::RestartBroker { broker } =
+        planned.fault
+    {
+        let (sql, _driver) = postgres::connect(stage.server.url()).await?;
+        let owned = postgres::owned(&sql, &letter(broker).to_string()).await?;
+        episode.note = Some(format!("owned {owned} of {INBOXES} inboxes"));
+        episode.begun_ms = stage.ledger.lock().now_ms();
+    }
     let done = match planned.fault {
         Fault::KillBroker { broker } => kill_broker(stage, broker, lasting, &mut episode).await,
         Fault::RestartBroker { broker } => restart_broker(stage, broker, &mut episode).await,

@@ -225,6 +225,16 @@ pub async fn terminate(sql: &Sql, backend: Backend) -> anyhow::Result<i64> {
     Ok(sql.query_one(&end, &[&who]).await?.get(0))
 }
 
+/// How many inboxes a broker owns: what it means to break it.
+///
+/// # Errors
+/// The server refuses.
+pub async fn owned(sql: &Sql, broker: &str) -> anyhow::Result<i64> {
+    let count = "select count(*) from postbell.leases join postbell.brokers using (broker_id) \
+                 where name = $1 and lease_until > now()";
+    Ok(sql.query_one(count, &[&broker]).await?.get(0))
+}
+
 /// The name of an inbox.
 pub fn inbox_name(inbox: u8) -> String {
     format!("inbox-{inbox}")
