@@ -132,7 +132,7 @@ async fn of_three_that_race_for_a_thousand_tasks_each_task_is_done_by_one() {
     while let Some(ended) = racers.join_next().await {
         ended.expect("no panic");
     }
-    let done = done.lock().expect("whole");
+    let done = std::mem::take(&mut *done.lock().expect("whole"));
     assert_eq!(done.len(), TASKS);
     assert!(done.values().all(|by| by.len() == 1));
     let shares: Vec<usize> = (0..3).map(|r| done.values().filter(|by| by[0] == r).count()).collect();
