@@ -88,13 +88,15 @@ async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreErro
         Ask::Redrive(which) => {
             let (ids, inbox, from) = which.parameters();
             let done = dead::redrive_some(pool, ids, inbox, from).await?;
-            tracing::info!(agent = %request.agent, ?inbox, count = done.count, "dead letters were redriven");
+            let inbox = inbox.unwrap_or("by number");
+            tracing::info!(agent = %request.agent, inbox, count = done.count, "dead letters were redriven");
             Ok(ServerFrame::Redriven(which.done(done, reference)))
         }
         Ask::Purge(which) => {
             let (ids, inbox, from) = which.parameters();
             let done = dead::purge_some(pool, ids, inbox, from).await?;
-            tracing::info!(agent = %request.agent, ?inbox, count = done.count, "dead letters were purged");
+            let inbox = inbox.unwrap_or("by number");
+            tracing::info!(agent = %request.agent, inbox, count = done.count, "dead letters were purged");
             Ok(ServerFrame::Purged(which.done(done, reference)))
         }
     }
