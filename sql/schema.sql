@@ -162,6 +162,60 @@ create view postbell.agents as
    FROM agent_registry
   WHERE enabled IS NOT FALSE;
 
+create view postbell.dead_letters as
+ SELECT regexp_replace(COALESCE(deliveries.last_error, '(none)'::text), '[0-9]+'::text, '#'::text, 'g'::text) AS reason,
+    count(*) AS letters,
+    count(DISTINCT deliveries.inbox) AS inboxes,
+    min(deliveries.dead_at) AS first,
+    max(deliveries.dead_at) AS last,
+    min(deliveries.delivery_id) AS an_example
+   FROM postbell.deliveries
+  WHERE deliveries.state = 'dead'::postbell.delivery_state
+  GROUP BY (regexp_replace(COALESCE(deliveries.last_error, '(none)'::text), '[0-9]+'::text, '#'::text, 'g'::text));
+
+create view postbell.environments as
+ SELECT environment,
+    count(*) AS agents,
+    count(*) FILTER (WHERE enabled IS NOT FALSE) AS enabled,
+    count(*) FILTER (WHERE status <> ALL (ARRAY['offline'::text, 'error'::text])) AS alive,
+    min(last_heartbeat) AS oldest_heartbeat,
+    max(last_heartbeat) AS newest_heartbeat
+   FROM agent_registry
+  GROUP BY environment;
+
+create view postbell.flow as
+ SELECT COALESCE(s.environment, '(not registered)'::text) AS from_environment,
+    COALESCE(r.environment, m.to_environment,
+        CASE
+            WHEN m.to_agent_id IS NULL THEN '(many)'::text
+            ELSE '(not registered)'::text
+        END) AS to_environment,
+    count(*) AS messages,
+    count(*) FILTER (WHERE m.status = 'processed'::text) AS processed,
+    count(*) FILTER (WHERE m.status = 'failed'::text) AS failed,
+    avg(m.processed_at - m.created_at) FILTER (WHERE m.status = 'processed'::text) AS mean_time
+   FROM agent_messages m
+     LEFT JOIN agent_registry s ON s.agent_id = m.from_agent_id
+     LEFT JOIN agent_registry r ON r.agent_id = m.to_agent_id
+  WHERE m.created_at > (now() - '1 day'::interval)
+  GROUP BY (COALESCE(s.environment, '(not registered)'::text)), (COALESCE(r.environment, m.to_environment,
+        CASE
+            WHEN m.to_agent_id IS NULL THEN '(many)'::text
+            ELSE '(not registered)'::text
+        END));
+
+create view postbell.waiting as
+ SELECT d.inbox,
+    d.priority,
+    count(*) AS messages,
+    count(*) FILTER (WHERE d.state = 'scheduled'::postbell.delivery_state) AS scheduled,
+    min(m.created_at) AS oldest,
+    now() - min(m.created_at) AS oldest_age
+   FROM postbell.deliveries d
+     JOIN agent_messages m USING (message_id)
+  WHERE d.state <> 'dead'::postbell.delivery_state
+  GROUP BY d.inbox, d.priority;
+
 CREATE OR REPLACE FUNCTION postbell.announce_access()
  RETURNS trigger
  LANGUAGE plpgsql

@@ -35,3 +35,4 @@ mod schema;
 mod sending;
 mod tls;
 mod topics;
+mod views;
