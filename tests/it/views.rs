@@ -23,8 +23,10 @@ async fn the_views_answer_what_operators_ask() {
                   last_error = 'county ' || delivery_id || ' is locked' where priority = 1";
     sql.batch_execute(dead).await.expect("dead letters");
     let ask = async |query: &str| -> Vec<String> {
-        let rows =
-            sql.query(&format!("select row_to_json(answer)::text from ({query}) answer"), &[]).await.expect(query);
+        let rows = sql
+            .query(&format!("select row_to_json(answer)::text from ({query}) answer"), &[])
+            .await
+            .expect(query);
         rows.iter().map(|row| row.get(0)).collect()
     };
     let environments = "select environment, agents, alive, newest_heartbeat - oldest_heartbeat as apart
