@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from dataclasses import dataclass
 
@@ -116,4 +117,6 @@ def fault_of(settings: Settings, fault: OSError) -> PostbellError:
     """What the system says, as a sentence of ours."""
     if isinstance(fault, ssl.SSLError):
         return TlsFailed(str(settings.address), sentence(fault))
-    return Unreachable(str(settings.address), fault.strerror or str(fault) or type(fault).__name__)
+    # asyncio puts words of its own in the system's place; what is below zero is of the resolver's.
+    reason = os.strerror(fault.errno) if fault.errno and fault.errno > 0 else fault.strerror
+    return Unreachable(str(settings.address), reason or str(fault) or type(fault).__name__)

@@ -70,7 +70,8 @@ class Process:
         )
         self._said = ""
         self._changed = threading.Condition()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         atexit.register(self.end)
 
     def _listen(self) -> None:
@@ -79,6 +80,7 @@ class Process:
             with self._changed:
                 self._said += line
                 self._changed.notify_all()
+        self._child.stdout.close()
         with self._changed:
             self._said += "\n(it ended)\n"
             self._changed.notify_all()
@@ -96,7 +98,7 @@ class Process:
             raise AssertionError(f"the broker did not say {pattern!r} but:\n{self._said}")
         return match.group(1)
 
-    def signal(self, number: int) -> None:
+    def tell(self, number: int) -> None:
         """To this process alone."""
         self._child.send_signal(number)
 
@@ -109,6 +111,7 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._child.kill()
                 self._child.wait()
+            self._listener.join(WAIT_SECONDS)
         atexit.unregister(self.end)
 
 
@@ -161,7 +164,7 @@ class Mesh:
 
     def freeze_broker(self) -> None:
         """It lives, and does nothing: until it is ended."""
-        self._broker.signal(signal.SIGSTOP)
+        self._broker.tell(signal.SIGSTOP)
 
     def start_broker(self) -> None:
         """Again, at the same address."""
