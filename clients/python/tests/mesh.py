@@ -185,6 +185,12 @@ class Mesh:
         return Credentials(name, done.stdout.strip(), self.url)
 
 
+@cache
+def sender() -> Credentials:
+    """One that any test sends by: registering takes a process each time."""
+    return mesh().agent("sender")
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

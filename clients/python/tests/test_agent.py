@@ -8,12 +8,12 @@ from datetime import timedelta
 
 from postbell import Agent, DeadLetter, Invalid, Refused
 
-from .mesh import ACK_DEADLINE_SECONDS, mesh
+from .mesh import ACK_DEADLINE_SECONDS, mesh, sender
 
 
 class Messages(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
-        self.sender = mesh().agent("sender").agent()
+        self.sender = sender().agent()
         await self.sender.connect()
         self.addAsyncCleanup(self.sender.close)
         self.who = mesh().agent("receiver")

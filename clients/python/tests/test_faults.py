@@ -9,7 +9,7 @@ import unittest
 
 from postbell import Agent, Interrupted, Message, PostbellError, Refused, Unreachable
 
-from .mesh import WAIT_SECONDS, Credentials, mesh
+from .mesh import WAIT_SECONDS, Credentials, mesh, sender
 
 
 class Faults(unittest.IsolatedAsyncioTestCase):
@@ -24,7 +24,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         await asyncio.to_thread(mesh().start_broker)
 
     async def test_nothing_is_lost_when_the_broker_is_killed_and_started_again(self) -> None:
-        who, sender = mesh().agent("survivor"), await self.opened(mesh().agent("sender"))
+        who, peer = mesh().agent("survivor"), await self.opened(sender())
         agent = await self.opened(who)
         wanted, handled, some = set(range(60)), set(), asyncio.Event()
 
@@ -40,7 +40,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         async def send(n: int) -> None:
             while True:
                 try:
-                    await sender.send(to=who.name, payload=n)
+                    await peer.send(to=who.name, payload=n)
                     return
                 except PostbellError as fault:
                     # Whether it was stored is not known: sent again it may come twice.
@@ -56,9 +56,9 @@ class Faults(unittest.IsolatedAsyncioTestCase):
 
     async def test_what_was_in_hand_is_acknowledged_after_the_reconnect_and_not_handled_twice(self) -> None:
         who = mesh().agent("holder")
-        sender, agent = await self.opened(mesh().agent("sender")), await self.opened(who)
-        await sender.send(to=who.name, payload="held")
-        await sender.send(to=who.name, payload="handled while away")
+        peer, agent = await self.opened(sender()), await self.opened(who)
+        await peer.send(to=who.name, payload="held")
+        await peer.send(to=who.name, payload="handled while away")
         messages = agent.messages()
         held, away = await anext(messages), await anext(messages)
         await asyncio.to_thread(mesh().end_broker)
@@ -71,7 +71,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         while held._generation == generation:
             await asyncio.sleep(0.02)
         self.assertTrue(await held.ack())
-        await sender.send(to=who.name, payload="last")
+        await peer.send(to=who.name, payload="last")
         self.assertEqual((await anext(messages)).payload, "last", "neither was handed out again")
 
     async def test_a_send_with_a_key_is_repeated_and_one_without_is_told(self) -> None:

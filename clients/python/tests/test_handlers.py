@@ -8,10 +8,11 @@ import signal
 import threading
 import unittest
 from collections.abc import Callable
+from unittest.mock import patch
 
 from postbell import Agent, Dead, DeadLetter, Invalid, Message, Release, Retry
 
-from .mesh import mesh
+from .mesh import mesh, sender
 
 #: Longer than a message takes to come on a machine that is busy.
 IDLE = 1.0
@@ -20,7 +21,7 @@ SOON = 0.2
 
 class Handlers(unittest.IsolatedAsyncioTestCase):
     async def asyncSetUp(self) -> None:
-        self.sender = mesh().agent("sender").agent()
+        self.sender = sender().agent()
         await self.sender.connect()
         self.addAsyncCleanup(self.sender.close)
         self.who = mesh().agent("worker")
@@ -30,6 +31,25 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
 
     async def send(self, payload: object, **more: object) -> str:
         return await self.sender.send(to=self.who.name, payload=payload, **more)  # type: ignore[arg-type]
+
+    async def run_until(self, count: int, concurrency: int = 1) -> None:
+        """Until so many were handled, which is when they are acknowledged."""
+        running = asyncio.create_task(self.agent.run(concurrency))
+        driver = self.agent._driver
+        assert driver is not None
+        acked, ack = 0, driver.ack
+
+        def counted(message: Message, told: Callable[[bool], None] | None) -> None:
+            nonlocal acked
+            ack(message, told)
+            acked += 1
+            if acked == count:
+                self.agent.stop()
+
+        with patch.object(driver, "ack", counted):
+            await running
+        self.assertEqual(acked, count)
+        self.assertEqual(await self.agent.drain(idle=SOON), 0, "they are acknowledged")
 
     async def run_until_dead(self, count: int, until: Callable[[], bool] = lambda: True) -> list[DeadLetter]:
         running = asyncio.create_task(self.agent.run())
@@ -52,9 +72,8 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
 
         for kind in ("command", "query", "alert"):
             await self.send(1, type=kind)
-        self.assertEqual(await self.agent.drain(idle=IDLE), 3)
+        await self.run_until(3)
         self.assertEqual(handled, [("ask", "command"), ("ask", "query"), ("rest", "alert")])
-        self.assertEqual(await self.agent.drain(idle=SOON), 0, "they are acknowledged")
 
     async def test_what_a_handler_raises_decides_what_becomes_of_the_message(self) -> None:
         seen: list[tuple[str, int]] = []
@@ -103,7 +122,7 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
 
         for n in range(3):
             await self.send(n)
-        self.assertEqual(await self.agent.drain(idle=IDLE, concurrency=3), 3)
+        await self.run_until(3, concurrency=3)
 
     async def test_handlers_that_block_run_side_by_side_in_threads(self) -> None:
         together = threading.Barrier(3, timeout=10)
@@ -115,7 +134,7 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
 
         for n in range(3):
             await self.send(n)
-        self.assertEqual(await self.agent.drain(idle=IDLE, concurrency=3), 3)
+        await self.run_until(3, concurrency=3)
 
     async def test_one_at_a_time_takes_one_at_a_time(self) -> None:
         other = self.who.agent()
@@ -130,13 +149,13 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
 
         for n in range(2):
             await self.send(n)
-        running = asyncio.create_task(self.agent.drain(idle=IDLE))
+        running = asyncio.create_task(self.run_until(1))
         await held.wait()
         # The second one is left to whoever has time.
         message = await anext(other.messages())
         await message.ack()
         go.set()
-        self.assertEqual(await running, 1)
+        await running
 
     async def test_stopping_finishes_what_has_begun(self) -> None:
         begun, finished = asyncio.Event(), []
