@@ -1,0 +1,80 @@
+"""The messages that arrived: those that wait to be taken, those that somebody has, and those that were handled though
+the broker may not know it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from weakref import WeakValueDictionary
+
+from .errors import PostbellError
+from .limits import HANDLED_MAX
+from .message import Message
+
+
+class Hands:
+    """A queue as long as the window, which the broker keeps, and memory of what was taken from it."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Message] = deque()
+        self._changed = asyncio.Event()
+        # By the message's id: a tag changes with the connection.
+        self._taken: WeakValueDictionary[str, Message] = WeakValueDictionary()
+        self._handled: OrderedDict[str, None] = OrderedDict()
+        self._ended: PostbellError | None = None
+
+    def put(self, message: Message) -> None:
+        """It waits to be taken."""
+        self._waiting.append(message)
+        self._changed.set()
+
+    async def take(self) -> Message:
+        """The next one; raises why there will be none. May be cancelled."""
+        while not self._waiting:
+            if self._ended:
+                raise self._ended
+            self._changed.clear()
+            await self._changed.wait()
+        message = self._waiting.popleft()
+        self._taken[message.id] = message
+        return message
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def end(self, error: PostbellError) -> None:
+        """Nothing will come any more."""
+        self._ended = error
+        self._changed.set()
+
+    def empty(self) -> list[Message]:
+        """Those that wait, which nobody will take now."""
+        messages = list(self._waiting)
+        self._waiting.clear()
+        return messages
+
+    def taken(self, message_id: str) -> Message | None:
+        """Who has it has not settled it yet."""
+        return self._taken.get(message_id)
+
+    def all_taken(self) -> list[Message]:
+        """Those that were taken and not settled."""
+        return list(self._taken.values())
+
+    def settled(self, message_id: str) -> None:
+        """Something became of it."""
+        self._taken.pop(message_id, None)
+
+    def is_handled(self, message_id: str) -> bool:
+        """It was handled here, and its ack may not have arrived."""
+        return message_id in self._handled
+
+    def handled(self, message_id: str) -> None:
+        """Remembered until the broker says that it knows."""
+        self._handled[message_id] = None
+        if len(self._handled) > HANDLED_MAX:
+            self._handled.popitem(last=False)
+
+    def acked(self, message_id: str) -> None:
+        """The broker knows."""
+        self._handled.pop(message_id, None)

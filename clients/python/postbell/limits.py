@@ -1,0 +1,39 @@
+"""The protocol's numbers that a client must know, and this client's own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PROTO: Final = 1
+PORT_DEFAULT: Final = 7440
+#: The longest line in either direction, without its newline.
+LINE_BYTES_MAX: Final = 1024 * 1024
+WINDOW_MAX: Final = 10_000
+WINDOW_DEFAULT: Final = 32
+#: Silence for this many heartbeats closes a connection, on either side.
+HEARTBEATS_MISSED_MAX: Final = 2
+#: The most tags in one ``ack``.
+ACK_TAGS_MAX: Final = WINDOW_MAX
+#: The longest reason of a ``nack``; the broker cuts what is longer, and so do we.
+REASON_BYTES_MAX: Final = 1_000
+#: What one ``redrive`` or ``purge`` names at most.
+DEAD_IDS_MAX: Final = 1_000
+#: The longest delay, time to live or extension: a week.
+DURATION_MS_MAX: Final = 7 * 24 * 3_600 * 1_000
+
+CONNECT_WAIT_SECONDS: Final = 10.0
+#: A broker that takes nothing for so long is left.
+WRITE_WAIT_SECONDS: Final = 10.0
+#: How long a send waits for its answer, reconnects included.
+SEND_WAIT_SECONDS: Final = 30.0
+#: How long closing waits for the last acks to be written.
+CLOSE_WAIT_SECONDS: Final = 5.0
+RECONNECT_FIRST_SECONDS: Final = 0.1
+RECONNECT_MAX_SECONDS: Final = 10.0
+#: Sends that wait for their answer. Whoever comes after them waits for room.
+SENDS_MAX: Final = 1_024
+#: Of the sends that were held back, so many are under way at once.
+RESUMED_MAX: Final = 256
+#: Ids of messages that were handled and whose ack may not have arrived; the oldest is forgotten, and handled again
+#: where it comes again.
+HANDLED_MAX: Final = 2 * WINDOW_MAX

@@ -1,0 +1,193 @@
+"""A message in the agent's hands, and what its handler may say of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from .errors import Invalid, NoBroker, PostbellError
+from .frames import Frame
+from .limits import DURATION_MS_MAX
+
+#: Seconds, or a timedelta.
+Duration = float | timedelta
+
+
+class Retry(Exception):
+    """Raised by a handler: it failed; pushed again after `delay`, or after the broker's growing one. After the last attempt
+    it is a dead letter."""
+
+    def __init__(self, delay: Duration | None = None, reason: str | None = None) -> None:
+        super().__init__(reason or "to be tried again")
+        self.delay = delay
+
+
+class Dead(Exception):
+    """Raised by a handler: it can never be handled, and is a dead letter at once."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+
+
+class Release(Exception):
+    """Raised by a handler: not handled, and nobody's fault; pushed again, not before `delay`, and not counted."""
+
+    def __init__(self, delay: Duration | None = None) -> None:
+        super().__init__("given back")
+        self.delay = delay
+
+
+class Settler(Protocol):
+    """What a message is settled by."""
+
+    def ack(self, message: Message, told: Callable[[bool], None] | None) -> None:
+        """Handled; `told` whether that is committed."""
+
+    def nack(self, message: Message, outcome: str, *, delay_ms: int | None, reason: str | None) -> bool:
+        """Not handled; true if the broker is told."""
+
+    def dropped(self, message_id: str, tag: int, generation: int) -> None:
+        """Forgotten."""
+
+
+class Facts:
+    """What a message says of itself."""
+
+    __slots__ = ("_frame",)
+
+    def __init__(self, frame: Frame) -> None:
+        for key in ("id", "from", "type", "created_at"):
+            if not isinstance(frame.get(key), str):
+                raise NoBroker(f"a message has no {key}")
+        self._frame = frame
+
+    @property
+    def id(self) -> str:
+        """The message's id, the same at each attempt."""
+        return str(self._frame["id"])
+
+    @property
+    def sender(self) -> str:
+        """The agent that sent it: `from` in the protocol."""
+        return str(self._frame["from"])
+
+    @property
+    def type(self) -> str:
+        """command, query, response, alert, heartbeat or data."""
+        return str(self._frame["type"])
+
+    @property
+    def payload(self) -> Any:
+        """What was sent, as `json.loads` has it."""
+        return self._frame.get("payload")
+
+    @property
+    def priority(self) -> int:
+        """1 (highest) to 10."""
+        return int(self._frame.get("priority", 5))
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, from 1."""
+        return int(self._frame.get("attempt", 1))
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was inserted, by the database's clock."""
+        return _instant(self._frame["created_at"])
+
+    @property
+    def topic(self) -> str | None:
+        """The topic it was sent to, if it was."""
+        return self._frame.get("topic")
+
+    @property
+    def correlation_id(self) -> str | None:
+        """What it is an answer to, or will be answered by."""
+        return self._frame.get("correlation_id")
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The JSON object that travelled along; empty where there is none."""
+        return self._frame.get("headers") or {}
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self.type} from {self.sender}, attempt {self.attempt}>"
+
+
+class Message(Facts):
+    """A delivery. Something must become of it: `ack`, `fail`, `dead` or `release`; until then its deadline is moved by
+    itself. One that is forgotten fails."""
+
+    __slots__ = ("__weakref__", "_generation", "_is_settled", "_settler", "_tag")
+
+    def __init__(self, settler: Settler, frame: Frame, tag: int, generation: int) -> None:
+        # First: what follows may raise, and then `__del__` looks at it.
+        self._is_settled = True
+        super().__init__(frame)
+        self._settler = settler
+        self._tag = tag
+        # Which connection the tag belongs to: it means nothing on another.
+        self._generation = generation
+        self._is_settled = False
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether something became of it here."""
+        return self._is_settled
+
+    async def ack(self, *, confirm: bool = True) -> bool:
+        """Handled. True once it is committed; false where it is not known to be, because the connection fell or the
+        deadline had passed: then the broker delivers it again, perhaps to another instance. Where it comes back to this
+        agent object, it is acknowledged without being handed out again.
+
+        With ``confirm=False`` it returns at once, and the ack is written with others."""
+        if not confirm:
+            self._settler.ack(self, None)
+            return True
+        told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._settler.ack(self, lambda is_committed: None if told.done() else told.set_result(is_committed))
+        return await told
+
+    async def fail(self, reason: str, delay: Duration | None = None) -> bool:
+        """Failed: pushed again after `delay`, or after the broker's growing one; a dead letter after the last attempt. False
+        if the connection it came by has fallen, which counts as a failure too."""
+        return self._settler.nack(self, "fail", delay_ms=milliseconds("delay", delay), reason=reason)
+
+    async def dead(self, reason: str) -> bool:
+        """Can never be handled: a dead letter at once. False if the connection it came by has fallen: then it comes again."""
+        return self._settler.nack(self, "dead", delay_ms=None, reason=reason)
+
+    async def release(self, delay: Duration | None = None) -> bool:
+        """Not handled, and nobody's fault: pushed again, not before `delay`."""
+        return self._settler.nack(self, "release", delay_ms=milliseconds("delay", delay), reason=None)
+
+    def __del__(self) -> None:
+        if not self._is_settled:
+            self._settler.dropped(self.id, self._tag, self._generation)
+
+
+def milliseconds(what: str, duration: Duration | None) -> int | None:
+    """As the protocol has it."""
+    if duration is None:
+        return None
+    seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+    if not 0 <= seconds * 1000 <= DURATION_MS_MAX:
+        raise Invalid(f"{what} must be between 0 and a week, not {seconds:g} s")
+    return round(seconds * 1000)
+
+
+def _instant(text: str) -> datetime:
+    # Before 3.11 it takes neither a Z nor any number of digits.
+    head, _, fraction = text.removesuffix("Z").partition(".")
+    return datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}+00:00")
+
+
+def reason_of(fault: BaseException) -> str:
+    """As a reason of a failure: what happened, and what kind of thing it was."""
+    if isinstance(fault, (Retry, Dead, PostbellError)):
+        return str(fault)
+    text = str(fault)
+    return f"{type(fault).__name__}: {text}" if text else type(fault).__name__

@@ -1,0 +1,237 @@
+"""The protocol without sockets: bytes in, bytes out, and the time is given."""
+
+from __future__ import annotations
+
+import json
+import unittest
+
+from postbell import Interrupted, Invalid, NoBroker, PostbellError, Refused, Unreachable
+from postbell.address import Address, parse_url
+from postbell.frames import Frame, LineSplitter, Welcome, decode, encode, welcome
+from postbell.limits import ACK_TAGS_MAX, RESUMED_MAX
+from postbell.pending import Held, Pending
+from postbell.session import Draining, Pushed, Session, Stray
+
+HEARTBEAT = 10.0
+
+
+def line(**frame: object) -> bytes:
+    return json.dumps(frame).encode() + b"\n"
+
+
+def pushed(tag: int, deadline_ms: int = 4000) -> bytes:
+    return line(op="msg", tag=tag, deadline_ms=deadline_ms, id=f"m{tag}")
+
+
+class Told:
+    """What somebody who asked was told."""
+
+    def __init__(self) -> None:
+        self.all: list[Frame | PostbellError] = []
+
+    def __call__(self, result: Frame | PostbellError) -> None:
+        self.all.append(result)
+
+
+class Lines(unittest.TestCase):
+    def test_they_are_the_same_whatever_the_pieces(self) -> None:
+        stream, wanted = b'{"a":1}\r\n\nlonger line\nrest', [b'{"a":1}', b"", b"longer line"]
+        for size in range(1, len(stream) + 1):
+            splitter = LineSplitter()
+            pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+            self.assertEqual([line for piece in pieces for line in splitter.feed(piece)], wanted, size)
+
+    def test_a_line_that_is_too_long_is_refused_before_it_ends(self) -> None:
+        splitter = LineSplitter(10)
+        self.assertEqual(splitter.feed(b"0123456789\n"), [b"0123456789"])
+        splitter.feed(b"0123456789")
+        with self.assertRaises(NoBroker):
+            splitter.feed(b"0")
+
+    def test_a_frame_leaves_out_what_was_not_given_but_not_a_payload(self) -> None:
+        frame = {"op": "send", "to": "ž", "topic": None, "payload": None}
+        self.assertEqual(encode(frame), '{"op":"send","to":"ž","payload":null}\n'.encode())
+
+    def test_what_is_no_frame_is_no_broker(self) -> None:
+        for bad in (b"220 ESMTP", b"[]", b"{}", b'{"op":1}', b"\xff", b"[" * 100_000):
+            with self.assertRaises(NoBroker):
+                decode(bad)
+
+    def test_a_welcome_or_why_not(self) -> None:
+        good = {"op": "welcome", "broker": "b", "session": 7, "heartbeat_ms": 1500, "limits": {"payload_bytes": 9}}
+        self.assertEqual(welcome(line(**good)), Welcome("b", 7, 1.5, 9))
+        with self.assertRaises(NoBroker):
+            welcome(line(op="welcome"))
+        with self.assertRaisesRegex(Refused, r"^come again \(busy\)$") as refused:
+            welcome(line(op="error", code="busy", message="come again", retry_ms=250))
+        self.assertEqual((refused.exception.retry_seconds, refused.exception.is_retryable), (0.25, True))
+
+
+class Urls(unittest.TestCase):
+    def test_an_address_is_a_host_and_a_port(self) -> None:
+        for url, address in {
+            "tcp://h:1": Address("h", 1, False),
+            "tcp://h/": Address("h", 7440, False),
+            "localhost:7441": Address("localhost", 7441, False),
+            "tcp://[::1]": Address("::1", 7440, False),
+            "tcp+tls://[::1]:9": Address("::1", 9, True),
+        }.items():
+            self.assertEqual(parse_url(url), address)
+        self.assertEqual(str(parse_url("tcp://[::1]")), "[::1]:7440")
+        for bad in ("", "tcp://", "tcp://:1", "tcp://h:x", "tcp://h:70000", "tcp://u:p@h:1", "tcp+tls://", "tls://h:1"):
+            with self.assertRaisesRegex(Invalid, "must look like tcp://host:7440", msg=bad):
+                parse_url(bad)
+
+
+class Requests(unittest.TestCase):
+    def refs(self, lines: list[bytes]) -> list[int]:
+        return [int(json.loads(line)["ref"]) for line in lines]
+
+    def send(self, pending: Pending, key: str | None = None) -> Told:
+        told = Told()
+        pending.send({"op": "send", "payload": 1, "dedupe_key": key}, told, is_connected=True)
+        return told
+
+    def test_what_was_refused_goes_again_before_what_came_after_it(self) -> None:
+        pending = Pending()
+        told = [self.send(pending) for _ in range(3)]
+        pending.answered({"ref": "1", "id": "x"})
+        self.assertTrue(pending.slow_down("2", 50) and pending.slow_down("3", 40))
+        self.assertFalse(pending.slow_down("1", 50) or pending.slow_down("x", 50))
+        told.append(self.send(pending))
+        self.assertEqual((pending.resume_at, pending.take_due(49)), (50, []))
+        self.assertEqual(self.refs(pending.take_due(50)), [2, 3, 4])
+        self.assertEqual((pending.resume_at, pending.take_due(51)), (None, []))
+        self.assertEqual([one.all for one in told[1:]], [[], [], []], "nobody was told of a refusal")
+
+    def test_those_that_were_held_are_under_way_in_a_bounded_number(self) -> None:
+        pending = Pending()
+        for n in range(1, 1001):
+            self.send(pending)
+            pending.slow_down(str(n), 0)
+        self.assertEqual(len(pending.take_due(1)), RESUMED_MAX)
+        self.assertEqual(pending.take_due(1), [], "until one is answered")
+        pending.answered({"ref": "1", "id": "x"})
+        self.assertEqual(self.refs(pending.take_due(1)), [RESUMED_MAX + 1])
+
+    def test_a_connection_that_fell_is_told_to_those_that_cannot_be_repeated(self) -> None:
+        pending, asked = Pending(), Told()
+        plain, keyed, held = self.send(pending), self.send(pending, "k"), self.send(pending)
+        pending.slow_down("3", 10)
+        pending.ask({"op": "ack", "tag": 1}, asked)
+        pending.interrupted()
+        self.assertEqual([type(one.all[0]) for one in (plain, asked)], [Interrupted, Interrupted])
+        self.assertEqual(keyed.all + held.all, [])
+        self.assertEqual(self.refs(pending.take_due(10)), [2, 3])
+
+    def test_what_was_given_up_is_never_written(self) -> None:
+        pending = Pending()
+        reference, written = pending.send({"op": "send"}, Told(), is_connected=False)
+        self.assertIsNone(written)
+        pending.forget(reference)
+        self.assertEqual((pending.take_due(0), pending.is_empty), ([], True))
+
+
+class Holding(unittest.TestCase):
+    def test_a_held_delivery_is_extended_again_and_again_until_it_is_settled(self) -> None:
+        held = Held()
+        held.insert(0, 1, 2)
+        held.insert(0, 2, 20)
+        self.assertEqual([held.take_due(now) for now in (0.9, 1, 2)], [[], [(1, 2)], [(1, 2)]])
+        held.remove(1)
+        self.assertEqual(held.next_due(), 10)
+        held.remove(2)
+        self.assertEqual((held.next_due(), len(held)), (None, 0))
+
+    def test_what_was_settled_is_not_kept(self) -> None:
+        held = Held()
+        for tag in range(10_000):
+            held.insert(0, tag, 86_400)
+            held.remove(tag)
+        self.assertLess(len(held._due), 100)
+
+
+class Sessions(unittest.TestCase):
+    def setUp(self) -> None:
+        self.pending = Pending()
+        self.session = Session(Welcome("b", 1, HEARTBEAT, 1000), self.pending, 0.0, "h:1")
+
+    def written(self, now: float = 0.0) -> list[Frame]:
+        return [json.loads(line) for line in self.session.take_output(now).splitlines()]
+
+    def test_what_is_pushed_comes_out_and_is_extended(self) -> None:
+        self.assertEqual([type(event) for event in self.session.receive(pushed(1) + pushed(2), 1)], [Pushed, Pushed])
+        self.assertEqual(self.session.wake_at, 3)
+        self.session.tick(3)
+        self.assertEqual(self.written(3), [{"op": "extend", "tag": tag, "ms": 4000} for tag in (1, 2)])
+
+    def test_acks_of_one_write_are_one_line_and_each_is_told(self) -> None:
+        self.session.receive(pushed(1) + pushed(2), 0)
+        first, second = Told(), Told()
+        self.session.ack(1, first)
+        self.session.ack(2, second)
+        self.session.ack(2, second)
+        self.assertEqual(self.written(), [{"op": "ack", "tags": [1, 2], "ref": "1"}])
+        self.session.receive(line(op="acked", ref="1"), 0)
+        self.assertEqual((len(first.all), len(second.all)), (1, 1))
+
+    def test_no_ack_has_more_tags_than_the_broker_takes(self) -> None:
+        for tag in range(ACK_TAGS_MAX + 1):
+            self.session.receive(pushed(tag), 0)
+            self.session.ack(tag, Told())
+        self.assertEqual([len(frame["tags"]) for frame in self.written()], [ACK_TAGS_MAX, 1])
+
+    def test_a_nack_says_what_and_why_within_bounds(self) -> None:
+        self.session.receive(pushed(1), 0)
+        self.session.nack(1, "fail", delay_ms=20, reason="ž" * 1000)
+        self.session.nack(1, "dead", reason="settled already")
+        self.assertEqual(self.written(), [{"op": "nack", "tag": 1, "outcome": "fail", "delay_ms": 20, "reason": "ž" * 500}])
+
+    def test_it_says_that_it_lives_and_notices_that_the_broker_does_not(self) -> None:
+        self.assertEqual(self.session.wake_at, HEARTBEAT / 2)
+        self.session.tick(HEARTBEAT / 2)
+        self.assertEqual(self.written(HEARTBEAT / 2), [{"op": "ping"}])
+        self.session.receive(line(op="ping"), HEARTBEAT)
+        self.assertEqual(self.written(HEARTBEAT), [{"op": "pong"}])
+        self.session.tick(3 * HEARTBEAT - 0.1)
+        with self.assertRaisesRegex(Unreachable, "h:1 .* silent"):
+            self.session.tick(3 * HEARTBEAT)
+
+    def test_slow_down_is_nobodys_business_and_the_send_goes_again(self) -> None:
+        told = Told()
+        self.session.send({"op": "send", "payload": 1}, told)
+        self.written()
+        self.assertEqual(self.session.receive(line(op="error", code="slow_down", message="", ref="1", retry_ms=500), 1), [])
+        self.assertEqual((self.session.wake_at, self.written(1.4)), (1.5, []))
+        self.assertEqual(self.written(1.5), [{"op": "send", "payload": 1, "ref": "1"}])
+        self.session.receive(line(op="sent", ref="1", id="x"), 2)
+        self.assertEqual(told.all, [{"op": "sent", "ref": "1", "id": "x"}])
+
+    def test_a_refusal_is_told_to_whoever_asked_and_a_fatal_one_ends_it(self) -> None:
+        told = Told()
+        self.session.ask({"op": "subscribe", "topic": "a..b"}, told)
+        refusal = {"op": "error", "code": "bad_field", "message": "no", "fatal": False}
+        self.assertEqual(self.session.receive(line(**refusal, ref="1"), 0), [])
+        self.assertIsInstance(told.all[0], Refused)
+        [stray] = self.session.receive(line(**refusal), 0)
+        self.assertIsInstance(stray, Stray)
+        with self.assertRaises(Refused) as refused:
+            self.session.receive(line(op="error", code="taken_over", message="a newer one", fatal=True), 0)
+        self.assertTrue(refused.exception.is_final)
+
+    def test_it_leaves_a_broker_that_stops_once_nothing_keeps_it(self) -> None:
+        self.session.receive(pushed(1), 0)
+        self.assertEqual(self.session.receive(line(op="drain", after_ms=2000), 0), [Draining(2.0)])
+        self.assertFalse(self.session.is_drained, "one is held")
+        self.session.ack(1, Told())
+        self.assertFalse(self.session.is_drained, "its ack is not written")
+        self.written()
+        self.assertFalse(self.session.is_drained, "nor answered")
+        self.session.receive(line(op="acked", ref="1"), 0)
+        self.assertTrue(self.session.is_drained)
+
+    def test_an_op_of_a_newer_brokers_is_passed_over(self) -> None:
+        self.assertEqual(self.session.receive(line(op="dance"), 0), [])
+        for bad in (line(op="msg"), line(op="msg", tag=1), line(op="drain")):
+            with self.assertRaises(NoBroker):
+                self.session.receive(bad, 0)
