@@ -28,14 +28,14 @@ use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 
 /// An owner that does not welcome a link within this time counts as lost. With the lease of a dead owner (3 s) and one
 /// more attempt it must stay under the promised 5 s.
-const LINK_WAIT: Duration = Duration::from_secs(1);
+const LINK_WAIT: Duration = Duration::from_millis(500);
 /// Both sides of a link say something so often; twice as long a silence ends it, at about the time at which the lease of
 /// an owner that died without a word does.
 const LINK_HEARTBEAT: Duration = Duration::from_millis(1_500);
 /// A link that stood for so long was a good one: the next attempt comes at once.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
-const AGAIN_MAX: Duration = Duration::from_millis(500);
+const AGAIN_MAX: Duration = Duration::from_millis(250);
 const FRAMES_AT_ONCE: usize = 64;
 
 /// See the module.
