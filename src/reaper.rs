@@ -11,7 +11,7 @@ use crate::postgres::reap::{self, BATCH_ROWS};
 use crate::postgres::{Pool, StoreError};
 
 /// Scheduled deliveries are looked for at least this often; those it knows of are promoted at their time.
-const DUE_EVERY: Duration = Duration::from_secs(1);
+const DUE_EVERY: Duration = Duration::from_secs(2);
 const EXPIRED_EVERY: Duration = Duration::from_secs(5);
 const BROKERS_EVERY: Duration = Duration::from_secs(5);
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
