@@ -316,10 +316,11 @@ impl Session<'_> {
                 self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
             }
             ClientFrame::Send(send) => self.send(send).await,
-            ClientFrame::Subscribe(topic) => self.subscribe(topic, true).await,
-            ClientFrame::Unsubscribe(topic) => self.subscribe(topic, false).await,
-            ClientFrame::Acquire(asked) => self.acquire(asked).await,
-            ClientFrame::Release(asked) => self.release(asked).await,
+            // On the heap, as those below: an idle session must not hold room for what it rarely asks.
+            ClientFrame::Subscribe(topic) => Box::pin(self.subscribe(topic, true)).await,
+            ClientFrame::Unsubscribe(topic) => Box::pin(self.subscribe(topic, false)).await,
+            ClientFrame::Acquire(asked) => Box::pin(self.acquire(asked)).await,
+            ClientFrame::Release(asked) => Box::pin(self.release(asked)).await,
             ClientFrame::Ack(ack) => {
                 let tags = ack.tag.into_iter().chain(ack.tags).collect();
                 self.ack(tags, ack.reference).await

@@ -74,8 +74,9 @@ impl<'a> Link<'a> {
                 break;
             }
             self.last_tag = last_tag;
-            let lost = match self.connect(&owner).await {
-                Ok(connection) => match self.relay(connection, owner.broker).await {
+            // On the heap: their states are kilobytes, and most sessions never link.
+            let lost = match Box::pin(self.connect(&owner)).await {
+                Ok(connection) => match Box::pin(self.relay(connection, owner.broker)).await {
                     Ok(lost) => lost,
                     Err(end) => return end,
                 },
