@@ -9,13 +9,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import Any
 
+from . import outgoing
+from .asking import Asking
+from .calls import Calls
 from .connection import Connection, connect
 from .errors import Closed, Interrupted, NoBroker, PostbellError, Refused
 from .frames import Frame
 from .hands import Hands
-from .limits import CLOSE_WAIT_SECONDS, WINDOW_MAX
-from .message import Message
+from .limits import ANSWERS_LOOK_FIRST_SECONDS, ANSWERS_LOOK_MAX_SECONDS, ANSWERS_ROOM_MAX, CLOSE_WAIT_SECONDS, WINDOW_MAX
+from .message import Facts, Message
+from .outgoing import Recipient
 from .pace import Pace, spread
 from .pending import Answer, Pending
 from .session import Draining, Event, Pushed, Session
@@ -33,12 +38,17 @@ class Driver:
         self.settings = settings
         self.hands = Hands()
         self.pending = Pending()
+        self.calls = Calls(self)
+        self.asking = Asking(self._make_room)
         self.session: Session | None = None
         self.connected = asyncio.Event()
         #: Why there will be no further connection.
         self.ended: PostbellError | None = None
         #: Nothing is taken until somebody asks for messages.
         self.window = 0
+        # Beside the window, for answers.
+        self._room = 0
+        self._look = Pace(ANSWERS_LOOK_FIRST_SECONDS, ANSWERS_LOOK_MAX_SECONDS)
         #: When the last message came, or the connection.
         self.heard_at = 0.0
         self._loop = asyncio.get_running_loop()
@@ -49,7 +59,7 @@ class Driver:
 
     async def start(self) -> None:
         """Connects once; from then on the connection is kept up."""
-        first = await connect(self.settings, self.window)
+        first = await connect(self.settings, self._window_told)
         self._task = asyncio.create_task(self._run(first), name="postbell")
         await self.connected.wait()
 
@@ -68,9 +78,26 @@ class Driver:
 
     def set_window(self, window: int) -> None:
         """From now on at most so many deliveries at once."""
-        if window != self.window:
-            self.window = window
-            self.say({"op": "window", "n": window})
+        self._change_window(window, self._room)
+
+    def _make_room(self) -> None:
+        """An answer must find room while all that the window has wait for one."""
+        if not self._room:
+            self._look.reset()
+        self._change_window(self.window, min(len(self.asking), ANSWERS_ROOM_MAX))
+        if not self._room:
+            for message in self.hands.empty_aside():
+                self._release(message)
+
+    def _change_window(self, window: int, room: int) -> None:
+        before = self._window_told
+        self.window, self._room = window, room
+        if self._window_told != before:
+            self.say({"op": "window", "n": self._window_told})
+
+    @property
+    def _window_told(self) -> int:
+        return min(self.window + self._room, WINDOW_MAX)
 
     def say(self, frame: Frame) -> None:
         """To be written, if there is a connection: the next one begins with what holds then."""
@@ -132,6 +159,19 @@ class Driver:
         self._wake.set()
         return True
 
+    async def reply(self, to: Facts, **more: Any) -> str:
+        """An answer, to whoever asked: the agent, and of its instances the one that waits."""
+        frame = outgoing.message(
+            Recipient(to=to.sender),
+            type="response",
+            correlation_id=to.correlation_id,
+            to_instance=to.headers.get("reply_to"),
+            # Of each attempt it is the same answer.
+            dedupe_key=f"answer-{to.id}",
+            **more,
+        )
+        return await self.calls.send(frame)
+
     def _settle(self, message: Message) -> bool:
         """False if something became of it before."""
         was_settled, message._is_settled = message._is_settled, True
@@ -153,7 +193,7 @@ class Driver:
     def release_waiting(self) -> None:
         """What nobody has begun goes back, so that it can go elsewhere."""
         for message in self.hands.empty():
-            self.nack(message, "release", delay_ms=None, reason=None)
+            self._release(message)
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -185,9 +225,9 @@ class Driver:
     async def _again(self, pace: Pace) -> Connection:
         while True:
             try:
-                return await connect(self.settings, self.window)
+                return await connect(self.settings, self._window_told)
             except PostbellError as fault:
-                if isinstance(fault, Refused) and fault.is_final:
+                if self._is_final(fault):
                     raise
                 wait = pace.next_wait()
                 if isinstance(fault, Refused) and fault.retry_seconds:
@@ -212,7 +252,7 @@ class Driver:
             # Spread, so that a thousand agents do not arrive at the next broker together.
             return session.draining.within_seconds * random.random() if session.draining else None
         except PostbellError as fault:
-            if isinstance(fault, NoBroker) or (isinstance(fault, Refused) and fault.is_final):
+            if isinstance(fault, NoBroker) or self._is_final(fault):
                 raise
             logger.info("the connection fell: %s", fault)
             retry = fault.retry_seconds if isinstance(fault, Refused) else None
@@ -221,6 +261,12 @@ class Driver:
             reading.cancel()
             connection.abort_unless_closed()
             self._fell()
+
+    def _is_final(self, fault: PostbellError) -> bool:
+        if not isinstance(fault, Refused):
+            return False
+        # Where nobody else can have our name, a hello of ours that was given up arrived after the one that followed it.
+        return fault.is_final and not (fault.code == "taken_over" and self.settings.is_instance_ours)
 
     def _fell(self) -> None:
         """Its tags are void: what waits comes again, and what somebody has is known again by its id."""
@@ -275,12 +321,24 @@ class Driver:
             # It was handled here when its connection fell.
             message._is_settled = True
             session.ack(event.tag, self._ack_answer(message.id, None))
+        elif self.asking.is_answer(message):
+            message._is_settled = True
+            if not self.asking.answered(message):
+                logger.info("%r came when nobody waited for it any more", message)
+            session.ack(event.tag, self._ack_answer(message.id, None))
         elif before is not None and not before.is_settled:
             # Somebody is at it still: what becomes of it is said by the new tag.
             message._is_settled = True
             before._tag, before._generation = event.tag, self._generation
+        elif self._room and self.hands.held >= self.window:
+            # It stands where an answer should: a little later it goes back, to see whether one waits behind it.
+            self.hands.put_aside(message)
+            self._loop.call_later(self._look.next_wait(), self._release, message)
         elif self.window == 0 or len(self.hands) >= WINDOW_MAX:
             # Nobody takes messages any more, or the broker broke its window.
-            self.nack(message, "release", delay_ms=None, reason=None)
+            self._release(message)
         else:
             self.hands.put(message)
+
+    def _release(self, message: Message) -> None:
+        self.nack(message, "release", delay_ms=None, reason=None)

@@ -20,6 +20,8 @@ class Hands:
         self._changed = asyncio.Event()
         # By the message's id: a tag changes with the connection.
         self._taken: WeakValueDictionary[str, Message] = WeakValueDictionary()
+        # Those that came where an answer was waited for, and go back.
+        self._aside: dict[str, Message] = {}
         self._handled: OrderedDict[str, None] = OrderedDict()
         self._ended: PostbellError | None = None
 
@@ -49,8 +51,23 @@ class Hands:
 
     def empty(self) -> list[Message]:
         """Those that wait, which nobody will take now."""
-        messages = list(self._waiting)
+        messages = [*self._waiting, *self.empty_aside()]
         self._waiting.clear()
+        return messages
+
+    @property
+    def held(self) -> int:
+        """How many of the window are here: those that wait, and those that somebody has."""
+        return len(self._waiting) + len(self._taken)
+
+    def put_aside(self, message: Message) -> None:
+        """It is over the window, and goes back soon."""
+        self._aside[message.id] = message
+
+    def empty_aside(self) -> list[Message]:
+        """Those that go back now."""
+        messages = list(self._aside.values())
+        self._aside.clear()
         return messages
 
     def taken(self, message_id: str) -> Message | None:
@@ -64,6 +81,7 @@ class Hands:
     def settled(self, message_id: str) -> None:
         """Something became of it."""
         self._taken.pop(message_id, None)
+        self._aside.pop(message_id, None)
 
     def is_handled(self, message_id: str) -> bool:
         """It was handled here, and its ack may not have arrived."""

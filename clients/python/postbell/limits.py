@@ -20,6 +20,11 @@ REASON_BYTES_MAX: Final = 1_000
 DEAD_IDS_MAX: Final = 1_000
 #: The longest delay, time to live or extension: a week.
 DURATION_MS_MAX: Final = 7 * 24 * 3_600 * 1_000
+#: For how long a lock is held at a time.
+LOCK_MS_MIN: Final = 1_000
+LOCK_MS_MAX: Final = 3_600_000
+#: Where nobody says: what a holder that dies may delay the others by.
+LOCK_SECONDS: Final = 30.0
 
 CONNECT_WAIT_SECONDS: Final = 10.0
 #: A broker that takes nothing for so long is left.
@@ -34,6 +39,19 @@ RECONNECT_MAX_SECONDS: Final = 10.0
 SENDS_MAX: Final = 1_024
 #: Of the sends that were held back, so many are under way at once.
 RESUMED_MAX: Final = 256
+#: Answers to one question that nobody took yet; those that come after them are dropped.
+ANSWERS_MAX: Final = WINDOW_MAX
+#: Questions that are over, whose late answers are dropped; the oldest is forgotten, and its answer is a message like any.
+QUESTIONS_OVER_MAX: Final = 4_096
+#: Deliveries that may come beside the window while an answer is waited for: handlers that all wait for one hold the window.
+ANSWERS_ROOM_MAX: Final = 32
+#: A message that took that room is given back after so long, twice as long each time, to see whether an answer waits behind.
+ANSWERS_LOOK_FIRST_SECONDS: Final = 0.05
+ANSWERS_LOOK_MAX_SECONDS: Final = 1.0
+#: How long an answer is waited for where nobody says.
+ANSWER_WAIT_SECONDS: Final = 30.0
+#: The priority of an answer where nobody says: somebody waits for it.
+ANSWER_PRIORITY: Final = 1
 #: Ids of messages that were handled and whose ack may not have arrived; the oldest is forgotten, and handled again
 #: where it comes again.
 HANDLED_MAX: Final = 2 * WINDOW_MAX

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .errors import Invalid, NoBroker, PostbellError
 from .frames import Frame
-from .limits import DURATION_MS_MAX
+from .limits import ANSWER_PRIORITY, DURATION_MS_MAX
 
 #: Seconds, or a timedelta.
 Duration = float | timedelta
@@ -50,6 +50,9 @@ class Settler(Protocol):
 
     def dropped(self, message_id: str, tag: int, generation: int) -> None:
         """Forgotten."""
+
+    async def reply(self, to: Facts, **more: Any) -> str:
+        """An answer; gives back its id."""
 
 
 class Facts:
@@ -104,6 +107,11 @@ class Facts:
         return self._frame.get("topic")
 
     @property
+    def group(self) -> str | None:
+        """The group it was sent to, if it was."""
+        return self._frame.get("group")
+
+    @property
     def correlation_id(self) -> str | None:
         """What it is an answer to, or will be answered by."""
         return self._frame.get("correlation_id")
@@ -115,6 +123,12 @@ class Facts:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.type} from {self.sender}, attempt {self.attempt}>"
+
+
+class Reply(Facts):
+    """An answer to a question. It is acknowledged already: whoever asked has it."""
+
+    __slots__ = ()
 
 
 class Message(Facts):
@@ -163,6 +177,19 @@ class Message(Facts):
     async def release(self, delay: Duration | None = None) -> bool:
         """Not handled, and nobody's fault: pushed again, not before `delay`."""
         return self._settler.nack(self, "release", delay_ms=milliseconds("delay", delay), reason=None)
+
+    async def reply(
+        self,
+        payload: Any = None,
+        *,
+        headers: dict[str, Any] | None = None,
+        priority: int = ANSWER_PRIORITY,
+        ttl: Duration | None = None,
+    ) -> str:
+        """Answers it: whoever sent it by `Agent.request` gets this. Returns the answer's id once it is committed; the message
+        is still to be acknowledged, which a handler does by returning. A message has one answer: a second one, at another
+        attempt perhaps, is the first one again."""
+        return await self._settler.reply(self, payload=payload, headers=headers, priority=priority, ttl=ttl)
 
     def __del__(self) -> None:
         if not self._is_settled:

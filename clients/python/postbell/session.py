@@ -36,6 +36,18 @@ class Stray:
     error: Refused
 
 
+_ANSWERS = {
+    "sent",
+    "acked",
+    "subscribed",
+    "unsubscribed",
+    "lock",
+    "released",
+    "dead_letters",
+    "redriven",
+    "purged",
+}
+
 Event = Pushed | Draining | Stray
 
 
@@ -63,8 +75,6 @@ class Session:
         match frame["op"]:
             case "msg":
                 return self._pushed(frame, now)
-            case "sent" | "acked" | "subscribed" | "unsubscribed" | "dead_letters" | "redriven" | "purged":
-                self._pending.answered(frame)
             case "error":
                 return self._refused(frame, now)
             case "ping":
@@ -72,6 +82,8 @@ class Session:
             case "drain":
                 self.draining = Draining(_milliseconds(frame, "after_ms"))
                 return self.draining
+            case op if op in _ANSWERS:
+                self._pending.answered(frame)
             case _:
                 # A pong, or an op of a newer broker's.
                 pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,10 @@ class Settings:
     address: Address
     trust: Trust
     environment: str | None
-    instance: str | None
+    #: Where answers are sent to.
+    instance: str
+    #: Nobody else can have this instance's name: whoever takes over from us is ourselves.
+    is_instance_ours: bool
     window: int | None
     heartbeat_ms: int | None
 
@@ -74,13 +78,15 @@ def read(
         raise Invalid("a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://")
     if window is not None and not 0 <= window <= WINDOW_MAX:
         raise Invalid(f"a window is between 0 and {WINDOW_MAX}, not {window}")
+    named = of("POSTBELL_INSTANCE", instance)
     return Settings(
         agent=of("POSTBELL_AGENT", agent) or _missing("the agent's name", "POSTBELL_AGENT"),
         token=_token(of("POSTBELL_TOKEN", token), environ.get("POSTBELL_TOKEN_FILE")),
         address=address,
         trust=trust,
         environment=of("ENVIRONMENT", environment),
-        instance=of("POSTBELL_INSTANCE", instance),
+        instance=named or str(uuid.uuid4()),
+        is_instance_ours=named is None,
         window=window,
         heartbeat_ms=None if heartbeat is None else round(heartbeat * 1000),
     )

@@ -1,4 +1,4 @@
-"""The tests of the package: `python3 -m unittest` in the folder above."""
+"""The tests of the package: `pytest`, or `python3 -m unittest`, in the folder above."""
 
 import logging
 

@@ -170,9 +170,11 @@ class Mesh:
         """Again, at the same address."""
         self._broker = self._serve()
 
-    def agent(self, kind: str = "agent", *, role: str = "agent", environment: str = "pc") -> Credentials:
+    def agent(
+        self, kind: str = "agent", *, name: str | None = None, role: str = "agent", environment: str = "pc"
+    ) -> Credentials:
         """Registers one that nobody else has."""
-        name = f"{kind}-{next(_numbers)}"
+        name = name or f"{kind}-{next(_numbers)}"
         arguments = ["agent", "add", name, "--role", role, "--environment", environment]
         done = subprocess.run(
             [binary(), *arguments],

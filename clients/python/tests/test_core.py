@@ -7,8 +7,10 @@ import unittest
 
 from postbell import Interrupted, Invalid, NoBroker, PostbellError, Refused, Unreachable
 from postbell.address import Address, parse_url
+from postbell.asking import Asking
 from postbell.frames import Frame, LineSplitter, Welcome, decode, encode, welcome
-from postbell.limits import ACK_TAGS_MAX, RESUMED_MAX
+from postbell.limits import ACK_TAGS_MAX, ANSWERS_MAX, QUESTIONS_OVER_MAX, RESUMED_MAX
+from postbell.message import Facts
 from postbell.pending import Held, Pending
 from postbell.session import Draining, Pushed, Session, Stray
 
@@ -130,6 +132,40 @@ class Requests(unittest.TestCase):
         self.assertIsNone(written)
         pending.forget(reference)
         self.assertEqual((pending.take_due(0), pending.is_empty), ([], True))
+
+
+class Questions(unittest.TestCase):
+    def answer(self, correlation_id: str | None, kind: str = "response", n: int = 0) -> Facts:
+        more = {"correlation_id": correlation_id} if correlation_id else {}
+        return Facts({"id": "m", "from": "a", "type": kind, "created_at": "2026-11-24T02:00:00Z", "payload": n} | more)
+
+    def test_an_answer_is_known_by_its_correlation_id_and_a_late_one_too(self) -> None:
+        lengths: list[int] = []
+        asking = Asking(lambda: lengths.append(len(asking)))
+        with asking.question() as first, asking.question() as second:
+            self.assertNotEqual(first.correlation_id, second.correlation_id)
+            for n, question in enumerate((second, first)):
+                answer = self.answer(question.correlation_id, n=n)
+                self.assertTrue(asking.is_answer(answer) and asking.answered(answer))
+            for other in (self.answer(None), self.answer("x"), self.answer(first.correlation_id, "query")):
+                self.assertFalse(asking.is_answer(other))
+            replies = [first.take(), second.take()]
+            self.assertEqual([reply and reply.payload for reply in replies], [1, 0])
+            self.assertIsNone(first.take())
+        late = self.answer(first.correlation_id)
+        self.assertTrue(asking.is_answer(late))
+        self.assertFalse(asking.answered(late))
+        self.assertEqual(lengths, [1, 2, 1, 0], "whoever makes room is told")
+
+    def test_neither_answers_nor_questions_that_are_over_are_kept_without_bound(self) -> None:
+        asking = Asking(lambda: None)
+        with asking.question() as question:
+            answer = self.answer(question.correlation_id)
+            self.assertEqual([asking.answered(answer) for _ in range(ANSWERS_MAX + 1)].count(False), 1)
+        for _ in range(QUESTIONS_OVER_MAX):
+            with asking.question():
+                pass
+        self.assertFalse(asking.is_answer(answer), "the oldest is forgotten")
 
 
 class Holding(unittest.TestCase):

@@ -150,6 +150,26 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         with self.assertRaisesRegex(Unreachable, r"the broker at 127\.0\.0\.1:1 cannot be reached: .*refused"):
             await who.agent(url="tcp://127.0.0.1:1").connect()
 
+    async def test_an_older_hello_of_its_own_takes_over_from_nobody_for_good(self) -> None:
+        came = asyncio.Semaphore(0)
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(b'{"op":"welcome","broker":"b","session":1,"limits":{"payload_bytes":9},"heartbeat_ms":9000}\n')
+            writer.write(b'{"op":"error","code":"taken_over","fatal":true,"message":"a newer session"}\n')
+            writer.close()
+            came.release()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Agent("a", token="t", url=url):
+            for _ in range(3):
+                await asyncio.wait_for(came.acquire(), WAIT_SECONDS)
+        async with Agent("a", token="t", url=url, instance="main") as named:
+            with self.assertRaises(Refused):
+                await anext(named.messages())
+        server.close()
+
     async def test_something_else_that_answers_is_no_broker(self) -> None:
         async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"220 mail.example.com ESMTP\r\n")

@@ -38,6 +38,11 @@ class Environment(unittest.TestCase):
         self.assertEqual((given.agent, given.token, given.environment), ("b", "u", "pc"))
         self.assertEqual(str(given.address), "other:7440")
 
+    def test_an_instance_without_a_name_has_one_that_nobody_else_has(self) -> None:
+        first, second = read("a", token="t"), read("a", token="t")
+        self.assertNotEqual(first.instance, second.instance)
+        self.assertEqual((first.is_instance_ours, read("a", token="t", instance="main").is_instance_ours), (True, False))
+
     def test_what_is_missing_is_named(self) -> None:
         with self.assertRaisesRegex(Invalid, "POSTBELL_AGENT"):
             read(token="t")

@@ -1,0 +1,156 @@
+"""Questions and answers between agents, on a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import unittest
+from datetime import timedelta
+
+from postbell import Agent, Invalid, Message, NoAnswer, Reply
+
+from .mesh import Credentials, mesh
+
+#: Longer than a message takes to come on a machine that is busy.
+IDLE = 1.0
+#: Long enough for any answer.
+PATIENCE = 20.0
+
+
+class Conversation(unittest.IsolatedAsyncioTestCase):
+    async def opened(self, who: Credentials, **more: object) -> Agent:
+        agent = who.agent(**more)
+        await agent.connect()
+        self.addAsyncCleanup(agent.close)
+        return agent
+
+    async def answering(self, who: Credentials, *, topic: str | None = None) -> Agent:
+        """One that answers every query by its own name and what was asked, until the test ends."""
+        agent = await self.opened(who)
+        if topic:
+            await agent.subscribe(topic)
+
+        @agent.on("query")
+        async def answer(message: Message) -> None:
+            await message.reply({"from": agent.name, "to": message.payload}, headers={"lang": "en"})
+
+        running = asyncio.create_task(agent.run(concurrency=4))
+
+        async def stop() -> None:
+            agent.stop()
+            await running
+
+        self.addAsyncCleanup(stop)
+        return agent
+
+    async def test_an_answer_comes_to_whoever_asked(self) -> None:
+        asker, other = await self.opened(mesh().agent("asker")), await self.answering(mesh().agent("answerer"))
+        replies = await asyncio.gather(*(asker.request(to=other.name, payload=n, timeout=PATIENCE) for n in range(20)))
+        self.assertEqual([reply.payload for reply in replies], [{"from": other.name, "to": n} for n in range(20)])
+        reply = replies[0]
+        self.assertIsInstance(reply, Reply)
+        self.assertEqual((reply.sender, reply.type, reply.headers), (other.name, "response", {"lang": "en"}))
+
+        @asker.on()
+        async def handle(message: Message) -> None: ...
+
+        self.assertEqual(await asker.drain(idle=0.2), 0, "answers are acknowledged, and no handler's")
+
+    async def test_the_message_says_what_it_is_an_answer_to(self) -> None:
+        asker, other = await self.opened(mesh().agent("asker")), await self.opened(mesh().agent("answerer"))
+        asking = asyncio.create_task(
+            asker.request(to=other.name, type="command", payload={"n": 1}, headers={"lang": "en"}, priority=2)
+        )
+        message = await anext(other.messages())
+        self.assertEqual((message.type, message.payload, message.priority), ("command", {"n": 1}, 2))
+        self.assertEqual(message.headers, {"lang": "en", "reply_to": asker._settings.instance})
+        self.assertTrue(message.correlation_id)
+        first = await message.reply("one")
+        self.assertEqual(await message.reply("two"), first, "a message has one answer")
+        self.assertTrue(await message.ack())
+        self.assertEqual(((await asking).payload, (await asking).correlation_id), ("one", message.correlation_id))
+
+    async def test_who_did_not_answer_is_named_and_the_question_is_not_delivered_later(self) -> None:
+        asker, other = await self.opened(mesh().agent("asker")), mesh().agent("absent")
+        with self.assertRaises(NoAnswer) as none:
+            await asker.request(to=other.name, payload=1, timeout=timedelta(milliseconds=300))
+        self.assertIsInstance(none.exception, TimeoutError)
+        self.assertTrue(none.exception.is_retryable)
+        self.assertRegex(str(none.exception), rf"no answer within 0\.3 s from the agent {other.name} \(correlation_id .+\)")
+        with self.assertRaisesRegex(NoAnswer, "those that subscribed to nobody.here"):
+            await asker.request(topic="nobody.here", timeout=0.05)
+        async with other.agent() as late:
+
+            @late.on()
+            async def handle(message: Message) -> None: ...
+
+            self.assertEqual(await late.drain(idle=IDLE), 0)
+
+    async def test_of_many_that_are_asked_the_first_answer_or_all_of_them(self) -> None:
+        asker = await self.opened(mesh().agent("asker"))
+        others = [await self.answering(mesh().agent("answerer"), topic="county.*.health") for _ in range(3)]
+        first = await asker.request(topic="county.c12.health", payload="well?", timeout=PATIENCE)
+        names = {other.name for other in others}
+        self.assertIn(first.sender, names)
+        replies = await asker.request_all(topic="county.c13.health", payload="well?", count=3, timeout=PATIENCE)
+        self.assertEqual({reply.sender for reply in replies}, names)
+        # Without a count it collects until its time is up.
+        replies = await asker.request_all(topic="county.c14.health", timeout=3 * IDLE)
+        self.assertEqual({reply.sender for reply in replies}, names)
+        self.assertEqual(await asker.request_all(topic="nobody.here", timeout=0.1), [])
+
+    async def test_an_environment_answers(self) -> None:
+        asker = await self.opened(mesh().agent("boss", role="orchestrator"))
+        there = [await self.answering(mesh().agent("there", environment="mars")) for _ in range(2)]
+        replies = await asker.request_all(environment="mars", payload="alive?", count=2, timeout=PATIENCE)
+        self.assertEqual({reply.sender for reply in replies}, {agent.name for agent in there})
+
+    async def test_a_late_answer_is_nobodys_message(self) -> None:
+        asker, other = await self.opened(mesh().agent("asker")), await self.opened(mesh().agent("slow"))
+        asking = asyncio.create_task(asker.request(to=other.name, timeout=IDLE))
+        message = await anext(other.messages())
+        with self.assertRaises(NoAnswer):
+            await asking
+        await message.reply("too late")
+        await message.ack()
+        await other.send(to=asker.name, payload="after it")
+        last = await anext(asker.messages())
+        self.assertEqual(last.payload, "after it")
+        await last.ack()
+
+    async def test_handlers_that_all_wait_for_answers_get_them_though_the_inbox_is_full(self) -> None:
+        other, who = await self.answering(mesh().agent("answerer")), mesh().agent("asker")
+        async with who.agent() as sender:
+            await asyncio.gather(*(sender.send(to=who.name, type="command", payload=n) for n in range(50)))
+        asker, heard = await self.opened(who), []
+
+        @asker.on("command")
+        async def handle(message: Message) -> None:
+            self.assertEqual(message.attempt, 1, "what took an answer's room was given back uncounted")
+            reply = await asker.request(to=other.name, payload=message.payload, timeout=PATIENCE)
+            heard.append(reply.payload["to"])
+
+        # Both hold their message until the answer is here.
+        self.assertEqual(await asker.drain(idle=IDLE, concurrency=2), 50)
+        self.assertEqual(sorted(heard), list(range(50)))
+
+    async def test_whoever_only_asks_leaves_what_waits_for_it_alone(self) -> None:
+        other, who = await self.answering(mesh().agent("answerer")), mesh().agent("asker")
+        asker = await self.opened(who)
+        for n in range(3):
+            await asker.send(to=who.name, payload=n)
+        for n in range(3):
+            self.assertEqual((await asker.request(to=other.name, payload=n, timeout=PATIENCE)).payload["to"], n)
+        messages, seen = asker.messages(), []
+        for _ in range(3):
+            message = await anext(messages)
+            seen.append((message.payload, message.attempt))
+            await message.ack()
+        # Giving back changes the order.
+        self.assertEqual(sorted(seen), [(0, 1), (1, 1), (2, 1)])
+
+    async def test_a_question_needs_an_address_and_a_time(self) -> None:
+        asker = await self.opened(mesh().agent("asker"))
+        with self.assertRaisesRegex(Invalid, "one of to=, topic=, environment= and group="):
+            await asker.request(payload=1)
+        with self.assertRaisesRegex(Invalid, "timeout"):
+            await asker.request(to="a", timeout=0)
