@@ -19,7 +19,8 @@ logger = logging.getLogger("postbell")
 RENEWALS_A_TTL = 3
 #: After a renewal that failed.
 RENEW_AGAIN_SECONDS = 0.2
-#: A lock that nobody has was given back this moment, or taken by somebody whom the broker does not see yet: it is asked again.
+#: A lock that nobody has was given back this moment, or taken by somebody whom the broker does not see yet: it is asked
+#: for again.
 TRIES_MAX = 5
 
 
