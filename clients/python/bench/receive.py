@@ -42,6 +42,7 @@ async def receive(count: int) -> dict[str, object]:
         "duplicated": received - len(numbers),
         "received_seconds": received_seconds,
         "settled_seconds": settled_seconds,
+        "cpu_seconds": time.process_time(),
     }
 
 

@@ -125,7 +125,7 @@ class Agent:
         with self._taking(self._settings.prefetch if window is None else window) as driver:
             try:
                 while True:
-                    message = await driver.hands.take()
+                    message = driver.hands.take_now() or await driver.hands.take()
                     yield message
                     # Ours would keep it alive after the reader forgot it.
                     del message

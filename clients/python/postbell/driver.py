@@ -135,21 +135,25 @@ class Driver:
             if told:
                 told(False)
             return
-        way = self.session.ack_alone if told else self.session.ack
-        way(message._tag, self._ack_answer(message_id, told))
+        if told:
+            self.session.ack_alone(message._tag, self._ack_answer(message_id, told))
+        else:
+            self.session.ack(message._tag, message_id)
         self._wake.set()
 
-    def _ack_answer(self, message_id: str, told: Callable[[bool], None] | None) -> Answer:
+    def _ack_answer(self, message_id: str, told: Callable[[bool], None]) -> Answer:
         def answer(result: Frame | PostbellError) -> None:
-            is_committed = isinstance(result, dict)
-            if is_committed:
-                self.hands.acked(message_id)
-            else:
-                logger.info("the ack of %s may not have been taken: %s", message_id, result)
-            if told:
-                told(is_committed)
+            self._acked([message_id], result)
+            told(isinstance(result, dict))
 
         return answer
+
+    def _acked(self, message_ids: list[str], result: Frame | PostbellError) -> None:
+        if isinstance(result, dict):
+            for message_id in message_ids:
+                self.hands.acked(message_id)
+        else:
+            logger.info("the acks of %s may not have been taken: %s", message_ids[:10], result)
 
     def nack(self, message: Message, outcome: str, *, delay_ms: int | None, reason: str | None) -> bool:
         """Not handled. False where the connection it came by has fallen."""
@@ -182,6 +186,7 @@ class Driver:
         """A message was forgotten; from whatever thread that is noticed in."""
 
         def fail() -> None:
+            self.hands.forgotten(message_id)
             if self.session and generation == self._generation:
                 logger.warning("%s: %s", message_id, FORGOTTEN)
                 self.session.nack(tag, "fail", reason=FORGOTTEN)
@@ -240,7 +245,7 @@ class Driver:
     async def _live(self, connection: Connection) -> float | None:
         """A session; gives back how long to wait before the next one, if the broker said. Raises what is final."""
         now = self._loop.time()
-        session = Session(connection.welcome, self.pending, now, str(self.settings.address))
+        session = Session(connection.welcome, self.pending, now, str(self.settings.address), self._acked)
         self.session, self.heard_at = session, now
         self._generation += 1
         self._wake.set()
@@ -320,12 +325,12 @@ class Driver:
         if self.hands.is_handled(message.id):
             # It was handled here when its connection fell.
             message._is_settled = True
-            session.ack(event.tag, self._ack_answer(message.id, None))
+            session.ack(event.tag, message.id)
         elif self.asking.is_answer(message):
             message._is_settled = True
             if not self.asking.answered(message):
                 logger.info("%r came when nobody waited for it any more", message)
-            session.ack(event.tag, self._ack_answer(message.id, None))
+            session.ack(event.tag, message.id)
         elif before is not None and not before.is_settled:
             # Somebody is at it still: what becomes of it is said by the new tag.
             message._is_settled = True

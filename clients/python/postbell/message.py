@@ -58,28 +58,22 @@ class Settler(Protocol):
 class Facts:
     """What a message says of itself."""
 
-    __slots__ = ("_frame",)
+    __slots__ = ("_frame", "id", "sender", "type")
 
     def __init__(self, frame: Frame) -> None:
-        for key in ("id", "from", "type", "created_at"):
-            if not isinstance(frame.get(key), str):
-                raise NoBroker(f"a message has no {key}")
+        try:
+            #: The message's id, the same at each attempt.
+            self.id: str = frame["id"]
+            #: The agent that sent it: `from` in the protocol.
+            self.sender: str = frame["from"]
+            #: command, query, response, alert, heartbeat or data.
+            self.type: str = frame["type"]
+            are_texts = type(self.id) is type(self.sender) is type(self.type) is type(frame["created_at"]) is str
+        except KeyError as fault:
+            raise NoBroker(f"a message has no {fault.args[0]}") from fault
+        if not are_texts:
+            raise NoBroker("a message's id, from, type or created_at is no text")
         self._frame = frame
-
-    @property
-    def id(self) -> str:
-        """The message's id, the same at each attempt."""
-        return str(self._frame["id"])
-
-    @property
-    def sender(self) -> str:
-        """The agent that sent it: `from` in the protocol."""
-        return str(self._frame["from"])
-
-    @property
-    def type(self) -> str:
-        """command, query, response, alert, heartbeat or data."""
-        return str(self._frame["type"])
 
     @property
     def payload(self) -> Any:
