@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -28,7 +29,10 @@ class Agent:
     """An agent's connection to a broker, kept up for as long as it is open.
 
     What is not given is read from the environment: POSTBELL_AGENT, POSTBELL_URL, POSTBELL_TOKEN (or POSTBELL_TOKEN_FILE),
-    POSTBELL_CA, POSTBELL_PIN, POSTBELL_CLIENT_CERT, POSTBELL_CLIENT_KEY, POSTBELL_INSTANCE and ENVIRONMENT.
+    POSTBELL_CA, POSTBELL_PIN, POSTBELL_CLIENT_CERT, POSTBELL_CLIENT_KEY, POSTBELL_INSTANCE, POSTBELL_GROUP and ENVIRONMENT.
+
+    With a `group` it takes that group's messages instead of its own; each of them goes to one of those that take from it. An
+    agent that wants both opens two.
 
     It may be opened again after it was closed; it belongs to the event loop that it was opened in.
     """
@@ -41,6 +45,7 @@ class Agent:
         token: str | None = None,
         window: int | None = None,
         instance: str | None = None,
+        group: str | None = None,
         environment: str | None = None,
         heartbeat: float | None = None,
         ca: str | Path | None = None,
@@ -58,11 +63,15 @@ class Agent:
             client_key=client_key,
             environment=environment,
             instance=instance,
+            group=group,
             window=window,
             heartbeat=heartbeat,
         )
         self._handlers = Handlers()
         self._driver: Driver | None = None
+        # For answers, which come to the agent's own inbox: of one that takes a group's messages.
+        self._asker: Driver | None = None
+        self._opening = asyncio.Lock()
         self._locks = Locks()
         self._takers = 0
 
@@ -87,7 +96,7 @@ class Agent:
             return
         driver = Driver(self._settings)
         await driver.start()
-        self._driver = driver
+        self._driver, self._opening = driver, asyncio.Lock()
 
     async def close(self) -> None:
         """Gives back what was not handled, writes what was, and says goodbye."""
@@ -104,6 +113,9 @@ class Agent:
 
     async def _leave(self, fault: BaseException | None) -> None:
         driver, self._driver = self._driver, None
+        asker, self._asker = self._asker, None
+        if asker:
+            await asker.close()
         if driver is None:
             return
         self._locks.drop_all()
@@ -182,9 +194,11 @@ class Agent:
         correlation_id: str | None = None,
         headers: dict[str, Any] | None = None,
         dedupe_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> str:
         """Sends a message to an agent (or ``"*"``), to those that subscribed to a topic, to an environment, or to one of a
-        group; gives back its id once it is committed. What the broker refuses by `slow_down` is sent again by itself.
+        group; gives back its id once it is committed. Messages to an inbox with the same `ordering_key` are handled one after
+        the other. What the broker refuses by `slow_down` is sent again by itself.
 
         `Interrupted` says that the connection fell and nobody knows whether it was stored; with a `dedupe_key` it is
         sent again instead."""
@@ -198,6 +212,7 @@ class Agent:
             correlation_id=correlation_id,
             headers=headers,
             dedupe_key=dedupe_key,
+            ordering_key=ordering_key,
         )
         return await self._open().calls.send(frame)
 
@@ -218,7 +233,7 @@ class Agent:
         first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not read by then is not
         delivered any more."""
         recipient = Recipient(to, topic, environment, group)
-        with self._question(recipient, timeout) as asked:
+        async with self._question(recipient, timeout) as asked:
             await asked.send(type=type, payload=payload, priority=priority, headers=headers)
             if reply := await asked.next():
                 return reply
@@ -241,7 +256,7 @@ class Agent:
         """Sends a question to many and gives back the answers that came within `timeout`, in their order; sooner where there
         are `count` of them. None at all is an empty list."""
         replies: list[Reply] = []
-        with self._question(Recipient(to, topic, environment, group), timeout) as asked:
+        async with self._question(Recipient(to, topic, environment, group), timeout) as asked:
             await asked.send(type=type, payload=payload, priority=priority, headers=headers)
             while (count is None or len(replies) < count) and (reply := await asked.next()):
                 replies.append(reply)
@@ -260,14 +275,14 @@ class Agent:
         `Lock.release`. It is the agent's, whatever instance asks."""
         return self._locks.locking(self._open().calls.ask, key, ttl)
 
-    async def subscribe(self, topic: str | None = None, *, group: str | None = None) -> None:
-        """From when this returns, the agent gets the messages of topics that match (``county.*.done``, ``alerts.>``), or its
-        share of a group's; also those that are sent while it is away."""
-        await self._ask(_subscription("subscribe", topic, group))
+    async def subscribe(self, topic: str) -> None:
+        """From when this returns, the agent gets the messages of topics that match, also those that are sent while it is
+        away: ``county.*.done``, ``alerts.>``. They come to its own inbox."""
+        await self._ask({"op": "subscribe", "topic": topic})
 
-    async def unsubscribe(self, topic: str | None = None, *, group: str | None = None) -> None:
+    async def unsubscribe(self, topic: str) -> None:
         """From when this returns, it does not."""
-        await self._ask(_subscription("unsubscribe", topic, group))
+        await self._ask({"op": "unsubscribe", "topic": topic})
 
     async def dead_letters(self, inbox: str | None = None, after: int | None = None, limit: int | None = None) -> DeadLetters:
         """A page of dead letters, the oldest first: of this agent's, or of an inbox (that takes the role `orchestrator`);
@@ -290,14 +305,29 @@ class Agent:
     async def _ask(self, frame: Frame) -> Frame:
         return await self._open().calls.ask(frame)
 
-    @contextmanager
-    def _question(self, recipient: Recipient, timeout: Duration) -> Iterator[_Asked]:
-        driver = self._open()
+    @asynccontextmanager
+    async def _question(self, recipient: Recipient, timeout: Duration) -> AsyncGenerator[_Asked, None]:
         ttl_ms = milliseconds("timeout", timeout)
         if not ttl_ms:
             raise Invalid("a question needs a timeout of at least a millisecond")
+        driver = await self._answered()
         with driver.asking.question() as question:
             yield _Asked(driver, question, recipient, ttl_ms / 1000)
+
+    async def _answered(self) -> Driver:
+        """By whom answers come."""
+        driver = self._open()
+        if self._settings.group is None:
+            return driver
+        async with self._opening:
+            if self._asker is None or self._asker.ended:
+                asker = Driver(replace(self._settings, group=None))
+                await asker.start()
+                if self._driver is not driver:
+                    await asker.close()
+                    raise Closed
+                self._asker = asker
+            return self._asker
 
 
 class _Asked:
@@ -331,9 +361,3 @@ class _Asked:
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._question.wait(), max(0.0, left))
         return self._question.take()
-
-
-def _subscription(op: str, topic: str | None, group: str | None) -> Frame:
-    if (topic is None) == (group is None):
-        raise Invalid(f"{op} to a topic's pattern, or to group=")
-    return {"op": op, "topic": topic, "group": group}

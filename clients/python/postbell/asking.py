@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .limits import ANSWERS_MAX, QUESTIONS_OVER_MAX
@@ -46,18 +46,16 @@ class Question:
 class Asking:
     """Questions under way, by their ``correlation_id``. Outlives the connections."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self._open: dict[str, Question] = {}
         # What comes after the asker left, or came twice, is nobody's message: the oldest is forgotten first.
         self._over: OrderedDict[str, None] = OrderedDict()
-        self._changed = changed
 
     @contextmanager
     def question(self) -> Iterator[Question]:
         """One that is under way until the block ends."""
         question = Question(str(uuid.uuid4()))
         self._open[question.correlation_id] = question
-        self._changed()
         try:
             yield question
         finally:
@@ -65,10 +63,6 @@ class Asking:
             self._over[question.correlation_id] = None
             if len(self._over) > QUESTIONS_OVER_MAX:
                 self._over.popitem(last=False)
-            self._changed()
-
-    def __len__(self) -> int:
-        return len(self._open)
 
     def is_answer(self, message: Facts) -> bool:
         """It answers a question of ours, one that is over included: then it is not for the agent's handlers."""

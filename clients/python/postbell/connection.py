@@ -75,6 +75,7 @@ async def _greet(settings: Settings, window: int) -> Connection:
                     client=settings.client,
                     window=window,
                     instance=settings.instance,
+                    group=settings.group,
                     heartbeat_ms=settings.heartbeat_ms,
                 )
             )

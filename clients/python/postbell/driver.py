@@ -18,7 +18,7 @@ from .connection import Connection, connect
 from .errors import Closed, Interrupted, NoBroker, PostbellError, Refused
 from .frames import Frame
 from .hands import Hands
-from .limits import ANSWERS_LOOK_FIRST_SECONDS, ANSWERS_LOOK_MAX_SECONDS, ANSWERS_ROOM_MAX, CLOSE_WAIT_SECONDS, WINDOW_MAX
+from .limits import ANSWER_AGAIN_MS, CLOSE_WAIT_SECONDS, WINDOW_MAX
 from .message import Facts, Message
 from .outgoing import Recipient
 from .pace import Pace, spread
@@ -39,16 +39,13 @@ class Driver:
         self.hands = Hands()
         self.pending = Pending()
         self.calls = Calls(self)
-        self.asking = Asking(self._make_room)
+        self.asking = Asking()
         self.session: Session | None = None
         self.connected = asyncio.Event()
         #: Why there will be no further connection.
         self.ended: PostbellError | None = None
         #: Nothing is taken until somebody asks for messages.
         self.window = 0
-        # Beside the window, for answers.
-        self._room = 0
-        self._look = Pace(ANSWERS_LOOK_FIRST_SECONDS, ANSWERS_LOOK_MAX_SECONDS)
         #: When the last message came, or the connection.
         self.heard_at = 0.0
         self._loop = asyncio.get_running_loop()
@@ -59,7 +56,7 @@ class Driver:
 
     async def start(self) -> None:
         """Connects once; from then on the connection is kept up."""
-        first = await connect(self.settings, self._window_told)
+        first = await connect(self.settings, self.window)
         self._task = asyncio.create_task(self._run(first), name="postbell")
         await self.connected.wait()
 
@@ -77,27 +74,10 @@ class Driver:
             await asyncio.wait({self._task})
 
     def set_window(self, window: int) -> None:
-        """From now on at most so many deliveries at once."""
-        self._change_window(window, self._room)
-
-    def _make_room(self) -> None:
-        """An answer must find room while all that the window has wait for one."""
-        if not self._room:
-            self._look.reset()
-        self._change_window(self.window, min(len(self.asking), ANSWERS_ROOM_MAX))
-        if not self._room:
-            for message in self.hands.empty_aside():
-                self._release(message)
-
-    def _change_window(self, window: int, room: int) -> None:
-        before = self._window_told
-        self.window, self._room = window, room
-        if self._window_told != before:
-            self.say({"op": "window", "n": self._window_told})
-
-    @property
-    def _window_told(self) -> int:
-        return min(self.window + self._room, WINDOW_MAX)
+        """From now on at most so many deliveries at once. Answers come beside it."""
+        if window != self.window:
+            self.window = window
+            self.say({"op": "window", "n": window})
 
     def say(self, frame: Frame) -> None:
         """To be written, if there is a connection: the next one begins with what holds then."""
@@ -230,7 +210,7 @@ class Driver:
     async def _again(self, pace: Pace) -> Connection:
         while True:
             try:
-                return await connect(self.settings, self._window_told)
+                return await connect(self.settings, self.window)
             except PostbellError as fault:
                 if self._is_final(fault):
                     raise
@@ -335,10 +315,6 @@ class Driver:
             # Somebody is at it still: what becomes of it is said by the new tag.
             message._is_settled = True
             before._tag, before._generation = event.tag, self._generation
-        elif self._room and self.hands.held >= self.window:
-            # It stands where an answer should: a little later it goes back, to see whether one waits behind it.
-            self.hands.put_aside(message)
-            self._loop.call_later(self._look.next_wait(), self._release, message)
         elif self.window == 0 or len(self.hands) >= WINDOW_MAX:
             # Nobody takes messages any more, or the broker broke its window.
             self._release(message)
@@ -346,4 +322,6 @@ class Driver:
             self.hands.put(message)
 
     def _release(self, message: Message) -> None:
-        self.nack(message, "release", delay_ms=None, reason=None)
+        # An answer would come again at once, whatever the window is.
+        delay_ms = ANSWER_AGAIN_MS if message.type == "response" else None
+        self.nack(message, "release", delay_ms=delay_ms, reason=None)

@@ -20,8 +20,6 @@ class Hands:
         self._changed = asyncio.Event()
         # By the message's id: a tag changes with the connection. Weak: one that its reader lets go of is forgotten.
         self._taken: dict[str, ref[Message]] = {}
-        # Those that came where an answer was waited for, and go back.
-        self._aside: dict[str, Message] = {}
         self._handled: OrderedDict[str, None] = OrderedDict()
         self._ended: PostbellError | None = None
 
@@ -57,23 +55,8 @@ class Hands:
 
     def empty(self) -> list[Message]:
         """Those that wait, which nobody will take now."""
-        messages = [*self._waiting, *self.empty_aside()]
+        messages = list(self._waiting)
         self._waiting.clear()
-        return messages
-
-    @property
-    def held(self) -> int:
-        """How many of the window are here: those that wait, and those that somebody has."""
-        return len(self._waiting) + len(self._taken)
-
-    def put_aside(self, message: Message) -> None:
-        """It is over the window, and goes back soon."""
-        self._aside[message.id] = message
-
-    def empty_aside(self) -> list[Message]:
-        """Those that go back now."""
-        messages = list(self._aside.values())
-        self._aside.clear()
         return messages
 
     def taken(self, message_id: str) -> Message | None:
@@ -93,8 +76,6 @@ class Hands:
     def settled(self, message_id: str) -> None:
         """Something became of it."""
         self._taken.pop(message_id, None)
-        if self._aside:
-            self._aside.pop(message_id, None)
 
     def is_handled(self, message_id: str) -> bool:
         """It was handled here, and its ack may not have arrived."""

@@ -43,15 +43,12 @@ RESUMED_MAX: Final = 256
 ANSWERS_MAX: Final = WINDOW_MAX
 #: Questions that are over, whose late answers are dropped; the oldest is forgotten, and its answer is a message like any.
 QUESTIONS_OVER_MAX: Final = 4_096
-#: Deliveries that may come beside the window while an answer is waited for: handlers that all wait for one hold the window.
-ANSWERS_ROOM_MAX: Final = 32
-#: A message that took that room is given back after so long, twice as long each time, to see whether an answer waits behind.
-ANSWERS_LOOK_FIRST_SECONDS: Final = 0.05
-ANSWERS_LOOK_MAX_SECONDS: Final = 1.0
 #: How long an answer is waited for where nobody says.
 ANSWER_WAIT_SECONDS: Final = 30.0
-#: The priority of an answer where nobody says: somebody waits for it.
-ANSWER_PRIORITY: Final = 1
+#: An answer that nobody took by then is not delivered any more: whoever asked is gone.
+ANSWER_TTL_SECONDS: Final = 3_600.0
+#: An answer comes beside the window. One that nobody here waits for, while nobody takes messages, comes again after so long.
+ANSWER_AGAIN_MS: Final = 1_000
 #: Ids of messages that were handled and whose ack may not have arrived; the oldest is forgotten, and handled again
 #: where it comes again.
 HANDLED_MAX: Final = 2 * WINDOW_MAX

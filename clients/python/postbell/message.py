@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .errors import Invalid, NoBroker, PostbellError
 from .frames import Frame
-from .limits import ANSWER_PRIORITY, DURATION_MS_MAX
+from .limits import ANSWER_TTL_SECONDS, DURATION_MS_MAX
 
 #: Seconds, or a timedelta.
 Duration = float | timedelta
@@ -177,13 +177,12 @@ class Message(Facts):
         payload: Any = None,
         *,
         headers: dict[str, Any] | None = None,
-        priority: int = ANSWER_PRIORITY,
-        ttl: Duration | None = None,
+        ttl: Duration | None = ANSWER_TTL_SECONDS,
     ) -> str:
         """Answers it: whoever sent it by `Agent.request` gets this. Returns the answer's id once it is committed; the message
         is still to be acknowledged, which a handler does by returning. A message has one answer: a second one, at another
-        attempt perhaps, is the first one again."""
-        return await self._settler.reply(self, payload=payload, headers=headers, priority=priority, ttl=ttl)
+        attempt perhaps, is the first one again. After `ttl` it is not delivered any more."""
+        return await self._settler.reply(self, payload=payload, headers=headers, priority=self.priority, ttl=ttl)
 
     def __del__(self) -> None:
         if not self._is_settled:

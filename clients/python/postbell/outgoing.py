@@ -48,6 +48,7 @@ def message(
     correlation_id: str | None = None,
     headers: dict[str, Any] | None = None,
     dedupe_key: str | None = None,
+    ordering_key: str | None = None,
     to_instance: str | None = None,
 ) -> Frame:
     """A ``send``."""
@@ -65,6 +66,7 @@ def message(
         "correlation_id": correlation_id,
         "headers": headers,
         "dedupe_key": dedupe_key,
+        "ordering_key": ordering_key,
         "payload": payload,
     }
     # The broker would end the session.

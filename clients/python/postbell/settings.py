@@ -31,6 +31,8 @@ class Settings:
     instance: str
     #: Nobody else can have this instance's name: whoever takes over from us is ourselves.
     is_instance_ours: bool
+    #: What it takes from instead of its own inbox.
+    group: str | None
     window: int | None
     heartbeat_ms: int | None
 
@@ -57,6 +59,7 @@ def read(
     client_key: str | Path | None,
     environment: str | None,
     instance: str | None,
+    group: str | None,
     window: int | None,
     heartbeat: float | None,
     environ: Mapping[str, str] = os.environ,
@@ -87,6 +90,7 @@ def read(
         environment=of("ENVIRONMENT", environment),
         instance=named or str(uuid.uuid4()),
         is_instance_ours=named is None,
+        group=of("POSTBELL_GROUP", group),
         window=window,
         heartbeat_ms=None if heartbeat is None else round(heartbeat * 1000),
     )

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from .agent import Agent
 from .dead import DeadLetters
 from .errors import Closed
-from .limits import ANSWER_PRIORITY, ANSWER_WAIT_SECONDS, LOCK_SECONDS
+from .limits import ANSWER_TTL_SECONDS, ANSWER_WAIT_SECONDS, LOCK_SECONDS
 from .lock import Lock, Locking
 from .message import Duration, Facts, Message, Reply
 from .signals import on_signals
@@ -59,11 +59,10 @@ class SyncMessage(Facts):
         payload: Any = None,
         *,
         headers: dict[str, Any] | None = None,
-        priority: int = ANSWER_PRIORITY,
-        ttl: Duration | None = None,
+        ttl: Duration | None = ANSWER_TTL_SECONDS,
     ) -> str:
         """See `Message.reply`."""
-        return self._agent._call(self._message.reply(payload, headers=headers, priority=priority, ttl=ttl))
+        return self._agent._call(self._message.reply(payload, headers=headers, ttl=ttl))
 
 
 class SyncLock:
@@ -129,6 +128,7 @@ class SyncAgent:
         token: str | None = None,
         window: int | None = None,
         instance: str | None = None,
+        group: str | None = None,
         environment: str | None = None,
         heartbeat: float | None = None,
         ca: str | Path | None = None,
@@ -142,6 +142,7 @@ class SyncAgent:
             token=token,
             window=window,
             instance=instance,
+            group=group,
             environment=environment,
             heartbeat=heartbeat,
             ca=ca,
@@ -257,6 +258,7 @@ class SyncAgent:
         correlation_id: str | None = None,
         headers: dict[str, Any] | None = None,
         dedupe_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> str:
         """See `Agent.send`."""
         return self._call(
@@ -273,6 +275,7 @@ class SyncAgent:
                 correlation_id=correlation_id,
                 headers=headers,
                 dedupe_key=dedupe_key,
+                ordering_key=ordering_key,
             )
         )
 
@@ -343,13 +346,13 @@ class SyncAgent:
 
         return SyncLock(self, self._call(acquire()))
 
-    def subscribe(self, topic: str | None = None, *, group: str | None = None) -> None:
+    def subscribe(self, topic: str) -> None:
         """See `Agent.subscribe`."""
-        self._call(self._agent.subscribe(topic, group=group))
+        self._call(self._agent.subscribe(topic))
 
-    def unsubscribe(self, topic: str | None = None, *, group: str | None = None) -> None:
+    def unsubscribe(self, topic: str) -> None:
         """See `Agent.unsubscribe`."""
-        self._call(self._agent.unsubscribe(topic, group=group))
+        self._call(self._agent.unsubscribe(topic))
 
     def dead_letters(self, inbox: str | None = None, after: int | None = None, limit: int | None = None) -> DeadLetters:
         """See `Agent.dead_letters`."""

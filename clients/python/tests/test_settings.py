@@ -15,7 +15,19 @@ from postbell.tls import fingerprint
 
 
 def read(agent: str | None = None, environ: dict[str, str] | None = None, **given: Any) -> settings.Settings:
-    names = ("url", "token", "ca", "pin", "client_cert", "client_key", "environment", "instance", "window", "heartbeat")
+    names = (
+        "url",
+        "token",
+        "ca",
+        "pin",
+        "client_cert",
+        "client_key",
+        "environment",
+        "instance",
+        "group",
+        "window",
+        "heartbeat",
+    )
     return settings.read(agent, **(dict.fromkeys(names) | given), environ=environ or {})
 
 

@@ -104,11 +104,12 @@ class Play:
         instance, heartbeat_ms = hello.get("instance"), hello.get("heartbeat_ms")
         heartbeat = heartbeat_ms / 1000 if heartbeat_ms else None
         self._window = hello.get("window") or 32
-        self._agent = Agent("alice", url=url, token=token, instance=instance, heartbeat=heartbeat)
+        group = hello.get("group")
+        self._agent = Agent("alice", url=url, token=token, instance=instance, group=group, heartbeat=heartbeat)
         self._connecting = asyncio.create_task(self._agent.connect())
         await self._broker.accept()
         said = await self._broker.read(lambda frame: frame["op"] == "hello")
-        for key in ("agent", "token", "instance", "heartbeat_ms"):
+        for key in ("agent", "token", "instance", "group", "heartbeat_ms"):
             if key in hello:
                 same(said.get(key), hello[key] if key != "token" else token)
         self.spoken.add("hello")
@@ -148,6 +149,9 @@ class Play:
         task = asyncio.create_task(work)
         said = await self._broker.read(lambda said: said["op"] == op)
         own = said.pop("ref", None)
+        if op == "ack" and reference is None:
+            # One that nobody waits for goes with others.
+            said["tag"] = said.pop("tags")[0]
         # What the agent says in more words than the page is no mistake where the protocol has the same default.
         same({key: value for key, value in said.items() if key in frame}, frame)
         if reference is None:
@@ -161,7 +165,7 @@ class Play:
         if not messages:
             return None
         self._acks += [message.id for message in messages]
-        if "tag" in frame:
+        if "tag" in frame and "ref" in frame:
             return messages[0].ack()
 
         async def all_of_them() -> bool:
@@ -181,16 +185,24 @@ class Play:
 
     def _say_send(self, frame: Frame) -> Coroutine[Any, Any, Any]:
         given = {key: value for key, value in frame.items() if key != "ref"}
+        if "to_instance" in given:
+            return self._answer(given)
         for key, name in (("delay_ms", "delay"), ("ttl_ms", "ttl")):
             if key in given:
                 given[name] = given.pop(key) / 1000
         return self._agent.send(**given)
 
+    def _answer(self, given: Frame) -> Coroutine[Any, Any, Any]:
+        """It is the answer to what was pushed with that `correlation_id`."""
+        [message] = [m for m in self._taken.values() if m.correlation_id == given["correlation_id"]]
+        same((message.sender, message.headers["reply_to"]), (given["to"], given["to_instance"]))
+        return message.reply(given["payload"])
+
     def _say_subscribe(self, frame: Frame) -> Coroutine[Any, Any, Any]:
-        return self._agent.subscribe(frame.get("topic"), group=frame.get("group"))
+        return self._agent.subscribe(frame["topic"])
 
     def _say_unsubscribe(self, frame: Frame) -> Coroutine[Any, Any, Any]:
-        return self._agent.unsubscribe(frame.get("topic"), group=frame.get("group"))
+        return self._agent.unsubscribe(frame["topic"])
 
     def _say_acquire(self, frame: Frame) -> Coroutine[Any, Any, Any] | None:
         # With a fence it is the renewal, which is nobody's to say.
