@@ -48,7 +48,8 @@ fn usable(python: &str) -> Result<(), String> {
     let found = ask(python, "import sys; print('.'.join(map(str, sys.version_info[:2])))")
         .map_err(|e| format!("{python} cannot be started: {e}"))?;
     let version = text(&found.stdout).trim().to_owned();
-    let number = version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+    let number =
+        version.split_once('.').and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
     match number {
         Some(number) if number >= (3_u32, 10_u32) => Ok(()),
         Some(_) => Err(format!("{python} is Python {version}, and it needs 3.10 or newer")),

@@ -82,7 +82,12 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
         settled.push(messages as f64 / said.settled_seconds);
         ratios.push(settled[round] / floor[round]);
         let sent = messages as u64;
-        found.count(Count { sent, received: said.received, lost: sent - said.received, duplicated: said.duplicated });
+        found.count(Count {
+            sent,
+            received: said.received,
+            lost: sent - said.received,
+            duplicated: said.duplicated,
+        });
     }
     broker.stop().await?;
     found.note(format!("{python} is {version}."));
@@ -90,7 +95,12 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     found.measure("received", "msg/s", Better::Higher, received);
     let rate = found.measure("received and settled", "msg/s", Better::Higher, settled);
     found.measure("settled / plain SQL", "", Better::Higher, ratios);
-    found.at_least("python: ≥ 15,000 messages a second received and acknowledged in one process", rate, ASKED, "msg/s");
+    found.at_least(
+        "python: ≥ 15,000 messages a second received and acknowledged in one process",
+        rate,
+        ASKED,
+        "msg/s",
+    );
     Ok(found)
 }
 
@@ -114,8 +124,14 @@ async fn receive(
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("{python} cannot be started"))?;
-    let ended = timeout(PATIENCE, child.wait_with_output()).await.context("it did not have them all in time")??;
-    ensure!(ended.status.success(), "{}: {}", script.display(), String::from_utf8_lossy(&ended.stderr).trim());
+    let ended =
+        timeout(PATIENCE, child.wait_with_output()).await.context("it did not have them all in time")??;
+    ensure!(
+        ended.status.success(),
+        "{}: {}",
+        script.display(),
+        String::from_utf8_lossy(&ended.stderr).trim()
+    );
     Ok(serde_json::from_slice(&ended.stdout)?)
 }
 

@@ -71,8 +71,45 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         while held._generation == generation:
             await asyncio.sleep(0.02)
         self.assertTrue(await held.ack())
-        await peer.send(to=who.name, payload="last")
-        self.assertEqual((await anext(messages)).payload, "last", "neither was handed out again")
+        await self.nothing_but_the_last(who, agent, peer)
+
+    async def test_an_ack_that_the_broker_did_not_read_is_said_again_after_the_reconnect(self) -> None:
+        who = mesh().agent("holder")
+        peer, agent = await self.opened(sender()), await self.opened(who)
+        await peer.send(to=who.name, payload="handled")
+        message = await anext(agent.messages())
+        driver = agent._driver
+        assert driver is not None
+        mesh().freeze_broker()
+        await message.ack(confirm=False)
+        while not driver.pending._asks:
+            await asyncio.sleep(0.01)
+        self.assertTrue(driver.hands.is_handled(message.id), "it is written, and nobody said that it is committed")
+        await self.restart(signal.SIGKILL)
+        await self.nothing_but_the_last(who, agent, peer)
+
+    async def nothing_but_the_last(self, who: Credentials, agent: Agent, peer: Agent) -> None:
+        """What was handled before is neither handed out again nor left with the broker."""
+        while True:
+            try:
+                await peer.send(to=who.name, payload="last", dedupe_key=f"last-{who.name}")
+                break
+            except PostbellError as fault:
+                self.assertTrue(fault.is_retryable, fault)
+        last = await anext(agent.messages())
+        self.assertEqual(last.payload, "last")
+        self.assertTrue(await last.ack())
+        driver = agent._driver
+        assert driver is not None
+        while driver.hands._handled:
+            await asyncio.sleep(0.02)
+        await agent.close()
+        again = await self.opened(who)
+
+        @again.on()
+        async def handle(message: Message) -> None: ...
+
+        self.assertEqual(await again.drain(idle=1), 0)
 
     async def test_a_send_with_a_key_is_repeated_and_one_without_is_told(self) -> None:
         who = mesh().agent("sender")
