@@ -26,13 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const SPEC: Spec = Spec {
     name: "python",
-    about: "How fast 50,000 waiting messages of 200 bytes reach one process of the Python library that acknowledges each, \
-            beside plain SQL that reads and settles the same rows.",
+    about: "How fast 50,000 waiting messages of 200 bytes reach one process of the Python library that acknowledges \
+            each, beside plain SQL that reads and settles the same rows.",
     method: "The floor is the one of `drain`: batches of 500 on one connection, no broker, no agent. Then \
-             `clients/python/bench/receive.py` (window 1,000) takes as many from the broker, acknowledging each by itself; the \
-             clock runs from before it connects until it has left, which it does when every ack is committed. The \
-             interpreter's own start is not in it. The floor and the process take turns; ratios are taken within each round. POSTBELL_PYTHON names \
-             another interpreter than python3.",
+             `clients/python/bench/receive.py` (window 1,000) takes as many from the broker, acknowledging each by \
+             itself; the clock runs from before it connects until it has left, which it does when every ack is \
+             committed. The interpreter's own start is not in it. The floor and the process take turns; ratios are \
+             taken within each round. POSTBELL_PYTHON names another interpreter than python3.",
     run: |bench| Box::pin(run(bench)),
 };
 
