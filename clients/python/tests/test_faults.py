@@ -6,8 +6,10 @@ import asyncio
 import signal
 import threading
 import unittest
+from unittest.mock import patch
 
 from postbell import Agent, Interrupted, Message, PostbellError, Refused, Unreachable
+from postbell.limits import RECONNECT_FIRST_SECONDS
 
 from .mesh import WAIT_SECONDS, Credentials, mesh, sender
 
@@ -206,6 +208,51 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             with self.assertRaises(Refused):
                 await anext(named.messages())
         server.close()
+
+    async def test_it_comes_back_after_jittered_waits_that_grow_and_start_anew_with_each_welcome(self) -> None:
+        welcome = b'{"op":"welcome","broker":"b","session":1,"limits":{"payload_bytes":9},"heartbeat_ms":9000}\n'
+        came, greets = 0, asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal came
+            came += 1
+            await reader.readline()
+            # It takes the first, is away for three, takes one more and falls, and then stays.
+            if came in (1, 5, 6):
+                writer.write(welcome)
+            if came == 6:
+                greets.set()
+                await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        around: list[float] = []
+
+        def spread(seconds: float) -> float:
+            around.append(seconds)
+            return 0.0
+
+        with patch("postbell.pace.spread", spread):
+            async with Agent("a", token="t", url=f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"):
+                await asyncio.wait_for(greets.wait(), WAIT_SECONDS)
+        first = RECONNECT_FIRST_SECONDS
+        self.assertEqual(around, [first, 2 * first, 4 * first, 8 * first, first])
+        server.close()
+
+    async def test_draining_does_not_wait_for_ever_for_a_broker_that_is_away(self) -> None:
+        agent = await self.opened(mesh().agent("job"))
+
+        @agent.on()
+        async def handle(message: Message) -> None: ...
+
+        with patch("postbell.handlers.SEND_WAIT_SECONDS", 0.3):
+            draining = asyncio.create_task(agent.drain(idle=WAIT_SECONDS))
+            await asyncio.to_thread(mesh().end_broker)
+            try:
+                with self.assertRaisesRegex(Unreachable, "was not made again within"):
+                    await draining
+            finally:
+                await asyncio.to_thread(mesh().start_broker)
 
     async def test_something_else_that_answers_is_no_broker(self) -> None:
         async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
