@@ -21,6 +21,7 @@ from .limits import ANSWER_WAIT_SECONDS, LOCK_SECONDS
 from .lock import Locking, Locks
 from .message import Duration, Message, Reply, milliseconds, reason_of
 from .outgoing import Recipient
+from .settings import Capabilities
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -33,6 +34,8 @@ class Agent:
 
     With a `group` it takes that group's messages instead of its own; each of them goes to one of those that take from it. An
     agent that wants both opens two.
+
+    `environment`, `capabilities` (a list or an object) and `version` are in the registry from when it connects.
 
     It may be opened again after it was closed; it belongs to the event loop that it was opened in.
     """
@@ -47,6 +50,8 @@ class Agent:
         instance: str | None = None,
         group: str | None = None,
         environment: str | None = None,
+        capabilities: Capabilities | None = None,
+        version: str | None = None,
         heartbeat: float | None = None,
         ca: str | Path | None = None,
         pin: str | None = None,
@@ -66,6 +71,8 @@ class Agent:
             group=group,
             window=window,
             heartbeat=heartbeat,
+            capabilities=capabilities,
+            version=version,
         )
         self._handlers = Handlers()
         self._driver: Driver | None = None
@@ -230,8 +237,8 @@ class Agent:
         headers: dict[str, Any] | None = None,
     ) -> Reply:
         """Sends a question and waits for its answer: what the other says by `Message.reply`. Of several that are asked, the
-        first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not read by then is not
-        delivered any more."""
+        first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not pushed by then is
+        not delivered any more."""
         recipient = Recipient(to, topic, environment, group)
         async with self._question(recipient, timeout) as asked:
             await asked.send(type=type, payload=payload, priority=priority, headers=headers)

@@ -12,6 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .errors import PostbellError
 from .limits import ANSWERS_MAX, QUESTIONS_OVER_MAX
 from .message import Facts, Reply
 
@@ -23,6 +24,7 @@ class Question:
         self.correlation_id = correlation_id
         self._replies: deque[Reply] = deque()
         self._changed = asyncio.Event()
+        self._ended: PostbellError | None = None
 
     def answered(self, reply: Reply) -> bool:
         """False if there are too many that nobody took."""
@@ -37,10 +39,17 @@ class Question:
         return self._replies.popleft() if self._replies else None
 
     async def wait(self) -> None:
-        """Until there is one."""
+        """Until there is one; raises why none will come."""
         while not self._replies:
+            if self._ended:
+                raise self._ended
             self._changed.clear()
             await self._changed.wait()
+
+    def end(self, error: PostbellError) -> None:
+        """No further answer can come."""
+        self._ended = error
+        self._changed.set()
 
 
 class Asking:
@@ -63,6 +72,11 @@ class Asking:
             self._over[question.correlation_id] = None
             if len(self._over) > QUESTIONS_OVER_MAX:
                 self._over.popitem(last=False)
+
+    def end(self, error: PostbellError) -> None:
+        """There will be no further connection."""
+        for question in self._open.values():
+            question.end(error)
 
     def is_answer(self, message: Facts) -> bool:
         """It answers a question of ours, one that is over included: then it is not for the agent's handlers."""

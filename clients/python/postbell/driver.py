@@ -203,6 +203,7 @@ class Driver:
     def _end(self, error: PostbellError) -> None:
         self.ended = error
         self.pending.give_up(error)
+        self.asking.end(error)
         self.hands.end(error)
         # Whoever waits for it is told why it never comes.
         self.connected.set()

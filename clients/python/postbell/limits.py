@@ -8,6 +8,8 @@ PROTO: Final = 1
 PORT_DEFAULT: Final = 7440
 #: The longest line in either direction, without its newline.
 LINE_BYTES_MAX: Final = 1024 * 1024
+#: The longest line before the welcome.
+HELLO_LINE_BYTES_MAX: Final = 8 * 1024
 WINDOW_MAX: Final = 10_000
 WINDOW_DEFAULT: Final = 32
 #: Silence for this many heartbeats closes a connection, on either side.

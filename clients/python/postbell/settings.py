@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import platform
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .address import Address, parse_url
 from .errors import Invalid
 from .limits import WINDOW_DEFAULT, WINDOW_MAX
 from .tls import Trust
 from .version import VERSION
+
+#: What an agent can do, in words of whoever asks for it.
+Capabilities = Sequence[Any] | Mapping[str, Any]
 
 URL_DEFAULT = "tcp://127.0.0.1:7440"
 
@@ -35,6 +39,9 @@ class Settings:
     group: str | None
     window: int | None
     heartbeat_ms: int | None
+    #: What it says of itself to the registry.
+    capabilities: Capabilities | None
+    version: str | None
 
     @property
     def client(self) -> str:
@@ -62,6 +69,8 @@ def read(
     group: str | None,
     window: int | None,
     heartbeat: float | None,
+    capabilities: Capabilities | None,
+    version: str | None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """What is given, else POSTBELL_…; an empty variable counts as none."""
@@ -93,6 +102,8 @@ def read(
         group=of("POSTBELL_GROUP", group),
         window=window,
         heartbeat_ms=None if heartbeat is None else round(heartbeat * 1000),
+        capabilities=capabilities,
+        version=version,
     )
 
 

@@ -17,6 +17,7 @@ from .errors import Closed
 from .limits import ANSWER_TTL_SECONDS, ANSWER_WAIT_SECONDS, LOCK_SECONDS
 from .lock import Lock, Locking
 from .message import Duration, Facts, Message, Reply
+from .settings import Capabilities
 from .signals import on_signals
 
 T = TypeVar("T")
@@ -130,6 +131,8 @@ class SyncAgent:
         instance: str | None = None,
         group: str | None = None,
         environment: str | None = None,
+        capabilities: Capabilities | None = None,
+        version: str | None = None,
         heartbeat: float | None = None,
         ca: str | Path | None = None,
         pin: str | None = None,
@@ -145,6 +148,8 @@ class SyncAgent:
             group=group,
             environment=environment,
             heartbeat=heartbeat,
+            capabilities=capabilities,
+            version=version,
             ca=ca,
             pin=pin,
             client_cert=client_cert,

@@ -7,7 +7,7 @@ import unittest
 from datetime import timedelta
 from unittest.mock import patch
 
-from postbell import Agent, Invalid, Message, NoAnswer, Reply
+from postbell import Agent, Closed, Invalid, Message, NoAnswer, Refused, Reply
 from postbell.limits import ANSWER_AGAIN_MS
 
 from .mesh import Credentials, mesh
@@ -224,6 +224,24 @@ class Conversation(unittest.IsolatedAsyncioTestCase):
             await agent.send(to=agent.name, payload=n, ordering_key="c12")
         self.assertEqual(await agent.drain(idle=IDLE, concurrency=5), 5)
         self.assertEqual(most, 1)
+
+    async def test_whoever_asks_is_told_when_no_answer_can_come_any_more(self) -> None:
+        who, other = mesh().agent("asker"), mesh().agent("absent")
+        closed, older = await self.opened(who), await self.opened(who, instance="main")
+        asking = [asyncio.create_task(agent.request(to=other.name, timeout=3600)) for agent in (closed, older)]
+        # Both questions are stored.
+        waiting = await self.opened(other)
+        messages = waiting.messages()
+        questions = [await anext(messages) for _ in asking]
+        await closed.close()
+        await self.opened(who, instance="main")
+        with self.assertRaises(Closed):
+            await asking[0]
+        with self.assertRaises(Refused) as refused:
+            await asking[1]
+        self.assertEqual(refused.exception.code, "taken_over")
+        for question in questions:
+            await question.ack()
 
     async def test_a_question_needs_an_address_and_a_time(self) -> None:
         asker = await self.opened(mesh().agent("asker"))

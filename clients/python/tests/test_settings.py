@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import unittest
 from datetime import datetime, timedelta, timezone
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from postbell import Invalid, Message, settings
+from postbell.connection import hello
 from postbell.message import milliseconds
 from postbell.pace import Pace
 from postbell.tls import fingerprint
@@ -27,6 +29,8 @@ def read(agent: str | None = None, environ: dict[str, str] | None = None, **give
         "group",
         "window",
         "heartbeat",
+        "capabilities",
+        "version",
     )
     return settings.read(agent, **(dict.fromkeys(names) | given), environ=environ or {})
 
@@ -54,6 +58,20 @@ class Environment(unittest.TestCase):
         first, second = read("a", token="t"), read("a", token="t")
         self.assertNotEqual(first.instance, second.instance)
         self.assertEqual((first.is_instance_ours, read("a", token="t", instance="main").is_instance_ours), (True, False))
+
+    def test_what_it_says_of_itself_is_in_its_hello_within_bounds(self) -> None:
+        given: dict[str, Any] = {
+            "environment": "railway",
+            "capabilities": ["validate"],
+            "version": "2.1.0",
+            "group": "g",
+            "instance": "i",
+        }
+        said = json.loads(hello(read("a", token="t", **given), 5))
+        self.assertEqual({key: said[key] for key in given}, given)
+        self.assertNotIn("capabilities", json.loads(hello(read("a", token="t"), 5)))
+        with self.assertRaisesRegex(Invalid, "may have 8192"):
+            hello(read("a", token="t", capabilities=["x" * 9000]), 5)
 
     def test_what_is_missing_is_named(self) -> None:
         with self.assertRaisesRegex(Invalid, "POSTBELL_AGENT"):

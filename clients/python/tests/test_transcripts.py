@@ -101,17 +101,16 @@ class Play:
         first = next((what for who, what in lines if who == "C"), "{}")
         hello = json.loads(first) if '"op":"hello"' in first else {}
         token = hello.get("token", TOKEN).replace("<token>", TOKEN)
-        instance, heartbeat_ms = hello.get("instance"), hello.get("heartbeat_ms")
+        heartbeat_ms = hello.get("heartbeat_ms")
         heartbeat = heartbeat_ms / 1000 if heartbeat_ms else None
         self._window = hello.get("window") or 32
-        group = hello.get("group")
-        self._agent = Agent("alice", url=url, token=token, instance=instance, group=group, heartbeat=heartbeat)
+        of_itself = {key: hello.get(key) for key in ("instance", "group", "environment", "capabilities", "version")}
+        self._agent = Agent("alice", url=url, token=token, heartbeat=heartbeat, **of_itself)
         self._connecting = asyncio.create_task(self._agent.connect())
         await self._broker.accept()
         said = await self._broker.read(lambda frame: frame["op"] == "hello")
-        for key in ("agent", "token", "instance", "group", "heartbeat_ms"):
-            if key in hello:
-                same(said.get(key), hello[key] if key != "token" else token)
+        for key in hello.keys() - {"client", "window", "proto"}:
+            same(said.get(key), hello[key] if key != "token" else token)
         self.spoken.add("hello")
         try:
             for at, (who, what) in enumerate(lines):
