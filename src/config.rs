@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::guard::Places;
+use crate::postgres::alerts::AlertTimes;
 use crate::postgres::{DatabaseUrl, Target};
 use crate::retry::RetryPolicy;
 
@@ -66,6 +67,10 @@ settings! {
         "No retry waits longer, 1 to 86400 s";
     RETENTION: "POSTBELL_RETENTION_DAYS", "retention-days", "7",
         "Processed, failed and expired messages are removed after so many days, 0 to 36500; 0 keeps them. Dead letters stay";
+    OFFLINE_ALERT: "POSTBELL_OFFLINE_ALERT_SECONDS", "offline-alert-seconds", "15",
+        "An agent that went without a goodbye and has been away for so long is an alert in agent_alerts, 1 to 86400 s";
+    ESCALATE: "POSTBELL_ESCALATE_SECONDS", "escalate-seconds", "60",
+        "An alert that nobody has acknowledged for so long goes to the orchestrators, 1 to 86400 s";
     DRAIN: "POSTBELL_DRAIN_SECONDS", "drain-seconds", "20",
         "How long a stopping broker waits for what is in flight, 0 to 3600 s";
     ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
@@ -109,6 +114,7 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// `None` keeps messages for ever.
     pub retention: Option<Duration>,
+    pub alerts: AlertTimes,
     pub drain: Duration,
     pub allow_plaintext: bool,
     pub unauthenticated: Places,
@@ -171,6 +177,10 @@ impl Config {
                 attempts_max: number(MAX_ATTEMPTS, 1, 1_000)? as u32,
             },
             retention: (retention_days > 0).then(|| Duration::from_secs(retention_days * 86_400)),
+            alerts: AlertTimes {
+                offline: Duration::from_secs(number(OFFLINE_ALERT, 1, 86_400)?),
+                escalate: Duration::from_secs(number(ESCALATE, 1, 86_400)?),
+            },
             drain: Duration::from_secs(number(DRAIN, 0, 3_600)?),
             allow_plaintext: flag(ALLOW_PLAINTEXT, &get(ALLOW_PLAINTEXT))?,
             unauthenticated: Places {
@@ -257,6 +267,8 @@ mod tests {
         assert_eq!(config.ack_deadline, Duration::from_secs(30));
         assert_eq!(config.retry, RetryPolicy::default());
         assert_eq!(config.retention, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(config.alerts.offline, Duration::from_secs(15));
+        assert_eq!(config.alerts.escalate, Duration::from_secs(60));
         assert!(!config.allow_plaintext);
         assert_eq!(config.unauthenticated, Places { total: 1_000, per_address: 256 });
         assert_eq!(&*config.database.schema, "public");

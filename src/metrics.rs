@@ -2,11 +2,11 @@
 //!
 //! A [`Metrics`] is made on a registry that is passed in and handed down from there. Nothing is global, so
 //! tests run in parallel. Label values come from enums and start at 0: a rate exists before the first
-//! failure, and an alert on it does not miss that failure. The one label with names from outside, the
-//! agent's, is bounded ([`AGENTS_MAX`]).
+//! failure, and an alert on it does not miss that failure. Labels with names from outside, of agents and of what
+//! they measure, are bounded ([`AGENTS_MAX`], [`AGENT_METRICS_MAX`]).
 
-mod agents;
 mod declare;
+mod family;
 mod labels;
 #[cfg(test)]
 mod tests;
@@ -21,10 +21,9 @@ use prometheus::{
 use crate::message::Priority;
 use crate::protocol::ErrorCode;
 use crate::protocol::limits::PROTO;
-use agents::Agents;
-use declare::{agents, counter, counters, float_gauge, float_gauges, gauge, gauges, histogram};
+use declare::{counter, counters, float_gauge, float_gauges, gauge, gauges, histogram, replaced};
+use family::Family;
 
-pub use agents::AGENTS_MAX;
 pub use labels::{CloseReason, DeadReason, FailReason};
 
 /// Buckets of a delivery's latency. The lower half resolves the promise for an idle mesh (a millisecond or
@@ -48,6 +47,13 @@ pub const BELL_BUCKETS_S: &[f64] =
 /// that the database is what limits.
 pub const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// With more registered agents than this the per-agent families are absent: the first thousand alone would look like all
+/// of them. A series costs Prometheus a few kilobytes, and a list that nobody can read helps nobody; the sums stay.
+pub const AGENTS_MAX: usize = 1_000;
+
+/// Series of what agents measure; those that come when there are so many are not exported, but counted.
+pub const AGENT_METRICS_MAX: usize = 1_000;
 
 /// What an operator may have to do something about: a role, or its limits.
 pub const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
@@ -116,13 +122,27 @@ series! {
     pub unknown_recipient: IntGauge = gauge, "postbell_unknown_recipient",
         "Ready deliveries for an inbox that is no registered agent. They wait; most often a name is \
          misspelled. `postbell doctor` names them.";
-    agents: Agents = agents, "postbell_agent_connected",
+    agents: Family = replaced(["agent", "environment"]), "postbell_agent_connected",
         "1 while a registered agent has a session, 0 while it has none. With more than 1000 registered \
          agents this family is absent; postbell_agents_connected and postbell_agents_known remain.";
     agents_known: IntGauge = gauge, "postbell_agents_known",
         "Registered agents.";
     agents_connected: IntGauge = gauge, "postbell_agents_connected",
         "Registered agents that have a session.";
+    agent_uptime: Family = replaced(["agent", "environment"]), "postbell_agent_uptime_ratio",
+        "How much of the last 24 hours a registered agent was here, 0 to 1, counted from when it was registered if that \
+         is later. Read at most once a minute. With more than 1000 registered agents this family is absent; the \
+         function agent_uptime(interval) remains.";
+    agent_metric: Family = replaced(["agent", "name"]), "postbell_agent_metric",
+        "The latest value of each agent and name in agent_metrics, read every 15 s; gone 15 minutes after its \
+         recorded_at. At most 1000 series: see postbell_agent_metrics_dropped.";
+    pub agent_metrics_dropped: IntGauge = gauge, "postbell_agent_metrics_dropped",
+        "Agents' metrics that were recorded lately and are not exported: 1000 others are, or a name is longer than \
+         256 bytes.";
+    pub alerts_raised: IntCounter = counter, "postbell_alerts_raised_total",
+        "Alerts that this broker raised because an agent went without a goodbye and stayed away.";
+    pub alerts_escalated: IntCounter = counter, "postbell_alerts_escalated_total",
+        "Alerts that nobody acknowledged in time and that this broker told the orchestrators of.";
     pub bell_roundtrip_seconds: Histogram = histogram(BELL_BUCKETS_S), "postbell_bell_roundtrip_seconds",
         "Time from the broker's NOTIFY to itself until its LISTEN connection heard it: the floor of every \
          delivery to an idle broker.";
@@ -207,10 +227,34 @@ impl Metrics {
         A: AsRef<str>,
         E: AsRef<str>,
     {
-        let (known, connected) = self.agents.replace(agents)?;
+        let (mut known, mut connected) = (0, 0);
+        let mut rows = Vec::new();
+        for (agent, environment, is_connected) in agents {
+            known += 1;
+            connected += i64::from(is_connected);
+            // Past the bound the rest is only counted, so a registry of any size costs no memory here.
+            if rows.len() <= AGENTS_MAX {
+                rows.push((agent, environment, f64::from(u8::from(is_connected))));
+            }
+        }
+        self.agents.replace(or_none(rows))?;
         self.agents_known.set(known);
         self.agents_connected.set(connected);
         Ok(())
+    }
+
+    /// Takes each registered agent's uptime with its environment, at most one agent more than [`AGENTS_MAX`]. Replaces
+    /// what was known.
+    pub fn set_uptime(&self, agents: Vec<(String, String, f64)>) -> Result<(), prometheus::Error> {
+        self.agent_uptime.replace(or_none(agents))
+    }
+
+    /// Takes what agents measured: agent, name, value; at most [`AGENT_METRICS_MAX`]. Replaces what was known.
+    pub fn set_agent_metrics<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a str, &'a str, f64)>,
+    ) -> Result<(), prometheus::Error> {
+        self.agent_metric.replace(rows.into_iter().take(AGENT_METRICS_MAX))
     }
 }
 
@@ -220,6 +264,11 @@ impl Deref for Metrics {
     fn deref(&self) -> &Series {
         &self.0
     }
+}
+
+/// All of the agents, or none where they are too many.
+fn or_none<T>(rows: Vec<T>) -> Vec<T> {
+    if rows.len() > AGENTS_MAX { Vec::new() } else { rows }
 }
 
 /// A constant 1: what runs is in the labels, to be joined with other series.

@@ -6,7 +6,7 @@ use prometheus::{
     Registry,
 };
 
-use super::agents::Agents;
+use super::family::Family;
 
 pub(super) fn counter(registry: &Registry, opts: Opts) -> Result<IntCounter, prometheus::Error> {
     add(registry, IntCounter::with_opts(opts)?)
@@ -28,8 +28,12 @@ pub(super) fn histogram(
     add(registry, Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))?)
 }
 
-pub(super) fn agents(registry: &Registry, opts: Opts) -> Result<Agents, prometheus::Error> {
-    add(registry, Agents::new(opts)?)
+pub(super) fn replaced(
+    registry: &Registry,
+    opts: Opts,
+    labels: [&'static str; 2],
+) -> Result<Family, prometheus::Error> {
+    add(registry, Family::new(opts, labels)?)
 }
 
 /// A family with one label. Asking for a series is what creates it, at 0.

@@ -57,6 +57,9 @@ fn every_series_exists_before_the_first_event() {
     for plain in ["unknown_recipient", "agents_known", "agents_connected", "bell_armed", "bell_rings_total"] {
         has(&text, &format!("postbell_{plain} 0"));
     }
+    for plain in ["alerts_raised_total", "alerts_escalated_total", "agent_metrics_dropped"] {
+        has(&text, &format!("postbell_{plain} 0"));
+    }
     for plain in ["tls_expires_timestamp_seconds", "tls_reload_failures_total"] {
         has(&text, &format!("postbell_{plain} 0"));
     }
@@ -120,7 +123,7 @@ fn agents_come_and_go() {
 #[test]
 fn above_the_bound_only_the_sums_remain() {
     let (registry, metrics) = registered();
-    let agents = |n: i64| (0..n).map(|i| (format!("agent-{i}"), "pc", i % 2 == 0));
+    let agents = |n: usize| (0..n).map(|i| (format!("agent-{i}"), "pc", i % 2 == 0));
     let series = || text(&registry).lines().filter(|l| l.starts_with("postbell_agent_connected{")).count();
     metrics.set_agents(agents(AGENTS_MAX)).expect("agents");
     assert_eq!(series(), 1_000);
@@ -131,6 +134,24 @@ fn above_the_bound_only_the_sums_remain() {
     // And back, when some are removed.
     metrics.set_agents(agents(3)).expect("agents");
     assert_eq!(series(), 3);
+}
+
+#[test]
+fn uptimes_and_what_agents_measure_are_replaced_and_bounded() {
+    let (registry, metrics) = registered();
+    let uptimes =
+        |n: usize| (0..n).map(|i| (format!("agent-{i}"), "pc".to_owned(), 0.25)).collect::<Vec<_>>();
+    metrics.set_uptime(uptimes(2)).expect("uptimes");
+    has(&text(&registry), "postbell_agent_uptime_ratio{agent=\"agent-1\",environment=\"pc\"} 0.25");
+    metrics.set_uptime(uptimes(AGENTS_MAX + 1)).expect("uptimes");
+    assert!(!text(&registry).contains("postbell_agent_uptime_ratio{"));
+    metrics.set_agent_metrics([("a", "records", 12.5), ("b", "records", -1.0)]).expect("metrics");
+    has(&text(&registry), "postbell_agent_metric{agent=\"a\",name=\"records\"} 12.5");
+    let many: Vec<_> = (0..=AGENT_METRICS_MAX).map(|i| i.to_string()).collect();
+    metrics.set_agent_metrics(many.iter().map(|name| ("b", name.as_str(), 1.0))).expect("metrics");
+    let text = text(&registry);
+    assert_eq!(text.lines().filter(|l| l.starts_with("postbell_agent_metric{")).count(), AGENT_METRICS_MAX);
+    assert!(!text.contains("agent=\"a\""), "what is gone leaves no series");
 }
 
 #[test]

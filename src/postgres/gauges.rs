@@ -6,6 +6,7 @@ use crate::message::Priority;
 
 const READY: &str = include_str!("../../sql/queries/gauges_ready.sql");
 const AGENTS: &str = include_str!("../../sql/queries/gauges_agents.sql");
+const UPTIME: &str = include_str!("../../sql/queries/gauges_uptime.sql");
 const UNKNOWN: &str = include_str!("../../sql/queries/gauges_unknown.sql");
 
 /// What waits at one priority.
@@ -39,6 +40,15 @@ pub async fn waiting(pool: &Pool) -> Result<Vec<Waiting>, StoreError> {
 pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, StoreError> {
     let rows = pool.query(AGENTS, &[&at_most]).await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// How much of the last day each enabled agent was here, 0 to 1, with its environment; at most so many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn uptimes(pool: &Pool, at_most: i64) -> Result<Vec<(String, String, f64)>, StoreError> {
+    let rows = pool.query(UPTIME, &[&at_most]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
 }
 
 /// How many ready deliveries wait for names that no registered agent has.
