@@ -10,7 +10,7 @@ const FLOORS: &[&[&str]] = &[
     &["protocol", "retry", "bucket"],
     &["client", "inbox", "bell", "metrics", "health", "guard"],
     &["postgres", "http"],
-    &["config", "dispatch", "presence", "reaper", "access"],
+    &["config", "dispatch", "presence", "reaper", "access", "agent_metrics"],
     &["settler", "refiller", "listener", "leaser", "tailer", "publisher", "dead_letters"],
     &["session"],
     &["server"],

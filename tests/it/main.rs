@@ -3,7 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adoption;
+mod agent_metrics;
 mod agents;
+mod alerts;
 mod auth;
 mod bad_input;
 mod bell;
