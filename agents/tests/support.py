@@ -208,10 +208,10 @@ class Stage:
         return agent
 
     def config(self, text: str) -> Path:
-        """A file; `@` in a table's name is the test's schema."""
+        """A file; `@.`, or `"@"`, in a table's name is the test's schema."""
         head = f'[database]\nurl = "env:DATABASE_URL"\n[run]\nidle_seconds = {IDLE_SECONDS}\nmetrics_seconds = 0\n'
         path = self.folder / f"{next(_numbers)}.toml"
-        path.write_text(head + text.replace("@", self.schema))
+        path.write_text(head + text.replace('"@"', f'"{self.schema}"').replace("@.", f"{self.schema}."))
         return path
 
     def once(self, kind: str, config: Path, who: Credentials) -> int:
