@@ -13,6 +13,8 @@ from types import FrameType
 from typing import Any
 
 from postbell import PostbellError, SyncAgent, SyncMessage
+from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from . import metrics
 from .faults import Fault
@@ -47,8 +49,19 @@ class Job(ABC):
     def attach(self, agent: SyncAgent) -> None:
         """Connected: handlers, subscriptions, tables. Raises `Fault` where the agent cannot do its job here."""
         self.agent = agent
+        self._announce()
         agent.on("command")(self.counted(self.on_command))
         agent.on("query")(self.counted(self.on_query))
+
+    def _announce(self) -> None:
+        """What the orchestrator assigns tasks by."""
+        with self.common.mesh.transaction() as connection:
+            connection.execute(
+                sql.SQL("update {} set capabilities = %s where agent_id = %s").format(
+                    sql.Identifier(self.common.mesh_schema, "agent_registry")
+                ),
+                [Jsonb(list(self.common.capabilities)), self.agent.name],
+            )
 
     @abstractmethod
     def work(self) -> dict[str, tuple[float, str]]:
@@ -166,7 +179,7 @@ def run(job: Job, *, once: bool) -> bool:
 
 
 def run_once(job: Job, leave: Callable[[], bool]) -> bool:
-    """Handles what waits, does the job, handles what came meanwhile."""
+    """Handles what waits, does the job, handles what came meanwhile; again where that makes new work."""
     common = job.common
 
     def drain() -> None:
@@ -175,12 +188,16 @@ def run_once(job: Job, leave: Callable[[], bool]) -> bool:
     drain()
     if leave():
         return False
-    try:
-        job.tick()
-    except Exception as fault:
-        report(fault)
-        job.failures += 1
-    drain()
+    while True:
+        job.wake.clear()
+        try:
+            job.tick()
+        except Exception as fault:
+            report(fault)
+            job.failures += 1
+        drain()
+        if leave() or not job.wake.is_set():
+            break
     return job.failures == 0 and not leave()
 
 
