@@ -97,6 +97,10 @@ class Job(ABC):
 
     def answer(self, message: SyncMessage, payload: dict[str, Any]) -> None:
         """To whoever sent it. The same answer to the same message is one message."""
+        if "reply_to" in message.headers:
+            # A process of the asker's waits for it.
+            message.reply(payload, ttl=ANSWER_TTL_SECONDS)
+            return
         self.agent.send(
             to=message.sender,
             type="response",
