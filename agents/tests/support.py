@@ -59,6 +59,19 @@ def tables() -> None:
                 found = re.search(rf"create table {table} \(.*?\n\);", fixture, re.DOTALL)
                 assert found
                 connection.execute(found.group().encode())
+                if table == "agent_alerts":
+                    connection.execute(STAND_IN)
+
+
+STAND_IN = b"""
+create function stand_in() returns trigger language plpgsql as $$
+begin
+  insert into agent_messages (from_agent_id, topic, message_type, payload)
+  values (new.agent_id, 'alerts.' || new.severity, 'alert', to_jsonb(new));
+  return null;
+end $$;
+create trigger stand_in after insert on agent_alerts for each row execute function stand_in();
+"""
 
 
 class Heard:
