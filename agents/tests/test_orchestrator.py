@@ -12,6 +12,7 @@ import pytest
 from postbell import SyncMessage
 from psycopg.types.json import Jsonb
 from support import Credentials, Heard, Running, Stage, until
+from support import mesh as broker
 
 from postbell_agents.orchestrator import store
 from postbell_agents.orchestrator.asked import Asked, Outcome
@@ -172,6 +173,30 @@ def test_a_killed_orchestrator_is_replaced_and_the_next_goes_on(mesh: Mesh) -> N
     fences = {mesh.task(task)["fence"] for task in tasks}
     assert len(fences) == 1
     assert standby.end() == 0
+
+
+def test_a_result_that_is_too_large_to_pass_on_keeps_nobody_behind_it(mesh: Mesh) -> None:
+    # As large as a payload may be; the answer has more around it.
+    mesh.able(lambda m: {"ok": True, "result": "x" * 983_000 if m.payload["task"] == "large" else 1})
+    running = mesh.start()
+    large, small = mesh.ask(task="large"), mesh.ask()
+    assert mesh.asker.answer(small)["result"] == 1
+    answer = mesh.asker.answer(large)
+    assert answer["ok"] is False and answer["error"].startswith("the result cannot be sent: ")
+    assert running.end() == 0
+
+
+def test_one_that_lost_the_lock_stands_by_and_leads_again(mesh: Mesh) -> None:
+    running = mesh.start()
+    running.wait_for("active, with the fence")
+    broker().freeze_broker()
+    running.wait_for("could not be renewed")
+    broker().end_broker()
+    broker().start_broker()
+    until(lambda: running.said().count("active, with the fence") == 2, "active again")
+    worker = mesh.able(done)
+    assert mesh.asker.answer(mesh.ask())["agent"] == worker.agent.name
+    assert running.end() == 0, running.said()
 
 
 def test_one_that_leaves_gives_the_lock_back(mesh: Mesh) -> None:

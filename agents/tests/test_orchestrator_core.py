@@ -11,7 +11,7 @@ from postbell_agents.faults import Fault
 from postbell_agents.orchestrator.asked import Asked, Outcome, correlation, outcome, parse_correlation, read
 from postbell_agents.orchestrator.assign import Assign, Fail, Step, Task, Terms, Wait, Worker, capabilities, plan
 
-TERMS = Terms(grace_seconds=5, silent_seconds=60, wait_seconds=600)
+TERMS = Terms(grace_seconds=5, silent_seconds=60, wait_seconds=600, tasks_per_agent_max=4)
 HERE = 3.0
 
 
@@ -60,6 +60,15 @@ def test_work_is_spread_over_those_who_can() -> None:
     # What they have already counts.
     busy = [assigned(10, agent_id="a"), assigned(11, agent_id="a"), assigned(12, agent_id="b")]
     assert to(plan([*busy, task(1), task(2), task(3)], workers, TERMS)) == ["c", "b", "c"]
+
+
+def test_nobody_gets_more_than_it_can_do_before_their_deadlines() -> None:
+    workers = [worker("a", "validate"), worker("b", "report")]
+    tasks = [task(n, waiting_seconds=1e6) for n in range(10)]
+    # The others wait, however long that takes: there is somebody who can.
+    assert to(plan(tasks, workers, TERMS)) == ["a"] * 4
+    full = [assigned(n) for n in range(4)]
+    assert plan([*full, task(9)], workers, TERMS) == []
 
 
 @pytest.mark.parametrize(

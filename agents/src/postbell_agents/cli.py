@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import psycopg
 from postbell import Invalid, PostbellError
 
 from . import __version__, config, runtime
-from .faults import ConfigFault, Fault
+from .faults import ConfigFault, Fault, sentence
+from .job import Job
 
 EXIT_FAILED = 1
 EXIT_USAGE = 64
@@ -70,12 +72,12 @@ def _start(kind: str, given: argparse.Namespace) -> int:
     except (ConfigFault, Invalid) as fault:
         print(f"postbell-{kind}: {fault}", file=sys.stderr)
         return EXIT_USAGE
-    except (Fault, PostbellError) as fault:
-        print(f"postbell-{kind}: {fault}", file=sys.stderr)
+    except (Fault, PostbellError, psycopg.Error) as fault:
+        print(f"postbell-{kind}: {sentence(fault)}", file=sys.stderr)
         return EXIT_FAILED
 
 
-def _job(kind: str, file: config.Section) -> runtime.Job:
+def _job(kind: str, file: config.Section) -> Job:
     # Only what is asked for is imported: an agent starts in a scheduled job, where a second counts.
     if kind == "validation":
         from .validation.agent import Validation

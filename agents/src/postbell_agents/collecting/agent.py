@@ -11,8 +11,8 @@ from postbell import SyncAgent, SyncMessage
 
 from ..alerts import Alerts, Finding
 from ..config import Section
-from ..faults import Fault
-from ..runtime import Job
+from ..faults import Fault, sentence
+from ..job import Job
 from ..settings import Common, common
 from ..tables import ensure
 from . import store
@@ -100,7 +100,7 @@ class Collecting(Job):
             logger.info("%s: %d records, %d rows new or changed", source.name, run.tally.records, run.tally.written)
             return run.tally
         except psycopg.Error as fault:
-            raise Fault(str(fault).splitlines()[0]) from fault
+            raise Fault(sentence(fault)) from fault
         finally:
             connection.close()
 

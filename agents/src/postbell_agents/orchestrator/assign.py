@@ -22,6 +22,8 @@ class Terms:
     silent_seconds: float
     #: A task that nobody can do is waited with for so long.
     wait_seconds: float
+    #: At once; more would wait in the agent's inbox while their deadlines pass.
+    tasks_per_agent_max: int
 
 
 @dataclass(frozen=True)
@@ -128,11 +130,12 @@ def _next(task: Task, lost: str | None, here: list[Worker], load: Mapping[str | 
         reason = lost or f"its agents failed {task.assignment} times"
         return Fail(task, f"{reason}; it was assigned {task.assignment} times")
     able = [w for w in here if task.needs in w.capabilities and task.environment in (None, w.environment)]
+    free = [w for w in able if load[w.agent_id] < terms.tasks_per_agent_max]
     # Who just had it and could not, only if there is nobody else.
-    others = [w for w in able if w.agent_id != task.agent_id] or able
+    others = [w for w in free if w.agent_id != task.agent_id] or free
     if others:
         return Assign(task, min(others, key=lambda w: (load[w.agent_id], w.agent_id)).agent_id)
-    if not task.is_assigned and task.waiting_seconds >= terms.wait_seconds:
+    if not able and not task.is_assigned and task.waiting_seconds >= terms.wait_seconds:
         where = f" in {task.environment}" if task.environment else ""
         return Fail(task, f"no agent with the capability {task.needs}{where} was here for {terms.wait_seconds:g} s")
     return Wait(task, lost) if lost else None

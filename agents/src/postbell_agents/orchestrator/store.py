@@ -15,6 +15,8 @@ from .assign import Assign, Fail, Step, Task, Wait, Worker, capabilities
 
 #: Tasks looked at in one round; the next come in the next.
 TASKS_MAX = 1000
+#: Watched at once: more than the mesh's agents may have together.
+ASSIGNED_MAX = 20_000
 
 
 def take_over(connection: Connection, fence: int) -> None:
@@ -51,17 +53,18 @@ def insert(
 
 
 def open_tasks(connection: Connection) -> list[Task]:
-    """Those that are neither done nor failed, the most urgent first."""
+    """Those that are neither done nor failed: what is assigned, then what waits, the most urgent first."""
     rows = connection.execute(
         """
+        with open as (select * from postbell_agents.orchestrator_tasks where answered_at is null)
         select task_id, needs, environment, status = 'assigned' as is_assigned, assignment, assignments_max, agent_id,
                deadline_seconds, coalesce(extract(epoch from now() - assigned_at), 0)::float8 as assigned_seconds_ago,
                extract(epoch from now() - coalesce(assigned_at, created_at))::float8 as waiting_seconds
-        from postbell_agents.orchestrator_tasks
-        where answered_at is null and status in ('waiting', 'assigned')
-        order by priority, created_at limit %s
+        from ((select * from open where status = 'assigned' order by assigned_at limit %s)
+              union all
+              (select * from open where status = 'waiting' order by priority, created_at limit %s)) o
         """,
-        [TASKS_MAX],
+        [ASSIGNED_MAX, TASKS_MAX],
     )
     return [Task(**row) for row in rows]
 

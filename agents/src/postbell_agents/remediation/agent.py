@@ -12,8 +12,8 @@ from psycopg.types.json import Jsonb
 
 from ..config import Section
 from ..database import Connection
-from ..faults import Fault
-from ..runtime import Job
+from ..faults import Fault, sentence
+from ..job import Job
 from ..settings import Common, common
 from ..tables import ensure
 from . import statements
@@ -90,7 +90,7 @@ class Remediation(Job):
             done = [self._apply(message, fix) for fix in chosen]
         except (Fault, psycopg.DataError, psycopg.ProgrammingError, psycopg.IntegrityError) as fault:
             # The next attempt would end the same way: whoever wrote the fix must look at it.
-            raise Dead(str(fault).splitlines()[0]) from fault
+            raise Dead(sentence(fault)) from fault
         self._tell(message, finding, done)
 
     def _apply(self, message: SyncMessage, fix: Fix) -> Applied:

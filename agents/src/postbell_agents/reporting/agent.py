@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
-from datetime import datetime, time
-from zoneinfo import ZoneInfo
+from datetime import datetime, time, tzinfo
 
 from postbell import Dead, Message, Release, SyncAgent
 
 from ..config import Section
 from ..faults import Fault
-from ..runtime import Job
+from ..job import Job
 from ..settings import Common, common
 from ..tables import ensure
 from . import alert as alerts
@@ -38,7 +37,7 @@ class Reporting(Job):
         common: Common,
         sinks: list[tuple[Terms, Sink]],
         topics: tuple[str, ...],
-        daily: tuple[time | None, ZoneInfo],
+        daily: tuple[time | None, tzinfo],
         hold_seconds: float,
     ) -> None:
         super().__init__(common)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import time
+from datetime import time, timezone, tzinfo
 from pathlib import Path
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -82,14 +82,15 @@ def _mail(section: Section) -> Mail:
     )
 
 
-def daily(section: Section) -> tuple[time | None, ZoneInfo]:
+def daily(section: Section) -> tuple[time | None, tzinfo]:
     """When the summary is due, and where; None: never."""
     zone = section.text("zone", "UTC")
     at = section.text_or_none("at")
     try:
-        where = ZoneInfo(zone)
+        # A small container has no zones at all, and this one needs none.
+        where = timezone.utc if zone == "UTC" else ZoneInfo(zone)
     except (ZoneInfoNotFoundError, ValueError):
-        section.fault("zone", f"{zone!r} is no time zone that this machine knows")
+        section.fault("zone", f"{zone!r} is no time zone that this machine knows; `pip install tzdata` brings all there are")
     try:
         return (time.fromisoformat(at) if at else None), where
     except ValueError:

@@ -12,7 +12,8 @@ from ..alerts import Alerts, Finding, Lasting
 from ..config import Section
 from ..database import Connection, one
 from ..faults import Fault
-from ..runtime import Job
+from ..faults import sentence as sentence_of
+from ..job import Job
 from ..settings import Common, common
 from . import statements
 from .rules import SAMPLE_MAX, Measured, Rule, rules, sentence
@@ -89,7 +90,7 @@ class Validation(Job):
                     connection.execute("set transaction read only")
                     measured = measure(connection, rule, self._sample)
             except psycopg.Error as fault:
-                undecided[rule.name] = str(fault).splitlines()[0]
+                undecided[rule.name] = sentence_of(fault)
                 continue
             if measured.violations > rule.tolerated:
                 rows += measured.violations
