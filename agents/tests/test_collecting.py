@@ -223,3 +223,14 @@ def test_it_collects_by_its_clock_and_when_it_is_asked_to(stage: Stage, who: Cre
     assert heard.answer("c")["result"]["rows_written"] == 1
     assert rows(stage) == {1: "b"} and len(web.requests) == 2
     assert running.end() == 0
+
+
+def test_a_job_that_waits_leaves_when_it_is_told_to(stage: Stage, who: Credentials, web: Web) -> None:
+    web.answer = lambda _: Reply(200, b"[]")
+    patient = SOURCE.replace("interval_seconds = 0", "interval_seconds = 600")
+    config = stage.config("".join(patient.format(name=f"s{n}", url=web.url) for n in range(2)))
+    running = stage.start("collecting", config, who, arguments="--once")
+    until(lambda: len(web.requests) == 1, "the first request")
+    assert running.end() == 1, running.said()
+    assert len(web.requests) == 1
+    assert stage.alerts(who) == []

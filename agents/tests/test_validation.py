@@ -70,6 +70,8 @@ def test_what_breaks_a_rule_is_an_alert_and_a_message_while_it_lasts(stage: Stag
     assert stage.once("validation", config, who) == 0
     assert stage.alerts(who) == []
     assert stage.metric(who, "findings") == 0
+    old = "insert into agent_metrics (agent_id, metric_type, metric_name, recorded_at) values (%s, 'gauge', 'old', %s)"
+    stage.run(old, who.name, "2020-01-01")
 
     stage.run(
         "insert into {schema}.county values (3, 'TX', null, -5, now()), (4, 'ZZ', 'Kern', 1, now()), "
@@ -98,6 +100,7 @@ def test_what_breaks_a_rule_is_an_alert_and_a_message_while_it_lasts(stage: Stag
     assert len(stage.alerts(who)) == 5
     assert {a["details"]["rule"]: a["details"]["violations"] for a in stage.alerts(who)}["county has a name"] == 2
     assert stage.metric(who, "findings") == 5
+    assert stage.column("select count(*) from agent_metrics where agent_id = %s and metric_name = 'old'", who.name) == [0]
 
     # It is gone, and comes back: another alert, another message.
     stage.run("update {schema}.county set name = 'Hays' where name is null and id = 3")

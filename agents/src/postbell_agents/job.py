@@ -21,6 +21,8 @@ logger = logging.getLogger("postbell_agents")
 
 #: Answers are of no use to anybody later.
 ANSWER_TTL_SECONDS = 3600.0
+#: Old metrics are looked for so often.
+FORGET_SECONDS = 86_400.0
 
 
 class Job(ABC):
@@ -38,6 +40,7 @@ class Job(ABC):
         self._last_fault: str | None = None
         self._worked_at: float | None = None
         self._metrics_at: float | None = None
+        self._forgot_at: float | None = None
 
     def attach(self, agent: SyncAgent) -> None:
         """Connected: handlers, subscriptions, tables. Raises `Fault` where the agent cannot do its job here."""
@@ -130,6 +133,9 @@ class Job(ABC):
         try:
             with self.common.mesh.transaction() as connection:
                 metrics.write(connection, self.common.mesh_schema, self.agent.name, values)
+                if self._forgot_at is None or now - self._forgot_at > FORGET_SECONDS:
+                    metrics.forget(connection, self.common.mesh_schema, self.agent.name, self.common.metrics_days)
+                    self._forgot_at = now
         except Exception as fault:
             # The job was done: what is said about it is not worth failing it.
             logger.warning("metrics could not be written: %s", fault)

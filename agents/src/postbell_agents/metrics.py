@@ -12,6 +12,16 @@ from .database import Connection
 NAMES_MAX = 20
 
 
+def forget(connection: Connection, schema: str, agent_id: str, days: int) -> None:
+    """The agent's own rows of so long ago: nobody else removes them."""
+    connection.execute(
+        sql.SQL("delete from {} where agent_id = %s and recorded_at < now() - make_interval(days => %s)").format(
+            sql.Identifier(schema, "agent_metrics")
+        ),
+        [agent_id, days],
+    )
+
+
 def write(connection: Connection, schema: str, agent_id: str, values: Mapping[str, tuple[float, str]]) -> None:
     """Name to value and unit."""
     assert len(values) <= NAMES_MAX, "a metric's name must not come from data"

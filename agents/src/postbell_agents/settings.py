@@ -32,6 +32,8 @@ class Common:
     concurrency: int
     #: An agent writes its metrics no more often than this.
     metrics_seconds: float
+    #: And keeps them for so long.
+    metrics_days: int
 
 
 def common(file: Section, kind: str, *, every_seconds: float, concurrency: int = 4) -> Common:
@@ -53,6 +55,7 @@ def common(file: Section, kind: str, *, every_seconds: float, concurrency: int =
         idle_seconds=run.seconds("idle_seconds", 2.0, 0.1, 3600.0),
         concurrency=run.whole("concurrency", concurrency, 1, 1000),
         metrics_seconds=run.seconds("metrics_seconds", 60.0, 0.0, 86_400.0),
+        metrics_days=run.whole("metrics_days", 30, 1, 36_500),
     )
 
 

@@ -26,6 +26,10 @@ KIND = "collecting"
 ALERT_TYPE = "source_failed"
 
 
+class Leaving(Exception):
+    """Not the source's fault; the next run goes on from here."""
+
+
 class Collecting(Job):
     """See the module."""
 
@@ -39,7 +43,7 @@ class Collecting(Job):
     @classmethod
     def of(cls, file: Section) -> Collecting:
         """Reads the file."""
-        return cls(common(file, KIND, every_seconds=10.0, concurrency=1), sources(file))
+        return cls(common(file, KIND, every_seconds=10.0, concurrency=2), sources(file))
 
     def attach(self, agent: SyncAgent) -> None:
         """See `Job.attach`."""
@@ -63,6 +67,9 @@ class Collecting(Job):
                 continue
             try:
                 tally = self._collect(source, is_asked)
+            except Leaving:
+                undecided.add(source.name)
+                continue
             except Fault as fault:
                 self._pace.failed(source.name, time.monotonic())
                 faults[source.name] = Finding(
@@ -106,7 +113,7 @@ class Collecting(Job):
 
     def _pause(self, seconds: float) -> None:
         if self._leave.wait(seconds):
-            raise Fault("the agent is leaving; the next run goes on from here")
+            raise Leaving
 
     def leaving(self) -> None:
         """See `Job.leaving`."""

@@ -52,8 +52,6 @@ class Orchestrator(Job):
         agent.on("response")(self.counted(self.on_response))
         agent.on("alert")(self.counted(self.on_alert))
         agent.subscribe("alerts.escalated")
-        if self._options.group:
-            agent.subscribe(group=self._options.group)
 
     def live(self, work: Callable[[Callable[[], bool]], bool], leave: Callable[[], bool]) -> bool:
         """Leads while the lock is ours; until then, and after it was lost, stands by."""

@@ -1,5 +1,5 @@
 """What the orchestrator says: first sent, then written as sent. One that is killed between is followed by one that sends it
-again: as the same message, by its key, where both have one name."""
+again: as the same message, by its key."""
 
 from __future__ import annotations
 

@@ -19,8 +19,6 @@ class Options:
     lock_seconds: float
     #: How often one that stands by asks for the lock.
     standby_seconds: float
-    #: The inbox that all orchestrators share; None: they all have one name, and so one inbox.
-    group: str | None
     keep_days: int
     escalate_to: tuple[str, ...]
     escalate_topic: str | None
@@ -43,7 +41,6 @@ def options(file: Section) -> Options:
         assignments_max=section.whole("assignments_max", 3, 1, asked.ASSIGNMENTS_MAX),
         lock_seconds=section.seconds("lock_seconds", 10.0, 1.0, 3600.0),
         standby_seconds=section.seconds("standby_seconds", 1.0, 0.05, 60.0),
-        group=section.text_or_none("group"),
         keep_days=section.whole("keep_days", 30, 1, 36_500),
         escalate_to=escalation.texts("to"),
         escalate_topic=escalation.text("topic", "alerts.unacknowledged") or None,

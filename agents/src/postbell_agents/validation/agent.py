@@ -49,7 +49,7 @@ class Validation(Job):
     @classmethod
     def of(cls, file: Section) -> Validation:
         """Reads the file."""
-        settings = common(file, KIND, every_seconds=300.0, concurrency=1)
+        settings = common(file, KIND, every_seconds=300.0, concurrency=2)
         findings = file.section("findings")
         outlet = Outlet(
             to=findings.text_or_none("to"),
