@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +83,18 @@ def test_the_command_says_what_is_wrong_and_exits_64(tmp_path: Path, capsys: pyt
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-@pytest.mark.parametrize("kind", sorted(file.stem for file in EXAMPLES.glob("*.toml")))
-def test_the_examples_are_right(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (
-        "DATABASE_URL",
-        "ALERTS_WEBHOOK_URL",
-        "ALERTS_WEBHOOK_AUTHORIZATION",
-        "SMTP_PASSWORD",
-        "PARTNER_AUTHORIZATION",
-    ):
+VARIABLES = ("DATABASE_URL", "ALERTS_WEBHOOK_URL", "ALERTS_WEBHOOK_AUTHORIZATION", "SMTP_PASSWORD", "PARTNER_AUTHORIZATION")
+
+
+@pytest.mark.parametrize("kind", cli.KINDS)
+def test_the_examples_are_right_also_what_is_commented_out(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*VARIABLES, "MESH_DATABASE_URL"):
         monkeypatch.setenv(name, "https://example.com/x")
-    assert cli.main([kind, "--config", str(EXAMPLES / f"{kind}.toml"), "--check"]) == 0
+    example = EXAMPLES / f"{kind}.toml"
+    assert cli.main([kind, "--config", str(example), "--check"]) == 0
+    # A sentence has a space after its #, what can be switched on has none.
+    whole = tmp_path / example.name
+    whole.write_text(re.sub(r"^#(?=\S)", "", example.read_text(), flags=re.MULTILINE))
+    assert cli.main([kind, "--config", str(whole), "--check"]) == 0
