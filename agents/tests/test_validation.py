@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
 import pytest
-from support import Credentials, Stage
+from support import Credentials, Stage, mesh
+
+from postbell_agents.alerts import Alerts, Finding
+from postbell_agents.database import Database
 
 RULES = """
 [findings]
@@ -115,6 +122,23 @@ def test_what_breaks_a_rule_is_an_alert_and_a_message_while_it_lasts(stage: Stag
     ]
     heard.wait(6)
     assert len(heard.messages) == 6
+
+
+def test_two_runs_at_once_open_one_alert(stage: Stage, who: Credentials) -> None:
+    database = Database(mesh().database_url, application="test")
+    finding = Finding("k", "low", "it is wrong")
+    together = threading.Barrier(4)
+
+    def run(_: int) -> UUID:
+        with database.transaction() as connection:
+            together.wait(10)
+            [lasting] = Alerts(who.name, "test", "public").write(connection, [finding], set())
+        return lasting.alert_id
+
+    with ThreadPoolExecutor(4) as threads:
+        assert len(set(threads.map(run, range(4)))) == 1
+    assert [alert["status"] for alert in stage.alerts(who)] == ["active"]
+    database.close()
 
 
 def test_a_rule_that_cannot_be_measured_fails_the_run_and_resolves_nothing(stage: Stage, who: Credentials) -> None:

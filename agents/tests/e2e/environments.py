@@ -16,7 +16,7 @@ from support import Credentials, environment, until
 
 PROBE = Path(__file__).with_name("probe.py")
 #: Enough for anything on a busy machine, and far from the second signal.
-END_SECONDS = 10.0
+END_SECONDS = 30.0
 
 
 class Started:

@@ -93,9 +93,8 @@ class Reporting(Job):
         if not faults:
             return
         self.failures += 1
-        refused = [fault for fault in faults if isinstance(fault, SinkFault) and fault.is_refusal]
-        if refused:
-            raise Dead(str(refused[0]))
+        if all(isinstance(fault, SinkFault) and fault.is_refusal for fault in faults):
+            raise Dead(str(faults[0]))
         # The sink's fault and not the alert's: it does not count as an attempt.
         raise Release(self._hold_seconds)
 
