@@ -124,6 +124,22 @@ def test_what_breaks_a_rule_is_an_alert_and_a_message_while_it_lasts(stage: Stag
     assert len(heard.messages) == 6
 
 
+def test_a_finding_that_was_not_sent_is_sent_by_the_next_run_and_again_after_a_while(stage: Stage, who: Credentials) -> None:
+    heard = stage.heard(stage.agent("fixer"))
+    rule = '[[rules]]\nname = "name"\ncheck = "not_null"\ntable = "@.county"\ncolumns = "name"\n'
+    stage.run("update {schema}.county set name = null where id = 1")
+    # As one that was killed between the alert and the message leaves it.
+    assert stage.once("validation", stage.config(rule), who) == 0
+    config = stage.config(f'{rule}[findings]\nto = "{heard.agent.name}"\nrepeat_seconds = 600\n')
+    for _ in range(2):
+        assert stage.once("validation", config, who) == 0
+    assert len(heard.wait(1)) == 1
+    later = 'update agent_alerts set details = details || \'{"sent_at": "2020-01-01"}\' where agent_id = %s'
+    stage.run(later, who.name)
+    assert stage.once("validation", config, who) == 0
+    assert len(heard.wait(2)) == 2
+
+
 def test_two_runs_at_once_open_one_alert(stage: Stage, who: Credentials) -> None:
     database = Database(mesh().database_url, application="test")
     finding = Finding("k", "low", "it is wrong")

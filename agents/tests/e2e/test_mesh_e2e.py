@@ -99,7 +99,7 @@ class Mesh:
 PLACES = {
     "pc": ("validation", "probe-pc"),
     "railway": ("remediation", "reporting", "probe-railway"),
-    "github": ("collecting", "probe-github", "job"),
+    "github": ("collecting", "probe-github", "job", "check"),
 }
 
 
@@ -141,6 +141,7 @@ def test_three_environments_are_one_mesh(mesh: Mesh, capsys: pytest.CaptureFixtu
     from_one_to_another(mesh, times, "pc", "railway")
     from_one_to_another(mesh, times, "railway", "pc")
     a_scheduled_job_that_both_answer(mesh, times)
+    an_agent_as_a_scheduled_job(mesh, times)
     a_finding_on_the_pc_is_mended_in_the_cloud_and_told_to_all(mesh, times)
     a_killed_orchestrator_is_replaced(mesh, times)
     with capsys.disabled():
@@ -186,6 +187,13 @@ def a_scheduled_job_that_both_answer(mesh: Mesh, times: Times) -> None:
     for fact in done:
         assert fact["ok"] is True
         times.add(f"github's job has a task done on {fact['environment']}", fact["answered_at"] - began, CROSS_SECONDS_MAX)
+
+
+def an_agent_as_a_scheduled_job(mesh: Mesh, times: Times) -> None:
+    began = time.monotonic()
+    job = mesh.start("check", "github", "validation", VALIDATION, "--once")
+    assert job.process.wait(30) == 0, job.lines
+    times.add("an agent as a job on github, from its start to its end", time.monotonic() - began, ALERT_SECONDS_MAX)
 
 
 def a_finding_on_the_pc_is_mended_in_the_cloud_and_told_to_all(mesh: Mesh, times: Times) -> None:
