@@ -52,11 +52,16 @@ class Job(ABC):
     def _announce(self) -> None:
         """What the orchestrator assigns tasks by."""
         with self.common.mesh.transaction() as connection:
-            connection.execute(
+            told = connection.execute(
                 sql.SQL("update {} set capabilities = %s where agent_id = %s").format(
                     sql.Identifier(self.common.mesh_schema, "agent_registry")
                 ),
                 [Jsonb(list(self.common.capabilities)), self.agent.name],
+            )
+        if not told.rowcount:
+            # It connected, so it is registered: elsewhere, or where this role may not look.
+            logger.warning(
+                "agent_registry has no %s that may be seen here: is [mesh] the broker's database?", self.agent.name
             )
 
     @abstractmethod
