@@ -80,6 +80,13 @@ series! {
     pub delivery_seconds: Histogram = histogram(DELIVERY_BUCKETS_S), "postbell_delivery_seconds",
         "Time from a message's created_at to the write on its agent's socket, on every push. Waiting for an \
          absent agent or a full window is part of it.";
+    pub wait_seconds: Histogram = histogram(DELIVERY_BUCKETS_S), "postbell_wait_seconds",
+        "Time that a delivery waited for the broker, and not for its agent: from when it was ready and the agent had \
+         room, to the write on the socket. The promise of 5 s is counted by it. Retries count from when they are due; \
+         the backlog of an agent that was away counts only while nothing of it is pushed.";
+    pub longest_wait: Gauge = float_gauge, "postbell_longest_wait_seconds",
+        "The longest that something waits for this broker right now though its agent is connected and has room; looked \
+         for each second. 0 while all goes well.";
     pub handling_seconds: Histogram = histogram(HANDLING_BUCKETS_S), "postbell_handling_seconds",
         "Time from the write on the socket to the agent's ack: the agent's own work.";
     pub published: IntCounter = counter, "postbell_published_total",
@@ -104,6 +111,10 @@ series! {
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",
         "Deliveries pushed and not yet settled, over all sessions.";
+    pub unsettled: IntGauge = gauge, "postbell_unsettled",
+        "Outcomes (acks, failures) that wait to be written to the database. Above 100000 nothing is pushed.";
+    pub inboxes: IntGauge = gauge, "postbell_inboxes",
+        "Inboxes that this broker owns or is about to: how the mesh is shared among the brokers.";
     pub links: IntGauge = gauge, "postbell_links",
         "Sessions here whose inbox another broker owns, and that are linked to it.";
     pub sessions: IntGauge = gauge, "postbell_sessions",

@@ -70,6 +70,7 @@ fn every_series_exists_before_the_first_event() {
         has(&text, &format!("postbell_{histogram}_count 0"));
     }
     has(&text, "postbell_delivery_seconds_bucket{le=\"5\"} 0");
+    has(&text, "postbell_wait_seconds_bucket{le=\"5\"} 0");
     assert!(text.contains("postbell_build_info{") && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
     #[cfg(target_os = "linux")]
     assert!(text.contains("process_resident_memory_bytes "), "{text}");
