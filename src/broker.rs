@@ -154,7 +154,13 @@ impl House {
         let access = Access::new(self.rope.clone());
         background.spawn(access.clone().run(self.pool.clone()));
         let mut state = HttpState::new(registry, self.health.clone());
-        state.refresh = Some(gauges::refresh(self.pool.clone(), self.metrics.clone(), self.presence.clone()));
+        let gauges = gauges::Gauges {
+            pool: self.pool.clone(),
+            metrics: self.metrics.clone(),
+            presence: self.presence.clone(),
+            health: self.health.clone(),
+        };
+        state.refresh = Some(gauges.refresh());
         let http = tokio::spawn(http::serve(http, state, async {
             let _ = http_stopped.await;
         }));

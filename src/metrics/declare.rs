@@ -7,6 +7,7 @@ use prometheus::{
 };
 
 use super::family::Family;
+use super::flow::Flow;
 
 pub(super) fn counter(registry: &Registry, opts: Opts) -> Result<IntCounter, prometheus::Error> {
     add(registry, IntCounter::with_opts(opts)?)
@@ -28,11 +29,15 @@ pub(super) fn histogram(
     add(registry, Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))?)
 }
 
-pub(super) fn replaced(
+pub(super) fn flow(registry: &Registry, opts: Opts) -> Result<Flow, prometheus::Error> {
+    add(registry, Flow::new(opts)?)
+}
+
+pub(super) fn replaced<const LABELS: usize>(
     registry: &Registry,
     opts: Opts,
-    labels: [&'static str; 2],
-) -> Result<Family, prometheus::Error> {
+    labels: [&'static str; LABELS],
+) -> Result<Family<LABELS>, prometheus::Error> {
     add(registry, Family::new(opts, labels)?)
 }
 

@@ -5,45 +5,41 @@ use std::sync::{Arc, Mutex, PoisonError};
 use prometheus::core::{Collector, Desc};
 use prometheus::{GaugeVec, Opts, proto::MetricFamily};
 
-/// One gauge for each pair of label values.
+/// One gauge for each row of label values.
 ///
 /// Resetting a plain family and filling it again would let a scrape in between see half of it, and an alert on
 /// absence would fire. Here a scrape sees the old list or the new one.
 #[derive(Clone, Debug)]
-pub(super) struct Family {
+pub(super) struct Family<const LABELS: usize> {
     opts: Opts,
-    labels: [&'static str; 2],
+    labels: [&'static str; LABELS],
     /// Never filled; the registry borrows the description from it, which it cannot do through the lock.
     shape: GaugeVec,
     current: Arc<Mutex<GaugeVec>>,
 }
 
-impl Family {
-    pub(super) fn new(opts: Opts, labels: [&'static str; 2]) -> Result<Self, prometheus::Error> {
+impl<const LABELS: usize> Family<LABELS> {
+    pub(super) fn new(opts: Opts, labels: [&'static str; LABELS]) -> Result<Self, prometheus::Error> {
         let shape = GaugeVec::new(opts.clone(), &labels)?;
         let current = Arc::new(Mutex::new(GaugeVec::new(opts.clone(), &labels)?));
         Ok(Self { opts, labels, shape, current })
     }
 
-    /// Takes the new list. An empty family is not exported.
-    pub(super) fn replace<A, B>(
+    /// Takes the new list; rows of the same labels are added up. An empty family is not exported.
+    pub(super) fn replace<S: AsRef<str>>(
         &self,
-        rows: impl IntoIterator<Item = (A, B, f64)>,
-    ) -> Result<(), prometheus::Error>
-    where
-        A: AsRef<str>,
-        B: AsRef<str>,
-    {
+        rows: impl IntoIterator<Item = ([S; LABELS], f64)>,
+    ) -> Result<(), prometheus::Error> {
         let next = GaugeVec::new(self.opts.clone(), &self.labels)?;
-        for (first, second, value) in rows {
-            next.get_metric_with_label_values(&[first.as_ref(), second.as_ref()])?.set(value);
+        for (labels, value) in rows {
+            next.get_metric_with_label_values(&labels.each_ref().map(AsRef::as_ref))?.add(value);
         }
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = next;
         Ok(())
     }
 }
 
-impl Collector for Family {
+impl<const LABELS: usize> Collector for Family<LABELS> {
     fn desc(&self) -> Vec<&Desc> {
         self.shape.desc()
     }

@@ -39,3 +39,4 @@ mod sending;
 mod tls;
 mod topics;
 mod views;
+mod watch;
