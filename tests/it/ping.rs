@@ -55,11 +55,21 @@ async fn a_ping_says_which_hop_failed() {
     let mesh = Mesh::start().await;
     let token = mesh.db.agent("probe").await;
     // Stored, but its delivery never comes: somebody took the trigger away.
-    mesh.db.sql().await.batch_execute("alter table agent_messages disable trigger postbell_route").await.unwrap();
+    mesh.db
+        .sql()
+        .await
+        .batch_execute("alter table agent_messages disable trigger postbell_route")
+        .await
+        .unwrap();
     let said = ping(&mesh, &token, &["--within", "5s"]).await;
     assert_eq!(said.status, Some(1));
     assert!(said.stderr.contains("it was stored (COMMIT), but not delivered"), "{}", said.stderr);
-    mesh.db.sql().await.batch_execute("alter table agent_messages enable trigger postbell_route").await.unwrap();
+    mesh.db
+        .sql()
+        .await
+        .batch_execute("alter table agent_messages enable trigger postbell_route")
+        .await
+        .unwrap();
 
     // Somebody's message is not taken from them.
     insert(&mesh.db.sql().await, "probe", 1, "\"for another\"").await;
@@ -69,7 +79,11 @@ async fn a_ping_says_which_hop_failed() {
     assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages where payload = '\"for another\"' and status = 'processed'").await, 0);
 
     let said = ping(&mesh, "pb_wrong", &[]).await;
-    assert!(said.status == Some(1) && said.stderr.contains("unknown agent or wrong token"), "{}", said.stderr);
+    assert!(
+        said.status == Some(1) && said.stderr.contains("unknown agent or wrong token"),
+        "{}",
+        said.stderr
+    );
 }
 
 #[tokio::test]
