@@ -1,5 +1,5 @@
 # The checks of mesh.sh, which sources this file: each function succeeds, or fails at the line that did not hold.
-# shellcheck shell=bash disable=SC2154
+# shellcheck shell=bash disable=SC2154,SC2016
 
 database() { postbell doctor; }
 
@@ -35,10 +35,20 @@ SQL
 # take AGENT COUNT: the messages that come, as lines of JSON; fewer where they do not.
 take() { as "$1" postbell listen --max "$2" --window 1 --until-idle 10s; }
 
+# comes AGENT FILTER [OPTIONS OF JQ]: a message comes, and is so.
+comes() {
+  local agent=$1 filter=$2 message
+  shift 2
+  message=$(take "$agent" 1)
+  # Of nothing jq finds nothing wrong, in some versions.
+  [ -n "$message" ] || { echo "no message came"; return 1; }
+  jq -e "$@" "$filter" <<< "$message"
+}
+
 from_sql() {
   local id
   id=$(insert 5 '{"n": 1}')
-  take a 1 | jq -e --arg id "$id" '.id == $id and .from == "psql" and .payload.n == 1'
+  comes a '.id == $id and .from == "psql" and .payload.n == 1' --arg id "$id"
 }
 
 urgent_first() {
@@ -51,7 +61,7 @@ retried() {
   local id
   id=$(as b postbell send --to "$run-a" '"fails once"')
   as a postbell listen --max 1 --until-idle 10s --exec 'echo "no such county" >&2; exit 3'
-  take a 1 | jq -e --arg id "$id" '.id == $id and .attempt == 2'
+  comes a '.id == $id and .attempt == 2' --arg id "$id"
 }
 
 dead_letter() {
@@ -63,10 +73,11 @@ values ('psql', :'to', 'data', to_jsonb(repeat('x', 1100000))) returning message
 SQL
   )
   as a postbell listen --until-idle 2s
-  number=$(postbell dead list --inbox "$run-a" --json | jq -e --arg id "$id" '.[] | select(.message_id == $id) | .delivery_id')
+  number=$(postbell dead list --inbox "$run-a" --json | jq --arg id "$id" '.[] | select(.message_id == $id) | .delivery_id')
+  [ -n "$number" ] || { echo "it is no dead letter"; return 1; }
   sql -v id="$id" <<< "update agent_messages set payload = '\"smaller\"' where message_id = :'id';"
   postbell dead redrive "$number"
-  take a 1 | jq -e '.payload == "smaller"'
+  comes a '.payload == "smaller"'
 }
 
 deduplicated() {
@@ -80,7 +91,7 @@ deduplicated() {
 delayed() {
   local id
   id=$(as b postbell send --to "$run-a" --delay 1500ms '"later"')
-  take a 1 | jq -e '.payload == "later"'
+  comes a '.payload == "later"'
   # By the database's own clock.
   [ "$(sql -v id="$id" <<< "select clock_timestamp() >= created_at + interval '1.5 s' from agent_messages where message_id = :'id';")" = t ]
 }
@@ -94,7 +105,7 @@ expired() {
 topic() {
   as a postbell listen --subscribe "$run.*.done" --until-idle 1s
   as b postbell send --topic "$run.c12.done" '"subscribed"'
-  take a 1 | jq -e '.payload == "subscribed"'
+  comes a '.payload == "subscribed"'
 }
 
 to_many() {
@@ -103,8 +114,8 @@ to_many() {
     return 1
   fi
   as orchestrator postbell send --to-environment "$run" '"to both"'
-  take a 1 | jq -e '.payload == "to both"'
-  take b 1 | jq -e '.payload == "to both"'
+  comes a '.payload == "to both"'
+  comes b '.payload == "to both"'
   [ -z "$(as orchestrator postbell listen --until-idle 1s)" ]
 }
 
@@ -120,7 +131,7 @@ once() {
 }
 
 disabled() {
-  local listening
+  local listening watching status=0
   as a postbell listen &
   listening=$!
   until [ "$(sql -v agent="$run-a" <<< "select status from agent_registry where agent_id = :'agent';")" = online ]; do
@@ -128,9 +139,11 @@ disabled() {
   done
   postbell agent disable "$run-a"
   # Where it is not put out, it is ended here, by a status that says so.
-  ( sleep 10 && kill -KILL "$listening" ) &
-  wait "$listening" && return 1
-  [ $? = 1 ]
+  ( sleep 10 && kill -KILL "$listening" ) > /dev/null 2>&1 &
+  watching=$!
+  wait "$listening" || status=$?
+  kill "$watching" 2> /dev/null || true
+  [ "$status" = 1 ]
   if as a postbell ping; then return 1; fi
   postbell agent enable "$run-a"
   as a postbell ping

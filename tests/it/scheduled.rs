@@ -151,6 +151,31 @@ async fn the_round_trip_leaves_no_agent_behind() {
     assert_eq!(mesh.db.ask::<i64>(left).await, 0, "also where it failed");
 }
 
+/// That it passes where the mesh is well is tested with docs/testing-the-mesh.md.
+#[tokio::test]
+async fn the_checklist_fails_where_the_mesh_does() {
+    let mesh = Mesh::start().await;
+    let mut runner = Runner::on(&mesh, "somebody").await;
+    if std::process::Command::new("psql").arg("--version").output().is_err() {
+        return eprintln!("skipped: psql is not installed");
+    }
+    runner.set("POSTBELL_URL", "tcp://127.0.0.1:1");
+    runner.set("HEALTH_URL", &format!("http://{}", mesh.http));
+    let said = runner.run("docs/checks/mesh.sh", &[]).await;
+    assert_eq!(said.status, Some(1), "{}", said.text);
+    for line in [
+        "pass  the database is as the broker needs it",
+        "FAIL  a message goes through the mesh and back in 5 s",
+        "FAIL  plain SQL reaches an agent",
+        "FAIL  of two that start the same task, one does it",
+        "pass  no notification was lost",
+    ] {
+        assert!(said.text.contains(line), "{line}: {}", said.text);
+    }
+    let left = "select count(*) from agent_registry where agent_id like 'check-%'";
+    assert_eq!(mesh.db.ask::<i64>(left).await, 0, "its agents are removed");
+}
+
 #[tokio::test]
 async fn one_issue_is_open_while_the_health_check_fails() {
     let mut runner = Runner::new();
