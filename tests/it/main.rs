@@ -10,6 +10,7 @@ mod bell;
 mod brokers;
 mod cli;
 mod clusters;
+mod conversations;
 mod dead;
 mod dead_ops;
 mod delivery;
