@@ -119,6 +119,9 @@ create table public.agent_messages (
   headers jsonb,
   topic text,
   to_environment text,
+  to_group text,
+  to_instance text,
+  ordering_key text,
   constraint agent_messages_message_type_check CHECK ((message_type = ANY (ARRAY['command'::text, 'query'::text, 'response'::text, 'alert'::text, 'heartbeat'::text, 'data'::text]))),
   constraint agent_messages_pkey PRIMARY KEY (message_id),
   constraint agent_messages_priority_check CHECK (((priority >= 1) AND (priority <= 10))),
@@ -311,21 +314,23 @@ AS $function$
 begin
   -- History that is loaded with its status (a restore, an import) is not sent again.
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
-  select m.message_id, m.to_agent_id, least(greatest(coalesce(m.priority, 5), 1), 10),
+  select m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group),
+         -- A reply to a process goes into a lane of its own, beside the window of whom it is for.
+         case when m.to_instance is null then least(greatest(coalesce(m.priority, 5), 1), 10) else 0 end,
          case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
          case when m.deliver_at > now() then m.deliver_at end
   from inserted m
-  where m.to_agent_id is not null and coalesce(m.status, 'pending') = 'pending';
+  where (m.to_agent_id is not null or m.to_group is not null) and coalesce(m.status, 'pending') = 'pending';
 
   -- A statement of its own: setting the join up costs every direct message 35,000 instructions, looking 20,000.
-  if exists (select from inserted where to_agent_id is null) then
+  if exists (select from inserted where to_agent_id is null and to_group is null) then
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
     select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
            case when m.deliver_at > now() then m.deliver_at end
     from inserted m
     cross join lateral postbell.recipients(m.from_agent_id, m.topic, m.to_environment) r (inbox)
-    where m.to_agent_id is null and coalesce(m.status, 'pending') = 'pending';
+    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending';
   end if;
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
@@ -350,7 +355,7 @@ CREATE OR REPLACE FUNCTION postbell.settle_polled()
 AS $function$
 begin
   delete from postbell.deliveries d
-  where d.message_id = new.message_id and d.inbox = new.to_agent_id;
+  where d.message_id = new.message_id and d.inbox = coalesce(new.to_agent_id, 'group:' || new.to_group);
   return null;
 end
 $function$

@@ -23,6 +23,7 @@ mod delivery;
 mod driver;
 pub mod lock;
 mod pending;
+mod request;
 #[cfg(feature = "tls")]
 mod tls;
 mod topics;
@@ -45,6 +46,7 @@ pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters};
 pub use dead::Which;
 pub use delivery::{Deliveries, Delivery};
 use driver::{Driver, Order};
+pub use request::Answer;
 
 /// What waits to be written. When it is full, whoever asks waits: it is full only while the broker is away.
 const ORDERS_MAX: usize = 1_024;
@@ -107,6 +109,14 @@ pub enum ClientError {
     /// No answer came in time.
     #[error("the broker did not answer in {0:?}")]
     Timeout(Duration),
+    /// A question was not answered.
+    #[error("{whom} did not answer in {within:?}")]
+    NoAnswer {
+        /// Who was asked.
+        whom: String,
+        /// How long was waited.
+        within: Duration,
+    },
     /// What was given cannot be sent, or connected with.
     #[error("{0}")]
     Invalid(String),
@@ -119,7 +129,7 @@ impl ClientError {
     /// Whether trying again may succeed.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) => true,
+            Self::Unreachable { .. } | Self::Interrupted | Self::Timeout(_) | Self::NoAnswer { .. } => true,
             Self::Refused { code, .. } => {
                 let is_no = matches!(code, ErrorCode::Rejected | ErrorCode::Forbidden | ErrorCode::UnknownOp);
                 !is_final(*code) && !is_no
@@ -184,7 +194,8 @@ impl Builder {
             proto: PROTO,
             agent: agent.to_owned(),
             token: token.to_owned(),
-            instance: None,
+            instance: Some(Uuid::new_v4().simple().to_string()),
+            group: None,
             broker: None,
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
@@ -229,9 +240,17 @@ impl Builder {
         self
     }
 
-    /// A name for this process: a newer session of the same agent and instance takes over from an older one.
+    /// A name for this process, instead of one by chance: a newer session of the same agent and instance takes over from
+    /// an older one, and replies are for an instance.
     pub fn instance(mut self, instance: &str) -> Self {
         self.hello.instance = Some(instance.to_owned());
+        self
+    }
+
+    /// Take from this group, which other agents take from too, each message going to one of them; not from the agent's own
+    /// inbox, for which another connection can be made.
+    pub fn group(mut self, group: &str) -> Self {
+        self.hello.group = Some(group.to_owned());
         self
     }
 
@@ -283,9 +302,10 @@ impl Builder {
         // A broker never pushes more than the window, so this cannot overflow.
         let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);
         let (state, state_rx) = watch::channel(first.state());
+        let instance = self.hello.instance.as_deref().unwrap_or_default().into();
         let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state);
         tokio::spawn(driver.run(first, orders_rx));
-        let client = Client { orders: orders.clone(), state: state_rx };
+        let client = Client { orders: orders.clone(), state: state_rx, instance };
         Ok((client, Deliveries::new(deliveries, orders)))
     }
 }
@@ -307,6 +327,9 @@ impl Outgoing {
             to: Some(to.to_owned()),
             topic: None,
             environment: None,
+            group: None,
+            to_instance: None,
+            ordering_key: None,
             message_type,
             priority: Priority::default(),
             delay_ms: None,
@@ -343,6 +366,12 @@ impl Outgoing {
         self
     }
 
+    /// All messages of an inbox with this key are handled one after the other.
+    pub fn ordering_key(mut self, key: &str) -> Self {
+        self.0.ordering_key = Some(key.to_owned());
+        self
+    }
+
     /// What this is an answer to, or will be answered by.
     pub fn correlation_id(mut self, id: &str) -> Self {
         self.0.correlation_id = Some(id.to_owned());
@@ -366,6 +395,8 @@ impl Outgoing {
 pub struct Client {
     orders: mpsc::Sender<Order>,
     state: watch::Receiver<State>,
+    /// Answers are for this process.
+    instance: std::sync::Arc<str>,
 }
 
 impl Client {

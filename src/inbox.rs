@@ -7,16 +7,16 @@ pub mod dispatcher;
 pub mod event;
 pub mod in_flight;
 pub mod lane;
+mod order;
 mod owned;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use uuid::Uuid;
-
-use crate::message::Priority;
 
 /// A session, unique in this broker's life.
 pub type SessionId = u64;
@@ -25,6 +25,8 @@ pub type Tag = u64;
 
 /// What an entry costs besides its body: the entry itself, its place in the lane, its row's bookkeeping.
 const ENTRY_BYTES: usize = 160;
+/// What its terms cost: two names and what holds them.
+const TERMS_BYTES: usize = 160;
 
 /// A ready delivery, read from the table.
 #[derive(Clone, Debug)]
@@ -33,8 +35,8 @@ pub struct Entry {
     pub delivery_id: i64,
     /// Its message.
     pub message_id: Uuid,
-    /// Which lane.
-    pub priority: Priority,
+    /// Which lane; see [`crate::message::LANES`].
+    pub lane: usize,
     /// How many attempts failed so far.
     pub attempt: u32,
     /// When it was read, and how old the message was then by the database's clock.
@@ -43,14 +45,36 @@ pub struct Entry {
     pub age_when_read: Duration,
     /// After this it is not delivered any more.
     pub expires_at: Option<Instant>,
+    /// What most deliveries do not have.
+    pub terms: Option<Box<Terms>>,
     /// The end of its `msg` line; `None` if it is over the limit and can only be a dead letter.
     pub body: Option<Bytes>,
 }
 
+/// To whom, and when, beside the order of the lane.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// This process, if it is there: a reply.
+    pub instance: Option<Arc<str>>,
+    /// One after the other with all others of the inbox that have this key.
+    pub ordering_key: Option<Arc<str>>,
+}
+
 impl Entry {
+    /// The key that orders it, if one does.
+    pub fn ordering_key(&self) -> Option<&Arc<str>> {
+        self.terms.as_ref()?.ordering_key.as_ref()
+    }
+
+    /// The process it is a reply to.
+    pub fn instance(&self) -> Option<&Arc<str>> {
+        self.terms.as_ref()?.instance.as_ref()
+    }
+
     /// What it costs in memory.
     pub fn cost_bytes(&self) -> usize {
-        ENTRY_BYTES + self.body.as_ref().map_or(0, Bytes::len)
+        let terms = self.terms.as_ref().map_or(0, |_| TERMS_BYTES);
+        ENTRY_BYTES + terms + self.body.as_ref().map_or(0, Bytes::len)
     }
 
     /// How old the message is.

@@ -9,8 +9,14 @@ use serde::{Deserialize, Serialize};
 pub const PRIORITY_HIGHEST: u8 = 1;
 /// The lowest priority.
 pub const PRIORITY_LOWEST: u8 = 10;
-/// How many priorities there are, and so how many lanes an inbox has.
+/// How many priorities there are, and so how many lanes an inbox has for them.
 pub const PRIORITIES: usize = (PRIORITY_LOWEST - PRIORITY_HIGHEST + 1) as usize;
+/// The lanes of an inbox: one a priority, at its number, and before them the one of replies.
+pub const LANES: usize = PRIORITIES + 1;
+/// The lane of replies to a process: `deliveries.priority` is this there.
+pub const REPLIES: usize = 0;
+
+const _: () = assert!(REPLIES < PRIORITY_HIGHEST as usize && LANES == PRIORITY_LOWEST as usize + 1);
 
 /// How urgent a message is: 1 (highest) to 10; 5 where the sender says nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,9 +35,9 @@ impl Priority {
         self.0
     }
 
-    /// The position of its lane, 0 to 9.
+    /// The position of its lane.
     pub fn lane(self) -> usize {
-        usize::from(self.0 - PRIORITY_HIGHEST)
+        usize::from(self.0)
     }
 
     /// Every priority, the highest first.
@@ -133,7 +139,7 @@ mod tests {
         assert_eq!(Priority::new(-250), None);
         assert_eq!(
             Priority::all().map(Priority::lane).collect::<Vec<_>>(),
-            (0..PRIORITIES).collect::<Vec<_>>()
+            (REPLIES + 1..LANES).collect::<Vec<_>>()
         );
         assert_eq!(Priority::default().get(), 5);
     }

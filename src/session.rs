@@ -203,7 +203,7 @@ async fn run(
     let agent = greeted.agent.clone();
     let join = Event::Join {
         session: id,
-        inbox: agent.clone(),
+        inbox: greeted.inbox.clone(),
         instance: greeted.instance.clone(),
         window: greeted.window,
         link: greeted.is_link(),

@@ -8,7 +8,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from postbell.deliveries d
-  where d.message_id = new.message_id and d.inbox = new.to_agent_id;
+  where d.message_id = new.message_id and d.inbox = coalesce(new.to_agent_id, 'group:' || new.to_group);
   return null;
 end
 $$;

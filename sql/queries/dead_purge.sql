@@ -26,7 +26,7 @@ with of_inbox as (
   update agent_messages m
   set status = 'failed', error_message = p.last_error
   from (select distinct on (message_id) message_id, last_error from purged) p
-  where m.message_id = any (array[p.message_id]) and m.to_agent_id is null and m.status is distinct from 'processed'
+  where m.message_id = any (array[p.message_id]) and coalesce(m.to_agent_id, m.to_group) is null and m.status is distinct from 'processed'
     and not exists (select from postbell.deliveries d
                     where d.message_id = p.message_id
                       and d.delivery_id not in (select delivery_id from purged)

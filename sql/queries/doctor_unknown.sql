@@ -1,4 +1,4 @@
--- Inboxes with ready deliveries that no registered agent has, and how many (up to $2), at most $1 inboxes.
+-- Inboxes with ready deliveries that no registered agent has, but for those of groups, and how many (up to $2), at most $1 inboxes.
 -- Called by src/postgres/doctor/mesh.rs. Uses deliveries_lane, a step an inbox (a loose index scan).
 with recursive inbox (name) as (
   (select d.inbox from postbell.deliveries d where d.state = 'ready' order by d.inbox limit 1)
@@ -11,6 +11,6 @@ select inbox.name,
        (select count(*) from (select from postbell.deliveries d
                               where d.inbox = inbox.name and d.state = 'ready' limit $2::bigint) few) as waiting
 from inbox
-where inbox.name is not null
+where inbox.name is not null and inbox.name not like 'group:%'
   and not exists (select from agent_registry r where r.agent_id = inbox.name)
 limit $1::bigint

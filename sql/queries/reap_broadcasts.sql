@@ -3,7 +3,7 @@
 -- src/postgres/reap.rs. Uses the index on created_at and deliveries_message.
 with done as (
   select m.message_id from agent_messages m
-  where m.to_agent_id is null and m.created_at < now() - interval '1 hour'
+  where coalesce(m.to_agent_id, m.to_group) is null and m.created_at < now() - interval '1 hour'
     and coalesce(m.status, 'pending') in ('pending', 'delivered')
     and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
   limit $1::bigint

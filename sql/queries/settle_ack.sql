@@ -15,7 +15,7 @@ with settled as (
   set status = 'processed', processed_at = now(), delivered_at = coalesce(m.delivered_at, now())
   from counted c
   where m.message_id = any (array[c.message_id])
-    and (m.to_agent_id is not null
+    and (coalesce(m.to_agent_id, m.to_group) is not null
          -- The statement's snapshot still shows what it deletes: were these all? Looking for the others instead would
          -- compare each delivery of a broadcast with each one settled here, once for each.
          or c.n = (select count(*) from (select from postbell.deliveries o

@@ -11,6 +11,6 @@ with settled as (
 ), marked as (
   update agent_messages m set status = 'failed', error_message = s.last_error
   from settled s
-  where m.message_id = any (array[s.message_id]) and m.to_agent_id is not null
+  where m.message_id = any (array[s.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
 )
 select count(*) from settled

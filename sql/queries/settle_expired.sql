@@ -1,4 +1,4 @@
--- Expired before they were delivered: the deliveries go, a message to one agent fails with the reason.
+-- Expired before they were delivered: the deliveries go, a message to one inbox fails with the reason.
 -- $1 delivery ids, $2 attempts. Called by src/postgres/settle.rs. Uses the primary keys (see
 -- settle_ack.sql).
 with settled as (
@@ -9,6 +9,6 @@ with settled as (
 ), marked as (
   update agent_messages m set status = 'failed', error_message = 'expired before it was delivered'
   from settled s
-  where m.message_id = any (array[s.message_id]) and m.to_agent_id is not null
+  where m.message_id = any (array[s.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
 )
 select count(*) from settled

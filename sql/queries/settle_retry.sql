@@ -16,6 +16,6 @@ with settled as (
 ), marked as (
   update agent_messages m set status = 'pending'
   from settled s
-  where m.message_id = any (array[s.message_id]) and m.to_agent_id is not null and m.status = 'delivered'
+  where m.message_id = any (array[s.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null and m.status = 'delivered'
 )
 select count(*) from settled

@@ -49,6 +49,9 @@ pub(super) struct ListenArgs {
     /// we leave
     #[arg(long, env = "POSTBELL_SUBSCRIBE", value_name = "PATTERN", value_delimiter = ' ')]
     subscribe: Vec<String>,
+    /// Take from this group, of which each message goes to one, instead of from the agent's own inbox
+    #[arg(long, env = "POSTBELL_GROUP")]
+    group: Option<String>,
     /// A name for this process: a newer one of the same name takes over
     #[arg(long, env = "POSTBELL_INSTANCE")]
     instance: Option<String>,
@@ -60,6 +63,9 @@ pub(super) async fn run(args: ListenArgs) -> Outcome {
     let mut builder = args.connect.builder()?.window(window);
     if let Some(instance) = &args.instance {
         builder = builder.instance(instance);
+    }
+    if let Some(group) = &args.group {
+        builder = builder.group(group);
     }
     let (client, mut deliveries) = builder.connect().await?;
     for pattern in &args.subscribe {

@@ -97,6 +97,9 @@ struct Address {
     /// Every agent of this environment but the sender
     #[arg(long, env = "POSTBELL_TO_ENVIRONMENT", value_name = "ENVIRONMENT")]
     to_environment: Option<String>,
+    /// One of the agents that take from this group
+    #[arg(long, env = "POSTBELL_TO_GROUP", value_name = "GROUP")]
+    to_group: Option<String>,
 }
 
 /// Sends messages through the broker. Prints the id of each, once it is committed.
@@ -126,6 +129,9 @@ pub(super) struct SendArgs {
     /// A second message with this key is the same message
     #[arg(long, env = "POSTBELL_DEDUPE_KEY", conflicts_with = "lines")]
     dedupe_key: Option<String>,
+    /// All messages of an inbox with this key are handled one after the other
+    #[arg(long, env = "POSTBELL_ORDERING_KEY")]
+    ordering_key: Option<String>,
     /// What it is an answer to, or will be answered by
     #[arg(long, env = "POSTBELL_CORRELATION_ID")]
     correlation_id: Option<String>,
@@ -209,6 +215,7 @@ fn outgoing(args: &SendArgs, text: &str) -> anyhow::Result<Outgoing> {
         Address { to_environment: Some(environment), .. } => {
             Outgoing::to_environment(environment, kind, &payload)?
         }
+        Address { to_group: Some(group), .. } => Outgoing::to_group(group, kind, &payload)?,
         Address { to, .. } => Outgoing::new(to.as_deref().unwrap_or_default(), kind, &payload)?,
     };
     let mut message = message.priority(args.priority);
@@ -217,6 +224,9 @@ fn outgoing(args: &SendArgs, text: &str) -> anyhow::Result<Outgoing> {
     }
     if let Some(ttl) = args.ttl {
         message = message.ttl(ttl);
+    }
+    if let Some(key) = &args.ordering_key {
+        message = message.ordering_key(key);
     }
     if let Some(id) = &args.correlation_id {
         message = message.correlation_id(id);

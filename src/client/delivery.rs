@@ -80,6 +80,11 @@ impl Delivery {
         self.message.topic.as_deref()
     }
 
+    /// The group it was sent to, if it was.
+    pub fn group(&self) -> Option<&str> {
+        self.message.group.as_deref()
+    }
+
     /// What it is an answer to, or will be answered by.
     pub fn correlation_id(&self) -> Option<&str> {
         self.message.correlation_id.as_deref()

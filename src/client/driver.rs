@@ -43,6 +43,8 @@ pub(super) enum Order {
         wanted: bool,
         answer: AckAnswer,
     },
+    /// The answer to the message with this correlation id is not one of the deliveries.
+    Question(String, oneshot::Sender<Delivery>),
     /// Of dead letters or locks: gets its `ref`, and is answered once.
     Ask(Box<ClientFrame>, AskAnswer),
     Close(oneshot::Sender<()>),
@@ -264,7 +266,9 @@ impl Driver {
                 session.held.insert(Instant::now(), message.tag, deadline);
                 let delivery = Delivery::new(message, self.generation, self.orders.clone());
                 // Nobody takes deliveries any more, or the broker broke its window: dropping gives it back.
-                let _ = self.deliveries.try_send(delivery);
+                if let Some(delivery) = self.pending.answer(delivery) {
+                    let _ = self.deliveries.try_send(delivery);
+                }
             }
             ServerFrame::Sent { reference, id } => self.pending.sent(reference.as_deref(), id),
             ServerFrame::Acked { reference } => self.pending.acked(&reference),
@@ -324,6 +328,7 @@ impl Driver {
                         if wanted { ClientFrame::Subscribe(topic) } else { ClientFrame::Unsubscribe(topic) };
                     push_line(&mut session.out, &frame);
                 }
+                Order::Question(correlation_id, answer) => self.pending.question(correlation_id, answer),
                 Order::Ask(frame, answer) => {
                     if let Some(frame) = self.pending.ask(*frame, answer) {
                         push_line(&mut session.out, &frame);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::ClientError;
+use super::{ClientError, Delivery};
+use crate::message::MessageType;
 use crate::protocol::frame::Send;
 use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
 use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
@@ -27,6 +28,8 @@ pub(super) struct Pending {
     sends: BTreeMap<u64, (Box<Send>, SendAnswer)>,
     acks: HashMap<u64, AckAnswer>,
     asks: HashMap<u64, AskAnswer>,
+    /// Who waits for the answer to a message, by its correlation id.
+    questions: HashMap<String, oneshot::Sender<Delivery>>,
     /// Sends that are not under way: those refused by `slow_down`, and since the first of them all that came after, so
     /// that they keep their order as far as they can.
     held: BTreeSet<u64>,
@@ -56,6 +59,24 @@ impl Pending {
         self.last += 1;
         self.acks.insert(self.last, answer);
         self.last.to_string()
+    }
+
+    /// Somebody waits for the answer to a message. Connections may come and go meanwhile.
+    pub(super) fn question(&mut self, correlation_id: String, answer: oneshot::Sender<Delivery>) {
+        // Those that have given up are forgotten when the next one asks.
+        self.questions.retain(|_, waiting| !waiting.is_closed());
+        self.questions.insert(correlation_id, answer);
+    }
+
+    /// Hands an answer to whoever waits for it; gives back what nobody does.
+    pub(super) fn answer(&mut self, delivery: Delivery) -> Option<Delivery> {
+        if self.questions.is_empty() || delivery.message_type() != MessageType::Response.as_str() {
+            return Some(delivery);
+        }
+        match delivery.correlation_id().and_then(|id| self.questions.remove(id)) {
+            Some(waiting) => waiting.send(delivery).err(),
+            None => Some(delivery),
+        }
     }
 
     /// Takes what is asked of dead letters or locks; gives back the frame to write, unless whoever asked has given up: while the

@@ -1,4 +1,4 @@
-//! Topics and environments: messages to many, and subscriptions.
+//! Topics, environments and groups: messages to many, or to one of many, and subscriptions.
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -36,6 +36,19 @@ impl Outgoing {
     ) -> Result<Self, ClientError> {
         let Self(send) = Self::new("", message_type, payload)?;
         Ok(Self(Send { to: None, environment: Some(environment.to_owned()), ..send }))
+    }
+
+    /// To one of the agents that take from the group.
+    ///
+    /// # Errors
+    /// The payload cannot be written as JSON.
+    pub fn to_group(
+        group: &str,
+        message_type: MessageType,
+        payload: &impl Serialize,
+    ) -> Result<Self, ClientError> {
+        let Self(send) = Self::new("", message_type, payload)?;
+        Ok(Self(Send { to: None, group: Some(group.to_owned()), ..send }))
     }
 }
 

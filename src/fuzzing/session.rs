@@ -8,7 +8,7 @@ use super::{cut, cuts_and_stream, runtime};
 use crate::inbox::Entry;
 use crate::inbox::dispatcher::{Dispatcher, Rules};
 use crate::inbox::event::{Effect, Event};
-use crate::message::{PRIORITIES, Priority};
+use crate::message::{LANES, Priority};
 use crate::protocol::ServerFrame;
 use crate::protocol::limits::WINDOW_MAX;
 use crate::retry::RetryPolicy;
@@ -89,7 +89,7 @@ fn dispatch(events: Vec<Event>) {
         if let Some(inbox) = joined {
             dispatcher.handle(now, Event::Acquired { inbox: inbox.clone(), epoch: 1 });
             dispatcher.handle(now, Event::TailRound { started_at: now, snapshot: "1".into() });
-            let lanes = (0..PRIORITIES).map(|lane| (lane, 1_000, rows(lane, now))).collect();
+            let lanes = (0..LANES).map(|lane| (lane, 1_000, rows(lane, now))).collect();
             dispatcher.handle(now, Event::Refilled { inbox, lanes });
             let effects = dispatcher.advance(now);
             settle(&mut dispatcher, now, effects);
@@ -122,11 +122,12 @@ fn rows(lane: usize, now: Instant) -> Vec<Entry> {
     let row = |id: i64| Entry {
         delivery_id: id,
         message_id: Uuid::from_u128(id as u128),
-        priority: Priority::default(),
+        lane,
         attempt: 0,
         read_at: now,
         age_when_read: Duration::ZERO,
         expires_at: None,
+        terms: None,
         body: Some("\"id\":1}".into()),
     };
     (1..=WAITING).map(row).collect()

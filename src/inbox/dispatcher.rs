@@ -3,21 +3,22 @@
 //! Pure: it is told what happened ([`Event`]) and collects what is to be done ([`Effect`]).
 
 mod ownership;
+mod pushing;
 mod reading;
 mod settling;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use super::event::{DeadCause, Effect, Event, Outcome, Push, Snapshot};
-use super::in_flight::{Flight, InFlight};
+use super::event::{Effect, Event, Snapshot};
+use super::in_flight::InFlight;
 use super::lane::{ROOM, ROOM_SCARCE, Room};
 use super::owned::Inbox;
-use super::{Entry, SessionId, Tag};
+use super::{SessionId, Tag};
 use crate::protocol::{ErrorCode, ProtocolError};
 use crate::retry::RetryPolicy;
 
@@ -25,6 +26,9 @@ use crate::retry::RetryPolicy;
 pub const LANES_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// What a session may hold unacknowledged, beside its window; one delivery is allowed whatever its size.
 pub const SESSION_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a session may hold of replies to its own process, beside its window: a handler that has asked waits for its
+/// answer while it fills the window itself.
+pub const REPLIES_MAX: u32 = 64;
 /// Outcomes that wait to be written. Above it nothing is pushed: the database is slower than the agents, or
 /// away, and what it does not know yet would be repeated after a crash.
 pub const UNSETTLED_MAX: usize = 100_000;
@@ -59,15 +63,6 @@ struct Session {
     closing: bool,
 }
 
-impl Session {
-    fn has_room(&self, bytes: usize) -> bool {
-        !self.draining
-            && !self.closing
-            && self.in_flight < self.window
-            && (self.in_flight == 0 || self.in_flight_bytes + bytes <= SESSION_BYTES_MAX)
-    }
-}
-
 /// A `ref` that is answered once all its outcomes are committed.
 struct Answer {
     session: SessionId,
@@ -92,6 +87,10 @@ pub struct Dispatcher {
     in_round: Vec<Arc<str>>,
     /// Inboxes that became `Loading`, and may have become something else since: a round must not look at them all.
     loading: Vec<Arc<str>>,
+    /// Inboxes of which a round of the tail must show what an ordering key waits for.
+    returning: Vec<Arc<str>>,
+    /// When an ordering key of these inboxes may go on.
+    delayed: BTreeSet<(Instant, Arc<str>)>,
     /// Inboxes that may have something to push or to read.
     touched: Vec<Arc<str>>,
     effects: Vec<Effect>,
@@ -115,6 +114,8 @@ impl Dispatcher {
             stopping: false,
             in_round: Vec::new(),
             loading: Vec::new(),
+            returning: Vec::new(),
+            delayed: BTreeSet::new(),
             touched: Vec::new(),
             effects: Vec::new(),
             rng: SmallRng::seed_from_u64(seed),
@@ -151,7 +152,7 @@ impl Dispatcher {
             Event::NotAcquired { inbox, owner } => self.not_acquired(inbox, owner),
             Event::Wanted(inboxes) => self.wanted(inboxes),
             Event::Released(inbox) => self.released(inbox),
-            Event::Settled(settled) => self.settled(settled),
+            Event::Settled(settled) => self.settled(now, settled),
             Event::LeaseUntil(until) => self.lease_until(now, until),
             Event::LeaseLapsed => self.lease_lapsed(),
             Event::Stop => self.stopping = true,
@@ -161,6 +162,7 @@ impl Dispatcher {
     /// Does what time and the events since the last call make possible, and hands out what is to be done.
     pub fn advance(&mut self, now: Instant) -> Vec<Effect> {
         self.fail_overdue(now);
+        self.wake_keys(now);
         let marks = self.in_flight.take_to_mark(now);
         if !marks.is_empty() {
             self.effects.push(Effect::Mark(marks));
@@ -176,7 +178,8 @@ impl Dispatcher {
 
     /// When [`advance`](Self::advance) is due even if nothing happens.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.in_flight.next_wake()
+        let key = self.delayed.first().map(|(at, _)| *at);
+        self.in_flight.next_wake().into_iter().chain(key).min()
     }
 
     /// How many deliveries are in flight.
@@ -221,79 +224,6 @@ impl Dispatcher {
         let result = change(state);
         self.lanes_bytes = self.lanes_bytes - before + state.bytes();
         Some(result)
-    }
-
-    /// Pushes what an inbox holds to the sessions that have room, each in its turn, then reads on.
-    fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
-        while self.may_push(now) {
-            let owned = self.inboxes.get(inbox).filter(|state| state.is_owned());
-            let Some((lane, bytes)) = owned.and_then(Inbox::next) else { break };
-            let Some(session) = self.next_session(inbox, bytes) else { break };
-            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(lane)) else { break };
-            let expired = entry.expires_at.is_some_and(|at| at <= now);
-            match &entry.body {
-                _ if expired => self.settle(inbox, &entry, Outcome::Expired),
-                None => {
-                    let cause = DeadCause::PayloadTooLarge;
-                    let reason = "payload_too_large: the message does not fit into a line".to_owned();
-                    self.settle(inbox, &entry, Outcome::Dead { cause, reason });
-                }
-                Some(body) => {
-                    let body = body.clone();
-                    self.push(now, inbox, session, &entry, body);
-                }
-            }
-        }
-        self.read_on(inbox);
-    }
-
-    /// The next session with room for so many bytes, in turn.
-    fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
-        let state = self.inboxes.get_mut(inbox)?;
-        for _ in 0..state.sessions.len() {
-            let session = *state.sessions.front()?;
-            if self.sessions.get(&session).is_some_and(|s| s.has_room(bytes)) {
-                return Some(session);
-            }
-            state.sessions.rotate_left(1);
-        }
-        None
-    }
-
-    fn push(
-        &mut self,
-        now: Instant,
-        inbox: &Arc<str>,
-        session: SessionId,
-        entry: &Entry,
-        body: bytes::Bytes,
-    ) {
-        let (Some(to), Some(state)) = (self.sessions.get_mut(&session), self.inboxes.get_mut(inbox)) else {
-            return;
-        };
-        to.last_tag += 1;
-        to.in_flight += 1;
-        to.in_flight_bytes += body.len();
-        state.pushed(entry);
-        state.sessions.rotate_left(1);
-        let flight = Flight {
-            inbox: inbox.clone(),
-            delivery_id: entry.delivery_id,
-            attempt: entry.attempt,
-            message_id: entry.message_id,
-            bytes: body.len(),
-            pushed_at: now,
-            deadline: now + self.rules.ack_deadline,
-        };
-        self.in_flight.insert(session, to.last_tag, flight);
-        let push = Push {
-            tag: to.last_tag,
-            attempt: entry.attempt + 1,
-            deadline: self.rules.ack_deadline,
-            age: (entry.age(now), now),
-            body,
-        };
-        self.effects.push(Effect::Push(session, push));
     }
 
     fn refuse(&mut self, session: SessionId, code: ErrorCode, sentence: String, reference: Option<String>) {

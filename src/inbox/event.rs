@@ -223,6 +223,23 @@ pub enum Outcome {
     Expired,
 }
 
+impl Outcome {
+    /// How long until it is tried again, if it is.
+    pub(super) fn delay(&self) -> Option<Duration> {
+        match self {
+            Self::Release { delay } | Self::Fail { delay, .. } => Some(*delay),
+            Self::Ack { .. } | Self::Dead { .. } | Self::Expired => None,
+        }
+    }
+
+    /// Written as ready: somebody else sees to the delay.
+    pub(super) fn go_at_once(&mut self) {
+        if let Self::Release { delay } | Self::Fail { delay, .. } = self {
+            *delay = Duration::ZERO;
+        }
+    }
+}
+
 /// An outcome to write. It is compared with the attempt, so one that comes too late changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settle {

@@ -89,6 +89,11 @@ impl Lane {
         self.more
     }
 
+    /// The oldest delivery.
+    pub fn first(&self) -> Option<&Entry> {
+        self.held.first_key_value().map(|(_, entry)| entry)
+    }
+
     /// The oldest delivery's id.
     pub fn front(&self) -> Option<i64> {
         self.held.first_key_value().map(|(id, _)| *id)
@@ -96,7 +101,7 @@ impl Lane {
 
     /// The size of the oldest delivery's body.
     pub fn front_bytes(&self) -> usize {
-        self.held.first_key_value().and_then(|(_, entry)| entry.body.as_ref()).map_or(0, |body| body.len())
+        self.first().and_then(|entry| entry.body.as_ref()).map_or(0, |body| body.len())
     }
 
     /// Takes the oldest delivery.

@@ -2,12 +2,14 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::event::LaneRefill;
 use super::lane::{Known, Lane, Room};
+use super::order::Order;
 use super::{Entry, SessionId};
-use crate::message::PRIORITIES;
+use crate::message::{LANES, REPLIES};
 
 /// One push in so many takes the oldest ready delivery of the inbox, whatever its lane, so that no priority
 /// starves: under a saturating urgent load the rest still gets 6 % of the pushes.
@@ -33,6 +35,15 @@ pub(super) enum Ownership {
 /// An attempt at a delivery: its row, and how many attempts failed before. An outcome is written where both match.
 pub(super) type Attempt = (i64, u32);
 
+/// Where a delivery is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// An ordering key has let it go.
+    Order,
+    /// This lane.
+    Lane(usize),
+}
+
 /// An attempt that left its lane. It can be both: it is given back, the tail brings it again and it is pushed, all
 /// before the news of the COMMIT is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,7 +60,8 @@ pub(super) struct Inbox {
     pub(super) asking: bool,
     /// This broker's lease lapsed while it asked: the answer may be from before.
     pub(super) ask_again: bool,
-    lanes: [Lane; PRIORITIES],
+    lanes: [Lane; LANES],
+    pub(super) order: Order,
     /// In the order in which they get the next delivery.
     pub(super) sessions: VecDeque<SessionId>,
     unsettled: HashMap<Attempt, Unsettled>,
@@ -74,6 +86,7 @@ impl Inbox {
             asking: true,
             ask_again: false,
             lanes: std::array::from_fn(|_| Lane::unread()),
+            order: Order::default(),
             sessions: VecDeque::new(),
             unsettled: HashMap::new(),
             settled_in_refill: HashSet::new(),
@@ -88,6 +101,7 @@ impl Inbox {
     /// Forgets what its lanes hold, to read it anew.
     pub(super) fn forget(&mut self, ownership: Ownership) {
         self.lanes = std::array::from_fn(|_| Lane::unread());
+        self.order.forget();
         self.refill_is_stale = self.refilling;
         self.waits_for_settle = false;
         self.settled_in_refill.clear();
@@ -99,15 +113,17 @@ impl Inbox {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.lanes.iter().map(Lane::bytes).sum()
+        self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes()
     }
 
     /// A delivery that the tail brought. True: the first one in this round.
     pub(super) fn arrive(&mut self, entry: Entry, room: Room) -> bool {
         // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the
         // one in flight will match this row as well.
-        if !self.is_in_flight(&entry) {
-            self.lanes[entry.priority.lane()].arrive(entry, room);
+        if !self.is_in_flight(&entry)
+            && let Some(entry) = self.order.take_back(entry)
+        {
+            self.lanes[entry.lane].arrive(entry, room);
         }
         !std::mem::replace(&mut self.in_round, true)
     }
@@ -118,20 +134,42 @@ impl Inbox {
         self.lanes.iter_mut().for_each(Lane::end_round);
     }
 
-    /// The lane and the size of the next delivery to push: strictly by lane, but for one in [`OLDEST_EVERY`].
-    pub(super) fn next(&self) -> Option<(usize, usize)> {
+    /// Where the next delivery to push is, and its size: what an ordering key has let go, since it was its turn before;
+    /// then strictly by lane, but for one in [`OLDEST_EVERY`]. Replies go their own way.
+    pub(super) fn next(&self) -> Option<(Source, usize)> {
+        if let Some(bytes) = self.order.front_bytes() {
+            return Some((Source::Order, bytes));
+        }
+        if self.order.is_full() {
+            return None;
+        }
         let turn_of_the_oldest = self.pushes % OLDEST_EVERY == OLDEST_EVERY - 1;
         let lane = if turn_of_the_oldest { self.oldest_lane() } else { self.urgent_lane() }?;
-        Some((lane, self.lanes[lane].front_bytes()))
+        Some((Source::Lane(lane), self.lanes[lane].front_bytes()))
     }
 
-    /// Takes the oldest delivery of a lane.
-    pub(super) fn pop(&mut self, lane: usize) -> Option<Entry> {
-        self.lanes[lane].pop()
+    /// The next reply: the process that it is for, and its size.
+    pub(super) fn next_reply(&self) -> Option<(Option<Arc<str>>, usize)> {
+        let reply = self.lanes[REPLIES].first()?;
+        Some((reply.instance().cloned(), self.lanes[REPLIES].front_bytes()))
+    }
+
+    /// Takes what [`next`](Self::next) or [`next_reply`](Self::next_reply) showed; `None` if it waits for another with
+    /// its key. A reply waits for none.
+    pub(super) fn pop(&mut self, source: Source) -> Option<Entry> {
+        match source {
+            Source::Order => self.order.pop(),
+            Source::Lane(REPLIES) => self.lanes[REPLIES].pop(),
+            Source::Lane(lane) => self.lanes[lane].pop().and_then(|entry| self.order.admit(entry)),
+        }
+    }
+
+    fn by_priority(&self) -> impl Iterator<Item = (usize, &Lane)> {
+        self.lanes.iter().enumerate().skip(REPLIES + 1)
     }
 
     fn urgent_lane(&self) -> Option<usize> {
-        for (position, lane) in self.lanes.iter().enumerate() {
+        for (position, lane) in self.by_priority() {
             if !lane.is_empty() {
                 return Some(position);
             }
@@ -144,7 +182,7 @@ impl Inbox {
     }
 
     fn oldest_lane(&self) -> Option<usize> {
-        let fronts = self.lanes.iter().enumerate().filter_map(|(i, lane)| Some((lane.front()?, i)));
+        let fronts = self.by_priority().filter_map(|(i, lane)| Some((lane.front()?, i)));
         fronts.min().map(|(_, lane)| lane)
     }
 
@@ -169,10 +207,11 @@ impl Inbox {
         if !std::mem::take(&mut self.refilling) || std::mem::take(&mut self.refill_is_stale) {
             return;
         }
-        let unsettled = &self.unsettled;
+        let (unsettled, order) = (&self.unsettled, &self.order);
         let waits = Cell::new(false);
         let known = |entry: &Entry| match unsettled.get(&attempt_of(entry)) {
             Some(u) if u.in_flight > 0 => Known::InFlight,
+            None if order.holds(entry) => Known::InFlight,
             Some(_) => {
                 waits.set(true);
                 Known::Settling
@@ -199,6 +238,9 @@ impl Inbox {
     pub(super) fn pushed(&mut self, entry: &Entry) {
         self.pushes += 1;
         self.unsettled.entry(attempt_of(entry)).or_default().in_flight += 1;
+        if entry.lane != REPLIES {
+            self.order.pushed(entry);
+        }
     }
 
     /// A session has it no more; its outcome is known.
@@ -236,6 +278,6 @@ impl Inbox {
     }
 }
 
-fn attempt_of(entry: &Entry) -> Attempt {
+pub(super) fn attempt_of(entry: &Entry) -> Attempt {
     (entry.delivery_id, entry.attempt)
 }

@@ -1,6 +1,7 @@
 //! The dispatcher, through what it is told and what it wants done.
 
 mod links;
+mod order;
 mod outcomes;
 mod ownership;
 mod pushing;

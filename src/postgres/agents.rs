@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 pub use admission::{Denial, Role, RoleLimits, authenticate};
-pub use token::{Token, TokenHash, hash, is_hash};
+pub use token::{Token, TokenHash, fingerprint, hash, is_hash};
 
 use super::error::StoreError;
 use super::moment::rfc3339;
 use super::pool::Pool;
-use super::publish::EVERYBODY;
+use crate::protocol::frame::{EVERYBODY, GROUP_INBOX};
 use crate::protocol::limits::NAME_BYTES_MAX;
 
 const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
@@ -55,6 +55,9 @@ pub fn check_name(agent: &str) -> Result<(), String> {
     match agent {
         "" => Err("an agent's name cannot be empty".to_owned()),
         EVERYBODY => Err(format!("an agent cannot be called {EVERYBODY}, which means everybody")),
+        _ if agent.starts_with(GROUP_INBOX) => {
+            Err(format!("an agent's name cannot begin with {GROUP_INBOX}, as the inboxes of groups do"))
+        }
         _ if agent.len() > NAME_BYTES_MAX => {
             Err(format!("an agent's name has at most {NAME_BYTES_MAX} bytes, this has {}", agent.len()))
         }

@@ -6,13 +6,10 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::pool::Pool;
-use crate::protocol::frame::Send;
+use crate::protocol::frame::{EVERYBODY, Send};
 
 const PUBLISH: &str = include_str!("../../sql/queries/publish.sql");
 const FIRST: &str = include_str!("../../sql/queries/publish_first.sql");
-
-/// The recipient that means every registered agent but the sender.
-pub const EVERYBODY: &str = "*";
 
 /// A message to insert.
 #[derive(Debug)]
@@ -41,6 +38,9 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
     let recipients = column!(o => o.send.to.as_deref().filter(|to| *to != EVERYBODY));
     let topics = column!(o => o.send.topic.as_deref());
     let environments = column!(o => o.send.environment.as_deref());
+    let groups = column!(o => o.send.group.as_deref());
+    let instances = column!(o => o.send.to_instance.as_deref());
+    let ordering_keys = column!(o => o.send.ordering_key.as_deref());
     let types = column!(o => o.send.message_type.as_str());
     let payloads = column!(o => o.send.payload.get());
     let priorities = column!(o => i32::from(o.send.priority.get()));
@@ -66,6 +66,9 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
                 &headers,
                 &topics,
                 &environments,
+                &groups,
+                &instances,
+                &ordering_keys,
             ],
         )
         .await?;

@@ -7,7 +7,6 @@ use super::pool::Pool;
 use super::row::{Clocks, MESSAGE_BYTES_MAX, entry};
 use crate::inbox::Entry;
 use crate::inbox::event::Refill;
-use crate::message::PRIORITY_HIGHEST;
 
 const REFILL: &str = include_str!("../../sql/queries/refill.sql");
 
@@ -21,7 +20,7 @@ pub type Refilled = Vec<(usize, usize, Vec<Entry>)>;
 pub async fn refill(pool: &Pool, refills: &[Refill]) -> Result<Vec<Refilled>, StoreError> {
     let lanes = || refills.iter().flat_map(|r| r.lanes.iter().map(move |lane| (r, lane)));
     let inboxes: Vec<&str> = lanes().map(|(r, _)| &*r.inbox).collect();
-    let priorities: Vec<i16> = lanes().map(|(_, l)| l.lane as i16 + i16::from(PRIORITY_HIGHEST)).collect();
+    let priorities: Vec<i16> = lanes().map(|(_, l)| l.lane as i16).collect();
     let above: Vec<i64> = lanes().map(|(_, l)| l.above).collect();
     let counts: Vec<i64> = lanes().map(|(_, l)| l.rows as i64).collect();
     let snapshots: Vec<&str> = lanes().map(|(r, _)| &*r.snapshot).collect();

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 
-use crate::inbox::Entry;
-use crate::message::Priority;
+use crate::inbox::{Entry, Terms};
+use crate::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
 use crate::protocol::frame::MsgBody;
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
 
@@ -44,22 +44,36 @@ impl Clocks {
 pub(super) fn entry(row: &Row, clocks: &Clocks) -> (Arc<str>, Entry) {
     let inbox: &str = row.get("inbox");
     let created_at: SystemTime = row.get::<_, Option<_>>("created_at").unwrap_or(clocks.database);
-    let priority = Priority::new(row.get::<_, i16>("priority").into()).unwrap_or_default();
+    let lane = usize::try_from(row.get::<_, i16>("lane")).unwrap_or(0).min(LANES - 1);
     let entry = Entry {
         delivery_id: row.get("delivery_id"),
         message_id: row.get("message_id"),
-        priority,
+        lane,
         attempt: u32::try_from(row.get::<_, i16>("attempt")).unwrap_or(0),
         read_at: clocks.here,
         age_when_read: clocks.age(created_at),
         expires_at: row.get::<_, Option<SystemTime>>("expires_at").and_then(|at| clocks.instant(at)),
-        body: body(row, priority, created_at),
+        terms: terms(row),
+        body: body(row, created_at),
     };
     (inbox.into(), entry)
 }
 
+/// As the trigger reads what the column may hold in an adopted table.
+fn priority(row: &Row) -> Priority {
+    let asked = row.get::<_, Option<i32>>("priority").map_or(Priority::default().get().into(), i64::from);
+    Priority::new(asked.clamp(PRIORITY_HIGHEST.into(), PRIORITY_LOWEST.into())).unwrap_or_default()
+}
+
+/// Most messages have none.
+fn terms(row: &Row) -> Option<Box<Terms>> {
+    let text = |column| row.get::<_, Option<&str>>(column).map(Arc::from);
+    let terms = Terms { instance: text("to_instance"), ordering_key: text("ordering_key") };
+    (terms != Terms::default()).then(|| Box::new(terms))
+}
+
 /// `None` where the line would be over the limit.
-fn body(row: &Row, priority: Priority, created_at: SystemTime) -> Option<Bytes> {
+fn body(row: &Row, created_at: SystemTime) -> Option<Bytes> {
     let payload: &RawValue = serde_json::from_str(row.get::<_, Option<&str>>("payload")?).ok()?;
     let headers: Option<&RawValue> =
         row.get::<_, Option<&str>>("headers").and_then(|h| serde_json::from_str(h).ok());
@@ -67,9 +81,10 @@ fn body(row: &Row, priority: Priority, created_at: SystemTime) -> Option<Bytes> 
         id: row.get("message_id"),
         from: row.get("from_agent_id"),
         message_type: row.get("message_type"),
-        priority: priority.get(),
+        priority: priority(row).get(),
         created_at: &rfc3339(created_at),
         topic: row.get("topic"),
+        group: row.get("to_group"),
         correlation_id: row.get("correlation_id"),
         headers,
         payload,

@@ -34,6 +34,9 @@ pub struct Hello {
     pub instance: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
+    /// Take from this group instead of from the agent's own inbox.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// A broker links for a session of its own: its id; `token` is its credential then, `agent` the inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<Uuid>,
@@ -42,6 +45,11 @@ pub struct Hello {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_ms: Option<u32>,
 }
+
+/// The inbox of a group is called so, and its name; no agent is.
+pub const GROUP_INBOX: &str = "group:";
+/// The recipient that means every registered agent but the sender.
+pub const EVERYBODY: &str = "*";
 
 fn proto() -> u32 {
     PROTO
@@ -62,6 +70,15 @@ pub struct Send {
     /// Instead of `to`: every agent there, but the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
+    /// Instead of `to`: one of those that take from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Beside `to`: this process of that agent, if it is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_instance: Option<String>,
+    /// Messages of an inbox with the same key are handled one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ordering_key: Option<String>,
     #[serde(rename = "type")]
     pub message_type: MessageType,
     #[serde(default)]
@@ -251,6 +268,12 @@ impl ClientFrame {
         match self {
             Self::Hello(h) => {
                 name("agent", &h.agent)?;
+                if h.broker.is_none() && h.agent.starts_with(GROUP_INBOX) {
+                    return Err(bad(
+                        "an agent is not called \"group:…\": say hello by its name, with \"group\"",
+                    ));
+                }
+                h.group.as_deref().map_or(Ok(()), |group| name("group", group))?;
                 short("token", Some(&h.token))?;
                 short("instance", h.instance.as_deref())?;
                 short("client", h.client.as_deref())
@@ -259,6 +282,7 @@ impl ClientFrame {
                 s.check_address()?;
                 short("dedupe_key", s.dedupe_key.as_deref())?;
                 short("correlation_id", s.correlation_id.as_deref())?;
+                short("ordering_key", s.ordering_key.as_deref())?;
                 if s.headers.as_ref().is_some_and(|h| !h.get().starts_with('{')) {
                     return Err(bad("headers must be a JSON object"));
                 }
@@ -283,11 +307,18 @@ impl ClientFrame {
 
 impl Send {
     fn check_address(&self) -> Result<(), ProtocolError> {
-        match (&self.to, &self.topic, &self.environment) {
-            (Some(to), None, None) => name("to", to),
-            (None, Some(topic), None) => check_topic(topic).map_err(|e| bad(&e)),
-            (None, None, Some(environment)) => name("environment", environment),
-            _ => Err(bad("send needs one of \"to\", \"topic\" and \"environment\"")),
+        if let Some(instance) = &self.to_instance {
+            short("to_instance", Some(instance))?;
+            if self.to.as_deref().is_none_or(|to| to == EVERYBODY) {
+                return Err(bad("\"to_instance\" names a process of the agent in \"to\""));
+            }
+        }
+        match (&self.to, &self.topic, &self.environment, &self.group) {
+            (Some(to), None, None, None) => name("to", to),
+            (None, Some(topic), None, None) => check_topic(topic).map_err(|e| bad(&e)),
+            (None, None, Some(environment), None) => name("environment", environment),
+            (None, None, None, Some(group)) => name("group", group),
+            _ => Err(bad("send needs one of \"to\", \"topic\", \"environment\" and \"group\"")),
         }
     }
 }

@@ -31,13 +31,14 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Each field named, so that a new one is shown, or not, on purpose.
-        let Self { proto, agent, token: _, instance, client, broker, window, heartbeat_ms } = self;
+        let Self { proto, agent, token: _, instance, client, group, broker, window, heartbeat_ms } = self;
         f.debug_struct("Hello")
             .field("proto", proto)
             .field("agent", &redact(agent))
             .field("token", &"…")
             .field("instance", instance)
             .field("client", client)
+            .field("group", group)
             .field("broker", broker)
             .field("window", window)
             .field("heartbeat_ms", heartbeat_ms)

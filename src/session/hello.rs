@@ -14,7 +14,7 @@ use crate::inbox::SessionId;
 use crate::postgres::agents::Denial;
 use crate::postgres::{agents, lease};
 use crate::protocol::codec::{LineReader, write_whole};
-use crate::protocol::frame::{Hello, Limits, Welcome, push_line};
+use crate::protocol::frame::{GROUP_INBOX, Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
     HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, LINE_BYTES_MAX, PAYLOAD_BYTES_MAX,
     PROTO, WINDOW_DEFAULT, WINDOW_MAX,
@@ -26,6 +26,8 @@ use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 pub(super) struct Greeted {
     pub(super) session: SessionId,
     pub(super) agent: Arc<str>,
+    /// What it takes from: its own, or a group's. A session has one, so that its window and its link are one inbox's.
+    pub(super) inbox: Arc<str>,
     pub(super) instance: Option<String>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
@@ -74,11 +76,13 @@ pub(super) async fn greet(
     let (session, agent, ticket) = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
+    let (inbox, instance) = taken_from(&agent, hello.group.as_deref(), hello.instance);
     let greeted = Greeted {
         session,
         agent,
+        inbox,
         ticket,
-        instance: hello.instance,
+        instance,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
     };
@@ -117,6 +121,17 @@ async fn admit(
     let ticket = shared.access.enter(session, &agent, token, hello.instance.as_deref(), heard);
     let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
     Ok((session, agent.into(), Some(ticket)))
+}
+
+/// The inbox, and the instance within it: two agents that share a group may have processes of the same name.
+pub(super) fn taken_from(
+    agent: &Arc<str>,
+    group: Option<&str>,
+    instance: Option<String>,
+) -> (Arc<str>, Option<String>) {
+    let Some(group) = group else { return (agent.clone(), instance) };
+    let hashed = |instance: String| agents::fingerprint(&format!("{agent}\n{instance}"));
+    (format!("{GROUP_INBOX}{group}").into(), instance.map(hashed))
 }
 
 pub(super) async fn read_hello(

@@ -97,7 +97,7 @@ impl<'a> Link<'a> {
         let identity = &self.shared.identity;
         let scheme = if owner.certificate.is_some() { "tcp+tls" } else { "tcp" };
         let url = format!("{scheme}://{}", owner.address);
-        let mut builder = Builder::new(&url, &self.greeted.agent, identity.token.reveal())
+        let mut builder = Builder::new(&url, &self.greeted.inbox, identity.token.reveal())
             .broker(identity.id)
             .window(self.route.window())
             .heartbeat(LINK_HEARTBEAT);

@@ -128,11 +128,14 @@ async fn greet_as_said(
     };
     let heard = shared.access.heard();
     let ticket = shared.access.enter(session, &agent, hash(&said.token), None, heard).ok();
+    let agent = said.agent.into();
+    let (inbox, instance) = hello::taken_from(&agent, said.group.as_deref(), said.instance);
     let greeted = hello::Greeted {
         session,
         ticket,
-        agent: said.agent.into(),
-        instance: said.instance,
+        agent,
+        inbox,
+        instance,
         window: said.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: std::time::Duration::from_secs(600),
     };

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 use super::{End, Session, stopping, writing};
 use crate::access::Outstanding;
 use crate::postgres::agents::Role;
-use crate::postgres::publish::EVERYBODY;
-use crate::protocol::frame::Send;
+use crate::protocol::frame::{EVERYBODY, Send};
 use crate::protocol::{ErrorCode, ProtocolError};
 use crate::publisher::Publish;
 

@@ -11,6 +11,7 @@ mod brokers;
 mod cli;
 mod clusters;
 mod container;
+mod conversations;
 mod dead;
 mod dead_ops;
 mod delivery;

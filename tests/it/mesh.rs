@@ -92,7 +92,7 @@ impl Mesh {
         broker::check(&config).await.expect("the database serves");
         // Every statement keeps these; checked here, because each insert would pay for them in production.
         let guard = "alter table postbell.deliveries add check ((state = 'scheduled') = (due_at is not null)),
-                         add check ((state = 'dead') = (dead_at is not null)), add check (priority between 1 and 10)";
+                         add check ((state = 'dead') = (dead_at is not null)), add check (priority between 0 and 10)";
         db.sql().await.batch_execute(guard).await.expect("the rows in it keep them");
         let agents_port = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let http_port = TcpListener::bind("127.0.0.1:0").await.expect("port");

@@ -45,6 +45,13 @@ impl Dispatcher {
                 self.touched.push(inbox);
             }
         }
+        for inbox in std::mem::take(&mut self.returning) {
+            let Some(state) = self.inboxes.get_mut(&inbox) else { continue };
+            if state.order.round(started_at) {
+                self.returning.push(inbox.clone());
+            }
+            self.delayed.extend(state.order.next_wake().map(|at| (at, inbox)));
+        }
         for inbox in std::mem::take(&mut self.loading) {
             let Some(state) = self.inboxes.get_mut(&inbox) else { continue };
             match state.ownership {
@@ -55,6 +62,17 @@ impl Dispatcher {
                 Ownership::Loading { .. } => self.loading.push(inbox),
                 _ => {}
             }
+        }
+    }
+
+    /// Lets the ordering keys go on whose delay has passed.
+    pub(super) fn wake_keys(&mut self, now: Instant) {
+        while self.delayed.first().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, inbox)) = self.delayed.pop_first() else { return };
+            let Some(state) = self.inboxes.get_mut(&inbox) else { continue };
+            state.order.wake(now);
+            self.delayed.extend(state.order.next_wake().map(|at| (at, inbox.clone())));
+            self.touched.push(inbox);
         }
     }
 

@@ -122,7 +122,14 @@ impl Dispatcher {
         self.settle_flight(flight, outcome, None);
     }
 
-    pub(super) fn settle_flight(&mut self, flight: &Flight, outcome: Outcome, answer: Option<u64>) {
+    pub(super) fn settle_flight(&mut self, flight: &Flight, mut outcome: Outcome, answer: Option<u64>) {
+        let attempt = (flight.delivery_id, flight.attempt);
+        if let Some(inbox) = self.inboxes.get_mut(&flight.inbox) {
+            inbox.landed(attempt);
+            if inbox.order.settling(attempt, outcome.delay()) {
+                outcome.go_at_once();
+            }
+        }
         let settle = Settle {
             inbox: flight.inbox.clone(),
             delivery_id: flight.delivery_id,
@@ -130,9 +137,6 @@ impl Dispatcher {
             outcome,
             answer,
         };
-        if let Some(inbox) = self.inboxes.get_mut(&flight.inbox) {
-            inbox.landed((flight.delivery_id, flight.attempt));
-        }
         self.write(settle);
     }
 
@@ -150,14 +154,19 @@ impl Dispatcher {
         self.effects.push(Effect::Settle(settle));
     }
 
-    pub(super) fn settled(&mut self, settled: Vec<Settle>) {
+    pub(super) fn settled(&mut self, now: Instant, settled: Vec<Settle>) {
         let was_full = self.unsettled >= UNSETTLED_MAX;
         for settle in settled {
             self.unsettled -= 1;
-            if let Some(inbox) = self.inboxes.get_mut(&settle.inbox)
-                && inbox.settled((settle.delivery_id, settle.attempt))
-            {
-                self.touched.push(settle.inbox.clone());
+            let attempt = (settle.delivery_id, settle.attempt);
+            if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
+                if inbox.settled(attempt) {
+                    self.touched.push(settle.inbox.clone());
+                }
+                if inbox.order.settled(now, attempt) {
+                    self.returning.push(settle.inbox.clone());
+                    self.effects.push(Effect::WakeTail);
+                }
             }
             self.give_back_if_left(&settle.inbox);
             if let Some(id) = settle.answer {

@@ -110,7 +110,8 @@ impl Model {
         Entry {
             delivery_id: id,
             message_id: Uuid::from_u128(commit.into()),
-            priority: Priority::default(),
+            lane: Priority::default().lane(),
+            terms: None,
             attempt: 0,
             read_at: Instant::now(),
             age_when_read: Duration::ZERO,

@@ -16,7 +16,7 @@ fn loading() -> (Bench, Vec<LaneRefill>) {
 
 /// As many rows as the refill asked for: there may be more.
 fn full(lanes: &[LaneRefill]) -> Vec<Entry> {
-    let lane = lanes.iter().find(|l| l.lane == entry(1).priority.lane()).expect("asked for");
+    let lane = lanes.iter().find(|l| l.lane == entry(1).lane).expect("asked for");
     entries(lane.above + 1..=lane.above + lane.rows as i64)
 }
 
@@ -130,7 +130,7 @@ fn the_less_urgent_wait_for_what_is_on_its_way_from_the_table() {
     }
     assert_eq!(pushed_ids(&bench.request(1, Request::Window(3))), NONE);
     let asked = asked.expect("reads on when half is gone");
-    assert_eq!((asked.len(), asked[0].lane, asked[0].above), (1, 0, held));
+    assert_eq!((asked.len(), asked[0].lane, asked[0].above), (1, 1, held));
     let effects = bench.refilled(&asked, urgent(held + 1..=held + 2));
     assert_eq!(pushed_ids(&effects), [held + 1, held + 2, held + 3]);
 }

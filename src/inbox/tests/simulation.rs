@@ -16,6 +16,8 @@ enum Op {
         inbox: usize,
         priority: i64,
         units: usize,
+        /// Of a process that it replies to, or else of the key that orders it; 0: neither.
+        terms: usize,
     },
     Commit(usize),
     /// A scheduled delivery is due.
@@ -79,8 +81,8 @@ fn any_of() -> impl Strategy<Value = usize> {
 fn table_op() -> impl Strategy<Value = Op> {
     let units = prop_oneof![3 => Just(0_usize), 1 => Just(7), 1 => Just(15)];
     prop_oneof![
-        8 => (0..2_usize, prop_oneof![Just(1_i64), Just(5)], units)
-            .prop_map(|(inbox, priority, units)| Op::Insert { inbox, priority, units }),
+        8 => (0..2_usize, prop_oneof![Just(1_i64), Just(5)], units, prop_oneof![2 => Just(0_usize), 3 => 1..5_usize])
+            .prop_map(|(inbox, priority, units, terms)| Op::Insert { inbox, priority, units, terms }),
         8 => any_of().prop_map(Op::Commit),
         1 => Just(Op::Promote),
         5 => Just(Op::StartRound),

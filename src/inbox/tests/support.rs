@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::inbox::dispatcher::{Dispatcher, Rules};
 use crate::inbox::event::{Effect, Event, LaneRefill, Outcome, Push, Request, Settle};
 use crate::inbox::{Entry, SessionId, Tag};
-use crate::message::{PRIORITIES, Priority};
+use crate::message::{LANES, Priority};
 use crate::retry::RetryPolicy;
 
 pub(super) const INBOX: &str = "worker";
@@ -104,7 +104,7 @@ impl Bench {
 
     /// The answer to a refill of every lane: the rows are sorted into theirs.
     pub(super) fn refilled(&mut self, lanes: &[LaneRefill], rows: Vec<Entry>) -> Vec<Effect> {
-        let of = |lane| rows.iter().filter(|e| e.priority.lane() == lane).cloned().collect();
+        let of = |lane| rows.iter().filter(|e| e.lane == lane).cloned().collect();
         let lanes = lanes.iter().map(|l| (l.lane, l.rows, of(l.lane))).collect();
         self.tell(Event::Refilled { inbox: INBOX.into(), lanes })
     }
@@ -113,7 +113,7 @@ impl Bench {
     pub(super) fn own(&mut self, epoch: i64) -> Vec<Effect> {
         self.acquired(epoch);
         let lanes = refill(&self.round()).expect("asks for the table");
-        assert_eq!(lanes.len(), PRIORITIES);
+        assert_eq!(lanes.len(), LANES);
         self.refilled(&lanes, Vec::new())
     }
 
@@ -136,11 +136,12 @@ pub(super) fn entry(id: i64) -> Entry {
     Entry {
         delivery_id: id,
         message_id: Uuid::from_u128(id as u128),
-        priority: Priority::default(),
+        lane: Priority::default().lane(),
         attempt: 0,
         read_at: Instant::now(),
         age_when_read: Duration::ZERO,
         expires_at: None,
+        terms: None,
         body: Some(id.to_string().into()),
     }
 }
@@ -150,7 +151,7 @@ pub(super) fn entries(ids: impl IntoIterator<Item = i64>) -> Vec<Entry> {
 }
 
 pub(super) fn with_priority(id: i64, priority: i64) -> Entry {
-    Entry { priority: Priority::new(priority).expect("1 to 10"), ..entry(id) }
+    Entry { lane: Priority::new(priority).expect("1 to 10").lane(), ..entry(id) }
 }
 
 pub(super) fn with_size(id: i64, size: usize) -> Entry {

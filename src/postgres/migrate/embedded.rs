@@ -54,6 +54,11 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 8, name: "topics", sql: include_str!("../../../sql/migrations/0008_topics.sql") },
     Migration { version: 9, name: "locks", sql: include_str!("../../../sql/migrations/0009_locks.sql") },
     Migration { version: 10, name: "views", sql: include_str!("../../../sql/migrations/0010_views.sql") },
+    Migration {
+        version: 11,
+        name: "conversations",
+        sql: include_str!("../../../sql/migrations/0011_conversations.sql"),
+    },
 ];
 
 /// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.

@@ -45,6 +45,8 @@ pub struct Msg {
     #[serde(default)]
     pub topic: Option<String>,
     #[serde(default)]
+    pub group: Option<String>,
+    #[serde(default)]
     pub correlation_id: Option<String>,
     #[serde(default)]
     pub headers: Option<Box<RawValue>>,
@@ -63,6 +65,8 @@ pub struct MsgBody<'a> {
     pub created_at: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -43,6 +43,7 @@ fn unknown_keys_are_ignored_and_defaults_filled_in() {
 fn a_pushed_message_reads_back() {
     let body = MsgBody {
         topic: None,
+        group: None,
         id: Uuid::nil(),
         from: "a\n",
         message_type: "data",
@@ -88,7 +89,7 @@ proptest! {
     ) {
         let payload = serde_json::value::to_raw_value(&payload).expect("json");
         let frame = ClientFrame::Send(Send {
-            reference, to: Some(to), topic: None, environment: None, message_type: MessageType::Query, priority: Priority::new(priority).expect("in range"),
+            reference, to: Some(to), topic: None, environment: None, group: None, to_instance: None, ordering_key: None, message_type: MessageType::Query, priority: Priority::new(priority).expect("in range"),
             delay_ms: delay, ttl_ms: None, dedupe_key: key, correlation_id: None, headers: None, payload,
         });
         for frame in [frame, ClientFrame::Ack(Ack { tag: None, tags, reference: None })] {

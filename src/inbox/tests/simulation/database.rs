@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::inbox::Entry;
 use crate::inbox::event::{Outcome, Refill, Settle};
 use crate::inbox::tests::support::{ATTEMPTS_MAX, take};
-use crate::message::Priority;
+use crate::inbox::{Entry, Terms};
+use crate::message::{Priority, REPLIES};
 
 /// The number of a commit. A snapshot is the number of the last commit that it shows.
 pub(super) type Commit = u64;
@@ -36,6 +36,7 @@ struct Row {
     inbox: Arc<str>,
     priority: Priority,
     units: usize,
+    terms: usize,
     attempt: u32,
     state: State,
     /// The commit that made it ready.
@@ -58,10 +59,10 @@ pub(super) struct Database {
 
 impl Database {
     /// A producer takes an id, and commits later.
-    pub(super) fn insert(&mut self, inbox: Arc<str>, priority: i64, units: usize) {
+    pub(super) fn insert(&mut self, inbox: Arc<str>, priority: i64, units: usize, terms: usize) {
         self.last_id += 1;
         let priority = Priority::new(priority).expect("1 to 10");
-        let row = Row { inbox, priority, units, attempt: 0, state: State::Ready, commit: 0 };
+        let row = Row { inbox, priority, units, terms, attempt: 0, state: State::Ready, commit: 0 };
         self.uncommitted.push((self.last_id, row));
     }
 
@@ -95,7 +96,7 @@ impl Database {
         let lane = |lane: usize, above: i64, asked: usize| {
             let visible = self.rows.range(above + 1..).filter(|(_, row)| {
                 row.inbox == refill.inbox
-                    && row.priority.lane() == lane
+                    && row.lane() == lane
                     && row.state == State::Ready
                     && row.commit <= snapshot
             });
@@ -186,6 +187,17 @@ impl Database {
         !self.owned.is_empty()
     }
 
+    /// The inbox and the key of a delivery that has one.
+    pub(super) fn key_of(&self, id: i64) -> Option<(&Arc<str>, Arc<str>)> {
+        let row = self.rows.get(&id)?;
+        Some((&row.inbox, row.terms()?.ordering_key?))
+    }
+
+    /// The process that a delivery is a reply to.
+    pub(super) fn asker_of(&self, id: i64) -> Option<Arc<str>> {
+        self.rows.get(&id)?.terms()?.instance
+    }
+
     pub(super) fn inbox_of(&self, id: i64) -> Option<&Arc<str>> {
         self.rows.get(&id).map(|row| &row.inbox)
     }
@@ -203,6 +215,20 @@ impl Database {
 }
 
 impl Row {
+    /// 1 and 2: replies to the instances of these numbers. 3 and 4: two keys.
+    fn terms(&self) -> Option<Box<Terms>> {
+        let name = || Some(Arc::from(self.terms.to_string()));
+        match self.terms {
+            0 => None,
+            1 | 2 => Some(Box::new(Terms { instance: name(), ordering_key: None })),
+            _ => Some(Box::new(Terms { instance: None, ordering_key: name() })),
+        }
+    }
+
+    fn lane(&self) -> usize {
+        if matches!(self.terms, 1 | 2) { REPLIES } else { self.priority.lane() }
+    }
+
     fn again(&mut self, failed: u32, delay: Duration, commit: Commit) {
         self.attempt += failed;
         self.state = if delay.is_zero() { State::Ready } else { State::Scheduled };
@@ -214,7 +240,8 @@ fn entry(id: i64, row: &Row, now: Instant) -> Entry {
     Entry {
         delivery_id: id,
         message_id: Uuid::from_u128(id as u128),
-        priority: row.priority,
+        lane: row.lane(),
+        terms: row.terms(),
         attempt: row.attempt,
         read_at: now,
         age_when_read: Duration::ZERO,

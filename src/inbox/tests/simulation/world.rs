@@ -20,6 +20,7 @@ type Rows = Vec<(usize, usize, Vec<Entry>)>;
 /// An agent's session, with what it has: tags, deliveries, attempts, sizes.
 struct Agent {
     inbox: Arc<str>,
+    instance: Option<String>,
     window: u32,
     has: BTreeMap<Tag, (i64, u32, usize)>,
     closed: bool,
@@ -79,7 +80,9 @@ impl World {
     pub(super) fn step(&mut self, op: Op) {
         self.now += Duration::from_micros(1);
         match op {
-            Op::Insert { inbox, priority, units } => self.database.insert(name(inbox), priority, units),
+            Op::Insert { inbox, priority, units, terms } => {
+                self.database.insert(name(inbox), priority, units, terms)
+            }
             Op::Commit(which) => self.database.commit(which),
             Op::Promote => self.database.promote(),
             Op::StartRound => self.start_round(),
@@ -202,7 +205,9 @@ impl World {
         let table = [Op::Commit(0), Op::Promote, Op::OthersLeave(0), Op::StartRound, Op::Bring(usize::MAX)];
         let answers = [Op::CarryOutLease, Op::TellLease, Op::ReadRefill(0), Op::ApplyRefill(0)];
         let outcomes = [Op::WriteOutcome(0), Op::TellOutcomes(0), Op::Rejoin(0)];
-        for op in table.into_iter().chain(answers).chain(outcomes) {
+        // The delays of ordering keys pass with the clock, those in the table by `Promote`.
+        let wait = [Op::Wait(Duration::from_secs(1))];
+        for op in wait.into_iter().chain(table).chain(answers).chain(outcomes) {
             self.step(op);
             self.advance();
         }

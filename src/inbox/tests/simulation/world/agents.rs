@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::Op;
 use super::super::database::id_of;
 use super::{Agent, World, name};
-use crate::inbox::dispatcher::SESSION_BYTES_MAX;
+use crate::inbox::dispatcher::{REPLIES_MAX, SESSION_BYTES_MAX};
 use crate::inbox::event::{Effect, Event, Outcome, Push, Request};
 use crate::inbox::{SessionId, Tag};
 
@@ -42,6 +42,7 @@ impl World {
         let instance = (instance > 0).then(|| instance.to_string());
         let agent = Agent {
             inbox: inbox.clone(),
+            instance: instance.clone(),
             window,
             has: BTreeMap::new(),
             closed: false,
@@ -152,13 +153,26 @@ impl World {
         let disturbed = self.database.is_disturbed(id);
         assert!(disturbed || elsewhere.clone().all(|has| has.0 != id), "{id} is in flight in two sessions");
         assert!(disturbed || !self.acknowledged.contains(&id), "{id} was acknowledged before");
+        self.check_key(id);
+        let asker = self.database.asker_of(id);
         let agent = self.agents.get_mut(&session).expect("a session that is there");
+        let is_reply = asker.is_some() && asker.as_deref() == agent.instance.as_deref();
         assert!(!agent.closed, "it was told to end");
         assert!(self.database.owns(&agent.inbox), "{} is another broker's", agent.inbox);
         assert!(self.database.inbox_of(id).is_none_or(|inbox| *inbox == agent.inbox));
         agent.has.insert(push.tag, (id, attempt, bytes));
-        assert!(agent.has.len() <= agent.window as usize, "the window");
+        let beside = if is_reply { REPLIES_MAX } else { 0 };
+        assert!(agent.has.len() <= (agent.window + beside) as usize, "the window");
         let held: usize = agent.has.values().map(|has| has.2).sum();
-        assert!(held <= SESSION_BYTES_MAX || agent.has.len() == 1, "{held} bytes");
+        let bound = if is_reply { 2 * SESSION_BYTES_MAX } else { SESSION_BYTES_MAX };
+        assert!(held <= bound || agent.has.len() == 1, "{held} bytes");
+    }
+
+    /// Nothing else of its inbox and key is with an agent.
+    fn check_key(&self, id: i64) {
+        let Some(key) = self.database.key_of(id) else { return };
+        for (other, ..) in self.agents.values().flat_map(|agent| agent.has.values()) {
+            assert_ne!(self.database.key_of(*other).as_ref(), Some(&key), "{other} is with an agent as well");
+        }
     }
 }
