@@ -26,7 +26,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "reap_expired": 2, "agent_messages_expires";
     "reap_processed": 2, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
-    "publish": 13, "";
+    "publish": 16, "";
     "lock_acquire": 4, "locks_pkey";
     "lock_release": 4, "locks_pkey";
     "reap_locks": 2, "locks_until";
