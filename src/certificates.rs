@@ -271,9 +271,9 @@ mod tests {
         let sentence = file("-----BEGIN CERTIFICATE-----\nsecret\n").roots().expect_err("cut").to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
         assert_eq!(format!("{:?}", file("secret")), "k.pem (6 bytes)");
-        let text = Path::new("\n-----BEGIN PRIVATE KEY-----\nsecret\n-----END PRIVATE KEY-----\n");
+        let text = Path::new("\n-----BEGIN PRIVATE KEY-----\nsec!ret\n-----END PRIVATE KEY-----\n");
         let sentence = PemFile::read(text).expect("its own contents").key().expect_err("damaged").to_string();
-        assert!(sentence.starts_with(INLINE) && !sentence.contains("secret"), "{sentence}");
+        assert!(sentence.starts_with(INLINE) && !sentence.contains("sec!ret"), "{sentence}");
         assert_eq!((shown(text), shown(Path::new("k.pem"))), (Path::new(INLINE), Path::new("k.pem")));
         assert!(
             PemFile::read(Path::new("/no/such/file"))
