@@ -2,10 +2,12 @@
 //!
 //! [`SETTINGS`] is the one list; `postbell serve --help` and the environment are made from it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::certificates::shown;
 use crate::guard::Places;
 use crate::postgres::alerts::AlertTimes;
 use crate::postgres::{DatabaseUrl, Target};
@@ -80,10 +82,10 @@ settings! {
     UNAUTHENTICATED_PER_ADDRESS: "POSTBELL_UNAUTHENTICATED_PER_ADDRESS_MAX", "unauthenticated-per-address-max", "256",
         "The same from one address (of IPv6: one /64), 1 to 20000. Behind a proxy all agents have one address";
     TLS_CERT: "POSTBELL_TLS_CERT", "tls-cert", "",
-        "The certificate of the agents' port with its chain, a PEM file: the port then speaks TLS only. Read again when \
-         it changes";
+        "The certificate of the agents' port with its chain, a PEM file or its text: the port then speaks TLS only. A file \
+         is read again when it changes";
     TLS_KEY: "POSTBELL_TLS_KEY", "tls-key", "",
-        "The private key of POSTBELL_TLS_CERT, a PEM file, not encrypted";
+        "The private key of POSTBELL_TLS_CERT, a PEM file or its text, not encrypted";
     TLS_CLIENT_CA: "POSTBELL_TLS_CLIENT_CA", "tls-client-ca", "",
         "Agents must also show a certificate of a CA in this PEM file; their token is asked for all the same";
 }
@@ -123,12 +125,19 @@ pub struct Config {
 }
 
 /// Where the agents' port has its certificate from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "SETTINGS describes each")]
 pub struct TlsFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
+}
+
+// By hand: instead of a file it may hold the key itself.
+impl fmt::Debug for TlsFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsFiles").field("certificate", &shown(&self.certificate)).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -137,36 +146,13 @@ impl Config {
     /// # Errors
     /// The first setting that is wrong, in a sentence.
     pub fn parse(value: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let get = |setting: Setting| {
-            let given = value(setting.env).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-            given.unwrap_or_else(|| setting.default.to_owned())
-        };
-        let number = |setting: Setting, low: u64, high: u64| {
-            let text = get(setting);
-            let parsed = text.parse::<u64>().ok().filter(|n| (low..=high).contains(n));
-            parsed.ok_or_else(|| {
-                let env = setting.env;
-                ConfigError(format!("{env} must be a whole number from {low} to {high}, not {text:?}"))
-            })
-        };
-        let address = |setting: Setting| {
-            let text = get(setting);
-            text.parse::<SocketAddr>().map_err(|_| {
-                let env = setting.env;
-                ConfigError(format!(
-                    "{env} must be an address and a port such as 127.0.0.1:7440 or [::]:7440, not {text:?}"
-                ))
-            })
-        };
-        let http = match get(PORT) {
-            port if port.is_empty() => address(HTTP)?,
-            _ => SocketAddr::from(([0u16; 8], number(PORT, 1, 65_535)? as u16)),
-        };
+        let get = trimmed(value);
+        let number = |setting: Setting, low: u64, high: u64| whole_number(&get, setting, low, high);
         let retention_days = number(RETENTION, 0, 36_500)?;
         Ok(Self {
             database: target(&get)?,
-            listen: address(LISTEN)?,
-            http,
+            listen: address(&get, LISTEN)?,
+            http: http_address(&get)?,
             name: name(get(NAME))?,
             advertise: Some(get(ADVERTISE)).filter(|a| !a.is_empty()),
             pool_size: number(POOL_SIZE, 2, 50)? as u32,
@@ -192,15 +178,59 @@ impl Config {
     }
 }
 
+/// Where metrics and health are served alone: what `health` needs.
+///
+/// # Errors
+/// See [`Config::parse`].
+pub fn http(value: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, ConfigError> {
+    http_address(&trimmed(value))
+}
+
 /// The database alone: what `migrate`, `agent`, `dead` and `doctor` need.
 ///
 /// # Errors
 /// See [`Config::parse`].
 pub fn database(value: impl Fn(&str) -> Option<String>) -> Result<Target, ConfigError> {
-    target(&|setting: Setting| {
-        let given = value(setting.env).filter(|v| !v.trim().is_empty());
+    target(&trimmed(value))
+}
+
+/// The string of a setting, or its default where there is none or it is blank.
+fn trimmed(value: impl Fn(&str) -> Option<String>) -> impl Fn(Setting) -> String {
+    move |setting| {
+        let given = value(setting.env).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         given.unwrap_or_else(|| setting.default.to_owned())
+    }
+}
+
+fn whole_number(
+    get: &impl Fn(Setting) -> String,
+    setting: Setting,
+    low: u64,
+    high: u64,
+) -> Result<u64, ConfigError> {
+    let text = get(setting);
+    let parsed = text.parse::<u64>().ok().filter(|n| (low..=high).contains(n));
+    parsed.ok_or_else(|| {
+        let env = setting.env;
+        ConfigError(format!("{env} must be a whole number from {low} to {high}, not {text:?}"))
     })
+}
+
+fn address(get: &impl Fn(Setting) -> String, setting: Setting) -> Result<SocketAddr, ConfigError> {
+    let text = get(setting);
+    text.parse::<SocketAddr>().map_err(|_| {
+        let env = setting.env;
+        ConfigError(format!(
+            "{env} must be an address and a port such as 127.0.0.1:7440 or [::]:7440, not {text:?}"
+        ))
+    })
+}
+
+fn http_address(get: &impl Fn(Setting) -> String) -> Result<SocketAddr, ConfigError> {
+    match get(PORT) {
+        port if port.is_empty() => address(get, HTTP),
+        _ => Ok(SocketAddr::from(([0u16; 8], whole_number(get, PORT, 1, 65_535)? as u16))),
+    }
 }
 
 fn target(get: &impl Fn(Setting) -> String) -> Result<Target, ConfigError> {
@@ -301,6 +331,14 @@ mod tests {
         assert!(sentence("POSTBELL_TLS_CLIENT_CA", "ca.pem").contains("without POSTBELL_TLS_CERT"));
         assert!(sentence("PORT", "0").contains("PORT must be"));
         assert!(!sentence("DATABASE_URL", "postgres://u:hunter2@h:x/d").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_key_that_is_given_as_text_is_not_shown() {
+        let text = |what| format!("-----BEGIN {what}-----\nsecret\n-----END {what}-----");
+        let (certificate, key) = (text("CERTIFICATE"), text("PRIVATE KEY"));
+        let config = parse(&[("POSTBELL_TLS_CERT", &certificate), ("POSTBELL_TLS_KEY", &key)]).expect("both");
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
     }
 
     #[test]
