@@ -1,0 +1,7 @@
+"""`python -m postbell_agents validation --config …`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

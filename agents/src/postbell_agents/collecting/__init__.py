@@ -1,0 +1,1 @@
+"""The collecting agent: rows from HTTP or a CSV file into a table, resumable, polite to whom they are from."""

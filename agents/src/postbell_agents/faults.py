@@ -1,0 +1,20 @@
+"""What is told to people, as a sentence: what happened, to what, and what to do."""
+
+from __future__ import annotations
+
+import psycopg
+
+
+class Fault(Exception):
+    """The job could not be done. The text is for people."""
+
+
+def sentence(fault: BaseException) -> str:
+    """What a person is told; of a database's error its first line, since the rest quotes the statement."""
+    if isinstance(fault, psycopg.Error):
+        return f"the database refused: {(str(fault).strip() or type(fault).__name__).splitlines()[0]}"
+    return str(fault)
+
+
+class ConfigFault(Fault):
+    """The configuration is wrong; nothing was tried."""
