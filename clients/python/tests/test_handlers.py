@@ -26,7 +26,7 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
         await self.sender.connect()
         self.addAsyncCleanup(self.sender.close)
         self.who = mesh().agent("worker")
-        self.agent: Agent = self.who.agent()
+        self.agent: Agent = self.who.agent(heartbeat=HEARTBEAT_SECONDS)
         await self.agent.connect()
         self.addAsyncCleanup(self.agent.close)
 

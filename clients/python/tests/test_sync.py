@@ -20,8 +20,8 @@ class Sync(unittest.TestCase):
     def setUp(self) -> None:
         self.who = mesh().agent("script")
 
-    def opened(self) -> SyncAgent:
-        agent = self.who.sync_agent()
+    def opened(self, **more: object) -> SyncAgent:
+        agent = self.who.sync_agent(**more)
         agent.connect()
         self.addCleanup(agent.close)
         return agent
@@ -38,7 +38,7 @@ class Sync(unittest.TestCase):
             agent.send(to=agent.name)
 
     def test_a_handler_may_block_longer_than_the_deadline_and_than_two_heartbeats(self) -> None:
-        agent, attempts = self.opened(), []
+        agent, attempts = self.opened(heartbeat=HEARTBEAT_SECONDS), []
         longer = 1.6 * max(ACK_DEADLINE_SECONDS, 2 * HEARTBEAT_SECONDS)
 
         @agent.on("command")
@@ -48,7 +48,7 @@ class Sync(unittest.TestCase):
 
         agent.send(to=agent.name, type="command", payload=1)
         # A second one blocks in its own loop meanwhile.
-        other = mesh().agent("script").sync_agent()
+        other = mesh().agent("script").sync_agent(heartbeat=HEARTBEAT_SECONDS)
         with other, ThreadPoolExecutor(1) as thread:
             handled = thread.submit(agent.drain, idle=IDLE)
             other.send(to=other.name, payload=1)
@@ -62,7 +62,7 @@ class Sync(unittest.TestCase):
         self.assertEqual(attempts, [1])
 
     def test_a_handler_may_compute_without_a_pause(self) -> None:
-        agent, attempts = self.opened(), []
+        agent, attempts = self.opened(heartbeat=HEARTBEAT_SECONDS), []
 
         @agent.on("command")
         def handle(message: SyncMessage) -> None:
@@ -95,7 +95,7 @@ class Sync(unittest.TestCase):
             self.assertEqual(running.result(), 2)
         other.unsubscribe("county.script.health")
         with self.assertRaisesRegex(NoAnswer, "county.script.health"):
-            asker.request(topic="county.script.health", timeout=0.2)
+            asker.request(topic="county.script.health", timeout=IDLE)
 
     def test_a_lock_is_kept_while_the_script_blocks(self) -> None:
         first, second = self.opened(), mesh().agent("script").sync_agent()
