@@ -36,6 +36,13 @@ CREATE INDEX deliveries_lane ON postbell.deliveries USING btree (inbox, priority
 CREATE INDEX deliveries_message ON postbell.deliveries USING btree (message_id);
 CREATE INDEX deliveries_tail ON postbell.deliveries USING btree (txid) WHERE (dead_at IS NULL);
 
+create table postbell.escalations (
+  alert_id uuid not null,
+  raised_at timestamp with time zone not null default now(),
+  constraint escalations_pkey PRIMARY KEY (alert_id)
+);
+CREATE INDEX escalations_raised ON postbell.escalations USING btree (raised_at);
+
 create table postbell.leases (
   inbox text not null,
   broker_id uuid not null,
@@ -65,6 +72,21 @@ create table postbell.migrations (
   by text not null default CURRENT_USER,
   constraint migrations_pkey PRIMARY KEY (version)
 );
+
+create table postbell.presence_history (
+  span_id bigint not null generated always as identity,
+  since timestamp with time zone not null default now(),
+  until timestamp with time zone not null default 'infinity'::timestamp with time zone,
+  alert_id uuid,
+  agent_id text not null,
+  status text not null,
+  reason text,
+  constraint presence_history_pkey PRIMARY KEY (span_id)
+);
+CREATE INDEX presence_history_agent ON postbell.presence_history USING btree (agent_id, until);
+CREATE UNIQUE INDEX presence_history_open ON postbell.presence_history USING btree (agent_id) WHERE (until = 'infinity'::timestamp with time zone);
+CREATE INDEX presence_history_until ON postbell.presence_history USING btree (until) WHERE (until < 'infinity'::timestamp with time zone);
+CREATE INDEX presence_history_untold ON postbell.presence_history USING btree (since) WHERE ((until = 'infinity'::timestamp with time zone) AND (alert_id IS NULL) AND (reason = ANY (ARRAY['disconnected'::text, 'silent'::text, 'broker_gone'::text])));
 
 create table postbell.role_limits (
   role text not null,
@@ -100,6 +122,26 @@ create table postbell.triggers (
   constraint triggers_pkey PRIMARY KEY (name)
 );
 
+create table public.agent_alerts (
+  alert_id uuid not null default postbell.uuid_v7(),
+  agent_id text not null,
+  alert_type text not null,
+  severity text not null,
+  message text not null,
+  details jsonb default '{}'::jsonb,
+  status text default 'active'::text,
+  created_at timestamp with time zone default now(),
+  acknowledged_at timestamp with time zone,
+  resolved_at timestamp with time zone,
+  resolved_by text,
+  escalated_at timestamp with time zone,
+  constraint agent_alerts_pkey PRIMARY KEY (alert_id),
+  constraint agent_alerts_severity_check CHECK ((severity = ANY (ARRAY['low'::text, 'medium'::text, 'high'::text, 'critical'::text]))),
+  constraint agent_alerts_status_check CHECK ((status = ANY (ARRAY['active'::text, 'acknowledged'::text, 'resolved'::text])))
+);
+CREATE INDEX agent_alerts_created_at ON public.agent_alerts USING btree (created_at);
+alter table public.agent_alerts enable row level security;
+
 create table public.agent_messages (
   message_id uuid not null default postbell.uuid_v7(),
   from_agent_id text not null,
@@ -132,6 +174,20 @@ CREATE UNIQUE INDEX agent_messages_dedupe ON public.agent_messages USING btree (
 CREATE INDEX agent_messages_expires ON public.agent_messages USING btree (expires_at) WHERE (expires_at IS NOT NULL);
 alter table public.agent_messages enable row level security;
 
+create table public.agent_metrics (
+  metric_id uuid not null default postbell.uuid_v7(),
+  agent_id text not null,
+  metric_type text not null,
+  metric_name text not null,
+  metric_value numeric,
+  metric_unit text,
+  metadata jsonb default '{}'::jsonb,
+  recorded_at timestamp with time zone default now(),
+  constraint agent_metrics_pkey PRIMARY KEY (metric_id)
+);
+CREATE INDEX agent_metrics_recorded_at ON public.agent_metrics USING btree (recorded_at);
+alter table public.agent_metrics enable row level security;
+
 create table public.agent_registry (
   agent_id text not null,
   agent_name text not null,
@@ -150,6 +206,9 @@ create table public.agent_registry (
   token_set_at timestamp with time zone,
   token_hash_previous bytea,
   token_previous_until timestamp with time zone,
+  agent_version text,
+  connected_to uuid[],
+  offline_reason text,
   constraint agent_registry_pkey PRIMARY KEY (agent_id),
   constraint agent_registry_role_check CHECK ((role = ANY (ARRAY['agent'::text, 'orchestrator'::text]))),
   constraint agent_registry_status_check CHECK ((status = ANY (ARRAY['online'::text, 'offline'::text, 'busy'::text, 'error'::text, 'starting'::text, 'stopping'::text]))),
@@ -164,6 +223,13 @@ create view postbell.agents as
     role
    FROM agent_registry
   WHERE enabled IS NOT FALSE;
+
+create view postbell.alerts as
+ SELECT agent_alerts.alert_id,
+    agent_alerts.status,
+    agent_alerts.resolved_at,
+    agent_alerts.resolved_by
+   FROM agent_alerts;
 
 create view postbell.dead_letters as
  SELECT regexp_replace(COALESCE(deliveries.last_error, '(none)'::text), '[0-9]+'::text, '#'::text, 'g'::text) AS reason,
@@ -207,6 +273,14 @@ create view postbell.flow as
             ELSE '(not registered)'::text
         END));
 
+create view postbell.outbox as
+ SELECT agent_messages.from_agent_id,
+    agent_messages.topic,
+    agent_messages.message_type,
+    agent_messages.payload,
+    agent_messages.priority
+   FROM agent_messages;
+
 create view postbell.waiting as
  SELECT d.inbox,
     d.priority,
@@ -218,6 +292,56 @@ create view postbell.waiting as
      JOIN agent_messages m USING (message_id)
   WHERE d.state <> 'dead'::postbell.delivery_state
   GROUP BY d.inbox, d.priority;
+
+CREATE OR REPLACE FUNCTION public.agent_uptime(period interval DEFAULT '24:00:00'::interval)
+ RETURNS TABLE(agent_id text, environment text, uptime double precision, online_seconds double precision, offline_seconds double precision)
+ LANGUAGE sql
+ STABLE SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select a.agent_id::text, a.environment::text, s.online / nullif(s.online + s.offline, 0), s.online, s.offline
+  from postbell.agents a
+  cross join lateral (
+    select coalesce(sum(h.seconds) filter (where h.status = 'online'), 0) as online,
+           coalesce(sum(h.seconds) filter (where h.status <> 'online'), 0) as offline
+    from (
+      select p.status,
+             extract(epoch from least(p.until, now()) - greatest(p.since, now() - period))::double precision as seconds
+      from postbell.presence_history p
+      where p.agent_id = a.agent_id and p.until > now() - period
+    ) h
+  ) s
+  where case current_setting('role', true)
+          when 'anon' then false
+          when 'authenticated' then exists (
+            select from postbell.agents me
+            where me.agent_id
+              = nullif(current_setting('request.jwt.claims', true), '')::jsonb -> 'app_metadata' ->> 'agent_id')
+          else true
+        end
+  order by a.agent_id
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.alert_priority(severity text)
+ RETURNS integer
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select case lower(severity) when 'critical' then 1 when 'high' then 3 when 'low' then 7 else 5 end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.alert_topic(severity text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select 'alerts.' || coalesce(nullif(left(regexp_replace(lower(severity), '[^a-z0-9_-]', '_', 'g'), 64), ''), 'other')
+$function$
+;
 
 CREATE OR REPLACE FUNCTION postbell.announce_access()
  RETURNS trigger
@@ -238,6 +362,51 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.announce_alerts()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into postbell.escalations (alert_id)
+  select i.alert_id from inserted i where coalesce(i.status, 'active') = 'active'
+  on conflict (alert_id) do nothing;
+  begin
+    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
+    select coalesce(i.agent_id, '(unknown)'), postbell.alert_topic(i.severity), 'alert', to_jsonb(i),
+           postbell.alert_priority(i.severity)
+    from inserted i where coalesce(i.status, 'active') = 'active';
+  exception when data_exception or integrity_constraint_violation then
+    -- An adopted table of messages may be narrower than that of alerts: the alert is worth more than its message.
+    raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
+  end;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.announce_resolved()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from postbell.subscriptions s
+             where s.pattern = any (postbell.topic_patterns('alerts.resolved'))) then
+    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
+    values (coalesce(new.agent_id, '(unknown)'), 'alerts.resolved', 'alert', to_jsonb(new),
+            postbell.alert_priority(new.severity));
+  end if;
+  return null;
+exception when data_exception or integrity_constraint_violation then
+  raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
+  return null;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.arm(broker uuid, sleeps boolean)
  RETURNS void
  LANGUAGE plpgsql
@@ -252,6 +421,57 @@ begin
   perform setval('postbell.bell', coalesce(
     (select ceil(extract(epoch from max(lease_until)))::bigint
      from postbell.brokers where armed and lease_until > clock_timestamp()), 0));
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.keep_known()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare told uuid;
+begin
+  if tg_op = 'INSERT' then
+    insert into postbell.presence_history (agent_id, status)
+    values (new.agent_id, case when new.status = 'offline' then 'offline' else 'online' end)
+    on conflict (agent_id) where until = 'infinity' do nothing;
+    return null;
+  end if;
+  update postbell.presence_history h set until = now()
+  where h.agent_id = old.agent_id and h.until = 'infinity'
+  returning h.alert_id into told;
+  if told is not null then
+    update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
+    where a.alert_id = told and a.status is distinct from 'resolved';
+  end if;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.keep_presence()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare told uuid;
+begin
+  update postbell.presence_history h set until = now()
+  where h.agent_id = new.agent_id and h.until = 'infinity'
+  returning h.alert_id into told;
+  insert into postbell.presence_history (agent_id, status, reason)
+  values (new.agent_id, case when new.status = 'offline' then 'offline' else 'online' end,
+          case when new.status = 'offline' and current_setting('postbell.broker', true) = 'on'
+               then new.offline_reason end)
+  on conflict (agent_id) where until = 'infinity' do nothing;
+  if told is not null then
+    update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
+    where a.alert_id = told and a.status is distinct from 'resolved';
+  end if;
+  return null;
 end
 $function$
 ;
@@ -404,9 +624,17 @@ $function$
 
 CREATE TRIGGER postbell_access AFTER DELETE OR UPDATE OF agent_id, enabled, role, token_hash, token_hash_previous, token_previous_until ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.announce_access();
 
+CREATE TRIGGER postbell_alerts AFTER INSERT ON public.agent_alerts REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.announce_alerts();
+
+CREATE TRIGGER postbell_known AFTER INSERT OR DELETE ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.keep_known();
+
 CREATE TRIGGER postbell_poller AFTER UPDATE OF status ON public.agent_messages FOR EACH ROW WHEN (((new.status = ANY (ARRAY['processed'::text, 'failed'::text])) AND (old.status IS DISTINCT FROM new.status) AND (current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION postbell.settle_polled();
 
+CREATE TRIGGER postbell_presence AFTER UPDATE OF status ON public.agent_registry FOR EACH ROW WHEN (((new.status = 'offline'::text) IS DISTINCT FROM (old.status = 'offline'::text))) EXECUTE FUNCTION postbell.keep_presence();
+
 CREATE TRIGGER postbell_removed AFTER DELETE ON public.agent_messages REFERENCING OLD TABLE AS removed FOR EACH STATEMENT EXECUTE FUNCTION postbell.remove_deliveries();
+
+CREATE TRIGGER postbell_resolved AFTER UPDATE OF status ON public.agent_alerts FOR EACH ROW WHEN (((new.status = 'resolved'::text) AND (old.status IS DISTINCT FROM new.status))) EXECUTE FUNCTION postbell.announce_resolved();
 
 CREATE TRIGGER postbell_route AFTER INSERT ON public.agent_messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.route_messages();
 

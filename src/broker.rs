@@ -38,7 +38,7 @@ use crate::publisher::PUBLISHES_MAX;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
 use crate::tailer::Tailer;
-use crate::{listener, publisher, reaper, refiller, server, settler};
+use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
 
 /// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
@@ -108,13 +108,8 @@ pub async fn run(
     let listening = agents.local_addr().unwrap_or(config.listen);
     let address = address::advertised(&config, listening).await;
     let certificate = tls.as_ref().map(Tls::shown);
-    let identity = BrokerRow {
-        id: Uuid::now_v7(),
-        name: config.name.clone(),
-        address,
-        token: Token::random(),
-        certificate,
-    };
+    let id = Uuid::now_v7();
+    let identity = BrokerRow { id, name: config.name.clone(), address, token: Token::random(), certificate };
     let house = House {
         pool: Pool::new(config.database.clone(), config.pool_size),
         health: Health::new(),
@@ -122,7 +117,7 @@ pub async fn run(
         rope: Arc::default(),
         wake: Arc::default(),
         lapsed: Arc::default(),
-        presence: Presence::default(),
+        presence: Presence::new(id),
         broker: identity,
     };
     Ok(house.live(config, tls, agents, http, registry, stop).await)
@@ -159,7 +154,13 @@ impl House {
         let access = Access::new(self.rope.clone());
         background.spawn(access.clone().run(self.pool.clone()));
         let mut state = HttpState::new(registry, self.health.clone());
-        state.refresh = Some(gauges::refresh(self.pool.clone(), self.metrics.clone(), self.presence.clone()));
+        let gauges = gauges::Gauges {
+            pool: self.pool.clone(),
+            metrics: self.metrics.clone(),
+            presence: self.presence.clone(),
+            health: self.health.clone(),
+        };
+        state.refresh = Some(gauges.refresh());
         let http = tokio::spawn(http::serve(http, state, async {
             let _ = http_stopped.await;
         }));
@@ -244,6 +245,7 @@ impl House {
             broker: self.broker.clone(),
             rope: self.rope.clone(),
             lapsed: self.lapsed.clone(),
+            presence: self.presence.clone(),
             inputs: inputs.clone(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
@@ -259,15 +261,24 @@ impl House {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
-        let (wake, pool, metrics) = (self.wake.clone(), self.pool.clone(), self.metrics.clone());
-        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics.clone()));
-        background.spawn(refiller::run(pool.clone(), refill_rx, inputs));
+        let (wake, metrics) = (self.wake.clone(), self.metrics.clone());
+        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics));
+        background.spawn(refiller::run(self.pool.clone(), refill_rx, inputs));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());
-        background.spawn(reaper::promote(pool.clone(), alarm, wake));
-        background.spawn(reaper::sweep(pool.clone(), config.retention, metrics));
-        background.spawn(self.presence.clone().run(pool, self.rope.clone()));
+        background.spawn(reaper::promote(self.pool.clone(), alarm, wake));
+        self.spawn_clocks(config, background);
         (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
+    }
+
+    /// Starts what goes by the clock and has no part in a message's way.
+    fn spawn_clocks(&self, config: &Config, background: &mut JoinSet<()>) {
+        let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
+        background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
+        let (alerts, wake) = (config.alerts, self.wake.clone());
+        background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone()));
+        background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone()));
+        background.spawn(agent_metrics::run(pool, metrics));
     }
 }
 

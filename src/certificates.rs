@@ -38,11 +38,15 @@ impl fmt::Debug for PemFile {
 }
 
 impl PemFile {
-    /// Reads it whole.
+    /// Reads it whole. What begins like PEM is taken for the contents themselves: platforms that have variables but no
+    /// files, as Railway and scheduled jobs, then need none.
     ///
     /// # Errors
     /// The system refused.
     pub fn read(path: &Path) -> Result<Self, FileFault> {
+        if let Some(text) = inline(path) {
+            return Ok(Self { path: INLINE.into(), contents: text.as_bytes().to_vec() });
+        }
         match std::fs::read(path) {
             Ok(contents) => Ok(Self { path: path.to_owned(), contents }),
             Err(e) => Err(FileFault { path: path.to_owned(), what: e.to_string() }),
@@ -93,6 +97,18 @@ impl PemFile {
     pub fn fault(&self, what: impl Into<String>) -> FileFault {
         FileFault { path: self.path.clone(), what: what.into() }
     }
+}
+
+/// What is named instead of a file where the contents were given: they may be a key, and are never shown.
+const INLINE: &str = "the PEM text that was given";
+
+fn inline(path: &Path) -> Option<&str> {
+    path.to_str().filter(|text| text.trim_start().starts_with("-----BEGIN "))
+}
+
+/// A path as a log may show it.
+pub fn shown(path: &Path) -> &Path {
+    if inline(path).is_some() { Path::new(INLINE) } else { path }
 }
 
 /// Those that this system trusts; empty where it has none.
@@ -255,6 +271,10 @@ mod tests {
         let sentence = file("-----BEGIN CERTIFICATE-----\nsecret\n").roots().expect_err("cut").to_string();
         assert!(sentence.contains("damaged"), "{sentence}");
         assert_eq!(format!("{:?}", file("secret")), "k.pem (6 bytes)");
+        let text = Path::new("\n-----BEGIN PRIVATE KEY-----\nsec!ret\n-----END PRIVATE KEY-----\n");
+        let sentence = PemFile::read(text).expect("its own contents").key().expect_err("damaged").to_string();
+        assert!(sentence.starts_with(INLINE) && !sentence.contains("sec!ret"), "{sentence}");
+        assert_eq!((shown(text), shown(Path::new("k.pem"))), (Path::new(INLINE), Path::new("k.pem")));
         assert!(
             PemFile::read(Path::new("/no/such/file"))
                 .is_err_and(|e| e.to_string().starts_with("/no/such/file: "))

@@ -6,10 +6,12 @@ mod dead;
 mod demo;
 mod dev;
 mod doctor;
+mod health;
 mod listen;
 mod migrate;
 mod once;
 mod output;
+mod ping;
 mod policies;
 mod send;
 mod serve;
@@ -79,6 +81,8 @@ enum Command {
     #[command(subcommand)]
     Policies(policies::PoliciesCommand),
     Doctor(doctor::DoctorArgs),
+    Health(health::HealthArgs),
+    Ping(ping::PingArgs),
     /// Send messages through the broker
     Send(send::SendArgs),
     /// Be an agent: print or handle each message and acknowledge it
@@ -133,6 +137,8 @@ async fn run(command: Command) -> Outcome {
         Command::Dead(command) => dead::run(command).await,
         Command::Policies(command) => policies::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
+        Command::Health(args) => health::run(args).await,
+        Command::Ping(args) => ping::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Once(args) => once::run(args).await,

@@ -17,6 +17,7 @@
 //! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; moves the deadline
 //! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
+mod card;
 pub(crate) mod connection;
 mod dead;
 mod delivery;
@@ -55,7 +56,7 @@ const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long closing waits for the last acks to be written.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
-const RECONNECT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const RECONNECT_MAX: Duration = Duration::from_secs(10);
 
 /// `host:port` of a broker's URL, for the tests that try any text.
 ///
@@ -200,6 +201,9 @@ impl Builder {
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
             heartbeat_ms: None,
+            environment: None,
+            capabilities: None,
+            version: None,
         };
         Self {
             url: url.to_owned(),

@@ -2,11 +2,14 @@
 //!
 //! [`SETTINGS`] is the one list; `postbell serve --help` and the environment are made from it.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::certificates::shown;
 use crate::guard::Places;
+use crate::postgres::alerts::AlertTimes;
 use crate::postgres::{DatabaseUrl, Target};
 use crate::retry::RetryPolicy;
 
@@ -66,6 +69,10 @@ settings! {
         "No retry waits longer, 1 to 86400 s";
     RETENTION: "POSTBELL_RETENTION_DAYS", "retention-days", "7",
         "Processed, failed and expired messages are removed after so many days, 0 to 36500; 0 keeps them. Dead letters stay";
+    OFFLINE_ALERT: "POSTBELL_OFFLINE_ALERT_SECONDS", "offline-alert-seconds", "15",
+        "An agent that went without a goodbye and has been away for so long is an alert in agent_alerts, 1 to 86400 s";
+    ESCALATE: "POSTBELL_ESCALATE_SECONDS", "escalate-seconds", "60",
+        "An alert that nobody has acknowledged for so long goes to the orchestrators, 1 to 86400 s";
     DRAIN: "POSTBELL_DRAIN_SECONDS", "drain-seconds", "20",
         "How long a stopping broker waits for what is in flight, 0 to 3600 s";
     ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
@@ -75,10 +82,10 @@ settings! {
     UNAUTHENTICATED_PER_ADDRESS: "POSTBELL_UNAUTHENTICATED_PER_ADDRESS_MAX", "unauthenticated-per-address-max", "256",
         "The same from one address (of IPv6: one /64), 1 to 20000. Behind a proxy all agents have one address";
     TLS_CERT: "POSTBELL_TLS_CERT", "tls-cert", "",
-        "The certificate of the agents' port with its chain, a PEM file: the port then speaks TLS only. Read again when \
-         it changes";
+        "The certificate of the agents' port with its chain, a PEM file or its text: the port then speaks TLS only. A file \
+         is read again when it changes";
     TLS_KEY: "POSTBELL_TLS_KEY", "tls-key", "",
-        "The private key of POSTBELL_TLS_CERT, a PEM file, not encrypted";
+        "The private key of POSTBELL_TLS_CERT, a PEM file or its text, not encrypted";
     TLS_CLIENT_CA: "POSTBELL_TLS_CLIENT_CA", "tls-client-ca", "",
         "Agents must also show a certificate of a CA in this PEM file; their token is asked for all the same";
 }
@@ -109,6 +116,7 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// `None` keeps messages for ever.
     pub retention: Option<Duration>,
+    pub alerts: AlertTimes,
     pub drain: Duration,
     pub allow_plaintext: bool,
     pub unauthenticated: Places,
@@ -117,12 +125,19 @@ pub struct Config {
 }
 
 /// Where the agents' port has its certificate from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "SETTINGS describes each")]
 pub struct TlsFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub client_ca: Option<PathBuf>,
+}
+
+// By hand: instead of a file it may hold the key itself.
+impl fmt::Debug for TlsFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsFiles").field("certificate", &shown(&self.certificate)).finish_non_exhaustive()
+    }
 }
 
 impl Config {
@@ -131,36 +146,13 @@ impl Config {
     /// # Errors
     /// The first setting that is wrong, in a sentence.
     pub fn parse(value: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let get = |setting: Setting| {
-            let given = value(setting.env).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
-            given.unwrap_or_else(|| setting.default.to_owned())
-        };
-        let number = |setting: Setting, low: u64, high: u64| {
-            let text = get(setting);
-            let parsed = text.parse::<u64>().ok().filter(|n| (low..=high).contains(n));
-            parsed.ok_or_else(|| {
-                let env = setting.env;
-                ConfigError(format!("{env} must be a whole number from {low} to {high}, not {text:?}"))
-            })
-        };
-        let address = |setting: Setting| {
-            let text = get(setting);
-            text.parse::<SocketAddr>().map_err(|_| {
-                let env = setting.env;
-                ConfigError(format!(
-                    "{env} must be an address and a port such as 127.0.0.1:7440 or [::]:7440, not {text:?}"
-                ))
-            })
-        };
-        let http = match get(PORT) {
-            port if port.is_empty() => address(HTTP)?,
-            _ => SocketAddr::from(([0u16; 8], number(PORT, 1, 65_535)? as u16)),
-        };
+        let get = trimmed(value);
+        let number = |setting: Setting, low: u64, high: u64| whole_number(&get, setting, low, high);
         let retention_days = number(RETENTION, 0, 36_500)?;
         Ok(Self {
             database: target(&get)?,
-            listen: address(LISTEN)?,
-            http,
+            listen: address(&get, LISTEN)?,
+            http: http_address(&get)?,
             name: name(get(NAME))?,
             advertise: Some(get(ADVERTISE)).filter(|a| !a.is_empty()),
             pool_size: number(POOL_SIZE, 2, 50)? as u32,
@@ -171,6 +163,10 @@ impl Config {
                 attempts_max: number(MAX_ATTEMPTS, 1, 1_000)? as u32,
             },
             retention: (retention_days > 0).then(|| Duration::from_secs(retention_days * 86_400)),
+            alerts: AlertTimes {
+                offline: Duration::from_secs(number(OFFLINE_ALERT, 1, 86_400)?),
+                escalate: Duration::from_secs(number(ESCALATE, 1, 86_400)?),
+            },
             drain: Duration::from_secs(number(DRAIN, 0, 3_600)?),
             allow_plaintext: flag(ALLOW_PLAINTEXT, &get(ALLOW_PLAINTEXT))?,
             unauthenticated: Places {
@@ -182,15 +178,59 @@ impl Config {
     }
 }
 
+/// Where metrics and health are served alone: what `health` needs.
+///
+/// # Errors
+/// See [`Config::parse`].
+pub fn http(value: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, ConfigError> {
+    http_address(&trimmed(value))
+}
+
 /// The database alone: what `migrate`, `agent`, `dead` and `doctor` need.
 ///
 /// # Errors
 /// See [`Config::parse`].
 pub fn database(value: impl Fn(&str) -> Option<String>) -> Result<Target, ConfigError> {
-    target(&|setting: Setting| {
-        let given = value(setting.env).filter(|v| !v.trim().is_empty());
+    target(&trimmed(value))
+}
+
+/// The string of a setting, or its default where there is none or it is blank.
+fn trimmed(value: impl Fn(&str) -> Option<String>) -> impl Fn(Setting) -> String {
+    move |setting| {
+        let given = value(setting.env).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         given.unwrap_or_else(|| setting.default.to_owned())
+    }
+}
+
+fn whole_number(
+    get: &impl Fn(Setting) -> String,
+    setting: Setting,
+    low: u64,
+    high: u64,
+) -> Result<u64, ConfigError> {
+    let text = get(setting);
+    let parsed = text.parse::<u64>().ok().filter(|n| (low..=high).contains(n));
+    parsed.ok_or_else(|| {
+        let env = setting.env;
+        ConfigError(format!("{env} must be a whole number from {low} to {high}, not {text:?}"))
     })
+}
+
+fn address(get: &impl Fn(Setting) -> String, setting: Setting) -> Result<SocketAddr, ConfigError> {
+    let text = get(setting);
+    text.parse::<SocketAddr>().map_err(|_| {
+        let env = setting.env;
+        ConfigError(format!(
+            "{env} must be an address and a port such as 127.0.0.1:7440 or [::]:7440, not {text:?}"
+        ))
+    })
+}
+
+fn http_address(get: &impl Fn(Setting) -> String) -> Result<SocketAddr, ConfigError> {
+    match get(PORT) {
+        port if port.is_empty() => address(get, HTTP),
+        _ => Ok(SocketAddr::from(([0u16; 8], whole_number(get, PORT, 1, 65_535)? as u16))),
+    }
 }
 
 fn target(get: &impl Fn(Setting) -> String) -> Result<Target, ConfigError> {
@@ -257,6 +297,8 @@ mod tests {
         assert_eq!(config.ack_deadline, Duration::from_secs(30));
         assert_eq!(config.retry, RetryPolicy::default());
         assert_eq!(config.retention, Some(Duration::from_secs(7 * 86_400)));
+        assert_eq!(config.alerts.offline, Duration::from_secs(15));
+        assert_eq!(config.alerts.escalate, Duration::from_secs(60));
         assert!(!config.allow_plaintext);
         assert_eq!(config.unauthenticated, Places { total: 1_000, per_address: 256 });
         assert_eq!(&*config.database.schema, "public");
@@ -289,6 +331,14 @@ mod tests {
         assert!(sentence("POSTBELL_TLS_CLIENT_CA", "ca.pem").contains("without POSTBELL_TLS_CERT"));
         assert!(sentence("PORT", "0").contains("PORT must be"));
         assert!(!sentence("DATABASE_URL", "postgres://u:hunter2@h:x/d").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_key_that_is_given_as_text_is_not_shown() {
+        let text = |what| format!("-----BEGIN {what}-----\nsecret\n-----END {what}-----");
+        let (certificate, key) = (text("CERTIFICATE"), text("PRIVATE KEY"));
+        let config = parse(&[("POSTBELL_TLS_CERT", &certificate), ("POSTBELL_TLS_KEY", &key)]).expect("both");
+        assert!(!format!("{config:?}").contains("secret"), "{config:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::sleep_until;
@@ -30,6 +30,8 @@ const ANSWERS_MAX: usize = 4_096;
 pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
 /// The most outcomes of one batch.
 pub const SETTLE_BATCH_MAX: usize = 1_000;
+/// How often the longest wait is looked for: a look at every inbox, and by itself no statement.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most refills of one statement.
 pub const REFILL_BATCH_MAX: usize = 64;
 
@@ -129,6 +131,7 @@ pub async fn run(
     let mut outboxes: HashMap<SessionId, Outbox> = HashMap::new();
     let mut waiting = Waiting::default();
     let mut buffer = Vec::with_capacity(INPUTS_AT_ONCE);
+    let mut look = Instant::now();
     loop {
         let wake = dispatcher.next_wake();
         tokio::select! {
@@ -142,6 +145,7 @@ pub async fn run(
                 permit.send(std::mem::take(&mut waiting.leases));
             }
             () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
+            () = sleep_until(look.into()) => {}
         }
         let now = Instant::now();
         for input in buffer.drain(..) {
@@ -163,6 +167,11 @@ pub async fn run(
             carry_out(effect, &mut outboxes, &mut waiting, &ports.wake);
         }
         publish_load(&dispatcher, &load, &metrics);
+        if look <= now {
+            look = now + LOOK_EVERY;
+            metrics.longest_wait.set(dispatcher.longest_wait(now).as_secs_f64());
+            metrics.inboxes.set(dispatcher.inboxes() as i64);
+        }
     }
 }
 
@@ -236,6 +245,7 @@ fn publish_load(dispatcher: &Dispatcher, load: &watch::Sender<Load>, metrics: &M
     if *load.borrow() != now {
         metrics.in_flight.set(now.in_flight as i64);
         metrics.sessions.set(now.sessions as i64);
+        metrics.unsettled.set(now.unsettled as i64);
         load.send_replace(now);
     }
 }

@@ -43,6 +43,9 @@ pub struct Entry {
     pub read_at: Instant,
     /// See [`read_at`](Self::read_at).
     pub age_when_read: Duration,
+    /// How long it can have been ready by then, at most: since its message was created, or since the round of the tail
+    /// that did not show it yet. So a producer's long transaction, a delay and an earlier attempt are no part of it.
+    pub ready_when_read: Duration,
     /// After this it is not delivered any more.
     pub expires_at: Option<Instant>,
     /// What most deliveries do not have.
@@ -80,5 +83,10 @@ impl Entry {
     /// How old the message is.
     pub fn age(&self, now: Instant) -> Duration {
         self.age_when_read + now.saturating_duration_since(self.read_at)
+    }
+
+    /// How long it can have been ready, at most.
+    pub fn ready_for(&self, now: Instant) -> Duration {
+        self.ready_when_read + now.saturating_duration_since(self.read_at)
     }
 }

@@ -15,6 +15,7 @@ use crate::pace::Pace;
 use crate::postgres::lease::{Acquired, BrokerRow, LEASE, RENEW_EVERY, acquire, leave, release, renew, want};
 use crate::postgres::listen::Rope;
 use crate::postgres::{Connection, StoreError, Target};
+use crate::presence::Presence;
 
 /// How long an inbox that some other broker owns, it is not known which, is left alone before it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
@@ -31,6 +32,8 @@ pub struct Leaser {
     pub rope: Arc<Rope>,
     /// Told when the lease had lapsed.
     pub lapsed: Arc<Notify>,
+    /// Told the same.
+    pub presence: Presence,
     /// The dispatcher.
     pub inputs: mpsc::WeakSender<Input>,
     /// Told whether the database answers.
@@ -127,6 +130,7 @@ impl Leaser {
         asked.until = Some(renewed.until);
         if renewed.lapsed || !unbroken {
             self.lapsed.notify_one();
+            self.presence.lapsed();
             self.tell(Event::LeaseLapsed).await;
         }
         self.tell(Event::LeaseUntil(renewed.until)).await;

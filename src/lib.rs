@@ -11,6 +11,8 @@ pub mod protocol;
 #[cfg(feature = "server")]
 pub mod access;
 #[cfg(feature = "server")]
+pub mod agent_metrics;
+#[cfg(feature = "server")]
 pub mod bell;
 #[cfg(feature = "server")]
 pub mod broker;

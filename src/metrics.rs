@@ -2,12 +2,14 @@
 //!
 //! A [`Metrics`] is made on a registry that is passed in and handed down from there. Nothing is global, so
 //! tests run in parallel. Label values come from enums and start at 0: a rate exists before the first
-//! failure, and an alert on it does not miss that failure. The one label with names from outside, the
-//! agent's, is bounded ([`AGENTS_MAX`]).
+//! failure, and an alert on it does not miss that failure. Labels with names from outside, of agents and of what
+//! they measure, are bounded ([`AGENTS_MAX`], [`AGENT_METRICS_MAX`]).
 
-mod agents;
 mod declare;
+mod family;
+mod flow;
 mod labels;
+mod mesh;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +23,13 @@ use prometheus::{
 use crate::message::Priority;
 use crate::protocol::ErrorCode;
 use crate::protocol::limits::PROTO;
-use agents::Agents;
-use declare::{agents, counter, counters, float_gauge, float_gauges, gauge, gauges, histogram};
+use declare::{counter, counters, float_gauge, float_gauges, flow, gauge, gauges, histogram, replaced};
+use family::Family;
+use flow::Flow;
 
-pub use agents::AGENTS_MAX;
+pub use flow::ENVIRONMENTS_MAX;
 pub use labels::{CloseReason, DeadReason, FailReason};
+pub use mesh::{ALERTS_MAX, DEEPEST_MAX, MeshReading, OTHERS, PAIRS_MAX};
 
 /// Buckets of a delivery's latency. The lower half resolves the promise for an idle mesh (a millisecond or
 /// two), 5 s is the promise for the worst case and must be a bound of its own, so that the share that kept it
@@ -48,6 +52,16 @@ pub const BELL_BUCKETS_S: &[f64] =
 /// that the database is what limits.
 pub const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
+
+/// What must hold for the broker to be ready, as `/health/ready` names it.
+pub const CONDITIONS: &[&str] = &["database", "bell", "draining"];
+
+/// With more registered agents than this the per-agent families are absent: the first thousand alone would look like all
+/// of them. A series costs Prometheus a few kilobytes, and a list that nobody can read helps nobody; the sums stay.
+pub const AGENTS_MAX: usize = 1_000;
+
+/// Series of what agents measure; those that come when there are so many are not exported, but counted.
+pub const AGENT_METRICS_MAX: usize = 1_000;
 
 /// What an operator may have to do something about: a role, or its limits.
 pub const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
@@ -74,6 +88,13 @@ series! {
     pub delivery_seconds: Histogram = histogram(DELIVERY_BUCKETS_S), "postbell_delivery_seconds",
         "Time from a message's created_at to the write on its agent's socket, on every push. Waiting for an \
          absent agent or a full window is part of it.";
+    pub wait_seconds: Histogram = histogram(DELIVERY_BUCKETS_S), "postbell_wait_seconds",
+        "Time that a delivery waited for the broker, and not for its agent: from when it was ready and the agent had \
+         room, to the write on the socket. The promise of 5 s is counted by it. Retries count from when they are due; \
+         the backlog of an agent that was away counts only while nothing of it is pushed.";
+    pub longest_wait: Gauge = float_gauge, "postbell_longest_wait_seconds",
+        "The longest that something waits for this broker right now though its agent is connected and has room; looked \
+         for each second. 0 while all goes well.";
     pub handling_seconds: Histogram = histogram(HANDLING_BUCKETS_S), "postbell_handling_seconds",
         "Time from the write on the socket to the agent's ack: the agent's own work.";
     pub published: IntCounter = counter, "postbell_published_total",
@@ -98,6 +119,10 @@ series! {
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",
         "Deliveries pushed and not yet settled, over all sessions.";
+    pub unsettled: IntGauge = gauge, "postbell_unsettled",
+        "Outcomes (acks, failures) that wait to be written to the database. Above 100000 nothing is pushed.";
+    pub inboxes: IntGauge = gauge, "postbell_inboxes",
+        "Inboxes that this broker owns or is about to: how the mesh is shared among the brokers.";
     pub links: IntGauge = gauge, "postbell_links",
         "Sessions here whose inbox another broker owns, and that are linked to it.";
     pub sessions: IntGauge = gauge, "postbell_sessions",
@@ -116,13 +141,44 @@ series! {
     pub unknown_recipient: IntGauge = gauge, "postbell_unknown_recipient",
         "Ready deliveries for an inbox that is no registered agent. They wait; most often a name is \
          misspelled. `postbell doctor` names them.";
-    agents: Agents = agents, "postbell_agent_connected",
+    agent_waiting: Family<1> = replaced(["agent"]), "postbell_agent_waiting",
+        "Ready deliveries by registered agent, those in flight among them: the 30 with the most, and (others). Every broker \
+         tells the same.";
+    dead_letters: Family<1> = replaced(["agent"]), "postbell_dead_letters",
+        "Dead letters that lie in the database, by agent: the 30 with the most, and (others). Every broker tells the same.";
+    agents_by_status: Family<2> = replaced(["environment", "status"]), "postbell_agents",
+        "Registered agents by environment and by the status in the registry. Every broker tells the same.";
+    flow: Flow = flow, "postbell_flow_total",
+        "Messages by the environment of their sender and of their recipient: (many) where they are for several, (group) for \
+         one of several, (not registered) where the name is no agent's. Read from the database every 15 s, a few seconds late. \
+         Every broker tells the same.";
+    alerts: Family<2> = replaced(["severity", "status"]), "postbell_alerts",
+        "Alerts of the last 30 days in agent_alerts that are not resolved, by severity and status: active ones nobody has \
+         acknowledged. Every broker tells the same.";
+    agent_flow: Family<2> = replaced(["from_agent", "to_agent"]), "postbell_agent_flow",
+        "Messages a second from one agent to another between the last two readings: the 30 pairs with the most. Every \
+         broker tells the same.";
+    agents: Family<2> = replaced(["agent", "environment"]), "postbell_agent_connected",
         "1 while a registered agent has a session, 0 while it has none. With more than 1000 registered \
          agents this family is absent; postbell_agents_connected and postbell_agents_known remain.";
     agents_known: IntGauge = gauge, "postbell_agents_known",
         "Registered agents.";
     agents_connected: IntGauge = gauge, "postbell_agents_connected",
         "Registered agents that have a session.";
+    agent_uptime: Family<2> = replaced(["agent", "environment"]), "postbell_agent_uptime_ratio",
+        "How much of the last 24 hours a registered agent was here, 0 to 1, counted from when it was registered if that \
+         is later. Read at most once a minute. With more than 1000 registered agents this family is absent; the \
+         function agent_uptime(interval) remains.";
+    agent_metric: Family<2> = replaced(["agent", "name"]), "postbell_agent_metric",
+        "The latest value of each agent and name in agent_metrics, read every 15 s; gone 15 minutes after its \
+         recorded_at. At most 1000 series: see postbell_agent_metrics_dropped.";
+    pub agent_metrics_dropped: IntGauge = gauge, "postbell_agent_metrics_dropped",
+        "Agents' metrics that were recorded lately and are not exported: 1000 others are, or a name is longer than \
+         256 bytes.";
+    pub alerts_raised: IntCounter = counter, "postbell_alerts_raised_total",
+        "Alerts that this broker raised because an agent went without a goodbye and stayed away.";
+    pub alerts_escalated: IntCounter = counter, "postbell_alerts_escalated_total",
+        "Alerts that nobody acknowledged in time and that this broker told the orchestrators of.";
     pub bell_roundtrip_seconds: Histogram = histogram(BELL_BUCKETS_S), "postbell_bell_roundtrip_seconds",
         "Time from the broker's NOTIFY to itself until its LISTEN connection heard it: the floor of every \
          delivery to an idle broker.";
@@ -144,6 +200,11 @@ series! {
         "Unix time until which the certificate of the agents' port is valid; 0 without TLS.";
     pub tls_reload_failures: IntCounter = counter, "postbell_tls_reload_failures_total",
         "Times that the files of the certificate changed and were of no use; the old certificate stays.";
+    broker_ready: IntGauge = gauge, "postbell_broker_ready",
+        "1 while the broker is ready, as /health/ready says; 0 while it is not.";
+    conditions: IntGaugeVec = gauges("condition", CONDITIONS.iter()), "postbell_condition_ok",
+        "What must hold for the broker to be ready: 1 while it does. database: it answers. bell: the broker's own \
+         notifications come back. draining: the broker is not stopping.";
     pub database_up: IntGauge = gauge, "postbell_database_up",
         "1 while the last statement reached the database, 0 since one could not.";
 }
@@ -185,6 +246,18 @@ impl Metrics {
         self.closed.with_label_values(&[reason.as_str()]).inc();
     }
 
+    /// Takes whether the broker is ready, and each of [`CONDITIONS`]; others have no series.
+    pub fn set_ready_to_serve(
+        &self,
+        ready: bool,
+        conditions: impl IntoIterator<Item = (&'static str, bool)>,
+    ) {
+        self.broker_ready.set(i64::from(ready));
+        for (name, holds) in conditions.into_iter().filter(|(name, _)| CONDITIONS.contains(name)) {
+            self.conditions.with_label_values(&[name]).set(i64::from(holds));
+        }
+    }
+
     /// Takes what is ready in the database: the priority, how many, and when the oldest was created (Unix
     /// seconds). A priority that is not in `rows` has none, as in the answer of a `group by`.
     pub fn set_ready(&self, rows: &[(Priority, u64, f64)]) {
@@ -207,10 +280,39 @@ impl Metrics {
         A: AsRef<str>,
         E: AsRef<str>,
     {
-        let (known, connected) = self.agents.replace(agents)?;
+        let (mut known, mut connected) = (0, 0);
+        let mut rows = Vec::new();
+        for (agent, environment, is_connected) in agents {
+            known += 1;
+            connected += i64::from(is_connected);
+            // Past the bound the rest is only counted, so a registry of any size costs no memory here.
+            if rows.len() <= AGENTS_MAX {
+                rows.push((agent, environment, f64::from(u8::from(is_connected))));
+            }
+        }
+        let rows = or_none(rows);
+        self.agents.replace(
+            rows.iter().map(|(agent, environment, on)| ([agent.as_ref(), environment.as_ref()], *on)),
+        )?;
         self.agents_known.set(known);
         self.agents_connected.set(connected);
         Ok(())
+    }
+
+    /// Takes each registered agent's uptime with its environment, at most one agent more than [`AGENTS_MAX`]. Replaces
+    /// what was known.
+    pub fn set_uptime(&self, agents: Vec<(String, String, f64)>) -> Result<(), prometheus::Error> {
+        let rows = or_none(agents).into_iter();
+        self.agent_uptime.replace(rows.map(|(agent, environment, uptime)| ([agent, environment], uptime)))
+    }
+
+    /// Takes what agents measured: agent, name, value; at most [`AGENT_METRICS_MAX`]. Replaces what was known.
+    pub fn set_agent_metrics<'a>(
+        &self,
+        rows: impl IntoIterator<Item = (&'a str, &'a str, f64)>,
+    ) -> Result<(), prometheus::Error> {
+        let rows = rows.into_iter().take(AGENT_METRICS_MAX);
+        self.agent_metric.replace(rows.map(|(agent, name, value)| ([agent, name], value)))
     }
 }
 
@@ -220,6 +322,11 @@ impl Deref for Metrics {
     fn deref(&self) -> &Series {
         &self.0
     }
+}
+
+/// All of the agents, or none where they are too many.
+fn or_none<T>(rows: Vec<T>) -> Vec<T> {
+    if rows.len() > AGENTS_MAX { Vec::new() } else { rows }
 }
 
 /// A constant 1: what runs is in the labels, to be joined with other series.

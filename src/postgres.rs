@@ -4,7 +4,9 @@
 
 pub mod access;
 pub mod adopt;
+pub mod agent_metrics;
 pub mod agents;
+pub mod alerts;
 pub mod connection;
 pub mod dead;
 pub mod doctor;

@@ -1,12 +1,17 @@
 //! The reaper: what time alone changes.
 
+pub mod alerts;
+
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
 
+use uuid::Uuid;
+
 use crate::metrics::Metrics;
+use crate::postgres::presence::{self, SILENT_AFTER};
 use crate::postgres::reap::{self, BATCH_ROWS};
 use crate::postgres::{Pool, StoreError};
 
@@ -14,8 +19,11 @@ use crate::postgres::{Pool, StoreError};
 const DUE_EVERY: Duration = Duration::from_secs(2);
 const EXPIRED_EVERY: Duration = Duration::from_secs(5);
 const BROKERS_EVERY: Duration = Duration::from_secs(5);
+const SILENT_EVERY: Duration = Duration::from_secs(15);
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 const BROADCASTS_EVERY: Duration = Duration::from_secs(600);
+/// A sweep that failed is tried again so soon, however rare it is.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
 /// Between two batches of one sweep: the sweep must not be what the database is busy with.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 
@@ -69,8 +77,11 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
 /// How long locks, and that their tasks are done, are known where messages are kept for ever.
 const LOCKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
-/// Expires, removes and forgets, for ever.
-pub async fn sweep(pool: Pool, retention: Option<Duration>, metrics: Metrics) {
+/// The history of presence goes back at least so far, whatever is kept of messages: people ask for a month's uptime.
+pub const PRESENCE_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+/// Expires, removes and forgets, for ever. Where messages are kept for ever (`retention` is none), presence is not.
+pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metrics: Metrics) {
     tokio::join!(
         every(EXPIRED_EVERY, || async {
             let rows = reap::expire(&pool).await?;
@@ -78,19 +89,23 @@ pub async fn sweep(pool: Pool, retention: Option<Duration>, metrics: Metrics) {
             Ok(rows)
         }),
         every(BROKERS_EVERY, || async {
-            let brokers = reap::forget_silent_brokers(&pool).await?;
+            let brokers = reap::forget_silent_brokers(&pool, broker).await?;
             if brokers > 0 {
                 tracing::info!(brokers, "forgot brokers that have been silent");
             }
             Ok(0)
         }),
+        every(SILENT_EVERY, || presence::silent(&pool, SILENT_AFTER)),
+        // One after the other: they are in no hurry, and there are few connections.
         every(RETENTION_EVERY, || async {
-            match retention {
-                Some(age) => reap::remove_older(&pool, age).await,
-                None => Ok(0),
-            }
+            let messages = match retention {
+                Some(age) => reap::remove_older(&pool, age).await?,
+                None => 0,
+            };
+            let locks = reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT)).await?;
+            let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
+            Ok(messages.max(locks).max(reap::remove_presence(&pool, kept).await?))
         }),
-        every(RETENTION_EVERY, || reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT))),
         every(BROADCASTS_EVERY, || reap::finish_broadcasts(&pool)),
     );
 }
@@ -105,7 +120,7 @@ where
             Ok(_) => sleep(pause).await,
             Err(e) => {
                 tracing::warn!(error = %e, "a sweep failed; trying again");
-                sleep(pause).await;
+                sleep(pause.min(AFTER_FAILURE)).await;
             }
         }
     }

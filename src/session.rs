@@ -35,7 +35,7 @@ use crate::inbox::event::{Event, Request};
 use crate::metrics::{CloseReason, Metrics};
 use crate::postgres::Pool;
 use crate::postgres::lease::BrokerRow;
-use crate::presence::Presence;
+use crate::presence::{Absence, Presence};
 use crate::protocol::codec::{LineError, LineReader};
 use crate::protocol::frame::{Ack, Extend, Nack, NackOutcome, Window, push_line};
 use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
@@ -114,6 +114,20 @@ impl End {
             Self::Bye => CloseReason::Bye,
             Self::Disconnect => CloseReason::Disconnect,
             Self::Refused(e) => CloseReason::Refused(e.code),
+        }
+    }
+
+    /// What it says of the agent, if this was its last session. Of one that was asked to leave by a broker that stops, goodbye
+    /// only means that it goes elsewhere.
+    fn absence(&self, phase: Phase) -> Absence {
+        match self {
+            Self::Bye if phase == Phase::Running => Absence::Goodbye,
+            Self::Refused(e) => match e.code {
+                ErrorCode::Disabled | ErrorCode::RoleChanged => Absence::Disabled,
+                ErrorCode::Silent => Absence::Silent,
+                _ => Absence::Disconnected,
+            },
+            Self::Bye | Self::Disconnect => Absence::Disconnected,
         }
     }
 }
@@ -195,7 +209,7 @@ async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
 async fn run(
     mut reader: LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
-    greeted: hello::Greeted,
+    mut greeted: hello::Greeted,
     shared: &Sessions,
 ) -> (End, bool) {
     let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
@@ -214,7 +228,7 @@ async fn run(
     if greeted.is_link() {
         tracing::info!(session = id, %agent, "another broker linked to an inbox");
     } else {
-        shared.presence.joined(&agent);
+        shared.presence.joined(&agent, greeted.card.take().map(|card| *card));
         tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
     }
     reader.set_limit(LINE_BYTES_MAX);
@@ -235,7 +249,7 @@ async fn run(
         code = greeted.lost_access() => End::Refused(lost_access(code)),
     };
     if !greeted.is_link() {
-        shared.presence.left(&agent);
+        shared.presence.left(&agent, end.absence(*shared.phase.borrow()));
     }
     use ErrorCode::{Disabled, RoleChanged, Stopping};
     let by_broker = matches!(&end, End::Refused(e) if matches!(e.code, Stopping | Disabled | RoleChanged));

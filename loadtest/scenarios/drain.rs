@@ -49,13 +49,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let names = register(&sql, "agent", rounds).await?;
     let floors = register(&sql, "floor", rounds).await?;
     let broker = bench.stage.broker(bench.database).await?;
-    // What a broker of the database would set, too: each statement walks one index.
-    let raw = bench.database.sql().await?;
-    raw.batch_execute(
-        "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
-                       set plan_cache_mode = force_generic_plan; set postbell.broker = on",
-    )
-    .await?;
+    let raw = floor_connection(bench).await?;
 
     let (mut floor, mut ours, mut ratios, mut memory) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
@@ -96,8 +90,19 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
+/// The floor's connection, with what a broker would set, too: each statement walks one index.
+pub(super) async fn floor_connection(bench: &Bench<'_>) -> anyhow::Result<Sql> {
+    let raw = bench.database.sql().await?;
+    raw.batch_execute(
+        "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; \
+         set plan_cache_mode = force_generic_plan; set postbell.broker = on",
+    )
+    .await?;
+    Ok(raw)
+}
+
 /// Seconds for all rows of an inbox.
-async fn by_sql(sql: &Sql, inbox: &str) -> anyhow::Result<f64> {
+pub(super) async fn by_sql(sql: &Sql, inbox: &str) -> anyhow::Result<f64> {
     let (read, settle) = (sql.prepare(READ).await?, sql.prepare(SETTLE).await?);
     let began = Instant::now();
     let mut above = 0_i64;

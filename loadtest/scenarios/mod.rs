@@ -9,6 +9,7 @@ mod held_xmin;
 mod idle;
 mod idle_latency;
 mod publish;
+mod python;
 mod reconnect;
 mod slow_agent;
 mod sustained;
@@ -37,6 +38,7 @@ pub(crate) const ALL: &[Spec] = &[
     writers::SPEC,
     sustained::SPEC,
     drain::SPEC,
+    python::SPEC,
     publish::SPEC,
     fan_out::SPEC,
     burst::SPEC,

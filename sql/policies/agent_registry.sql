@@ -4,7 +4,10 @@ revoke all on agent_registry from public, anon, authenticated;
 grant all on agent_registry to service_role;
 -- Not token_hash and token_set_at: the hash of a token is for the broker to compare, and nobody else.
 grant select (agent_id, agent_name, agent_type, environment, status, last_heartbeat, capabilities, metadata, role,
-              enabled, created_at, updated_at) on agent_registry to authenticated;
+              enabled, created_at, updated_at, agent_version, offline_reason) on agent_registry to authenticated;
+-- It shows each caller what the policies below let it see of the registry (sql/migrations/0012_presence.sql).
+revoke all on function agent_uptime(interval) from public, anon;
+grant execute on function agent_uptime(interval) to authenticated, service_role;
 -- Not role, enabled and token_hash: what an agent may do is not its own to say.
 grant update (status, last_heartbeat, capabilities, metadata, updated_at) on agent_registry to authenticated;
 alter table agent_registry enable row level security;

@@ -1,9 +1,9 @@
--- Why the user's tables cannot be adopted: no row where they can, or are missing. Each row is a fault of one column:
+-- Why the user's tables $1 cannot be adopted: no row where they can, or are missing. Each row is a fault of one column:
 --   missing   a column that every mesh has is not there
 --   type      it is there, with a type that the broker cannot use
---   required  a column of the user's own that the broker would have to fill in
+--   required  a column of the user's own that the broker would have to fill in (it writes no metrics)
 --   key       the id is no primary key and not unique: one message could be two
---   kind      not an ordinary table
+--   kind      not an ordinary table (metrics may be partitioned: they are only read)
 -- Called by src/postgres/adopt.rs. Reads the catalogs only.
 with wanted (table_name, column_name, types, needed) as (
   values
@@ -37,11 +37,31 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_registry', 'token_hash', '{bytea}', false),
     ('agent_registry', 'token_set_at', '{timestamptz}', false),
     ('agent_registry', 'token_hash_previous', '{bytea}', false),
-    ('agent_registry', 'token_previous_until', '{timestamptz}', false)
+    ('agent_registry', 'token_previous_until', '{timestamptz}', false),
+    ('agent_registry', 'capabilities', '{jsonb}', false),
+    ('agent_registry', 'agent_version', '{text,varchar}', false),
+    ('agent_registry', 'connected_to', '{uuid[]}', false),
+    ('agent_registry', 'offline_reason', '{text,varchar}', false),
+    ('agent_alerts', 'alert_id', '{uuid}', true),
+    ('agent_alerts', 'agent_id', '{text,varchar}', true),
+    ('agent_alerts', 'alert_type', '{text,varchar}', true),
+    ('agent_alerts', 'severity', '{text,varchar}', true),
+    ('agent_alerts', 'message', '{text,varchar}', true),
+    ('agent_alerts', 'details', '{jsonb}', true),
+    ('agent_alerts', 'status', '{text,varchar}', true),
+    ('agent_alerts', 'created_at', '{timestamptz}', true),
+    ('agent_alerts', 'acknowledged_at', '{timestamptz}', true),
+    ('agent_alerts', 'resolved_at', '{timestamptz}', true),
+    ('agent_alerts', 'resolved_by', '{text,varchar}', true),
+    ('agent_alerts', 'escalated_at', '{timestamptz}', false),
+    ('agent_metrics', 'agent_id', '{text,varchar}', true),
+    ('agent_metrics', 'metric_name', '{text,varchar}', true),
+    ('agent_metrics', 'metric_value', '{numeric,float8,float4,bigint,integer}', true),
+    ('agent_metrics', 'recorded_at', '{timestamptz}', true)
 ), tables (table_name, oid, relkind) as (
   select c.relname::text, c.oid, c.relkind
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname = current_schema() and c.relname in ('agent_messages', 'agent_registry')
+  where n.nspname = current_schema() and c.relname = any ($1::text[])
 ), columns as (
   select t.table_name, t.oid, a.attnum, a.attname::text as column_name, a.atttypid,
          format_type(a.atttypid, null) as type,
@@ -51,7 +71,7 @@ with wanted (table_name, column_name, types, needed) as (
   select t.table_name, 'kind', '', 'an ordinary table',
          case t.relkind when 'v' then 'a view' when 'm' then 'a materialized view' when 'p' then 'a partitioned table'
                         when 'f' then 'a foreign table' else 'something else' end
-  from tables t where t.relkind <> 'r'
+  from tables t where t.relkind <> 'r' and (t.table_name, t.relkind) <> ('agent_metrics', 'p')
   union all
   select w.table_name, case when c.column_name is null then 'missing' else 'type' end, w.column_name,
          array_to_string(w.types::text[], ' or '), c.type
@@ -62,12 +82,13 @@ with wanted (table_name, column_name, types, needed) as (
   union all
   select c.table_name, 'required', c.column_name, 'a default, or to allow null', 'not null without a default'
   from columns c
-  where c.is_required and not exists (
+  where c.is_required and c.table_name <> 'agent_metrics' and not exists (
     select from wanted w where w.table_name = c.table_name and w.column_name = c.column_name)
   union all
   select c.table_name, 'key', c.column_name, 'a primary key', 'not unique'
   from columns c join wanted w using (table_name, column_name) join tables t using (table_name)
-  where c.column_name in ('message_id', 'agent_id') and t.relkind = 'r' and not exists (
+  where (c.table_name, c.column_name) in (('agent_messages', 'message_id'), ('agent_registry', 'agent_id'),
+                                           ('agent_alerts', 'alert_id')) and t.relkind = 'r' and not exists (
     select from pg_index i
     where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null
       and i.indnkeyatts = 1 and i.indkey[0] = c.attnum)

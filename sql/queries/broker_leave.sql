@@ -1,5 +1,12 @@
--- The broker stops: its leases and itself. $1 broker. Called by src/postgres/lease.rs. Uses leases_broker.
+-- The broker stops: its leases and itself, and agents of whose end it could not write. $1 broker. Called by
+-- src/postgres/lease.rs. Uses leases_broker; reads agent_registry once.
 with given_back as (
   delete from postbell.leases where broker_id = $1
+), absent as (
+  update agent_registry r
+  set updated_at = now(), connected_to = array_remove(r.connected_to, $1),
+      status = case when cardinality(r.connected_to) > 1 then r.status else 'offline' end,
+      offline_reason = case when cardinality(r.connected_to) > 1 then r.offline_reason else 'disconnected' end
+  where $1 = any (r.connected_to)
 )
 delete from postbell.brokers where broker_id = $1

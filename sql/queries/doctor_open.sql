@@ -6,7 +6,7 @@ with api (role_name, oid) as (
   select c.relname::text, c.oid, c.relrowsecurity
   from pg_class c
   where c.relnamespace = current_schema()::regnamespace and c.relkind in ('r', 'p')
-    and c.relname in ('agent_messages', 'agent_registry')
+    and c.relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics')
 ), opened (object, problem, role_name) as (
   -- Without row level security a right is a right to every row.
   select t.name, 'writes', r.role_name

@@ -6,7 +6,7 @@ with readers (table_name, oid, rls, role_name, role_oid) as (
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace and n.nspname = current_schema()
   cross join pg_roles r
-  where c.relname in ('agent_messages', 'agent_registry')
+  where c.relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics')
     and r.rolname in ('anon', 'authenticated')
     and has_table_privilege(r.oid, c.oid, 'select')
   union all
@@ -14,7 +14,7 @@ with readers (table_name, oid, rls, role_name, role_oid) as (
   from pg_class c
   join pg_namespace n on n.oid = c.relnamespace and n.nspname = current_schema()
   cross join aclexplode(c.relacl) acl
-  where c.relname in ('agent_messages', 'agent_registry')
+  where c.relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics')
     and acl.grantee = 0 and acl.privilege_type = 'SELECT'
 )
 select r.table_name, p.polname::text as policy, array_agg(distinct r.role_name order by r.role_name) as roles

@@ -3,10 +3,14 @@
 with tables (schema, name, privileges) as (
   values (current_schema()::text, 'agent_messages', '{select,insert,update,delete}'::text[]),
          (current_schema()::text, 'agent_registry', '{select,insert,update,delete}'),
+         (current_schema()::text, 'agent_alerts', '{select,insert,update}'),
+         (current_schema()::text, 'agent_metrics', '{select}'),
          ('postbell', 'deliveries', '{select,insert,update,delete}'),
          ('postbell', 'brokers', '{select,insert,update,delete}'),
          ('postbell', 'leases', '{select,insert,update,delete}'),
-         ('postbell', 'role_limits', '{select}')
+         ('postbell', 'role_limits', '{select}'),
+         ('postbell', 'presence_history', '{select,insert,update,delete}'),
+         ('postbell', 'escalations', '{select,insert,update,delete}')
 )
 select t.schema || '.' || t.name as name,
        array(select p from unnest(t.privileges) p

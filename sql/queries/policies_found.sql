@@ -4,7 +4,7 @@
 with tables (oid, name, rls) as (
   select c.oid, c.relname::text, c.relrowsecurity
   from pg_class c
-  where c.relnamespace = current_schema()::regnamespace and c.relname in ('agent_messages', 'agent_registry')
+  where c.relnamespace = current_schema()::regnamespace and c.relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics')
 )
 select
   array(select r from unnest(array['anon', 'authenticated', 'service_role']) r where to_regrole(r) is null) as missing,

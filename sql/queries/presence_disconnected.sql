@@ -1,4 +1,10 @@
--- Agents whose last session here ended. $1 agents. Called by src/postgres/presence.rs. Uses agent_registry's
--- primary key.
-update agent_registry set status = 'offline', last_heartbeat = now(), updated_at = now()
-where agent_id = any ($1::text[])
+-- Agents whose last session here ended, sorted: offline, unless another broker has them still. $1 broker, $2 agents, $3 why
+-- each is gone. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
+update agent_registry r
+set last_heartbeat = now(), updated_at = now(),
+    connected_to = array_remove(r.connected_to, $1::uuid),
+    status = case when cardinality(array_remove(r.connected_to, $1::uuid)) > 0 then r.status else 'offline' end,
+    offline_reason = case when cardinality(array_remove(r.connected_to, $1::uuid)) > 0 then r.offline_reason
+                          else h.reason end
+from unnest($2::text[], $3::text[]) as h (agent_id, reason)
+where r.agent_id = any (array[h.agent_id])

@@ -1,12 +1,17 @@
--- Agents with a session here: alive now. $1 agents. A status that an agent set itself (busy, error) is left alone while it
--- lives. One row: a digest of what their hellos were checked against, which is another one when somebody's access changed,
--- or when others are here. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
+-- Agents with a session here, sorted: alive now. $1 broker, $2 agents. A status that an agent set itself (busy, error) is left
+-- alone while it lives. One row: a digest of what their hellos were checked against, which is another one when somebody's
+-- access changed, or when others are here. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
 with here as (
-  update agent_registry
+  update agent_registry r
   set last_heartbeat = now(), updated_at = now(),
-      status = case when status in ('offline', 'starting', 'stopping') then 'online' else status end
-  where agent_id = any ($1::text[])
-  returning agent_id, enabled, role, token_hash,
-            case when token_previous_until > now() then token_hash_previous end as token_hash_previous
+      -- Another broker may have taken this one for dead, or somebody has made the row anew.
+      connected_to = case when $1::uuid = any (r.connected_to) then r.connected_to
+                          else array_append(r.connected_to, $1::uuid) end,
+      status = case when r.status in ('offline', 'starting', 'stopping') then 'online' else r.status end,
+      offline_reason = case when r.status <> 'offline' then r.offline_reason end
+  from unnest($2::text[]) as h (agent_id)
+  where r.agent_id = any (array[h.agent_id])
+  returning r.agent_id, r.enabled, r.role, r.token_hash,
+            case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous
 )
 select coalesce(sum(hashtextextended(here::text, 0)), 0)::text as access from here

@@ -7,7 +7,7 @@ with relations as (
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.relkind in ('r', 'v')
     and (n.nspname = 'postbell'
-         or n.nspname = current_schema() and c.relname in ('agent_messages', 'agent_registry'))
+         or n.nspname = current_schema() and c.relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics'))
 ), table_parts as (
   select a.attrelid as oid, 1 as part, a.attnum::text as place,
          '  ' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod)
@@ -49,7 +49,9 @@ with relations as (
   from relations r where r.relkind = 'v'
   union all
   select 4, p.proname::text, pg_get_functiondef(p.oid) || ';'
-  from pg_proc p where p.pronamespace = 'postbell'::regnamespace
+  from pg_proc p
+  where p.pronamespace = 'postbell'::regnamespace
+     or p.pronamespace = current_schema()::regnamespace and p.proname = 'agent_uptime'
   union all
   select 5, t.tgname::text, pg_get_triggerdef(t.oid) || ';'
   from pg_trigger t join relations r on r.oid = t.tgrelid where not t.tgisinternal

@@ -15,8 +15,9 @@ select current_setting('server_version_num')::integer as server_version_num,
         limit 1) as installed_for,
        exists (select from pg_class where relnamespace = p.oid and relname = 'migrations') as has_migrations,
        exists (select from pg_class where relnamespace = p.oid and relname = 'triggers') as has_triggers,
-       exists (select from pg_class where relnamespace = u.oid and relname = 'agent_messages') as has_messages,
-       exists (select from pg_class where relnamespace = u.oid and relname = 'agent_registry') as has_registry
+       array(select relname::text from pg_class
+             where relnamespace = u.oid
+               and relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics')) as tables
 from (select) one
 left join pg_namespace p on p.nspname = 'postbell'
 -- pg_temp is last in the search_path: it is what current_schema() says where the user's schema does not exist.

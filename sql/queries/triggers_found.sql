@@ -4,5 +4,6 @@ select t.name, t.sha256, g.tgenabled::text as enabled,
        t.applied_at
 from postbell.triggers t
 left join pg_trigger g
-  on g.tgrelid in (to_regclass('agent_messages'), to_regclass('agent_registry')) and g.tgname = 'postbell_' || t.name and not g.tgisinternal
+  on g.tgrelid in (to_regclass('agent_messages'), to_regclass('agent_registry'), to_regclass('agent_alerts'))
+ and g.tgname = 'postbell_' || t.name and not g.tgisinternal
 order by t.name

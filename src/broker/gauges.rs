@@ -3,46 +3,98 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::health::Health;
 use crate::http::Refresh;
-use crate::metrics::Metrics;
-use crate::postgres::{Pool, StoreError, gauges};
+use crate::metrics::{AGENTS_MAX, Metrics};
+use crate::postgres::gauges::{self, FlowEnd};
+use crate::postgres::{Pool, StoreError};
 use crate::presence::Presence;
 
 /// Counting a large backlog is work for the database: several scrapers share an answer.
-const FRESH: Duration = Duration::from_secs(5);
+const FRESH: Duration = Duration::from_secs(10);
+/// The same for what changes slowly, or is counted over a time anyway.
+const MESH_FRESH: Duration = Duration::from_secs(15);
+/// A day's uptime moves slowly, and adds up many spans.
+const UPTIME_FRESH: Duration = Duration::from_secs(60);
 /// Agents beyond this are not even counted.
 const AGENTS_READ_MAX: i64 = 100_000;
 
-/// What `/metrics` calls before it answers.
-pub(super) fn refresh(pool: Pool, metrics: Metrics, presence: Presence) -> Refresh {
-    let last: Arc<Mutex<Option<Instant>>> = Arc::default();
-    Arc::new(move || {
-        let (pool, metrics, presence, last) = (pool.clone(), metrics.clone(), presence.clone(), last.clone());
-        Box::pin(async move {
-            let due = {
-                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-                let due = last.is_none_or(|at| at.elapsed() >= FRESH);
-                if due {
-                    *last = Some(Instant::now());
-                }
-                due
-            };
-            if due && let Err(e) = read(&pool, &metrics, &presence).await {
-                tracing::debug!(error = %e, "the database's gauges keep their last values");
-            }
-        })
-    })
+/// Where the gauges come from and go to.
+#[derive(Clone)]
+pub(super) struct Gauges {
+    pub(super) pool: Pool,
+    pub(super) metrics: Metrics,
+    pub(super) presence: Presence,
+    pub(super) health: Health,
 }
 
-async fn read(pool: &Pool, metrics: &Metrics, presence: &Presence) -> Result<(), StoreError> {
-    let waiting = gauges::waiting(pool).await?;
-    let rows: Vec<_> = waiting
-        .iter()
-        .map(|w| (w.priority, w.count.max(0) as u64, w.oldest_seconds.unwrap_or(0.0)))
-        .collect();
-    metrics.set_ready(&rows);
-    metrics.unknown_recipient.set(gauges::unknown_recipients(pool).await?);
-    let agents = gauges::agents(pool, AGENTS_READ_MAX).await?;
-    let known = agents.iter().map(|(agent, environment)| (agent, environment, presence.is_connected(agent)));
-    metrics.set_agents(known).map_err(|e| StoreError::refused(format!("the agents' gauges: {e}")))
+/// When each was read last. Its lock is held for a few words.
+#[derive(Default)]
+struct Last {
+    waiting: Option<Instant>,
+    mesh: Option<Instant>,
+    /// Where the mesh's flow ended.
+    flow: Option<FlowEnd>,
+    uptime: Option<Instant>,
+}
+
+impl Gauges {
+    /// What `/metrics` calls before it answers.
+    pub(super) fn refresh(self) -> Refresh {
+        let last: Arc<Mutex<Last>> = Arc::default();
+        Arc::new(move || {
+            let (gauges, last) = (self.clone(), last.clone());
+            Box::pin(async move {
+                // First, since it needs no database, and what follows may hang.
+                gauges.note_health();
+                if let Err(e) = gauges.read(&last).await {
+                    tracing::debug!(error = %e, "the database's gauges keep their last values");
+                }
+            })
+        })
+    }
+
+    /// Reads what is due. A slow database has the scrape go on without, and is not asked again at once; but for the uptimes,
+    /// since a minute is long to be without them.
+    async fn read(&self, last: &Mutex<Last>) -> Result<(), StoreError> {
+        let lock = || last.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = |at: Option<Instant>, fresh| at.is_none_or(|at| at.elapsed() >= fresh);
+        if is_due(lock().waiting, FRESH) {
+            lock().waiting = Some(Instant::now());
+            self.read_waiting().await?;
+        }
+        if is_due(lock().mesh, MESH_FRESH) {
+            lock().mesh = Some(Instant::now());
+            let since = lock().flow;
+            let (reading, end) = gauges::mesh(&self.pool, since).await?;
+            self.metrics.set_mesh(&reading).map_err(refused)?;
+            lock().flow = Some(end);
+        }
+        if is_due(lock().uptime, UPTIME_FRESH) {
+            let uptimes = gauges::uptimes(&self.pool, AGENTS_MAX as i64 + 1).await?;
+            self.metrics.set_uptime(uptimes).map_err(refused)?;
+            lock().uptime = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn note_health(&self) {
+        let readiness = self.health.ready(Instant::now());
+        self.metrics.set_ready_to_serve(readiness.ready, readiness.conditions.iter().map(|c| (c.name, c.ok)));
+    }
+
+    async fn read_waiting(&self) -> Result<(), StoreError> {
+        let waiting = gauges::waiting(&self.pool).await?;
+        self.metrics.set_ready(&waiting.priorities);
+        self.metrics.unknown_recipient.set(waiting.unknown);
+        self.metrics.set_waiting(&waiting.agents).map_err(refused)?;
+        let agents = gauges::agents(&self.pool, AGENTS_READ_MAX).await?;
+        let known =
+            agents.iter().map(|(agent, environment)| (agent, environment, self.presence.is_connected(agent)));
+        self.metrics.set_agents(known).map_err(refused)
+    }
+}
+
+fn refused(e: prometheus::Error) -> StoreError {
+    StoreError::refused(format!("the gauges: {e}"))
 }

@@ -11,10 +11,10 @@ use crate::postgres::migrate::{self, Plan};
 
 /// Bring the database's schema to this version
 ///
-/// Makes the broker's own tables in the schema postbell. Tables agent_messages and agent_registry are created where
-/// they are missing; those that a mesh has already are adopted: every row stays, its pollers keep working, columns and
-/// triggers are added, and messages that wait are delivered when their agents connect. A table of that name that is
-/// something else is refused before anything is changed.
+/// Makes the broker's own tables in the schema postbell. Tables agent_messages, agent_registry, agent_alerts and
+/// agent_metrics are created where they are missing; those that a mesh has already are adopted: every row stays, its
+/// pollers keep working, columns and triggers are added, and messages that wait are delivered when their agents connect.
+/// A table of that name that is something else is refused before anything is changed.
 ///
 /// Each migration is one transaction; running it again does nothing.
 #[derive(clap::Args)]

@@ -31,17 +31,23 @@ pub(super) struct ConnectArgs {
     /// The file that holds its token, if POSTBELL_TOKEN does not: on the command line everybody could see it
     #[arg(long, env = "POSTBELL_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The CA that must have issued the broker's certificate, a PEM file; else the system's trusted ones
+    /// The CA that must have issued the broker's certificate, a PEM file or its text; else the system's trusted ones
     #[arg(long, env = "POSTBELL_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The SHA-256 fingerprint that the broker's certificate must have; enough without a CA
     #[arg(long, env = "POSTBELL_PIN", value_name = "HEX")]
     pin: Option<String>,
-    /// Our certificate, a PEM file, where the broker asks for one
+    /// Our certificate, a PEM file or its text, where the broker asks for one
     #[arg(long, env = "POSTBELL_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
     client_cert: Option<PathBuf>,
-    /// Its key, a PEM file
-    #[arg(long, env = "POSTBELL_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    /// Its key, a PEM file or its text
+    #[arg(
+        long,
+        env = "POSTBELL_CLIENT_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "client_cert"
+    )]
     client_key: Option<PathBuf>,
 }
 

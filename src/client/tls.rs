@@ -12,10 +12,12 @@ use tokio_rustls::TlsConnector;
 
 use super::ClientError;
 use super::connection::Address;
-use crate::certificates::{FileFault, Fingerprint, Judge, Judged, PemFile, Shown, provider, system_roots};
+use crate::certificates::{
+    FileFault, Fingerprint, Judge, Judged, PemFile, Shown, provider, shown, system_roots,
+};
 
 /// What was given to verify the broker by, and to be verified by.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Trust {
     /// Who must have issued the broker's certificate; the system's roots where nothing is given.
     pub(super) ca: Option<PathBuf>,
@@ -23,6 +25,14 @@ pub(super) struct Trust {
     pub(super) pin: Option<String>,
     /// The client's certificate and its key.
     pub(super) shown: Option<(PathBuf, PathBuf)>,
+}
+
+// By hand: instead of a file it may hold the key itself.
+impl std::fmt::Debug for Trust {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ca = self.ca.as_deref().map(shown);
+        f.debug_struct("Trust").field("ca", &ca).field("pin", &self.pin).finish_non_exhaustive()
+    }
 }
 
 impl Trust {

@@ -126,6 +126,7 @@ fn rows(lane: usize, now: Instant) -> Vec<Entry> {
         attempt: 0,
         read_at: now,
         age_when_read: Duration::ZERO,
+        ready_when_read: Duration::ZERO,
         expires_at: None,
         terms: None,
         body: Some("\"id\":1}".into()),

@@ -6,6 +6,7 @@ mod ownership;
 mod pushing;
 mod reading;
 mod settling;
+pub mod waiting;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -82,6 +83,8 @@ pub struct Dispatcher {
     lanes_bytes: usize,
     snapshot: Option<Snapshot>,
     lease_until: Option<Instant>,
+    /// When the last whole round of the tail began.
+    tailed_at: Option<Instant>,
     stopping: bool,
     /// Inboxes that the open round of the tail brought something.
     in_round: Vec<Arc<str>>,
@@ -111,6 +114,7 @@ impl Dispatcher {
             lanes_bytes: 0,
             snapshot: None,
             lease_until: None,
+            tailed_at: None,
             stopping: false,
             in_round: Vec::new(),
             loading: Vec::new(),

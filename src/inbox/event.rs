@@ -266,6 +266,8 @@ pub struct Push {
     pub deadline: Duration,
     /// How old the message is at this moment, and when that was.
     pub age: (Duration, Instant),
+    /// How long it waited for the broker until then: it was ready, and a session had room.
+    pub waited: Duration,
     /// The end of its `msg` line.
     pub body: Bytes,
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::event::LaneRefill;
 use super::lane::{Known, Lane, Room};
@@ -76,6 +76,11 @@ pub(super) struct Inbox {
     /// asking the table over and over.
     waits_for_settle: bool,
     pushes: u64,
+    pushed_at: Option<Instant>,
+    /// Since when one of its sessions has had room, without a break.
+    room_since: Option<Instant>,
+    /// Nothing is at hand though something may wait: since when, and the pushes until then.
+    stalled: Option<(Instant, u64)>,
 }
 
 impl Inbox {
@@ -95,6 +100,9 @@ impl Inbox {
             in_round: false,
             waits_for_settle: false,
             pushes: 0,
+            pushed_at: None,
+            room_since: None,
+            stalled: None,
         }
     }
 
@@ -235,8 +243,9 @@ impl Inbox {
     }
 
     /// It was handed to a session. Only pushes count towards the turn of the oldest.
-    pub(super) fn pushed(&mut self, entry: &Entry) {
+    pub(super) fn pushed(&mut self, now: Instant, entry: &Entry) {
         self.pushes += 1;
+        self.pushed_at = Some(now);
         self.unsettled.entry(attempt_of(entry)).or_default().in_flight += 1;
         if entry.lane != REPLIES {
             self.order.pushed(entry);
@@ -265,6 +274,42 @@ impl Inbox {
             self.settled_in_refill.insert(attempt);
         }
         std::mem::take(&mut self.waits_for_settle)
+    }
+
+    /// Takes note whether one of its sessions has room. There is none either while too many wait for others of their key.
+    pub(super) fn note_room(&mut self, now: Instant, has_room: bool) {
+        let has_room = has_room && !self.order.is_full();
+        self.room_since = has_room.then(|| self.room_since.unwrap_or(now));
+    }
+
+    /// How long a delivery has waited for the broker, and not for its agent. What became ready before a session had room is
+    /// a backlog, and waits for those before it: for the broker only while none of them is pushed. What its key held back waits
+    /// for those with the same.
+    pub(super) fn waited(&self, now: Instant, source: Source, entry: &Entry) -> Duration {
+        let (Some(room_since), Source::Lane(_)) = (self.room_since, source) else { return Duration::ZERO };
+        let ready = entry.ready_for(now);
+        if ready <= now.saturating_duration_since(room_since) {
+            return ready;
+        }
+        now.saturating_duration_since(self.pushed_at.map_or(room_since, |at| at.max(room_since)))
+    }
+
+    /// The longest wait at this moment, while a session has room. Where nothing is at hand, because the inbox is not owned yet
+    /// or its rows do not come, it counts from the first look that found it so, with no push in between.
+    pub(super) fn longest_wait(&mut self, now: Instant) -> Duration {
+        // A reply may wait for its own process.
+        let ordinary = self.lanes.iter().enumerate().filter(|(lane, _)| *lane != REPLIES);
+        let fronts = ordinary.filter_map(|(lane, held)| Some((lane, held.first()?)));
+        let held = fronts.map(|(lane, entry)| self.waited(now, Source::Lane(lane), entry)).max();
+        let may_wait = !self.is_owned() || self.lanes.iter().any(Lane::has_more);
+        if held.is_some() || !may_wait {
+            self.stalled = None;
+            return held.unwrap_or_default();
+        }
+        let (since, pushes) = self.stalled.unwrap_or((now, self.pushes));
+        let since = if pushes == self.pushes { since } else { now };
+        self.stalled = Some((since, self.pushes));
+        now.saturating_duration_since(since)
     }
 
     fn is_in_flight(&self, entry: &Entry) -> bool {

@@ -9,3 +9,4 @@ mod refills;
 mod sessions;
 mod simulation;
 pub(super) mod support;
+mod waiting;

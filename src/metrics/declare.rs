@@ -6,7 +6,8 @@ use prometheus::{
     Registry,
 };
 
-use super::agents::Agents;
+use super::family::Family;
+use super::flow::Flow;
 
 pub(super) fn counter(registry: &Registry, opts: Opts) -> Result<IntCounter, prometheus::Error> {
     add(registry, IntCounter::with_opts(opts)?)
@@ -28,8 +29,16 @@ pub(super) fn histogram(
     add(registry, Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))?)
 }
 
-pub(super) fn agents(registry: &Registry, opts: Opts) -> Result<Agents, prometheus::Error> {
-    add(registry, Agents::new(opts)?)
+pub(super) fn flow(registry: &Registry, opts: Opts) -> Result<Flow, prometheus::Error> {
+    add(registry, Flow::new(opts)?)
+}
+
+pub(super) fn replaced<const LABELS: usize>(
+    registry: &Registry,
+    opts: Opts,
+    labels: [&'static str; LABELS],
+) -> Result<Family<LABELS>, prometheus::Error> {
+    add(registry, Family::new(opts, labels)?)
 }
 
 /// A family with one label. Asking for a series is what creates it, at 0.

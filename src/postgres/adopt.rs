@@ -11,6 +11,9 @@ use super::error::StoreError;
 const FAULTS: &str = include_str!("../../sql/queries/adoption_faults.sql");
 const COUNT: &str = include_str!("../../sql/queries/adopt_count.sql");
 
+/// Where messages wait.
+const MESSAGES: &str = "agent_messages";
+
 /// How many names a sentence lists before it says "and N more".
 const NAMES_MAX: usize = 12;
 
@@ -42,17 +45,20 @@ struct TableFaults {
     faults: Vec<Fault>,
 }
 
-/// Says what adoption would do; reads only.
+/// Says what adoption of `taken` would do; reads only. `present`: the tables of the mesh that are there; `extended`: those
+/// that were taken earlier and get further columns.
 ///
 /// # Errors
 /// A sentence for each table that is something else.
 pub(super) async fn check(
     connection: &Connection,
-    has_messages: bool,
-    has_registry: bool,
+    present: &[String],
+    taken: &[&'static str],
+    extended: &[&'static str],
 ) -> Result<Adoption, StoreError> {
+    let looked_at: Vec<&str> = taken.iter().chain(extended).copied().collect();
     let mut tables = BTreeMap::<String, TableFaults>::new();
-    for row in connection.query(FAULTS, &[]).await? {
+    for row in connection.query(FAULTS, &[&looked_at]).await? {
         let table = tables.entry(row.get("table_name")).or_insert_with(|| TableFaults {
             schema: row.get("schema"),
             has: row.get("has"),
@@ -74,10 +80,9 @@ pub(super) async fn check(
         )));
     }
     let mut adoption = Adoption::default();
-    for (name, is_there) in [("agent_messages", has_messages), ("agent_registry", has_registry)] {
-        if is_there { adoption.adopts.push(name) } else { adoption.creates.push(name) }
-    }
-    if has_messages {
+    let is_there = |name: &str| present.iter().any(|table| table == name);
+    (adoption.adopts, adoption.creates) = taken.iter().copied().partition(|name| is_there(name));
+    if adoption.adopts.contains(&MESSAGES) {
         let row = connection.query_one(COUNT, &[]).await?;
         (adoption.waiting, adoption.taken) = (row.get("waiting"), row.get("taken"));
     }
@@ -115,9 +120,19 @@ fn sentence(name: &str, table: &TableFaults) -> String {
             "{full_name} has {}: it is something else{}. As a table of {} {faults}",
             listed(table.has.iter().map(String::as_str)),
             guess(&table.has),
-            if name == "agent_messages" { "messages" } else { "agents" },
+            what(name),
         ),
         false => format!("{full_name} cannot be adopted: {faults}"),
+    }
+}
+
+/// What a mesh keeps in a table of that name.
+fn what(name: &str) -> &'static str {
+    match name {
+        MESSAGES => "messages",
+        "agent_alerts" => "alerts",
+        "agent_metrics" => "metrics",
+        _ => "agents",
     }
 }
 

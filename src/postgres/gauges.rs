@@ -1,35 +1,48 @@
 //! What the metrics say of the database.
 
+use std::time::{Duration, SystemTime};
+
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::message::Priority;
+use crate::metrics::{ALERTS_MAX, DEEPEST_MAX, MeshReading, OTHERS, PAIRS_MAX};
 
-const READY: &str = include_str!("../../sql/queries/gauges_ready.sql");
+const WAITING: &str = include_str!("../../sql/queries/gauges_waiting.sql");
 const AGENTS: &str = include_str!("../../sql/queries/gauges_agents.sql");
-const UNKNOWN: &str = include_str!("../../sql/queries/gauges_unknown.sql");
+const UPTIME: &str = include_str!("../../sql/queries/gauges_uptime.sql");
+const MESH: &str = include_str!("../../sql/queries/gauges_mesh.sql");
 
-/// What waits at one priority.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What waits, by priority and by agent.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waiting {
-    /// Which.
-    pub priority: Priority,
-    /// How many deliveries.
-    pub count: i64,
-    /// When the oldest message was created, in Unix seconds.
-    pub oldest_seconds: Option<f64>,
+    /// How many at each priority, and when the oldest message was created, in Unix seconds. Priorities with nothing are
+    /// left out.
+    pub priorities: Vec<(Priority, u64, f64)>,
+    /// How many for each of the agents with the most; [`OTHERS`] are the rest.
+    pub agents: Vec<(String, i64)>,
+    /// How many for names that no registered agent has.
+    pub unknown: i64,
 }
 
-/// What waits, by priority; priorities with nothing are left out.
+/// What is ready and not yet settled.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn waiting(pool: &Pool) -> Result<Vec<Waiting>, StoreError> {
-    let rows = pool.query(READY, &[]).await?;
-    let waiting = rows.iter().filter_map(|row| {
-        let priority = Priority::new(row.get::<_, i16>("priority").into())?;
-        Some(Waiting { priority, count: row.get("waiting"), oldest_seconds: row.get("oldest") })
-    });
-    Ok(waiting.collect())
+pub async fn waiting(pool: &Pool) -> Result<Waiting, StoreError> {
+    let mut waiting = Waiting::default();
+    for row in pool.query(WAITING, &[&(DEEPEST_MAX as i64)]).await? {
+        let (name, count): (Option<&str>, i64) = (row.get("name"), row.get("waiting"));
+        match row.get("kind") {
+            "priority" => {
+                let Some(priority) = name.and_then(|name| name.parse().ok()) else { continue };
+                let oldest = row.get::<_, Option<f64>>("oldest").unwrap_or(0.0);
+                waiting.priorities.push((priority, count.max(0) as u64, oldest));
+            }
+            "agent" => waiting.agents.push((name.unwrap_or(OTHERS).to_owned(), count)),
+            _ => waiting.unknown = count,
+        }
+    }
+    Ok(waiting)
 }
 
 /// The enabled agents, with their environments, at most so many.
@@ -41,10 +54,46 @@ pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, 
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
-/// How many ready deliveries wait for names that no registered agent has.
+/// How much of the last day each enabled agent was here, 0 to 1, with its environment; at most so many.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn unknown_recipients(pool: &Pool) -> Result<i64, StoreError> {
-    Ok(pool.query_one(UNKNOWN, &[]).await?.get(0))
+pub async fn uptimes(pool: &Pool, at_most: i64) -> Result<Vec<(String, String, f64)>, StoreError> {
+    let rows = pool.query(UPTIME, &[&at_most]).await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+}
+
+/// Where a reading of the mesh's flow ended, by the database's clock.
+pub type FlowEnd = SystemTime;
+
+/// The mesh as a whole, with the flow since the last reading ended (a minute's at most), and where it ends now. The first
+/// reading has no flow: it is from now on.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn mesh(pool: &Pool, since: Option<FlowEnd>) -> Result<(MeshReading, FlowEnd), StoreError> {
+    // Later than any message: nothing counts.
+    let never = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    let [pairs, dead, alerts] = [PAIRS_MAX, DEEPEST_MAX, ALERTS_MAX].map(|n| n as i64);
+    let rows = pool.query(MESH, &[&since.unwrap_or(never), &pairs, &dead, &alerts]).await?;
+    let mut until = since.unwrap_or(SystemTime::UNIX_EPOCH);
+    let mut reading = MeshReading::default();
+    for row in &rows {
+        let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| OTHERS.to_owned());
+        let n = row.get::<_, Option<i64>>("n").unwrap_or(0);
+        match row.get("kind") {
+            "until" => until = row.get("until"),
+            "agents" => reading.agents.push((text("a"), text("b"), n)),
+            "flow" => reading.flow.push((text("a"), text("b"), n.max(0) as u64)),
+            "alerts" => reading.alerts.push((text("a"), text("b"), n)),
+            "pair" => reading.pairs.push((text("a"), text("b"), n as f64)),
+            _ => reading.dead.push((text("a"), n)),
+        }
+    }
+    let seconds = since.and_then(|since| until.duration_since(since).ok()).map_or(1.0, |d| d.as_secs_f64());
+    for (_, _, rate) in &mut reading.pairs {
+        // A reading looks back a minute at most.
+        *rate /= seconds.clamp(1.0, 60.0);
+    }
+    Ok((reading, until))
 }

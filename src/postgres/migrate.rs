@@ -16,7 +16,7 @@ pub use status::{Status, StatusLine, status};
 use super::adopt::{self, Adoption};
 use super::connection::{Connection, Target};
 use super::error::StoreError;
-use embedded::{ADOPTING_VERSION, digest};
+use embedded::{ADOPTING, EXTENDING, digest};
 use state::Found;
 
 const BOOTSTRAP: &str = include_str!("../../sql/queries/migrations_bootstrap.sql");
@@ -102,9 +102,14 @@ type Work = (Vec<&'static Migration>, Vec<&'static Trigger>);
 async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work), StoreError> {
     refuse(found)?;
     let migrations = found.pending();
-    let adoption = match migrations.iter().any(|m| m.version == ADOPTING_VERSION) {
-        true => Some(adopt::check(connection, found.has_messages, found.has_registry).await?),
-        false => None,
+    let of_pending = |all: &[(i32, &'static str)]| -> Vec<&'static str> {
+        let is_pending = |version| migrations.iter().any(|m| m.version == version);
+        all.iter().filter(|(version, _)| is_pending(*version)).map(|(_, table)| *table).collect()
+    };
+    let (taken, extended) = (of_pending(ADOPTING), of_pending(EXTENDING));
+    let adoption = match taken.is_empty() && extended.is_empty() {
+        true => None,
+        false => Some(adopt::check(connection, &found.tables, &taken, &extended).await?),
     };
     let triggers = found.stale_triggers();
     let plan = Plan {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use uuid::Uuid;
+
 use super::error::StoreError;
 use super::lease::FORGET_AFTER;
 use super::pool::Pool;
@@ -11,6 +13,7 @@ const EXPIRED: &str = include_str!("../../sql/queries/reap_expired.sql");
 const PROCESSED: &str = include_str!("../../sql/queries/reap_processed.sql");
 const LOCKS: &str = include_str!("../../sql/queries/reap_locks.sql");
 const BROADCASTS: &str = include_str!("../../sql/queries/reap_broadcasts.sql");
+const PRESENCE: &str = include_str!("../../sql/queries/reap_presence.sql");
 const BROKERS: &str = include_str!("../../sql/queries/broker_sweep.sql");
 
 /// The most rows that one statement of this module changes, so that none holds its locks for long.
@@ -64,6 +67,14 @@ pub async fn remove_locks(pool: &Pool, than: Duration) -> Result<u64, StoreError
     pool.execute(LOCKS, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
+/// Removes spans of the history of presence that ended longer ago than this; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn remove_presence(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
+    pool.execute(PRESENCE, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
+}
+
 /// Ends broadcasts that have no delivery left; says how many.
 ///
 /// # Errors
@@ -72,11 +83,11 @@ pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
     pool.execute(BROADCASTS, &[&BATCH_ROWS]).await
 }
 
-/// Forgets brokers that are silent; says how many.
+/// Forgets brokers that are silent, but not this one; says how many.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn forget_silent_brokers(pool: &Pool) -> Result<u64, StoreError> {
-    let row = pool.query_one(BROKERS, &[&(FORGET_AFTER.as_millis() as i64)]).await?;
+pub async fn forget_silent_brokers(pool: &Pool, broker: Uuid) -> Result<u64, StoreError> {
+    let row = pool.query_one(BROKERS, &[&(FORGET_AFTER.as_millis() as i64), &broker]).await?;
     Ok(row.get::<_, i64>(0) as u64)
 }

@@ -27,11 +27,12 @@ pub async fn refill(pool: &Pool, refills: &[Refill]) -> Result<Vec<Refilled>, St
     let params: super::connection::Params<'_> =
         &[&inboxes, &priorities, &above, &counts, &snapshots, &MESSAGE_BYTES_MAX];
     let rows = pool.query(REFILL, params).await?;
-    let here = Instant::now();
+    // They may have waited in the table since their messages were created.
+    let (here, unseen) = (Instant::now(), None);
     let mut found: Vec<Vec<Entry>> = lanes().map(|_| Vec::new()).collect();
     for row in &rows {
         let lane = row.get::<_, i32>("lane_no") as usize - 1;
-        found[lane].push(entry(row, &Clocks { database: row.get("clock"), here }).1);
+        found[lane].push(entry(row, &Clocks { database: row.get("clock"), here, unseen }).1);
     }
     let mut found = found.into_iter();
     Ok(refills

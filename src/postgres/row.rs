@@ -25,11 +25,18 @@ const _: () = assert!(ENVELOPE_BYTES_MAX < MESSAGE_BYTES_MAX as usize);
 pub(super) struct Clocks {
     pub(super) database: SystemTime,
     pub(super) here: Instant,
+    /// When the rows were not there yet, as far as that is known.
+    pub(super) unseen: Option<Instant>,
 }
 
 impl Clocks {
     fn age(&self, created_at: SystemTime) -> Duration {
         self.database.duration_since(created_at).unwrap_or(Duration::ZERO)
+    }
+
+    fn ready(&self, created_at: SystemTime) -> Duration {
+        let unseen = self.unseen.map_or(Duration::MAX, |at| self.here.saturating_duration_since(at));
+        self.age(created_at).min(unseen)
     }
 
     fn instant(&self, at: SystemTime) -> Option<Instant> {
@@ -52,6 +59,7 @@ pub(super) fn entry(row: &Row, clocks: &Clocks) -> (Arc<str>, Entry) {
         attempt: u32::try_from(row.get::<_, i16>("attempt")).unwrap_or(0),
         read_at: clocks.here,
         age_when_read: clocks.age(created_at),
+        ready_when_read: clocks.ready(created_at),
         expires_at: row.get::<_, Option<SystemTime>>("expires_at").and_then(|at| clocks.instant(at)),
         terms: terms(row),
         body: body(row, created_at),
@@ -113,12 +121,17 @@ mod tests {
 
     #[test]
     fn ages_are_the_databases() {
-        let clocks = Clocks { database: SystemTime::UNIX_EPOCH, here: Instant::now() };
+        let mut clocks = Clocks { database: SystemTime::UNIX_EPOCH, here: Instant::now(), unseen: None };
         let earlier = SystemTime::UNIX_EPOCH - Duration::from_secs(5);
         let later = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
         assert_eq!(clocks.age(earlier), Duration::from_secs(5));
         assert_eq!(clocks.age(later), Duration::ZERO);
         assert_eq!(clocks.instant(later), Some(clocks.here + Duration::from_secs(5)));
         assert_eq!(clocks.instant(earlier), Some(clocks.here));
+        assert_eq!(clocks.ready(earlier), Duration::from_secs(5));
+        clocks.here += Duration::from_secs(2);
+        clocks.unseen = Some(clocks.here - Duration::from_secs(2));
+        assert_eq!(clocks.ready(earlier), Duration::from_secs(2), "its transaction was open for three");
+        assert_eq!(clocks.ready(later), Duration::ZERO);
     }
 }

@@ -32,6 +32,8 @@ pub struct Cursor {
     snapshot: Snapshot,
     xmax: u64,
     in_progress: Vec<u64>,
+    /// When its statement was sent: what comes later was not ready then.
+    read_at: Instant,
 }
 
 /// A whole round.
@@ -55,8 +57,9 @@ impl Cursor {
     /// # Errors
     /// See [`StoreError`].
     pub async fn start(connection: &Connection) -> Result<Self, StoreError> {
+        let read_at = Instant::now();
         let row = connection.query_one("select pg_current_snapshot()::text", &[]).await?;
-        Self::parse(row.get(0))
+        Self::parse(row.get(0), read_at)
     }
 
     /// Makes deliveries that were restored from another cluster's dump this one's; how many there were.
@@ -74,14 +77,14 @@ impl Cursor {
     }
 
     /// Reads `xmin:xmax:xip,xip,…`.
-    fn parse(text: &str) -> Result<Self, StoreError> {
+    fn parse(text: &str, read_at: Instant) -> Result<Self, StoreError> {
         let mut parts = text.splitn(3, ':').skip(1);
         let number = |s: &str| s.parse::<u64>().ok();
         let xmax = parts.next().and_then(number);
         let list = parts.next().unwrap_or("");
         let in_progress: Option<Vec<u64>> = list.split(',').filter(|s| !s.is_empty()).map(number).collect();
         match (xmax, in_progress) {
-            (Some(xmax), Some(in_progress)) => Ok(Self { snapshot: text.into(), xmax, in_progress }),
+            (Some(xmax), Some(in_progress)) => Ok(Self { snapshot: text.into(), xmax, in_progress, read_at }),
             _ => Err(StoreError::refused(format!("the server's snapshot {text:?} is not xmin:xmax:list"))),
         }
     }
@@ -107,13 +110,14 @@ impl Cursor {
         let stream =
             connection.query_stream(TAIL, &[&xmax, &in_progress, &broker, &MESSAGE_BYTES_MAX]).await?;
         let mut stream = pin!(stream);
-        let mut clocks = Clocks { database: SystemTime::now(), here: started_at };
+        let unseen = Some(self.read_at);
+        let mut clocks = Clocks { database: SystemTime::now(), here: started_at, unseen };
         let (mut next, mut rows, mut next_due) = (None, 0, None);
         let (mut chunk, mut chunk_bytes) = (Vec::new(), 0);
         while let Some(row) = stream.try_next().await? {
             if let Some(snapshot) = row.get::<_, Option<&str>>("snapshot") {
-                next = Some(Self::parse(snapshot)?);
-                clocks = Clocks { database: row.get("clock"), here: Instant::now() };
+                next = Some(Self::parse(snapshot, started_at)?);
+                clocks = Clocks { database: row.get("clock"), here: Instant::now(), unseen };
                 continue;
             }
             rows += 1;
@@ -160,10 +164,11 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_read() {
-        let cursor = Cursor::parse("10:20:10,14").expect("reads");
+        let parse = |text| Cursor::parse(text, Instant::now());
+        let cursor = parse("10:20:10,14").expect("reads");
         assert_eq!((cursor.xmax, cursor.in_progress), (20, vec![10, 14]));
-        assert_eq!(Cursor::parse("10:10:").expect("reads").in_progress, Vec::<u64>::new());
-        assert!(Cursor::parse("10:x:").is_err());
-        assert!(Cursor::parse("").is_err());
+        assert_eq!(parse("10:10:").expect("reads").in_progress, Vec::<u64>::new());
+        assert!(parse("10:x:").is_err());
+        assert!(parse("").is_err());
     }
 }

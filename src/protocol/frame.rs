@@ -44,6 +44,13 @@ pub struct Hello {
     pub window: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub heartbeat_ms: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub environment: Option<String>,
+    /// An object or an array.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<serde_json::Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
 }
 
 /// The inbox of a group is called so, and its name; no agent is.
@@ -276,7 +283,10 @@ impl ClientFrame {
                 h.group.as_deref().map_or(Ok(()), |group| name("group", group))?;
                 short("token", Some(&h.token))?;
                 short("instance", h.instance.as_deref())?;
-                short("client", h.client.as_deref())
+                short("client", h.client.as_deref())?;
+                h.environment.as_deref().map_or(Ok(()), |e| name("environment", e))?;
+                short("version", h.version.as_deref())?;
+                h.capabilities.as_ref().map_or(Ok(()), check_capabilities)
             }
             Self::Send(s) => {
                 s.check_address()?;
@@ -320,6 +330,24 @@ impl Send {
             (None, None, None, Some(group)) => name("group", group),
             _ => Err(bad("send needs one of \"to\", \"topic\", \"environment\" and \"group\"")),
         }
+    }
+}
+
+fn check_capabilities(value: &serde_json::Value) -> Result<(), ProtocolError> {
+    match value.is_object() || value.is_array() {
+        false => Err(bad("capabilities must be a JSON object or array")),
+        true if has_zero(value) => Err(bad("capabilities contains a zero character")),
+        true => Ok(()),
+    }
+}
+
+/// Postgres's jsonb cannot hold it. The depth is bounded by the parser.
+fn has_zero(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(values) => values.iter().any(has_zero),
+        serde_json::Value::Object(fields) => fields.iter().any(|(k, v)| k.contains('\0') || has_zero(v)),
+        _ => false,
     }
 }
 

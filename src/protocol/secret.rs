@@ -31,7 +31,20 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Each field named, so that a new one is shown, or not, on purpose.
-        let Self { proto, agent, token: _, instance, client, group, broker, window, heartbeat_ms } = self;
+        let Self {
+            proto,
+            agent,
+            token: _,
+            instance,
+            client,
+            group,
+            broker,
+            window,
+            heartbeat_ms,
+            environment,
+            capabilities,
+            version,
+        } = self;
         f.debug_struct("Hello")
             .field("proto", proto)
             .field("agent", &redact(agent))
@@ -42,6 +55,9 @@ impl fmt::Debug for Hello {
             .field("broker", broker)
             .field("window", window)
             .field("heartbeat_ms", heartbeat_ms)
+            .field("environment", environment)
+            .field("capabilities", capabilities)
+            .field("version", version)
             .finish()
     }
 }

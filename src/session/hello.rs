@@ -13,6 +13,7 @@ use crate::guard::Place;
 use crate::inbox::SessionId;
 use crate::postgres::agents::Denial;
 use crate::postgres::{agents, lease};
+use crate::presence::Card;
 use crate::protocol::codec::{LineReader, write_whole};
 use crate::protocol::frame::{GROUP_INBOX, Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
@@ -31,6 +32,8 @@ pub(super) struct Greeted {
     pub(super) instance: Option<String>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
+    /// What it said of itself; taken when its presence is told, since an idle session must not hold it. Boxed, for the same.
+    pub(super) card: Option<Box<Card>>,
     /// What its agent may do. Another broker's link has none: that broker has let the agent in.
     pub(super) ticket: Option<Ticket>,
 }
@@ -77,10 +80,16 @@ pub(super) async fn greet(
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
     let (inbox, instance) = taken_from(&agent, hello.group.as_deref(), hello.instance);
+    let card = Card {
+        environment: hello.environment,
+        capabilities: hello.capabilities.map(|c| c.to_string()),
+        version: hello.version,
+    };
     let greeted = Greeted {
         session,
         agent,
         inbox,
+        card: (!card.is_empty() && ticket.is_some()).then(|| Box::new(card)),
         ticket,
         instance,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),

@@ -80,7 +80,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         inputs,
         publishes,
         dead_letters,
-        presence: Presence::default(),
+        presence: Presence::new(Uuid::nil()),
         phase,
         metrics: SHARED.0.clone(),
         last_id: Arc::default(),
@@ -131,6 +131,7 @@ async fn greet_as_said(
     let agent = said.agent.into();
     let (inbox, instance) = hello::taken_from(&agent, said.group.as_deref(), said.instance);
     let greeted = hello::Greeted {
+        card: None,
         session,
         ticket,
         agent,

@@ -161,7 +161,9 @@ fn note(pushes: &[Push], shared: &Sessions) {
     let now = Instant::now();
     for push in pushes {
         let (age, at) = push.age;
-        shared.metrics.delivery_seconds.observe((age + now.duration_since(at)).as_secs_f64());
+        let since = now.saturating_duration_since(at);
+        shared.metrics.delivery_seconds.observe((age + since).as_secs_f64());
+        shared.metrics.wait_seconds.observe((push.waited + since).as_secs_f64());
     }
     shared.metrics.pushed.inc_by(pushes.len() as u64);
 }

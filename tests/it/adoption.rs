@@ -28,7 +28,7 @@ async fn every_row_stays_and_pending_ones_get_deliveries() {
     let before = text(&client, CONTENTS).await;
     let waiting = number(&client, "select count(*) from agent_messages where status = 'pending'").await;
     let planned = plan(&client).await.expect("plan").adoption.expect("adoption");
-    assert_eq!((planned.adopts.len(), planned.creates.len(), planned.waiting), (2, 0, waiting));
+    assert_eq!((planned.adopts.len(), planned.creates.len(), planned.waiting), (4, 0, waiting));
 
     let done = migrate(&db.target()).await.expect("migrate");
     assert!(text(&client, CONTENTS).await == before, "a row changed");
@@ -135,7 +135,10 @@ async fn odd_rows_are_routed_as_new_ones_would_be() {
         .expect("an odd mesh");
     let done = migrate(&db.target()).await.expect("migrate");
     let adoption = done.adoption.expect("adoption");
-    assert_eq!((adoption.adopts, adoption.creates), (vec!["agent_messages"], vec!["agent_registry"]));
+    assert_eq!(
+        (adoption.adopts, adoption.creates),
+        (vec!["agent_messages"], vec!["agent_registry", "agent_alerts", "agent_metrics"])
+    );
     let found = texts(
         &client,
         "select inbox || ' ' || priority || ' ' || state from postbell.deliveries order by delivery_id",
@@ -207,6 +210,18 @@ async fn a_fault_is_named() {
         (
             "alter table agent_registry add role int;",
             "public.agent_registry cannot be adopted: role is integer",
+        ),
+        (
+            "alter table agent_registry add connected_to int;",
+            "agent_registry cannot be adopted: connected_to is integer, not uuid[]",
+        ),
+        (
+            "create table agent_alerts (id int primary key, rule text, notify text);",
+            "agent_alerts has id, rule, notify: it is something else. As a table of alerts it lacks acknowledged_at, agent_id",
+        ),
+        (
+            "create table agent_metrics (agent_id text, metric_name text, metric_value text, recorded_at timestamptz);",
+            "agent_metrics cannot be adopted: metric_value is text, not numeric or float8",
         ),
         (
             "drop table agent_registry; create view agent_registry as select 1 as agent_id;",

@@ -40,7 +40,12 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "lease_release": 2, "leases";
     "agent_authenticate": 1, "agent_registry_pkey";
     "access_lost": 4, "agent_registry_pkey";
-    "presence_heartbeat": 1, "agent_registry_pkey";
+    "presence_connected": 5, "agent_registry_pkey";
+    "presence_disconnected": 3, "agent_registry_pkey";
+    "presence_heartbeat": 2, "agent_registry_pkey";
+    "reap_presence": 2, "presence_history_until";
+    "alerts_offline": 2, "presence_history_untold";
+    "agent_metrics_recent": 2, "agent_metrics_recorded_at";
 ];
 
 /// What an operator sees by `explain`: a scan of an index without a condition reads all of it.

@@ -1,6 +1,7 @@
 //! The roles of Supabase's API: every forbidden thing is tried as the role it is forbidden to, and every allowed one.
 
 mod adopted;
+mod alerts;
 mod catalog;
 mod command;
 
@@ -22,7 +23,7 @@ const ROLES: &str = "do $$ declare r text; begin
 
 /// What Supabase's default privileges have given to each table of `public`.
 const GRANTED: &str = "grant usage on schema public to anon, authenticated, service_role;
-    grant all on agent_messages, agent_registry to anon, authenticated, service_role";
+    grant all on agent_messages, agent_registry, agent_alerts, agent_metrics to anon, authenticated, service_role";
 
 const AGENTS: &str = "
     insert into agent_registry (agent_id, agent_name, agent_type, environment, status, role, enabled, token_hash) values
@@ -114,7 +115,17 @@ const NEVER: &[&str] = &[
     "update agent_registry set enabled = true",
     "update agent_registry set token_hash = null",
     "update agent_registry set agent_id = 'z'",
+    "update agent_alerts set agent_id = 'a'",
+    "update agent_alerts set severity = 'low'",
+    "delete from agent_alerts",
+    "truncate agent_alerts",
+    "update agent_metrics set metric_value = 1",
+    "delete from agent_metrics",
+    "truncate agent_metrics",
     "select from postbell.deliveries",
+    "select from postbell.presence_history",
+    "select from postbell.escalations",
+    "insert into postbell.outbox (from_agent_id, topic, message_type, payload) values ('b', 't', 'data', '1')",
     "select from postbell.agents",
     "delete from postbell.deliveries",
     "insert into postbell.leases (inbox, broker_id) values ('a', gen_random_uuid())",

@@ -49,7 +49,7 @@ async fn a_broker_that_has_been_silent_is_forgotten_with_its_leases_and_its_agen
     db.sql()
         .await
         .batch_execute(
-            "update agent_registry set status = 'online';
+            "update agent_registry set status = 'online', connected_to = '{00000000-0000-0000-0000-000000000001}';
              insert into postbell.brokers (broker_id, name, address, version, lease_until, armed)
              values ('00000000-0000-0000-0000-000000000001', 'gone', 'x', 'x', now() - interval '1 minute', true);
              insert into postbell.leases (inbox, broker_id) values ('there', '00000000-0000-0000-0000-000000000001')",

@@ -1,9 +1,12 @@
 //! Migrations, the dump of what they make, and the triggers.
 
 use postbell::postgres::Connection;
-use postbell::postgres::migrate::{SchemaState, migrate, plan, schema_state, status, version_wanted};
+use postbell::postgres::migrate::{
+    MIGRATIONS, SchemaState, migrate, plan, schema_state, status, version_wanted,
+};
+use tokio_postgres::types::ToSql;
 
-use crate::harness::{fresh, migrated, number, text, texts};
+use crate::harness::{TestDb, fresh, migrated, number, text, texts};
 
 const DUMP: &str = include_str!("../../sql/queries/schema_dump.sql");
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/schema.sql");
@@ -44,6 +47,51 @@ async fn a_second_migrate_does_nothing() {
     assert!(
         status.lines.iter().all(|l| matches!(l.state, "applied" | "installed") && l.applied_at.is_some())
     );
+}
+
+/// A database as an older version migrated it.
+async fn older(version: i32) -> TestDb {
+    let db = fresh().await;
+    let client = db.client().await;
+    client.batch(include_str!("../../sql/queries/migrations_bootstrap.sql")).await.expect("bootstrap");
+    let record = "insert into postbell.migrations (version, name, sha256)
+                  values ($1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'))";
+    for migration in MIGRATIONS.iter().filter(|m| m.version <= version) {
+        client.batch(migration.sql).await.expect(migration.name);
+        let params = [&migration.version as &(dyn ToSql + Sync), &migration.name, &migration.sql];
+        client.execute(record, &params).await.expect(migration.name);
+    }
+    db
+}
+
+const AGENTS: &str = "insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
+    values ('a', 'a', 't', 'pc', 'busy'), ('b', 'b', 't', 'pc', 'offline')";
+
+#[tokio::test]
+async fn an_older_database_is_brought_up_with_the_agents_it_has() {
+    let db = older(10).await;
+    let client = db.client().await;
+    client.batch(AGENTS).await.expect("agents");
+    let done = migrate(&db.target()).await.expect("migrate");
+    let adoption = done.adoption.expect("tables are added");
+    assert_eq!((adoption.adopts, adoption.creates), (vec![], vec!["agent_alerts", "agent_metrics"]));
+    let spans =
+        "select agent_id || ' ' || status from postbell.presence_history where until = 'infinity' order by 1";
+    assert_eq!(texts(&client, spans).await, ["a online", "b offline"]);
+    assert_eq!(schema_state(&client).await.expect("state"), SchemaState::Current);
+}
+
+#[tokio::test]
+async fn a_registry_that_got_other_columns_meanwhile_is_refused_before_anything_is_changed() {
+    let db = older(10).await;
+    let client = db.client().await;
+    client.batch("alter table agent_registry add connected_to text").await.expect("a column");
+    let refused = migrate(&db.target()).await.expect_err("refused").to_string();
+    assert!(
+        refused.contains("agent_registry cannot be adopted: connected_to is text, not uuid[]"),
+        "{refused}"
+    );
+    assert_eq!(number(&client, "select max(version)::bigint from postbell.migrations").await, 10);
 }
 
 #[tokio::test]

@@ -14,6 +14,8 @@ from .errors import (
     Closed,
     Interrupted,
     Invalid,
+    LockLost,
+    NoAnswer,
     NoBroker,
     PostbellError,
     Refused,
@@ -21,8 +23,9 @@ from .errors import (
     TlsFailed,
     Unreachable,
 )
-from .message import Dead, Message, Release, Retry
-from .sync import SyncAgent, SyncMessage
+from .lock import Lock
+from .message import Dead, Message, Release, Reply, Retry
+from .sync import SyncAgent, SyncLock, SyncMessage
 from .version import VERSION as __version__
 
 __all__ = [
@@ -33,13 +36,18 @@ __all__ = [
     "DeadLetters",
     "Interrupted",
     "Invalid",
+    "Lock",
+    "LockLost",
     "Message",
+    "NoAnswer",
     "NoBroker",
     "PostbellError",
     "Refused",
     "Release",
+    "Reply",
     "Retry",
     "SyncAgent",
+    "SyncLock",
     "SyncMessage",
     "TimedOut",
     "TlsFailed",

@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import dead, settings
+from . import dead, outgoing, settings
+from .asking import Question
 from .dead import DeadLetters
 from .driver import Driver
-from .errors import Closed, Invalid, PostbellError, Refused, TimedOut
-from .frames import Frame, encode
+from .errors import Closed, Invalid, NoAnswer, PostbellError
+from .frames import Frame
 from .handlers import Handlers, serve
-from .limits import LINE_BYTES_MAX, SEND_WAIT_SECONDS, SENDS_MAX
-from .message import Duration, Message, milliseconds, reason_of
+from .limits import ANSWER_WAIT_SECONDS, LOCK_SECONDS
+from .lock import Locking, Locks
+from .message import Duration, Message, Reply, milliseconds, reason_of
+from .outgoing import Recipient
+from .settings import Capabilities
 
 H = TypeVar("H", bound=Callable[..., Any])
-
-#: Where the broker does not say when to come again.
-SLOW_DOWN_WAIT_SECONDS = 0.05
 
 
 class Agent:
     """An agent's connection to a broker, kept up for as long as it is open.
 
     What is not given is read from the environment: POSTBELL_AGENT, POSTBELL_URL, POSTBELL_TOKEN (or POSTBELL_TOKEN_FILE),
-    POSTBELL_CA, POSTBELL_PIN, POSTBELL_CLIENT_CERT, POSTBELL_CLIENT_KEY, POSTBELL_INSTANCE and ENVIRONMENT.
+    POSTBELL_CA, POSTBELL_PIN, POSTBELL_CLIENT_CERT, POSTBELL_CLIENT_KEY, POSTBELL_INSTANCE, POSTBELL_GROUP and ENVIRONMENT.
+
+    With a `group` it takes that group's messages instead of its own; each of them goes to one of those that take from it. An
+    agent that wants both opens two.
+
+    `environment`, `capabilities` (a list or an object) and `version` are in the registry from when it connects.
 
     It may be opened again after it was closed; it belongs to the event loop that it was opened in.
     """
@@ -41,7 +48,10 @@ class Agent:
         token: str | None = None,
         window: int | None = None,
         instance: str | None = None,
+        group: str | None = None,
         environment: str | None = None,
+        capabilities: Capabilities | None = None,
+        version: str | None = None,
         heartbeat: float | None = None,
         ca: str | Path | None = None,
         pin: str | None = None,
@@ -58,12 +68,18 @@ class Agent:
             client_key=client_key,
             environment=environment,
             instance=instance,
+            group=group,
             window=window,
             heartbeat=heartbeat,
+            capabilities=capabilities,
+            version=version,
         )
         self._handlers = Handlers()
         self._driver: Driver | None = None
-        self._room: asyncio.Semaphore | None = None
+        # For answers, which come to the agent's own inbox: of one that takes a group's messages.
+        self._asker: Driver | None = None
+        self._opening = asyncio.Lock()
+        self._locks = Locks()
         self._takers = 0
 
     @property
@@ -87,7 +103,7 @@ class Agent:
             return
         driver = Driver(self._settings)
         await driver.start()
-        self._driver, self._room = driver, asyncio.Semaphore(SENDS_MAX)
+        self._driver, self._opening = driver, asyncio.Lock()
 
     async def close(self) -> None:
         """Gives back what was not handled, writes what was, and says goodbye."""
@@ -104,8 +120,12 @@ class Agent:
 
     async def _leave(self, fault: BaseException | None) -> None:
         driver, self._driver = self._driver, None
+        asker, self._asker = self._asker, None
+        if asker:
+            await asker.close()
         if driver is None:
             return
+        self._locks.drop_all()
         driver.set_window(0)
         driver.release_waiting()
         for message in driver.hands.all_taken():
@@ -124,7 +144,7 @@ class Agent:
         with self._taking(self._settings.prefetch if window is None else window) as driver:
             try:
                 while True:
-                    message = await driver.hands.take()
+                    message = driver.hands.take_now() or await driver.hands.take()
                     yield message
                     # Ours would keep it alive after the reader forgot it.
                     del message
@@ -172,6 +192,7 @@ class Agent:
         to: str | None = None,
         topic: str | None = None,
         environment: str | None = None,
+        group: str | None = None,
         type: str = "data",
         payload: Any = None,
         priority: int = 5,
@@ -180,54 +201,100 @@ class Agent:
         correlation_id: str | None = None,
         headers: dict[str, Any] | None = None,
         dedupe_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> str:
-        """Sends a message to an agent (or ``"*"``), to those that subscribed to a topic, or to an environment; gives back
-        its id once it is committed. What the broker refuses by `slow_down` is sent again by itself.
+        """Sends a message to an agent (or ``"*"``), to those that subscribed to a topic, to an environment, or to one of a
+        group; gives back its id once it is committed. Messages to an inbox with the same `ordering_key` are handled one after
+        the other. What the broker refuses by `slow_down` is sent again by itself.
 
         `Interrupted` says that the connection fell and nobody knows whether it was stored; with a `dedupe_key` it is
         sent again instead."""
-        if sum(address is not None for address in (to, topic, environment)) != 1:
-            raise Invalid("a message needs one of to=, topic= and environment=")
-        frame: Frame = {
-            "op": "send",
-            "to": to,
-            "topic": topic,
-            "environment": environment,
-            "type": type,
-            "priority": priority,
-            "delay_ms": milliseconds("delay", delay),
-            "ttl_ms": milliseconds("ttl", ttl),
-            "correlation_id": correlation_id,
-            "headers": headers,
-            "dedupe_key": dedupe_key,
-            "payload": payload,
-        }
-        # The broker would end the session.
-        if (length := len(encode(frame))) > LINE_BYTES_MAX - 32:
-            raise Invalid(f"the message has {length} bytes as JSON; with all its fields it may have {LINE_BYTES_MAX}")
-        driver = self._open()
-        assert self._room is not None
-        async with self._room:
-            answer, told = _answer()
-            reference = driver.send(frame, told)
-            try:
-                return str((await _within(SEND_WAIT_SECONDS, answer))["id"])
-            finally:
-                driver.pending.forget(reference)
+        frame = outgoing.message(
+            Recipient(to, topic, environment, group),
+            type=type,
+            payload=payload,
+            priority=priority,
+            delay=delay,
+            ttl=ttl,
+            correlation_id=correlation_id,
+            headers=headers,
+            dedupe_key=dedupe_key,
+            ordering_key=ordering_key,
+        )
+        return await self._open().calls.send(frame)
 
-    async def subscribe(self, pattern: str) -> None:
+    async def request(
+        self,
+        *,
+        to: str | None = None,
+        topic: str | None = None,
+        environment: str | None = None,
+        group: str | None = None,
+        type: str = "query",
+        payload: Any = None,
+        timeout: Duration = ANSWER_WAIT_SECONDS,
+        priority: int = 5,
+        headers: dict[str, Any] | None = None,
+    ) -> Reply:
+        """Sends a question and waits for its answer: what the other says by `Message.reply`. Of several that are asked, the
+        first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not pushed by then is
+        not delivered any more."""
+        recipient = Recipient(to, topic, environment, group)
+        async with self._question(recipient, timeout) as asked:
+            await asked.send(type=type, payload=payload, priority=priority, headers=headers)
+            if reply := await asked.next():
+                return reply
+            raise NoAnswer(str(recipient), asked.seconds, asked.correlation_id)
+
+    async def request_all(
+        self,
+        *,
+        to: str | None = None,
+        topic: str | None = None,
+        environment: str | None = None,
+        group: str | None = None,
+        type: str = "query",
+        payload: Any = None,
+        timeout: Duration = ANSWER_WAIT_SECONDS,
+        count: int | None = None,
+        priority: int = 5,
+        headers: dict[str, Any] | None = None,
+    ) -> list[Reply]:
+        """Sends a question to many and gives back the answers that came within `timeout`, in their order; sooner where there
+        are `count` of them. None at all is an empty list."""
+        replies: list[Reply] = []
+        async with self._question(Recipient(to, topic, environment, group), timeout) as asked:
+            await asked.send(type=type, payload=payload, priority=priority, headers=headers)
+            while (count is None or len(replies) < count) and (reply := await asked.next()):
+                replies.append(reply)
+        return replies
+
+    def lock(self, key: str, ttl: Duration = LOCK_SECONDS) -> Locking:
+        """Asks for the lock of a task that several agents could do: one gets it, the others are told who has it.
+
+            async with agent.lock("daily-2026-11-24") as lock:
+                if lock.held:
+                    ...
+                    await lock.done()
+
+        It is held for `ttl` at a time, a second to an hour, and renewed by itself. At the end of the block it is given back,
+        unless `done` was said: then nobody does the task again. ``lock = await agent.lock(key)`` keeps it until
+        `Lock.release`. It is the agent's, whatever instance asks."""
+        return self._locks.locking(self._open().calls.ask, key, ttl)
+
+    async def subscribe(self, topic: str) -> None:
         """From when this returns, the agent gets the messages of topics that match, also those that are sent while it is
-        away: ``county.*.done``, ``alerts.>``."""
-        await self._ask({"op": "subscribe", "topic": pattern})
+        away: ``county.*.done``, ``alerts.>``. They come to its own inbox."""
+        await self._ask({"op": "subscribe", "topic": topic})
 
-    async def unsubscribe(self, pattern: str) -> None:
+    async def unsubscribe(self, topic: str) -> None:
         """From when this returns, it does not."""
-        await self._ask({"op": "unsubscribe", "topic": pattern})
+        await self._ask({"op": "unsubscribe", "topic": topic})
 
-    async def dead_letters(self, inbox: str | None = None, after: int | None = None) -> DeadLetters:
+    async def dead_letters(self, inbox: str | None = None, after: int | None = None, limit: int | None = None) -> DeadLetters:
         """A page of dead letters, the oldest first: of this agent's, or of an inbox (that takes the role `orchestrator`);
-        after this id, the last of the page before."""
-        return await dead.page(self._ask, inbox, after)
+        after this id, the last of the page before; at most `limit`, and never more than the broker's 100."""
+        return await dead.page(self._ask, inbox, after, limit)
 
     async def redrive(self, *, ids: list[int] | None = None, inbox: str | None = None) -> int:
         """Makes dead letters ready again, those with these ids or all of an inbox; says how many were."""
@@ -243,38 +310,61 @@ class Agent:
         return self._driver
 
     async def _ask(self, frame: Frame) -> Frame:
-        async def asking() -> Frame:
-            while True:
-                await driver.connected.wait()
-                answer, told = _answer()
-                driver.ask(frame, told)
-                try:
-                    return await answer
-                except Refused as refused:
-                    if refused.code != "slow_down":
-                        raise
-                    await asyncio.sleep(refused.retry_seconds or SLOW_DOWN_WAIT_SECONDS)
+        return await self._open().calls.ask(frame)
 
+    @asynccontextmanager
+    async def _question(self, recipient: Recipient, timeout: Duration) -> AsyncGenerator[_Asked, None]:
+        ttl_ms = milliseconds("timeout", timeout)
+        if not ttl_ms:
+            raise Invalid("a question needs a timeout of at least a millisecond")
+        driver = await self._answered()
+        with driver.asking.question() as question:
+            yield _Asked(driver, question, recipient, ttl_ms / 1000)
+
+    async def _answered(self) -> Driver:
+        """By whom answers come."""
         driver = self._open()
-        return await _within(SEND_WAIT_SECONDS, asking())
+        if self._settings.group is None:
+            return driver
+        async with self._opening:
+            if self._asker is None or self._asker.ended:
+                asker = Driver(replace(self._settings, group=None))
+                await asker.start()
+                if self._driver is not driver:
+                    await asker.close()
+                    raise Closed
+                self._asker = asker
+            return self._asker
 
 
-def _answer() -> tuple[asyncio.Future[Frame], Callable[[Frame | PostbellError], None]]:
-    answer: asyncio.Future[Frame] = asyncio.get_running_loop().create_future()
+class _Asked:
+    """A question under way, for so long."""
 
-    def told(result: Frame | PostbellError) -> None:
-        if answer.done():
-            return
-        if isinstance(result, PostbellError):
-            answer.set_exception(result)
-        else:
-            answer.set_result(result)
+    def __init__(self, driver: Driver, question: Question, recipient: Recipient, seconds: float) -> None:
+        self.correlation_id = question.correlation_id
+        self.seconds = seconds
+        self._driver = driver
+        self._question = question
+        self._recipient = recipient
+        self._until = asyncio.get_running_loop().time() + seconds
 
-    return answer, told
+    async def send(self, *, type: str, payload: Any, priority: int, headers: dict[str, Any] | None) -> None:
+        frame = outgoing.message(
+            self._recipient,
+            type=type,
+            payload=payload,
+            priority=priority,
+            ttl=self.seconds,
+            correlation_id=self.correlation_id,
+            headers=(headers or {}) | {"reply_to": self._driver.settings.instance},
+            # It is one question, also when the connection falls before the broker says that it has it.
+            dedupe_key=self.correlation_id,
+        )
+        await self._driver.calls.send(frame, self.seconds)
 
-
-async def _within(seconds: float, answer: Awaitable[Frame]) -> Frame:
-    try:
-        return await asyncio.wait_for(answer, seconds)
-    except asyncio.TimeoutError:
-        raise TimedOut(seconds) from None
+    async def next(self) -> Reply | None:
+        """The next answer; `None` once it is too late."""
+        left = self._until - asyncio.get_running_loop().time()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._question.wait(), max(0.0, left))
+        return self._question.take()

@@ -8,8 +8,8 @@ import ssl
 from dataclasses import dataclass
 
 from . import frames
-from .errors import NoBroker, PostbellError, TimedOut, TlsFailed, Unreachable
-from .limits import CONNECT_WAIT_SECONDS, WRITE_WAIT_SECONDS
+from .errors import Invalid, NoBroker, PostbellError, TimedOut, TlsFailed, Unreachable
+from .limits import CONNECT_WAIT_SECONDS, HELLO_LINE_BYTES_MAX, WRITE_WAIT_SECONDS
 from .settings import Settings
 from .tls import sentence
 
@@ -64,21 +64,31 @@ async def connect(settings: Settings, window: int) -> Connection:
         raise TimedOut(CONNECT_WAIT_SECONDS) from None
 
 
+def hello(settings: Settings, window: int) -> bytes:
+    """The first line."""
+    line = frames.encode(
+        frames.hello(
+            settings.agent,
+            settings.token,
+            client=settings.client,
+            window=window,
+            instance=settings.instance,
+            group=settings.group,
+            heartbeat_ms=settings.heartbeat_ms,
+            environment=settings.environment,
+            capabilities=settings.capabilities,
+            version=settings.version,
+        )
+    )
+    if len(line) > HELLO_LINE_BYTES_MAX:
+        raise Invalid(f"what the agent says of itself has {len(line)} bytes as JSON; it may have {HELLO_LINE_BYTES_MAX}")
+    return line
+
+
 async def _greet(settings: Settings, window: int) -> Connection:
     reader, writer = await _open(settings)
     try:
-        writer.write(
-            frames.encode(
-                frames.hello(
-                    settings.agent,
-                    settings.token,
-                    client=settings.client,
-                    window=window,
-                    instance=settings.instance,
-                    heartbeat_ms=settings.heartbeat_ms,
-                )
-            )
-        )
+        writer.write(hello(settings, window))
         # One that refuses may close before it has read the hello: then its own words say why.
         line = await reader.readline()
         if not line.endswith(b"\n"):

@@ -38,9 +38,9 @@ class DeadLetters:
     more: bool
 
 
-async def page(ask: Ask, inbox: str | None, after: int | None) -> DeadLetters:
+async def page(ask: Ask, inbox: str | None, after: int | None, limit: int | None) -> DeadLetters:
     """See `Agent.dead_letters`."""
-    answer = await ask({"op": "dead", "inbox": inbox, "after": after})
+    answer = await ask({"op": "dead", "inbox": inbox, "after": after, "limit": limit})
     return DeadLetters([_letter(letter) for letter in answer["letters"]], bool(answer["more"]))
 
 

@@ -9,13 +9,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from typing import Any
 
+from . import outgoing
+from .asking import Asking
+from .calls import Calls
 from .connection import Connection, connect
 from .errors import Closed, Interrupted, NoBroker, PostbellError, Refused
 from .frames import Frame
 from .hands import Hands
-from .limits import CLOSE_WAIT_SECONDS, WINDOW_MAX
-from .message import Message
+from .limits import ANSWER_AGAIN_MS, CLOSE_WAIT_SECONDS, WINDOW_MAX
+from .message import Facts, Message
+from .outgoing import Recipient
 from .pace import Pace, spread
 from .pending import Answer, Pending
 from .session import Draining, Event, Pushed, Session
@@ -33,6 +38,8 @@ class Driver:
         self.settings = settings
         self.hands = Hands()
         self.pending = Pending()
+        self.calls = Calls(self)
+        self.asking = Asking()
         self.session: Session | None = None
         self.connected = asyncio.Event()
         #: Why there will be no further connection.
@@ -67,7 +74,7 @@ class Driver:
             await asyncio.wait({self._task})
 
     def set_window(self, window: int) -> None:
-        """From now on at most so many deliveries at once."""
+        """From now on at most so many deliveries at once. Answers come beside it."""
         if window != self.window:
             self.window = window
             self.say({"op": "window", "n": window})
@@ -108,21 +115,25 @@ class Driver:
             if told:
                 told(False)
             return
-        way = self.session.ack_alone if told else self.session.ack
-        way(message._tag, self._ack_answer(message_id, told))
+        if told:
+            self.session.ack_alone(message._tag, self._ack_answer(message_id, told))
+        else:
+            self.session.ack(message._tag, message_id)
         self._wake.set()
 
-    def _ack_answer(self, message_id: str, told: Callable[[bool], None] | None) -> Answer:
+    def _ack_answer(self, message_id: str, told: Callable[[bool], None]) -> Answer:
         def answer(result: Frame | PostbellError) -> None:
-            is_committed = isinstance(result, dict)
-            if is_committed:
-                self.hands.acked(message_id)
-            else:
-                logger.info("the ack of %s may not have been taken: %s", message_id, result)
-            if told:
-                told(is_committed)
+            self._acked([message_id], result)
+            told(isinstance(result, dict))
 
         return answer
+
+    def _acked(self, message_ids: list[str], result: Frame | PostbellError) -> None:
+        if isinstance(result, dict):
+            for message_id in message_ids:
+                self.hands.acked(message_id)
+        else:
+            logger.info("the acks of %s may not have been taken: %s", message_ids[:10], result)
 
     def nack(self, message: Message, outcome: str, *, delay_ms: int | None, reason: str | None) -> bool:
         """Not handled. False where the connection it came by has fallen."""
@@ -131,6 +142,19 @@ class Driver:
         self.session.nack(message._tag, outcome, delay_ms=delay_ms, reason=reason)
         self._wake.set()
         return True
+
+    async def reply(self, to: Facts, **more: Any) -> str:
+        """An answer, to whoever asked: the agent, and of its instances the one that waits."""
+        frame = outgoing.message(
+            Recipient(to=to.sender),
+            type="response",
+            correlation_id=to.correlation_id,
+            to_instance=to.headers.get("reply_to"),
+            # Of each attempt it is the same answer.
+            dedupe_key=f"answer-{to.id}",
+            **more,
+        )
+        return await self.calls.send(frame)
 
     def _settle(self, message: Message) -> bool:
         """False if something became of it before."""
@@ -142,6 +166,7 @@ class Driver:
         """A message was forgotten; from whatever thread that is noticed in."""
 
         def fail() -> None:
+            self.hands.forgotten(message_id)
             if self.session and generation == self._generation:
                 logger.warning("%s: %s", message_id, FORGOTTEN)
                 self.session.nack(tag, "fail", reason=FORGOTTEN)
@@ -153,7 +178,7 @@ class Driver:
     def release_waiting(self) -> None:
         """What nobody has begun goes back, so that it can go elsewhere."""
         for message in self.hands.empty():
-            self.nack(message, "release", delay_ms=None, reason=None)
+            self._release(message)
 
     async def _run(self, connection: Connection) -> None:
         try:
@@ -178,6 +203,7 @@ class Driver:
     def _end(self, error: PostbellError) -> None:
         self.ended = error
         self.pending.give_up(error)
+        self.asking.end(error)
         self.hands.end(error)
         # Whoever waits for it is told why it never comes.
         self.connected.set()
@@ -187,7 +213,7 @@ class Driver:
             try:
                 return await connect(self.settings, self.window)
             except PostbellError as fault:
-                if isinstance(fault, Refused) and fault.is_final:
+                if self._is_final(fault):
                     raise
                 wait = pace.next_wait()
                 if isinstance(fault, Refused) and fault.retry_seconds:
@@ -200,7 +226,7 @@ class Driver:
     async def _live(self, connection: Connection) -> float | None:
         """A session; gives back how long to wait before the next one, if the broker said. Raises what is final."""
         now = self._loop.time()
-        session = Session(connection.welcome, self.pending, now, str(self.settings.address))
+        session = Session(connection.welcome, self.pending, now, str(self.settings.address), self._acked)
         self.session, self.heard_at = session, now
         self._generation += 1
         self._wake.set()
@@ -212,7 +238,7 @@ class Driver:
             # Spread, so that a thousand agents do not arrive at the next broker together.
             return session.draining.within_seconds * random.random() if session.draining else None
         except PostbellError as fault:
-            if isinstance(fault, NoBroker) or (isinstance(fault, Refused) and fault.is_final):
+            if isinstance(fault, NoBroker) or self._is_final(fault):
                 raise
             logger.info("the connection fell: %s", fault)
             retry = fault.retry_seconds if isinstance(fault, Refused) else None
@@ -221,6 +247,12 @@ class Driver:
             reading.cancel()
             connection.abort_unless_closed()
             self._fell()
+
+    def _is_final(self, fault: PostbellError) -> bool:
+        if not isinstance(fault, Refused):
+            return False
+        # Where nobody else can have our name, a hello of ours that was given up arrived after the one that followed it.
+        return fault.is_final and not (fault.code == "taken_over" and self.settings.is_instance_ours)
 
     def _fell(self) -> None:
         """Its tags are void: what waits comes again, and what somebody has is known again by its id."""
@@ -274,13 +306,23 @@ class Driver:
         if self.hands.is_handled(message.id):
             # It was handled here when its connection fell.
             message._is_settled = True
-            session.ack(event.tag, self._ack_answer(message.id, None))
+            session.ack(event.tag, message.id)
+        elif self.asking.is_answer(message):
+            message._is_settled = True
+            if not self.asking.answered(message):
+                logger.info("%r came when nobody waited for it any more", message)
+            session.ack(event.tag, message.id)
         elif before is not None and not before.is_settled:
             # Somebody is at it still: what becomes of it is said by the new tag.
             message._is_settled = True
             before._tag, before._generation = event.tag, self._generation
         elif self.window == 0 or len(self.hands) >= WINDOW_MAX:
             # Nobody takes messages any more, or the broker broke its window.
-            self.nack(message, "release", delay_ms=None, reason=None)
+            self._release(message)
         else:
             self.hands.put(message)
+
+    def _release(self, message: Message) -> None:
+        # An answer would come again at once, whatever the window is.
+        delay_ms = ANSWER_AGAIN_MS if message.type == "response" else None
+        self.nack(message, "release", delay_ms=delay_ms, reason=None)

@@ -99,8 +99,8 @@ class Interrupted(PostbellError):
         return True
 
 
-class TimedOut(PostbellError):
-    """No answer came in time."""
+class TimedOut(PostbellError, TimeoutError):
+    """No answer of the broker's came in time."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"the broker did not answer in {seconds:g} s")
@@ -109,6 +109,30 @@ class TimedOut(PostbellError):
     def is_retryable(self) -> bool:
         """Whether trying again may succeed."""
         return True
+
+
+class NoAnswer(PostbellError, TimeoutError):
+    """The broker has the question, and nobody answered it in time."""
+
+    def __init__(self, asked: str, seconds: float, correlation_id: str) -> None:
+        super().__init__(f"no answer within {seconds:g} s from {asked} (correlation_id {correlation_id})")
+        #: Whom it was asked of.
+        self.asked = asked
+        #: The question's.
+        self.correlation_id = correlation_id
+
+    @property
+    def is_retryable(self) -> bool:
+        """Whether trying again may succeed."""
+        return True
+
+
+class LockLost(PostbellError):
+    """A lock is not ours any more: another may do the task, or did."""
+
+    def __init__(self, key: str, sentence: str | None = None) -> None:
+        super().__init__(sentence or f"the lock {key} is not held any more: another may have it, or had it")
+        self.key = key
 
 
 class Closed(PostbellError):

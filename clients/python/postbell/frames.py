@@ -10,6 +10,8 @@ from typing import Any
 from .errors import Invalid, NoBroker, Refused
 from .limits import LINE_BYTES_MAX, PROTO
 
+_DECODER = json.JSONDecoder()
+
 #: A frame is a JSON object with an ``op``.
 Frame = dict[str, Any]
 
@@ -34,7 +36,11 @@ def encode(frame: Mapping[str, Any]) -> bytes:
 def decode(line: bytes) -> Frame:
     """A line of the broker's, without its newline."""
     try:
-        frame = json.loads(line)
+        text = line.decode()
+        # `loads` guesses at the encoding and looks for spaces around, which takes a third of its time.
+        frame, end = _DECODER.raw_decode(text)
+        if end != len(text) and text[end:].strip():
+            raise ValueError(f"extra data after column {end}")
     except (ValueError, RecursionError) as fault:
         raise NoBroker(f"a line is no JSON: {fault}") from fault
     if not isinstance(frame, dict) or not isinstance(frame.get("op"), str):
@@ -46,28 +52,23 @@ class LineSplitter:
     """Lines out of a byte stream, in whatever pieces it comes."""
 
     def __init__(self, line_bytes_max: int = LINE_BYTES_MAX) -> None:
-        self._buffer = bytearray()
+        # The line that is not whole yet, in the pieces it came in: a long one is put together once.
+        self._pieces: list[bytes] = []
+        self._pieces_bytes = 0
         self._line_bytes_max = line_bytes_max
-        # How much was searched already, so that a long line in small pieces is searched once.
-        self._searched = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """The lines that are whole now, without their newlines."""
-        self._buffer += data
-        lines = []
-        start = 0
-        while (end := self._buffer.find(b"\n", self._searched)) >= 0:
-            self._check(end - start)
-            lines.append(bytes(self._buffer[start:end]).removesuffix(b"\r"))
-            start = self._searched = end + 1
-        del self._buffer[:start]
-        self._searched = len(self._buffer)
-        self._check(len(self._buffer))
-        return lines
-
-    def _check(self, length: int) -> None:
-        if length > self._line_bytes_max:
+        first, *lines = data.split(b"\n")
+        self._pieces.append(first)
+        self._pieces_bytes += len(first)
+        if lines:
+            lines.insert(0, b"".join(self._pieces))
+            rest = lines.pop()
+            self._pieces, self._pieces_bytes = [rest], len(rest)
+        if max([self._pieces_bytes, *map(len, lines)]) > self._line_bytes_max:
             raise NoBroker(f"a line is longer than {self._line_bytes_max} bytes")
+        return [line.removesuffix(b"\r") for line in lines]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from weakref import WeakValueDictionary
+from weakref import ref
 
 from .errors import PostbellError
 from .limits import HANDLED_MAX
@@ -18,8 +18,8 @@ class Hands:
     def __init__(self) -> None:
         self._waiting: deque[Message] = deque()
         self._changed = asyncio.Event()
-        # By the message's id: a tag changes with the connection.
-        self._taken: WeakValueDictionary[str, Message] = WeakValueDictionary()
+        # By the message's id: a tag changes with the connection. Weak: one that its reader lets go of is forgotten.
+        self._taken: dict[str, ref[Message]] = {}
         self._handled: OrderedDict[str, None] = OrderedDict()
         self._ended: PostbellError | None = None
 
@@ -30,13 +30,19 @@ class Hands:
 
     async def take(self) -> Message:
         """The next one; raises why there will be none. May be cancelled."""
-        while not self._waiting:
+        while (message := self.take_now()) is None:
             if self._ended:
                 raise self._ended
             self._changed.clear()
             await self._changed.wait()
+        return message
+
+    def take_now(self) -> Message | None:
+        """The next one, if it is here."""
+        if not self._waiting:
+            return None
         message = self._waiting.popleft()
-        self._taken[message.id] = message
+        self._taken[message.id] = ref(message)
         return message
 
     def __len__(self) -> int:
@@ -55,11 +61,17 @@ class Hands:
 
     def taken(self, message_id: str) -> Message | None:
         """Who has it has not settled it yet."""
-        return self._taken.get(message_id)
+        taken = self._taken.get(message_id)
+        return taken() if taken else None
 
     def all_taken(self) -> list[Message]:
         """Those that were taken and not settled."""
-        return list(self._taken.values())
+        return [message for taken in list(self._taken.values()) if (message := taken())]
+
+    def forgotten(self, message_id: str) -> None:
+        """Who had it let go of it; unless it came anew meanwhile."""
+        if message_id in self._taken and self.taken(message_id) is None:
+            del self._taken[message_id]
 
     def settled(self, message_id: str) -> None:
         """Something became of it."""

@@ -8,6 +8,8 @@ PROTO: Final = 1
 PORT_DEFAULT: Final = 7440
 #: The longest line in either direction, without its newline.
 LINE_BYTES_MAX: Final = 1024 * 1024
+#: The longest line before the welcome.
+HELLO_LINE_BYTES_MAX: Final = 8 * 1024
 WINDOW_MAX: Final = 10_000
 WINDOW_DEFAULT: Final = 32
 #: Silence for this many heartbeats closes a connection, on either side.
@@ -20,6 +22,11 @@ REASON_BYTES_MAX: Final = 1_000
 DEAD_IDS_MAX: Final = 1_000
 #: The longest delay, time to live or extension: a week.
 DURATION_MS_MAX: Final = 7 * 24 * 3_600 * 1_000
+#: For how long a lock is held at a time.
+LOCK_MS_MIN: Final = 1_000
+LOCK_MS_MAX: Final = 3_600_000
+#: Where nobody says: what a holder that dies may delay the others by.
+LOCK_SECONDS: Final = 30.0
 
 CONNECT_WAIT_SECONDS: Final = 10.0
 #: A broker that takes nothing for so long is left.
@@ -34,6 +41,16 @@ RECONNECT_MAX_SECONDS: Final = 10.0
 SENDS_MAX: Final = 1_024
 #: Of the sends that were held back, so many are under way at once.
 RESUMED_MAX: Final = 256
+#: Answers to one question that nobody took yet; those that come after them are dropped.
+ANSWERS_MAX: Final = WINDOW_MAX
+#: Questions that are over, whose late answers are dropped; the oldest is forgotten, and its answer is a message like any.
+QUESTIONS_OVER_MAX: Final = 4_096
+#: How long an answer is waited for where nobody says.
+ANSWER_WAIT_SECONDS: Final = 30.0
+#: An answer that nobody took by then is not delivered any more: whoever asked is gone.
+ANSWER_TTL_SECONDS: Final = 3_600.0
+#: An answer comes beside the window. One that nobody here waits for, while nobody takes messages, comes again after so long.
+ANSWER_AGAIN_MS: Final = 1_000
 #: Ids of messages that were handled and whose ack may not have arrived; the oldest is forgotten, and handled again
 #: where it comes again.
 HANDLED_MAX: Final = 2 * WINDOW_MAX

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .errors import Invalid, NoBroker, PostbellError
 from .frames import Frame
-from .limits import DURATION_MS_MAX
+from .limits import ANSWER_TTL_SECONDS, DURATION_MS_MAX
 
 #: Seconds, or a timedelta.
 Duration = float | timedelta
@@ -51,32 +51,29 @@ class Settler(Protocol):
     def dropped(self, message_id: str, tag: int, generation: int) -> None:
         """Forgotten."""
 
+    async def reply(self, to: Facts, **more: Any) -> str:
+        """An answer; gives back its id."""
+
 
 class Facts:
     """What a message says of itself."""
 
-    __slots__ = ("_frame",)
+    __slots__ = ("_frame", "id", "sender", "type")
 
     def __init__(self, frame: Frame) -> None:
-        for key in ("id", "from", "type", "created_at"):
-            if not isinstance(frame.get(key), str):
-                raise NoBroker(f"a message has no {key}")
+        try:
+            #: The message's id, the same at each attempt.
+            self.id: str = frame["id"]
+            #: The agent that sent it: `from` in the protocol.
+            self.sender: str = frame["from"]
+            #: command, query, response, alert, heartbeat or data.
+            self.type: str = frame["type"]
+            are_texts = type(self.id) is type(self.sender) is type(self.type) is type(frame["created_at"]) is str
+        except KeyError as fault:
+            raise NoBroker(f"a message has no {fault.args[0]}") from fault
+        if not are_texts:
+            raise NoBroker("a message's id, from, type or created_at is no text")
         self._frame = frame
-
-    @property
-    def id(self) -> str:
-        """The message's id, the same at each attempt."""
-        return str(self._frame["id"])
-
-    @property
-    def sender(self) -> str:
-        """The agent that sent it: `from` in the protocol."""
-        return str(self._frame["from"])
-
-    @property
-    def type(self) -> str:
-        """command, query, response, alert, heartbeat or data."""
-        return str(self._frame["type"])
 
     @property
     def payload(self) -> Any:
@@ -104,6 +101,11 @@ class Facts:
         return self._frame.get("topic")
 
     @property
+    def group(self) -> str | None:
+        """The group it was sent to, if it was."""
+        return self._frame.get("group")
+
+    @property
     def correlation_id(self) -> str | None:
         """What it is an answer to, or will be answered by."""
         return self._frame.get("correlation_id")
@@ -115,6 +117,12 @@ class Facts:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.type} from {self.sender}, attempt {self.attempt}>"
+
+
+class Reply(Facts):
+    """An answer to a question. It is acknowledged already: whoever asked has it."""
+
+    __slots__ = ()
 
 
 class Message(Facts):
@@ -163,6 +171,18 @@ class Message(Facts):
     async def release(self, delay: Duration | None = None) -> bool:
         """Not handled, and nobody's fault: pushed again, not before `delay`."""
         return self._settler.nack(self, "release", delay_ms=milliseconds("delay", delay), reason=None)
+
+    async def reply(
+        self,
+        payload: Any = None,
+        *,
+        headers: dict[str, Any] | None = None,
+        ttl: Duration | None = ANSWER_TTL_SECONDS,
+    ) -> str:
+        """Answers it: whoever sent it by `Agent.request` gets this. Returns the answer's id once it is committed; the message
+        is still to be acknowledged, which a handler does by returning. A message has one answer: a second one, at another
+        attempt perhaps, is the first one again. After `ttl` it is not delivered any more."""
+        return await self._settler.reply(self, payload=payload, headers=headers, priority=self.priority, ttl=ttl)
 
     def __del__(self) -> None:
         if not self._is_settled:

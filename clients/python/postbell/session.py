@@ -6,7 +6,10 @@ something to do though nothing arrived.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 from .errors import NoBroker, PostbellError, Refused, Unreachable
 from .frames import Frame, LineSplitter, Welcome, decode, encode, refusal
@@ -14,8 +17,8 @@ from .limits import ACK_TAGS_MAX, HEARTBEATS_MISSED_MAX, REASON_BYTES_MAX
 from .pending import Answer, Held, Pending
 
 
-@dataclass(frozen=True)
-class Pushed:
+# One for each message: a tuple costs a third of a frozen dataclass.
+class Pushed(NamedTuple):
     """A delivery, as the broker's frame has it."""
 
     tag: int
@@ -36,21 +39,40 @@ class Stray:
     error: Refused
 
 
+#: Told what the broker answered to acks, by the keys they were given with.
+Acked = Callable[["list[str]", "Frame | PostbellError"], None]
+
+_ANSWERS = {
+    "sent",
+    "acked",
+    "subscribed",
+    "unsubscribed",
+    "lock",
+    "released",
+    "dead_letters",
+    "redriven",
+    "purged",
+}
+
 Event = Pushed | Draining | Stray
 
 
 class Session:
     """See the module. A fatal `error` and a peer that is no broker are raised."""
 
-    def __init__(self, welcome: Welcome, pending: Pending, now: float, address: str = "its address") -> None:
+    def __init__(
+        self, welcome: Welcome, pending: Pending, now: float, address: str = "its address", acked: Acked | None = None
+    ) -> None:
         self.welcome = welcome
         self._pending = pending
         self._address = address
+        self._acked = acked
         self._lines = LineSplitter()
         self._held = Held()
         self._out = bytearray()
-        # Acks that gather until the next write become one line.
-        self._acks: list[tuple[int, Answer]] = []
+        # Acks that gather until the next write become one line: tags, and what `acked` is told of them.
+        self._ack_tags: list[int] = []
+        self._ack_keys: list[str] = []
         self._heard_at = self._wrote_at = now
         self.draining: Draining | None = None
 
@@ -63,8 +85,6 @@ class Session:
         match frame["op"]:
             case "msg":
                 return self._pushed(frame, now)
-            case "sent" | "acked" | "subscribed" | "unsubscribed" | "dead_letters" | "redriven" | "purged":
-                self._pending.answered(frame)
             case "error":
                 return self._refused(frame, now)
             case "ping":
@@ -72,16 +92,18 @@ class Session:
             case "drain":
                 self.draining = Draining(_milliseconds(frame, "after_ms"))
                 return self.draining
+            case op if op in _ANSWERS:
+                self._pending.answered(frame)
             case _:
                 # A pong, or an op of a newer broker's.
                 pass
         return None
 
     def _pushed(self, frame: Frame, now: float) -> Pushed:
-        tag = frame.get("tag")
-        if not isinstance(tag, int):
-            raise NoBroker("a message has no tag")
-        self._held.insert(now, tag, _milliseconds(frame, "deadline_ms"))
+        tag, deadline_ms = frame.get("tag"), frame.get("deadline_ms")
+        if not isinstance(tag, int) or not isinstance(deadline_ms, (int, float)):
+            raise NoBroker("a message has no tag, or no deadline_ms")
+        self._held.insert(now, tag, deadline_ms / 1000)
         return Pushed(tag, frame)
 
     def _refused(self, frame: Frame, now: float) -> Stray | None:
@@ -109,15 +131,21 @@ class Session:
         """A request that is answered once, or interrupted."""
         self._out += self._pending.ask(frame, answer)
 
-    def ack(self, tag: int, answer: Answer) -> None:
-        """Handled: with those that are acknowledged by the same write. A refusal does not say of which of them it is."""
+    def ack(self, tag: int, key: str) -> None:
+        """Handled: with those that are acknowledged by the same write. `acked` is told what became of them, by these keys; a
+        refusal does not say of which of them it is."""
         if self._held.remove(tag):
-            self._acks.append((tag, answer))
+            self._ack_tags.append(tag)
+            self._ack_keys.append(key)
 
     def ack_alone(self, tag: int, answer: Answer) -> None:
         """Handled, and answered for itself."""
         if self._held.remove(tag):
             self.ask({"op": "ack", "tag": tag}, answer)
+
+    def _tell_acked(self, keys: list[str], result: Frame | PostbellError) -> None:
+        if self._acked:
+            self._acked(keys, result)
 
     def nack(self, tag: int, outcome: str, *, delay_ms: int | None = None, reason: str | None = None) -> None:
         """Not handled."""
@@ -129,10 +157,10 @@ class Session:
         """What is to be written now."""
         for line in self._pending.take_due(now):
             self._out += line
-        while self._acks:
-            acks, self._acks = self._acks[:ACK_TAGS_MAX], self._acks[ACK_TAGS_MAX:]
-            answers = [answer for _, answer in acks]
-            self.ask({"op": "ack", "tags": [tag for tag, _ in acks]}, _all(answers))
+        while self._ack_tags:
+            tags, self._ack_tags = self._ack_tags[:ACK_TAGS_MAX], self._ack_tags[ACK_TAGS_MAX:]
+            keys, self._ack_keys = self._ack_keys[:ACK_TAGS_MAX], self._ack_keys[ACK_TAGS_MAX:]
+            self.ask({"op": "ack", "tags": tags}, partial(self._tell_acked, keys))
         if not self._out:
             return b""
         out, self._out = bytes(self._out), bytearray()
@@ -165,15 +193,7 @@ class Session:
     @property
     def is_drained(self) -> bool:
         """The broker asked us to leave, and nothing keeps us."""
-        return self.draining is not None and not self._held and not self._acks and self._pending.is_empty
-
-
-def _all(answers: list[Answer]) -> Answer:
-    def answer(result: Frame | PostbellError) -> None:
-        for one in answers:
-            one(result)
-
-    return answer
+        return self.draining is not None and not self._held and not self._ack_tags and self._pending.is_empty
 
 
 def _milliseconds(frame: Frame, key: str) -> float:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .address import Address, parse_url
 from .errors import Invalid
 from .limits import WINDOW_DEFAULT, WINDOW_MAX
 from .tls import Trust
 from .version import VERSION
+
+#: What an agent can do, in words of whoever asks for it.
+Capabilities = Sequence[Any] | Mapping[str, Any]
 
 URL_DEFAULT = "tcp://127.0.0.1:7440"
 
@@ -26,9 +31,17 @@ class Settings:
     address: Address
     trust: Trust
     environment: str | None
-    instance: str | None
+    #: Where answers are sent to.
+    instance: str
+    #: Nobody else can have this instance's name: whoever takes over from us is ourselves.
+    is_instance_ours: bool
+    #: What it takes from instead of its own inbox.
+    group: str | None
     window: int | None
     heartbeat_ms: int | None
+    #: What it says of itself to the registry.
+    capabilities: Capabilities | None
+    version: str | None
 
     @property
     def client(self) -> str:
@@ -53,8 +66,11 @@ def read(
     client_key: str | Path | None,
     environment: str | None,
     instance: str | None,
+    group: str | None,
     window: int | None,
     heartbeat: float | None,
+    capabilities: Capabilities | None,
+    version: str | None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
     """What is given, else POSTBELL_…; an empty variable counts as none."""
@@ -74,15 +90,20 @@ def read(
         raise Invalid("a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://")
     if window is not None and not 0 <= window <= WINDOW_MAX:
         raise Invalid(f"a window is between 0 and {WINDOW_MAX}, not {window}")
+    named = of("POSTBELL_INSTANCE", instance)
     return Settings(
         agent=of("POSTBELL_AGENT", agent) or _missing("the agent's name", "POSTBELL_AGENT"),
         token=_token(of("POSTBELL_TOKEN", token), environ.get("POSTBELL_TOKEN_FILE")),
         address=address,
         trust=trust,
         environment=of("ENVIRONMENT", environment),
-        instance=of("POSTBELL_INSTANCE", instance),
+        instance=named or str(uuid.uuid4()),
+        is_instance_ours=named is None,
+        group=of("POSTBELL_GROUP", group),
         window=window,
         heartbeat_ms=None if heartbeat is None else round(heartbeat * 1000),
+        capabilities=capabilities,
+        version=version,
     )
 
 

@@ -14,7 +14,10 @@ from typing import Any, TypeVar
 from .agent import Agent
 from .dead import DeadLetters
 from .errors import Closed
-from .message import Duration, Facts, Message
+from .limits import ANSWER_TTL_SECONDS, ANSWER_WAIT_SECONDS, LOCK_SECONDS
+from .lock import Lock, Locking
+from .message import Duration, Facts, Message, Reply
+from .settings import Capabilities
 from .signals import on_signals
 
 T = TypeVar("T")
@@ -52,6 +55,68 @@ class SyncMessage(Facts):
         """See `Message.release`."""
         return self._agent._call(self._message.release(delay))
 
+    def reply(
+        self,
+        payload: Any = None,
+        *,
+        headers: dict[str, Any] | None = None,
+        ttl: Duration | None = ANSWER_TTL_SECONDS,
+    ) -> str:
+        """See `Message.reply`."""
+        return self._agent._call(self._message.reply(payload, headers=headers, ttl=ttl))
+
+
+class SyncLock:
+    """A `Lock` whose methods block until they are done. It is renewed by itself, whatever the script does meanwhile."""
+
+    def __init__(self, agent: SyncAgent, lock: Lock) -> None:
+        self._agent = agent
+        self._lock = lock
+
+    @property
+    def key(self) -> str:
+        """Which lock it is."""
+        return self._lock.key
+
+    @property
+    def held(self) -> bool:
+        """Whether it is ours, at this moment."""
+        return self._lock.held
+
+    @property
+    def fence(self) -> int | None:
+        """See `Lock`."""
+        return self._lock.fence
+
+    @property
+    def holder(self) -> str | None:
+        """See `Lock`."""
+        return self._lock.holder
+
+    @property
+    def left(self) -> float | None:
+        """See `Lock`."""
+        return self._lock.left
+
+    @property
+    def is_done(self) -> bool:
+        """See `Lock`."""
+        return self._lock.is_done
+
+    def release(self) -> None:
+        """See `Lock.release`."""
+        self._agent._call(self._lock.release())
+
+    def done(self) -> None:
+        """See `Lock.done`."""
+        self._agent._call(self._lock.done())
+
+    def __enter__(self) -> SyncLock:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
+        self._agent._call(self._lock.__aexit__(kind, fault, trace))
+
 
 class SyncAgent:
     """`Agent` without `async`: each method blocks until it is done, and any thread may call it."""
@@ -64,7 +129,10 @@ class SyncAgent:
         token: str | None = None,
         window: int | None = None,
         instance: str | None = None,
+        group: str | None = None,
         environment: str | None = None,
+        capabilities: Capabilities | None = None,
+        version: str | None = None,
         heartbeat: float | None = None,
         ca: str | Path | None = None,
         pin: str | None = None,
@@ -77,8 +145,11 @@ class SyncAgent:
             token=token,
             window=window,
             instance=instance,
+            group=group,
             environment=environment,
             heartbeat=heartbeat,
+            capabilities=capabilities,
+            version=version,
             ca=ca,
             pin=pin,
             client_cert=client_cert,
@@ -183,6 +254,7 @@ class SyncAgent:
         to: str | None = None,
         topic: str | None = None,
         environment: str | None = None,
+        group: str | None = None,
         type: str = "data",
         payload: Any = None,
         priority: int = 5,
@@ -191,6 +263,7 @@ class SyncAgent:
         correlation_id: str | None = None,
         headers: dict[str, Any] | None = None,
         dedupe_key: str | None = None,
+        ordering_key: str | None = None,
     ) -> str:
         """See `Agent.send`."""
         return self._call(
@@ -198,6 +271,7 @@ class SyncAgent:
                 to=to,
                 topic=topic,
                 environment=environment,
+                group=group,
                 type=type,
                 payload=payload,
                 priority=priority,
@@ -206,20 +280,88 @@ class SyncAgent:
                 correlation_id=correlation_id,
                 headers=headers,
                 dedupe_key=dedupe_key,
+                ordering_key=ordering_key,
             )
         )
 
-    def subscribe(self, pattern: str) -> None:
+    def request(
+        self,
+        *,
+        to: str | None = None,
+        topic: str | None = None,
+        environment: str | None = None,
+        group: str | None = None,
+        type: str = "query",
+        payload: Any = None,
+        timeout: Duration = ANSWER_WAIT_SECONDS,
+        priority: int = 5,
+        headers: dict[str, Any] | None = None,
+    ) -> Reply:
+        """See `Agent.request`."""
+        return self._call(
+            self._agent.request(
+                to=to,
+                topic=topic,
+                environment=environment,
+                group=group,
+                type=type,
+                payload=payload,
+                timeout=timeout,
+                priority=priority,
+                headers=headers,
+            )
+        )
+
+    def request_all(
+        self,
+        *,
+        to: str | None = None,
+        topic: str | None = None,
+        environment: str | None = None,
+        group: str | None = None,
+        type: str = "query",
+        payload: Any = None,
+        timeout: Duration = ANSWER_WAIT_SECONDS,
+        count: int | None = None,
+        priority: int = 5,
+        headers: dict[str, Any] | None = None,
+    ) -> list[Reply]:
+        """See `Agent.request_all`."""
+        return self._call(
+            self._agent.request_all(
+                to=to,
+                topic=topic,
+                environment=environment,
+                group=group,
+                type=type,
+                payload=payload,
+                timeout=timeout,
+                count=count,
+                priority=priority,
+                headers=headers,
+            )
+        )
+
+    def lock(self, key: str, ttl: Duration = LOCK_SECONDS) -> SyncLock:
+        """See `Agent.lock`; it asks at once, and is used by ``with``."""
+
+        async def acquire() -> Lock:
+            locking: Locking = self._agent.lock(key, ttl)
+            return await locking
+
+        return SyncLock(self, self._call(acquire()))
+
+    def subscribe(self, topic: str) -> None:
         """See `Agent.subscribe`."""
-        self._call(self._agent.subscribe(pattern))
+        self._call(self._agent.subscribe(topic))
 
-    def unsubscribe(self, pattern: str) -> None:
+    def unsubscribe(self, topic: str) -> None:
         """See `Agent.unsubscribe`."""
-        self._call(self._agent.unsubscribe(pattern))
+        self._call(self._agent.unsubscribe(topic))
 
-    def dead_letters(self, inbox: str | None = None, after: int | None = None) -> DeadLetters:
+    def dead_letters(self, inbox: str | None = None, after: int | None = None, limit: int | None = None) -> DeadLetters:
         """See `Agent.dead_letters`."""
-        return self._call(self._agent.dead_letters(inbox, after))
+        return self._call(self._agent.dead_letters(inbox, after, limit))
 
     def redrive(self, *, ids: list[int] | None = None, inbox: str | None = None) -> int:
         """See `Agent.redrive`."""

@@ -1,7 +1,13 @@
-"""The tests of the package: `python3 -m unittest` in the folder above."""
+"""The tests of the package: `pytest`, or `python3 -m unittest`, in the folder above."""
 
 import logging
+import os
 
 # What an agent logs of its own accord is what the tests provoke; the loop would complain of subprocesses that block it.
 logging.getLogger("postbell").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+# Nor are they whoever runs the tests.
+for name in [name for name in os.environ if name.startswith("POSTBELL_") or name == "ENVIRONMENT"]:
+    if name not in ("POSTBELL_BIN", "POSTBELL_TEST_PG"):
+        del os.environ[name]

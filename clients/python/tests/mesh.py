@@ -38,6 +38,9 @@ _SETTINGS = {
     "POSTBELL_DRAIN_SECONDS": "5",
 }
 _numbers = itertools.count(1)
+# Ends a broker whose test process was killed: then nobody holds the other end of the guard's input. A signal to the tests'
+# whole group must not end the guard first.
+_GUARD = """trap '' INT TERM HUP; read -r word; [ "$word" = dismissed ] || { kill "$1"; kill -CONT "$1"; } 2> /dev/null"""
 
 
 def binary() -> str:
@@ -68,6 +71,7 @@ class Process:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._guard = subprocess.Popen(["/bin/sh", "-c", _GUARD, "guard", str(self._child.pid)], stdin=subprocess.PIPE)
         self._said = ""
         self._changed = threading.Condition()
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -112,6 +116,7 @@ class Process:
                 self._child.kill()
                 self._child.wait()
             self._listener.join(WAIT_SECONDS)
+        self._guard.communicate(b"dismissed\n")
         atexit.unregister(self.end)
 
 
@@ -170,9 +175,11 @@ class Mesh:
         """Again, at the same address."""
         self._broker = self._serve()
 
-    def agent(self, kind: str = "agent", *, role: str = "agent", environment: str = "pc") -> Credentials:
+    def agent(
+        self, kind: str = "agent", *, name: str | None = None, role: str = "agent", environment: str = "pc"
+    ) -> Credentials:
         """Registers one that nobody else has."""
-        name = f"{kind}-{next(_numbers)}"
+        name = name or f"{kind}-{next(_numbers)}"
         arguments = ["agent", "add", name, "--role", role, "--environment", environment]
         done = subprocess.run(
             [binary(), *arguments],

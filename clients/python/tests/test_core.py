@@ -7,8 +7,10 @@ import unittest
 
 from postbell import Interrupted, Invalid, NoBroker, PostbellError, Refused, Unreachable
 from postbell.address import Address, parse_url
+from postbell.asking import Asking
 from postbell.frames import Frame, LineSplitter, Welcome, decode, encode, welcome
-from postbell.limits import ACK_TAGS_MAX, RESUMED_MAX
+from postbell.limits import ACK_TAGS_MAX, ANSWERS_MAX, QUESTIONS_OVER_MAX, RESUMED_MAX
+from postbell.message import Facts
 from postbell.pending import Held, Pending
 from postbell.session import Draining, Pushed, Session, Stray
 
@@ -132,6 +134,38 @@ class Requests(unittest.TestCase):
         self.assertEqual((pending.take_due(0), pending.is_empty), ([], True))
 
 
+class Questions(unittest.TestCase):
+    def answer(self, correlation_id: str | None, kind: str = "response", n: int = 0) -> Facts:
+        more = {"correlation_id": correlation_id} if correlation_id else {}
+        return Facts({"id": "m", "from": "a", "type": kind, "created_at": "2026-11-24T02:00:00Z", "payload": n} | more)
+
+    def test_an_answer_is_known_by_its_correlation_id_and_a_late_one_too(self) -> None:
+        asking = Asking()
+        with asking.question() as first, asking.question() as second:
+            self.assertNotEqual(first.correlation_id, second.correlation_id)
+            for n, question in enumerate((second, first)):
+                answer = self.answer(question.correlation_id, n=n)
+                self.assertTrue(asking.is_answer(answer) and asking.answered(answer))
+            for other in (self.answer(None), self.answer("x"), self.answer(first.correlation_id, "query")):
+                self.assertFalse(asking.is_answer(other))
+            replies = [first.take(), second.take()]
+            self.assertEqual([reply and reply.payload for reply in replies], [1, 0])
+            self.assertIsNone(first.take())
+        late = self.answer(first.correlation_id)
+        self.assertTrue(asking.is_answer(late))
+        self.assertFalse(asking.answered(late))
+
+    def test_neither_answers_nor_questions_that_are_over_are_kept_without_bound(self) -> None:
+        asking = Asking()
+        with asking.question() as question:
+            answer = self.answer(question.correlation_id)
+            self.assertEqual([asking.answered(answer) for _ in range(ANSWERS_MAX + 1)].count(False), 1)
+        for _ in range(QUESTIONS_OVER_MAX):
+            with asking.question():
+                pass
+        self.assertFalse(asking.is_answer(answer), "the oldest is forgotten")
+
+
 class Holding(unittest.TestCase):
     def test_a_held_delivery_is_extended_again_and_again_until_it_is_settled(self) -> None:
         held = Held()
@@ -154,7 +188,9 @@ class Holding(unittest.TestCase):
 class Sessions(unittest.TestCase):
     def setUp(self) -> None:
         self.pending = Pending()
-        self.session = Session(Welcome("b", 1, HEARTBEAT, 1000), self.pending, 0.0, "h:1")
+        self.acked: list[list[str]] = []
+        welcome = Welcome("b", 1, HEARTBEAT, 1000)
+        self.session = Session(welcome, self.pending, 0.0, "h:1", lambda keys, _: self.acked.append(keys))
 
     def written(self, now: float = 0.0) -> list[Frame]:
         return [json.loads(line) for line in self.session.take_output(now).splitlines()]
@@ -167,18 +203,17 @@ class Sessions(unittest.TestCase):
 
     def test_acks_of_one_write_are_one_line_and_each_is_told(self) -> None:
         self.session.receive(pushed(1) + pushed(2), 0)
-        first, second = Told(), Told()
-        self.session.ack(1, first)
-        self.session.ack(2, second)
-        self.session.ack(2, second)
+        self.session.ack(1, "first")
+        self.session.ack(2, "second")
+        self.session.ack(2, "second")
         self.assertEqual(self.written(), [{"op": "ack", "tags": [1, 2], "ref": "1"}])
         self.session.receive(line(op="acked", ref="1"), 0)
-        self.assertEqual((len(first.all), len(second.all)), (1, 1))
+        self.assertEqual(self.acked, [["first", "second"]])
 
     def test_no_ack_has_more_tags_than_the_broker_takes(self) -> None:
         for tag in range(ACK_TAGS_MAX + 1):
             self.session.receive(pushed(tag), 0)
-            self.session.ack(tag, Told())
+            self.session.ack(tag, "m")
         self.assertEqual([len(frame["tags"]) for frame in self.written()], [ACK_TAGS_MAX, 1])
 
     def test_a_nack_says_what_and_why_within_bounds(self) -> None:
@@ -223,7 +258,7 @@ class Sessions(unittest.TestCase):
         self.session.receive(pushed(1), 0)
         self.assertEqual(self.session.receive(line(op="drain", after_ms=2000), 0), [Draining(2.0)])
         self.assertFalse(self.session.is_drained, "one is held")
-        self.session.ack(1, Told())
+        self.session.ack(1, "m")
         self.assertFalse(self.session.is_drained, "its ack is not written")
         self.written()
         self.assertFalse(self.session.is_drained, "nor answered")

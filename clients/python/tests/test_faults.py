@@ -6,8 +6,10 @@ import asyncio
 import signal
 import threading
 import unittest
+from unittest.mock import patch
 
 from postbell import Agent, Interrupted, Message, PostbellError, Refused, Unreachable
+from postbell.limits import RECONNECT_FIRST_SECONDS
 
 from .mesh import WAIT_SECONDS, Credentials, mesh, sender
 
@@ -71,8 +73,45 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         while held._generation == generation:
             await asyncio.sleep(0.02)
         self.assertTrue(await held.ack())
-        await peer.send(to=who.name, payload="last")
-        self.assertEqual((await anext(messages)).payload, "last", "neither was handed out again")
+        await self.nothing_but_the_last(who, agent, peer)
+
+    async def test_an_ack_that_the_broker_did_not_read_is_said_again_after_the_reconnect(self) -> None:
+        who = mesh().agent("holder")
+        peer, agent = await self.opened(sender()), await self.opened(who)
+        await peer.send(to=who.name, payload="handled")
+        message = await anext(agent.messages())
+        driver = agent._driver
+        assert driver is not None
+        mesh().freeze_broker()
+        await message.ack(confirm=False)
+        while not driver.pending._asks:
+            await asyncio.sleep(0.01)
+        self.assertTrue(driver.hands.is_handled(message.id), "it is written, and nobody said that it is committed")
+        await self.restart(signal.SIGKILL)
+        await self.nothing_but_the_last(who, agent, peer)
+
+    async def nothing_but_the_last(self, who: Credentials, agent: Agent, peer: Agent) -> None:
+        """What was handled before is neither handed out again nor left with the broker."""
+        while True:
+            try:
+                await peer.send(to=who.name, payload="last", dedupe_key=f"last-{who.name}")
+                break
+            except PostbellError as fault:
+                self.assertTrue(fault.is_retryable, fault)
+        last = await anext(agent.messages())
+        self.assertEqual(last.payload, "last")
+        self.assertTrue(await last.ack())
+        driver = agent._driver
+        assert driver is not None
+        while driver.hands._handled:
+            await asyncio.sleep(0.02)
+        await agent.close()
+        again = await self.opened(who)
+
+        @again.on()
+        async def handle(message: Message) -> None: ...
+
+        self.assertEqual(await again.drain(idle=1), 0)
 
     async def test_a_send_with_a_key_is_repeated_and_one_without_is_told(self) -> None:
         who = mesh().agent("sender")
@@ -149,6 +188,71 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         who = mesh().agent("nobody")
         with self.assertRaisesRegex(Unreachable, r"the broker at 127\.0\.0\.1:1 cannot be reached: .*refused"):
             await who.agent(url="tcp://127.0.0.1:1").connect()
+
+    async def test_an_older_hello_of_its_own_takes_over_from_nobody_for_good(self) -> None:
+        came = asyncio.Semaphore(0)
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readline()
+            writer.write(b'{"op":"welcome","broker":"b","session":1,"limits":{"payload_bytes":9},"heartbeat_ms":9000}\n')
+            writer.write(b'{"op":"error","code":"taken_over","fatal":true,"message":"a newer session"}\n')
+            writer.close()
+            came.release()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        url = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Agent("a", token="t", url=url):
+            for _ in range(3):
+                await asyncio.wait_for(came.acquire(), WAIT_SECONDS)
+        async with Agent("a", token="t", url=url, instance="main") as named:
+            with self.assertRaises(Refused):
+                await anext(named.messages())
+        server.close()
+
+    async def test_it_comes_back_after_jittered_waits_that_grow_and_start_anew_with_each_welcome(self) -> None:
+        welcome = b'{"op":"welcome","broker":"b","session":1,"limits":{"payload_bytes":9},"heartbeat_ms":9000}\n'
+        came, greets = 0, asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal came
+            came += 1
+            await reader.readline()
+            # It takes the first, is away for three, takes one more and falls, and then stays.
+            if came in (1, 5, 6):
+                writer.write(welcome)
+            if came == 6:
+                greets.set()
+                await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        around: list[float] = []
+
+        def spread(seconds: float) -> float:
+            around.append(seconds)
+            return 0.0
+
+        with patch("postbell.pace.spread", spread):
+            async with Agent("a", token="t", url=f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"):
+                await asyncio.wait_for(greets.wait(), WAIT_SECONDS)
+        first = RECONNECT_FIRST_SECONDS
+        self.assertEqual(around, [first, 2 * first, 4 * first, 8 * first, first])
+        server.close()
+
+    async def test_draining_does_not_wait_for_ever_for_a_broker_that_is_away(self) -> None:
+        agent = await self.opened(mesh().agent("job"))
+
+        @agent.on()
+        async def handle(message: Message) -> None: ...
+
+        with patch("postbell.handlers.SEND_WAIT_SECONDS", 0.3):
+            draining = asyncio.create_task(agent.drain(idle=WAIT_SECONDS))
+            await asyncio.to_thread(mesh().end_broker)
+            try:
+                with self.assertRaisesRegex(Unreachable, "was not made again within"):
+                    await draining
+            finally:
+                await asyncio.to_thread(mesh().start_broker)
 
     async def test_something_else_that_answers_is_no_broker(self) -> None:
         async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import os
 import signal
 import threading
+import time
 import unittest
 from collections.abc import Callable
 from unittest.mock import patch
 
 from postbell import Agent, Dead, DeadLetter, Invalid, Message, Release, Retry
 
-from .mesh import mesh, sender
+from .mesh import ACK_DEADLINE_SECONDS, HEARTBEAT_SECONDS, mesh, sender
 
 #: Longer than a message takes to come on a machine that is busy.
 IDLE = 1.0
@@ -135,6 +136,21 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
         for n in range(3):
             await self.send(n)
         await self.run_until(3, concurrency=3)
+
+    async def test_a_handler_that_blocks_longer_than_the_deadline_and_two_heartbeats_keeps_its_message(self) -> None:
+        attempts = []
+
+        @self.agent.on()
+        def handle(message: Message) -> None:
+            attempts.append(message.attempt)
+            time.sleep(1.6 * max(ACK_DEADLINE_SECONDS, 2 * HEARTBEAT_SECONDS))
+
+        await self.send(1)
+        driver = self.agent._driver
+        assert driver is not None
+        await self.run_until(1)
+        self.assertEqual(attempts, [1])
+        self.assertEqual(driver._generation, 1, "it is the first connection still")
 
     async def test_one_at_a_time_takes_one_at_a_time(self) -> None:
         other = self.who.agent()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import unittest
 from datetime import datetime, timedelta, timezone
@@ -9,13 +10,28 @@ from pathlib import Path
 from typing import Any
 
 from postbell import Invalid, Message, settings
+from postbell.connection import hello
 from postbell.message import milliseconds
 from postbell.pace import Pace
 from postbell.tls import fingerprint
 
 
 def read(agent: str | None = None, environ: dict[str, str] | None = None, **given: Any) -> settings.Settings:
-    names = ("url", "token", "ca", "pin", "client_cert", "client_key", "environment", "instance", "window", "heartbeat")
+    names = (
+        "url",
+        "token",
+        "ca",
+        "pin",
+        "client_cert",
+        "client_key",
+        "environment",
+        "instance",
+        "group",
+        "window",
+        "heartbeat",
+        "capabilities",
+        "version",
+    )
     return settings.read(agent, **(dict.fromkeys(names) | given), environ=environ or {})
 
 
@@ -37,6 +53,25 @@ class Environment(unittest.TestCase):
         given = read("b", environ, token="u", url="tcp+tls://other", environment="pc")
         self.assertEqual((given.agent, given.token, given.environment), ("b", "u", "pc"))
         self.assertEqual(str(given.address), "other:7440")
+
+    def test_an_instance_without_a_name_has_one_that_nobody_else_has(self) -> None:
+        first, second = read("a", token="t"), read("a", token="t")
+        self.assertNotEqual(first.instance, second.instance)
+        self.assertEqual((first.is_instance_ours, read("a", token="t", instance="main").is_instance_ours), (True, False))
+
+    def test_what_it_says_of_itself_is_in_its_hello_within_bounds(self) -> None:
+        given: dict[str, Any] = {
+            "environment": "railway",
+            "capabilities": ["validate"],
+            "version": "2.1.0",
+            "group": "g",
+            "instance": "i",
+        }
+        said = json.loads(hello(read("a", token="t", **given), 5))
+        self.assertEqual({key: said[key] for key in given}, given)
+        self.assertNotIn("capabilities", json.loads(hello(read("a", token="t"), 5)))
+        with self.assertRaisesRegex(Invalid, "may have 8192"):
+            hello(read("a", token="t", capabilities=["x" * 9000]), 5)
 
     def test_what_is_missing_is_named(self) -> None:
         with self.assertRaisesRegex(Invalid, "POSTBELL_AGENT"):

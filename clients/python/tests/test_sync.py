@@ -7,7 +7,7 @@ import time
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 
-from postbell import Closed, Refused, Retry, SyncAgent, SyncMessage
+from postbell import Closed, LockLost, NoAnswer, Refused, Retry, SyncAgent, SyncMessage
 
 from .mesh import ACK_DEADLINE_SECONDS, HEARTBEAT_SECONDS, mesh
 
@@ -60,6 +60,64 @@ class Sync(unittest.TestCase):
             self.assertEqual(handled.result(), 1)
         self.assertEqual(agent.drain(idle=SOON), 0, "it is acknowledged")
         self.assertEqual(attempts, [1])
+
+    def test_a_handler_may_compute_without_a_pause(self) -> None:
+        agent, attempts = self.opened(), []
+
+        @agent.on("command")
+        def handle(message: SyncMessage) -> None:
+            attempts.append(message.attempt)
+            until = time.monotonic() + 1.6 * max(ACK_DEADLINE_SECONDS, 2 * HEARTBEAT_SECONDS)
+            while time.monotonic() < until:
+                sum(range(10_000))
+
+        agent.send(to=agent.name, type="command", payload=1)
+        self.assertEqual(agent.drain(idle=IDLE), 1)
+        self.assertEqual(agent.drain(idle=SOON), 0, "it is acknowledged")
+        self.assertEqual(attempts, [1])
+
+    def test_scripts_ask_and_answer(self) -> None:
+        asker, other = self.opened(), mesh().agent("script").sync_agent()
+        other.connect()
+        self.addCleanup(other.close)
+        other.subscribe("county.script.health")
+
+        @other.on("query")
+        def answer(message: SyncMessage) -> None:
+            message.reply({"to": message.payload})
+
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(other.run)
+            self.assertEqual(asker.request(to=other.name, payload=1).payload, {"to": 1})
+            replies = asker.request_all(topic="county.script.health", payload=2, count=1)
+            self.assertEqual([(reply.sender, reply.payload) for reply in replies], [(other.name, {"to": 2})])
+            other.stop()
+            self.assertEqual(running.result(), 2)
+        other.unsubscribe("county.script.health")
+        with self.assertRaisesRegex(NoAnswer, "county.script.health"):
+            asker.request(topic="county.script.health", timeout=0.2)
+
+    def test_a_lock_is_kept_while_the_script_blocks(self) -> None:
+        first, second = self.opened(), mesh().agent("script").sync_agent()
+        second.connect()
+        self.addCleanup(second.close)
+        with first.lock("script-1", ttl=1) as lock:
+            self.assertTrue(lock.held and lock.fence)
+            time.sleep(2.5)
+            other = second.lock("script-1")
+            self.assertEqual((other.held, other.holder, other.fence, other.is_done), (False, first.name, None, False))
+            self.assertTrue(other.left)
+            with self.assertRaises(LockLost):
+                other.done()
+            self.assertEqual(lock.key, "script-1")
+            lock.done()
+        self.assertTrue(second.lock("script-1").is_done)
+        with second.lock("script-2"):
+            self.assertFalse(first.lock("script-2").held)
+        lock = first.lock("script-2")
+        self.assertTrue(lock.held)
+        lock.release()
+        self.assertFalse(lock.held)
 
     def test_a_handler_may_send_and_settle_by_itself(self) -> None:
         agent, seen = self.opened(), []

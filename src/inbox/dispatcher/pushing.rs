@@ -11,7 +11,7 @@ use crate::inbox::{Entry, SessionId};
 use crate::message::REPLIES;
 
 impl Session {
-    fn has_room(&self, bytes: usize) -> bool {
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
         self.is_served()
             && self.in_flight < self.window
             && (self.in_flight == 0 || self.in_flight_bytes + bytes <= SESSION_BYTES_MAX)
@@ -31,15 +31,17 @@ impl Session {
 impl Dispatcher {
     /// Pushes what an inbox holds to the sessions that have room, each in its turn, then reads on.
     pub(super) fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
+        self.note_room(now, inbox);
         self.push_replies(now, inbox);
         while self.may_push(now) {
             let Some((source, bytes)) = self.owned(inbox).and_then(Inbox::next) else { break };
             let Some(session) = self.next_session(inbox, bytes) else { break };
             // What waits for another with its key is not given out now.
             if let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) {
-                self.give_out(now, inbox, session, &entry);
+                self.give_out(now, inbox, session, source, &entry);
             }
         }
+        self.note_room(now, inbox);
         self.read_on(inbox);
     }
 
@@ -47,9 +49,9 @@ impl Dispatcher {
         while self.may_push(now) {
             let Some((instance, bytes)) = self.owned(inbox).and_then(Inbox::next_reply) else { break };
             let Some(session) = self.session_for_reply(inbox, instance.as_deref(), bytes) else { break };
-            let reply = self.with_inbox(inbox, |state| state.pop(Source::Lane(REPLIES)));
-            let Some(Some(entry)) = reply else { break };
-            self.give_out(now, inbox, session, &entry);
+            let source = Source::Lane(REPLIES);
+            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { break };
+            self.give_out(now, inbox, session, source, &entry);
         }
     }
 
@@ -57,14 +59,21 @@ impl Dispatcher {
         self.inboxes.get(inbox).filter(|state| state.is_owned())
     }
 
-    fn give_out(&mut self, now: Instant, inbox: &Arc<str>, session: SessionId, entry: &Entry) {
+    fn give_out(
+        &mut self,
+        now: Instant,
+        inbox: &Arc<str>,
+        session: SessionId,
+        source: Source,
+        entry: &Entry,
+    ) {
         let outcome = match &entry.body {
             _ if entry.expires_at.is_some_and(|at| at <= now) => Outcome::Expired,
             None => {
                 let reason = "payload_too_large: the message does not fit into a line".to_owned();
                 Outcome::Dead { cause: DeadCause::PayloadTooLarge, reason }
             }
-            Some(body) => return self.push(now, inbox, session, entry, body.clone()),
+            Some(body) => return self.push(now, inbox, session, source, entry, body.clone()),
         };
         self.with_inbox(inbox, |state| state.order.passed_over(entry));
         self.settle(inbox, entry, outcome);
@@ -106,6 +115,7 @@ impl Dispatcher {
         now: Instant,
         inbox: &Arc<str>,
         session: SessionId,
+        source: Source,
         entry: &Entry,
         body: bytes::Bytes,
     ) {
@@ -115,7 +125,8 @@ impl Dispatcher {
         to.last_tag += 1;
         to.in_flight += 1;
         to.in_flight_bytes += body.len();
-        state.pushed(entry);
+        let waited = state.waited(now, source, entry);
+        state.pushed(now, entry);
         if state.sessions.front() == Some(&session) {
             state.sessions.rotate_left(1);
         }
@@ -134,6 +145,7 @@ impl Dispatcher {
             attempt: entry.attempt + 1,
             deadline: self.rules.ack_deadline,
             age: (entry.age(now), now),
+            waited,
             body,
         };
         self.effects.push(Effect::Push(session, push));

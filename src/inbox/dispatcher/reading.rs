@@ -39,6 +39,7 @@ impl Dispatcher {
     /// A round that began after the lease was committed shows or brings every row of the inbox.
     pub(super) fn tail_round(&mut self, started_at: Instant, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
+        self.tailed_at = Some(started_at);
         for inbox in std::mem::take(&mut self.in_round) {
             if let Some(state) = self.inboxes.get_mut(&inbox) {
                 state.end_round();

@@ -115,6 +115,7 @@ impl Model {
             attempt: 0,
             read_at: Instant::now(),
             age_when_read: Duration::ZERO,
+            ready_when_read: Duration::ZERO,
             expires_at: None,
             body: Some(Bytes::from(vec![b'x'; size])),
         }

@@ -140,6 +140,7 @@ pub(super) fn entry(id: i64) -> Entry {
         attempt: 0,
         read_at: Instant::now(),
         age_when_read: Duration::ZERO,
+        ready_when_read: Duration::ZERO,
         expires_at: None,
         terms: None,
         body: Some(id.to_string().into()),

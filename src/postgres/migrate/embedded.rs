@@ -59,16 +59,34 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "conversations",
         sql: include_str!("../../../sql/migrations/0011_conversations.sql"),
     },
+    Migration {
+        version: 12,
+        name: "presence",
+        sql: include_str!("../../../sql/migrations/0012_presence.sql"),
+    },
+    Migration { version: 13, name: "alerts", sql: include_str!("../../../sql/migrations/0013_alerts.sql") },
+    Migration {
+        version: 14,
+        name: "agent_metrics",
+        sql: include_str!("../../../sql/migrations/0014_agent_metrics.sql"),
+    },
 ];
 
-/// The migration that creates or adopts the user's tables: whether it can is checked before anything is changed.
-pub(super) const ADOPTING_VERSION: i32 = 2;
+/// The migrations that create or adopt tables of the user's: whether they can is checked before anything is changed.
+pub(super) const ADOPTING: &[(i32, &str)] =
+    &[(2, "agent_messages"), (2, "agent_registry"), (13, "agent_alerts"), (14, "agent_metrics")];
+/// Those that add to one that was adopted before: it may have columns of these names by now.
+pub(super) const EXTENDING: &[(i32, &str)] = &[(12, "agent_registry")];
 
 /// Every trigger.
 pub const TRIGGERS: &[Trigger] = &[
     Trigger { name: "access", sql: include_str!("../../../triggers/access.sql") },
+    Trigger { name: "alerts", sql: include_str!("../../../triggers/alerts.sql") },
+    Trigger { name: "known", sql: include_str!("../../../triggers/known.sql") },
     Trigger { name: "poller", sql: include_str!("../../../triggers/poller.sql") },
+    Trigger { name: "presence", sql: include_str!("../../../triggers/presence.sql") },
     Trigger { name: "removed", sql: include_str!("../../../triggers/removed.sql") },
+    Trigger { name: "resolved", sql: include_str!("../../../triggers/resolved.sql") },
     Trigger { name: "route", sql: include_str!("../../../triggers/route.sql") },
     Trigger { name: "truncated", sql: include_str!("../../../triggers/truncated.sql") },
 ];

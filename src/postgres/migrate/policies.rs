@@ -46,6 +46,16 @@ pub const POLICIES: &[PolicyFile] = &[
         sql: include_str!("../../../sql/policies/agent_registry.sql"),
     },
     PolicyFile {
+        name: "agent_alerts",
+        does: "authenticated raises its agent's alerts and acknowledges those, an orchestrator any; all agents see them; anon nothing",
+        sql: include_str!("../../../sql/policies/agent_alerts.sql"),
+    },
+    PolicyFile {
+        name: "agent_metrics",
+        does: "authenticated writes what its agent measures; all agents see it; anon nothing",
+        sql: include_str!("../../../sql/policies/agent_metrics.sql"),
+    },
+    PolicyFile {
         name: "closed",
         does: "schema postbell is closed to all three",
         sql: include_str!("../../../sql/policies/closed.sql"),

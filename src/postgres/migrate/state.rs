@@ -77,8 +77,8 @@ impl SchemaState {
                 )
             }
             Self::TriggersStale(names) => format!(
-                "on agent_messages the trigger {} is missing, disabled or out of date, so messages are not \
-                 delivered: run `postbell migrate`",
+                "the trigger {} is missing, disabled or out of date, so messages are not delivered, or presence and \
+                 alerts not kept: run `postbell migrate`",
                 names.join(", ")
             ),
         })
@@ -129,8 +129,8 @@ pub(super) struct Found {
     pub(super) server_version: String,
     pub(super) schema: Option<String>,
     pub(super) installed_for: Option<String>,
-    pub(super) has_messages: bool,
-    pub(super) has_registry: bool,
+    /// Those of the mesh's tables that are there.
+    pub(super) tables: Vec<String>,
     pub(super) applied: Vec<Applied>,
     pub(super) triggers: Vec<Installed>,
 }
@@ -143,8 +143,7 @@ impl Found {
             server_version: row.get("server_version"),
             schema: row.get("schema"),
             installed_for: row.get("installed_for"),
-            has_messages: row.get("has_messages"),
-            has_registry: row.get("has_registry"),
+            tables: row.get("tables"),
             ..Self::default()
         };
         if row.get("has_migrations") {

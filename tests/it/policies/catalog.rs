@@ -54,7 +54,7 @@ async fn no_policy_is_true_and_each_permissive_one_has_its_restrictive_twin() {
             assert_eq!(all.get(&format!("{name}_only")), Some(&(false, rule.clone())), "{name}");
         }
     }
-    assert_eq!(all.values().filter(|(permissive, _)| *permissive).count(), 5);
+    assert_eq!(all.values().filter(|(permissive, _)| *permissive).count(), 10);
 }
 
 /// Functions with their owner's rights that have no search_path of their own, or that everybody may call.

@@ -54,11 +54,11 @@ async fn what_was_done_is_said_and_a_database_without_the_schema_is_refused() {
     roles(&db.client().await, ROLES).await;
     let done = command(&db, &["policies", "apply"]).await;
     assert_eq!(done.status, 0, "{}", done.stderr);
-    assert_eq!(done.stdout.lines().count(), 4, "{}", done.stdout);
+    assert_eq!(done.stdout.lines().count(), 6, "{}", done.stdout);
     assert!(done.stdout.starts_with("applied claims: policies know the agent of"), "{}", done.stdout);
     let json = command(&db, &["policies", "apply", "--json"]).await.stdout;
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(json["applied"]["files"][3], "closed");
+    assert_eq!(json["applied"]["files"][5], "closed");
     assert_eq!(json["open"], serde_json::json!([]));
 }
 

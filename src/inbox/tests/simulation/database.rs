@@ -245,6 +245,7 @@ fn entry(id: i64, row: &Row, now: Instant) -> Entry {
         attempt: row.attempt,
         read_at: now,
         age_when_read: Duration::ZERO,
+        ready_when_read: Duration::ZERO,
         expires_at: None,
         body: Some(BODIES.slice(..row.units * BODY_UNIT + id as usize)),
     }

@@ -47,7 +47,10 @@ fn each_other_state_names_what_to_do() {
     assert!(refusal(&|f| f.applied[0].sha256.clear()).contains("0001_broker_tables"));
     assert!(refusal(&|f| f.schema = Some("mesh".to_owned())).contains("POSTBELL_SCHEMA=public"));
     assert!(refusal(&|f| f.schema = None).contains("does not exist"));
-    assert!(refusal(&|f| f.triggers[3].enabled = None).contains("postbell_route is missing"));
+    let without_route = |f: &mut Found| {
+        f.triggers.iter_mut().filter(|t| t.name == "route").for_each(|t| t.enabled = None);
+    };
+    assert!(refusal(&without_route).contains("postbell_route is missing"));
 }
 
 #[test]

@@ -1,0 +1,13 @@
+-- What agents measured in the last $1 seconds, the newest first, at most $2 rows; times in Unix seconds of the database's
+-- clock. One row at least, which has the time alone. Values that no float can hold are left out, and what claims to be from a
+-- later minute than this. Called by src/postgres/agent_metrics.rs, every 15 s. Uses an index that begins with recorded_at.
+select extract(epoch from now())::float8 as now, m.agent_id, m.metric_name, m.value, m.recorded_at
+from (select) one
+left join lateral (
+  select a.agent_id::text, a.metric_name::text, a.metric_value::float8 as value,
+         extract(epoch from a.recorded_at)::float8 as recorded_at
+  from agent_metrics a
+  where a.recorded_at > now() - $1::bigint * interval '1 second' and a.recorded_at <= now() + interval '1 minute'
+    and a.metric_value between -1e300 and 1e300 and a.agent_id is not null and a.metric_name is not null
+  order by a.recorded_at desc limit $2::bigint
+) m on true

@@ -1,0 +1,34 @@
+-- Alerts that nobody acknowledged in $1 milliseconds, at most $2 at once: a message to the topic alerts.escalated, and one to
+-- each orchestrator that did not subscribe to it. Says how many, and in how many milliseconds the next is due. What is taken
+-- from the queue is taken once, by one broker; an alert that was acknowledged meanwhile is only taken. Called by
+-- src/postgres/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for what is due.
+with due as (
+  delete from postbell.escalations e
+  where e.alert_id = any (array(
+    select q.alert_id from postbell.escalations q
+    where q.raised_at <= now() - $1::bigint * interval '1 millisecond'
+    order by q.raised_at limit $2::bigint
+    for update skip locked))
+  returning e.alert_id
+), escalated as (
+  update agent_alerts a set escalated_at = now()
+  from due where a.alert_id = any (array[due.alert_id]) and a.status = 'active'
+  returning a.*
+), told as (
+  insert into agent_messages (from_agent_id, to_agent_id, topic, message_type, payload, priority, status)
+  select e.agent_id, t.agent_id, 'alerts.escalated', 'alert', to_jsonb(e), postbell.alert_priority(e.severity), 'pending'
+  from escalated e
+  cross join lateral (
+    select null::text as agent_id
+    union all
+    select o.agent_id from agent_registry o
+    where 'orchestrator' in (lower(o.role), lower(o.agent_type)) and o.enabled is not false
+      and o.agent_id <> e.agent_id
+      and not exists (select from postbell.subscriptions s
+                      where s.agent_id = o.agent_id
+                        and s.pattern = any (postbell.topic_patterns('alerts.escalated')))
+  ) t
+)
+select (select count(*) from escalated) as escalated,
+       (select ceil(extract(epoch from min(raised_at) - now()) * 1000)::bigint + $1::bigint
+        from postbell.escalations where raised_at > now() - $1::bigint * interval '1 millisecond') as next_ms

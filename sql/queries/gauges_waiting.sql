@@ -1,0 +1,25 @@
+-- What waits. Called by src/postgres/gauges.rs at most every few seconds, when somebody asks for the metrics. Reads
+-- deliveries_lane from end to end, once; then one message a priority, and the registry once an inbox that has something.
+-- kind 'priority': how many at priority `name` (a reply to a process counts as the highest), and since when (Unix seconds).
+-- 'agent': how many for a registered agent or a group, for the $1 with the most; without a name for the others together.
+-- 'unknown': for names that are no registered agent's, and no group's, which nobody registers.
+with lanes as materialized (
+  select inbox, priority, count(*) as waiting, min(delivery_id) as oldest_id
+  from postbell.deliveries where state = 'ready' group by inbox, priority
+), inboxes as materialized (
+  select inbox, sum(waiting)::bigint as waiting, row_number() over (order by sum(waiting) desc, inbox) as place,
+         inbox like 'group:%' or exists (select from agent_registry r where r.agent_id = lanes.inbox) as is_known
+  from lanes group by inbox
+)
+select 'priority' as kind, w.priority::text as name, w.waiting, extract(epoch from m.created_at)::float8 as oldest
+from (
+  select greatest(priority, 1::smallint) as priority, sum(waiting)::bigint as waiting, min(oldest_id) as oldest_id
+  from lanes group by 1
+) w
+left join postbell.deliveries d on d.delivery_id = w.oldest_id
+left join agent_messages m on m.message_id = d.message_id
+union all
+select 'agent', case when place <= $1::bigint then inbox end as name, sum(waiting)::bigint, null
+from inboxes where is_known group by 2
+union all
+select 'unknown', null, coalesce(sum(waiting), 0)::bigint, null from inboxes where not is_known

@@ -1,0 +1,204 @@
+//! What deploys the broker says the same as the broker: Dockerfile, compose.yaml, railway.json, .railway/railway.ts. That they
+//! are valid by their own schemas is checked by .ci/deploy-files, which needs tools from package registries.
+
+use std::fs;
+use std::path::Path;
+
+use futures_util::future::join_all;
+use postbell::client::Outgoing;
+use postbell::config::{DRAIN, HTTP, LISTEN, POOL_SIZE};
+use postbell::message::MessageType;
+use serde_json::Value;
+
+use crate::harness::number;
+use crate::mesh::{Mesh, next};
+
+fn text(file: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
+        .unwrap_or_else(|e| panic!("{file}: {e}"))
+}
+
+fn exists(path: &str) -> bool {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists()
+}
+
+fn port(address: &str) -> &str {
+    address.rsplit(':').next().unwrap()
+}
+
+/// A build that lacks a member's manifest fails, and only where somebody builds an image.
+#[test]
+fn the_dockerfile_knows_every_member_of_the_workspace() {
+    let (manifest, dockerfile, ignore) = (text("Cargo.toml"), text("Dockerfile"), text(".dockerignore"));
+    let members = manifest.lines().find_map(|l| l.strip_prefix("members = [")).unwrap();
+    let members: Vec<&str> = members.split('"').skip(1).step_by(2).filter(|m| *m != ".").collect();
+    assert!(!members.is_empty());
+    for member in members {
+        assert!(dockerfile.contains(&format!("COPY {member}/Cargo.toml {member}/")), "{member}");
+        assert!(ignore.contains(&format!("\n!{member}/Cargo.toml")), "{member}");
+    }
+}
+
+#[test]
+fn the_dockerfile_copies_whatever_is_built_in() {
+    let (dockerfile, ignore) = (text("Dockerfile"), text(".dockerignore"));
+    let mut folders = vec!["src".to_owned()];
+    let mut left = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(path) = left.pop() {
+        if path.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            continue;
+        }
+        let Ok(source) = fs::read_to_string(&path) else { continue };
+        for included in
+            ["include_str!(\"", "include_bytes!(\""].iter().flat_map(|word| source.split(word).skip(1))
+        {
+            let included = included.split('"').next().unwrap();
+            let target = path.parent().unwrap().join(included).canonicalize().unwrap_or_else(|e| {
+                panic!("{}: {included}: {e}", path.display());
+            });
+            let below =
+                target.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).canonicalize().unwrap()).unwrap();
+            folders.push(below.components().next().unwrap().as_os_str().to_string_lossy().into_owned());
+        }
+    }
+    folders.sort();
+    folders.dedup();
+    assert!(folders.len() > 1, "sql is built in");
+    for folder in folders {
+        assert!(dockerfile.contains(&format!("\nCOPY {folder} {folder}\n")), "{folder} is not copied");
+        assert!(ignore.lines().any(|l| l == format!("!{folder}")), "{folder} does not get into the context");
+    }
+}
+
+#[test]
+fn ports_are_the_brokers_own() {
+    let dockerfile = text("Dockerfile");
+    let (agents, http) = (port(LISTEN.default), port(HTTP.default));
+    assert!(dockerfile.contains(&format!("EXPOSE {agents} {http}\n")));
+    assert!(dockerfile.contains(&format!("ENV POSTBELL_LISTEN=[::]:{agents} POSTBELL_HTTP=[::]:{http}\n")));
+    let railway = text(".railway/railway.ts");
+    assert!(
+        railway.contains(&format!("AGENTS_PORT = {agents};"))
+            && railway.contains(&format!("HTTP_PORT = {http};"))
+    );
+    let compose = text("compose.yaml");
+    assert!(compose.contains(&format!(":{agents}\"")) && compose.contains(&format!(":{http}\"")));
+    assert!(text("compose/prometheus.yml").contains(&format!("[\"broker-a:{http}\", \"broker-b:{http}\"]")));
+}
+
+/// Killed before it has sent its agents away, a broker would leave them to time out.
+#[test]
+fn whoever_stops_a_broker_waits_for_its_drain() {
+    let drain: u64 = DRAIN.default.parse().unwrap();
+    let railway: Value = serde_json::from_str(&text("railway.json")).unwrap();
+    let draining = railway["deploy"]["drainingSeconds"].as_u64().expect("a number: Railway takes no text");
+    assert!(draining > drain, "railway.json");
+    let of = |file: &str, before: &str| {
+        let text = text(file);
+        let rest = text.split(before).nth(1).unwrap_or_else(|| panic!("{file} has no {before}")).to_owned();
+        rest.chars().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect::<String>()
+    };
+    assert_eq!(of(".railway/railway.ts", "drainingSeconds:"), draining.to_string());
+    assert_eq!(of(".railway/railway.ts", "POSTBELL_DRAIN_SECONDS:"), drain.to_string());
+    assert!(of("compose.yaml", "stop_grace_period:").parse::<u64>().unwrap() > drain);
+}
+
+#[test]
+fn both_files_for_railway_say_the_same_and_that_one_ends() {
+    let legacy: Value = serde_json::from_str(&text("railway.json")).unwrap();
+    let new = text(".railway/railway.ts");
+    let deploy = &legacy["deploy"];
+    for (said, key) in [
+        (format!("healthcheck: {}", deploy["healthcheckPath"]), "healthcheck"),
+        (format!("healthcheckTimeout: {}", deploy["healthcheckTimeout"]), "timeout"),
+        (format!("preDeploy: {}", deploy["preDeployCommand"][0]), "pre-deploy"),
+        (format!("restartPolicyType: {}", deploy["restartPolicyType"]), "restart"),
+        (format!("overlapSeconds: {}", deploy["overlapSeconds"]), "overlap"),
+        (format!("dockerfilePath: {}", legacy["build"]["dockerfilePath"]), "Dockerfile"),
+    ] {
+        assert!(new.contains(&said), "{key}: {said}");
+    }
+    for file in ["railway.json", ".railway/railway.ts", "docs/railway.md"] {
+        assert!(text(file).contains("2026-12-01"), "{file} does not say until when railway.json is read");
+    }
+}
+
+#[test]
+fn what_compose_refers_to_exists() {
+    let compose = text("compose.yaml");
+    let mounts: Vec<(&str, &str)> = compose
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- ./"))
+        .map(|mount| mount.trim_end_matches(":ro").split_once(':').unwrap())
+        .collect();
+    assert!(mounts.len() >= 4, "{mounts:?}");
+    if !exists("dashboards/alerts.yml") {
+        return eprintln!("skipped: there are no dashboards here that could be mounted");
+    }
+    for (from, _) in &mounts {
+        assert!(exists(from), "{from} is mounted and is not there");
+    }
+    // Files that the containers are told of, by the folders that they see them in.
+    let inside = |path: &str| {
+        mounts.iter().find_map(|(from, to)| path.strip_prefix(to).map(|rest| format!("{from}{rest}")))
+    };
+    let home =
+        compose.lines().find_map(|l| l.trim().strip_prefix("GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH: "));
+    let prometheus = text("compose/prometheus.yml");
+    let rules = prometheus.lines().find_map(|l| l.trim().strip_prefix("- /").map(|rest| format!("/{rest}")));
+    for told in [home.unwrap().to_owned(), rules.unwrap()] {
+        let file = inside(&told).unwrap_or_else(|| panic!("{told} is in no mounted folder"));
+        assert!(exists(&file), "{told} is {file}, which is not there");
+    }
+    let provider = text("compose/grafana/dashboards/postbell.yml");
+    let folder = provider.lines().find_map(|l| l.trim().strip_prefix("path: ")).unwrap();
+    assert!(inside(folder).is_some_and(|f| exists(&f)), "{folder}");
+    // The stage that the tools are built from, and the settings that are set.
+    assert!(text("Dockerfile").contains(" AS tools\n") && compose.contains("target: tools"));
+}
+
+const OPEN: &str = "select count(*) from pg_stat_activity where datname = current_database()
+                    and application_name = 'postbell' and pid <> pg_backend_pid()";
+
+/// docs/supabase.md counts the connections of a broker, because a session pooler has few.
+#[tokio::test]
+async fn a_broker_opens_no_more_connections_than_the_guide_says() {
+    let pool: i64 = POOL_SIZE.default.parse().unwrap();
+    let guide = text("docs/supabase.md");
+    assert!(
+        guide.contains(&format!("That is **{}** by default", pool + 4))
+            && guide.contains(&format!("| {pool}, or "))
+    );
+    let mesh = Mesh::start().await;
+    let sql = mesh.db.client().await;
+    // Registered first: that takes a connection of its own, which is not the broker's.
+    let mut tokens = Vec::new();
+    for n in 0..20 {
+        tokens.push((format!("a{n}"), mesh.db.agent(&format!("a{n}")).await));
+    }
+    // The broker's, the one that counts, and none of the helpers' any more.
+    let helpers_left = format!(
+        "select count(*) <= {} from pg_stat_activity where application_name = 'postbell' and datname = current_database()",
+        pool + 5
+    );
+    mesh.db.until(&helpers_left).await;
+    // All that use the shared ones at once: hellos, sends, a scrape.
+    let mut agents = Vec::new();
+    for (name, token) in &tokens {
+        agents.push(async { mesh.builder(name, token).connect().await.expect("connects") });
+    }
+    let mut agents = join_all(agents).await;
+    let sends = agents
+        .iter()
+        .zip(&tokens)
+        .map(|((client, _), (name, _))| client.send(Outgoing::new(name, MessageType::Data, &1).unwrap()));
+    join_all(sends).await.into_iter().for_each(|sent| {
+        sent.expect("sent");
+    });
+    for (_, deliveries) in &mut agents {
+        next(deliveries).await.ack_confirmed().await.expect("settled");
+    }
+    let opened = number(&sql, OPEN).await;
+    assert!((4..=pool + 4).contains(&opened), "{opened}");
+}

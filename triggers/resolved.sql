@@ -1,0 +1,27 @@
+-- After an UPDATE of status on agent_alerts to resolved: a message to the topic alerts.resolved, if anybody subscribed to it.
+-- Whoever was told of the alert can be told of its end, and nothing is stored for nobody.
+
+create or replace function postbell.announce_resolved() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if exists (select from postbell.subscriptions s
+             where s.pattern = any (postbell.topic_patterns('alerts.resolved'))) then
+    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
+    values (coalesce(new.agent_id, '(unknown)'), 'alerts.resolved', 'alert', to_jsonb(new),
+            postbell.alert_priority(new.severity));
+  end if;
+  return null;
+exception when data_exception or integrity_constraint_violation then
+  raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
+  return null;
+end
+$$;
+revoke all on function postbell.announce_resolved() from public;
+
+drop trigger if exists postbell_resolved on agent_alerts;
+create trigger postbell_resolved
+  after update of status on agent_alerts
+  for each row
+  when (new.status = 'resolved' and old.status is distinct from new.status)
+  execute function postbell.announce_resolved();
