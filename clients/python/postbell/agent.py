@@ -202,10 +202,12 @@ class Agent:
         headers: dict[str, Any] | None = None,
         dedupe_key: str | None = None,
         ordering_key: str | None = None,
+        to_instance: str | None = None,
     ) -> str:
         """Sends a message to an agent (or ``"*"``), to those that subscribed to a topic, to an environment, or to one of a
         group; gives back its id once it is committed. Messages to an inbox with the same `ordering_key` are handled one after
-        the other. What the broker refuses by `slow_down` is sent again by itself.
+        the other; `to_instance` is the process of that agent that waits for an answer. What the broker refuses by `slow_down`
+        is sent again by itself.
 
         `Interrupted` says that the connection fell and nobody knows whether it was stored; with a `dedupe_key` it is
         sent again instead."""
@@ -220,6 +222,7 @@ class Agent:
             headers=headers,
             dedupe_key=dedupe_key,
             ordering_key=ordering_key,
+            to_instance=to_instance,
         )
         return await self._open().calls.send(frame)
 

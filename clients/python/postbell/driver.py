@@ -149,7 +149,7 @@ class Driver:
             Recipient(to=to.sender),
             type="response",
             correlation_id=to.correlation_id,
-            to_instance=to.headers.get("reply_to"),
+            to_instance=to.reply_to,
             # Of each attempt it is the same answer.
             dedupe_key=f"answer-{to.id}",
             **more,

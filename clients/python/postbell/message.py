@@ -113,7 +113,15 @@ class Facts:
     @property
     def headers(self) -> dict[str, Any]:
         """The JSON object that travelled along; empty where there is none."""
-        return self._frame.get("headers") or {}
+        # Plain SQL may have written anything.
+        headers = self._frame.get("headers")
+        return headers if isinstance(headers, dict) else {}
+
+    @property
+    def reply_to(self) -> str | None:
+        """The process of the sender's that waits for an answer, if one does; see `Message.reply`."""
+        value = self.headers.get("reply_to")
+        return value if isinstance(value, str) else None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id} {self.type} from {self.sender}, attempt {self.attempt}>"
@@ -181,7 +189,10 @@ class Message(Facts):
     ) -> str:
         """Answers it: whoever sent it by `Agent.request` gets this. Returns the answer's id once it is committed; the message
         is still to be acknowledged, which a handler does by returning. A message has one answer: a second one, at another
-        attempt perhaps, is the first one again. After `ttl` it is not delivered any more."""
+        attempt perhaps, is the first one again. After `ttl` it is not delivered any more.
+
+        Whoever answers later, perhaps from another process, keeps `sender`, `correlation_id` and `reply_to`, and sends a
+        message of type response ``to`` the one with the others as ``correlation_id`` and ``to_instance``."""
         return await self._settler.reply(self, payload=payload, headers=headers, priority=self.priority, ttl=ttl)
 
     def __del__(self) -> None:

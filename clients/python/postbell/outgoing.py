@@ -52,6 +52,8 @@ def message(
     to_instance: str | None = None,
 ) -> Frame:
     """A ``send``."""
+    if to_instance is not None and recipient.to is None:
+        raise Invalid("to_instance= names a process of the agent in to=")
     frame: Frame = {
         "op": "send",
         "to": recipient.to,

@@ -264,6 +264,7 @@ class SyncAgent:
         headers: dict[str, Any] | None = None,
         dedupe_key: str | None = None,
         ordering_key: str | None = None,
+        to_instance: str | None = None,
     ) -> str:
         """See `Agent.send`."""
         return self._call(
@@ -281,6 +282,7 @@ class SyncAgent:
                 headers=headers,
                 dedupe_key=dedupe_key,
                 ordering_key=ordering_key,
+                to_instance=to_instance,
             )
         )
 

@@ -71,6 +71,19 @@ class Conversation(unittest.IsolatedAsyncioTestCase):
         self.assertTrue(await message.ack())
         self.assertEqual(((await asking).payload, (await asking).correlation_id), ("one", message.correlation_id))
 
+    async def test_an_answer_may_come_later_and_from_elsewhere(self) -> None:
+        asker, other = await self.opened(mesh().agent("asker")), await self.opened(mesh().agent("answerer"))
+        asking = asyncio.create_task(asker.request(to=other.name, timeout=PATIENCE))
+        message = await anext(other.messages())
+        self.assertEqual(message.reply_to, asker._settings.instance)
+        await message.ack()
+        answer = {"type": "response", "correlation_id": message.correlation_id, "to_instance": message.reply_to}
+        elsewhere = await self.opened(mesh().agent("elsewhere"))
+        await elsewhere.send(to=message.sender, payload="done", **answer)  # type: ignore[arg-type]
+        self.assertEqual((await asking).payload, "done")
+        with self.assertRaisesRegex(Invalid, "to_instance"):
+            await other.send(topic="a", to_instance="b")
+
     async def test_who_did_not_answer_is_named_and_the_question_is_not_delivered_later(self) -> None:
         asker, other = await self.opened(mesh().agent("asker")), mesh().agent("absent")
         with self.assertRaises(NoAnswer) as none:

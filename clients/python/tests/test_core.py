@@ -155,6 +155,12 @@ class Questions(unittest.TestCase):
         self.assertTrue(asking.is_answer(late))
         self.assertFalse(asking.answered(late))
 
+    def test_headers_that_are_no_object_are_none(self) -> None:
+        frame = {"id": "m", "from": "a", "type": "query", "created_at": "2026-11-24T02:00:00Z"}
+        for headers, reply_to in (({"reply_to": "i"}, "i"), ({"reply_to": 1}, None), (["reply_to"], None), (None, None)):
+            self.assertEqual(Facts(frame | {"headers": headers}).reply_to, reply_to)
+        self.assertEqual(Facts(frame | {"headers": "text"}).headers, {})
+
     def test_neither_answers_nor_questions_that_are_over_are_kept_without_bound(self) -> None:
         asking = Asking()
         with asking.question() as question:

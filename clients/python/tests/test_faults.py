@@ -8,7 +8,7 @@ import threading
 import unittest
 from unittest.mock import patch
 
-from postbell import Agent, Interrupted, Message, PostbellError, Refused, Unreachable
+from postbell import Agent, Interrupted, Message, PostbellError, Refused, TimedOut, Unreachable
 from postbell.limits import RECONNECT_FIRST_SECONDS
 
 from .mesh import WAIT_SECONDS, Credentials, mesh, sender
@@ -239,20 +239,25 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(around, [first, 2 * first, 4 * first, 8 * first, first])
         server.close()
 
-    async def test_draining_does_not_wait_for_ever_for_a_broker_that_is_away(self) -> None:
+    async def test_neither_a_job_nor_a_question_waits_for_ever_for_a_broker_that_is_away(self) -> None:
         agent = await self.opened(mesh().agent("job"))
 
         @agent.on()
         async def handle(message: Message) -> None: ...
 
-        with patch("postbell.handlers.SEND_WAIT_SECONDS", 0.3):
-            draining = asyncio.create_task(agent.drain(idle=WAIT_SECONDS))
-            await asyncio.to_thread(mesh().end_broker)
-            try:
-                with self.assertRaisesRegex(Unreachable, "was not made again within"):
-                    await draining
-            finally:
-                await asyncio.to_thread(mesh().start_broker)
+        await asyncio.to_thread(mesh().end_broker)
+        try:
+            while agent.is_connected:
+                await asyncio.sleep(0.02)
+            with (
+                patch("postbell.handlers.SEND_WAIT_SECONDS", 0.3),
+                self.assertRaisesRegex(Unreachable, r"was not made again within 0\.3 s"),
+            ):
+                await agent.drain(idle=WAIT_SECONDS)
+            with self.assertRaisesRegex(TimedOut, r"the broker did not answer in 0\.3 s"):
+                await agent.request(to="anybody", timeout=0.3)
+        finally:
+            await asyncio.to_thread(mesh().start_broker)
 
     async def test_something_else_that_answers_is_no_broker(self) -> None:
         async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
