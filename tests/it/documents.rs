@@ -96,6 +96,7 @@ followed! {
     github_actions: "docs/github-actions.md";
     operations: "docs/operations.md";
     policies: "sql/policies/README.md";
+    presence_and_alerts: "docs/presence-and-alerts.md";
     railway: "docs/railway.md";
     scaling: "docs/scaling.md";
     supabase: "docs/supabase.md";
