@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -21,13 +23,12 @@ import pytest
 from postbell import SyncAgent, SyncMessage
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
-from tests.mesh import Credentials, Mesh, mesh
+from tests.mesh import Credentials, Mesh, Process, mesh
 
 from postbell_agents import cli
 
-__all__ = ["Credentials", "Heard", "Mesh", "Running", "Stage", "mesh", "until"]
+__all__ = ["Credentials", "Heard", "Mesh", "Running", "Stage", "exported", "mesh", "until"]
 
-ROOT = Path(__file__).resolve().parents[2]
 WAIT_SECONDS = 30.0
 #: Longer than a message takes to come on a machine that is busy.
 IDLE_SECONDS = 0.7
@@ -49,29 +50,24 @@ def until(look: Callable[[], T | None], what: str) -> T:
 
 
 @cache
-def tables() -> None:
-    """agent_alerts and agent_metrics as meshes have them, where this broker does not make them."""
-    fixture = (ROOT / "tests" / "it" / "fixtures" / "existing-mesh.sql").read_text()
-    with psycopg.connect(mesh().database_url, autocommit=True) as connection:
-        for table in ("agent_alerts", "agent_metrics"):
-            row = connection.execute("select to_regclass(%s)", [table]).fetchone()
-            if row and row[0] is None:
-                found = re.search(rf"create table {table} \(.*?\n\);", fixture, re.DOTALL)
-                assert found
-                connection.execute(found.group().encode())
-                if table == "agent_alerts":
-                    connection.execute(STAND_IN)
+def exporter() -> str:
+    """The address of a second broker's metrics: what the first one's port is for them it does not say."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    own = {k: v for k, v in os.environ.items() if not k.startswith("POSTBELL_") and k != "PORT"}
+    Process("serve", "--listen", "127.0.0.1:0", "--http", address, environment={**own, "DATABASE_URL": mesh().database_url})
+    return f"http://{address}/metrics"
 
 
-STAND_IN = b"""
-create function stand_in() returns trigger language plpgsql as $$
-begin
-  insert into agent_messages (from_agent_id, topic, message_type, payload)
-  values (new.agent_id, 'alerts.' || new.severity, 'alert', to_jsonb(new));
-  return null;
-end $$;
-create trigger stand_in after insert on agent_alerts for each row execute function stand_in();
-"""
+def exported() -> str:
+    """What Prometheus would read."""
+    try:
+        with urllib.request.urlopen(exporter(), timeout=10) as answer:
+            return str(answer.read().decode())
+    except urllib.error.URLError:
+        # It is starting.
+        return ""
 
 
 class Heard:
@@ -181,7 +177,6 @@ class Stage:
     @contextmanager
     def opened(cls, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         """Until the test ends."""
-        tables()
         with psycopg.connect(mesh().database_url, autocommit=True, row_factory=dict_row) as connection:
             stage = cls(folder, monkeypatch, connection)
             stage.run("create schema {schema}")
@@ -230,6 +225,7 @@ class Stage:
     def once(self, kind: str, config: Path, who: Credentials) -> int:
         """Runs an agent in this process, once; its exit status."""
         with self._monkeypatch.context() as patch:
+            patch.delenv("ENVIRONMENT", raising=False)
             for name, value in variables(who).items():
                 patch.setenv(name, value)
             return cli.main([kind, "--config", str(config), "--once"])

@@ -133,9 +133,6 @@ fn what_compose_refers_to_exists() {
         .map(|mount| mount.trim_end_matches(":ro").split_once(':').unwrap())
         .collect();
     assert!(mounts.len() >= 4, "{mounts:?}");
-    if !exists("dashboards/alerts.yml") {
-        return eprintln!("skipped: there are no dashboards here that could be mounted");
-    }
     for (from, _) in &mounts {
         assert!(exists(from), "{from} is mounted and is not there");
     }

@@ -96,6 +96,7 @@ followed! {
     github_actions: "docs/github-actions.md";
     operations: "docs/operations.md";
     policies: "sql/policies/README.md";
+    presence_and_alerts: "docs/presence-and-alerts.md";
     railway: "docs/railway.md";
     scaling: "docs/scaling.md";
     supabase: "docs/supabase.md";
@@ -191,9 +192,7 @@ fn links_between_documents_lead_somewhere() {
 /// Who is paged finds what to do: each alert has its heading in the guide.
 #[test]
 fn every_alert_leads_to_its_heading() {
-    let Ok(alerts) = fs::read_to_string(repository().join("dashboards/alerts.yml")) else {
-        return eprintln!("skipped: there are no alerts here");
-    };
+    let alerts = fs::read_to_string(repository().join("dashboards/alerts.yml")).unwrap();
     let headings = anchors(&fs::read_to_string(repository().join("docs/operations.md")).unwrap());
     let links: Vec<&str> =
         alerts.lines().filter_map(|l| l.trim().strip_prefix("runbook_url:")).map(str::trim).collect();

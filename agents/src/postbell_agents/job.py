@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from postbell import Release, SyncAgent, SyncMessage
-from psycopg import sql
-from psycopg.types.json import Jsonb
 
 from . import metrics
 from .faults import Fault, sentence
@@ -45,24 +43,8 @@ class Job(ABC):
     def attach(self, agent: SyncAgent) -> None:
         """Connected: handlers, subscriptions, tables. Raises `Fault` where the agent cannot do its job here."""
         self.agent = agent
-        self._announce()
         agent.on("command")(self.counted(self.on_command))
         agent.on("query")(self.counted(self.on_query))
-
-    def _announce(self) -> None:
-        """What the orchestrator assigns tasks by."""
-        with self.common.mesh.transaction() as connection:
-            told = connection.execute(
-                sql.SQL("update {} set capabilities = %s where agent_id = %s").format(
-                    sql.Identifier(self.common.mesh_schema, "agent_registry")
-                ),
-                [Jsonb(list(self.common.capabilities)), self.agent.name],
-            )
-        if not told.rowcount:
-            # It connected, so it is registered: elsewhere, or where this role may not look.
-            logger.warning(
-                "agent_registry has no %s that may be seen here: is [mesh] the broker's database?", self.agent.name
-            )
 
     @abstractmethod
     def work(self) -> dict[str, tuple[float, str]]:

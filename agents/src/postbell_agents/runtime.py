@@ -13,6 +13,7 @@ from types import FrameType
 import psycopg
 from postbell import PostbellError, SyncAgent
 
+from . import __version__
 from .faults import Fault, sentence
 from .job import Job
 from .settings import Common
@@ -27,7 +28,13 @@ LOOK_SECONDS = 0.1
 
 def connect(common: Common) -> SyncAgent:
     """The agent, not open yet."""
-    return SyncAgent(common.name, environment=common.environment, instance=common.instance)
+    return SyncAgent(
+        common.name,
+        environment=common.environment,
+        instance=common.instance,
+        capabilities=list(common.capabilities),
+        version=__version__,
+    )
 
 
 def run(job: Job, *, once: bool) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from environments import Environment, Started
 from servers import Reply, Web
-from support import Credentials, Stage, until
+from support import Credentials, Stage, exported, until
 
 #: From one environment to another.
 CROSS_SECONDS_MAX = 5.0
@@ -161,7 +161,14 @@ def metrics_from_all(mesh: Mesh, times: Times) -> None:
         )
         return set(found) == {"pc", "railway", "github"}
 
+    def are_exported() -> bool:
+        # The latest value per agent and name, where Prometheus reads it.
+        lines = [line for line in exported().splitlines() if line.startswith("postbell_agent_metric{")]
+        names = [mesh.who[name].name for name in ("validation", "remediation", "reporting", "collecting", "orchestrator")]
+        return all(any(f'agent="{name}"' in line for line in lines) for name in names)
+
     until(environments, "metrics of each environment")
+    until(are_exported, "metrics of each agent at the broker")
     times.add("metrics of all three environments, from their start", time.monotonic() - began, ALERT_SECONDS_MAX)
 
 

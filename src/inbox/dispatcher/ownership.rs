@@ -61,8 +61,8 @@ impl Dispatcher {
         state.sessions.push_front(id);
         match state.ownership {
             Ownership::Leaving { epoch } => {
-                // Its lanes were not kept up while nobody was there.
-                state.forget(Ownership::Loading { since: now, epoch });
+                // Its lanes were not kept up while nobody was there; what an ordering key waits for may have come.
+                self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));
                 self.loading.push(inbox.clone());
                 self.effects.push(Effect::WakeTail);
             }
