@@ -7,6 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Entry, SessionId, Tag};
+use crate::message::Trace;
 use crate::protocol::{ErrorCode, ProtocolError};
 
 /// A snapshot of the database as text: the tail has brought every row that is visible in it.
@@ -266,6 +267,8 @@ pub struct Push {
     pub deadline: Duration,
     /// How old the message is at this moment, and when that was.
     pub age: (Duration, Instant),
+    /// The trace it belongs to.
+    pub trace: Option<Trace>,
     /// The end of its `msg` line.
     pub body: Bytes,
 }

@@ -34,6 +34,8 @@ mod protocol;
 mod reaper;
 mod schema;
 mod sending;
+#[cfg(feature = "otel")]
+mod spans;
 mod tls;
 mod topics;
 mod views;

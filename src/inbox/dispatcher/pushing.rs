@@ -134,6 +134,7 @@ impl Dispatcher {
             attempt: entry.attempt + 1,
             deadline: self.rules.ack_deadline,
             age: (entry.age(now), now),
+            trace: entry.trace(),
             body,
         };
         self.effects.push(Effect::Push(session, push));
