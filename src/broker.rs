@@ -37,6 +37,7 @@ use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
+use crate::spans::Spans;
 use crate::tailer::Tailer;
 use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
 
@@ -88,6 +89,7 @@ struct House {
     wake: Arc<Notify>,
     lapsed: Arc<Notify>,
     presence: Presence,
+    spans: Spans,
     broker: BrokerRow,
 }
 
@@ -118,6 +120,7 @@ pub async fn run(
         wake: Arc::default(),
         lapsed: Arc::default(),
         presence: Presence::new(id),
+        spans: Spans::to(config.spans_url.as_deref(), &config.name),
         broker: identity,
     };
     Ok(house.live(config, tls, agents, http, registry, stop).await)
@@ -147,7 +150,7 @@ impl House {
             self.pool.clone(),
             publishes_rx,
             self.wake.clone(),
-            self.metrics.clone(),
+            (self.metrics.clone(), self.spans.clone()),
         ));
         let (dead_letters, dead_rx) = mpsc::channel(REQUESTS_MAX);
         background.spawn(dead_letters::run(self.pool.clone(), dead_rx, self.wake.clone()));
@@ -181,6 +184,7 @@ impl House {
             presence: self.presence.clone(),
             phase: phase_rx,
             metrics: self.metrics.clone(),
+            spans: self.spans.clone(),
             last_id: Arc::new(AtomicU64::new(0)),
         };
         let linked = sessions.linked.subscribe();
@@ -215,6 +219,9 @@ impl House {
         background.shutdown().await;
         let _ = http_stop.send(());
         let _ = http.await;
+        let spans = self.spans;
+        // It blocks, and nothing waits for what it says.
+        let _ = tokio::task::spawn_blocking(move || spans.close()).await;
         stopped
     }
 

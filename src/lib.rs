@@ -65,4 +65,6 @@ pub mod session;
 #[cfg(feature = "server")]
 pub mod settler;
 #[cfg(feature = "server")]
+pub mod spans;
+#[cfg(feature = "server")]
 pub mod tailer;

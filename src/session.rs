@@ -42,6 +42,7 @@ use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTE
 use crate::protocol::secret::redact;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::publisher::Publish;
+use crate::spans::Spans;
 
 pub use door::turn_away;
 use link::Link;
@@ -84,6 +85,8 @@ pub struct Sessions {
     pub phase: watch::Receiver<Phase>,
     /// Told of pushes and ends.
     pub metrics: Metrics,
+    /// Told of pushes that belong to a trace.
+    pub spans: Spans,
     /// The last session's id.
     pub last_id: Arc<AtomicU64>,
 }

@@ -13,6 +13,7 @@ use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
 use crate::dispatch::{Input, Outgoing};
 use crate::inbox::Tag;
 use crate::inbox::event::{Event, Owner, Push};
+use crate::spans::Step;
 use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Send, Window, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
@@ -95,7 +96,7 @@ pub(super) async fn write_lines(
         if let Some(last) = lines.last_tag {
             progress.written.store(last, Ordering::Relaxed);
         }
-        note(&lines.pushes, shared);
+        note(&lines.pushes, greeted, shared);
         if let Some(error) = lines.close {
             return End::Refused(error);
         }
@@ -157,13 +158,17 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
     lines
 }
 
-fn note(pushes: &[Push], shared: &Sessions) {
+fn note(pushes: &[Push], greeted: &Greeted, shared: &Sessions) {
     let now = Instant::now();
     for push in pushes {
         let (age, at) = push.age;
         let since = now.saturating_duration_since(at);
         shared.metrics.delivery_seconds.observe((age + since).as_secs_f64());
         shared.metrics.wait_seconds.observe((push.waited + since).as_secs_f64());
+        if let Some(trace) = &push.trace {
+            let (agent, took) = (&*greeted.inbox, age + since);
+            shared.spans.done(trace, Step { name: "deliver", agent, took, attempt: push.attempt });
+        }
     }
     shared.metrics.pushed.inc_by(pushes.len() as u64);
 }

@@ -40,6 +40,8 @@ mod reaper;
 mod scheduled;
 mod schema;
 mod sending;
+#[cfg(feature = "otel")]
+mod spans;
 mod tls;
 mod topics;
 mod views;

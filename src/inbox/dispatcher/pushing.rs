@@ -146,6 +146,7 @@ impl Dispatcher {
             deadline: self.rules.ack_deadline,
             age: (entry.age(now), now),
             waited,
+            trace: entry.trace(),
             body,
         };
         self.effects.push(Effect::Push(session, push));
