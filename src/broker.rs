@@ -9,7 +9,7 @@ mod gauges;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -22,6 +22,7 @@ use crate::access::Access;
 use crate::config::Config;
 use crate::dead_letters::{self, REQUESTS_MAX};
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
+use crate::flow::Flow;
 use crate::guard::Guard;
 use crate::health::Health;
 use crate::http::{self, HttpState};
@@ -88,6 +89,7 @@ struct House {
     wake: Arc<Notify>,
     lapsed: Arc<Notify>,
     presence: Presence,
+    flow: Flow,
     broker: BrokerRow,
 }
 
@@ -118,6 +120,7 @@ pub async fn run(
         wake: Arc::default(),
         lapsed: Arc::default(),
         presence: Presence::new(id),
+        flow: Flow::new(Instant::now()),
         broker: identity,
     };
     Ok(house.live(config, tls, agents, http, registry, stop).await)
@@ -181,6 +184,7 @@ impl House {
             presence: self.presence.clone(),
             phase: phase_rx,
             metrics: self.metrics.clone(),
+            flow: self.flow.clone(),
             last_id: Arc::new(AtomicU64::new(0)),
         };
         let linked = sessions.linked.subscribe();
@@ -262,7 +266,8 @@ impl House {
             metrics: self.metrics.clone(),
         };
         let (wake, metrics) = (self.wake.clone(), self.metrics.clone());
-        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics));
+        let flow = self.flow.clone();
+        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics, flow));
         background.spawn(refiller::run(self.pool.clone(), refill_rx, inputs));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());

@@ -28,6 +28,8 @@ pub mod dead_letters;
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod flow;
 #[cfg(all(feature = "server", any(test, fuzzing)))]
 pub mod fuzzing;
 #[cfg(feature = "server")]

@@ -95,7 +95,7 @@ pub(super) async fn write_lines(
         if let Some(last) = lines.last_tag {
             progress.written.store(last, Ordering::Relaxed);
         }
-        note(&lines.pushes, shared);
+        note(&lines.pushes, greeted, shared);
         if let Some(error) = lines.close {
             return End::Refused(error);
         }
@@ -157,8 +157,11 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
     lines
 }
 
-fn note(pushes: &[Push], shared: &Sessions) {
+fn note(pushes: &[Push], greeted: &Greeted, shared: &Sessions) {
     let now = Instant::now();
+    // Of a link the agent is not known here.
+    let agent = (!greeted.is_link() && greeted.agent != greeted.inbox).then_some(&*greeted.agent);
+    shared.flow.pushed(now, &greeted.inbox, agent, pushes);
     for push in pushes {
         let (age, at) = push.age;
         let since = now.saturating_duration_since(at);

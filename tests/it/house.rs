@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["message", "pace", "devdb", "open_files", "certificates"],
     &["protocol", "retry", "bucket"],
     &["client", "inbox", "bell", "metrics", "health", "guard"],
-    &["postgres", "http"],
+    &["postgres", "http", "flow"],
     &["config", "dispatch", "presence", "reaper", "access", "agent_metrics"],
     &["settler", "refiller", "listener", "leaser", "tailer", "publisher", "dead_letters"],
     &["session"],
