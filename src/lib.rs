@@ -67,4 +67,6 @@ pub mod session;
 #[cfg(feature = "server")]
 pub mod settler;
 #[cfg(feature = "server")]
+pub mod status;
+#[cfg(feature = "server")]
 pub mod tailer;
