@@ -25,6 +25,8 @@ use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::flow::Flow;
 use crate::guard::Guard;
 use crate::health::Health;
+use crate::http::api::Site;
+use crate::http::api::admission::Admission;
 use crate::http::{self, HttpState};
 use crate::inbox::dispatcher::{Dispatcher, Rules};
 use crate::leaser::Leaser;
@@ -38,6 +40,7 @@ use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
+use crate::status::Status;
 use crate::tailer::Tailer;
 use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
 
@@ -164,6 +167,11 @@ impl House {
             health: self.health.clone(),
         };
         state.refresh = Some(gauges.refresh());
+        let status = self.status(inputs.downgrade());
+        // Beside the others: without it the broker works all the same.
+        let showing = tokio::spawn(status.clone().run());
+        let admission = Admission::new(config.status, config.tokens.clone(), self.pool.clone());
+        state.site = Some(Site::new(admission, status, self.pool.clone(), self.wake.clone()));
         let http = tokio::spawn(http::serve(http, state, async {
             let _ = http_stopped.await;
         }));
@@ -216,10 +224,16 @@ impl House {
         if !leaser.is_finished() {
             let _ = leaser.await;
         }
+        showing.abort();
         background.shutdown().await;
         let _ = http_stop.send(());
         let _ = http.await;
         stopped
+    }
+
+    fn status(&self, inputs: mpsc::WeakSender<Input>) -> Status {
+        let Self { pool, flow, health, metrics, broker, .. } = self;
+        Status::new(pool.clone(), flow.clone(), health.clone(), metrics.clone(), inputs, broker.clone())
     }
 
     /// Starts everything that stands behind the sessions; gives back the dispatcher's and the lease's tasks.
