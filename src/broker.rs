@@ -40,6 +40,7 @@ use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
+use crate::spans::Spans;
 use crate::status::Status;
 use crate::tailer::Tailer;
 use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
@@ -93,6 +94,7 @@ struct House {
     lapsed: Arc<Notify>,
     presence: Presence,
     flow: Flow,
+    spans: Spans,
     broker: BrokerRow,
 }
 
@@ -124,6 +126,7 @@ pub async fn run(
         lapsed: Arc::default(),
         presence: Presence::new(id),
         flow: Flow::new(Instant::now()),
+        spans: Spans::to(config.spans_url.as_deref(), &config.name),
         broker: identity,
     };
     Ok(house.live(config, tls, agents, http, registry, stop).await)
@@ -153,7 +156,7 @@ impl House {
             self.pool.clone(),
             publishes_rx,
             self.wake.clone(),
-            self.metrics.clone(),
+            (self.metrics.clone(), self.spans.clone()),
         ));
         let (dead_letters, dead_rx) = mpsc::channel(REQUESTS_MAX);
         background.spawn(dead_letters::run(self.pool.clone(), dead_rx, self.wake.clone()));
@@ -193,6 +196,7 @@ impl House {
             phase: phase_rx,
             metrics: self.metrics.clone(),
             flow: self.flow.clone(),
+            spans: self.spans.clone(),
             last_id: Arc::new(AtomicU64::new(0)),
         };
         let linked = sessions.linked.subscribe();
@@ -228,6 +232,9 @@ impl House {
         background.shutdown().await;
         let _ = http_stop.send(());
         let _ = http.await;
+        let spans = self.spans;
+        // It blocks, and nothing waits for what it says.
+        let _ = tokio::task::spawn_blocking(move || spans.close()).await;
         stopped
     }
 

@@ -98,6 +98,9 @@ settings! {
         "The private key of POSTBELL_TLS_CERT, a PEM file or its text, not encrypted";
     TLS_CLIENT_CA: "POSTBELL_TLS_CLIENT_CA", "tls-client-ca", "",
         "Agents must also show a certificate of a CA in this PEM file; their token is asked for all the same";
+    SPANS: "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "spans-url", "",
+        "Where spans of messages with a traceparent header are sent, such as http://127.0.0.1:4318/v1/traces; only where \
+         postbell was built with the feature otel";
 }
 
 /// A setting is wrong: names it and says what it may be.
@@ -132,6 +135,7 @@ pub struct Config {
     pub unauthenticated: Places,
     /// `None` serves agents in clear.
     pub tls: Option<TlsFiles>,
+    pub spans_url: Option<String>,
     pub status: StatusMode,
     pub tokens: OperatorTokens,
 }
@@ -185,6 +189,7 @@ impl Config {
             http: http_address(&get)?,
             name: name(get(NAME))?,
             advertise: Some(get(ADVERTISE)).filter(|a| !a.is_empty()),
+            spans_url: Some(get(SPANS)).filter(|url| !url.is_empty()),
             pool_size: number(POOL_SIZE, 2, 50)? as u32,
             ack_deadline: Duration::from_secs(number(ACK_DEADLINE, 1, 86_400)?),
             retry: RetryPolicy {

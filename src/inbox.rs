@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
+use crate::message::Trace;
+
 /// A session, unique in this broker's life.
 pub type SessionId = u64;
 /// A delivery within a session, counted from 1.
@@ -61,12 +63,19 @@ pub struct Terms {
     pub instance: Option<Arc<str>>,
     /// One after the other with all others of the inbox that have this key.
     pub ordering_key: Option<Arc<str>>,
+    /// The trace it belongs to, where traces are recorded.
+    pub trace: Option<Trace>,
 }
 
 impl Entry {
     /// The key that orders it, if one does.
     pub fn ordering_key(&self) -> Option<&Arc<str>> {
         self.terms.as_ref()?.ordering_key.as_ref()
+    }
+
+    /// The trace it belongs to.
+    pub fn trace(&self) -> Option<Trace> {
+        self.terms.as_ref()?.trace
     }
 
     /// The process it is a reply to.

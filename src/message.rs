@@ -1,9 +1,13 @@
 //! What a message is, in words that the table, the protocol and the broker share.
 
+mod trace;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use trace::Trace;
 
 /// The highest priority, delivered first.
 pub const PRIORITY_HIGHEST: u8 = 1;

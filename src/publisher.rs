@@ -1,17 +1,20 @@
 //! The publisher: gathers what agents send and inserts it in batches; each is answered after COMMIT.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use uuid::Uuid;
 
 use crate::access::Outstanding;
 use crate::dispatch::{Outbox, Outgoing};
+use crate::message::Trace;
 use crate::metrics::Metrics;
 use crate::postgres::publish::{self, publish};
 use crate::postgres::{Pool, StoreError};
 use crate::protocol::frame::Send;
 use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use crate::spans::{Spans, Step};
 
 /// What may wait to be inserted. When it is full, sessions that send wait before they read on.
 pub const PUBLISHES_MAX: usize = 1_024;
@@ -43,7 +46,12 @@ struct Sender {
 }
 
 /// Publishes until every session is gone.
-pub async fn run(pool: Pool, mut publishes: mpsc::Receiver<Publish>, wake: Arc<Notify>, metrics: Metrics) {
+pub async fn run(
+    pool: Pool,
+    mut publishes: mpsc::Receiver<Publish>,
+    wake: Arc<Notify>,
+    (metrics, spans): (Metrics, Spans),
+) {
     let mut waiting: Vec<Publish> = Vec::new();
     loop {
         if waiting.is_empty() && publishes.recv_many(&mut waiting, BATCH_MAX).await == 0 {
@@ -56,9 +64,20 @@ pub async fn run(pool: Pool, mut publishes: mpsc::Receiver<Publish>, wake: Arc<N
         };
         let n = waiting.iter().map(fits).take_while(|fits| *fits).count().max(1);
         let batch: Vec<Publish> = waiting.drain(..n).collect();
+        let traces = traces(&batch);
+        let since = Instant::now();
         insert(&pool, batch, &metrics).await;
+        for (agent, trace) in &traces {
+            spans.done(trace, Step { name: "send", agent, took: since.elapsed(), attempt: 0 });
+        }
         wake.notify_one();
     }
+}
+
+/// Who sends something that belongs to a trace.
+fn traces(batch: &[Publish]) -> Vec<(Arc<str>, Trace)> {
+    let headers = |p: &Publish| Spans::reads(p.send.headers.as_ref().map(|h| h.get()));
+    batch.iter().filter_map(|p| Some((p.from.clone(), headers(p)?))).collect()
 }
 
 async fn insert(pool: &Pool, batch: Vec<Publish>, metrics: &Metrics) {

@@ -43,6 +43,7 @@ use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTE
 use crate::protocol::secret::redact;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::publisher::Publish;
+use crate::spans::Spans;
 
 pub use door::turn_away;
 use link::Link;
@@ -87,6 +88,8 @@ pub struct Sessions {
     pub metrics: Metrics,
     /// Told of pushes.
     pub flow: Flow,
+    /// Told of pushes that belong to a trace.
+    pub spans: Spans,
     /// The last session's id.
     pub last_id: Arc<AtomicU64>,
 }

@@ -220,6 +220,7 @@ mod tests {
             deadline: Duration::ZERO,
             age: (Duration::from_micros(1_960), Instant::now()),
             waited: Duration::ZERO,
+            trace: None,
             body: body.encode().into(),
         }
     }

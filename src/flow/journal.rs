@@ -150,6 +150,7 @@ mod tests {
             deadline: Duration::ZERO,
             age: (Duration::ZERO, Instant::now()),
             waited: Duration::ZERO,
+            trace: None,
             body: bytes::Bytes::new(),
         }
     }

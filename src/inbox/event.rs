@@ -7,6 +7,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{Entry, SessionId, Tag};
+use crate::message::Trace;
 use crate::protocol::{ErrorCode, ProtocolError};
 
 /// A snapshot of the database as text: the tail has brought every row that is visible in it.
@@ -272,6 +273,8 @@ pub struct Push {
     pub age: (Duration, Instant),
     /// How long it waited for the broker until then: it was ready, and a session had room.
     pub waited: Duration,
+    /// The trace it belongs to.
+    pub trace: Option<Trace>,
     /// The end of its `msg` line.
     pub body: Bytes,
 }

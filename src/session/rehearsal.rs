@@ -25,6 +25,7 @@ use crate::protocol::codec::LineReader;
 use crate::protocol::frame::Send;
 use crate::protocol::limits::{HELLO_LINE_BYTES_MAX, HELLO_WAIT, WINDOW_DEFAULT, WINDOW_MAX};
 use crate::publisher::Publish;
+use crate::spans::Spans;
 
 /// Room for every answer to the bytes of one rehearsal, so that nobody waits for the socket.
 const SOCKET_BYTES: usize = 4 * 1024 * 1024;
@@ -85,6 +86,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         phase,
         metrics: SHARED.0.clone(),
         flow: Flow::new(std::time::Instant::now()),
+        spans: Spans::default(),
         last_id: Arc::default(),
     };
     let (ended_with_bytes, (), written, events, sends) = tokio::join!(

@@ -17,6 +17,7 @@ use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Send, Window, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use crate::spans::Step;
 
 /// How long one write may take before its session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
@@ -167,6 +168,10 @@ fn note(pushes: &[Push], greeted: &Greeted, shared: &Sessions) {
         let since = now.saturating_duration_since(at);
         shared.metrics.delivery_seconds.observe((age + since).as_secs_f64());
         shared.metrics.wait_seconds.observe((push.waited + since).as_secs_f64());
+        if let Some(trace) = &push.trace {
+            let (agent, took) = (&*greeted.inbox, age + since);
+            shared.spans.done(trace, Step { name: "deliver", agent, took, attempt: push.attempt });
+        }
     }
     shared.metrics.pushed.inc_by(pushes.len() as u64);
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&[&str]] = &[
     &["message", "pace", "devdb", "open_files", "certificates"],
     &["protocol", "retry", "bucket"],
-    &["client", "inbox", "bell", "metrics", "health", "guard"],
+    &["client", "inbox", "bell", "metrics", "health", "guard", "spans"],
     &["postgres", "flow"],
     &["config", "dispatch", "presence", "reaper", "access", "agent_metrics"],
     &["settler", "refiller", "listener", "leaser", "tailer", "publisher", "dead_letters", "status"],

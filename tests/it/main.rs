@@ -41,6 +41,8 @@ mod reaper;
 mod scheduled;
 mod schema;
 mod sending;
+#[cfg(feature = "otel")]
+mod spans;
 mod status;
 mod tls;
 mod topics;

@@ -148,6 +148,7 @@ impl Dispatcher {
             deadline: self.rules.ack_deadline,
             age: (entry.age(now), now),
             waited,
+            trace: entry.trace(),
             body,
         };
         self.effects.push(Effect::Push(session, push));

@@ -9,12 +9,12 @@ use crate::inbox::{Entry, Terms};
 use crate::message::REPLIES;
 
 fn keyed(id: i64, key: &str) -> Entry {
-    let terms = Terms { instance: None, ordering_key: Some(key.into()) };
+    let terms = Terms { ordering_key: Some(key.into()), ..Terms::default() };
     Entry { terms: Some(Box::new(terms)), ..entry(id) }
 }
 
 fn reply(id: i64, instance: &str) -> Entry {
-    let terms = Terms { instance: Some(instance.into()), ordering_key: None };
+    let terms = Terms { instance: Some(instance.into()), ..Terms::default() };
     Entry { lane: REPLIES, terms: Some(Box::new(terms)), ..entry(id) }
 }
 

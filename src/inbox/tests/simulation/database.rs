@@ -220,8 +220,8 @@ impl Row {
         let name = || Some(Arc::from(self.terms.to_string()));
         match self.terms {
             0 => None,
-            1 | 2 => Some(Box::new(Terms { instance: name(), ordering_key: None })),
-            _ => Some(Box::new(Terms { instance: None, ordering_key: name() })),
+            1 | 2 => Some(Box::new(Terms { instance: name(), ..Terms::default() })),
+            _ => Some(Box::new(Terms { ordering_key: name(), ..Terms::default() })),
         }
     }
 
