@@ -88,9 +88,9 @@ fn only_the_postgres_folder_names_the_driver_and_only_pace_names_backoff() {
 /// counted on the clock that only goes forward, ages by the database's.
 #[test]
 fn nobody_decides_anything_by_the_wall_clock() {
-    // The doctor compares the clocks, the demo shows a latency, `tail` when something passed, `agent list` how long an old token is good for, a certificate
-    // expires, the tail takes it until the first row brings the
-    // database's; ids of messages are ordered by nobody.
+    // The doctor compares the clocks, the demo shows a latency, `tail` when something passed, `agent list` how long an old
+    // token is good for, a certificate expires, the tail takes it until the first row brings the database's; ids of
+    // messages are ordered by nobody.
     let allowed = [
         "src/postgres/doctor/server.rs",
         "src/cli/demo.rs",
