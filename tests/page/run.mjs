@@ -66,6 +66,8 @@ async function says(page, text) {
 }
 
 async function shot(page, name, whole = true) {
+  // Its head stays at the top of what is scrolled.
+  await page.evaluate(() => window.scrollTo({ top: 0, behavior: "instant" }));
   await page.screenshot({ path: `${SHOTS}${name}.png`, fullPage: whole });
   await accessible(page, name);
   await fits(page, name);
