@@ -9,7 +9,7 @@ mod gauges;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -22,8 +22,11 @@ use crate::access::Access;
 use crate::config::Config;
 use crate::dead_letters::{self, REQUESTS_MAX};
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
+use crate::flow::Flow;
 use crate::guard::Guard;
 use crate::health::Health;
+use crate::http::api::Site;
+use crate::http::api::admission::Admission;
 use crate::http::{self, HttpState};
 use crate::inbox::dispatcher::{Dispatcher, Rules};
 use crate::leaser::Leaser;
@@ -38,6 +41,7 @@ use crate::publisher::PUBLISHES_MAX;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
 use crate::spans::Spans;
+use crate::status::Status;
 use crate::tailer::Tailer;
 use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
 
@@ -89,6 +93,7 @@ struct House {
     wake: Arc<Notify>,
     lapsed: Arc<Notify>,
     presence: Presence,
+    flow: Flow,
     spans: Spans,
     broker: BrokerRow,
 }
@@ -120,6 +125,7 @@ pub async fn run(
         wake: Arc::default(),
         lapsed: Arc::default(),
         presence: Presence::new(id),
+        flow: Flow::new(Instant::now()),
         spans: Spans::to(config.spans_url.as_deref(), &config.name),
         broker: identity,
     };
@@ -164,6 +170,11 @@ impl House {
             health: self.health.clone(),
         };
         state.refresh = Some(gauges.refresh());
+        let status = self.status(inputs.downgrade());
+        // Beside the others: without it the broker works all the same.
+        let showing = tokio::spawn(status.clone().run());
+        let admission = Admission::new(config.status, config.tokens.clone(), self.pool.clone());
+        state.site = Some(Site::new(admission, status, self.pool.clone(), self.wake.clone()));
         let http = tokio::spawn(http::serve(http, state, async {
             let _ = http_stopped.await;
         }));
@@ -184,6 +195,7 @@ impl House {
             presence: self.presence.clone(),
             phase: phase_rx,
             metrics: self.metrics.clone(),
+            flow: self.flow.clone(),
             spans: self.spans.clone(),
             last_id: Arc::new(AtomicU64::new(0)),
         };
@@ -216,6 +228,7 @@ impl House {
         if !leaser.is_finished() {
             let _ = leaser.await;
         }
+        showing.abort();
         background.shutdown().await;
         let _ = http_stop.send(());
         let _ = http.await;
@@ -223,6 +236,11 @@ impl House {
         // It blocks, and nothing waits for what it says.
         let _ = tokio::task::spawn_blocking(move || spans.close()).await;
         stopped
+    }
+
+    fn status(&self, inputs: mpsc::WeakSender<Input>) -> Status {
+        let Self { pool, flow, health, metrics, broker, .. } = self;
+        Status::new(pool.clone(), flow.clone(), health.clone(), metrics.clone(), inputs, broker.clone())
     }
 
     /// Starts everything that stands behind the sessions; gives back the dispatcher's and the lease's tasks.
@@ -269,7 +287,8 @@ impl House {
             metrics: self.metrics.clone(),
         };
         let (wake, metrics) = (self.wake.clone(), self.metrics.clone());
-        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics));
+        let flow = self.flow.clone();
+        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics, flow));
         background.spawn(refiller::run(self.pool.clone(), refill_rx, inputs));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());

@@ -13,9 +13,12 @@ mod once;
 mod output;
 mod ping;
 mod policies;
+mod remote;
 mod send;
 mod serve;
 mod settings;
+mod tail;
+mod top;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -83,6 +86,10 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Health(health::HealthArgs),
     Ping(ping::PingArgs),
+    /// Watch the mesh in a terminal: the status page for those at a shell
+    Top(top::TopArgs),
+    /// Follow what passes, line by line
+    Tail(tail::TailArgs),
     /// Send messages through the broker
     Send(send::SendArgs),
     /// Be an agent: print or handle each message and acknowledge it
@@ -139,6 +146,8 @@ async fn run(command: Command) -> Outcome {
         Command::Doctor(args) => doctor::run(args).await,
         Command::Health(args) => health::run(args).await,
         Command::Ping(args) => ping::run(args).await,
+        Command::Top(args) => top::run(args).await,
+        Command::Tail(args) => tail::run(args).await,
         Command::Send(args) => send::run(args).await,
         Command::Listen(args) => listen::run(args).await,
         Command::Once(args) => once::run(args).await,

@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use crate::certificates::shown;
 use crate::guard::Places;
+use crate::postgres::agents::{TokenHash, hash};
 use crate::postgres::alerts::AlertTimes;
 use crate::postgres::{DatabaseUrl, Target};
 use crate::retry::RetryPolicy;
 
+/// The shortest token of an operator or a viewer.
+pub const TOKEN_CHARS_MIN: usize = 20;
 /// The exit status of a bad setting or command line (EX_USAGE of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
@@ -49,9 +52,9 @@ settings! {
     LISTEN: "POSTBELL_LISTEN", "listen", "127.0.0.1:7440",
         "Where agents connect, as address:port";
     HTTP: "POSTBELL_HTTP", "http", "127.0.0.1:9440",
-        "Where /metrics and /health are served, as address:port";
+        "Where the status page, /metrics and /health are served, as address:port";
     PORT: "PORT", "port", "",
-        "Set by platforms such as Railway: serves /metrics and /health on port PORT of every address instead";
+        "Set by platforms such as Railway: serves HTTP on port PORT of every address instead";
     NAME: "POSTBELL_NAME", "name", "postbell",
         "What people call this broker, 1 to 100 characters; agents read it in the welcome";
     ADVERTISE: "POSTBELL_ADVERTISE", "advertise", "",
@@ -81,6 +84,13 @@ settings! {
         "Connections at once that have not shown their token yet, 1 to 20000; more are told to come again";
     UNAUTHENTICATED_PER_ADDRESS: "POSTBELL_UNAUTHENTICATED_PER_ADDRESS_MAX", "unauthenticated-per-address-max", "256",
         "The same from one address (of IPv6: one /64), 1 to 20000. Behind a proxy all agents have one address";
+    STATUS: "POSTBELL_STATUS", "status", "local",
+        "Who sees the status page without a token: local (who asks on this machine), public (everybody who reaches the port; \
+         never payloads or reasons), token (nobody), off (there is none)";
+    OPERATOR_TOKEN: "POSTBELL_OPERATOR_TOKEN", "operator-token", "",
+        "Who has it sees all of the status page, and redrives and purges dead letters; at least 20 characters";
+    VIEWER_TOKEN: "POSTBELL_VIEWER_TOKEN", "viewer-token", "",
+        "Who has it sees all of the status page, and changes nothing; at least 20 characters";
     TLS_CERT: "POSTBELL_TLS_CERT", "tls-cert", "",
         "The certificate of the agents' port with its chain, a PEM file or its text: the port then speaks TLS only. A file \
          is read again when it changes";
@@ -126,6 +136,26 @@ pub struct Config {
     /// `None` serves agents in clear.
     pub tls: Option<TlsFiles>,
     pub spans_url: Option<String>,
+    pub status: StatusMode,
+    pub tokens: OperatorTokens,
+}
+
+/// Who sees the status page without a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "SETTINGS describes each")]
+pub enum StatusMode {
+    Local,
+    Public,
+    Token,
+    Off,
+}
+
+/// The tokens of those who operate the broker, as their SHA-256: a log may show a configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "SETTINGS describes each")]
+pub struct OperatorTokens {
+    pub operator: Option<TokenHash>,
+    pub viewer: Option<TokenHash>,
 }
 
 /// Where the agents' port has its certificate from.
@@ -179,6 +209,8 @@ impl Config {
                 per_address: number(UNAUTHENTICATED_PER_ADDRESS, 1, 20_000)? as usize,
             },
             tls: tls_files(&get)?,
+            status: status_mode(&get(STATUS))?,
+            tokens: operator_tokens(&get)?,
         })
     }
 }
@@ -269,6 +301,37 @@ fn tls_files(get: &impl Fn(Setting) -> String) -> Result<Option<TlsFiles>, Confi
     }
 }
 
+fn status_mode(text: &str) -> Result<StatusMode, ConfigError> {
+    Ok(match text {
+        "local" => StatusMode::Local,
+        "public" => StatusMode::Public,
+        "token" => StatusMode::Token,
+        "off" => StatusMode::Off,
+        _ => {
+            return Err(ConfigError(format!(
+                "POSTBELL_STATUS must be local, public, token or off, not {text:?}"
+            )));
+        }
+    })
+}
+
+/// A short token can be guessed, and one for both would make every viewer an operator.
+fn operator_tokens(get: &impl Fn(Setting) -> String) -> Result<OperatorTokens, ConfigError> {
+    let token = |setting: Setting| match get(setting) {
+        token if token.is_empty() => Ok(None),
+        token if token.chars().count() < TOKEN_CHARS_MIN => Err(ConfigError(format!(
+            "{} must have at least {TOKEN_CHARS_MIN} characters: `openssl rand -hex 24` makes one",
+            setting.env
+        ))),
+        token => Ok(Some(hash(&token))),
+    };
+    let tokens = OperatorTokens { operator: token(OPERATOR_TOKEN)?, viewer: token(VIEWER_TOKEN)? };
+    if tokens.operator.is_some() && tokens.operator == tokens.viewer {
+        return Err(ConfigError("POSTBELL_OPERATOR_TOKEN and POSTBELL_VIEWER_TOKEN must differ".to_owned()));
+    }
+    Ok(tokens)
+}
+
 fn name(name: String) -> Result<String, ConfigError> {
     match name.chars().count() {
         1..=100 if !name.chars().any(char::is_control) => Ok(name),
@@ -335,6 +398,9 @@ mod tests {
         assert!(sentence("POSTBELL_TLS_KEY", "k.pem").contains("without POSTBELL_TLS_CERT"));
         assert!(sentence("POSTBELL_TLS_CLIENT_CA", "ca.pem").contains("without POSTBELL_TLS_CERT"));
         assert!(sentence("PORT", "0").contains("PORT must be"));
+        assert!(sentence("POSTBELL_STATUS", "yes").contains("local, public, token or off"));
+        let short = sentence("POSTBELL_OPERATOR_TOKEN", "hunter2");
+        assert!(short.contains("at least 20") && !short.contains("hunter2"));
         assert!(!sentence("DATABASE_URL", "postgres://u:hunter2@h:x/d").contains("hunter2"));
     }
 
@@ -344,6 +410,17 @@ mod tests {
         let (certificate, key) = (text("CERTIFICATE"), text("PRIVATE KEY"));
         let config = parse(&[("POSTBELL_TLS_CERT", &certificate), ("POSTBELL_TLS_KEY", &key)]).expect("both");
         assert!(!format!("{config:?}").contains("secret"), "{config:?}");
+    }
+
+    #[test]
+    fn tokens_are_kept_as_their_hashes_and_differ() {
+        let (one, other) = ("one token of an operator", "another one for viewers");
+        let both = |viewer| parse(&[("POSTBELL_OPERATOR_TOKEN", one), ("POSTBELL_VIEWER_TOKEN", viewer)]);
+        let config = both(other).expect("two tokens");
+        assert_eq!(config.tokens.viewer, Some(hash(other)));
+        assert!(!format!("{config:?}").contains("token of an"));
+        assert!(both(one).expect_err("the same").to_string().contains("must differ"));
+        assert_eq!(parse(&[]).expect("none").tokens, OperatorTokens::default());
     }
 
     #[test]

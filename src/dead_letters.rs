@@ -77,8 +77,20 @@ pub async fn run(pool: Pool, mut requests: mpsc::Receiver<Request>, wake: Arc<No
 }
 
 async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreError> {
-    let reference = request.reference.clone();
-    match &request.ask {
+    carry_out(pool, &request.agent, &request.ask, request.reference.clone()).await
+}
+
+/// Does what is asked by somebody who may: an agent, or an operator by the HTTP API. Who redrives wakes the tail afterwards.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn carry_out(
+    pool: &Pool,
+    by: &str,
+    ask: &Ask,
+    reference: Option<String>,
+) -> Result<ServerFrame, StoreError> {
+    match ask {
         Ask::List { inbox, after, limit } => {
             let most = (*limit).clamp(1, DEAD_LETTERS_MAX);
             // One more tells whether there are more.
@@ -89,14 +101,14 @@ async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreErro
             let (ids, inbox, from) = which.parameters();
             let done = dead::redrive_some(pool, ids, inbox, from).await?;
             let inbox = inbox.unwrap_or("by number");
-            tracing::info!(agent = %request.agent, inbox, count = done.count, "dead letters were redriven");
+            tracing::info!(agent = by, inbox, count = done.count, "dead letters were redriven");
             Ok(ServerFrame::Redriven(which.done(done, reference)))
         }
         Ask::Purge(which) => {
             let (ids, inbox, from) = which.parameters();
             let done = dead::purge_some(pool, ids, inbox, from).await?;
             let inbox = inbox.unwrap_or("by number");
-            tracing::info!(agent = %request.agent, inbox, count = done.count, "dead letters were purged");
+            tracing::info!(agent = by, inbox, count = done.count, "dead letters were purged");
             Ok(ServerFrame::Purged(which.done(done, reference)))
         }
     }

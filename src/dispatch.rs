@@ -8,11 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
-use crate::inbox::dispatcher::Dispatcher;
+use crate::inbox::dispatcher::{Dispatcher, Here};
 use crate::inbox::event::{Effect, Event, Owner, Push, Refill, Settle, Trouble};
 use crate::inbox::{SessionId, Tag};
 use crate::metrics::Metrics;
@@ -64,6 +64,8 @@ pub enum Input {
     Event(Event),
     /// A session joins: its event, and the way to it.
     Join(Outbox, Event),
+    /// Somebody wants to know who is here.
+    Survey(oneshot::Sender<HashMap<Arc<str>, Here>>),
 }
 
 /// The way to the dispatcher's task.
@@ -156,6 +158,11 @@ pub async fn run(
                         outboxes.insert(*session, outbox);
                     }
                     event
+                }
+                Input::Survey(answer) => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(dispatcher.survey());
+                    continue;
                 }
             };
             if let Event::Leave { session, .. } = &event {

@@ -1,17 +1,22 @@
-//! Metrics and health over HTTP/1.1, for Prometheus, a platform's health check and a person with curl.
+//! Metrics, health and the status page over HTTP/1.1, for Prometheus, a platform's health check, and people.
 //!
 //! One request for each connection: a scrape comes every few seconds, and a connection that cannot be kept
-//! cannot be kept for no purpose. So every connection has one deadline, and [`HttpLimits`] bounds all that a
-//! stranger can take.
+//! cannot be kept for no purpose. So every connection has one deadline, but for streams of events, which are few and
+//! have bounds of their own (`api/events.rs`); and [`HttpLimits`] bounds all that a stranger can take.
 
+mod answer;
+pub mod api;
+mod page;
 mod routes;
 #[cfg(test)]
 mod tests;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -19,12 +24,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use crate::flow::WATCHERS_MAX;
 use crate::health::Health;
+use api::Site;
 use routes::Routes;
 
 /// Brings the gauges that are read from the database up to date, before a scrape. It is dropped unfinished
@@ -48,6 +55,8 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 const ACCEPT_PAUSE_MS: u64 = 100;
 
 const _: () = assert!(HEADER_WAIT_MS + REFRESH_WAIT_MS < CONNECTION_WAIT_MS);
+// Whoever watches leaves room for scrapes and health checks.
+const _: () = assert!(WATCHERS_MAX * 2 <= CONNECTIONS_MAX);
 
 /// What one client, and all of them together, may take. The defaults are the constants of this module.
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +94,16 @@ pub struct HttpState {
     pub health: Health,
     /// Run before each scrape.
     pub refresh: Option<Refresh>,
+    /// The status page and its API.
+    pub site: Option<Site>,
     /// The bounds.
     pub limits: HttpLimits,
 }
 
 impl HttpState {
-    /// Without a refresh and with the default limits.
+    /// Without a refresh, without a status page and with the default limits.
     pub fn new(registry: Registry, health: Health) -> Self {
-        Self { registry, health, refresh: None, limits: HttpLimits::default() }
+        Self { registry, health, refresh: None, site: None, limits: HttpLimits::default() }
     }
 }
 
@@ -107,14 +118,14 @@ pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Ou
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     loop {
-        let (stream, permit) = tokio::select! {
+        let (stream, peer, permit) = tokio::select! {
             () = &mut stop => break,
             accepted = accept(&listener, &permits) => accepted,
             Some(_) = connections.join_next() => continue,
         };
         let (routes, stopping) = (routes.clone(), stopping.clone());
         connections.spawn(async move {
-            serve_one(stream, routes, limits, stopping).await;
+            serve_one(stream, peer, routes, limits, stopping).await;
             drop(permit);
         });
     }
@@ -131,14 +142,17 @@ pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Ou
 }
 
 /// The next connection, as soon as there is room for it. Safe to drop at any await.
-async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> (TcpStream, IpAddr, OwnedSemaphorePermit) {
     loop {
         let Ok(permit) = permits.clone().acquire_owned().await else {
             // Closed only by a call that this file does not make.
             std::future::pending().await
         };
         match listener.accept().await {
-            Ok((stream, _)) => return (stream, permit),
+            Ok((stream, peer)) => return (stream, peer.ip(), permit),
             Err(error) => {
                 warn!(%error, "http: a connection could not be accepted");
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
@@ -150,13 +164,15 @@ async fn accept(listener: &TcpListener, permits: &Arc<Semaphore>) -> (TcpStream,
 /// Answers one request. How it ends concerns the client alone, so an error is only worth a debug line.
 async fn serve_one(
     stream: TcpStream,
+    peer: IpAddr,
     routes: Arc<Routes>,
     limits: HttpLimits,
     mut stopping: watch::Receiver<()>,
 ) {
-    let service = service_fn(move |request| {
-        let routes = routes.clone();
-        async move { Ok::<_, Infallible>(routes.answer(&request).await) }
+    let line = Line::new(stopping.clone());
+    let service = service_fn(|request| {
+        let (routes, line) = (routes.clone(), line.clone());
+        async move { Ok::<_, Infallible>(routes.answer(peer, request, &line).await) }
     });
     let mut connection = pin!(
         http1::Builder::new()
@@ -166,7 +182,7 @@ async fn serve_one(
             .max_buf_size(HEAD_BYTES_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
-    let ended = timeout(limits.connection_wait, async {
+    let ended = async {
         tokio::select! {
             ended = connection.as_mut() => ended,
             // Only ever an error: nothing is sent, the sender is dropped.
@@ -175,10 +191,52 @@ async fn serve_one(
                 connection.as_mut().await
             }
         }
-    });
-    match ended.await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => debug!(%error, "http: a connection ended early"),
-        Err(_) => debug!("http: a connection took too long and is cut"),
+    };
+    tokio::select! {
+        ended = ended => if let Err(error) = ended {
+            debug!(%error, "http: a connection ended early");
+        },
+        () = line.deadline(&limits) => debug!("http: a connection took too long and is cut"),
+    }
+}
+
+/// A connection, as what answers on it sees it.
+#[derive(Clone)]
+pub(crate) struct Line(Arc<LineState>);
+
+struct LineState {
+    streams: AtomicBool,
+    ended: Notify,
+    stopping: watch::Receiver<()>,
+}
+
+impl Line {
+    fn new(stopping: watch::Receiver<()>) -> Self {
+        let (streams, ended) = (AtomicBool::new(false), Notify::new());
+        Self(Arc::new(LineState { streams, ended, stopping }))
+    }
+
+    /// From now on it may last, until [`end`](Self::end).
+    fn is_stream(&self) {
+        self.0.streams.store(true, Ordering::Relaxed);
+    }
+
+    /// The stream is over: its reader has the grace to read the rest.
+    fn end(&self) {
+        self.0.ended.notify_one();
+    }
+
+    /// Waits until the server stops.
+    async fn stopping(&self) {
+        // Only ever an error: nothing is sent, the sender is dropped.
+        let _ = self.0.stopping.clone().changed().await;
+    }
+
+    async fn deadline(&self, limits: &HttpLimits) {
+        sleep(limits.connection_wait).await;
+        if self.0.streams.load(Ordering::Relaxed) {
+            self.0.ended.notified().await;
+            sleep(limits.grace).await;
+        }
     }
 }

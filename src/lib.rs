@@ -28,6 +28,8 @@ pub mod dead_letters;
 pub mod devdb;
 #[cfg(feature = "server")]
 pub mod dispatch;
+#[cfg(feature = "server")]
+pub mod flow;
 #[cfg(all(feature = "server", any(test, fuzzing)))]
 pub mod fuzzing;
 #[cfg(feature = "server")]
@@ -66,5 +68,7 @@ pub mod session;
 pub mod settler;
 #[cfg(feature = "server")]
 pub mod spans;
+#[cfg(feature = "server")]
+pub mod status;
 #[cfg(feature = "server")]
 pub mod tailer;

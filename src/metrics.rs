@@ -16,6 +16,7 @@ mod tests;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -244,6 +245,17 @@ impl Metrics {
     /// Counts a connection that ended.
     pub fn closed(&self, reason: CloseReason) {
         self.closed.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// How many deliveries fell into each of [`DELIVERY_BUCKETS_S`], and beyond the last.
+    pub fn delivery_counts(&self) -> Vec<u64> {
+        let families = self.delivery_seconds.collect();
+        let histogram = families.first().and_then(|f| f.get_metric().first()).map(|m| m.get_histogram());
+        let Some(histogram) = histogram else { return vec![0; DELIVERY_BUCKETS_S.len() + 1] };
+        let mut below = 0;
+        let upto = histogram.get_bucket().iter().map(|bucket| bucket.cumulative_count());
+        let upto = upto.chain([histogram.get_sample_count()]);
+        upto.map(|upto| upto - std::mem::replace(&mut below, upto)).collect()
     }
 
     /// Takes whether the broker is ready, and each of [`CONDITIONS`]; others have no series.

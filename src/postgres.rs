@@ -25,6 +25,7 @@ pub mod reap;
 pub mod refill;
 mod row;
 pub mod settle;
+pub mod status;
 pub mod subscriptions;
 pub mod tail;
 pub mod tls;

@@ -29,6 +29,7 @@ use crate::access::{Access, Ticket};
 use crate::config::TlsFiles;
 use crate::dead_letters::{self, Ask};
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
+use crate::flow::Flow;
 use crate::guard::{Guard, Place};
 use crate::inbox::SessionId;
 use crate::inbox::event::{Event, Request};
@@ -85,6 +86,8 @@ pub struct Sessions {
     pub phase: watch::Receiver<Phase>,
     /// Told of pushes and ends.
     pub metrics: Metrics,
+    /// Told of pushes.
+    pub flow: Flow,
     /// Told of pushes that belong to a trace.
     pub spans: Spans,
     /// The last session's id.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::dispatch::{Input, Inputs, SettleBatch};
+use crate::flow::Flow;
 use crate::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
 use crate::metrics::{DeadReason, FailReason, Metrics};
 use crate::pace::Pace;
@@ -29,6 +30,7 @@ pub async fn run(
     inputs: mpsc::WeakSender<Input>,
     wake: std::sync::Arc<tokio::sync::Notify>,
     metrics: Metrics,
+    flow: Flow,
 ) {
     let mut connection = None;
     let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
@@ -52,6 +54,7 @@ pub async fn run(
         if batch.settles.is_empty() {
             continue;
         }
+        flow.settled(Instant::now(), &batch.settles);
         report(inputs.upgrade(), batch.settles).await;
     }
 }

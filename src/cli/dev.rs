@@ -12,7 +12,7 @@ use super::serve::{bind, report, stop_signal};
 use super::settings::BrokerArgs;
 use super::{Outcome, agent, demo, output};
 use crate::broker;
-use crate::config::{Config, DATABASE_URL, DRAIN, TLS_CERT, TLS_KEY};
+use crate::config::{Config, DATABASE_URL, DRAIN, OPERATOR_TOKEN, TLS_CERT, TLS_KEY};
 use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
 use crate::postgres::agents::Token;
 use crate::postgres::migrate::migrate;
@@ -52,14 +52,19 @@ pub(super) struct DevArgs {
 pub(super) async fn run(args: DevArgs) -> Outcome {
     let made = if args.tls { Some(ca::files(&args.folder()?.join("tls"))?) } else { None };
     let (server, url) = database(&args)?;
+    // For the status page, new at each run; one that is set is known to whoever set it.
+    let operator = args.broker.value(OPERATOR_TOKEN.env).is_none().then(Token::random);
     let config = Config::parse(|env| match (env, &made) {
         _ if env == DATABASE_URL.env => Some(url.clone()),
         (_, Some(made)) if env == TLS_CERT.env => Some(made.certificate.display().to_string()),
         (_, Some(made)) if env == TLS_KEY.env => Some(made.key.display().to_string()),
+        _ if env == OPERATOR_TOKEN.env && operator.is_some() => {
+            operator.as_ref().map(|t| t.reveal().to_owned())
+        }
         _ if env == DRAIN.env => args.broker.value(env).or_else(|| Some(DRAIN_SECONDS.to_owned())),
         _ => args.broker.value(env),
     })?;
-    let ended = serve(&args, &config, &url, made.as_ref().map(|made| &*made.ca)).await;
+    let ended = serve(&args, &config, &url, made.as_ref().map(|made| &*made.ca), operator.as_ref()).await;
     if let Some(server) = server {
         tokio::task::spawn_blocking(move || server.stop()).await??;
         tracing::info!("the private Postgres has stopped");
@@ -76,7 +81,13 @@ impl DevArgs {
     }
 }
 
-async fn serve(args: &DevArgs, config: &Config, url: &str, ca: Option<&Path>) -> Outcome {
+async fn serve(
+    args: &DevArgs,
+    config: &Config,
+    url: &str,
+    ca: Option<&Path>,
+    operator: Option<&Token>,
+) -> Outcome {
     let done = migrate(&config.database).await?;
     for step in done.migrations.iter().chain(&done.triggers) {
         tracing::debug!(step, "migrated");
@@ -84,9 +95,9 @@ async fn serve(args: &DevArgs, config: &Config, url: &str, ca: Option<&Path>) ->
     broker::check(config).await?;
     let (agents_port, http) = bind(config).await?;
     let address = agents_port.local_addr()?.to_string();
-    let metrics = http.local_addr()?.to_string();
+    let http_address = http.local_addr()?.to_string();
     let scheme = if config.tls.is_some() { "tcp+tls" } else { "tcp" };
-    let by = Connecting { scheme, address: &address, ca };
+    let by = Connecting { scheme, address: &address, ca, http: &http_address, operator };
     let pool = Pool::new(config.database.clone(), 2);
     let token = agent::token_of(&pool, YOU).await?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -99,7 +110,7 @@ async fn serve(args: &DevArgs, config: &Config, url: &str, ca: Option<&Path>) ->
         if args.demo {
             demo::run(&pool, &config.database, &format!("{scheme}://{address}"), ca).await?;
         }
-        explain(url, &config.database, &by, &metrics, &token);
+        explain(url, &config.database, &by, &token);
         anyhow::Ok(())
     };
     tokio::select! {
@@ -167,6 +178,8 @@ struct Connecting<'a> {
     scheme: &'a str,
     address: &'a str,
     ca: Option<&'a Path>,
+    http: &'a str,
+    operator: Option<&'a Token>,
 }
 
 impl Connecting<'_> {
@@ -175,8 +188,14 @@ impl Connecting<'_> {
         self.ca.map_or(String::new(), |ca| format!(" POSTBELL_CA='{}'", ca.display()))
     }
 
+    /// No server sees what is behind the #; the page takes it out of the address.
+    fn page(&self) -> String {
+        let token = self.operator.map_or(String::new(), |token| format!("#token={}", token.reveal()));
+        format!("http://{}/{token}", self.http)
+    }
+
     fn by_hand(&self) -> String {
-        let Self { scheme, address, ca } = self;
+        let Self { scheme, address, ca, .. } = self;
         let (host, port) = address.rsplit_once(':').unwrap_or((address, "7440"));
         match ca {
             Some(ca) => format!("openssl s_client -quiet -connect {address} -CAfile '{}'", ca.display()),
@@ -186,8 +205,9 @@ impl Connecting<'_> {
     }
 }
 
-fn explain(url: &str, target: &Target, by: &Connecting<'_>, metrics: &str, token: &Token) {
-    let Connecting { scheme, address, .. } = by;
+fn explain(url: &str, target: &Target, by: &Connecting<'_>, token: &Token) {
+    let Connecting { scheme, address, http, .. } = by;
+    let page = by.page();
     let (environment, by_hand) = (by.environment(), by.by_hand());
     let table = match &*target.schema {
         "public" => "agent_messages".to_owned(),
@@ -206,7 +226,9 @@ Postbell is up. Try it from another terminal; Ctrl-C here ends everything.
   by hand           {by_hand} and type, with heartbeats every ten minutes:
                     {{"op":"hello","agent":"{YOU}","token":"{token}","heartbeat_ms":600000}}
                     {{"op":"ack","tag":1}}
-  metrics, health   http://{metrics}/metrics   http://{metrics}/health
+  status page       {page}
+                    postbell top --url http://{http}   postbell tail --url http://{http}
+  metrics, health   http://{http}/metrics   http://{http}/health
 
   (`postbell` is target/release/postbell, or `cargo run --release --`)"#
     ));

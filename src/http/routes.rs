@@ -1,22 +1,20 @@
 //! What each path answers.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::body::{Body, Bytes};
+use hyper::{Method, Request, StatusCode};
 use prometheus::{TEXT_FORMAT, TextEncoder};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-use super::HttpState;
+use super::answer::{Answer, JSON, TEXT, not_allowed, respond};
+use super::{HttpState, Line, api, page};
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
 const NOT_FOUND: &str =
-    "There is nothing here. The paths are /metrics, /health, /health/ready and /health/live.\n";
+    "There is nothing here. The paths are /, /metrics, /health, /health/ready and /health/live.\n";
 
 pub(super) struct Routes {
     state: HttpState,
@@ -30,16 +28,27 @@ impl Routes {
     }
 
     /// Answers a request. For HEAD hyper sends the same headers and leaves the body out.
-    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    pub(super) async fn answer<B>(&self, peer: IpAddr, request: Request<B>, line: &Line) -> Answer
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    {
         let path = request.uri().path();
+        if let Some(site) = self.state.site.as_ref().filter(|site| !site.admission.is_off()) {
+            if path == "/api" || path.starts_with("/api/") {
+                return api::answer(site, peer, request, line).await;
+            }
+            if let Some(file) = page::file(path) {
+                return match *request.method() {
+                    Method::GET | Method::HEAD => page::respond(file),
+                    _ => not_allowed("GET, HEAD"),
+                };
+            }
+        }
         if !matches!(path, "/metrics" | "/health" | "/health/ready" | "/health/live") {
             return respond(StatusCode::NOT_FOUND, TEXT, NOT_FOUND);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response =
-                respond(StatusCode::METHOD_NOT_ALLOWED, TEXT, "Only GET and HEAD are answered here.\n");
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
+            return not_allowed("GET, HEAD");
         }
         match path {
             "/metrics" => self.metrics().await,
@@ -48,7 +57,7 @@ impl Routes {
         }
     }
 
-    async fn metrics(&self) -> Response<Full<Bytes>> {
+    async fn metrics(&self) -> Answer {
         self.refresh().await;
         match TextEncoder::new().encode_to_string(&self.state.registry.gather()) {
             Ok(text) => respond(StatusCode::OK, TEXT_FORMAT, text),
@@ -73,7 +82,7 @@ impl Routes {
         }
     }
 
-    fn ready(&self) -> Response<Full<Bytes>> {
+    fn ready(&self) -> Answer {
         let readiness = self.state.health.ready(Instant::now());
         let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         match serde_json::to_string(&readiness) {
@@ -82,14 +91,4 @@ impl Routes {
             Err(_) => respond(status, TEXT, "The conditions could not be written.\n"),
         }
     }
-}
-
-fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    // A health answer out of a proxy's cache would be a lie.
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }

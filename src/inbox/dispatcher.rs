@@ -71,6 +71,15 @@ struct Answer {
     left: usize,
 }
 
+/// What of an inbox is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Here {
+    /// Sessions on it.
+    pub sessions: u64,
+    /// Deliveries with them.
+    pub in_flight: u64,
+}
+
 /// See the module.
 pub struct Dispatcher {
     rules: Rules,
@@ -194,6 +203,18 @@ impl Dispatcher {
     /// How many sessions there are.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Who is here: each inbox with the sessions on it and what is with them. Links count for what they hold alone, since
+    /// their sessions are at another broker.
+    pub fn survey(&self) -> HashMap<Arc<str>, Here> {
+        let mut found: HashMap<Arc<str>, Here> = HashMap::new();
+        for session in self.sessions.values() {
+            let here = found.entry(session.inbox.clone()).or_default();
+            here.sessions += u64::from(!session.link);
+            here.in_flight += u64::from(session.in_flight);
+        }
+        found
     }
 
     /// How many outcomes wait to be written.

@@ -261,6 +261,10 @@ pub struct Settle {
 pub struct Push {
     /// Its tag in this session.
     pub tag: Tag,
+    /// Its row.
+    pub delivery_id: i64,
+    /// Its message.
+    pub message_id: Uuid,
     /// Which attempt this is, from 1.
     pub attempt: u32,
     /// How long the agent has.

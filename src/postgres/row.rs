@@ -10,8 +10,8 @@ use tokio_postgres::Row;
 use crate::inbox::{Entry, Terms};
 use crate::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
 use crate::protocol::frame::MsgBody;
-use crate::spans::Spans;
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
+use crate::spans::Spans;
 
 /// What a message may have in all, as text, to be read at all; what is larger is not fetched.
 pub(super) const MESSAGE_BYTES_MAX: i32 = LINE_BYTES_MAX as i32;
@@ -77,7 +77,11 @@ fn priority(row: &Row) -> Priority {
 /// Most messages have none.
 fn terms(row: &Row) -> Option<Box<Terms>> {
     let text = |column| row.get::<_, Option<&str>>(column).map(Arc::from);
-    let terms = Terms { instance: text("to_instance"), ordering_key: text("ordering_key"), trace: Spans::reads(row.get("headers")) };
+    let terms = Terms {
+        instance: text("to_instance"),
+        ordering_key: text("ordering_key"),
+        trace: Spans::reads(row.get("headers")),
+    };
     (terms != Terms::default()).then(|| Box::new(terms))
 }
 

@@ -13,6 +13,7 @@ use super::{End, Phase, Sessions, hello, run, say_last};
 use crate::access::Access;
 use crate::dead_letters::{Ask, REQUESTS_MAX};
 use crate::dispatch::{Input, OUTBOX_MAX};
+use crate::flow::Flow;
 use crate::guard::{Guard, Places};
 use crate::inbox::event::Event;
 use crate::metrics::Metrics;
@@ -84,6 +85,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         presence: Presence::new(Uuid::nil()),
         phase,
         metrics: SHARED.0.clone(),
+        flow: Flow::new(std::time::Instant::now()),
         spans: Spans::default(),
         last_id: Arc::default(),
     };
@@ -178,6 +180,8 @@ async fn note_inputs(mut inputs: mpsc::Receiver<Input>) -> Vec<Event> {
                 event
             }
             Input::Event(event) => event,
+            // Not a session's.
+            Input::Survey(_) => continue,
         });
         if matches!(events.last(), Some(Event::Leave { .. })) {
             outbox = None;

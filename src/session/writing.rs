@@ -13,11 +13,11 @@ use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
 use crate::dispatch::{Input, Outgoing};
 use crate::inbox::Tag;
 use crate::inbox::event::{Event, Owner, Push};
-use crate::spans::Step;
 use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Send, Window, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use crate::spans::Step;
 
 /// How long one write may take before its session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
@@ -160,6 +160,9 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
 
 fn note(pushes: &[Push], greeted: &Greeted, shared: &Sessions) {
     let now = Instant::now();
+    // Of a link the agent is not known here.
+    let agent = (!greeted.is_link() && greeted.agent != greeted.inbox).then_some(&*greeted.agent);
+    shared.flow.pushed(now, &greeted.inbox, agent, pushes);
     for push in pushes {
         let (age, at) = push.age;
         let since = now.saturating_duration_since(at);

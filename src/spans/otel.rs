@@ -42,10 +42,13 @@ impl Tracer {
             true,
             TraceState::default(),
         );
-        let (now, kind) = (SystemTime::now(), match step.name {
-            "send" => SpanKind::Producer,
-            _ => SpanKind::Consumer,
-        });
+        let (now, kind) = (
+            SystemTime::now(),
+            match step.name {
+                "send" => SpanKind::Producer,
+                _ => SpanKind::Consumer,
+            },
+        );
         let mut attributes = vec![
             KeyValue::new("messaging.system", "postbell"),
             KeyValue::new("messaging.operation.name", step.name),

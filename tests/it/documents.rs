@@ -94,6 +94,7 @@ followed! {
     the_readme: "README.md";
     faults: "docs/faults.md";
     github_actions: "docs/github-actions.md";
+    http_api: "docs/http-api.md";
     operations: "docs/operations.md";
     policies: "sql/policies/README.md";
     presence_and_alerts: "docs/presence-and-alerts.md";

@@ -27,6 +27,7 @@ mod limits;
 mod locks;
 mod mesh;
 mod notify_queue;
+mod operators;
 mod outage;
 mod outcomes;
 mod ping;
@@ -42,6 +43,7 @@ mod schema;
 mod sending;
 #[cfg(feature = "otel")]
 mod spans;
+mod status;
 mod tls;
 mod topics;
 mod views;

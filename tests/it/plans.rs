@@ -46,6 +46,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "reap_presence": 2, "presence_history_until";
     "alerts_offline": 2, "presence_history_untold";
     "agent_metrics_recent": 2, "agent_metrics_recorded_at";
+    "status_flow": 2, "agent_messages_created_at";
 ];
 
 /// What an operator sees by `explain`: a scan of an index without a condition reads all of it.

@@ -43,11 +43,13 @@ async fn what_the_broker_does_with_a_message_joins_the_trace_of_its_headers() {
     let mesh = Mesh::with(&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &url)]).await;
     let (agent, mut deliveries) = mesh.connect("agent", 5).await;
     let headers = json!({"traceparent": format!("00-{TRACE}-{PARENT}-01"), "lang": "en"});
-    let with = Outgoing::new("agent", MessageType::Data, &1).and_then(|m| m.headers(&headers)).expect("a message");
+    let with =
+        Outgoing::new("agent", MessageType::Data, &1).and_then(|m| m.headers(&headers)).expect("a message");
     agent.send(with).await.expect("sent");
     agent.send(Outgoing::new("agent", MessageType::Data, &2).expect("a message")).await.expect("sent");
     let first = next(&mut deliveries).await;
-    let travelled: serde_json::Value = serde_json::from_str(first.headers().expect("headers").get()).expect("JSON");
+    let travelled: serde_json::Value =
+        serde_json::from_str(first.headers().expect("headers").get()).expect("JSON");
     assert_eq!(travelled, headers, "they reach the agent as they were");
     first.ack_confirmed().await.expect("acknowledged");
     next(&mut deliveries).await.ack_confirmed().await.expect("acknowledged");
@@ -62,7 +64,9 @@ async fn what_the_broker_does_with_a_message_joins_the_trace_of_its_headers() {
         body
     };
     let (_, body) = tokio::join!(stopping, collecting);
-    for (what, times) in [(&bytes(TRACE)[..], 2), (&bytes(PARENT), 2), (b"send agent", 1), (b"deliver agent", 1)] {
+    for (what, times) in
+        [(&bytes(TRACE)[..], 2), (&bytes(PARENT), 2), (b"send agent", 1), (b"deliver agent", 1)]
+    {
         assert_eq!(has(&body, what), times, "{}", String::from_utf8_lossy(&body));
     }
 }

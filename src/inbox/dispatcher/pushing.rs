@@ -142,6 +142,8 @@ impl Dispatcher {
         self.in_flight.insert(session, to.last_tag, flight);
         let push = Push {
             tag: to.last_tag,
+            delivery_id: entry.delivery_id,
+            message_id: entry.message_id,
             attempt: entry.attempt + 1,
             deadline: self.rules.ack_deadline,
             age: (entry.age(now), now),

@@ -95,7 +95,10 @@ impl Dead {
 
 impl Chosen {
     /// All of one's own is too much to ask for by a key that was forgotten.
-    pub(super) fn check(&self) -> Result<(), ProtocolError> {
+    ///
+    /// # Errors
+    /// `bad_field`, with what is wrong.
+    pub fn check(&self) -> Result<(), ProtocolError> {
         match &self.inbox {
             None if self.ids.is_empty() => {
                 Err(bad("say which dead letters: \"ids\", or \"inbox\" for all of one"))

@@ -1,0 +1,224 @@
+//! `postbell top`: the status page for those at a shell.
+
+mod view;
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+use super::Outcome;
+use super::remote::{Event, Remote, RemoteArgs};
+use super::serve::stop_signal;
+use crate::flow::{Frame, Passed};
+use crate::pace::Pace;
+use crate::status::mesh::Mesh;
+
+/// Lines of what passed that are kept: more than a screen has.
+const PASSED_MAX: usize = 200;
+/// Drawn at most so often: a terminal over a slow line must keep up.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+/// How long a key may wait to be seen.
+const KEY_WAIT: Duration = Duration::from_millis(100);
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(10);
+/// What may wait to be drawn. When it is full, what comes from the broker waits with it.
+const NEWS_MAX: usize = 64;
+
+/// Watch the mesh in a terminal: how each agent is, what waits, how long deliveries take, and what passes.
+#[derive(Args)]
+#[command(
+    after_help = "Keys: q leaves, the arrows and page keys go through the agents, space stops what passes.
+Example: POSTBELL_VIEWER_TOKEN=… postbell top --url https://broker.example.org"
+)]
+pub(super) struct TopArgs {
+    #[command(flatten)]
+    remote: RemoteArgs,
+}
+
+/// What is shown. The view is a function of it.
+#[derive(Default)]
+struct State {
+    address: String,
+    mesh: Option<Mesh>,
+    passed: VecDeque<Passed>,
+    /// Why nothing comes; empty while it does.
+    fault: String,
+    /// The first agent that is shown.
+    first: usize,
+    paused: bool,
+}
+
+/// What changes it.
+enum News {
+    Told(Event),
+    Lost(String),
+    Key(KeyCode),
+    Redraw,
+    Leave,
+}
+
+pub(super) async fn run(args: TopArgs) -> Outcome {
+    let remote = args.remote.remote()?;
+    if !std::io::stdout().is_terminal() {
+        bail!("top needs a terminal; `postbell tail` writes lines, and /api/mesh is the same as JSON");
+    }
+    let mut state = State { address: remote.address(), ..State::default() };
+    // What is wrong from the beginning is said on the terminal as it is.
+    let events = remote.events().await?;
+    let (news, mut to_show) = mpsc::channel(NEWS_MAX);
+    let leaving = Arc::new(AtomicBool::new(false));
+    let mut terminal = ratatui::try_init()?;
+    let keys = std::thread::spawn({
+        let (news, leaving) = (news.clone(), leaving.clone());
+        move || read_keys(&news, &leaving)
+    });
+    let follow = tokio::spawn(follow(remote, events, news));
+    let stop = stop_signal()?;
+    let shown = tokio::select! {
+        shown = show(&mut terminal, &mut state, &mut to_show) => shown,
+        () = stop => Ok(()),
+    };
+    ratatui::restore();
+    follow.abort();
+    leaving.store(true, Ordering::Relaxed);
+    drop(to_show);
+    // It looks every KEY_WAIT.
+    let _ = tokio::task::spawn_blocking(move || keys.join()).await;
+    shown?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(
+    terminal: &mut ratatui::DefaultTerminal,
+    state: &mut State,
+    news: &mut mpsc::Receiver<News>,
+) -> anyhow::Result<()> {
+    let mut next = Instant::now();
+    loop {
+        terminal.draw(|frame| view::draw(frame.buffer_mut(), state))?;
+        next = (next + DRAW_EVERY).max(Instant::now());
+        let Some(first) = news.recv().await else { return Ok(()) };
+        let mut came = Some(first);
+        // All that is there, and what comes until it is time to draw again.
+        while let Some(one) = came {
+            if matches!(one, News::Leave) {
+                return Ok(());
+            }
+            state.take(one);
+            came = tokio::time::timeout_at(next, news.recv()).await.ok().flatten();
+        }
+    }
+}
+
+async fn follow(remote: Remote, first: super::remote::Events, news: mpsc::Sender<News>) {
+    let mut pace = Pace::new(RETRY_FIRST, RETRY_MAX);
+    let mut events = Some(first);
+    loop {
+        let lost = match events.take() {
+            None => match remote.events().await {
+                Ok(again) => {
+                    events = Some(again);
+                    continue;
+                }
+                Err(e) => format!("{e:#}"),
+            },
+            Some(mut open) => loop {
+                match open.next().await {
+                    Ok(Some(event)) => {
+                        pace.reset();
+                        if news.send(News::Told(event)).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(None) => break "the broker ended the stream".to_owned(),
+                    Err(e) => break format!("{e:#}"),
+                }
+            },
+        };
+        let wait = pace.next_wait();
+        if news.send(News::Lost(lost)).await.is_err() {
+            return;
+        }
+        sleep(wait).await;
+    }
+}
+
+fn read_keys(news: &mpsc::Sender<News>, leaving: &AtomicBool) {
+    while !leaving.load(Ordering::Relaxed) {
+        let input = match event::poll(KEY_WAIT) {
+            Ok(true) => event::read(),
+            Ok(false) => continue,
+            Err(_) => return,
+        };
+        let one = match input {
+            Ok(Input::Key(key)) if key.kind == KeyEventKind::Release => continue,
+            Ok(Input::Key(key)) => match (key.code, key.modifiers) {
+                (KeyCode::Char('q') | KeyCode::Esc, _) => News::Leave,
+                // In raw mode it is a key and no signal.
+                (KeyCode::Char('c'), KeyModifiers::CONTROL) => News::Leave,
+                (code, _) => News::Key(code),
+            },
+            Ok(_) => News::Redraw,
+            Err(_) => return,
+        };
+        if news.blocking_send(one).is_err() {
+            return;
+        }
+    }
+}
+
+impl State {
+    fn take(&mut self, news: News) {
+        match news {
+            News::Told(event) => self.told(&event),
+            News::Lost(fault) => self.fault = fault,
+            News::Key(key) => self.key(key),
+            News::Redraw | News::Leave => {}
+        }
+    }
+
+    fn told(&mut self, event: &Event) {
+        self.fault.clear();
+        match event.name.as_str() {
+            "mesh" => match serde_json::from_str(&event.data) {
+                Ok(mesh) => self.mesh = Some(mesh),
+                Err(e) => self.fault = format!("the broker says what this version does not understand: {e}"),
+            },
+            "flow" if !self.paused => {
+                let frame: Frame = serde_json::from_str(&event.data).unwrap_or_default();
+                self.passed.extend(frame.events);
+                let over = self.passed.len().saturating_sub(PASSED_MAX);
+                self.passed.drain(..over);
+            }
+            // Of a newer broker; or it is paused.
+            _ => {}
+        }
+    }
+
+    fn key(&mut self, key: KeyCode) {
+        let last = self.mesh.as_ref().map_or(0, |mesh| mesh.agents.len().saturating_sub(1));
+        self.first = match key {
+            KeyCode::Down | KeyCode::Char('j') => self.first + 1,
+            KeyCode::Up | KeyCode::Char('k') => self.first.saturating_sub(1),
+            KeyCode::PageDown => self.first + 10,
+            KeyCode::PageUp => self.first.saturating_sub(10),
+            KeyCode::Home => 0,
+            KeyCode::End => last,
+            KeyCode::Char(' ') => {
+                self.paused = !self.paused;
+                self.first
+            }
+            _ => self.first,
+        }
+        .min(last);
+    }
+}

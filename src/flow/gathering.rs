@@ -1,0 +1,274 @@
+//! What passed between two frames: the first ones each by itself, the rest counted. Pure: it takes `now`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Step, tenths};
+use crate::inbox::event::{Outcome, Push, Settle};
+
+/// Events that a frame tells one by one.
+const EVENTS_MAX: usize = 50;
+/// Inboxes that the rest is counted for; beyond it only their sum.
+const COUNTED_MAX: usize = 200;
+/// Deliveries whose message is remembered until their outcome, so that an ack can be told with its sender.
+const HEADS_MAX: usize = 2_048;
+/// What comes before headers and payload is shorter, but for names that only SQL can write.
+const HEAD_BYTES_MAX: usize = 4_096;
+
+/// What happened to a delivery, as it is told to those who watch. No payload and no reason: everybody who may watch sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Passed {
+    /// What happened.
+    pub step: Step,
+    /// How long before its frame was sent.
+    pub ago_ms: u64,
+    /// The inbox.
+    pub to: String,
+    /// Its row.
+    pub delivery: i64,
+    /// Which attempt, from 1.
+    pub attempt: u32,
+    /// Of a push the age of the message, of an ack the agent's own work; in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f64>,
+    /// Of the message, where it is known.
+    #[serde(flatten)]
+    pub head: Head,
+}
+
+/// What is told of a message, and of who has it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<Uuid>,
+    /// Its sender.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// Its type.
+    #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
+    pub message_type: Option<String>,
+    /// Its priority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
+    /// Its topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Whose session has it, where the inbox is a group's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<String>,
+}
+
+/// Events that are only counted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct More {
+    /// What happened.
+    pub step: Step,
+    /// To deliveries of this inbox; `None`: of others besides.
+    pub to: Option<String>,
+    /// So often.
+    pub count: u64,
+}
+
+/// What passed in a fraction of a second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Frame {
+    /// One by one, in their order.
+    pub events: Vec<Passed>,
+    /// The rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<More>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    events: Vec<(Instant, Passed)>,
+    more: HashMap<(Step, Option<Arc<str>>), u64>,
+    heads: HashMap<i64, Head>,
+    /// In the order of their pushes.
+    order: VecDeque<i64>,
+}
+
+impl Gathering {
+    pub(super) fn pushed(&mut self, now: Instant, inbox: &Arc<str>, agent: Option<&str>, pushes: &[Push]) {
+        for push in pushes {
+            if self.events.len() >= EVENTS_MAX {
+                self.count(Step::Pushed, inbox);
+                continue;
+            }
+            let head = Head { agent: agent.map(str::to_owned), ..head(&push.body) };
+            self.remember(push.delivery_id, &head);
+            let (age, at) = push.age;
+            let passed = Passed {
+                step: Step::Pushed,
+                ago_ms: 0,
+                to: inbox.to_string(),
+                delivery: push.delivery_id,
+                attempt: push.attempt,
+                ms: Some(tenths(age + now.saturating_duration_since(at))),
+                head,
+            };
+            self.events.push((now, passed));
+        }
+    }
+
+    pub(super) fn settled(&mut self, now: Instant, settles: &[Settle]) {
+        for settle in settles {
+            let step = Step::of(&settle.outcome);
+            // Not in `order`: what is there is skipped when its turn comes.
+            let head = self.heads.remove(&settle.delivery_id);
+            if self.events.len() >= EVENTS_MAX {
+                self.count(step, &settle.inbox);
+                continue;
+            }
+            let ms = match settle.outcome {
+                Outcome::Ack { handled } => Some(tenths(handled)),
+                _ => None,
+            };
+            let passed = Passed {
+                step,
+                ago_ms: 0,
+                to: settle.inbox.to_string(),
+                delivery: settle.delivery_id,
+                attempt: settle.attempt.saturating_add(1),
+                ms,
+                head: head.unwrap_or_default(),
+            };
+            self.events.push((now, passed));
+        }
+    }
+
+    pub(super) fn take(&mut self, now: Instant) -> Option<Frame> {
+        if self.events.is_empty() {
+            return None;
+        }
+        let aged = |(at, passed): (Instant, Passed)| Passed {
+            ago_ms: now.saturating_duration_since(at).as_millis() as u64,
+            ..passed
+        };
+        let events = std::mem::take(&mut self.events).into_iter().map(aged).collect();
+        let more = self.more.drain().map(|((step, to), count)| More {
+            step,
+            to: to.map(|to| to.to_string()),
+            count,
+        });
+        Some(Frame { events, more: more.collect() })
+    }
+
+    fn count(&mut self, step: Step, inbox: &Arc<str>) {
+        let mut key = (step, Some(inbox.clone()));
+        if self.more.len() >= COUNTED_MAX && !self.more.contains_key(&key) {
+            key.1 = None;
+        }
+        *self.more.entry(key).or_default() += 1;
+    }
+
+    fn remember(&mut self, delivery: i64, head: &Head) {
+        if self.order.len() >= HEADS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.heads.remove(&oldest);
+        }
+        self.order.push_back(delivery);
+        self.heads.insert(delivery, head.clone());
+    }
+}
+
+/// From the end of a `msg` line. Headers and payload may be a megabyte, and are not looked at: within a JSON string a quote
+/// is escaped, so the first such key is the line's own.
+fn head(body: &[u8]) -> Head {
+    let body = &body[..body.len().min(HEAD_BYTES_MAX)];
+    let ends = [&b",\"headers\":"[..], b",\"payload\":"];
+    let end = (0..body.len()).find(|at| ends.iter().any(|end| body[*at..].starts_with(end)));
+    let Some(end) = end else { return Head::default() };
+    let json = [b"{", &body[..end], b"}"].concat();
+    serde_json::from_slice(&json).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::protocol::frame::MsgBody;
+
+    fn push(delivery_id: i64, from: &str) -> Push {
+        let payload = RawValue::from_string(r#"{"from":"payload","id":1}"#.to_owned()).expect("JSON");
+        let body = MsgBody {
+            id: Uuid::from_u128(delivery_id as u128),
+            from,
+            message_type: "data",
+            priority: 3,
+            created_at: "2026-11-25T00:00:00Z",
+            topic: None,
+            group: None,
+            correlation_id: None,
+            headers: Some(&payload),
+            payload: &payload,
+        };
+        Push {
+            tag: 1,
+            delivery_id,
+            message_id: Uuid::from_u128(delivery_id as u128),
+            attempt: 2,
+            deadline: Duration::ZERO,
+            age: (Duration::from_micros(1_960), Instant::now()),
+            waited: Duration::ZERO,
+            trace: None,
+            body: body.encode().into(),
+        }
+    }
+
+    fn acked(delivery_id: i64) -> Settle {
+        let outcome = Outcome::Ack { handled: Duration::from_millis(7) };
+        Settle { inbox: "to".into(), delivery_id, attempt: 1, outcome, answer: None }
+    }
+
+    #[test]
+    fn a_push_and_its_ack_are_told_with_their_message() {
+        let mut gathering = Gathering::default();
+        let hostile = r#"a","payload":{"x"#;
+        let one = push(5, hostile);
+        gathering.pushed(one.age.1, &"to".into(), Some("who"), &[one]);
+        gathering.settled(Instant::now(), &[acked(5), acked(6)]);
+        let frame = gathering.take(Instant::now()).expect("a frame");
+        let told: Vec<_> = frame.events.iter().map(|e| (e.step, e.ms, e.head.from.as_deref())).collect();
+        assert_eq!(
+            told,
+            [
+                (Step::Pushed, Some(2.0), Some(hostile)),
+                (Step::Acked, Some(7.0), Some(hostile)),
+                (Step::Acked, Some(7.0), None),
+            ]
+        );
+        assert_eq!(frame.events[1].head.agent.as_deref(), Some("who"));
+        assert_eq!((frame.events[0].head.priority, frame.events[0].attempt), (Some(3), 2));
+        assert!(gathering.take(Instant::now()).is_none() && gathering.heads.is_empty());
+        let json = serde_json::to_string(&frame).expect("JSON");
+        assert_eq!(serde_json::from_str::<Frame>(&json).expect("a frame"), frame);
+    }
+
+    #[test]
+    fn a_flood_is_counted_and_bounded() {
+        let mut gathering = Gathering::default();
+        for inbox in 0..1_000 {
+            let inbox: Arc<str> = format!("agent {inbox}").into();
+            gathering.pushed(Instant::now(), &inbox, None, &[push(1, "a"), push(2, "b")]);
+        }
+        for n in 0..10_000 {
+            gathering.events.clear();
+            gathering.pushed(Instant::now(), &"x".into(), None, &[push(n, "a")]);
+        }
+        assert!(gathering.heads.len() <= HEADS_MAX && gathering.order.len() <= HEADS_MAX);
+        let more = gathering.take(Instant::now()).expect("a frame").more;
+        assert!(more.len() <= COUNTED_MAX + 1, "{}", more.len());
+        assert_eq!(more.iter().map(|m| m.count).sum::<u64>(), 2_000 - EVENTS_MAX as u64);
+        assert!(more.iter().any(|m| m.to.is_none()));
+    }
+}

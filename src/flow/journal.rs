@@ -1,0 +1,187 @@
+//! The last lives of messages: a bounded journal. Pure: it takes `now`.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::{Step, tenths};
+use crate::bucket::{Bucket, Rate};
+use crate::inbox::event::{Outcome, Push, Settle};
+
+/// What is kept. When it is full, the oldest goes.
+const MOMENTS_MAX: usize = 8_192;
+/// Pushes, acks and expiries are kept up to this rate; beyond it the journal would turn round before anybody read it, and the
+/// broker has better things to do. Failures and dead letters are kept always.
+const BUDGET: Rate = Rate { per_second: 200, burst: 2_000 };
+/// Of a reason.
+const REASON_BYTES_MAX: usize = 200;
+
+/// A moment in the life of a delivery.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// When.
+    pub at: Instant,
+    /// Its row.
+    pub delivery_id: i64,
+    /// Its message, where that was known.
+    pub message_id: Option<Uuid>,
+    /// Whose.
+    pub inbox: Arc<str>,
+    /// What happened.
+    pub step: Step,
+    /// Of which attempt, from 1.
+    pub attempt: u32,
+    /// Of a push the age of the message, of an ack the agent's own work; in milliseconds.
+    pub ms: Option<f64>,
+    /// Why, if it failed.
+    pub reason: Option<Box<str>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    moments: VecDeque<Moment>,
+    budget: Bucket,
+}
+
+impl Journal {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { moments: VecDeque::new(), budget: Bucket::new(now, BUDGET) }
+    }
+
+    pub(super) fn pushed(&mut self, now: Instant, inbox: &Arc<str>, pushes: &[Push]) {
+        for push in pushes {
+            if !self.may_keep(now) {
+                return;
+            }
+            let (age, at) = push.age;
+            self.keep(Moment {
+                at: now,
+                delivery_id: push.delivery_id,
+                message_id: Some(push.message_id),
+                inbox: inbox.clone(),
+                step: Step::Pushed,
+                attempt: push.attempt,
+                ms: Some(tenths(age + now.saturating_duration_since(at))),
+                reason: None,
+            });
+        }
+    }
+
+    pub(super) fn settled(&mut self, now: Instant, settles: &[Settle]) {
+        // Asked once more when there was no room, it would say no again.
+        let mut room = true;
+        for settle in settles {
+            let ms = match settle.outcome {
+                Outcome::Ack { handled } => Some(tenths(handled)),
+                _ => None,
+            };
+            let reason = match &settle.outcome {
+                Outcome::Fail { reason, .. } | Outcome::Dead { reason, .. } => Some(cut(reason).into()),
+                _ => None,
+            };
+            if reason.is_none() {
+                room = room && self.may_keep(now);
+                if !room {
+                    continue;
+                }
+            }
+            self.keep(Moment {
+                at: now,
+                delivery_id: settle.delivery_id,
+                message_id: None,
+                inbox: settle.inbox.clone(),
+                step: Step::of(&settle.outcome),
+                attempt: settle.attempt.saturating_add(1),
+                ms,
+                reason,
+            });
+        }
+    }
+
+    /// Of these messages, oldest first. Outcomes name the delivery alone: its push says of which message.
+    pub(super) fn of(&self, messages: &[Uuid]) -> Vec<Moment> {
+        let wanted: HashSet<&Uuid> = messages.iter().collect();
+        let mut deliveries = std::collections::HashMap::new();
+        let mut found = Vec::new();
+        for moment in &self.moments {
+            let message = moment.message_id.or_else(|| deliveries.get(&moment.delivery_id).copied());
+            let Some(message) = message.filter(|m| wanted.contains(m)) else { continue };
+            deliveries.insert(moment.delivery_id, message);
+            found.push(Moment { message_id: Some(message), ..moment.clone() });
+        }
+        found
+    }
+
+    fn may_keep(&mut self, now: Instant) -> bool {
+        let room = self.budget.wait(now, 1).is_zero();
+        if room {
+            self.budget.take(1);
+        }
+        room
+    }
+
+    fn keep(&mut self, moment: Moment) {
+        if self.moments.len() >= MOMENTS_MAX {
+            self.moments.pop_front();
+        }
+        self.moments.push_back(moment);
+    }
+}
+
+fn cut(reason: &str) -> &str {
+    &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::inbox::event::FailCause;
+
+    fn push(delivery_id: i64, message: u128) -> Push {
+        Push {
+            tag: 1,
+            delivery_id,
+            message_id: Uuid::from_u128(message),
+            attempt: 1,
+            deadline: Duration::ZERO,
+            age: (Duration::ZERO, Instant::now()),
+            waited: Duration::ZERO,
+            trace: None,
+            body: bytes::Bytes::new(),
+        }
+    }
+
+    fn settle(delivery_id: i64, outcome: Outcome) -> Settle {
+        Settle { inbox: "a".into(), delivery_id, attempt: 0, outcome, answer: None }
+    }
+
+    fn fail() -> Outcome {
+        Outcome::Fail { delay: Duration::ZERO, cause: FailCause::Nack, reason: "ä".repeat(200) }
+    }
+
+    #[test]
+    fn a_life_is_told_by_its_message() {
+        let now = Instant::now();
+        let mut journal = Journal::new(now);
+        journal.pushed(now, &"a".into(), &[push(1, 10), push(2, 20)]);
+        journal.settled(now, &[settle(1, fail()), settle(2, Outcome::Expired), settle(3, Outcome::Expired)]);
+        let life = journal.of(&[Uuid::from_u128(10)]);
+        assert_eq!(life.iter().map(|m| m.step).collect::<Vec<_>>(), [Step::Pushed, Step::Failed]);
+        assert_eq!(life[1].reason.as_deref().map(str::len), Some(200));
+    }
+
+    #[test]
+    fn a_flood_keeps_to_its_budget_and_failures_are_kept_all_the_same() {
+        let now = Instant::now();
+        let mut journal = Journal::new(now);
+        let flood: Vec<_> = (0..100_000).map(|n| push(n, n as u128)).collect();
+        journal.pushed(now, &"a".into(), &flood);
+        assert_eq!(journal.moments.len() as u64, BUDGET.burst);
+        journal.settled(now, &(0..10_000).map(|n| settle(n, fail())).collect::<Vec<_>>());
+        assert_eq!(journal.moments.len(), MOMENTS_MAX);
+    }
+}

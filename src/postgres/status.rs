@@ -1,0 +1,176 @@
+//! What the status page shows of the database. Everything here is bounded in rows, and asked for only while somebody
+//! watches.
+
+mod messages;
+
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::pool::Pool;
+use crate::message::Priority;
+
+pub use messages::{Delivery, MESSAGES_MAX, Message, messages};
+
+const AGENTS: &str = include_str!("../../sql/queries/status_agents.sql");
+const BROKERS: &str = include_str!("../../sql/queries/status_brokers.sql");
+const WAITING: &str = include_str!("../../sql/queries/status_waiting.sql");
+const DEAD: &str = include_str!("../../sql/queries/status_dead.sql");
+const FLOW: &str = include_str!("../../sql/queries/status_flow.sql");
+
+/// A registered agent.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns of agent_registry")]
+pub struct Agent {
+    pub agent_id: String,
+    pub agent_type: String,
+    pub environment: String,
+    pub role: String,
+    pub enabled: bool,
+    pub status: String,
+    /// How long ago its heartbeat was, in seconds.
+    pub seen_seconds: Option<f64>,
+    /// Which broker has its inbox.
+    pub broker_id: Option<Uuid>,
+    /// That one's name.
+    pub broker: Option<String>,
+}
+
+/// A broker of this database.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns of brokers")]
+pub struct Broker {
+    pub id: Uuid,
+    pub name: String,
+    pub version: String,
+    pub armed: bool,
+    pub is_alive: bool,
+    pub up_seconds: f64,
+    pub inboxes: i64,
+}
+
+/// What is ready in one inbox at one priority.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns say it")]
+pub struct Waiting {
+    pub inbox: String,
+    pub priority: Priority,
+    pub count: i64,
+    pub oldest_seconds: Option<f64>,
+    /// Somebody has a session on it, at some broker.
+    pub is_taken: bool,
+}
+
+/// Who sent how much to whom.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the columns of agent_messages")]
+pub struct Edge {
+    pub from: String,
+    pub to: Option<String>,
+    /// The topic, the environment or the group of what is for many, or one of many.
+    pub many: Option<String>,
+    pub messages: i64,
+    pub failed: i64,
+}
+
+/// Everything at once.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "each type says it")]
+pub struct Reading {
+    pub agents: Vec<Agent>,
+    pub brokers: Vec<Broker>,
+    pub waiting: Vec<Waiting>,
+    /// By inbox.
+    pub dead: Vec<(String, i64)>,
+    pub scheduled: i64,
+    pub edges: Vec<Edge>,
+}
+
+/// How much is read.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Bounds {
+    pub agents: i64,
+    pub flow_messages: i64,
+    pub flow_seconds: i64,
+}
+
+/// Reads it, one statement after the other.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn read(pool: &Pool, bounds: Bounds) -> Result<Reading, StoreError> {
+    let (dead, scheduled) = dead(pool).await?;
+    Ok(Reading {
+        agents: agents(pool, bounds.agents).await?,
+        brokers: brokers(pool).await?,
+        waiting: waiting(pool).await?,
+        dead,
+        scheduled,
+        edges: edges(pool, bounds).await?,
+    })
+}
+
+async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<Agent>, StoreError> {
+    let rows = pool.query(AGENTS, &[&at_most]).await?;
+    let agents = rows.iter().map(|row| Agent {
+        agent_id: row.get("agent_id"),
+        agent_type: row.get("agent_type"),
+        environment: row.get("environment"),
+        role: row.get("role"),
+        enabled: row.get("enabled"),
+        status: row.get("status"),
+        seen_seconds: row.get("seen_seconds"),
+        broker_id: row.get("broker_id"),
+        broker: row.get("broker"),
+    });
+    Ok(agents.collect())
+}
+
+async fn brokers(pool: &Pool) -> Result<Vec<Broker>, StoreError> {
+    let rows = pool.query(BROKERS, &[]).await?;
+    let brokers = rows.iter().map(|row| Broker {
+        id: row.get("broker_id"),
+        name: row.get("name"),
+        version: row.get("version"),
+        armed: row.get("armed"),
+        is_alive: row.get("is_alive"),
+        up_seconds: row.get("up_seconds"),
+        inboxes: row.get("inboxes"),
+    });
+    Ok(brokers.collect())
+}
+
+async fn waiting(pool: &Pool) -> Result<Vec<Waiting>, StoreError> {
+    let rows = pool.query(WAITING, &[]).await?;
+    let waiting = rows.iter().map(|row| Waiting {
+        inbox: row.get("inbox"),
+        priority: Priority::new(row.get::<_, i16>("priority").into()).unwrap_or_default(),
+        count: row.get("waiting"),
+        oldest_seconds: row.get("oldest_seconds"),
+        is_taken: row.get("is_taken"),
+    });
+    Ok(waiting.collect())
+}
+
+async fn dead(pool: &Pool) -> Result<(Vec<(String, i64)>, i64), StoreError> {
+    let (mut dead, mut scheduled) = (Vec::new(), 0);
+    for row in pool.query(DEAD, &[]).await? {
+        match row.get::<_, Option<String>>("inbox") {
+            Some(inbox) => dead.push((inbox, row.get("n"))),
+            None => scheduled = row.get("n"),
+        }
+    }
+    Ok((dead, scheduled))
+}
+
+async fn edges(pool: &Pool, bounds: Bounds) -> Result<Vec<Edge>, StoreError> {
+    let rows = pool.query(FLOW, &[&bounds.flow_messages, &bounds.flow_seconds]).await?;
+    let edges = rows.iter().map(|row| Edge {
+        from: row.get("from_agent_id"),
+        to: row.get("to_agent_id"),
+        many: row.get("many"),
+        messages: row.get("messages"),
+        failed: row.get("failed"),
+    });
+    Ok(edges.collect())
+}
