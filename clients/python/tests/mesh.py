@@ -106,6 +106,9 @@ class Process:
     def tell(self, number: int) -> None:
         """To this process alone."""
         self._child.send_signal(number)
+        if number == signal.SIGSTOP:
+            # Until all of its threads stand one of them may still answer.
+            os.waitid(os.P_PID, self._child.pid, os.WSTOPPED)
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """By this signal; harder where it does not go."""
@@ -169,7 +172,7 @@ class Mesh:
         self._broker.end(number)
 
     def freeze_broker(self) -> None:
-        """It lives, and does nothing: until it is ended."""
+        """It lives, and does nothing from when this returns, until it is ended."""
         self._broker.tell(signal.SIGSTOP)
 
     def start_broker(self) -> None:
