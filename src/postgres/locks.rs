@@ -8,6 +8,10 @@ use super::pool::Pool;
 const ACQUIRE: &str = include_str!("../../sql/queries/lock_acquire.sql");
 const RELEASE: &str = include_str!("../../sql/queries/lock_release.sql");
 
+/// Who loses a race for a key that nobody had before does not see the winner's row in its snapshot, and asks again. So
+/// often: who wins may give it back at once.
+const ASK_MAX: u32 = 5;
+
 /// What became of asking for a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
@@ -39,10 +43,18 @@ pub async fn acquire(
     ttl: Duration,
     fence: Option<i64>,
 ) -> Result<Acquired, StoreError> {
-    let row = pool.query_one(ACQUIRE, &[&key, &agent, &(ttl.as_millis() as i64), &fence]).await?;
-    if let Some(fence) = row.get("fence") {
-        return Ok(Acquired::Held(fence));
-    }
+    let mut asked = 0;
+    let row = loop {
+        let row = pool.query_one(ACQUIRE, &[&key, &agent, &(ttl.as_millis() as i64), &fence]).await?;
+        if let Some(fence) = row.get("fence") {
+            return Ok(Acquired::Held(fence));
+        }
+        asked += 1;
+        let holder: Option<&str> = row.get("holder");
+        if holder.is_some() || fence.is_some() || asked == ASK_MAX {
+            break row;
+        }
+    };
     let left_ms: Option<i64> = row.get("left_ms");
     Ok(Acquired::Taken(Taken {
         holder: row.get("holder"),

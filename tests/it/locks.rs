@@ -52,6 +52,21 @@ async fn one_holds_a_lock_and_the_others_are_told_who() {
     held(a.lock("another", TTL).await);
 }
 
+/// Two ask for a key at the same moment: the one that waited for the other's commit has an older snapshot.
+#[tokio::test]
+async fn who_loses_a_race_is_told_who_won() {
+    let mesh = Mesh::start().await;
+    let (a, _) = mesh.connect("a", 0).await;
+    let mut rival = mesh.db.sql().await;
+    let winning = rival.transaction().await.expect("begins");
+    let insert = "insert into postbell.locks (key, agent_id, until) values ('daily', 'rival', now() + interval '1 hour')";
+    winning.execute(insert, &[]).await.expect("is first");
+    let losing = tokio::spawn(async move { a.lock("daily", TTL).await });
+    mesh.db.until("select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')").await;
+    winning.commit().await.expect("wins");
+    assert_eq!(taken(losing.await.expect("no panic")), (Some("rival".to_owned()), false));
+}
+
 /// The holder dies: its lock ends by its time, and what it still says comes too late.
 #[tokio::test]
 async fn a_lock_that_nobody_renews_goes_to_the_next_and_its_old_fence_is_void() {
