@@ -1,5 +1,5 @@
-//! Spans of what the broker does with messages that belong to a trace, for OpenTelemetry. Without the feature `otel`, or
-//! where no endpoint is set, there is none and it costs nothing.
+//! Spans of what the broker does with messages that belong to a trace, for OpenTelemetry. Without the feature `otel` there is
+//! none and it costs nothing; with it, a look at each message's headers, also where no endpoint is set.
 
 #[cfg(feature = "otel")]
 mod otel;
@@ -42,7 +42,7 @@ impl Spans {
         Self::default()
     }
 
-    /// Whether anything is recorded: headers are only read if it is.
+    /// The trace that a message's headers name; not looked for without the feature.
     pub fn reads(headers: Option<&str>) -> Option<Trace> {
         if cfg!(feature = "otel") { headers.and_then(Trace::from_headers) } else { None }
     }

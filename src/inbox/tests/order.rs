@@ -48,6 +48,19 @@ fn what_failed_goes_again_before_the_others_and_after_its_delay() {
     assert_eq!(pushed_ids(&bench.ack(1, &[2], None)), [2]);
 }
 
+/// Nobody has room when it comes back: it must not be behind the others of its key once somebody has.
+#[test]
+fn what_failed_is_before_the_others_also_where_it_comes_back_to_a_full_window() {
+    let mut bench = Bench::ready(2);
+    let rows = vec![keyed(1, "a"), keyed(2, "a"), entry(3), entry(4)];
+    assert_eq!(pushed_ids(&bench.arrive(rows)), [1, 3]);
+    let failed = bench.request(1, fail(1, 0));
+    assert_eq!(pushed_ids(&failed), [4], "the window is full again");
+    bench.settled(settles(&failed));
+    assert_eq!(pushed_ids(&bench.arrive(vec![Entry { attempt: 1, ..keyed(1, "a") }])), NONE);
+    assert_eq!(pushed_ids(&bench.ack(1, &[2], None)), [1]);
+}
+
 #[test]
 fn a_round_that_began_before_the_commit_says_nothing_of_what_failed() {
     let mut bench = Bench::ready(10);
