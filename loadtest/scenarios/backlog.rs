@@ -15,14 +15,16 @@ use crate::report::Better;
 use crate::stage::Sql;
 
 const STEPS: &[usize] = &[1_000, 10_000, 100_000, 2_000_000];
-/// What an agent takes in one visit.
-const TAKEN: usize = 1_000;
+/// What an agent takes in one visit: a quarter of the shortest inbox, so that in none it ends, and the same is read and pushed
+/// ahead in each.
+const TAKEN: usize = 250;
+const WINDOW: u32 = 100;
 
 pub(crate) const SPEC: Spec = Spec {
     name: "backlog",
     about: "Whether 1,000 to 2,000,000 messages that wait in one inbox change how fast it is pushed, how soon its first \
             message comes, and what the broker holds in memory.",
-    method: "One inbox a size. An agent connects (window 1,000), takes 1,000 messages, acknowledges each by itself, gives \
+    method: "One inbox a size. An agent connects (window 100), takes 250 messages, acknowledges each by itself, gives \
              back what was pushed beyond, and leaves: the time from connecting to the first message, and the rate from \
              there to the last ack's COMMIT. The sizes take turns; the inbox is filled up again before each visit. \
              At last an agent takes 100,000 messages of the longest inbox without a pause, and the broker's peak memory \
@@ -44,7 +46,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let mut found = Found::default();
     let sql = bench.database.sql().await?;
     let steps: &[usize] = if bench.quick { &[1_000, 10_000] } else { STEPS };
-    let (visits, long) = (bench.size(20, 2), bench.size(100_000, 5_000));
+    let (visits, long) = (bench.size(60, 2), bench.size(100_000, 5_000));
     let names = register(&sql, "agent", steps.len()).await?;
     let mut inboxes = Vec::new();
     for (i, (&size, name)) in steps.iter().zip(names).enumerate() {
@@ -124,7 +126,7 @@ impl Inbox {
         fill(sql, &self.name, self.next..self.size + taken, &self.ledger).await?;
         self.next = self.size + taken;
         let began = Instant::now();
-        let (client, mut deliveries) = connect(broker, &self.name, TAKEN as u32).await?;
+        let (client, mut deliveries) = connect(broker, &self.name, WINDOW).await?;
         let mut first = None;
         for taken in 1..=TAKEN {
             let next = tokio::time::timeout(Duration::from_secs(30), deliveries.next()).await;
@@ -155,7 +157,7 @@ impl Inbox {
 /// The rate, and the broker's peak memory since it started.
 async fn take_long(broker: &Broker, inbox: &Inbox, count: usize) -> anyhow::Result<(f64, Option<f64>)> {
     let (before, began) = (inbox.ledger.received(), Instant::now());
-    let agent = Agent::start(broker, &inbox.name, TAKEN as u32, &inbox.ledger, (1, 0)).await?;
+    let agent = Agent::start(broker, &inbox.name, 1_000, &inbox.ledger, (1, 0)).await?;
     inbox.ledger.wait_for(before + count.min(inbox.size)).await;
     let rate = (inbox.ledger.received() - before) as f64 / began.elapsed().as_secs_f64();
     let peak = broker.process.memory_peak_mb();

@@ -28,8 +28,8 @@ pub const ROOM: Room = Room { entries: 2_000, bytes: 2 * 1024 * 1024 };
 pub const ROOM_SCARCE: Room = Room { entries: 16, bytes: 64 * 1024 };
 /// The most rows of one refill.
 pub const REFILL_ROWS_MAX: usize = 1_000;
-/// The rows of the first refill, when the size of this lane's messages is not known yet: 64 of the largest
-/// are what one broker can hold at once.
+/// The rows of the first refill, when neither the size of this lane's messages nor the pace of its agents is known: 64 of
+/// the largest are what one broker can hold at once.
 pub const REFILL_ROWS_FIRST: usize = 64;
 
 const _: () = assert!(REFILL_ROWS_MAX <= ROOM.entries);
@@ -54,6 +54,8 @@ pub struct Lane {
     bytes: usize,
     /// Of all entries that ever came: what sizes a refill.
     entry_bytes_mean: usize,
+    /// How many were given out since it was first read: what sizes a refill, too.
+    taken: usize,
     more: bool,
     horizon: i64,
     /// While a refill is under way: the lowest id that it must not step over.
@@ -108,6 +110,7 @@ impl Lane {
     pub fn pop(&mut self) -> Option<Entry> {
         let (_, entry) = self.held.pop_first()?;
         self.bytes -= entry.cost_bytes();
+        self.taken = self.taken.saturating_add(1);
         Some(entry)
     }
 
@@ -129,8 +132,14 @@ impl Lane {
             && self.refilling.is_none()
             // The very next row waits for the round to end.
             && self.left_in_round != Some(self.horizon + 1)
-            && self.held.len() <= room.entries / 2
+            && self.held.len() <= (room.entries / 2).min(self.taken.max(REFILL_ROWS_FIRST / 2))
             && self.bytes <= room.bytes / 2
+    }
+
+    /// How many rows to read at once: as many as were taken, and as many again. An agent that takes one message a minute
+    /// has no thousand of them read, whenever it connects; one that takes all it can get soon has.
+    fn appetite(&self) -> usize {
+        self.taken.saturating_mul(2).clamp(REFILL_ROWS_FIRST, REFILL_ROWS_MAX)
     }
 
     /// Starts a refill: rows with an id above the first number, oldest first, at most the second.
@@ -140,7 +149,7 @@ impl Lane {
             0 => REFILL_ROWS_FIRST,
             mean => (room.bytes.saturating_sub(self.bytes) / mean).max(1),
         };
-        let rows = fit.min(room.entries.saturating_sub(self.held.len()).max(1)).min(REFILL_ROWS_MAX);
+        let rows = fit.min(room.entries.saturating_sub(self.held.len()).max(1)).min(self.appetite());
         (self.horizon, rows)
     }
 

@@ -293,6 +293,43 @@ fn version(entry: &Entry) -> (i64, Commit) {
     (entry.delivery_id, entry.message_id.as_u128() as Commit)
 }
 
+/// Fills a lane once from a table without an end; how many rows it asked for.
+fn read_on(lane: &mut Lane) -> usize {
+    let model = Model::new(ROOM);
+    let (above, rows) = lane.begin_refill(ROOM);
+    let read = (above + 1..).take(rows).map(|id| model.row(id, (0, 100))).collect();
+    lane.end_refill(read, rows, ROOM, |_| Known::New);
+    rows
+}
+
+fn take_some(lane: &mut Lane, n: usize) {
+    for _ in 0..n {
+        lane.pop().expect("it holds more");
+    }
+}
+
+#[test]
+fn who_takes_little_has_little_read_and_who_takes_all_soon_has_all() {
+    let mut lane = Lane::unread();
+    assert_eq!(read_on(&mut lane), REFILL_ROWS_FIRST);
+    take_some(&mut lane, 31);
+    assert!(!lane.wants_refill(ROOM), "33 are at hand for one who took 31");
+    take_some(&mut lane, 1);
+    assert!(lane.wants_refill(ROOM));
+    assert_eq!(read_on(&mut lane), REFILL_ROWS_FIRST);
+
+    let mut lane = Lane::unread();
+    let mut asked = Vec::new();
+    while asked.last() != Some(&REFILL_ROWS_MAX) {
+        asked.push(read_on(&mut lane));
+        let all = lane.len();
+        take_some(&mut lane, all);
+    }
+    assert_eq!(asked, [64, 128, 384, 1_000]);
+    read_on(&mut lane);
+    assert!(lane.wants_refill(ROOM), "the next thousand is read while this one is given out");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
