@@ -43,6 +43,8 @@ impl Pool {
         let pool = bb8::Pool::builder()
             .max_size(size)
             .connection_timeout(POOL_WAIT)
+            // The one used last knows the statements already; in turn, each would prepare all of them, also at rest.
+            .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .retry_connection(true)
             .build_unchecked(Manager(target));
