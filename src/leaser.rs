@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use uuid::Uuid;
 
 use crate::dispatch::{Input, LeaseRequest};
 use crate::health::Health;
@@ -178,14 +179,15 @@ impl Leaser {
 
     async fn acquire(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
         let inboxes: Vec<_> = asked.acquire.keys().cloned().collect();
-        let refusing = asked.acquire.values().flatten().filter(|t| t.refuses).map(|t| t.owner);
-        let mut refusing: Vec<_> = refusing.collect();
-        refusing.sort_unstable();
-        refusing.dedup();
-        let answers = acquire(connection, self.broker.id, &inboxes, &refusing).await?;
+        let refusing = asked.acquire.values().flatten().filter(|t| t.refuses).map(|t| t.owner).collect();
+        let answers = self.ask(connection, &inboxes, refusing).await?;
         let is_theirs = |(inbox, answer): &(Arc<str>, Acquired)| {
             let has_trouble = asked.acquire.get(inbox).is_some_and(Option::is_some);
-            (has_trouble && matches!(answer, Acquired::Theirs(_))).then(|| inbox.clone())
+            let is_unreachable = match answer {
+                Acquired::Ours(_) => false,
+                Acquired::Theirs(owner) => has_trouble || owner.is_none(),
+            };
+            is_unreachable.then(|| inbox.clone())
         };
         let unreachable: Vec<_> = answers.iter().filter_map(is_theirs).collect();
         if !unreachable.is_empty() {
@@ -206,6 +208,37 @@ impl Leaser {
             .await;
         }
         Ok(())
+    }
+
+    /// An owner at this broker's own address had it before: whoever calls it reaches this broker. So it counts as one that
+    /// refuses connections, and where it lives all the same (it is frozen, or an address is advertised twice), it is
+    /// nobody to link to.
+    async fn ask(
+        &self,
+        connection: &Connection,
+        inboxes: &[Arc<str>],
+        mut refusing: Vec<Uuid>,
+    ) -> Result<Vec<(Arc<str>, Acquired)>, StoreError> {
+        let predecessor = |answer: &Acquired| match answer {
+            Acquired::Theirs(Some(owner)) if *owner.address == *self.broker.address => Some(owner.broker),
+            _ => None,
+        };
+        refusing.sort_unstable();
+        refusing.dedup();
+        let mut answers = acquire(connection, self.broker.id, inboxes, &refusing).await?;
+        let mut predecessors: Vec<_> = answers.iter().filter_map(|(_, answer)| predecessor(answer)).collect();
+        predecessors.sort_unstable();
+        predecessors.dedup();
+        if !predecessors.is_empty() {
+            refusing.extend(predecessors);
+            answers = acquire(connection, self.broker.id, inboxes, &refusing).await?;
+        }
+        for (_, answer) in &mut answers {
+            if predecessor(answer).is_some() {
+                *answer = Acquired::Theirs(None);
+            }
+        }
+        Ok(answers)
     }
 
     async fn leave(&self) {

@@ -76,6 +76,10 @@ pub(super) async fn greet(
     if !is_running && hello.broker.is_none() {
         return Err(End::Refused(stopping()));
     }
+    if hello.broker == Some(shared.identity.id) {
+        // It would take the place of the agent's own session, which waits for it.
+        return Err(refused(ErrorCode::NotOwner, "this is the broker that links, by an address that is also another's"));
+    }
     let (session, agent, ticket) = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::gate::Gate;
 use crate::harness::{TestDb, migrated};
-use crate::mesh::{Mesh, insert, next};
+use crate::mesh::{Mesh, Raw, insert, next};
 use crate::process::{Process, free_address};
 
 /// Two brokers; the first one's agents are `owner`'s.
@@ -87,12 +87,12 @@ async fn the_far_agents_disconnect_fails_what_it_was_written_and_a_takeover_cros
     let _idle = one.raw_with("a", &token, 0).await;
     until_owned(&one.db, "a").await;
     let hello = format!(r#"{{"op":"hello","agent":"a","token":"{token}","instance":"main","window":5}}"#);
-    let mut far = crate::mesh::Raw::open(two.agents).await;
+    let mut far = Raw::open(two.agents).await;
     far.say(&hello).await;
     far.expect("welcome").await;
     insert(&one.db.sql().await, "a", 5, "1").await;
     assert_eq!(far.expect("msg").await["attempt"], 1);
-    let mut newer = crate::mesh::Raw::open(one.agents).await;
+    let mut newer = Raw::open(one.agents).await;
     newer.say(&hello).await;
     newer.expect("welcome").await;
     far.expect_error("taken_over", true).await;
@@ -235,7 +235,7 @@ async fn a_stranger_is_no_broker() {
     let id: String =
         one.db.ask("select broker_id::text from postbell.brokers order by broker_id limit 1").await;
     for (id, token) in [(id.as_str(), token.as_str()), ("00000000-0000-0000-0000-000000000001", "pb_guess")] {
-        let mut raw = crate::mesh::Raw::open(two.agents).await;
+        let mut raw = Raw::open(two.agents).await;
         raw.say(&format!(r#"{{"op":"hello","agent":"a","token":"{token}","broker":"{id}"}}"#)).await;
         raw.expect_error("unauthorized", true).await;
     }
@@ -271,6 +271,63 @@ async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
     let delivery = next(&mut far).await;
     assert_eq!(delivery.payload(), "2");
     delivery.ack_confirmed().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_broker_started_again_after_a_crash_has_its_inboxes_at_once() {
+    let db = migrated().await;
+    let token = db.agent("a").await;
+    let address = free_address();
+    let crashed = Process::start(&db, address);
+    // A name that somebody else could have: told that it is taken over, this client would not come again.
+    let builder = Builder::new(&format!("tcp://{address}"), "a", &token).instance("main");
+    let (client, mut deliveries) =
+        builder.window(1).reconnect_first(Duration::from_millis(20)).connect().await.unwrap();
+    until_owned(&db, "a").await;
+    drop(crashed);
+    // So that the end of its lease cannot be what frees the inbox.
+    let sql = db.sql().await;
+    sql.batch_execute("update postbell.brokers set lease_until = now() + interval '1 hour'").await.unwrap();
+    insert(&sql, "a", 5, "1").await;
+    let _again = Process::start(&db, address);
+    let delivery = next(&mut deliveries).await;
+    assert_eq!((delivery.payload(), delivery.attempt()), ("1", 1));
+    delivery.ack_confirmed().await.unwrap();
+    client.close().await;
+}
+
+#[tokio::test]
+async fn an_owner_that_advertises_the_same_address_is_nobody_to_link_to() {
+    let db = migrated().await;
+    let token = db.agent("a").await;
+    let twice = [("POSTBELL_ADVERTISE", "127.0.0.1:1")];
+    let (one, two) = (Mesh::on(db.clone(), &twice).await, Mesh::on(db.clone(), &twice).await);
+    let near = one.raw_with("a", &token, 0).await;
+    until_owned(&db, "a").await;
+    let mut far = two.raw_with("a", &token, 5).await;
+    insert(&db.sql().await, "a", 5, "1").await;
+    db.until("select exists (select from postbell.leases where wanted_until is not null)").await;
+    drop(near);
+    assert_eq!(far.expect("msg").await["payload"], 1);
+}
+
+#[tokio::test]
+async fn a_broker_that_calls_itself_does_not_take_its_agents_place() {
+    let mesh = Mesh::start().await;
+    let token = mesh.db.agent("a").await;
+    let hello = |more: &str| format!(r#"{{"op":"hello","agent":"a","instance":"main","window":1,{more}}}"#);
+    let mut agent = Raw::open(mesh.agents).await;
+    agent.say(&hello(&format!(r#""token":"{token}""#))).await;
+    agent.expect("welcome").await;
+    until_owned(&mesh.db, "a").await;
+    let known = "update postbell.brokers set token_hash = sha256('its credential')";
+    mesh.db.sql().await.batch_execute(known).await.unwrap();
+    let id: String = mesh.db.ask("select broker_id::text from postbell.brokers").await;
+    let mut link = Raw::open(mesh.agents).await;
+    link.say(&hello(&format!(r#""token":"its credential","broker":"{id}""#))).await;
+    link.expect_error("not_owner", true).await;
+    insert(&mesh.db.sql().await, "a", 5, "1").await;
+    assert_eq!(agent.expect("msg").await["payload"], 1);
 }
 
 #[tokio::test]
