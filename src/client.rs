@@ -181,6 +181,8 @@ pub enum State {
 pub struct Builder {
     url: String,
     hello: Hello,
+    /// No other process can have this instance: it was made up here.
+    is_instance_ours: bool,
     auto_extend: bool,
     reconnect_first: Duration,
     #[cfg(feature = "tls")]
@@ -208,6 +210,7 @@ impl Builder {
         Self {
             url: url.to_owned(),
             hello,
+            is_instance_ours: true,
             auto_extend: true,
             reconnect_first: RECONNECT_FIRST,
             #[cfg(feature = "tls")]
@@ -248,7 +251,14 @@ impl Builder {
     /// an older one, and replies are for an instance.
     pub fn instance(mut self, instance: &str) -> Self {
         self.hello.instance = Some(instance.to_owned());
+        self.is_instance_ours = false;
         self
+    }
+
+    /// Whether connecting again would only repeat this refusal, or take the place of somebody else. Where nobody can have
+    /// this instance but this process, a hello of its own that it had given up arrived after the one that followed it.
+    fn is_final(&self, code: ErrorCode) -> bool {
+        is_final(code) && !(code == ErrorCode::TakenOver && self.is_instance_ours)
     }
 
     /// Take from this group, which other agents take from too, each message going to one of them; not from the agent's own

@@ -9,7 +9,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::connection::{self, Address, Connection};
 use super::delivery::Delivery;
 use super::pending::{AckAnswer, AskAnswer, Held, Pending, SendAnswer};
-use super::{Builder, ClientError, RECONNECT_MAX, State, is_final};
+use super::{Builder, ClientError, RECONNECT_MAX, State};
 use crate::pace::Pace;
 use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Ack, Extend, Nack, Send, Topic, Window, push_line};
@@ -116,7 +116,7 @@ impl Driver {
                         tracing::warn!(error = %e, "the connection cannot be made again; trying on");
                         End::Fell(e.to_string(), Duration::ZERO)
                     }
-                    Err(e) => refused(e),
+                    Err(e) => self.refused(e),
                 },
             };
             let wait = match end {
@@ -145,6 +145,15 @@ impl Driver {
             if self.closed_while_waiting(wait, &mut orders).await {
                 return;
             }
+        }
+    }
+
+    /// What follows from a refusal of the whole connection.
+    fn refused(&self, error: ClientError) -> End {
+        match error {
+            ClientError::Refused { code, .. } if self.builder.is_final(code) => End::Final(error),
+            ClientError::Refused { retry, .. } => End::Fell(error.to_string(), retry.unwrap_or_default()),
+            _ => fell(error),
         }
     }
 
@@ -294,7 +303,7 @@ impl Driver {
                 }
                 let known = self.pending.refused(reference.as_deref(), &error);
                 if fatal {
-                    return Some(refused(error));
+                    return Some(self.refused(error));
                 }
                 if !known {
                     tracing::debug!(%error, "the broker refused a request");
@@ -355,15 +364,6 @@ impl Driver {
             }
             Settled::Nack(nack) => push_line(&mut session.out, &ClientFrame::Nack(nack)),
         }
-    }
-}
-
-/// What follows from a refusal of the whole connection.
-fn refused(error: ClientError) -> End {
-    match error {
-        ClientError::Refused { code, .. } if is_final(code) => End::Final(error),
-        ClientError::Refused { retry, .. } => End::Fell(error.to_string(), retry.unwrap_or_default()),
-        _ => fell(error),
     }
 }
 

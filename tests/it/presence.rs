@@ -1,5 +1,14 @@
 //! Who is there: the registry, its history, the metrics, takeover.
 
+use std::time::Duration;
+
+use postbell::client::{Builder, ClientError, State};
+use postbell::protocol::ErrorCode;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
 use crate::harness::{TestDb, migrated};
 use crate::mesh::{Mesh, PATIENCE, Raw, get, insert};
 use crate::process::{Process, free_address};
@@ -271,4 +280,46 @@ async fn the_history_goes_back_so_far_and_no_further() {
     assert!(
         mesh.db.ask::<bool>("select until > now() - interval '90 days' from postbell.presence_history").await
     );
+}
+
+/// A broker that welcomes everybody and then says that somebody else took over; tells of each that came.
+async fn one_that_takes_over() -> (String, mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("tcp://{}", listener.local_addr().expect("address"));
+    let (came, comes) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let (socket, _) = listener.accept().await.expect("accepts");
+            let mut socket = BufReader::new(socket);
+            socket.read_line(&mut String::new()).await.expect("hello");
+            let limits = r#"{"line_bytes":1048576,"payload_bytes":983040,"window":10000}"#;
+            let says = format!(
+                "{{\"op\":\"welcome\",\"proto\":1,\"broker\":\"b\",\"session\":1,\"limits\":{limits},\"heartbeat_ms\":30000}}\n\
+                 {{\"op\":\"error\",\"code\":\"taken_over\",\"message\":\"another\",\"fatal\":true}}\n"
+            );
+            socket.write_all(says.as_bytes()).await.expect("writes");
+            if came.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    (url, comes)
+}
+
+#[tokio::test]
+async fn who_is_taken_over_stays_away_unless_only_an_old_hello_of_its_own_can_have_done_it() {
+    let builder = |url: &str| Builder::new(url, "a", "token").reconnect_first(Duration::from_millis(1));
+    let (url, mut comes) = one_that_takes_over().await;
+    let (_by_chance, _deliveries) = builder(&url).connect().await.expect("connects");
+    for _ in 0..3 {
+        timeout(PATIENCE, comes.recv()).await.expect("it comes again").expect("the broker lives");
+    }
+    let (url, _comes) = one_that_takes_over().await;
+    let (by_name, _deliveries) = builder(&url).instance("main").connect().await.expect("connects");
+    let mut state = by_name.state();
+    let closed = state.wait_for(|state| matches!(state, State::Closed(_)));
+    let closed = timeout(PATIENCE, closed).await.expect("it stays away").expect("a state").clone();
+    let State::Closed(ClientError::Refused { code: ErrorCode::TakenOver, .. }) = closed else {
+        panic!("{closed:?}")
+    };
 }
