@@ -94,6 +94,16 @@ def test_a_task_is_assigned_done_and_answered(mesh: Mesh) -> None:
     assert running.end() == 0, running.said()
 
 
+def test_who_only_asks_has_the_result_as_its_reply(mesh: Mesh) -> None:
+    mesh.able(done)
+    running = mesh.start()
+    # No handler: nothing but replies to this very process comes to it.
+    with mesh.stage.agent("script").sync_agent() as script:
+        reply = script.request(to=mesh.who.name, type="command", payload={"task": "t", "needs": mesh.needs}, timeout=15)
+    assert (reply.payload["ok"], reply.payload["result"]) == (True, {"rows": 3})
+    assert running.end() == 0, running.said()
+
+
 def test_what_is_no_task_is_answered(mesh: Mesh) -> None:
     running = mesh.start()
     bad = mesh.asker.agent.send(to=mesh.who.name, type="command", payload={"task": "t"})

@@ -164,6 +164,6 @@ class Orchestrator(Job):
                 store.forget(connection, self._options.keep_days)
         self._rounds += 1
         with self.common.mesh.connection() as connection:
-            outbox.send_tasks(self.agent, connection, fence)
+            outbox.send_tasks(self.agent, connection, self.common.mesh_schema, fence)
             outbox.send_escalations(self.agent, connection, self._options)
         return {"tasks_open": (len(tasks), "tasks"), "tasks_waiting": (sum(not t.is_assigned for t in tasks), "tasks")}

@@ -19,7 +19,7 @@ logger = logging.getLogger("postbell_agents.orchestrator")
 REFUSALS = ("payload_too_large", "bad_field", "rejected")
 
 
-def send_tasks(agent: SyncAgent, connection: Connection, fence: int) -> None:
+def send_tasks(agent: SyncAgent, connection: Connection, schema: str, fence: int) -> None:
     """Commands to those that have a task, answers to those that asked for one."""
     for row in store.unsent(connection):
         if fault := _send_command(agent, row):
@@ -27,7 +27,7 @@ def send_tasks(agent: SyncAgent, connection: Connection, fence: int) -> None:
             store.finish(connection, str(row["task_id"]), row["assignment"], error, fence)
         else:
             store.sent(connection, row["task_id"], row["assignment"], fence)
-    for row in store.unanswered(connection):
+    for row in store.unanswered(connection, schema):
         if fault := _send_answer(agent, row, answer(row)):
             short = {**answer(row), "ok": False, "error": f"the result cannot be sent: {fault}"}
             short.pop("result", None)
@@ -53,6 +53,8 @@ def _send_answer(agent: SyncAgent, row: DictRow, payload: dict[str, Any]) -> str
     return _sent(
         agent,
         to=row["asked_by"],
+        # Where a process waits for it, to that one, beside its window.
+        to_instance=row["reply_to"],
         type="response",
         payload=payload,
         priority=1,

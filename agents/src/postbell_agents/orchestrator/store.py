@@ -163,14 +163,17 @@ def sent(connection: Connection, task_id: UUID, assignment: int, fence: int) -> 
     )
 
 
-def unanswered(connection: Connection) -> list[DictRow]:
-    """Finished tasks whose asker has yet to be told."""
+def unanswered(connection: Connection, schema: str) -> list[DictRow]:
+    """Finished tasks whose asker has yet to be told, and which process of the asker's waits, by the message that asked."""
     return connection.execute(
-        """
-        select task_id, asked_by, correlation_id, status, result, error, agent_id, assignment
-        from postbell_agents.orchestrator_tasks
-        where answered_at is null and status in ('done', 'failed') order by finished_at limit %s
-        """,
+        sql.SQL(
+            """
+            select t.task_id, t.asked_by, t.correlation_id, t.status, t.result, t.error, t.agent_id, t.assignment,
+                   m.headers ->> 'reply_to' as reply_to
+            from postbell_agents.orchestrator_tasks t left join {} m on m.message_id = t.task_id
+            where t.answered_at is null and t.status in ('done', 'failed') order by t.finished_at limit %s
+            """
+        ).format(sql.Identifier(schema, "agent_messages")),
         [TASKS_MAX],
     ).fetchall()
 
