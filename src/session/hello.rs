@@ -78,7 +78,10 @@ pub(super) async fn greet(
     }
     if hello.broker == Some(shared.identity.id) {
         // It would take the place of the agent's own session, which waits for it.
-        return Err(refused(ErrorCode::NotOwner, "this is the broker that links, by an address that is also another's"));
+        return Err(refused(
+            ErrorCode::NotOwner,
+            "this is the broker that links, by an address that is also another's",
+        ));
     }
     let (session, agent, ticket) = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
