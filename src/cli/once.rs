@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use super::Outcome;
 use super::send::ConnectArgs;
@@ -14,12 +15,17 @@ use crate::client::lock::{Acquired, Lock};
 /// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
 const EXIT_HELD: u8 = 75;
 
+/// A command that is asked to end has so long: less than a cancelled job of GitHub Actions, which is killed 7.5 s after it
+/// was interrupted at the soonest.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Runs a command unless somebody else does, or did, under the same key.
 ///
 /// The key names the task, such as daily-2026-11-24. The lock is renewed while the command runs; if this process dies,
 /// another may run it after --ttl. Exit status 0 of the command says that the task is done: from then on `once` with
-/// this key runs nothing and exits with 0. Any other status gives the lock back. Where somebody else is at it, `once`
-/// exits with 75. The command finds the lock's growing number in POSTBELL_FENCE.
+/// this key runs nothing and exits with 0. Any other status gives the lock back. SIGTERM and Ctrl-C are passed on as SIGTERM;
+/// a command that goes on for 5 s more is killed. Where somebody else is at it, `once` exits with 75. The command finds the
+/// lock's growing number in POSTBELL_FENCE.
 #[derive(clap::Args)]
 #[command(after_help = "Example:
   postbell once --agent nightly \"daily-$(date +%F)\" -- ./daily.sh")]
@@ -72,7 +78,10 @@ async fn run_under(lock: Lock, args: &OnceArgs) -> Outcome {
             anyhow::bail!("the lock {} was lost while the command ran, so that was ended: another may be at it", args.key);
         }
         () = stop => {
-            end(&mut child).await;
+            ask_to_end(&child).await;
+            if timeout(GRACE, child.wait()).await.is_err() {
+                end(&mut child).await;
+            }
             lock.release().await?;
             anyhow::bail!("stopped: the command was ended, and the lock {} given back", args.key);
         }
@@ -83,6 +92,14 @@ async fn run_under(lock: Lock, args: &OnceArgs) -> Outcome {
     }
     lock.release().await?;
     Ok(failure(status))
+}
+
+/// By SIGTERM, so that it can put away what it has in hand; where there is no such thing it is ended.
+async fn ask_to_end(child: &Child) {
+    let Some(id) = child.id().filter(|_| cfg!(unix)) else { return };
+    if let Err(e) = Command::new("kill").args(["-TERM", &id.to_string()]).status().await {
+        tracing::warn!(error = %e, "the command could not be asked to end");
+    }
 }
 
 async fn end(child: &mut Child) {

@@ -187,4 +187,21 @@ async fn once_runs_a_command_once_whoever_starts_it() {
     assert!(third.status.success());
     let ran = std::fs::read_to_string(&log).expect("log");
     assert_eq!(ran.lines().count(), 1, "{ran}");
+    // Stopped, it lets its command put away what it has in hand, and gives the lock back.
+    mesh.db.sql().await.batch_execute("delete from postbell.locks").await.expect("forgotten");
+    let tidy = "trap 'echo tidy >> $LOG; exit 0' TERM; touch $LOG.up; while :; do sleep 0.05; done";
+    let mut stopped = once("a", &a, tidy).spawn().expect("spawns");
+    let is_up = async {
+        while !folder.path().join("log.up").exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, is_up).await.expect("it starts");
+    let id = stopped.id().expect("lives").to_string();
+    assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().expect("kill").success());
+    let status = timeout(PATIENCE, stopped.wait()).await.expect("ends").expect("waits");
+    assert_eq!(status.code(), Some(1), "it is not known to be done");
+    assert!(std::fs::read_to_string(&log).expect("log").ends_with("tidy\n"));
+    let next = once("b", &b, "exit 0").output().await.expect("runs");
+    assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
 }
