@@ -36,7 +36,8 @@ SEND_WAIT_SECONDS: Final = 30.0
 #: How long closing waits for the last acks to be written.
 CLOSE_WAIT_SECONDS: Final = 5.0
 RECONNECT_FIRST_SECONDS: Final = 0.1
-RECONNECT_MAX_SECONDS: Final = 10.0
+#: A broker that is back has its agents back within the 5 s in which messages are promised.
+RECONNECT_MAX_SECONDS: Final = 3.0
 #: Sends that wait for their answer. Whoever comes after them waits for room.
 SENDS_MAX: Final = 1_024
 #: Of the sends that were held back, so many are under way at once.
