@@ -202,6 +202,7 @@ impl Builder {
             instance: Some(Uuid::new_v4().simple().to_string()),
             group: None,
             broker: None,
+            rank: None,
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
             heartbeat_ms: None,
@@ -272,8 +273,8 @@ impl Builder {
 
     /// A broker that links for a session of its own: the token is its credential.
     #[cfg(feature = "server")]
-    pub(crate) fn broker(mut self, id: Uuid) -> Self {
-        self.hello.broker = Some(id);
+    pub(crate) fn broker(mut self, id: Uuid, rank: Option<i64>) -> Self {
+        (self.hello.broker, self.hello.rank) = (Some(id), rank);
         self
     }
 

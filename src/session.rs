@@ -227,6 +227,7 @@ async fn run(
         instance: greeted.instance.clone(),
         window: greeted.window,
         link: greeted.is_link(),
+        rank: greeted.rank,
     };
     if shared.inputs.send(Input::Join(outbox.clone(), join)).await.is_err() {
         return (End::Refused(stopping()), true);

@@ -58,6 +58,7 @@ struct Session {
     last_tag: Tag,
     /// Another broker's.
     link: bool,
+    rank: Option<i64>,
     /// It was asked to leave: it gets nothing more.
     draining: bool,
     /// It was told to end.
@@ -138,7 +139,7 @@ impl Dispatcher {
     /// Takes note of what happened. Call [`advance`](Self::advance) after one or several.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Join { session, inbox, instance, window, link } => {
+            Event::Join { session, inbox, instance, window, link, rank } => {
                 let new = Session {
                     inbox,
                     instance,
@@ -147,6 +148,7 @@ impl Dispatcher {
                     in_flight_bytes: 0,
                     last_tag: 0,
                     link,
+                    rank,
                     draining: false,
                     closing: false,
                 };

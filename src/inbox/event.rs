@@ -92,6 +92,8 @@ pub enum Event {
         window: u32,
         /// It is another broker's, for a session of its own; it never makes this one ask for the inbox.
         link: bool,
+        /// Of sessions of one agent and instance the highest goes on; where one has none, the last that came.
+        rank: Option<i64>,
     },
     /// A session whose inbox was elsewhere has lost its link, and asks again.
     Rejoin {

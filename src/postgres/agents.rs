@@ -38,6 +38,8 @@ pub struct AgentRow {
     pub environment: String,
     /// What its role allows it.
     pub limits: RoleLimits,
+    /// By the database's clock, in microseconds: of two sessions of one agent and instance the later one goes on.
+    pub rank: i64,
 }
 
 /// An agent's inbox has its name.

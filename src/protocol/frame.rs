@@ -40,6 +40,9 @@ pub struct Hello {
     /// A broker links for a session of its own: its id; `token` is its credential then, `agent` the inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<Uuid>,
+    /// With `broker`: which of the sessions of this agent and instance is the newer one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rank: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -39,6 +39,7 @@ impl fmt::Debug for Hello {
             client,
             group,
             broker,
+            rank,
             window,
             heartbeat_ms,
             environment,
@@ -53,6 +54,7 @@ impl fmt::Debug for Hello {
             .field("client", client)
             .field("group", group)
             .field("broker", broker)
+            .field("rank", rank)
             .field("window", window)
             .field("heartbeat_ms", heartbeat_ms)
             .field("environment", environment)

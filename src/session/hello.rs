@@ -30,6 +30,8 @@ pub(super) struct Greeted {
     /// What it takes from: its own, or a group's. A session has one, so that its window and its link are one inbox's.
     pub(super) inbox: Arc<str>,
     pub(super) instance: Option<String>,
+    /// See [`Event::Join`](crate::inbox::event::Event::Join).
+    pub(super) rank: Option<i64>,
     pub(super) window: u32,
     pub(super) heartbeat: Duration,
     /// What it said of itself; taken when its presence is told, since an idle session must not hold it. Boxed, for the same.
@@ -83,7 +85,7 @@ pub(super) async fn greet(
             "this is the broker that links, by an address that is also another's",
         ));
     }
-    let (session, agent, ticket) = admit(&hello, peer, place, shared).await?;
+    let Admitted { session, agent, rank, ticket } = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
     let (inbox, instance) = taken_from(&agent, hello.group.as_deref(), hello.instance);
@@ -99,6 +101,7 @@ pub(super) async fn greet(
         card: (!card.is_empty() && ticket.is_some()).then(|| Box::new(card)),
         ticket,
         instance,
+        rank,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
     };
@@ -107,12 +110,14 @@ pub(super) async fn greet(
 }
 
 /// Its number, the inbox that it may have, and an agent's leave to be here.
-async fn admit(
-    hello: &Hello,
-    peer: SocketAddr,
-    place: Place,
-    shared: &Sessions,
-) -> Result<(SessionId, Arc<str>, Option<Ticket>), End> {
+struct Admitted {
+    session: SessionId,
+    agent: Arc<str>,
+    rank: Option<i64>,
+    ticket: Option<Ticket>,
+}
+
+async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Sessions) -> Result<Admitted, End> {
     let heard = shared.access.heard();
     let found = match hello.broker {
         Some(broker) => lease::authenticate(&shared.pool, broker, &hello.token)
@@ -132,11 +137,14 @@ async fn admit(
         }
     };
     let session = shared.next_id();
-    let Some(agent) = agent else { return Ok((session, hello.agent.as_str().into(), None)) };
+    let Some(agent) = agent else {
+        let agent = hello.agent.as_str().into();
+        return Ok(Admitted { session, agent, rank: hello.rank, ticket: None });
+    };
     let token = agents::hash(&hello.token);
     let ticket = shared.access.enter(session, &agent, token, hello.instance.as_deref(), heard);
     let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
-    Ok((session, agent.into(), Some(ticket)))
+    Ok(Admitted { session, rank: Some(agent.rank), agent: agent.into(), ticket: Some(ticket) })
 }
 
 /// The inbox, and the instance within it: two agents that share a group may have processes of the same name.

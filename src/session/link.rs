@@ -50,6 +50,8 @@ pub(super) struct Link<'a> {
     /// The highest tag of this session so far.
     last_tag: Tag,
     pace: Pace,
+    /// How often it tried: of two attempts the later one counts, whichever comes first.
+    attempts: i64,
 }
 
 /// How a link ended: the session goes on.
@@ -63,7 +65,7 @@ impl<'a> Link<'a> {
         outbox: mpsc::WeakSender<Outgoing>,
     ) -> Self {
         let pace = Pace::new(AGAIN_FIRST, AGAIN_MAX);
-        Self { greeted, shared, route, outbox, connection: None, whole: true, last_tag: 0, pace }
+        Self { greeted, shared, route, outbox, connection: None, whole: true, last_tag: 0, pace, attempts: 0 }
     }
 
     /// Links to each owner that the session is told of, until one ends the session.
@@ -74,6 +76,7 @@ impl<'a> Link<'a> {
                 break;
             }
             self.last_tag = last_tag;
+            self.attempts += 1;
             // On the heap: their states are kilobytes, and most sessions never link.
             let lost = match Box::pin(self.connect(&owner)).await {
                 Ok(connection) => match Box::pin(self.relay(connection, owner.broker)).await {
@@ -98,7 +101,7 @@ impl<'a> Link<'a> {
         let scheme = if owner.certificate.is_some() { "tcp+tls" } else { "tcp" };
         let url = format!("{scheme}://{}", owner.address);
         let mut builder = Builder::new(&url, &self.greeted.inbox, identity.token.reveal())
-            .broker(identity.id)
+            .broker(identity.id, self.greeted.rank.map(|rank| rank.saturating_add(self.attempts)))
             .window(self.route.window())
             .heartbeat(LINK_HEARTBEAT);
         if let Some(instance) = &self.greeted.instance {

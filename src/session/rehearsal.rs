@@ -129,6 +129,7 @@ async fn greet_as_said(
         role: "agent".to_owned(),
         environment: String::new(),
         limits: RoleLimits::default(),
+        rank: 0,
     };
     let heard = shared.access.heard();
     let ticket = shared.access.enter(session, &agent, hash(&said.token), None, heard).ok();
@@ -141,6 +142,7 @@ async fn greet_as_said(
         agent,
         inbox,
         instance,
+        rank: said.rank,
         window: said.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: std::time::Duration::from_secs(600),
     };

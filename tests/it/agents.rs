@@ -22,7 +22,11 @@ async fn a_token_lets_in_its_agent_alone() {
     let two = add(&pool, &agent("two")).await.expect("two");
     assert!(one.is_new && one.enabled);
 
-    let found = authenticate(&pool, "one", one.token.reveal()).await.expect("answer");
+    let clock = "select (extract(epoch from clock_timestamp()) * 1000000)::bigint";
+    let sql = db.client().await;
+    let before = number(&sql, clock).await;
+    let found = authenticate(&pool, "one", one.token.reveal()).await.expect("answer").expect("right");
+    assert!((before..=number(&sql, clock).await).contains(&found.rank), "{}", found.rank);
     let limits = RoleLimits {
         sends_per_second: Some(20_000),
         sends_burst: Some(40_000),
@@ -32,7 +36,7 @@ async fn a_token_lets_in_its_agent_alone() {
         connections: Some(256),
     };
     let (agent_id, role, environment) = ("one".into(), "orchestrator".into(), "railway".into());
-    assert_eq!(found, Ok(AgentRow { agent_id, role, environment, limits }));
+    assert_eq!(found, AgentRow { agent_id, role, environment, limits, rank: found.rank });
     for (name, token, why) in [
         ("one", two.token.reveal(), Denial::WrongToken),
         ("one", "", Denial::WrongToken),

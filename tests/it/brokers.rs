@@ -331,6 +331,42 @@ async fn a_broker_that_calls_itself_does_not_take_its_agents_place() {
 }
 
 #[tokio::test]
+async fn a_link_that_comes_late_does_not_take_the_place_of_the_one_that_stands() {
+    let (one, two) = two().await;
+    let token = one.db.agent("a").await;
+    let _near = one.raw_with("a", &token, 0).await;
+    until_owned(&one.db, "a").await;
+    let mut agent = Raw::open(two.agents).await;
+    agent
+        .say(&format!(r#"{{"op":"hello","agent":"a","token":"{token}","instance":"main","window":5}}"#))
+        .await;
+    agent.expect("welcome").await;
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    // As the second broker would, which it is not known to be.
+    let known = "update postbell.brokers b set token_hash = sha256('its credential')
+                 where not exists (select from postbell.leases l where l.broker_id = b.broker_id)";
+    one.db.sql().await.batch_execute(known).await.unwrap();
+    let id = "select broker_id::text from postbell.brokers where token_hash = sha256('its credential')";
+    let id: String = one.db.ask(id).await;
+    let link = |rank: &str| {
+        format!(
+            r#"{{"op":"hello","agent":"a","token":"its credential","broker":"{id}",{rank}"instance":"main"}}"#
+        )
+    };
+    let mut late = Raw::open(one.agents).await;
+    late.say(&link(r#""rank":1,"#)).await;
+    late.expect("welcome").await;
+    late.expect_error("taken_over", true).await;
+    insert(&one.db.sql().await, "a", 5, "1").await;
+    assert_eq!(agent.expect("msg").await["payload"], 1);
+    // Where it is not known which came first, the last one counts.
+    let mut last = Raw::open(one.agents).await;
+    last.say(&link("")).await;
+    last.expect("welcome").await;
+    agent.expect_error("taken_over", true).await;
+}
+
+#[tokio::test]
 async fn a_broker_that_stops_gives_back_what_its_agents_have_over_links_and_does_not_count_it() {
     let db = migrated().await;
     let one = Mesh::on(db.clone(), &[]).await;

@@ -18,6 +18,11 @@ impl Dispatcher {
             return;
         }
         if session.instance.is_some() {
+            // A hello may come late: from a broker that linked anew meanwhile, or whose agent has gone to another.
+            if self.has_newer(&session) {
+                self.effects.push(Effect::Close(id, ErrorCode::TakenOver));
+                return;
+            }
             self.take_over(&session.inbox, &session.instance);
         }
         let inbox = session.inbox.clone();
@@ -34,7 +39,7 @@ impl Dispatcher {
     pub(super) fn rejoin(&mut self, now: Instant, id: SessionId, above: Tag, trouble: Option<Trouble>) {
         let Some(session) = self.sessions.get(&id) else { return };
         let inbox = session.inbox.clone();
-        let superseded = session.instance.is_some() && self.has_newer(&inbox, &session.instance);
+        let superseded = session.instance.is_some() && self.has_another(session);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.last_tag = session.last_tag.max(above);
         if superseded {
@@ -44,11 +49,20 @@ impl Dispatcher {
         self.enter(now, id, inbox, trouble);
     }
 
+    /// Whether this agent and instance has a session here that is certainly newer.
+    fn has_newer(&self, than: &Session) -> bool {
+        self.others(than).any(|s| s.rank.zip(than.rank).is_some_and(|(theirs, its)| theirs > its))
+    }
+
     /// Whether this agent and instance came anew while the older session was elsewhere.
-    fn has_newer(&self, inbox: &Arc<str>, instance: &Option<String>) -> bool {
-        let Some(state) = self.inboxes.get(inbox) else { return false };
-        let mut sessions = state.sessions.iter().filter_map(|id| self.sessions.get(id));
-        sessions.any(|s| s.instance == *instance && !s.closing)
+    fn has_another(&self, than: &Session) -> bool {
+        self.others(than).any(|s| s.rank.zip(than.rank).is_none_or(|(theirs, its)| theirs > its))
+    }
+
+    /// Of this agent and instance, here.
+    fn others<'a>(&'a self, session: &'a Session) -> impl Iterator<Item = &'a Session> {
+        let ids = self.inboxes.get(&session.inbox).into_iter().flat_map(|state| &state.sessions);
+        ids.filter_map(|id| self.sessions.get(id)).filter(|s| s.instance == session.instance && !s.closing)
     }
 
     /// Puts a session on its inbox, and asks for that where it is not this broker's.

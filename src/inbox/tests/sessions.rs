@@ -37,6 +37,18 @@ fn the_newest_session_of_an_instance_goes_on_and_the_old_one_is_closed_once() {
 }
 
 #[test]
+fn a_hello_that_comes_late_takes_nothing_over() {
+    let mut bench = Bench::new();
+    bench.join_ranked(1, 100, false);
+    bench.own(1);
+    assert_eq!(closed(&bench.join_ranked(2, 90, true)), [2], "a link for a session that the agent has left");
+    assert_eq!(closed(&bench.join_ranked(3, 101, true)), [1], "the agent has gone to another broker");
+    assert_eq!(closed(&bench.join_ranked(4, 102, true)), [3], "whose link was cut, and made anew");
+    assert_eq!(closed(&bench.join_ranked(5, 101, true)), [5], "an attempt that it had given up");
+    assert_eq!(pushes(&bench.arrive(entries([1])))[0].0, 4);
+}
+
+#[test]
 fn other_instances_and_sessions_without_one_share() {
     let mut bench = Bench::ready(10);
     for (session, instance) in [(2, Some("a")), (3, Some("b")), (4, None)] {

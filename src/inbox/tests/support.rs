@@ -67,12 +67,25 @@ impl Bench {
 
     pub(super) fn join(&mut self, session: SessionId, instance: Option<&str>, window: u32) -> Vec<Effect> {
         let (inbox, instance) = (INBOX.into(), instance.map(str::to_owned));
-        self.tell(Event::Join { session, inbox, instance, window, link: false })
+        self.tell(Event::Join { session, inbox, instance, window, link: false, rank: None })
+    }
+
+    /// The same where it is known since when the session stands; of another broker or not.
+    pub(super) fn join_ranked(&mut self, session: SessionId, rank: i64, link: bool) -> Vec<Effect> {
+        let (inbox, instance, rank) = (INBOX.into(), Some("i".to_owned()), Some(rank));
+        self.tell(Event::Join { session, inbox, instance, window: 1, link, rank })
     }
 
     /// Another broker's session.
     pub(super) fn link(&mut self, session: SessionId, window: u32) -> Vec<Effect> {
-        self.tell(Event::Join { session, inbox: INBOX.into(), instance: None, window, link: true })
+        self.tell(Event::Join {
+            session,
+            inbox: INBOX.into(),
+            instance: None,
+            window,
+            link: true,
+            rank: None,
+        })
     }
 
     pub(super) fn leave(&mut self, session: SessionId, written: Tag, by_broker: bool) -> Vec<Effect> {

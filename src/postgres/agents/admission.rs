@@ -120,6 +120,7 @@ pub async fn authenticate(
             role: row.get("role"),
             environment: row.get("environment"),
             limits: RoleLimits::of(row),
+            rank: row.get("rank"),
         }),
         (true, false) => Err(Denial::Disabled),
         (false, _) if current.is_empty() => Err(Denial::NoToken),

@@ -50,7 +50,7 @@ impl World {
             elsewhere: false,
         };
         self.agents.insert(session, agent);
-        self.tell(Event::Join { session, inbox, instance, window, link });
+        self.tell(Event::Join { session, inbox, instance, window, link, rank: None });
     }
 
     fn rejoin(&mut self, which: usize) {
