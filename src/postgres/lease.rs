@@ -66,6 +66,7 @@ pub struct Renewed {
 }
 
 /// Renews this broker's lease and sends a canary; takes the lock of the living where this connection has it not.
+/// `standstill`: which duties stand still, in sentences, for `postbell doctor`.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -74,6 +75,7 @@ pub async fn renew(
     broker: &BrokerRow,
     canary: u64,
     is_known_alive: bool,
+    standstill: Option<&str>,
 ) -> Result<Renewed, StoreError> {
     let sent_at = Instant::now();
     let certificate = broker.certificate.as_ref().map(|c| c.borrow().to_string());
@@ -91,6 +93,7 @@ pub async fn renew(
                 &broker.token.hash().as_slice(),
                 &!is_known_alive,
                 &certificate,
+                &standstill,
             ],
         )
         .await?;

@@ -7,6 +7,7 @@ use crate::postgres::error::StoreError;
 const INDEXES: &str = include_str!("../../../sql/queries/doctor_indexes.sql");
 const POLICIES: &str = include_str!("../../../sql/queries/doctor_policies.sql");
 const AGENTS: &str = include_str!("../../../sql/queries/doctor_agents.sql");
+const BROKERS: &str = include_str!("../../../sql/queries/doctor_brokers.sql");
 const UNKNOWN: &str = include_str!("../../../sql/queries/doctor_unknown.sql");
 
 /// Names that a sentence lists.
@@ -64,6 +65,29 @@ pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, Stor
         true => Ok(vec![Check::ok("policies", "no policy or grant opens all messages to every user")]),
         false => Ok(checks),
     }
+}
+
+/// Brokers that live and have a duty that stands still.
+pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(BROKERS, &[]).await?;
+    let mut checks = Vec::new();
+    for row in &rows {
+        let (name, standstill): (String, Option<String>) = (row.try_get("name")?, row.try_get("standstill")?);
+        if let Some(sentences) = standstill {
+            checks.push(Check::fail("brokers", format!("{name} stands still: {sentences}")));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok(
+            "brokers",
+            match rows.len() {
+                0 => "none is running".to_owned(),
+                1 => "one is running, and every part of it gets on".to_owned(),
+                n => format!("{n} are running, and every part of each gets on"),
+            },
+        ));
+    }
+    Ok(checks)
 }
 
 /// Agents that cannot connect for want of a token.
