@@ -45,6 +45,7 @@ mod reaper;
 mod scheduled;
 mod schema;
 mod sending;
+mod settle;
 #[cfg(feature = "otel")]
 mod spans;
 mod status;

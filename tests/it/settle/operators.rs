@@ -1,0 +1,53 @@
+//! An operator sees what is set aside, and ends it.
+
+use super::{Two, doctor_says};
+use crate::harness::command;
+
+const REFUSE: &str = "create function refuse() returns trigger language plpgsql as $$
+                      begin if new.status = 'processed' then raise exception 'no'; end if; return new; end $$;
+                      create trigger refuse before update on agent_messages for each row execute function refuse()";
+
+#[tokio::test]
+async fn the_command_lists_retries_and_drops() {
+    let mut two = Two::after(REFUSE).await;
+    two.u_is_served().await;
+    two.u_is_served().await;
+    let db = two.nothing_comes_again().await;
+    let listed = command(&db, &["aside", "list"]).await;
+    assert_eq!(listed.status, 0, "{}", listed.stderr);
+    assert!(listed.stdout.contains("NUMBER") && listed.stdout.contains("the trigger refuse"), "{}", listed.stdout);
+    let listed = command(&db, &["aside", "list", "--kind", "ack", "--json"]).await;
+    let rows: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    assert_eq!(rows.as_array().map(Vec::len), Some(2));
+    let number = rows[1]["number"].to_string();
+
+    let refused = command(&db, &["aside", "retry", "--all"]).await;
+    assert_eq!((refused.status, refused.stdout.contains("still refused 2")), (1, true), "{}", refused.stdout);
+    let dropped = command(&db, &["aside", "drop", &number]).await;
+    assert_eq!(dropped.stdout, "dropped 1\n");
+    doctor_says(&db, &["1 outcomes (ack)"]).await;
+    // What was dropped says still that its message is over.
+    assert_eq!(db.ask::<i64>("select count(*) from postbell.set_aside").await, 2);
+
+    db.sql().await.batch_execute("drop trigger refuse on agent_messages").await.unwrap();
+    let written = command(&db, &["aside", "retry", "--inbox", "u"]).await;
+    assert_eq!((written.status, written.stdout.contains("written 1,")), (0, true), "{}", written.stdout);
+    let listed = command(&db, &["aside", "list"]).await;
+    assert_eq!(listed.stdout, "nothing is set aside\n");
+    // With its message the last trace goes.
+    db.sql().await.batch_execute("delete from agent_messages").await.unwrap();
+    assert_eq!(db.ask::<i64>("select count(*) from postbell.set_aside").await, 0);
+}
+
+#[tokio::test]
+async fn what_somebody_else_ended_is_forgotten() {
+    let mut two = Two::after(REFUSE).await;
+    two.u_is_served().await;
+    let sql = two.mesh.db.sql().await;
+    let end = "alter table agent_messages disable trigger refuse; update agent_messages set status = 'failed' where to_agent_id = 'u';
+               update postbell.set_aside set next_try = now()";
+    sql.batch_execute(end).await.unwrap();
+    two.mesh.db.until("select count(*) = 0 from postbell.set_aside").await;
+    assert_eq!(two.mesh.db.ask::<String>("select status from agent_messages where to_agent_id = 'u'").await, "failed");
+    two.nothing_comes_again().await;
+}
