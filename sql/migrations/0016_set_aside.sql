@@ -60,12 +60,13 @@ end
 $$;
 
 -- The update of a table of the user's that writes these columns, with $1, $2, … as they are in the expressions: without the
--- columns that are generated or missing, and with texts cut to what a column holds. Null: none is left.
+-- columns that are generated or missing, and with texts (but the status, which is a word) cut to what a column holds. Null:
+-- none is left.
 create function postbell.update_sql(tab text, columns text[], expressions text[], key text) returns text
 language sql stable as $$
   select format('update %s t set %s where %s', tab,
                 string_agg(format('%I = %s', a.attname,
-                                  case when a.atttypmod > 4 and a.atttypid in ('varchar'::regtype, 'bpchar'::regtype)
+                                  case when a.atttypmod > 4 and a.attname <> 'status' and a.atttypid in ('varchar'::regtype, 'bpchar'::regtype)
                                        then format('left(%s, %s)', w.expression, a.atttypmod - 4) else w.expression end),
                            ', ' order by w.n), key)
   from unnest(columns, expressions) with ordinality as w (name, expression, n)

@@ -16,7 +16,8 @@ const MESSAGES: &[&str] = &[
     "alter table agent_messages add check (processed_at is null) not valid",
     "alter table agent_messages alter error_message type varchar(12)",
     "alter table agent_messages add check (status <> 'failed' or length(error_message) < 5) not valid",
-    "alter table agent_messages alter status type varchar(9)",
+    "alter table agent_messages drop column status cascade;
+     alter table agent_messages add status varchar(7) default 'pending'",
     "alter table agent_messages add column note text default 'x'; alter table agent_messages alter note set not null;
      create function m1() returns trigger language plpgsql as $$ begin new.note := null; return new; end $$;
      create trigger m1 before update on agent_messages for each row execute function m1()",
@@ -36,7 +37,7 @@ const MESSAGES: &[&str] = &[
        begin raise query_canceled; return new; end $$;
      create trigger m7 before update on agent_messages for each row when (new.to_agent_id = 'a') execute function m7()",
     "create rule m8 as on update to agent_messages do instead nothing",
-    "alter table agent_messages drop column processed_at;
+    "alter table agent_messages drop column processed_at cascade;
      alter table agent_messages add processed_at timestamptz generated always as (delivered_at) stored",
     "create table audit (message_id uuid references agent_messages); revoke update on agent_messages from public",
 ];

@@ -47,7 +47,8 @@ async fn a_check_with_other_words_leaves_the_status_out() {
     let _raw = mesh.raw_with("u", &token, 5).await;
     mesh.db.until("select status = 'up' and last_heartbeat > now() - interval '1 minute' and connected_to is not null
                    from agent_registry where agent_id = 'u'").await;
-    doctor_says(&mesh.db, &["such as u", "agent_registry_status_check"]).await;
+    mesh.db.until("select count(*) = 1 from postbell.set_aside where kind = 'presence' and inbox = 'u'").await;
+    doctor_says(&mesh.db, &["agent_registry_status_check"]).await;
     mesh.stop().await;
 }
 
