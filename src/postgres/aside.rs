@@ -19,6 +19,7 @@ const FORGET: &str = include_str!("../../sql/queries/aside_forget.sql");
 const LIST: &str = include_str!("../../sql/queries/aside_list.sql");
 const CHOSEN: &str = include_str!("../../sql/queries/aside_chosen.sql");
 const DROP: &str = include_str!("../../sql/queries/aside_drop.sql");
+const SOON: &str = include_str!("../../sql/queries/aside_soon.sql");
 const COUNTS: &str = include_str!("../../sql/queries/aside_counts.sql");
 
 /// The most that one statement tries or drops.
@@ -176,6 +177,27 @@ pub async fn drop_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<
         after = *last;
         dropped += connection.execute(DROP, &[&ids]).await?;
     }
+}
+
+/// Makes the first of these due now; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn retry_soon(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreError> {
+    pool.execute(SOON, &[&first_of(pool, chosen).await?]).await
+}
+
+/// Lets the first of these rest; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn drop_some(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreError> {
+    pool.execute(DROP, &[&first_of(pool, chosen).await?]).await
+}
+
+async fn first_of(pool: &Pool, chosen: Chosen<'_>) -> Result<Vec<i64>, StoreError> {
+    let rows = pool.query(CHOSEN, &[&chosen.ids, &chosen.inbox, &i64::MIN, &(2 * BATCH_ROWS)]).await?;
+    rows.iter().map(|row| row.cell("aside_id")).collect()
 }
 
 async fn some(connection: &Connection, chosen: Chosen<'_>, after: i64) -> Result<Vec<i64>, StoreError> {

@@ -2,6 +2,9 @@
 
 use super::{Two, doctor_says};
 use crate::harness::command;
+use crate::mesh::{Mesh, insert, next};
+use crate::status::{JSON, OPERATOR, VIEWER, get, mesh, post};
+use serde_json::json;
 
 const REFUSE: &str = "create function refuse() returns trigger language plpgsql as $$
                       begin if new.status = 'processed' then raise exception 'no'; end if; return new; end $$;
@@ -50,4 +53,30 @@ async fn what_somebody_else_ended_is_forgotten() {
     two.mesh.db.until("select count(*) = 0 from postbell.set_aside").await;
     assert_eq!(two.mesh.db.ask::<String>("select status from agent_messages where to_agent_id = 'u'").await, "failed");
     two.nothing_comes_again().await;
+}
+
+#[tokio::test]
+async fn the_page_and_its_api_show_it_and_an_operator_ends_it() {
+    let mesh: Mesh = mesh("local").await;
+    mesh.db.sql().await.batch_execute(REFUSE).await.unwrap();
+    let (_client, mut deliveries) = mesh.connect("u", 5).await;
+    for _ in 0..2 {
+        insert(&mesh.db.sql().await, "u", 5, "1").await;
+        next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    }
+    let (_, shown) = get(&mesh, "/api/mesh", &[]).await;
+    assert_eq!((&shown["set_aside"][0]["kind"], &shown["set_aside"][0]["count"]), (&json!("ack"), &json!(2)));
+    let findings = shown["verdict"]["findings"].to_string();
+    assert!(findings.contains("Agent_messages does not take 2 outcomes"), "{findings}");
+    assert_eq!(get(&mesh, "/api/aside", &[]).await.0, 401);
+    let (_, list) = get(&mesh, "/api/aside?kind=ack&limit=1", &[VIEWER]).await;
+    assert!(list["asides"][0]["reason"].to_string().contains("the trigger refuse") && list["more"] == true, "{list}");
+    let all = json!({"inbox": "u"});
+    assert_eq!(post(&mesh, "/api/aside/drop", &[VIEWER, JSON], &all).await.0, 403);
+    let one = json!({"ids": [list["asides"][0]["number"]]});
+    assert_eq!(post(&mesh, "/api/aside/drop", &[OPERATOR, JSON], &one).await, (200, json!({"count": 1})));
+    mesh.db.sql().await.batch_execute("drop trigger refuse on agent_messages").await.unwrap();
+    assert_eq!(post(&mesh, "/api/aside/retry", &[OPERATOR, JSON], &all).await, (200, json!({"count": 1})));
+    mesh.db.until("select count(*) = 0 from postbell.set_aside where dropped_at is null").await;
+    mesh.stop().await;
 }
