@@ -90,6 +90,9 @@ begin
               raise exception using errcode = 'PB000', message = 'there is no message';
             end if;
             kind := found_row.message_type; body := found_row.payload;
+          when 'long name' then
+            execute statements ->> 'agent_add'
+              using repeat('x', 256), null::text, agent_type, environment, null::text, hash;
           when 'word' then
             kind := step ->> 'word';
           when 'insert' then
@@ -206,12 +209,12 @@ begin
       -- A trigger, a rule or a policy may keep a row as it was without a word.
       if step ? 'status' and not exists (select from agent_messages m
                                          where m.message_id = message and m.status = step ->> 'status') then
-        raise exception using errcode = 'PB001', column = 'status',
+        raise exception using errcode = 'PB004', column = 'status',
           message = 'status is not ' || (step ->> 'status') || ' afterwards';
       end if;
       if step ? 'presence' and not exists (select from agent_registry r
                                            where r.agent_id = recipient and r.status = step ->> 'presence') then
-        raise exception using errcode = 'PB001', column = 'status',
+        raise exception using errcode = 'PB004', column = 'status',
           message = 'status is not ' || (step ->> 'presence') || ' afterwards';
       end if;
       reached := reached || jsonb_build_object(coalesce(step ->> 'goal', step ->> 'so'), step ->> 'way');
@@ -219,12 +222,12 @@ begin
       get stacked diagnostics state = returned_sqlstate, said = message_text, detail = pg_exception_detail,
         context = pg_exception_context, of_schema = schema_name, of_table = table_name, of_column = column_name,
         of_constraint = constraint_name, hint = pg_exception_hint;
-      faults := faults || (step - 'sql' - 'send' - 'acts') || jsonb_build_object(
+      faults := faults || ((step - 'sql' - 'send' - 'acts' - 'reason') || jsonb_build_object(
         'act', act, 'sqlstate', state, 'said', said, 'of_schema', nullif(of_schema, ''), 'of_table', nullif(of_table, ''),
         'column', nullif(of_column, ''), 'constraint', nullif(of_constraint, ''),
         -- The names in front of the values.
         'key', substring(detail from '\((.*?)\)=\('),
-        'row_security', (select c.relrowsecurity from pg_class c where c.oid = to_regclass(step ->> 'table')),
+        'row_security', (select row_security_active(c.oid) from pg_class c where c.oid = to_regclass(step ->> 'table')),
         -- Those whose function was running; where nothing was raised, all that could have changed the row.
         'triggers', (select jsonb_agg(distinct t.tgname || ' of ' || c.relname)
                      from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_proc p on p.oid = t.tgfoid
@@ -238,12 +241,13 @@ begin
                   where w.ev_class = to_regclass(step ->> 'table') and state like 'PB%'),
         'default', (select pg_get_expr(d.adbin, d.adrelid)
                     from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
-                    where d.adrelid = to_regclass(step ->> 'table') and a.attname = of_column and state like 'PB%'),
+                    where d.adrelid = to_regclass(step ->> 'table') and a.attname = of_column and state in ('PB001', 'PB002', 'PB003')),
         'narrow', (select jsonb_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod) order by a.attnum)
                    from pg_attribute a
                    where a.attrelid = to_regclass(step ->> 'table') and a.attnum > 0 and not a.attisdropped
                      and a.atttypid in ('varchar'::regtype, 'bpchar'::regtype)
-                     and a.atttypmod - 4 < coalesce((given -> 'longest' ->> a.attname)::int, 256) and state = '22001'));
+                     and (not step ? 'writes' or step -> 'writes' ? a.attname)
+                     and a.atttypmod - 4 < coalesce((given -> 'longest' ->> a.attname)::int, 256) and state = '22001')));
       -- Nothing after it can be tried on tables that are not what they should be.
       exit when act = 'apply' or state in ('55P03', '40P01', '25006');
     end;

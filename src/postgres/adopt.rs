@@ -75,8 +75,8 @@ pub(super) async fn check(
     if !tables.is_empty() {
         let sentences: Vec<_> = tables.iter().map(|(name, faults)| sentence(name, faults)).collect();
         return Err(StoreError::refused(format!(
-            "{}. Nothing was changed. Rename the table, or give Postbell a schema of its own: `create schema mesh`, \
-             then POSTBELL_SCHEMA=mesh",
+            "{}. Nothing was changed. Mend that, rename the table, or give Postbell a schema of its own: `create schema \
+             mesh`, then POSTBELL_SCHEMA=mesh",
             sentences.join(". ")
         )));
     }

@@ -3,6 +3,7 @@
 //! A catalog says which columns there are; only trying says what their constraints, triggers, rules and policies take. All
 //! steps are one statement (`sql/queries/rehearsal.sql`), and each is tried whatever became of those before it.
 
+mod cause;
 mod fault;
 mod steps;
 

@@ -84,13 +84,19 @@ fn with(mut step: Value, more: Value) -> Value {
 /// A registry may know other types and environments than `agent add` gives; at worst there are agents already.
 fn registering() -> Vec<Value> {
     let so = "no agent can be registered (`postbell agent add`)";
+    let otherwise = "an agent with the defaults of `postbell agent add` is refused, though one like those that are there is not";
     let way = |acts: &[&str], way: &str| {
-        with(step("refuse", REGISTRY, so, acts), json!({"goal": "agents", "way": way}))
+        with(step("refuse", REGISTRY, so, acts), json!({"goal": "agents", "way": way, "otherwise": otherwise}))
     };
     vec![
         way(&["register"], "own"),
         way(&["words", "register"], "like others"),
         way(&["borrow"], "like others"),
+        // A mesh with short names may keep them short.
+        with(
+            step("warn", REGISTRY, "agents with names as long as the protocol allows cannot be registered", &["long name"]),
+            json!({"needs": ["agents"], "only": "22001"}),
+        ),
         step("warn", REGISTRY, "no agent can be given a new token (`postbell agent rotate`)", &["rotate"]),
         step("warn", REGISTRY, "no agent can be disabled or enabled", &["enable"]),
     ]
@@ -99,8 +105,9 @@ fn registering() -> Vec<Value> {
 /// As a producer inserts it who knows the old columns alone. A mesh may have words of its own.
 fn inserting() -> Vec<Value> {
     let so = "no message can be inserted and delivered";
+    let otherwise = "a message with an empty payload is refused, though one like those that are there is not";
     let way = |acts: &[&str], way: &str, word: Option<&str>| {
-        with(step("refuse", MESSAGES, so, acts), json!({"goal": "message", "way": way, "word": word}))
+        with(step("refuse", MESSAGES, so, acts), json!({"goal": "message", "way": way, "word": word, "otherwise": otherwise}))
     };
     let mut ways = vec![way(&["insert", "look"], "own", None)];
     ways.extend(
@@ -115,7 +122,8 @@ fn settling() -> Vec<Value> {
     let reason = "x".repeat(REASON_BYTES_MAX);
     let outcome = |level: &str, so: &str, acts: &[&str], status: &str| {
         let acts: Vec<&str> = ["insert"].iter().chain(acts).copied().collect();
-        let more = json!({"needs": ["message"], "status": status, "reason": reason});
+        let more =
+            json!({"needs": ["message"], "status": status, "reason": reason, "writes": ["status", "error_message"]});
         with(step(level, MESSAGES, so, &acts), more)
     };
     let short = json!({"reason": "x"});
@@ -142,11 +150,12 @@ fn sending() -> Vec<Value> {
         with(step("warn", MESSAGES, so, acts), json!({"needs": ["message"], "send": send}))
     };
     let arriving = |so: &str, asked: Value| send(so, asked, &["send", "arrives"]);
+    let named = |so: &str, column: &str| with(arriving(so, json!({column: long})), json!({"writes": [column]}));
     let mut steps: Vec<Value> = MessageType::ALL
         .iter()
         .map(|t| {
             let so = format!("agents cannot send messages of type {}", t.as_str());
-            with(arriving(&so, json!({"type": t.as_str()})), json!({"type": t.as_str()}))
+            with(arriving(&so, json!({"type": t.as_str()})), json!({"type": t.as_str(), "writes": ["message_type"]}))
         })
         .collect();
     steps.extend([
@@ -159,24 +168,28 @@ fn sending() -> Vec<Value> {
             step("refuse", MESSAGES, "messages to all reach nobody", &["broadcast", "arrives"]),
             json!({"needs": ["agents", "messages to all cannot be inserted"]}),
         ),
+        with(
+            arriving("nobody can send to agents with names as long as the protocol allows", json!({"to": long})),
+            json!({"inbox": long, "only": "22001", "writes": ["to_agent_id", "from_agent_id"]}),
+        ),
         arriving("agents cannot send with priority 1", json!({"priority": 1})),
         arriving("agents cannot send with priority 10", json!({"priority": 10})),
         with(
             send("agents cannot send to a topic", json!({"to": null, "topic": "postbell.rehearsal"}), &["subscribe", "send", "arrives"]),
-            json!({"needs": ["agents"], "topic": "postbell.rehearsal"}),
+            json!({"needs": ["agents", "message"], "topic": "postbell.rehearsal"}),
         ),
         with(
             arriving("agents cannot send to an environment", json!({"to": null, "environment": true})),
-            json!({"needs": ["agents"]}),
+            json!({"needs": ["agents", "message"]}),
         ),
         with(
             arriving("agents cannot send to a group", json!({"to": null, "group": "postbell-rehearsal"})),
             json!({"inbox": "group:postbell-rehearsal"}),
         ),
-        arriving("replies to a process cannot be sent", json!({"to_instance": long})),
-        arriving("messages with an ordering key cannot be sent", json!({"ordering_key": long})),
-        arriving("messages with a dedupe key cannot be sent", json!({"dedupe_key": long})),
-        arriving("messages with a correlation id cannot be sent", json!({"correlation_id": long})),
+        named("replies to a process cannot be sent", "to_instance"),
+        named("messages with an ordering key cannot be sent", "ordering_key"),
+        named("messages with a dedupe key cannot be sent", "dedupe_key"),
+        named("messages with a correlation id cannot be sent", "correlation_id"),
         arriving("messages with headers cannot be sent", json!({"headers": r#"{"traceparent":"x"}"#})),
         arriving("delayed messages cannot be sent", json!({"delay_ms": 60_000})),
         arriving("messages that expire cannot be sent", json!({"ttl_ms": 60_000})),
