@@ -17,6 +17,8 @@ declare
   faults jsonb := '[]';
   reached jsonb := '{}';
   deliveries bigint;
+  is_long boolean;
+  longest bigint;
   -- Who takes part, and what its messages are; other words where the tables do not take these.
   sender text := 'postbell-rehearsal-a';
   recipient text := 'postbell-rehearsal-b';
@@ -42,8 +44,23 @@ begin
           when 'apply' then
             execute step ->> 'sql';
           when 'adopt' then
-            execute statements ->> 'adopt_waiting';
-            get diagnostics deliveries = row_count;
+            -- Many are only counted, since others wait for the tables meanwhile; by the same statement without its INSERT, so
+            -- that as many are counted as will be written.
+            select count(*) > (given ->> 'adopted_max')::bigint into is_long
+            from (select from agent_messages m where coalesce(m.status, 'pending') = 'pending'
+                  limit (given ->> 'adopted_max')::bigint + 1) few;
+            if not is_long then
+              execute statements ->> 'adopt_waiting';
+              get diagnostics deliveries = row_count;
+            else
+              execute 'select count(*), max(octet_length(w.inbox)) from ('
+                      || regexp_replace(statements ->> 'adopt_waiting', '^.*?insert into [^)]*\)', '') || ') w'
+              into deliveries, longest;
+              if longest > (given ->> 'inbox_bytes_max')::bigint then
+                raise exception using errcode = 'PB001', column = 'to_agent_id',
+                  message = 'a message waits whose to_agent_id is too long for an inbox';
+              end if;
+            end if;
 
           -- The registry.
           when 'words' then

@@ -98,10 +98,13 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
         lines.push(format!("{made} {deliveries} deliveries for messages that waited without the trigger"));
     }
     if let (true, Some(ms)) = (dry_run, plan.rehearsed_ms) {
-        lines.push(format!(
-            "tried it, with the life of a message, in a transaction that was rolled back: {ms} ms, in which others waited for \
-             the tables"
-        ));
+        lines.push(match plan.is_empty() {
+            true => format!("tried the life of a message in a transaction that was rolled back: {ms} ms"),
+            false => format!(
+                "tried it, with the life of a message, in a transaction that was rolled back: {ms} ms, in which others \
+                 waited for the tables"
+            ),
+        });
     }
     lines.extend(plan.warnings.iter().map(|w| format!("warning: {w}")));
     lines

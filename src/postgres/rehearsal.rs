@@ -23,7 +23,11 @@ const FOUND: &str = include_str!("../../sql/queries/rehearsal_found.sql");
 /// writers of the table wait behind it.
 pub(super) const REHEARSAL_LOCK_WAIT: Duration = Duration::from_secs(2);
 /// How long the rehearsal may hold the tables; migrations on a large table scan it.
-pub(super) const REHEARSAL_WAIT: Duration = Duration::from_secs(60);
+pub(super) const REHEARSAL_WAIT: Duration = Duration::from_secs(30);
+/// Deliveries that are written for what waits; of more messages the deliveries are only counted.
+const ADOPTED_MAX: u32 = 10_000;
+/// What an index of deliveries can hold of an inbox's name: a third of a page, less its other columns.
+const INBOX_BYTES_MAX: u32 = 2_600;
 
 const _: () = assert!(REHEARSAL_LOCK_WAIT.as_millis() < REHEARSAL_WAIT.as_millis());
 
@@ -89,7 +93,10 @@ fn given(before: &Before) -> Value {
         steps.push(steps::adopt());
     }
     steps.extend(steps::life());
-    json!({"steps": steps, "statements": steps::statements(), "longest": steps::longest()})
+    json!({
+        "steps": steps, "statements": steps::statements(), "longest": steps::longest(),
+        "adopted_max": ADOPTED_MAX, "inbox_bytes_max": INBOX_BYTES_MAX,
+    })
 }
 
 fn took_too_long(error: StoreError) -> StoreError {
