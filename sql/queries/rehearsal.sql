@@ -224,15 +224,16 @@ begin
       end loop;
 
       -- A trigger, a rule or a policy may keep a row as it was without a word.
-      if step ? 'status' and not exists (select from agent_messages m
-                                         where m.message_id = message and m.status = step ->> 'status') then
-        raise exception using errcode = 'PB004', column = 'status',
-          message = 'status is not ' || (step ->> 'status') || ' afterwards';
-      end if;
-      if step ? 'presence' and not exists (select from agent_registry r
-                                           where r.agent_id = recipient and r.status = step ->> 'presence') then
-        raise exception using errcode = 'PB004', column = 'status',
-          message = 'status is not ' || (step ->> 'presence') || ' afterwards';
+      if step ? 'status' then
+        if not exists (select from agent_messages m where m.message_id = message and m.status = step ->> 'status') then
+          raise exception using errcode = 'PB004', column = 'status',
+            message = 'status is not ' || (step ->> 'status') || ' afterwards';
+        end if;
+      elsif step ? 'presence' then
+        if not exists (select from agent_registry r where r.agent_id = recipient and r.status = step ->> 'presence') then
+          raise exception using errcode = 'PB004', column = 'status',
+            message = 'status is not ' || (step ->> 'presence') || ' afterwards';
+        end if;
       end if;
       reached := reached || jsonb_build_object(coalesce(step ->> 'goal', step ->> 'so'), step ->> 'way');
     exception when others then
@@ -246,7 +247,7 @@ begin
         'key', substring(detail from '\((.*?)\)=\('),
         'row_security', (select row_security_active(c.oid) from pg_class c where c.oid = to_regclass(step ->> 'table')),
         -- Those whose function was running; where nothing was raised, all that could have changed the row.
-        'triggers', (select jsonb_agg(distinct t.tgname || ' of ' || c.relname)
+        'triggers', (select jsonb_agg(distinct t.tgname || ' of ' || current_schema() || '.' || c.relname)
                      from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_proc p on p.oid = t.tgfoid
                      where not t.tgisinternal and t.tgname !~ '^postbell_' and t.tgenabled <> 'D'
                        and c.oid in (to_regclass('agent_messages'), to_regclass('agent_registry'),

@@ -76,6 +76,7 @@ pub async fn examine(target: &Target) -> Vec<Check> {
         if checks.iter().all(|c| c.check != "rights" || c.level == Level::Ok) {
             add(&mut checks, "rehearsal", rehearsal::rehearsal(&connection).await);
         }
+        add(&mut checks, "brokers", mesh::brokers(&connection).await);
         add(&mut checks, "agents", mesh::agents(&connection).await);
         add(&mut checks, "recipients", mesh::recipients(&connection).await);
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
 use fault::Found;
@@ -82,7 +83,7 @@ async fn in_transaction(connection: &Connection, before: &Before) -> Result<Rehe
     connection.query(GIVEN, &[&given]).await?;
     connection.batch(REHEARSAL).await.map_err(took_too_long)?;
     let row = connection.query_one(FOUND, &[]).await?;
-    let found: Found = serde_json::from_str(row.try_get(0)?)
+    let found: Found = serde_json::from_str(row.cell(0)?)
         .map_err(|error| StoreError::refused(format!("the rehearsal's answer cannot be read: {error}")))?;
     found.judge()
 }

@@ -76,7 +76,9 @@ impl Fault {
 
     fn of_table(&self, table: &str, role: &str) -> (String, String) {
         match self.sqlstate == "42501" && self.row_security == Some(true) {
-            true => ("a policy of row level security refuses the row".to_owned(), capital(&see_all(table, role))),
+            true => {
+                ("a policy of row level security refuses the row".to_owned(), capital(&see_all(table, role)))
+            }
             false => self.reason(table),
         }
     }

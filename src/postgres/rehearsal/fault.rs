@@ -112,7 +112,8 @@ impl Found {
 
     /// Whether it refuses; `None`: it is no fault, since what it was for was reached by the words of the mesh's own.
     fn weight(&self, fault: &Fault, sends: bool) -> Option<bool> {
-        if fault.sqlstate == NOTHING_THERE || fault.only.as_ref().is_some_and(|only| *only != fault.sqlstate) {
+        if fault.sqlstate == NOTHING_THERE || fault.only.as_ref().is_some_and(|only| *only != fault.sqlstate)
+        {
             return None;
         }
         let refuses = fault.level == "refuse" || (!sends && fault.r#type.is_some());

@@ -86,7 +86,10 @@ fn registering() -> Vec<Value> {
     let so = "no agent can be registered (`postbell agent add`)";
     let otherwise = "an agent with the defaults of `postbell agent add` is refused, though one like those that are there is not";
     let way = |acts: &[&str], way: &str| {
-        with(step("refuse", REGISTRY, so, acts), json!({"goal": "agents", "way": way, "otherwise": otherwise}))
+        with(
+            step("refuse", REGISTRY, so, acts),
+            json!({"goal": "agents", "way": way, "otherwise": otherwise}),
+        )
     };
     vec![
         way(&["register"], "own"),
@@ -94,7 +97,12 @@ fn registering() -> Vec<Value> {
         way(&["borrow"], "like others"),
         // A mesh with short names may keep them short.
         with(
-            step("warn", REGISTRY, "agents with names as long as the protocol allows cannot be registered", &["long name"]),
+            step(
+                "warn",
+                REGISTRY,
+                "agents with names as long as the protocol allows cannot be registered",
+                &["long name"],
+            ),
             json!({"needs": ["agents"], "only": "22001"}),
         ),
         step("warn", REGISTRY, "no agent can be given a new token (`postbell agent rotate`)", &["rotate"]),
@@ -107,12 +115,13 @@ fn inserting() -> Vec<Value> {
     let so = "no message can be inserted and delivered";
     let otherwise = "a message with an empty payload is refused, though one like those that are there is not";
     let way = |acts: &[&str], way: &str, word: Option<&str>| {
-        with(step("refuse", MESSAGES, so, acts), json!({"goal": "message", "way": way, "word": word, "otherwise": otherwise}))
+        with(
+            step("refuse", MESSAGES, so, acts),
+            json!({"goal": "message", "way": way, "word": word, "otherwise": otherwise}),
+        )
     };
     let mut ways = vec![way(&["insert", "look"], "own", None)];
-    ways.extend(
-        MessageType::ALL.iter().map(|t| way(&["word", "insert", "look"], "own", Some(t.as_str()))),
-    );
+    ways.extend(MessageType::ALL.iter().map(|t| way(&["word", "insert", "look"], "own", Some(t.as_str()))));
     ways.push(way(&["like others", "insert", "look"], "like others", None));
     ways
 }
@@ -122,15 +131,19 @@ fn settling() -> Vec<Value> {
     let reason = "x".repeat(REASON_BYTES_MAX);
     let outcome = |level: &str, so: &str, acts: &[&str], status: &str| {
         let acts: Vec<&str> = ["insert"].iter().chain(acts).copied().collect();
-        let more =
-            json!({"needs": ["message"], "status": status, "reason": reason, "writes": ["status", "error_message"]});
+        let more = json!({"needs": ["message"], "status": status, "reason": reason, "writes": ["status", "error_message"]});
         with(step(level, MESSAGES, so, &acts), more)
     };
     let short = json!({"reason": "x"});
     vec![
         outcome("refuse", "acknowledgements cannot be written", &["ack"], "processed"),
         outcome("warn", "messages that are with an agent cannot be marked delivered", &["mark"], "delivered"),
-        outcome("refuse", "acknowledgements of what was marked delivered cannot be written", &["mark", "ack"], "processed"),
+        outcome(
+            "refuse",
+            "acknowledgements of what was marked delivered cannot be written",
+            &["mark", "ack"],
+            "processed",
+        ),
         outcome("warn", "messages that fail cannot be retried", &["mark", "again"], "pending"),
         outcome("warn", "dead letters with a long reason cannot be written", &["dead"], "failed"),
         with(outcome("warn", "dead letters cannot be written", &["dead"], "failed"), short.clone()),
@@ -150,12 +163,16 @@ fn sending() -> Vec<Value> {
         with(step("warn", MESSAGES, so, acts), json!({"needs": ["message"], "send": send}))
     };
     let arriving = |so: &str, asked: Value| send(so, asked, &["send", "arrives"]);
-    let named = |so: &str, column: &str| with(arriving(so, json!({column: long})), json!({"writes": [column]}));
+    let named =
+        |so: &str, column: &str| with(arriving(so, json!({column: long})), json!({"writes": [column]}));
     let mut steps: Vec<Value> = MessageType::ALL
         .iter()
         .map(|t| {
             let so = format!("agents cannot send messages of type {}", t.as_str());
-            with(arriving(&so, json!({"type": t.as_str()})), json!({"type": t.as_str(), "writes": ["message_type"]}))
+            with(
+                arriving(&so, json!({"type": t.as_str()})),
+                json!({"type": t.as_str(), "writes": ["message_type"]}),
+            )
         })
         .collect();
     steps.extend([
@@ -169,13 +186,20 @@ fn sending() -> Vec<Value> {
             json!({"needs": ["agents", "messages to all cannot be inserted"]}),
         ),
         with(
-            arriving("nobody can send to agents with names as long as the protocol allows", json!({"to": long})),
+            arriving(
+                "nobody can send to agents with names as long as the protocol allows",
+                json!({"to": long}),
+            ),
             json!({"inbox": long, "only": "22001", "writes": ["to_agent_id", "from_agent_id"]}),
         ),
         arriving("agents cannot send with priority 1", json!({"priority": 1})),
         arriving("agents cannot send with priority 10", json!({"priority": 10})),
         with(
-            send("agents cannot send to a topic", json!({"to": null, "topic": "postbell.rehearsal"}), &["subscribe", "send", "arrives"]),
+            send(
+                "agents cannot send to a topic",
+                json!({"to": null, "topic": "postbell.rehearsal"}),
+                &["subscribe", "send", "arrives"],
+            ),
             json!({"needs": ["agents", "message"], "topic": "postbell.rehearsal"}),
         ),
         with(
@@ -207,8 +231,16 @@ fn presence() -> Vec<Value> {
         presence("agents that connect cannot be written online", &["online"], json!({"presence": "online"})),
         presence("what an agent says of itself cannot be written", &["online"], said),
         presence("heartbeats cannot be written", &["online", "heartbeat"], json!({"presence": "online"})),
-        presence("agents that said goodbye cannot be written offline", &["offline"], json!({"presence": "offline", "reason": "goodbye"})),
-        presence("agents that are gone cannot be written offline", &["online", "offline"], json!({"presence": "offline", "reason": "disconnected"})),
+        presence(
+            "agents that said goodbye cannot be written offline",
+            &["offline"],
+            json!({"presence": "offline", "reason": "goodbye"}),
+        ),
+        presence(
+            "agents that are gone cannot be written offline",
+            &["online", "offline"],
+            json!({"presence": "offline", "reason": "disconnected"}),
+        ),
     ]
 }
 

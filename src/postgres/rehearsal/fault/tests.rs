@@ -25,7 +25,8 @@ fn fault(sqlstate: &str, level: &str, so: &str) -> Fault {
 
 #[test]
 fn one_cause_is_one_sentence_and_its_worst_step_decides() {
-    let faults = vec![fault("23514", "warn", "a"), fault("23514", "refuse", "b"), fault("23502", "warn", "c")];
+    let faults =
+        vec![fault("23514", "warn", "a"), fault("23514", "refuse", "b"), fault("23502", "warn", "c")];
     let judged = found(faults).judge().expect("judged");
     assert_eq!(judged.refusals.len(), 1);
     assert!(
@@ -38,7 +39,8 @@ fn one_cause_is_one_sentence_and_its_worst_step_decides() {
 
 #[test]
 fn no_code_shows_what_a_row_holds() {
-    for code in ["23514", "23502", "23503", "23505", "23P01", "22001", "22P02", "22003", "P0001", "XX000", ""] {
+    for code in ["23514", "23502", "23503", "23505", "23P01", "22001", "22P02", "22003", "P0001", "XX000", ""]
+    {
         let mut one = fault(code, "refuse", "it fails");
         for triggers in [None, Some(vec!["t of agent_messages".to_owned()])] {
             one.triggers = triggers;
@@ -62,5 +64,9 @@ fn a_held_table_is_no_judgement() {
     held.table = None;
     let error = found(vec![held]).judge().expect_err("held");
     assert!(error.is_retryable());
-    assert!(error.to_string().starts_with("migration 0002_agent_tables was not applied, and nothing of it remains"));
+    assert!(
+        error
+            .to_string()
+            .starts_with("migration 0002_agent_tables was not applied, and nothing of it remains")
+    );
 }
