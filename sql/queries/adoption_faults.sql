@@ -4,6 +4,7 @@
 --   required  a column of the user's own that the broker would have to fill in (it writes no metrics)
 --   generated the broker writes it, and the table computes it
 --   default   it says whom a message is for or how it is delivered, and a default would say so of every message
+--   collation it takes different texts for the same, and the broker and an inbox's name do not
 --   key       the id is no primary key and not unique at once: one message could be two
 --   kind      not an ordinary table (metrics may be partitioned: they are only read)
 -- Every column that a migration adds is listed (tests/it/adoption.rs compares). What constraints, triggers and lengths do is
@@ -75,7 +76,8 @@ with wanted (table_name, column_name, types, needed) as (
   select t.table_name, t.oid, a.attnum, a.attname::text as column_name, a.atttypid,
          format_type(a.atttypid, null) as type,
          a.attnotnull and not a.atthasdef and a.attidentity = '' as is_required,
-         a.attgenerated <> '' or a.attidentity <> '' as is_generated, pg_get_expr(d.adbin, d.adrelid) as default_value
+         a.attgenerated <> '' or a.attidentity <> '' as is_generated, pg_get_expr(d.adbin, d.adrelid) as default_value,
+         (select l.collname::text from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic) as collation
   from tables t
   join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -109,6 +111,10 @@ with wanted (table_name, column_name, types, needed) as (
   select c.table_name, 'default', c.column_name, 'no default', c.default_value
   from columns c join empty_unless_asked using (column_name)
   where c.table_name = 'agent_messages' and not c.is_generated and c.default_value !~* '^null(::|$)'
+  union all
+  select c.table_name, 'collation', c.column_name, 'a deterministic collation', c.collation
+  from columns c join wanted w using (table_name, column_name)
+  where c.collation is not null
   union all
   select c.table_name, 'key', c.column_name, 'a primary key', 'not unique'
   from columns c join wanted w using (table_name, column_name) join tables t using (table_name)

@@ -17,6 +17,7 @@ declare
   faults jsonb := '[]';
   reached jsonb := '{}';
   deliveries bigint;
+  unreached jsonb := '{}';
   is_long boolean;
   longest bigint;
   -- Who takes part, and what its messages are; other words where the tables do not take these.
@@ -52,6 +53,14 @@ begin
             if not is_long then
               execute statements ->> 'adopt_waiting';
               get diagnostics deliveries = row_count;
+              select jsonb_build_object(
+                'topic', count(*) filter (where m.topic is not null),
+                'to_environment', count(*) filter (where m.topic is null and m.to_environment is not null),
+                'all', count(*) filter (where m.topic is null and m.to_environment is null)) into unreached
+              from agent_messages m
+              where coalesce(m.status, 'pending') = 'pending' and coalesce(m.to_agent_id, m.to_group) is null
+                and (m.expires_at is null or m.expires_at > now())
+                and not exists (select from postbell.deliveries d where d.message_id = m.message_id);
             else
               execute 'select count(*), max(octet_length(w.inbox)) from ('
                       || regexp_replace(statements ->> 'adopt_waiting', '^.*?insert into [^)]*\)', '') || ') w'
@@ -247,16 +256,22 @@ begin
         'key', substring(detail from '\((.*?)\)=\('),
         'row_security', (select row_security_active(c.oid) from pg_class c where c.oid = to_regclass(step ->> 'table')),
         -- Those whose function was running; where nothing was raised, all that could have changed the row.
-        'triggers', (select jsonb_agg(distinct t.tgname || ' of ' || current_schema() || '.' || c.relname)
-                     from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_proc p on p.oid = t.tgfoid
-                     where not t.tgisinternal and t.tgname !~ '^postbell_' and t.tgenabled <> 'D'
-                       and c.oid in (to_regclass('agent_messages'), to_regclass('agent_registry'),
-                                     to_regclass('agent_alerts'), to_regclass(step ->> 'table'))
-                       and case when state like 'PB%' then c.oid = to_regclass(step ->> 'table')
-                                else strpos(context, p.proname || '(') > 0
-                                     or strpos(context, quote_ident(p.proname) || '(') > 0 end),
+        'triggers', (
+          select jsonb_agg(distinct found.name)
+          from (
+            select t.tgname || ' of ' || current_schema() || '.' || c.relname as name, t.tgfoid, c.oid as table_oid
+            from pg_trigger t join pg_class c on c.oid = t.tgrelid
+            where not t.tgisinternal and t.tgname !~ '^postbell_' and t.tgenabled <> 'D'
+              and c.oid in (to_regclass('agent_messages'), to_regclass('agent_registry'), to_regclass('agent_alerts'),
+                            to_regclass(step ->> 'table'))
+            union all
+            select e.evtname || ' of the whole database', e.evtfoid, null from pg_event_trigger e where e.evtenabled <> 'D'
+          ) found
+          join pg_proc p on p.oid = found.tgfoid
+          where case when state like 'PB%' then found.table_oid = to_regclass(step ->> 'table')
+                     else strpos(context, p.proname || '(') > 0 or strpos(context, quote_ident(p.proname) || '(') > 0 end),
         'rules', (select jsonb_agg(w.rulename) from pg_rewrite w
-                  where w.ev_class = to_regclass(step ->> 'table') and state like 'PB%'),
+                  where w.ev_class = to_regclass(step ->> 'table') and (state like 'PB%' or state in ('0A000', '55000'))),
         'default', (select pg_get_expr(d.adbin, d.adrelid)
                     from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
                     where d.adrelid = to_regclass(step ->> 'table') and a.attname = of_column and state in ('PB001', 'PB002', 'PB003')),
@@ -271,6 +286,7 @@ begin
     end;
   end loop;
   perform set_config('postbell.rehearsed', jsonb_build_object(
-    'schema', current_schema(), 'role', current_user, 'reached', reached, 'deliveries', deliveries, 'faults', faults)::text, true);
+    'schema', current_schema(), 'role', current_user, 'reached', reached, 'deliveries', deliveries,
+    'unreached', unreached, 'faults', faults)::text, true);
 end
 $rehearsal$

@@ -119,6 +119,13 @@ fn sentence(name: &str, table: &TableFaults) -> String {
              expression`, or drop its identity)"
         ));
     }
+    for fault in of("collation") {
+        let (column, found) = (&fault.column, fault.found.as_deref().unwrap_or_default());
+        parts.push(format!(
+            "{column} has the collation {found}, which takes different names for the same (`alter table {full_name} alter \
+             column {column} type text collate \"default\"`)"
+        ));
+    }
     for fault in of("default") {
         let (column, found) = (&fault.column, fault.found.as_deref().unwrap_or_default());
         parts.push(format!(

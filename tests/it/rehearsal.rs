@@ -1,12 +1,13 @@
 //! What the tables of a mesh do to a broker's work is found before anything is changed, and named.
 
-use std::time::{Duration, Instant};
+mod migrating;
+mod refused;
 
 use postbell::postgres::doctor::{Check, Level, examine};
-use postbell::postgres::migrate::{Plan, Rehearsal, SchemaState, migrate, migrate_with, plan, schema_state};
+use postbell::postgres::migrate::{SchemaState, migrate, plan, schema_state};
 use postbell::postgres::{Connection, DatabaseUrl, Target};
 
-use crate::harness::{EXISTING_MESH, TestDb, command, fresh, migrated, number, roles, text, texts};
+use crate::harness::{EXISTING_MESH, TestDb, fresh, migrated, number, roles, text};
 
 /// Whatever a migration or a rehearsal could leave behind: the catalogs, and every row.
 const EVERYTHING: &str = "
@@ -84,97 +85,10 @@ async fn a_mesh_as_it_is_passes_without_a_word_and_nothing_remains_of_the_rehear
 }
 
 #[tokio::test]
-async fn constraints_that_refuse_every_acknowledgement_or_agent_are_named() {
-    let words = "alter table agent_messages drop constraint agent_messages_status_check,
-                 add check (status in ('pending', 'delivered', 'completed', 'failed')) not valid";
-    refused(
-        words,
-        &[
-            "public.agent_messages: the constraint agent_messages_status_check",
-            "acknowledgements cannot be written",
-        ],
-    )
-    .await;
-    let words = "alter table agent_registry drop constraint agent_registry_status_check,
-                 add check (status in ('active', 'inactive')) not valid";
-    refused(
-        words,
-        &["public.agent_registry: the constraint agent_registry_status_check", "no agent can be registered"],
-    )
-    .await;
-    let disabled = "alter table agent_registry add enabled boolean default false";
-    refused(disabled, &["public.agent_registry", "the default false of column enabled"]).await;
-}
-
 #[tokio::test]
-async fn columns_that_the_table_computes_demands_or_fills_in_are_named() {
-    for (change, part) in [
-        (
-            "drop column status cascade, add status text generated always as ('pending') stored",
-            "status is generated",
-        ),
-        (
-            "drop column priority cascade, add priority int generated always as (5) stored",
-            "priority is generated",
-        ),
-        (
-            "drop column priority cascade, add priority int generated always as identity",
-            "priority is generated",
-        ),
-        ("add to_instance text default 'machine-1'", "to_instance has the default 'machine-1'::text"),
-        ("add topic text not null default 'general'", "topic has the default 'general'::text"),
-        ("add ordering_key bigint", "ordering_key is bigint, not text"),
-        ("add to_group integer", "to_group is integer, not text"),
-        ("add to_instance integer", "to_instance is integer, not text"),
-        (
-            "add tenant text not null default 'x', add check (tenant <> 'x') not valid",
-            "constraint agent_messages_tenant_check",
-        ),
-        (
-            "alter status set default 'queued', drop constraint agent_messages_status_check",
-            "the default 'queued'::text of column status",
-        ),
-        ("add constraint kind check (payload ? 'kind') not valid", "the constraint kind refuses the row"),
-    ] {
-        refused(&format!("alter table agent_messages {change}"), &["public.agent_messages", part]).await;
-    }
-    refused(
-        "alter table agent_registry drop updated_at, add updated_at timestamptz generated always as ('2026-01-01') stored",
-        &["public.agent_registry cannot be adopted: updated_at is generated"],
-    )
-    .await;
-    refused(
-        "update agent_messages set processed_at = now(); alter table agent_messages alter processed_at set not null",
-        &["public.agent_messages: column processed_at cannot be null"],
-    )
-    .await;
-}
-
+/// Two names for one agent in the table would be two inboxes of a broker.
 #[tokio::test]
-async fn triggers_that_stop_a_message_are_named() {
-    let audit =
-        trigger("audit", "after update", "agent_messages", "perform missing(new.message_id); return null;");
-    refused(&audit, &["The trigger audit of public.agent_messages fails", "function missing(uuid) does not exist"])
-        .await;
-    let swallow = trigger("swallow", "before insert", "agent_messages", "return null;");
-    refused(
-        &swallow,
-        &["public.agent_messages", "not there afterwards", "the trigger swallow of public.agent_messages"],
-    )
-    .await;
-    let readdress =
-        trigger("readdress", "before insert", "agent_messages", "new.to_agent_id := 'desk'; return new;");
-    refused(&readdress, &["public.agent_messages: something writes to_agent_id", "the trigger readdress"])
-        .await;
-    let topic = "alter table agent_messages add topic text;".to_owned()
-        + &trigger("tag", "before insert", "agent_messages", "new.topic := 'all'; return new;");
-    refused(&topic, &["public.agent_messages: something writes topic", "the trigger tag"]).await;
-    let keep = trigger("keep", "before update", "agent_messages", "return null;");
-    refused(&keep, &["status is not processed afterwards", "the trigger keep"]).await;
-    let rule = "create rule quiet as on update to agent_messages do instead nothing";
-    refused(rule, &["public.agent_messages", "the rule quiet"]).await;
-}
-
+#[tokio::test]
 #[tokio::test]
 async fn what_fails_by_itself_is_a_warning() {
     warned(
@@ -191,7 +105,8 @@ async fn what_fails_by_itself_is_a_warning() {
         "agent_messages",
         "if new.status = 'failed' then raise exception 'no: %', new; end if; return new;",
     );
-    warned(&guard, &["The trigger guard of public.agent_messages raises an exception, so dead letters"]).await;
+    warned(&guard, &["The trigger guard of public.agent_messages raises an exception, so dead letters"])
+        .await;
     warned(
         "alter table agent_alerts drop constraint agent_alerts_severity_check,
            add check (severity in ('info', 'error')) not valid",
@@ -218,8 +133,11 @@ async fn what_fails_by_itself_is_a_warning() {
         "agent_registry",
         "if new.status = 'online' then raise exception 'no'; end if; return new;",
     );
-    warned(&presence, &["The trigger present of public.agent_registry raises an exception, so agents that connect"])
-        .await;
+    warned(
+        &presence,
+        &["The trigger present of public.agent_registry raises an exception, so agents that connect"],
+    )
+    .await;
     // Only at the commit, where nothing else would tell.
     warned(
         "create function late_f() returns trigger language plpgsql as $$ begin
@@ -233,55 +151,10 @@ async fn what_fails_by_itself_is_a_warning() {
 
 /// A migration that would fail is found before the first one has happened.
 #[tokio::test]
-async fn what_makes_a_later_migration_fail_is_found_before_the_first() {
-    let twice =
-        "alter table agent_messages add dedupe_key text; update agent_messages set dedupe_key = 'secret'";
-    refused(twice, &["migration 0002_agent_tables", "public.agent_messages", "(from_agent_id, dedupe_key)"])
-        .await;
-    let function = "create function agent_uptime(interval) returns int language sql as 'select 1'";
-    refused(function, &["migration 0012_presence was not applied", "agent_uptime"]).await;
-    let index = "create index agent_messages_dedupe on agent_messages (from_agent_id)";
-    refused(index, &["public.agent_messages: no unique index agent_messages_dedupe"]).await;
-    let long = "drop index agent_messages_to_agent_id_status_idx;
-                update agent_messages set to_agent_id = (select string_agg(md5(i::text), '') from generate_series(1, 500) i)
-                where status = 'pending'";
-    refused(long, &["public.agent_messages", "what waits cannot be given its deliveries"]).await;
-    let (_db, client) = mesh_with(twice).await;
-    let said = plan(&client).await.expect_err("refused").to_string();
-    assert!(!said.contains("secret"), "{said}");
-}
-
 /// Several faults, all in one answer.
 #[tokio::test]
-async fn every_fault_is_listed() {
-    let change = "alter table agent_messages alter error_message type varchar(50),
-                    add constraint done check (status <> 'processed') not valid;"
-        .to_owned()
-        + &trigger("present", "before update", "agent_registry", "raise exception 'no';");
-    refused(&change, &["the constraint done", "error_message character varying(50)", "The trigger present"])
-        .await;
-}
-
 /// As a role that owns the tables and no more, which row level security binds where it is forced.
 #[tokio::test]
-async fn row_level_security_that_binds_the_owner_is_named() {
-    let (db, client) = mesh_with("").await;
-    let owner = owned(&db, &client).await;
-    let passes = plan(&Connection::open(&owner).await.expect("opens")).await.expect("an owner sees all");
-    assert_eq!(passes.warnings, Vec::<String>::new());
-    client
-        .batch(
-            "drop policy \"service role\" on agent_messages;
-             create policy mine on agent_messages using (from_agent_id = 'x') with check (true);
-             alter table agent_messages force row level security",
-        )
-        .await
-        .expect("policy");
-    let refused = migrate(&owner).await.expect_err("refused").to_string();
-    assert!(refused.contains("row level security") && refused.contains("public.agent_messages"), "{refused}");
-    assert!(refused.contains("no force row level security"), "{refused}");
-}
-
 /// Gives the tables to a role that is no superuser.
 pub(crate) async fn owned(db: &TestDb, client: &Connection) -> Target {
     roles(
@@ -310,106 +183,11 @@ pub(crate) fn owner_url(db: &TestDb) -> String {
 
 /// One function counts for both, also what waits for all, for topics, environments and groups, and what has expired.
 #[tokio::test]
-async fn the_dry_run_counts_what_the_migration_makes() {
-    let change = "alter table agent_messages add topic text, add to_environment text, add to_group text,
-                    add expires_at timestamptz, add deliver_at timestamptz;
-                  update agent_messages set topic = 'general' where to_agent_id is null and priority = 1;
-                  update agent_messages set to_environment = 'pc' where to_agent_id is null;
-                  update agent_messages set to_group = 'g', to_agent_id = null where priority = 3;
-                  update agent_messages set expires_at = now() - interval '1 hour' where priority = 4;
-                  update agent_messages set deliver_at = now() + interval '1 hour' where priority = 5;";
-    for change in [
-        "",
-        change,
-        "delete from agent_registry",
-        "update agent_messages set status = 'pending', to_agent_id = null",
-    ] {
-        let (db, client) = mesh_with(change).await;
-        let planned = plan(&client).await.expect("planned").deliveries.expect("counted");
-        let done: Plan = migrate(&db.target()).await.expect("migrated");
-        assert_eq!(done.deliveries, Some(planned), "{change}");
-        let there = number(&client, "select count(*) from postbell.deliveries").await;
-        assert_eq!(u64::try_from(there).ok(), Some(planned), "{change}");
-    }
-    // So many that they are only counted.
-    let many = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
-                select 'x', case when i % 100 > 0 then 'validation-agent' end, 'data', '{}' from generate_series(1, 12000) i";
-    let (db, client) = mesh_with(many).await;
-    let planned = plan(&client).await.expect("planned").deliveries;
-    assert_eq!(migrate(&db.target()).await.expect("migrated").deliveries, planned);
-    let said = command(&mesh_with("").await.0, &["migrate", "--dry-run"]).await;
-    assert!(said.stdout.contains("would make ") && said.stdout.contains("rolled back"), "{}", said.stdout);
-}
-
+/// A column of the mesh's own that the broker takes for an address.
 #[tokio::test]
-async fn a_column_of_a_later_migration_is_asked_for_in_tables_that_were_adopted_long_ago() {
-    let db = fresh().await;
-    roles(&db.client().await, EXISTING_MESH).await;
-    let before = columns(&db).await;
-    migrate(&db.target()).await.expect("migrate");
-    let added: Vec<String> =
-        columns(&db).await.into_iter().filter(|column| !before.contains(column)).collect();
-    assert!(added.len() >= 20, "{added:?}");
-    // Every column that a migration adds is listed in adoption_faults.sql: with a type of nobody's it is refused.
-    for column in added {
-        let (table, name) = column.split_once('.').expect("a table");
-        let (_db, client) = mesh_with(&format!("alter table {table} add {name} point")).await;
-        let said = plan(&client).await.expect_err(&column).to_string();
-        assert!(said.contains(&format!("{name} is point, not ")), "{column} is not listed: {said}");
-    }
-}
-
-async fn columns(db: &TestDb) -> Vec<String> {
-    texts(
-        &db.client().await,
-        "select table_name || '.' || column_name from information_schema.columns where table_schema = 'public'",
-    )
-    .await
-}
-
 #[tokio::test]
-async fn a_failure_in_the_middle_says_where_it_stands_and_migrate_goes_on() {
-    let (db, client) = mesh_with("").await;
-    client.batch("begin; lock table agent_alerts in share mode").await.expect("lock");
-    let failed = migrate_with(&db.target(), Rehearsal::Without).await.expect_err("locked");
-    let said = failed.to_string();
-    for part in [
-        "migration 0013_alerts was not applied, and nothing of it remains",
-        "Migrations 0001_broker_tables to 0012_presence were applied before it and stay",
-        "it goes on with 0013_alerts",
-    ] {
-        assert!(said.contains(part), "{said}");
-    }
-    assert!(failed.is_retryable());
-    client.batch("commit").await.expect("commit");
-    let done = migrate(&db.target()).await.expect("goes on");
-    assert_eq!(done.migrations.first().map(String::as_str), Some("0013_alerts"));
-    // Of the very first one not even the schema stays.
-    let (db, client) = mesh_with(
-        "create type public.delivery_state as enum ('x'); create schema postbell;
-                                  create table postbell.deliveries (x int)",
-    )
-    .await;
-    let failed =
-        migrate_with(&db.target(), Rehearsal::Without).await.expect_err("a table is there").to_string();
-    assert!(failed.contains("0001_broker_tables") && failed.contains("Nothing was changed"), "{failed}");
-    assert_eq!(number(&client, "select count(*) from pg_class where relname = 'migrations'").await, 0);
-}
-
 #[tokio::test]
-async fn the_rehearsal_waits_for_a_table_in_use_for_a_moment_only() {
-    let (db, client) = mesh_with("").await;
-    client.batch("begin; lock table agent_registry in share mode").await.expect("lock");
-    let began = Instant::now();
-    let said = plan(&db.client().await).await.expect_err("locked");
-    assert!(
-        said.is_retryable() && said.to_string().contains("another transaction holds the table"),
-        "{said}"
-    );
-    assert!(began.elapsed() < Duration::from_secs(30), "as long as anybody would wait behind it");
-    client.batch("commit").await.expect("commit");
-}
-
+#[tokio::test]
 fn of<'a>(checks: &'a [Check], name: &str) -> Vec<&'a Check> {
     checks.iter().filter(|c| c.check == name).collect()
 }

@@ -75,6 +75,11 @@ impl Fault {
     }
 
     fn of_table(&self, table: &str, role: &str) -> (String, String) {
+        if let Some(names @ [_, ..]) = self.rules.as_deref() {
+            let names = names.join(", ");
+            let why = format!("the database says: {}; it has the rule {names}", self.said);
+            return (why, format!("`drop rule {names} on {table}`"));
+        }
         match self.sqlstate == "42501" && self.row_security == Some(true) {
             true => {
                 ("a policy of row level security refuses the row".to_owned(), capital(&see_all(table, role)))
@@ -121,6 +126,10 @@ impl Fault {
             "42P10" => (
                 "no unique index agent_messages_dedupe on (from_agent_id, dedupe_key)".to_owned(),
                 "Drop what has that name instead, then migrate".to_owned(),
+            ),
+            "42501" => (
+                format!("the database says: {}", self.said),
+                "Connect as the owner of the tables, or grant it the right".to_owned(),
             ),
             state if OF_THE_SCHEMA.contains(&state.get(..2).unwrap_or_default()) => {
                 (format!("the database says: {}", self.said), "Mend that, then try again".to_owned())

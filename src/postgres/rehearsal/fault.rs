@@ -20,6 +20,8 @@ pub(super) struct Found {
     /// The goals and steps that were reached, with the way where there are several.
     pub(super) reached: BTreeMap<String, Option<String>>,
     pub(super) deliveries: Option<u64>,
+    /// Messages to many that wait and have no recipient, by what addresses them.
+    pub(super) unreached: BTreeMap<String, u64>,
     pub(super) faults: Vec<Fault>,
 }
 
@@ -78,11 +80,24 @@ impl Found {
         }
         let mut rehearsed =
             Rehearsed { deliveries: self.deliveries, took: Duration::ZERO, ..Rehearsed::default() };
+        rehearsed.warnings.extend(self.unreached());
         for cause in self.causes() {
             let to = if cause.refuses { &mut rehearsed.refusals } else { &mut rehearsed.warnings };
             to.push(cause.sentence());
         }
         Ok(rehearsed)
+    }
+
+    /// What waits and is for nobody would be over without anybody having had it.
+    fn unreached(&self) -> impl Iterator<Item = String> {
+        let table = format!("{}.agent_messages", self.schema);
+        self.unreached.iter().filter(|(_, n)| **n > 0).map(move |(column, n)| match column.as_str() {
+            "all" => format!("{table}: {n} messages that wait are for all, and no agent but their sender is registered"),
+            _ => format!(
+                "{table}: {n} messages that wait have something in column {column} that no agent wants or is in, so nobody \
+                 gets them. If they are for all, set it to null before you migrate"
+            ),
+        })
     }
 
     fn causes(&self) -> Vec<Cause> {

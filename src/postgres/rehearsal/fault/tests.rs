@@ -6,6 +6,7 @@ fn found(faults: Vec<Fault>) -> Found {
         role: "me".to_owned(),
         reached: BTreeMap::from([("message".to_owned(), Some("like others".to_owned()))]),
         deliveries: None,
+        unreached: BTreeMap::new(),
         faults,
     }
 }
