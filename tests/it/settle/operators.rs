@@ -67,7 +67,7 @@ async fn the_page_and_its_api_show_it_and_an_operator_ends_it() {
     let (_, shown) = get(&mesh, "/api/mesh", &[]).await;
     assert_eq!((&shown["set_aside"][0]["kind"], &shown["set_aside"][0]["count"]), (&json!("ack"), &json!(2)));
     let findings = shown["verdict"]["findings"].to_string();
-    assert!(findings.contains("Agent_messages does not take 2 outcomes"), "{findings}");
+    assert!(findings.contains("The table agent_messages does not take 2 outcomes"), "{findings}");
     assert_eq!(get(&mesh, "/api/aside", &[]).await.0, 401);
     let (_, list) = get(&mesh, "/api/aside?kind=ack&limit=1", &[VIEWER]).await;
     assert!(list["asides"][0]["reason"].to_string().contains("the trigger refuse") && list["more"] == true, "{list}");
