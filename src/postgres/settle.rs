@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::connection::{Connection, Params};
 use super::error::StoreError;
-use crate::inbox::event::{DeadCause, Outcome, Settle};
+use crate::inbox::event::{Outcome, Settle};
 
 const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
 const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");
@@ -62,7 +62,7 @@ pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Changed
             }
             Outcome::Dead { cause, reason } => {
                 // What could not be pushed was not tried.
-                let added = i16::from(*cause != DeadCause::PayloadTooLarge);
+                let added = i16::from(cause.was_tried());
                 dead.push(settle, added, 0, Some(reason));
             }
             Outcome::Expired => expired.push(settle, 0, 0, None),
