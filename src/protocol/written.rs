@@ -248,7 +248,7 @@ mod tests {
         assert_eq!(written_bytes("1e131071"), 131_072);
         assert!(written_bytes("1e999999999999999999999") > 1 << 30);
         assert!(written_bytes("[1e-999999999999999999999]") > 1 << 30);
-        assert!(!fits(&format!("[{}]", vec!["1e131071"; 8].join(",")), 1 << 20));
+        assert!(!fits(&format!("[{}]", ["1e131071"; 8].join(",")), 1 << 20));
         assert!(fits("[\"3e5\", 1]", 20));
     }
 
