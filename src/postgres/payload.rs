@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::cell::Cells;
@@ -66,11 +67,16 @@ pub(super) struct Weighed {
 }
 
 impl Weighed {
-    /// Adds one.
+    /// Adds a row, before anything is made of it.
     ///
     /// # Errors
     /// It is too much: the statement is to be given up.
-    pub(super) fn add(&mut self, stored: usize, text: usize) -> Result<(), StoreError> {
+    pub(super) fn add(&mut self, row: &Row) -> Result<(), StoreError> {
+        let stored = row.cell::<_, Option<i32>>("stored")?.unwrap_or(0);
+        self.add_text(stored.unsigned_abs() as usize, row.raw_size_bytes())
+    }
+
+    fn add_text(&mut self, stored: usize, text: usize) -> Result<(), StoreError> {
         if text > BLOWN_BYTES_MIN + stored.saturating_mul(BLOWN_FACTOR) {
             self.blown = self.blown.saturating_add(text);
         }
@@ -152,14 +158,14 @@ pub(super) async fn read(
     Ok(found)
 }
 
-fn text(row: &tokio_postgres::Row, most: i32) -> Text {
+fn text(row: &Row, most: i32) -> Text {
     match whole_or_sentence(row, most) {
         Ok(text) => text,
         Err(e) => Text::Unfit(Unfit::Unreadable(e.to_string())),
     }
 }
 
-fn whole_or_sentence(row: &tokio_postgres::Row, most: i32) -> Result<Text, StoreError> {
+fn whole_or_sentence(row: &Row, most: i32) -> Result<Text, StoreError> {
     if let Some(payload) = row.cell("payload")? {
         return Ok(Text::Whole { payload, headers: row.cell("headers")? });
     }
@@ -181,11 +187,11 @@ mod tests {
     fn what_blows_up_is_noticed_and_what_does_not_is_not() {
         let mut weighed = Weighed::default();
         for _ in 0..100_000 {
-            assert!(weighed.add(100, 600).is_ok(), "escapes");
-            assert!(weighed.add(4_096, 60_000).is_ok(), "a text that is packed well");
+            assert!(weighed.add_text(100, 600).is_ok(), "escapes");
+            assert!(weighed.add_text(4_096, 60_000).is_ok(), "a text that is packed well");
         }
         let mut weighed = Weighed::default();
-        let rows = (0..).find(|_| weighed.add(16, 131_072).is_err());
+        let rows = (0..).find(|_| weighed.add_text(16, 131_072).is_err());
         assert_eq!(rows, Some(64), "a number of 131,072 digits in each");
     }
 

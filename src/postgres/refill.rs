@@ -109,9 +109,9 @@ impl Found {
             let (_, entry) = entry(&row, &clocks, Content::Unfit(Unfit::TooLarge(sentence)))?;
             return Ok(Self { entry, left: None });
         };
+        weighed.add(&row)?;
         let (_, entry) = entry(&row, &clocks, Content::InRow)?;
         let stored = stored.unsigned_abs() as usize;
-        weighed.add(stored, entry.cost_bytes())?;
         let left = entry.is_left().then_some(Left { row, clocks, stored });
         Ok(Self { entry, left })
     }

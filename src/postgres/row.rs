@@ -160,7 +160,14 @@ impl<'a> Message<'a> {
             serde_json::from_str::<&RawValue>(text)
                 .map_err(|e| Unfit::Unreadable(format!("the payload or the headers are no JSON: {e}")))
         };
-        let payload = json(self.payload.ok_or(Unfit::Left)?)?;
+        let payload = self.payload.ok_or(Unfit::Left)?;
+        if payload.len() > LINE_BYTES_MAX {
+            let bytes = payload.len();
+            let sentence =
+                format!("the payload has {bytes} bytes as text, and at most {LINE_BYTES_MAX} can be pushed");
+            return Err(Unfit::TooLarge(sentence));
+        }
+        let payload = json(payload)?;
         let headers = self.headers.map(json).transpose()?;
         let body = MsgBody {
             id: self.id,

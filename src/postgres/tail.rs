@@ -130,11 +130,8 @@ impl Cursor {
                 next_due = due.into_iter().chain(next_due).min();
                 continue;
             }
+            weighed.add(&row)?;
             let (inbox, entry) = entry(&row, &clocks, Content::InRow)?;
-            weighed.add(
-                row.cell::<_, Option<i32>>("stored")?.unwrap_or(0).unsigned_abs() as usize,
-                entry.cost_bytes(),
-            )?;
             chunk_bytes += entry.cost_bytes();
             chunk.push((inbox, entry));
             if chunk.len() >= CHUNK_ROWS || chunk_bytes >= CHUNK_BYTES {

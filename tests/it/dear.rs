@@ -75,7 +75,7 @@ async fn what_sql_lets_in_costs_nobody_else_anything_also_after_a_restart() {
         let zeros = format!("[{}]", vec!["0e-16383"; 4_000].join(","));
         sql.execute(
             "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, headers)
-             select 'x', 'a', 'data', $1::text::jsonb, null
+             select 'x', 'a', 'data', $1::text::jsonb, null::jsonb
              union all select 'x', 'a', 'data', $2::text::jsonb, null from generate_series(1, 10)
              union all select 'x', 'a', 'data', $3::text::jsonb, null
              union all select 'x', 'a', 'data', '1', $2::text::jsonb",
@@ -109,9 +109,9 @@ async fn rows_that_wait_are_as_harmless_as_those_that_come() {
     )
     .await
     .unwrap();
-    let mut raw = mesh.raw("a", 1).await;
+    let (_a, mut deliveries) = mesh.connect("a", 1).await;
     served(&mesh, &mut uninvolved, "beside a backlog").await;
-    let mut tag = raw.expect("msg").await["tag"].clone();
+    next(&mut deliveries).await.ack().await;
     sql.execute(
         "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
          select 'x', 'a', 'data', $1::text::jsonb from generate_series(1, 3000)",
@@ -121,8 +121,7 @@ async fn rows_that_wait_are_as_harmless_as_those_that_come() {
     .unwrap();
     served(&mesh, &mut uninvolved, "beside a burst").await;
     for _ in 0..5 {
-        raw.say(&format!(r#"{{"op":"ack","tag":{tag}}}"#)).await;
-        tag = raw.expect("msg").await["tag"].clone();
+        next(&mut deliveries).await.ack().await;
     }
     served(&mesh, &mut uninvolved, "while it is read").await;
 }

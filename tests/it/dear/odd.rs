@@ -9,13 +9,20 @@ use rand::{RngExt, SeedableRng};
 
 use super::{served, until_dead};
 use crate::mesh::{Mesh, get, insert, next};
+use crate::status::{self, VIEWER};
+
+const VIEWED: (&str, &str) = ("POSTBELL_VIEWER_TOKEN", "a viewer's token of a test");
+
+async fn watched() -> Mesh {
+    Mesh::with(&[VIEWED]).await
+}
 
 /// The tables of a mesh whose owner never cared for constraints.
 const LOOSE: &str = "
     alter table agent_messages alter from_agent_id drop not null, alter message_type drop not null,
         alter payload drop not null, alter priority drop not null, alter status drop not null, alter created_at drop not null;
     alter table agent_registry alter agent_name drop not null, alter agent_type drop not null,
-        alter environment drop not null, alter status drop not null;
+        alter environment drop not null, alter status drop not null, alter role drop not null, alter enabled drop not null;
     do $$ declare c record; begin
       for c in select conrelid::regclass as t, conname from pg_constraint
                where contype = 'c' and conrelid in ('agent_messages'::regclass, 'agent_registry'::regclass) loop
@@ -34,10 +41,14 @@ async fn all_answer(mesh: &Mesh) {
         let shown = dead::show(&pool, &letter.delivery_id.to_string()).await.expect("dead show");
         serde_json::to_string(&shown).expect("as JSON");
     }
-    for path in ["/metrics", "/health/live", "/health/ready", "/api/mesh", "/api/agents/a/messages"] {
+    for path in ["/metrics", "/health/live", "/health/ready"] {
         let (status, body) = get(mesh.http, path).await;
         assert_eq!(status, 200, "{path}: {body}");
-        assert!(!body.contains("could not be read"), "{path}: {body}");
+    }
+    for path in ["/api/mesh", "/api/agents/a/messages"] {
+        let (status, body) = status::get(mesh, path, &[VIEWER]).await;
+        assert_eq!(status, 200, "{path}: {body}");
+        assert!(!body.to_string().contains("could not be read"), "{path}: {body}");
     }
     let checks = examine(&mesh.db.target()).await;
     assert!(
@@ -48,7 +59,7 @@ async fn all_answer(mesh: &Mesh) {
 
 #[tokio::test]
 async fn a_sender_that_was_deleted_and_a_type_that_is_null_are_delivered_as_empty() {
-    let mesh = Mesh::start().await;
+    let mesh = watched().await;
     let sql = mesh.db.sql().await;
     sql.batch_execute(LOOSE).await.unwrap();
     sql.batch_execute(
@@ -78,7 +89,7 @@ async fn until_gone(mesh: &Mesh) {
 
 #[tokio::test]
 async fn a_registry_full_of_nulls_is_listed_and_given_tokens() {
-    let mesh = Mesh::start().await;
+    let mesh = watched().await;
     let (_u, mut uninvolved) = mesh.connect("u", 5).await;
     let sql = mesh.db.sql().await;
     sql.batch_execute(LOOSE).await.unwrap();
@@ -115,7 +126,7 @@ async fn copy_bytes(mesh: &Mesh, columns: &str, lines: &[&[u8]]) {
 
 #[tokio::test]
 async fn bytes_that_are_no_text_are_dead_letters_and_the_broker_lives() {
-    let mut mesh = Mesh::start().await;
+    let mut mesh = watched().await;
     let (u, a) = (mesh.db.agent("u").await, mesh.db.agent("a").await);
     let (_u, mut uninvolved) = mesh.builder("u", &u).connect().await.expect("connects");
     let (client, mut deliveries) = mesh.builder("a", &a).connect().await.expect("connects");
@@ -144,7 +155,7 @@ async fn bytes_that_are_no_text_are_dead_letters_and_the_broker_lives() {
     mesh.until_metric("postbell_dead_total{reason=\"unreadable\"}", |n| n == 4.0).await;
     all_answer(&mesh).await;
     let mut raw = mesh.raw_with("a", &a, 5).await;
-    raw.say(r#"{"op":"dead_letters","ref":"d"}"#).await;
+    raw.say(r#"{"op":"dead","ref":"d"}"#).await;
     assert_eq!(raw.expect("dead_letters").await["letters"].as_array().unwrap().len(), 4);
     drop((client, deliveries, raw));
     // And when they wait at the start.
@@ -152,7 +163,7 @@ async fn bytes_that_are_no_text_are_dead_letters_and_the_broker_lives() {
         .await;
     drop((_u, uninvolved));
     let (db, _) = mesh.stop().await;
-    mesh = Mesh::on(db, &[]).await;
+    mesh = Mesh::on(db, &[VIEWED]).await;
     let (_u, mut uninvolved) = mesh.builder("u", &u).connect().await.expect("connects");
     let (_a, mut deliveries) = mesh.builder("a", &a).connect().await.expect("connects");
     assert_eq!(next(&mut deliveries).await.payload(), "\"again\"");
@@ -193,7 +204,7 @@ fn odd(random: &mut StdRng, kind: &str) -> String {
 
 #[tokio::test]
 async fn rows_of_odd_values_in_every_column_are_delivered_or_dead() {
-    let mesh = Mesh::start().await;
+    let mesh = watched().await;
     let (_u, mut uninvolved) = mesh.connect("u", 5).await;
     let sql = mesh.db.sql().await;
     sql.batch_execute(LOOSE).await.unwrap();
