@@ -19,6 +19,7 @@ pub mod listen;
 pub mod locks;
 pub mod migrate;
 mod network;
+pub mod payload;
 pub mod pool;
 pub mod presence;
 pub mod publish;

@@ -20,6 +20,7 @@ mod container;
 mod conversations;
 mod dead;
 mod dead_ops;
+mod dear;
 mod delivery;
 mod doctor;
 mod documents;
