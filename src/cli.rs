@@ -6,6 +6,7 @@ mod dead;
 mod demo;
 mod dev;
 mod doctor;
+mod family;
 mod health;
 mod listen;
 mod migrate;
@@ -17,6 +18,7 @@ mod remote;
 mod send;
 mod serve;
 mod settings;
+mod signals;
 mod tail;
 mod top;
 
@@ -105,6 +107,12 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line, whose first word is the program's name: for programs that are Postbell among other things.
 pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    family::remember(&words);
+    #[cfg(unix)]
+    if words.get(1).is_some_and(|word| word == family::WORD) {
+        return family::keeper::main(&words[2..]);
+    }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(e) => {
