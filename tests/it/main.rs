@@ -11,6 +11,7 @@ mod bad_input;
 mod bell;
 mod brokers;
 mod cli;
+mod client;
 mod clusters;
 mod container;
 mod conversations;
@@ -19,6 +20,10 @@ mod dead_ops;
 mod delivery;
 mod doctor;
 mod documents;
+#[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
+mod family;
 mod gate;
 mod harness;
 mod house;
