@@ -190,7 +190,7 @@ async fn whatever_a_command_does_with_its_pipes_its_status_decides() {
         let outcomes = if expected == 0 {
             "select count(*) = 0 from postbell.deliveries".to_owned()
         } else {
-            format!("select count(*) = 1 and bool_and(state = 'dead' and last_error like '{reason}') from postbell.deliveries")
+            format!("select count(*) = 1 and bool_and(state = 'dead' and last_error like '{reason}%') from postbell.deliveries")
         };
         mesh.db.until(&outcomes).await;
         let clear = "delete from postbell.deliveries";

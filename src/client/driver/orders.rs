@@ -121,7 +121,12 @@ impl Driver {
             Order::Send(send, answer) => self.pending.hold(send, answer),
             // The broker gave it back when the connection fell.
             Order::Settle { .. } => {}
-            Order::Window(n) => self.builder.hello.window = Some(n),
+            Order::Window(n) => {
+                self.builder.hello.window = Some(n);
+                // The next hello may be on its way with another one.
+                self.waiting.retain(|order| !matches!(order, Order::Window(_)));
+                self.waiting.push(Order::Window(n));
+            }
             Order::Question(correlation_id, answer) => self.pending.question(correlation_id, answer),
             Order::Close(done) => return Some(done),
             order @ (Order::Want { .. } | Order::Ask(..)) => {

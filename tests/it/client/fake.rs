@@ -38,28 +38,23 @@ impl Fake {
     }
 
     pub(crate) async fn welcome(&self) -> Peer {
-        self.greet(600_000).await.0
-    }
-
-    pub(crate) async fn welcome_with(&self, heartbeat_ms: u32) -> Peer {
-        self.greet(heartbeat_ms).await.0
-    }
-
-    /// The next client, and its hello.
-    pub(crate) async fn greeted(&self) -> (Peer, Value) {
         self.greet(600_000).await
     }
 
-    async fn greet(&self, heartbeat_ms: u32) -> (Peer, Value) {
+    pub(crate) async fn welcome_with(&self, heartbeat_ms: u32) -> Peer {
+        self.greet(heartbeat_ms).await
+    }
+
+    async fn greet(&self, heartbeat_ms: u32) -> Peer {
         let (read, write) = self.0.accept().await.expect("a client").0.into_split();
         let mut peer = Peer { lines: BufReader::new(read).lines(), write };
-        let hello = peer.heard("hello").await;
+        peer.heard("hello").await;
         let limits = r#"{"line_bytes":1048576,"payload_bytes":983040,"window":10000}"#;
         peer.say(&format!(
             r#"{{"op":"welcome","proto":1,"broker":"fake","session":1,"limits":{limits},"heartbeat_ms":{heartbeat_ms}}}"#
         ))
         .await;
-        (peer, hello)
+        peer
     }
 }
 

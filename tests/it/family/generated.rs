@@ -75,7 +75,7 @@ fn end(random: &mut StdRng) -> (&'static str, i32) {
 
 fn script(random: &mut StdRng) -> String {
     let count = random.random_range(0..4);
-    (0..count).map(|_| mischief(random)).collect::<Vec<_>>().join(" ")
+    (0..count).map(|_| mischief(random)).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test]
@@ -95,7 +95,7 @@ async fn no_process_lives_when_the_lock_is_free() {
             _ => &[],
         };
         let waits = if stops.is_empty() { "" } else { "touch up; sleep 61; sleep 61;" };
-        let text = format!("{deeds} {waits} {end}");
+        let text = format!("{deeds}\n{waits} {end}");
         let key = format!("k{n}");
         let args = ["once", "--grace", "500ms", "--ttl", "20s", &key, "--", "bash", "-c", &text];
         let mut command = scene.command(&mesh, "a", &token, &args);
@@ -158,7 +158,7 @@ async fn each_message_has_one_outcome_and_the_exit_status_tells() {
         // A command that was never right and is not there could not be started, which is another matter.
         let (end, status) = if status == 127 { ("exit 1", 1) } else { (end, status) };
         good += i64::from(status == 0);
-        std::fs::write(scene.path(&format!("{n}.sh")), format!("{deeds} {end}")).expect("written");
+        std::fs::write(scene.path(&format!("{n}.sh")), format!("{deeds}\n{end}")).expect("written");
         insert(&sql, "a", 5, &n.to_string()).await;
     }
     good += 1;
