@@ -23,6 +23,7 @@ mod tail;
 mod top;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -123,24 +124,29 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Err(sentence) = start_log(&cli.log) {
-        eprintln!("postbell: {sentence}");
+        complain(&sentence);
         return ExitCode::from(EXIT_USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("postbell: the process could not start its threads: {e}");
+            complain(&format!("the process could not start its threads: {e}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("postbell: {e:#}");
+            complain(&format!("{e:#}"));
             let usage = e.is::<ConfigError>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
+}
+
+/// Says what is wrong on standard error. A terminal that is gone, or a pipe that nobody reads, must not end what is still to do.
+fn complain(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "postbell: {sentence}");
 }
 
 async fn run(command: Command) -> Outcome {
@@ -170,6 +176,8 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // It would tell of a log that nobody reads on standard error, which is that log, and panic.
+        .log_internal_errors(false)
         .with_ansi(output::is_colourful(&std::io::stderr()));
     if args.log_format == "json" {
         builder.json().init()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::Outcome;
+use super::{Outcome, complain};
 use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
@@ -93,7 +93,7 @@ async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> Outcom
         Err(e) => {
             give_back(lock, &args.key).await;
             let program = args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-            eprintln!("postbell: {} cannot be started: {e}", program.escape_debug());
+            complain(&format!("{} cannot be started: {e}", program.escape_debug()));
             return Ok(ExitCode::from(family::code_of_fault(&e)));
         }
     };

@@ -246,3 +246,16 @@ async fn a_hangup_that_was_ignored_is_ignored() {
     std::fs::write(scene.path("go"), "").expect("go");
     assert_eq!(code(child).await, Some(0));
 }
+
+/// The terminal is gone, or whoever read what it says: that changes nothing of what it has to do.
+#[tokio::test]
+async fn nobody_needs_to_hear_what_it_says() {
+    let mesh = Mesh::start().await;
+    let scene = Scene::new();
+    let (mut child, _) = once(&mesh, &scene, &["k", "--", "bash", "-c", WAITS]).await;
+    let ids = scene.processes("ids").await;
+    drop((child.stderr.take(), child.stdout.take()));
+    signal(&child, "-HUP");
+    assert_eq!(code(child).await, Some(129));
+    assert!(!ids.iter().any(|id| lives(*id)) && mesh.db.ask::<bool>(NO_LOCK).await);
+}

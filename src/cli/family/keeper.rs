@@ -4,7 +4,7 @@
 //! It knows nothing of brokers, and holds nothing open that the command was given but standard error.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use super::members;
 use super::terminal::Terminal;
 use super::{BY_SIGNAL, code_of_fault};
+use crate::cli::complain;
 use crate::cli::signals::Signals;
 
 /// This signal asks the keeper to kill everything. Nobody sends it to a group by habit: the command is in the keeper's.
@@ -54,14 +55,14 @@ impl Task {
 /// Runs a keeper, told by these words.
 pub(in crate::cli) fn main(words: &[OsString]) -> ExitCode {
     let Some(task) = Task::parse(words) else {
-        say(&format!("{} is for postbell itself", super::WORD));
+        complain(&format!("{} is for postbell itself", super::WORD));
         return ExitCode::from(crate::config::EXIT_USAGE);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.and_then(|runtime| runtime.block_on(keep(task))) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            say(&format!("the command could not be watched, and was not started: {}", reason(&e)));
+            complain(&format!("the command could not be watched, and was not started: {}", reason(&e)));
             ExitCode::from(super::NOT_EXECUTABLE)
         }
     }
@@ -99,7 +100,7 @@ async fn keep(task: Task) -> io::Result<u8> {
         Ok(leader) => Keeper { task: &task, leader, code: None, leaving: None }.watch(events).await,
         Err(e) => {
             let program = task.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-            say(&format!("{} cannot be started: {}", program.escape_debug(), reason(&e)));
+            complain(&format!("{} cannot be started: {}", program.escape_debug(), reason(&e)));
             code_of_fault(&e)
         }
     };
@@ -109,11 +110,6 @@ async fn keep(task: Task) -> io::Result<u8> {
         terminal.give_back(lender);
     }
     Ok(code)
-}
-
-/// Nobody may read it: then there is nobody to tell.
-fn say(sentence: &str) {
-    let _ = writeln!(io::stderr(), "postbell: {sentence}");
 }
 
 /// Without the system's number of the error.
