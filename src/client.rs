@@ -330,8 +330,7 @@ impl Builder {
         let (state, state_rx) = watch::channel(first.state());
         let instance = self.hello.instance.as_deref().unwrap_or_default().into();
         let unreadable = Arc::<AtomicU64>::default();
-        let driver =
-            Driver::new(self, address, deliveries_tx, orders.downgrade(), state, unreadable.clone());
+        let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state, unreadable.clone());
         tokio::spawn(driver.run(first, orders_rx));
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize));
         let client = Client { orders: orders.clone(), room, state: state_rx, instance, unreadable };

@@ -42,14 +42,16 @@ const TYPES_TOLD_MAX: usize = 32;
 /// At the end it says on standard error how many messages it handled, and how many attempts failed; in a job of GitHub Actions
 /// also in the job's summary.
 #[derive(clap::Args)]
-#[command(after_help = "Exit status: 0; 1 it left by itself (--max, --until-idle) and the last attempt of some message had failed, \
+#[command(
+    after_help = "Exit status: 0; 1 it left by itself (--max, --until-idle) and the last attempt of some message had failed, \
 unless --failures-ok, or the connection ended; 126 and 127 the command cannot be started; 64 wrong usage.
 
 Examples:
   postbell listen --agent validation-agent
   postbell listen --agent validation-agent --exec './validate.sh' --window 4
   postbell listen --agent nightly --until-idle 5s --exec ./job.sh   # in a scheduled job
-  postbell listen --agent nightly --types command,query --exec ./job.sh   # leaves other types")]
+  postbell listen --agent nightly --types command,query --exec ./job.sh   # leaves other types"
+)]
 pub(super) struct ListenArgs {
     #[command(flatten)]
     connect: ConnectArgs,
@@ -177,7 +179,11 @@ struct Listener<'a> {
 }
 
 impl Listener<'_> {
-    async fn listen(mut self, mut deliveries: Deliveries, signals: &mut Signals) -> anyhow::Result<(Left, Tally)> {
+    async fn listen(
+        mut self,
+        mut deliveries: Deliveries,
+        signals: &mut Signals,
+    ) -> anyhow::Result<(Left, Tally)> {
         let state = self.client.state();
         let mut left = loop {
             let idle = tokio::time::sleep(self.args.until_idle.unwrap_or_default());
@@ -265,7 +271,11 @@ impl Listener<'_> {
     fn tell(&self, told: Told) {
         self.told.send_modify(|now| *now = Some((told, now.map_or(1, |(_, times)| times + 1))));
         if !self.running.is_empty() {
-            tracing::info!(signal = told.name(), commands = self.running.len(), "leaving; passing it on to the commands");
+            tracing::info!(
+                signal = told.name(),
+                commands = self.running.len(),
+                "leaving; passing it on to the commands"
+            );
         }
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::{Outcome, complain};
 use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
+use super::{Outcome, complain};
 use crate::client::lock::{Acquired, Lock};
 
 /// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
@@ -26,11 +26,13 @@ const EXIT_HELD: u8 = 75;
 /// killed, at a second signal at once. The lock is held until all of them are gone. A process that the command leaves behind when
 /// it ends is asked to end as well. Where the broker is away for so long that the lock could end, the command is ended before.
 #[derive(clap::Args)]
-#[command(after_help = "Exit status: the command's, 128+n if a signal ended it; 0 also where the task is done already; 75 somebody \
+#[command(
+    after_help = "Exit status: the command's, 128+n if a signal ended it; 0 also where the task is done already; 75 somebody \
 else is at it; 126 and 127 the command cannot be started; 1 it was stopped, or the lock was lost; 64 wrong usage.
 
 Example:
-  postbell once --agent nightly \"daily-$(date +%F)\" -- ./daily.sh")]
+  postbell once --agent nightly \"daily-$(date +%F)\" -- ./daily.sh"
+)]
 pub(super) struct OnceArgs {
     #[command(flatten)]
     connect: ConnectArgs,
@@ -127,7 +129,8 @@ async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> Outcom
 fn start(lock: &Lock, args: &OnceArgs) -> std::io::Result<Family> {
     let (program, rest) = args.command.split_first().ok_or(std::io::ErrorKind::NotFound)?;
     let variables = vec![("POSTBELL_FENCE", lock.fence().to_string())];
-    Start { program, args: rest, variables, hidden: &["POSTBELL_TOKEN"], piped: false, grace: args.grace }.run()
+    Start { program, args: rest, variables, hidden: &["POSTBELL_TOKEN"], piped: false, grace: args.grace }
+        .run()
 }
 
 async fn until_ended(

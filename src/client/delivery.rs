@@ -188,7 +188,8 @@ impl Drop for Delivery {
         } else {
             Settled::Dropped(self.message.id)
         };
-        let Err(TrySendError::Full(order)) = orders.try_send(Order::Settle { tag, generation, settled }) else {
+        let Err(TrySendError::Full(order)) = orders.try_send(Order::Settle { tag, generation, settled })
+        else {
             return;
         };
         // It must be told all the same: else it is held, and its deadline moved, for as long as the connection lives.

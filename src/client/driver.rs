@@ -19,9 +19,9 @@ use super::dropped::Dropped;
 use super::pending::{AckAnswer, AskAnswer, Pending, SendAnswer};
 use super::{Builder, CLOSE_WAIT, ClientError, RECONNECT_MAX, State};
 use crate::pace::Pace;
+use crate::protocol::ClientFrame;
 use crate::protocol::frame::{Nack, Send, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
-use crate::protocol::ClientFrame;
 use session::Session;
 
 /// Orders that are carried out by one write.
@@ -236,7 +236,8 @@ impl Driver {
             let ping_at = session.wrote_at + heartbeat / 2;
             let silent_at = session.heard_at + heartbeat * HEARTBEATS_MISSED_MAX;
             let held = &session.held;
-            let others = [held.next_due(), held.next_look(Instant::now()), self.pending.resume_at(), leave_at];
+            let others =
+                [held.next_due(), held.next_look(Instant::now()), self.pending.resume_at(), leave_at];
             let wake = others.into_iter().flatten().chain([silent_at]).fold(ping_at, Instant::min);
             tokio::select! {
                 line = session.connection.reader.next_line() => {

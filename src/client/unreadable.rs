@@ -71,7 +71,9 @@ fn fault(fields: &HashMap<String, &RawValue>, line: &[u8]) -> String {
     ];
     for (name, reads) in reads {
         match fields.get(name) {
-            None if !matches!(name, "topic" | "group" | "correlation_id") => return format!("{name} is missing"),
+            None if !matches!(name, "topic" | "group" | "correlation_id") => {
+                return format!("{name} is missing");
+            }
             Some(value) if !reads(value) => return format!("{name} is not what it should be"),
             _ => {}
         }
@@ -85,7 +87,10 @@ fn is<T: for<'a> Deserialize<'a>>(value: &RawValue) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::protocol::ServerFrame;
 
     fn msg(rest: &str) -> String {
         format!(
@@ -128,6 +133,32 @@ mod tests {
         assert_eq!(of(r#"{"op":"sent","ref":"3","id":7}"#), Unreadable::Answer { reference: "3".to_owned() });
         for line in ["", "HTTP/1.1 400", r#"{"op":"sent","id":7}"#, r#"{"op":3}"#, "[1]"] {
             assert_eq!(of(line), Unreadable::Line, "{line}");
+        }
+    }
+
+    proptest! {
+        /// Whatever became of a message on its way, it costs that message alone: it is read, or its tag is known.
+        #[test]
+        fn a_message_that_was_spoilt_is_known_still(
+            at in HEAD.len() + 2..200usize,
+            by in proptest::collection::vec(any::<u8>(), 1..4),
+            cut in any::<bool>(),
+        ) {
+            let mut line = msg(r#","payload":{"a":[1,"b"]}"#).into_bytes();
+            let at = at.min(line.len() - by.len());
+            line[at..at + by.len()].copy_from_slice(&by);
+            if cut {
+                line.truncate(at);
+            }
+            if ServerFrame::decode(&line).is_err() {
+                let (tag, reason) = reason_of(&line);
+                prop_assert_eq!(tag, Some(7), "{}", reason);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_something(line in proptest::collection::vec(any::<u8>(), 0..200)) {
+            Unreadable::of(&line);
         }
     }
 }

@@ -10,7 +10,8 @@ use crate::cli::{output, postbell};
 use crate::family::{Scene, code, lives, signal, until_gone};
 use crate::mesh::{Mesh, PATIENCE, insert};
 
-const WAITING: &str = "select count(*) = 1 and bool_and(attempt = 0 and state <> 'dead') from postbell.deliveries";
+const WAITING: &str =
+    "select count(*) = 1 and bool_and(attempt = 0 and state <> 'dead') from postbell.deliveries";
 
 /// `listen` until nothing comes any more, with this command.
 async fn listens(mesh: &Mesh, more: &[&str], exec: &str) -> (Option<i32>, String) {
@@ -60,7 +61,8 @@ async fn two_signals_end_a_command_that_ignores_them_and_its_message_is_given_ba
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
     insert(&mesh.db.sql().await, "a", 5, "1").await;
-    let script = "trap '' TERM; setsid sleep 61 & echo $$ $! > ids.new; mv ids.new ids; while :; do sleep 1; done";
+    let script =
+        "trap '' TERM; setsid sleep 61 & echo $$ $! > ids.new; mv ids.new ids; while :; do sleep 1; done";
     let args = ["listen", "--grace", "1h", "--exec", script];
     let child = scene.command(&mesh, "a", &token, &args).spawn().expect("spawns");
     let ids = scene.processes("ids").await;
@@ -116,7 +118,8 @@ async fn when_listen_is_killed_so_are_its_commands() {
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
     insert(&mesh.db.sql().await, "a", 5, "1").await;
-    let script = "trap '' TERM INT; setsid sleep 61 & echo $$ $! > ids.new; mv ids.new ids; while :; do sleep 1; done";
+    let script =
+        "trap '' TERM INT; setsid sleep 61 & echo $$ $! > ids.new; mv ids.new ids; while :; do sleep 1; done";
     let child = scene.command(&mesh, "a", &token, &["listen", "--exec", script]).spawn().expect("spawns");
     let ids = scene.processes("ids").await;
     signal(&child, "-KILL");
@@ -174,7 +177,11 @@ async fn whatever_a_command_does_with_its_pipes_its_status_decides() {
         ("head -c 5000000 /dev/zero", 0, ""),
         ("head -c 5000000 /dev/zero >&2", 0, ""),
         ("head -c 5000000 /dev/zero >&2; false", 1, "%"),
-        (r"printf '\377\n\033[31mno \033]0;title\007such\033[0m county\000\n' >&2; exit 9", 1, "no such county"),
+        (
+            r"printf '\377\n\033[31mno \033]0;title\007such\033[0m county\000\n' >&2; exit 9",
+            1,
+            "no such county",
+        ),
         ("exec 2>&-; exit 4", 1, "the command ended with status 4"),
         ("kill -SEGV $$", 1, "%signal 11%"),
         ("sleep 61 & sleep 61 > /dev/null 2>&1 < /dev/null & exit 5", 1, "the command ended with status 5"),
@@ -190,7 +197,9 @@ async fn whatever_a_command_does_with_its_pipes_its_status_decides() {
         let outcomes = if expected == 0 {
             "select count(*) = 0 from postbell.deliveries".to_owned()
         } else {
-            format!("select count(*) = 1 and bool_and(state = 'dead' and last_error like '{reason}%') from postbell.deliveries")
+            format!(
+                "select count(*) = 1 and bool_and(state = 'dead' and last_error like '{reason}%') from postbell.deliveries"
+            )
         };
         mesh.db.until(&outcomes).await;
         let clear = "delete from postbell.deliveries";
@@ -235,13 +244,17 @@ async fn messages_of_other_types_are_left_or_dead_with_a_line_a_type() {
     assert_eq!((code, lines.lines().count()), (Some(0), 2), "{said}");
     assert!(said.contains("handled 2, failed 0, retried 0, dead 0, given back 4"), "{said}");
     assert_eq!(said.matches("are not handled here").count(), 2, "{said}");
-    let left = "select count(*) = 4 and bool_and(attempt = 0 and state = 'scheduled') from postbell.deliveries";
+    let left =
+        "select count(*) = 4 and bool_and(attempt = 0 and state = 'scheduled') from postbell.deliveries";
     mesh.db.until(left).await;
     sql.batch_execute("delete from postbell.deliveries").await.expect("cleared");
     sql.batch_execute(send).await.expect("sent");
     let args = ["listen", "--types", "command,query", "--others", "dead", "--until-idle", "1s"];
     let (code, _, said) = output(postbell(&mesh, "a", &token, &args)).await;
-    assert!(code == Some(0) && said.contains("handled 2, failed 0, retried 0, dead 4, given back 0"), "{said}");
+    assert!(
+        code == Some(0) && said.contains("handled 2, failed 0, retried 0, dead 4, given back 0"),
+        "{said}"
+    );
     mesh.db.until("select count(*) = 4 and bool_and(state = 'dead' and last_error like '%type%') from postbell.deliveries").await;
     let (code, _, said) = output(postbell(&mesh, "a", &token, &["listen", "--others", "dead"])).await;
     assert!(code == Some(64) && said.contains("--types"), "{said}");

@@ -174,7 +174,8 @@ async fn what_flees_is_ended_with_the_command() {
 async fn what_the_command_leaves_behind_may_end_by_itself() {
     let mesh = Mesh::start().await;
     let scene = Scene::new();
-    let (child, _) = once(&mesh, &scene, &["k", "--", "bash", "-c", "(sleep 0.2; echo whole > last) & exit 0"]).await;
+    let (child, _) =
+        once(&mesh, &scene, &["k", "--", "bash", "-c", "(sleep 0.2; echo whole > last) & exit 0"]).await;
     assert_eq!(code(child).await, Some(0));
     assert_eq!(scene.file("last").await, "whole\n");
     assert!(mesh.db.ask::<bool>("select count(*) = 1 from postbell.locks where done_at is not null").await);
@@ -205,7 +206,10 @@ async fn a_command_that_cannot_be_started_gives_the_lock_back_at_once() {
         assert!(said.contains(&format!("postbell: {program} cannot be started: ")), "{said}");
         assert!(!said.contains("os error"), "{said}");
         assert!(mesh.db.ask::<bool>(NO_LOCK).await, "{program}");
-        assert_eq!(output(scene.command(&mesh, "a", &token, &["once", program, "--", "true"])).await.0, Some(0));
+        assert_eq!(
+            output(scene.command(&mesh, "a", &token, &["once", program, "--", "true"])).await.0,
+            Some(0)
+        );
         mesh.db.sql().await.batch_execute("delete from postbell.locks").await.expect("forgotten");
     }
 }
@@ -237,7 +241,11 @@ async fn a_hangup_that_was_ignored_is_ignored() {
     let token = mesh.db.agent("a").await;
     let mut command = Command::new("sh");
     let own = env!("CARGO_BIN_EXE_postbell");
-    command.args(["-c", r#"trap '' HUP; exec "$0" once k -- sh -c 'touch up; while [ ! -e go ]; do sleep 0.02; done'"#, own]);
+    command.args([
+        "-c",
+        r#"trap '' HUP; exec "$0" once k -- sh -c 'touch up; while [ ! -e go ]; do sleep 0.02; done'"#,
+        own,
+    ]);
     command.current_dir(scene.path("")).kill_on_drop(true).stdin(Stdio::null());
     command.env("POSTBELL_URL", mesh.url()).env("POSTBELL_AGENT", "a").env("POSTBELL_TOKEN", &token);
     let child = command.spawn().expect("spawns");

@@ -64,7 +64,8 @@ fn all() -> Vec<Process> {
     let text = listing.map(|listing| listing.stdout).unwrap_or_default();
     let found = String::from_utf8_lossy(&text).lines().filter_map(parse_line).collect::<Vec<_>>();
     // `ps` itself is in the list, and gone by now.
-    let lives = |p: &Process| Pid::from_raw(p.id).is_some_and(|id| rustix::process::test_kill_process(id).is_ok());
+    let lives =
+        |p: &Process| Pid::from_raw(p.id).is_some_and(|id| rustix::process::test_kill_process(id).is_ok());
     found.into_iter().filter(lives).collect()
 }
 

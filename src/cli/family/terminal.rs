@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::process::{
-    Pid, Signal, WaitIdOptions, WaitId, getpgrp, kill_current_process_group, kill_process_group, waitid,
+    Pid, Signal, WaitId, WaitIdOptions, getpgrp, kill_current_process_group, kill_process_group, waitid,
 };
 use rustix::termios::{isatty, tcgetpgrp, tcsetpgrp};
 use tokio::signal::unix::{SignalKind, signal};

@@ -62,7 +62,9 @@ pub(super) fn why_not(command: &str) -> Option<u8> {
     asking.args([flag, r#"command -v "$1""#, shell, word]);
     let sentence = match asking.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status() {
         Ok(status) if status.success() => return None,
-        Ok(_) if std::path::Path::new(word).is_file() => (format!("{word} is not executable"), NOT_EXECUTABLE),
+        Ok(_) if std::path::Path::new(word).is_file() => {
+            (format!("{word} is not executable"), NOT_EXECUTABLE)
+        }
         Ok(_) => (format!("{word} is not there"), NOT_FOUND),
         Err(e) => (format!("the shell {shell} cannot be started: {e}"), family::code_of_fault(&e)),
     };
@@ -86,7 +88,11 @@ impl Exec {
     }
 
     /// Runs the command for a message and tells the broker what came of it.
-    pub(super) async fn handle(&self, delivery: Delivery, told: watch::Receiver<Option<(Told, u32)>>) -> Handled {
+    pub(super) async fn handle(
+        &self,
+        delivery: Delivery,
+        told: watch::Receiver<Option<(Told, u32)>>,
+    ) -> Handled {
         let of = Of::from(&delivery);
         let end = self.run(&delivery, told).await;
         match &end {
@@ -120,7 +126,8 @@ impl Exec {
         let mut last_line = LastLine::default();
         let (ended, was_told) = {
             let ended = self.until_ended(&mut family, told);
-            let talk = async { tokio::join!(feed(stdin, delivery.payload()), pass_on(stderr, &mut last_line)) };
+            let talk =
+                async { tokio::join!(feed(stdin, delivery.payload()), pass_on(stderr, &mut last_line)) };
             tokio::pin!(ended, talk);
             tokio::select! {
                 ended = &mut ended => {
@@ -138,7 +145,8 @@ impl Exec {
         let (shell, flag) = SHELL;
         let hidden = &["POSTBELL_TOKEN", "POSTBELL_TOKEN_FILE"];
         let args = [flag.into(), self.command.clone()];
-        Start { program: OsStr::new(shell), args: &args, variables, hidden, piped: true, grace: self.grace }.run()
+        Start { program: OsStr::new(shell), args: &args, variables, hidden, piped: true, grace: self.grace }
+            .run()
     }
 
     /// How it ended, and whether it was told to.
@@ -171,7 +179,9 @@ impl Exec {
                 self.has_worked.store(true, Ordering::Relaxed);
                 End::Acked
             }
-            Ended::Not => End::Failed("a process that the command started cannot be ended, and goes on".to_owned()),
+            Ended::Not => {
+                End::Failed("a process that the command started cannot be ended, and goes on".to_owned())
+            }
             // It did not fail by itself, as far as anybody can know.
             _ if was_told => End::GivenBack,
             Ended::With(status) => {
@@ -182,9 +192,10 @@ impl Exec {
                 }
                 End::Failed(reason)
             }
-            Ended::TookTooLong => {
-                End::Failed(format!("the command took longer than {}", humantime::format_duration(self.limit)))
-            }
+            Ended::TookTooLong => End::Failed(format!(
+                "the command took longer than {}",
+                humantime::format_duration(self.limit)
+            )),
             Ended::Lost(reason) => End::Failed(format!("the command was lost: {reason}")),
         }
     }
@@ -263,9 +274,8 @@ fn misfit(name: &str, value: &str) -> Option<String> {
         return Some(format!("{name} would hold a zero character, which no variable can"));
     }
     let bytes = name.len() + value.len() + 2;
-    (bytes > VARIABLE_BYTES_MAX).then(|| {
-        format!("{name} would be {bytes} bytes, and a variable holds at most {VARIABLE_BYTES_MAX}")
-    })
+    (bytes > VARIABLE_BYTES_MAX)
+        .then(|| format!("{name} would be {bytes} bytes, and a variable holds at most {VARIABLE_BYTES_MAX}"))
 }
 
 /// A command that does not read its input, or only its beginning, may still succeed.

@@ -148,7 +148,10 @@ impl Tally {
 impl fmt::Display for Tally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { handled, failed, retried, dead, given_back, .. } = self;
-        write!(f, "handled {handled}, failed {failed}, retried {retried}, dead {dead}, given back {given_back}")
+        write!(
+            f,
+            "handled {handled}, failed {failed}, retried {retried}, dead {dead}, given back {given_back}"
+        )
     }
 }
 

@@ -134,7 +134,9 @@ impl Driver {
             }
             Unreadable::Line if !session.told_of_lines => {
                 session.told_of_lines = true;
-                tracing::warn!("the broker sent a line that cannot be read; the rest of them are not told of");
+                tracing::warn!(
+                    "the broker sent a line that cannot be read; the rest of them are not told of"
+                );
             }
             Unreadable::Line => {}
         }

@@ -27,7 +27,8 @@ fn with_cookie(value: &str) -> Vec<String> {
     let ids = ids.filter_map(|id| id.to_str()?.parse::<i32>().ok());
     let has = |id: &i32| {
         let environment = std::fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|variable| variable == cookie.as_bytes()) && super::lives(*id)
+        environment.split(|byte| *byte == 0).any(|variable| variable == cookie.as_bytes())
+            && super::lives(*id)
     };
     let name = |id: i32| std::fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
     ids.filter(has).map(|id| format!("{id} {}", name(id).replace('\0', " "))).collect()
@@ -162,7 +163,17 @@ async fn each_message_has_one_outcome_and_the_exit_status_tells() {
         insert(&sql, "a", 5, &n.to_string()).await;
     }
     good += 1;
-    let args = ["listen", "--window", "4", "--grace", "500ms", "--until-idle", "1s", "--exec", "read n; exec bash ./$n.sh"];
+    let args = [
+        "listen",
+        "--window",
+        "4",
+        "--grace",
+        "500ms",
+        "--until-idle",
+        "1s",
+        "--exec",
+        "read n; exec bash ./$n.sh",
+    ];
     let mut command = scene.command(&mesh, "a", &token, &args);
     command.env(COOKIE, "listen").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
     let child = command.spawn().expect("spawns");

@@ -15,7 +15,10 @@ async fn a_command_reads_the_terminal_and_ctrl_c_reaches_it() {
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
     let work = "read line; echo $line > line.new; mv line.new line; sleep 61 & echo $! $$ > ids.new; mv ids.new ids; wait";
-    let typed = format!("{} once k -- bash -c '{work}'; echo $? > code.new; mv code.new code; read more; echo $more > more", env!("CARGO_BIN_EXE_postbell"));
+    let typed = format!(
+        "{} once k -- bash -c '{work}'; echo $? > code.new; mv code.new code; read more; echo $more > more",
+        env!("CARGO_BIN_EXE_postbell")
+    );
     let mut command = tokio::process::Command::new("script");
     command.args(["-qfec", &typed, "/dev/null"]).current_dir(scene.path("")).kill_on_drop(true);
     command.env("SHELL", "/bin/sh");
