@@ -29,6 +29,7 @@ use super::signals::Told;
 pub(super) const WORD: &str = "__keep";
 /// A command that was killed is gone within so long, unless the system cannot end it.
 const GONE_WAIT: Duration = Duration::from_secs(10);
+#[cfg(unix)]
 /// The exit status of a command that a signal ended is this and the signal's number, as in a shell.
 const BY_SIGNAL: i32 = 128;
 

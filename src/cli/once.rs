@@ -5,15 +5,20 @@ use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use tokio::time::timeout;
 
 use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
 use super::{Outcome, complain};
+use crate::client::Client;
 use crate::client::lock::{Acquired, Lock};
 
 /// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
 const EXIT_HELD: u8 = 75;
+
+/// Whoever is stopped while it asks for the lock waits so long for the answer, to give the lock back.
+const ASKED_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs a command unless somebody else does, or did, under the same key.
 ///
@@ -58,9 +63,10 @@ pub(super) async fn run(args: OnceArgs) -> Outcome {
         connected = connecting => connected?,
         told = signals.next() => return Ok(ExitCode::from(told.code())),
     };
-    let outcome = match client.lock(&args.key, args.ttl).await? {
-        Acquired::Held(lock) => run_under(lock, &args, &mut signals).await,
-        Acquired::Taken { holder, left, is_done } => {
+    let outcome = match ask(&client, &args, &mut signals).await? {
+        Asked::Stopped(told) => Ok(ExitCode::from(told.code())),
+        Asked::Answered(Acquired::Held(lock)) => run_under(lock, &args, &mut signals).await,
+        Asked::Answered(Acquired::Taken { holder, left, is_done }) => {
             let holder = holder.unwrap_or_else(|| "another agent".to_owned());
             if is_done {
                 tracing::info!(key = args.key, by = holder, "the task is done already");
@@ -73,6 +79,25 @@ pub(super) async fn run(args: OnceArgs) -> Outcome {
     };
     client.close().await;
     outcome
+}
+
+enum Asked {
+    Answered(Acquired),
+    Stopped(Told),
+}
+
+/// Asks for the lock. Whoever is stopped meanwhile gives it back.
+async fn ask(client: &Client, args: &OnceArgs, signals: &mut Signals) -> anyhow::Result<Asked> {
+    let asking = client.lock(&args.key, args.ttl);
+    tokio::pin!(asking);
+    let told = tokio::select! {
+        acquired = &mut asking => return Ok(Asked::Answered(acquired?)),
+        told = signals.next() => told,
+    };
+    if let Ok(Ok(Acquired::Held(lock))) = timeout(ASKED_WAIT, asking).await {
+        give_back(lock, &args.key).await;
+    }
+    Ok(Asked::Stopped(told))
 }
 
 /// How the command came to its end.

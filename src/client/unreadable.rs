@@ -56,7 +56,8 @@ fn fault(fields: &HashMap<String, &RawValue>, line: &[u8]) -> String {
     if std::str::from_utf8(line).is_err() {
         return "its line is no UTF-8".to_owned();
     }
-    let reads: [(&str, fn(&RawValue) -> bool); 11] = [
+    type Reads = fn(&RawValue) -> bool;
+    let reads: [(&str, Reads); 11] = [
         ("attempt", is::<u32>),
         ("deadline_ms", is::<u64>),
         ("id", is::<Uuid>),
@@ -123,7 +124,7 @@ mod tests {
             let (found, reason) = reason_of(line.as_bytes());
             assert!(found == tag && reason.contains(fault), "{line}: {found:?} {reason}");
         }
-        let bytes = [good[..good.len() - 2].as_bytes(), b"\"\xff\"}"].concat();
+        let bytes = [&good.as_bytes()[..good.len() - 2], b"\"\xff\"}"].concat();
         assert_eq!(reason_of(&bytes).0, Some(7));
     }
 

@@ -3,7 +3,7 @@
 mod generated;
 mod terminal;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -92,10 +92,6 @@ async fn once(mesh: &Mesh, scene: &Scene, args: &[&str]) -> (Child, String) {
     std::fs::write(scene.path("token"), &token).expect("kept");
     let args = [&["once", "--ttl", "20s"], args].concat();
     (scene.command(mesh, "a", &token, &args).spawn().expect("spawns"), token)
-}
-
-fn is_file(path: &Path) -> bool {
-    path.exists()
 }
 
 /// The script of the issue: a shell that waits for what it started.
@@ -221,13 +217,13 @@ async fn a_command_is_ended_before_its_lock_could_be_anothers() {
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
     let script = "trap 'touch told' TERM; echo $$ > ids.new; mv ids.new ids; while :; do sleep 0.1; done";
-    let args = ["once", "--ttl", "12s", "k", "--", "bash", "-c", script];
+    let args = ["once", "--ttl", "24s", "k", "--", "bash", "-c", script];
     let child = scene.command(&mesh, "a", &token, &args).spawn().expect("spawns");
     let ids = scene.processes("ids").await;
     let (db, _) = mesh.stop().await;
     until_gone(&ids).await;
     assert!(db.ask::<bool>(A_LOCK).await, "it could have been another's before");
-    assert!(is_file(&scene.path("told")), "it was asked before it was killed");
+    assert!(scene.path("told").exists(), "it was asked before it was killed");
     let ended = timeout(PATIENCE, child.wait_with_output()).await.expect("ends").expect("waits");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(ended.status.code() == Some(1) && said.contains("the lock k could not be held"), "{said}");
