@@ -25,6 +25,7 @@ mod driver;
 mod dropped;
 mod held;
 pub mod lock;
+mod outgoing;
 mod pending;
 mod request;
 #[cfg(feature = "tls")]
@@ -38,20 +39,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::message::{MessageType, Priority};
 use crate::protocol::ErrorCode;
-use crate::protocol::frame::{Hello, Send};
+use crate::protocol::frame::Hello;
 use crate::protocol::limits::{LINE_BYTES_MAX, PROTO, WINDOW_MAX};
 
 pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters};
 pub use dead::Which;
 pub use delivery::{Deliveries, Delivery};
 use driver::{Driver, Order};
+pub use outgoing::Outgoing;
 use pending::SendAnswer;
 pub use request::Answer;
 
@@ -335,86 +335,6 @@ impl Builder {
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize));
         let client = Client { orders: orders.clone(), room, state: state_rx, instance, unreadable };
         Ok((client, Deliveries::new(deliveries, orders)))
-    }
-}
-
-/// A message to send.
-#[derive(Clone, Debug)]
-pub struct Outgoing(Send);
-
-impl Outgoing {
-    /// To an agent, or to `*`: every registered agent but this one.
-    ///
-    /// # Errors
-    /// The payload cannot be written as JSON.
-    pub fn new(to: &str, message_type: MessageType, payload: &impl Serialize) -> Result<Self, ClientError> {
-        let payload = serde_json::value::to_raw_value(payload)
-            .map_err(|e| ClientError::Invalid(format!("the payload cannot be written as JSON: {e}")))?;
-        Ok(Self(Send {
-            reference: None,
-            to: Some(to.to_owned()),
-            topic: None,
-            environment: None,
-            group: None,
-            to_instance: None,
-            ordering_key: None,
-            message_type,
-            priority: Priority::default(),
-            delay_ms: None,
-            ttl_ms: None,
-            dedupe_key: None,
-            correlation_id: None,
-            headers: None,
-            payload,
-        }))
-    }
-
-    /// 1 is the highest.
-    pub fn priority(mut self, priority: Priority) -> Self {
-        self.0.priority = priority;
-        self
-    }
-
-    /// Not before this.
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.0.delay_ms = Some(delay.as_millis() as u64);
-        self
-    }
-
-    /// Not after this.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.0.ttl_ms = Some(ttl.as_millis() as u64);
-        self
-    }
-
-    /// A second message with this key is the same message; so it is safe to send again, which this client then does
-    /// by itself where the connection fell.
-    pub fn dedupe_key(mut self, key: &str) -> Self {
-        self.0.dedupe_key = Some(key.to_owned());
-        self
-    }
-
-    /// All messages of an inbox with this key are handled one after the other.
-    pub fn ordering_key(mut self, key: &str) -> Self {
-        self.0.ordering_key = Some(key.to_owned());
-        self
-    }
-
-    /// What this is an answer to, or will be answered by.
-    pub fn correlation_id(mut self, id: &str) -> Self {
-        self.0.correlation_id = Some(id.to_owned());
-        self
-    }
-
-    /// A JSON object that travels along.
-    ///
-    /// # Errors
-    /// It cannot be written as JSON.
-    pub fn headers(mut self, headers: &impl Serialize) -> Result<Self, ClientError> {
-        let headers = serde_json::value::to_raw_value(headers)
-            .map_err(|e| ClientError::Invalid(format!("the headers cannot be written as JSON: {e}")))?;
-        self.0.headers = Some(headers);
-        Ok(self)
     }
 }
 

@@ -72,7 +72,8 @@ pub(super) async fn run(args: OnceArgs) -> Outcome {
                 tracing::info!(key = args.key, by = holder, "the task is done already");
                 Ok(ExitCode::SUCCESS)
             } else {
-                tracing::info!(key = args.key, by = holder, ?left, "somebody else is at it");
+                let left = left.map(|left| humantime::format_duration(left).to_string());
+                tracing::info!(key = args.key, by = holder, left, "somebody else is at it");
                 Ok(ExitCode::from(EXIT_HELD))
             }
         }
