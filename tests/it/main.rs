@@ -15,6 +15,7 @@ mod bad_input;
 mod bell;
 mod brokers;
 mod cli;
+mod client;
 mod clusters;
 mod container;
 mod conversations;
@@ -24,6 +25,10 @@ mod dear;
 mod delivery;
 mod doctor;
 mod documents;
+#[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
+mod family;
 mod gate;
 mod harness;
 mod house;
