@@ -153,7 +153,7 @@ impl House {
         let (mut core, mut leaser) =
             self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
         background.spawn(publisher::run(
-            self.pool.clone(),
+            config.database.clone(),
             publishes_rx,
             self.wake.clone(),
             (self.metrics.clone(), self.spans.clone()),
