@@ -92,7 +92,7 @@ impl Batches {
             }
             for publish in came.drain(..) {
                 let item = Item::from(publish);
-                match self.suspects.has(item.since, item.from()) {
+                match self.suspects.has(item.since, item.agent()) {
                     true => self.put_aside(item, None),
                     false => waiting.push(item),
                 }
@@ -125,9 +125,9 @@ impl Batches {
         };
         let now = Instant::now();
         for (item, held) in left.held {
-            if self.suspects.add(now, item.from()) {
+            if self.suspects.add(now, item.agent()) {
                 tracing::warn!(
-                    agent = %item.from(),
+                    agent = %item.agent(),
                     id = %item.message.id,
                     on = held.as_str(),
                     "a send has to wait: for a while what this agent sends is written apart from the others"
@@ -139,7 +139,7 @@ impl Batches {
     }
 
     fn try_again(&self, now: Instant, item: Item) -> Option<Item> {
-        if self.suspects.has(now, item.from()) {
+        if self.suspects.has(now, item.agent()) {
             self.put_aside(item, None);
             return None;
         }
@@ -153,10 +153,10 @@ impl Batches {
     }
 
     fn put_aside(&self, item: Item, held: Option<crate::postgres::publish::Held>) {
-        self.suspects.entered(item.since, item.from());
+        self.suspects.entered(item.since, item.agent());
         let Err(full) = self.aside.try_send((item, held)) else { return };
         let (item, _) = full.into_inner();
-        self.suspects.left(item.from());
+        self.suspects.left(item.agent());
         let sentence = "other sends wait for another transaction, as many as may wait";
         self.teller.tell(item, Verdict::NotStored(sentence.to_owned()));
     }

@@ -224,7 +224,7 @@ async fn pass_on(stderr: Option<tokio::process::ChildStderr>) -> Option<String> 
     let mut lines = BufReader::new(stderr?).lines();
     let mut last = None;
     while let Ok(Some(line)) = lines.next_line().await {
-        eprintln!("{line}");
+        output::passed_on(&line);
         if !line.trim().is_empty() {
             last = Some(line);
         }

@@ -84,11 +84,11 @@ impl Aside {
     fn take(&mut self, now: Instant, (mut item, held): Given) {
         item.give_back_room();
         let bytes = item.bytes();
-        let of = self.of.entry(item.from().clone()).or_default();
+        let of = self.of.entry(item.agent().clone()).or_default();
         let is_full = self.waiting.len() >= ASIDE_MAX || self.bytes + bytes > ASIDE_BYTES_MAX;
         if is_full || of.0 >= OF_ONE_MAX || of.1 + bytes > OF_ONE_BYTES_MAX {
             if of.0 == 0 {
-                self.of.remove(item.from());
+                self.of.remove(item.agent());
             }
             let sentence = "sends of this agent wait for another transaction, as many as may wait";
             return self.answer(item, Verdict::NotStored(sentence.to_owned()));
@@ -148,7 +148,7 @@ impl Aside {
         let of = |item: &Item| known.get(&item.message.id).copied().unwrap_or((now, None));
         for (item, waits) in held {
             let (until, _) = of(&item);
-            self.suspects.add(now, item.from());
+            self.suspects.add(now, item.agent());
             self.waiting.push(Waiting { item, until, next: now + TRY_EVERY, held: Some(waits) });
         }
         for item in untried {
@@ -175,17 +175,17 @@ impl Aside {
     fn forget_and_answer(&mut self, item: Item, verdict: Verdict) {
         let bytes = item.bytes();
         self.bytes -= bytes;
-        if let Some(of) = self.of.get_mut(item.from()) {
+        if let Some(of) = self.of.get_mut(item.agent()) {
             *of = (of.0 - 1, of.1 - bytes);
             if of.0 == 0 {
-                self.of.remove(item.from());
+                self.of.remove(item.agent());
             }
         }
         self.answer(item, verdict);
     }
 
     fn answer(&self, item: Item, verdict: Verdict) {
-        self.suspects.left(item.from());
+        self.suspects.left(item.agent());
         self.teller.tell(item, verdict);
     }
 }

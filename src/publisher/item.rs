@@ -45,7 +45,7 @@ impl From<Publish> for Item {
 }
 
 impl Item {
-    pub(super) fn from(&self) -> &Arc<str> {
+    pub(super) fn agent(&self) -> &Arc<str> {
         &self.message.from
     }
 

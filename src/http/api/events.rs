@@ -1,5 +1,6 @@
 //! `/api/events`: what passes, and the mesh whenever it changed, as server-sent events.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -8,7 +9,10 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Instant, timeout};
 
+use super::admission::Who;
+use super::shares::Sharer;
 use super::{Refusal, Site};
+use crate::guard::Source;
 use crate::http::Line;
 use crate::http::answer::{Answer, stream};
 use crate::status::event_text;
@@ -27,7 +31,15 @@ const COME_AGAIN: &str = "retry: 2000\n\n";
 // Half a minute is the shortest patience of the usual proxies.
 const _: () = assert!(KEEP_EVERY.as_secs() < 30 && READ_WAIT.as_secs() < LIFE.as_secs());
 
-pub(super) async fn events(site: &Site, line: &Line) -> Result<Answer, Refusal> {
+pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) -> Result<Answer, Refusal> {
+    let sharer = who.name.clone().map_or_else(|| Sharer::Address(Source::of(peer)), Sharer::Token);
+    let share = site.shares.enter(sharer).ok_or_else(|| {
+        let sentence = match who.name {
+            Some(_) => "as many watch with this token as may; come again in a while",
+            None => "as many watch without a token as may; come again in a while, or give a viewer's token",
+        };
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+    })?;
     let live = site.status.watch().ok_or_else(|| {
         let sentence = "as many watch as may at a time; come again in a while";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
@@ -41,7 +53,7 @@ pub(super) async fn events(site: &Site, line: &Line) -> Result<Answer, Refusal> 
     line.is_stream();
     tokio::spawn(async move {
         // Whole: the receiver alone would leave its leave to watch behind.
-        let mut live = live;
+        let (mut live, _share) = (live, share);
         tokio::select! {
             () = pass_on(&mut live.events, events) => {}
             () = line.stopping() => {}

@@ -5,7 +5,7 @@
 //! answer by another agent. So a sentence is made of the error's code and of names: of tables, columns, constraints, types and
 //! functions. The server's own words are passed on only where [`speaks`] lists them. The server's log has the rest.
 
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
 /// An error as the driver gives it, for a person.
 pub(super) fn of(error: &DbError) -> String {
@@ -14,6 +14,11 @@ pub(super) fn of(error: &DbError) -> String {
         message: error.message(),
         context: error.where_(),
         file: error.file().unwrap_or_default(),
+        origin: match (error.parsed_severity(), error.position()) {
+            (Some(Severity::Fatal | Severity::Panic), _) => Origin::Connection,
+            (_, Some(ErrorPosition::Original(_))) => Origin::Statement,
+            _ => Origin::Values,
+        },
         names: [
             ("constraint", error.constraint()),
             ("column", error.column()),
@@ -31,6 +36,7 @@ struct Known<'a> {
     context: Option<&'a str>,
     /// The server's source file: who raised it.
     file: &'a str,
+    origin: Origin,
     names: [(&'static str, Option<&'a str>); 4],
 }
 
@@ -71,21 +77,32 @@ impl Known<'_> {
     /// Whether the server's own message holds no data. Never within a function: that may have built its statement from
     /// values, which are then its syntax, its columns and its tables.
     fn speaks(&self) -> bool {
-        self.context.is_none() && !self.is_raised() && speaks(self.code.code())
+        self.context.is_none() && !self.is_raised() && speaks(self.code.code(), self.origin)
     }
 }
 
+/// Where an error comes from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// From making or ending a connection.
+    Connection,
+    /// From reading the statement, which is a file of ours: the server names the place in it.
+    Statement,
+    /// From carrying the statement out: here are values.
+    Values,
+}
+
 /// Codes whose messages hold names, numbers of bytes and settings, but no values.
-fn speaks(code: &str) -> bool {
+fn speaks(code: &str, origin: Origin) -> bool {
     match &code[..code.len().min(2)] {
-        // The connection; what the server lacks; what it cannot do; who logs in; which database and schema; prepared statements.
-        "08" | "0A" | "26" | "28" | "3D" | "3F" => true,
-        // Transactions in the wrong state, deadlocks.
-        "25" | "40" => true,
-        // Unknown tables, columns, functions, missing rights: of statements that are files here.
-        "42" => true,
-        // Out of something, too long for an index, in use, shut down, a broken disk, a defect of the server.
-        "53" | "54" | "55" | "57" | "58" | "XX" => true,
+        // Who logs in, to which database. A function that is given the name of one from a row says it as well.
+        "08" | "28" | "3D" => origin == Origin::Connection,
+        // Unknown tables, columns, functions, schemas. A cast to regclass says it of a value.
+        "42" | "3F" | "0A" => origin == Origin::Statement || matches!(code, "42501" | "428C9"),
+        // Read only, deadlocks; out of something, too long for an index; cancelled, shut down.
+        "25" | "40" | "53" | "54" | "57" => true,
+        // In use or locked; a broken disk.
+        "55" | "58" | "XX" => matches!(code, "55000" | "55006" | "55P03" | "58030" | "XX001" | "XX002"),
         // Constraints: named in the message; the row is in the detail.
         "23" => true,
         // "value too long for type character varying(255)", "division by zero": all others of class 22 quote the value.
@@ -163,7 +180,7 @@ mod tests {
 
     fn known<'a>(code: &'a SqlState, message: &'a str, context: Option<&'a str>, file: &'a str) -> Known<'a> {
         let names = [("constraint", None), ("column", None), ("table", None), ("type", None)];
-        Known { code, message, context, file, names }
+        Known { code, message, context, file, origin: Origin::Values, names }
     }
 
     #[test]
@@ -192,9 +209,9 @@ mod tests {
 
     #[test]
     fn an_unknown_code_says_nothing_of_its_own() {
-        for code in ["22P02", "22003", "P0001", "P0004", "ABCDE", "99999", "00000", "0", ""] {
+        for code in ["22P02", "22003", "42P01", "3F000", "3D000", "XX000", "P0001", "P0004", "ABCDE", "99999", "00000", "0", ""] {
             let code = SqlState::from_code(code);
-            let sentence = known(&code, "secret", None, "numutils.c").sentence();
+            let sentence = known(&code, "secret", None, "regproc.c").sentence();
             assert!(!sentence.contains("secret"), "{sentence}");
         }
     }
