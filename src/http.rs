@@ -128,10 +128,10 @@ impl HttpState {
 /// The places of each kind.
 #[derive(Clone)]
 struct House {
-    lobby: Places,
-    health: Places,
-    scrapes: Places,
-    page: Places,
+    lobby: Places<Source>,
+    health: Places<Source>,
+    scrapes: Places<Source>,
+    page: Places<Source>,
 }
 
 impl House {
@@ -238,7 +238,7 @@ struct LineState {
     stopping: watch::Receiver<()>,
     cut: Cut,
     // Never held across an await.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<Place<Source>>>,
 }
 
 impl Line {
@@ -252,12 +252,12 @@ impl Line {
     }
 
     /// Takes a place, and gives back the one it had.
-    fn stand(&self, place: Option<Place>) {
+    fn stand(&self, place: Option<Place<Source>>) {
         let mut mine = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
         let _before = std::mem::replace(&mut *mine, place);
     }
 
-    /// From now on it may last, until [`end`](Self::end). Streams have shares of their own.
+    /// From now on it may last, until [`end`](Self::end). Streams have places of their own.
     fn is_stream(&self) {
         self.0.streams.store(true, Ordering::Relaxed);
         self.stand(None);

@@ -5,7 +5,6 @@ mod dead;
 mod events;
 mod messages;
 mod query;
-mod shares;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,11 +20,13 @@ use tokio::time::timeout;
 
 use super::Line;
 use super::answer::{Answer, JSON, json, not_allowed, respond};
+use super::places::{Places, WhenFull};
+use crate::flow::WATCHERS_MAX;
 use crate::postgres::{Pool, StoreError};
 use crate::status::Status;
 use admission::{Admission, May, Who};
+use events::Watcher;
 use query::Query;
-use shares::Shares;
 
 /// Questions that are asked of the database at a time; the next ones wait.
 const ASKING_MAX: usize = 2;
@@ -44,14 +45,15 @@ pub struct Site {
     /// Told of what was redriven.
     pub wake: Arc<Notify>,
     asking: Arc<Semaphore>,
-    shares: Shares,
+    /// Of those who watch.
+    seats: Places<Watcher>,
 }
 
 impl Site {
     /// Shows `status` to those that `admission` admits.
     pub fn new(admission: Admission, status: Status, pool: Pool, wake: Arc<Notify>) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING_MAX));
-        Self { admission: Arc::new(admission), status, pool, wake, asking, shares: Shares::default() }
+        Self { admission: Arc::new(admission), status, pool, wake, asking, seats: Places::new(WATCHERS_MAX, WhenFull::Refuse) }
     }
 
     /// Asks the database, when it is one's turn.

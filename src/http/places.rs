@@ -1,98 +1,108 @@
-//! Places for connections, shared by address: who takes many gives them up first.
+//! Places for connections, shared by whoever holds them, such as an address: who takes many gives them up first.
 //!
 //! Pure but for its lock, which is held for a look at every place of one kind at most.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::guard::Source;
-
 /// Told when a place was taken away: its connection ends.
 pub(super) type Cut = Arc<Notify>;
 
-/// What becomes of somebody who comes when all places are taken and no other address has more of them.
+/// What becomes of somebody who comes when all places are taken and nobody else has more of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenFull {
-    /// The oldest of the same address gives up its place: an honest request is short, and comes last.
+    /// The oldest of the same holder gives up its place: an honest request is short, and comes last.
     TakeOldest,
     /// There is none.
     Refuse,
 }
 
 /// Places of one kind; clones share them.
-#[derive(Clone, Debug)]
-pub(super) struct Places {
+#[derive(Debug)]
+pub(super) struct Places<K: Key> {
     max: usize,
     when_full: WhenFull,
-    inside: Arc<Mutex<Inside>>,
+    inside: Arc<Mutex<Inside<K>>>,
 }
 
-#[derive(Debug, Default)]
-struct Inside {
+/// What tells holders apart.
+pub(super) trait Key: Clone + Eq + Hash {}
+impl<K: Clone + Eq + Hash> Key for K {}
+
+#[derive(Debug)]
+struct Inside<K> {
     last: u64,
     /// By age.
-    held: BTreeMap<u64, (Source, Cut)>,
-    of: HashMap<Source, usize>,
+    held: BTreeMap<u64, (K, Cut)>,
+    of: HashMap<K, usize>,
+}
+
+impl<K: Key> Clone for Places<K> {
+    fn clone(&self) -> Self {
+        Self { max: self.max, when_full: self.when_full, inside: self.inside.clone() }
+    }
 }
 
 /// A place; given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    places: Places,
+pub(super) struct Place<K: Key> {
+    places: Places<K>,
     id: u64,
 }
 
-impl Places {
+impl<K: Key> Places<K> {
     pub(super) fn new(max: usize, when_full: WhenFull) -> Self {
-        Self { max: max.max(1), when_full, inside: Arc::default() }
+        let inside = Inside { last: 0, held: BTreeMap::new(), of: HashMap::new() };
+        Self { max: max.max(1), when_full, inside: Arc::new(Mutex::new(inside)) }
     }
 
     /// A place, taken away from another if need be; `None` where there is none. `cut` is told when it is taken away.
-    pub(super) fn enter(&self, source: Source, cut: &Cut) -> Option<Place> {
+    pub(super) fn enter(&self, holder: K, cut: &Cut) -> Option<Place<K>> {
         let mut inside = self.inside();
         if inside.held.len() >= self.max {
-            let oldest = inside.who_gives_up(source, self.when_full)?;
+            let oldest = inside.who_gives_up(&holder, self.when_full)?;
             inside.leave(oldest)?.notify_one();
         }
         inside.last += 1;
         let id = inside.last;
-        inside.held.insert(id, (source, cut.clone()));
-        *inside.of.entry(source).or_default() += 1;
+        inside.held.insert(id, (holder.clone(), cut.clone()));
+        *inside.of.entry(holder).or_default() += 1;
         Some(Place { places: self.clone(), id })
     }
 
-    fn inside(&self) -> MutexGuard<'_, Inside> {
+    fn inside(&self) -> MutexGuard<'_, Inside<K>> {
         self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inside {
-    fn who_gives_up(&self, source: Source, when_full: WhenFull) -> Option<u64> {
-        let mine = self.of.get(&source).copied().unwrap_or(0);
-        let (greediest, most) = self.of.iter().max_by_key(|(_, n)| **n).map(|(s, n)| (*s, *n))?;
-        let oldest_of = |whose: Source| self.held.iter().find(|(_, (s, _))| *s == whose).map(|(id, _)| *id);
+impl<K: Key> Inside<K> {
+    fn who_gives_up(&self, holder: &K, when_full: WhenFull) -> Option<u64> {
+        let mine = self.of.get(holder).copied().unwrap_or(0);
+        let (greediest, most) = self.of.iter().max_by_key(|(_, n)| **n)?;
+        let oldest_of = |whose: &K| self.held.iter().find(|(_, (k, _))| k == whose).map(|(id, _)| *id);
         match when_full {
             // With one more here, that one still has as many.
-            _ if most > mine + 1 => oldest_of(greediest),
+            _ if *most > mine + 1 => oldest_of(greediest),
             WhenFull::Refuse => None,
-            WhenFull::TakeOldest if mine > 0 => oldest_of(source),
+            WhenFull::TakeOldest if mine > 0 => oldest_of(holder),
             WhenFull::TakeOldest => self.held.keys().next().copied(),
         }
     }
 
     fn leave(&mut self, id: u64) -> Option<Cut> {
-        let (source, cut) = self.held.remove(&id)?;
-        match self.of.get_mut(&source) {
+        let (holder, cut) = self.held.remove(&id)?;
+        match self.of.get_mut(&holder) {
             Some(n) if *n > 1 => *n -= 1,
-            _ => drop(self.of.remove(&source)),
+            _ => drop(self.of.remove(&holder)),
         }
         Some(cut)
     }
 }
 
-impl Drop for Place {
+impl<K: Key> Drop for Place<K> {
     fn drop(&mut self) {
         // Gone already where it was taken away.
         self.places.inside().leave(self.id);
@@ -102,6 +112,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::guard::Source;
 
     fn source(n: u8) -> Source {
         Source::of([127, 0, 0, n].into())

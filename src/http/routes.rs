@@ -31,7 +31,7 @@ impl Routes {
         Self { state, house, refreshed: Mutex::default() }
     }
 
-    fn places(&self, path: &str) -> &Places {
+    fn places(&self, path: &str) -> &Places<Source> {
         match path {
             "/health" | "/health/ready" | "/health/live" => &self.house.health,
             "/metrics" => &self.house.scrapes,
