@@ -128,7 +128,8 @@ async fn no_command_prints_what_a_terminal_obeys() {
 #[tokio::test]
 async fn nor_does_one_that_talks_to_a_broker() {
     let mesh = Mesh::start().await;
-    let name = format!("a{}\nFORGED", "\u{1b}[2J\u{9b}\u{202e}\u{2028}\u{200b}");
+    // An agent's name may have no control characters where it is registered by us.
+    let name = "a\u{202e}\u{2028}\u{200b}".to_owned();
     let token = mesh.db.agent_as(&name, Some("orchestrator")).await;
     let me = [("POSTBELL_AGENT", name.as_str()), ("POSTBELL_TOKEN", token.as_str())];
     let payload = serde_json::to_string(&hostile()).unwrap();
@@ -161,19 +162,17 @@ async fn nor_does_one_that_talks_to_a_broker() {
     let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(tail.stdout.take().unwrap()));
     let seen = async {
         let (first, ()) = tokio::join!(lines.next_line(), async {
-            for _ in 0..100 {
+            // Until it follows: what passed before is not told.
+            for _ in 0..5 {
                 let sent = run(&mesh, &["send", "--to", &name, "--type", "data", "1"], &me).await;
                 assert_eq!(sent.status, 0, "{}", sent.stderr);
                 let listened = run(&mesh, &["listen", "--max", "1"], &me).await;
                 assert_eq!(listened.status, 0, "{}", listened.stderr);
-                if mesh.metric("postbell_pushed_total").await > 3.0 {
-                    return;
-                }
             }
         });
         first.unwrap().expect("a line")
     };
     let line = timeout(PATIENCE, seen).await.expect("a line");
-    assert!(line.contains("a\u{fffd}[2J"), "{line}");
+    assert!(line.contains("a\u{fffd}\u{fffd}\u{fffd}"), "{line}");
     is_harmless(&Ended { status: 0, stdout: line, stderr: String::new() }, &["tail"]);
 }

@@ -64,14 +64,14 @@ async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     let db = TestDb::at(url.clone());
     migrate(&Target::new(DatabaseUrl::parse(&url).unwrap(), "public")).await.unwrap();
     let (a, r) = (db.agent("a").await, db.agent("r").await);
-    if copy(&primary, folder.path()).await.is_none() {
-        return;
-    }
     let mesh = Mesh::on(db, &[]).await;
     let (sender, _) = mesh.builder("a", &a).connect().await.unwrap();
     let (_receiver, mut deliveries) = mesh.builder("r", &r).window(10).connect().await.unwrap();
     sender.send(to("r", &"before")).await.unwrap();
-    next(&mut deliveries).await.ack().await;
+    next(&mut deliveries).await.ack_confirmed().await.unwrap();
+    if copy(&primary, folder.path()).await.is_none() {
+        return;
+    }
     blocking(move || drop(primary)).await;
     let data = Data::Kept(folder.path().to_owned());
     let port = port_of(&url);
