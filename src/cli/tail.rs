@@ -14,6 +14,7 @@ use super::output::plain::one_line as plain;
 use super::{Outcome, output};
 use crate::flow::{Frame, Passed};
 use crate::message::{MessageType, Priority};
+use crate::moment::rfc3339_millis;
 use crate::status::mesh::Mesh;
 
 /// Follow what passes through a broker, line by line.
@@ -116,7 +117,7 @@ fn print(frame: &Frame, environments: &HashMap<String, String>, args: &TailArgs,
 
 fn at(now: SystemTime, passed: &Passed) -> String {
     let at = now.checked_sub(Duration::from_millis(passed.ago_ms)).unwrap_or(now);
-    humantime::format_rfc3339_millis(at).to_string()
+    rfc3339_millis(at)
 }
 
 impl Filter {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 use super::pool::POOL_WAIT;
@@ -163,7 +164,7 @@ async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Opt
     if rows.len() == batch.len() {
         return Ok(ids.into_iter().map(Some).collect());
     }
-    let new: HashSet<Uuid> = rows.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
     let known: Vec<&Outgoing> = batch.iter().copied().filter(|o| !new.contains(&o.id)).collect();
     // The new ones are committed, whatever becomes of the question after the others.
     let firsts = firsts(connection, &known).await.unwrap_or_else(|error| {
@@ -179,9 +180,12 @@ async fn firsts(connection: &Connection, known: &[&Outgoing]) -> Result<HashMap<
     let senders: Vec<&str> = known.iter().map(|o| &*o.from).collect();
     let keys: Vec<Option<&str>> = known.iter().map(|o| o.send.dedupe_key.as_deref()).collect();
     let rows = connection.query(FIRST, &[&senders, &keys]).await?;
-    let first = |row: &tokio_postgres::Row| {
-        let n = usize::try_from(row.try_get::<_, i64>(0).ok()?).ok()?.checked_sub(1)?;
-        Some((known.get(n)?.id, row.try_get(1).ok()?))
-    };
-    Ok(rows.iter().filter_map(first).collect())
+    let mut firsts = HashMap::new();
+    for row in &rows {
+        let place = row.count("n")? as usize;
+        if let Some(outgoing) = place.checked_sub(1).and_then(|at| known.get(at)) {
+            firsts.insert(outgoing.id, row.cell("message_id")?);
+        }
+    }
+    Ok(firsts)
 }
