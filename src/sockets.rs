@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 pub const UNSENT_BYTES_MAX: usize = 128 * 1024;
 /// What it may hold of what a peer sent and the broker does not read: before `hello`, which is a line of at most 8 KiB, and while a
 /// session is held back. Doubled in the same way.
-pub const UNREAD_BYTES_MAX: usize = 64 * 1024;
+pub const UNREAD_BYTES_MAX: usize = 256 * 1024;
 
 /// Bounds both.
 pub fn bound(socket: &TcpStream) {
