@@ -21,7 +21,7 @@ use crate::rehearsal::{everything, owned, owner_url};
 /// What the issue gives a message of somebody who has nothing to do with it.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
-const SEEDS: u64 = 16;
+const SEEDS: u64 = 12;
 
 /// Names of columns, constraints, triggers, rules and indexes of the mesh's tables.
 const NAMES: &str = "

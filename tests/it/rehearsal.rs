@@ -85,11 +85,6 @@ async fn a_mesh_as_it_is_passes_without_a_word_and_nothing_remains_of_the_rehear
 }
 
 #[tokio::test]
-#[tokio::test]
-/// Two names for one agent in the table would be two inboxes of a broker.
-#[tokio::test]
-#[tokio::test]
-#[tokio::test]
 async fn what_fails_by_itself_is_a_warning() {
     warned(
         "alter table agent_messages alter error_message type varchar(255)",
@@ -149,12 +144,6 @@ async fn what_fails_by_itself_is_a_warning() {
     .await;
 }
 
-/// A migration that would fail is found before the first one has happened.
-#[tokio::test]
-/// Several faults, all in one answer.
-#[tokio::test]
-/// As a role that owns the tables and no more, which row level security binds where it is forced.
-#[tokio::test]
 /// Gives the tables to a role that is no superuser.
 pub(crate) async fn owned(db: &TestDb, client: &Connection) -> Target {
     roles(
@@ -181,13 +170,6 @@ pub(crate) fn owner_url(db: &TestDb) -> String {
     format!("postgres://mesh_owner:secret@{rest}")
 }
 
-/// One function counts for both, also what waits for all, for topics, environments and groups, and what has expired.
-#[tokio::test]
-/// A column of the mesh's own that the broker takes for an address.
-#[tokio::test]
-#[tokio::test]
-#[tokio::test]
-#[tokio::test]
 fn of<'a>(checks: &'a [Check], name: &str) -> Vec<&'a Check> {
     checks.iter().filter(|c| c.check == name).collect()
 }

@@ -7,6 +7,8 @@ use postbell::postgres::migrate::{Plan, Rehearsal, migrate, migrate_with, plan};
 use super::{mesh_with, warned};
 use crate::harness::{EXISTING_MESH, TestDb, command, fresh, number, roles, texts};
 
+/// One function counts for both, also what waits for all, for topics, environments and groups, and what has expired.
+#[tokio::test]
 async fn the_dry_run_counts_what_the_migration_makes() {
     let change = "alter table agent_messages add topic text, add to_environment text, add to_group text,
                     add expires_at timestamptz, add deliver_at timestamptz;
@@ -38,6 +40,8 @@ async fn the_dry_run_counts_what_the_migration_makes() {
     assert!(said.stdout.contains("would make ") && said.stdout.contains("rolled back"), "{}", said.stdout);
 }
 
+/// A column of the mesh's own that the broker takes for an address.
+#[tokio::test]
 async fn what_waits_for_nobody_is_counted_by_the_column_that_says_so() {
     warned(
         "alter table agent_messages add topic text;
@@ -47,6 +51,7 @@ async fn what_waits_for_nobody_is_counted_by_the_column_that_says_so() {
     .await;
 }
 
+#[tokio::test]
 async fn a_column_of_a_later_migration_is_asked_for_in_tables_that_were_adopted_long_ago() {
     let db = fresh().await;
     roles(&db.client().await, EXISTING_MESH).await;
@@ -72,6 +77,7 @@ async fn columns(db: &TestDb) -> Vec<String> {
     .await
 }
 
+#[tokio::test]
 async fn a_failure_in_the_middle_says_where_it_stands_and_migrate_goes_on() {
     let (db, client) = mesh_with("").await;
     client.batch("begin; lock table agent_alerts in share mode").await.expect("lock");
@@ -100,6 +106,7 @@ async fn a_failure_in_the_middle_says_where_it_stands_and_migrate_goes_on() {
     assert_eq!(number(&client, "select count(*) from pg_class where relname = 'migrations'").await, 0);
 }
 
+#[tokio::test]
 async fn the_rehearsal_waits_for_a_table_in_use_for_a_moment_only() {
     let (db, client) = mesh_with("").await;
     client.batch("begin; lock table agent_registry in share mode").await.expect("lock");

@@ -5,6 +5,7 @@ use postbell::postgres::migrate::{migrate, plan};
 
 use super::{mesh_with, owned, refused, trigger};
 
+#[tokio::test]
 async fn constraints_that_refuse_every_acknowledgement_or_agent_are_named() {
     let words = "alter table agent_messages drop constraint agent_messages_status_check,
                  add check (status in ('pending', 'delivered', 'completed', 'failed')) not valid";
@@ -27,6 +28,7 @@ async fn constraints_that_refuse_every_acknowledgement_or_agent_are_named() {
     refused(disabled, &["public.agent_registry", "the default false of column enabled"]).await;
 }
 
+#[tokio::test]
 async fn columns_that_the_table_computes_demands_or_fills_in_are_named() {
     for (change, part) in [
         (
@@ -70,6 +72,8 @@ async fn columns_that_the_table_computes_demands_or_fills_in_are_named() {
     .await;
 }
 
+/// Two names for one agent in the table would be two inboxes of a broker.
+#[tokio::test]
 async fn a_collation_that_takes_names_for_the_same_is_named() {
     let (_db, client) = mesh_with("").await;
     let make = "create collation loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
@@ -80,6 +84,7 @@ async fn a_collation_that_takes_names_for_the_same_is_named() {
     refused(&change, &["public.agent_registry", "agent_id has the collation loose"]).await;
 }
 
+#[tokio::test]
 async fn triggers_that_stop_a_message_are_named() {
     let audit =
         trigger("audit", "after update", "agent_messages", "perform missing(new.message_id); return null;");
@@ -109,6 +114,8 @@ async fn triggers_that_stop_a_message_are_named() {
     refused(rule, &["public.agent_registry", "the rule still", "no agent can be registered"]).await;
 }
 
+/// A migration that would fail is found before the first one has happened.
+#[tokio::test]
 async fn what_makes_a_later_migration_fail_is_found_before_the_first() {
     let twice =
         "alter table agent_messages add dedupe_key text; update agent_messages set dedupe_key = 'secret'";
@@ -127,6 +134,8 @@ async fn what_makes_a_later_migration_fail_is_found_before_the_first() {
     assert!(!said.contains("secret"), "{said}");
 }
 
+/// Several faults, all in one answer.
+#[tokio::test]
 async fn every_fault_is_listed() {
     let change = "alter table agent_messages alter error_message type varchar(50),
                     add constraint done check (status <> 'processed') not valid;"
@@ -136,6 +145,8 @@ async fn every_fault_is_listed() {
         .await;
 }
 
+/// As a role that owns the tables and no more, which row level security binds where it is forced.
+#[tokio::test]
 async fn row_level_security_that_binds_the_owner_is_named() {
     let (db, client) = mesh_with("").await;
     let owner = owned(&db, &client).await;
