@@ -119,7 +119,7 @@ pub async fn run(
     let identity = BrokerRow { id, name: config.name.clone(), address, token: Token::random(), certificate };
     let house = House {
         // One of them is the publisher's, whose patience with locks is not that of others.
-            pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
+        pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
         health: Health::new(),
         metrics,
         rope: Arc::default(),

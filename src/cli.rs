@@ -160,8 +160,7 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
         format!("POSTBELL_LOG {:?} is no filter such as info or postbell=debug: {e}", args.log)
     })?;
     let colourful = output::is_colourful(&std::io::stderr());
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colourful);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_ansi(colourful);
     if args.log_format == "json" {
         builder.json().with_writer(Stderr(Kind::Json)).init()
     } else {

@@ -20,8 +20,8 @@ use crate::postgres::Target;
 use crate::postgres::publish::{Patience, Writer};
 use crate::protocol::frame::Send;
 use crate::spans::Spans;
-use aside::{Aside, Given};
 pub use aside::{ASIDE_MAX, HELD_WAIT};
+use aside::{Aside, Given};
 use item::{Item, Teller, Verdict};
 use suspects::Suspects;
 
@@ -37,7 +37,8 @@ const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 const BATCH_WAIT: Patience =
     Patience { lock: Duration::from_millis(20), statement: Duration::from_millis(500) };
 /// What a half of it may, when one of the batch is known to wait.
-const HALF_WAIT: Patience = Patience { lock: Duration::from_millis(10), statement: Duration::from_millis(200) };
+const HALF_WAIT: Patience =
+    Patience { lock: Duration::from_millis(10), statement: Duration::from_millis(200) };
 
 const _: () = assert!(BATCH_WAIT.statement.as_millis() < HELD_WAIT.as_millis());
 const _: () = assert!(HALF_WAIT.lock.as_millis() < BATCH_WAIT.lock.as_millis());

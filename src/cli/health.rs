@@ -75,7 +75,9 @@ fn line(condition: &Condition) -> String {
 /// Asks by hand. In HTTP/1.1, since the status page takes an older version for a proxy's.
 pub(super) async fn ask(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut socket = TcpStream::connect(&reachable(address)[..]).await?;
-    socket.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    socket
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = Vec::new();
     socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
     Ok(answer)

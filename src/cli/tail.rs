@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::json;
 
+use super::output::plain::one_line as plain;
 use super::remote::{Events, RemoteArgs};
 use super::serve::stop_signal;
-use super::output::plain::one_line as plain;
 use super::{Outcome, output};
 use crate::flow::{Frame, Passed};
 use crate::message::{MessageType, Priority};

@@ -53,7 +53,14 @@ impl Site {
     /// Shows `status` to those that `admission` admits.
     pub fn new(admission: Admission, status: Status, pool: Pool, wake: Arc<Notify>) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING_MAX));
-        Self { admission: Arc::new(admission), status, pool, wake, asking, seats: Places::new(WATCHERS_MAX, WhenFull::Refuse) }
+        Self {
+            admission: Arc::new(admission),
+            status,
+            pool,
+            wake,
+            asking,
+            seats: Places::new(WATCHERS_MAX, WhenFull::Refuse),
+        }
     }
 
     /// Asks the database, when it is one's turn.

@@ -88,7 +88,8 @@ impl Teller {
                 refusal(ErrorCode::Unavailable, sentence, reference)
             }
             Verdict::Unknown(sentence) => {
-                let advice = "the message may or may not be stored: send it again, with a dedupe_key to be sure";
+                let advice =
+                    "the message may or may not be stored: send it again, with a dedupe_key to be sure";
                 refusal(ErrorCode::Unavailable, format!("{sentence}; {advice}"), reference)
             }
         };

@@ -41,7 +41,8 @@ async fn a_dedupe_key_whose_transaction_is_open_holds_up_nobody_else() {
     let (a, _) = mesh.connect("a", 0).await;
     let (u, _) = mesh.connect("u", 0).await;
     let sql = mesh.db.sql().await;
-    let held = "begin; insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, dedupe_key)
+    let held =
+        "begin; insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, dedupe_key)
                 select 'a', 'r', 'data', '1', 'k' || n from generate_series(1, 40) n";
     sql.batch_execute(held).await.unwrap();
     let mut receipts = Vec::new();
@@ -63,7 +64,8 @@ async fn a_dedupe_key_whose_transaction_is_open_holds_up_nobody_else() {
     // And they are known when the other transaction is over, one way or the other.
     let again = a.submit(to("r", &1).dedupe_key("k1")).await.unwrap();
     sql.batch_execute("commit").await.unwrap();
-    let first = mesh.db.ask::<uuid::Uuid>("select message_id from agent_messages where dedupe_key = 'k1'").await;
+    let first =
+        mesh.db.ask::<uuid::Uuid>("select message_id from agent_messages where dedupe_key = 'k1'").await;
     assert_eq!(timeout(PATIENCE, again.committed()).await.expect("answered").unwrap(), first);
     sql.batch_execute(&held.replace("'k'", "'m'")).await.unwrap();
     let again = a.submit(to("r", &1).dedupe_key("m1")).await.unwrap();

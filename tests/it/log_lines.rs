@@ -32,7 +32,8 @@ impl Broker {
             .stderr(Stdio::piped())
             .spawn()
             .expect("spawns");
-        let mut lines = std::io::BufReader::new(child.stderr.take().expect("stderr")).lines().map_while(Result::ok);
+        let mut lines =
+            std::io::BufReader::new(child.stderr.take().expect("stderr")).lines().map_while(Result::ok);
         let mut head = String::new();
         for line in lines.by_ref() {
             head.push_str(&line);
@@ -122,10 +123,15 @@ async fn one(table: &str) {
     }
     let (a, r) = (db.agent("a").await, db.agent("r").await);
     // What it must not show of the registry either.
-    sql.batch_execute(&format!("update agent_registry set metadata = '\"{MARK}\"' where agent_id <> 'x'")).await.ok();
+    sql.batch_execute(&format!("update agent_registry set metadata = '\"{MARK}\"' where agent_id <> 'x'"))
+        .await
+        .ok();
     let broker = Broker::start(&db);
     let connect = async |agent: &str, token: &str| -> (Client, _) {
-        timeout(PATIENCE, Builder::new(&broker.url, agent, token).connect()).await.expect("in time").expect("connects")
+        timeout(PATIENCE, Builder::new(&broker.url, agent, token).connect())
+            .await
+            .expect("in time")
+            .expect("connects")
     };
     let (sender, _) = connect("a", &a).await;
     let (_receiver, mut deliveries) = connect("r", &r).await;

@@ -49,9 +49,9 @@ mod rehearsal;
 mod scheduled;
 mod schema;
 mod sending;
+mod sockets;
 #[cfg(feature = "otel")]
 mod spans;
-mod sockets;
 mod status;
 mod terminal;
 mod tls;

@@ -54,6 +54,15 @@ async fn the_kernel_holds_little_for_an_agent_that_does_not_read() {
     assert!(most <= 2 * UNSENT_BYTES_MAX, "{most} bytes are held");
 }
 
+/// A second is what a platform's health check gives. Whether it is ready is another matter: this process may be out of files.
+async fn is_answered(mesh: &Mesh, paths: &[&str]) {
+    for path in paths {
+        let answer = timeout(Duration::from_secs(1), get(mesh.http, path)).await;
+        let (status, _) = answer.unwrap_or_else(|_| panic!("{path} was not answered"));
+        assert!(status == 200 || (*path == "/health" && status == 503), "{path}: {status}");
+    }
+}
+
 /// Everybody behind one proxy has one address: those with a token have streams of their own.
 #[tokio::test]
 async fn streams_of_one_address_or_token_leave_room_for_others() {
@@ -75,9 +84,7 @@ async fn streams_of_one_address_or_token_leave_room_for_others() {
     assert_eq!(open(&[VIEWER], WATCHERS_MAX).await, WATCHERS_MAX / 2);
     assert_eq!(open(&[OPERATOR], 1).await, 1);
     assert_eq!(ask(mesh.http, "GET /api/events", &[], "").await.status(), 503);
-    for path in ["/health", "/metrics", "/", "/page/main.js"] {
-        assert_eq!(timeout(Duration::from_secs(1), get(mesh.http, path)).await.expect("at once").0, 200, "{path}");
-    }
+    is_answered(&mesh, &["/health", "/metrics", "/", "/page/main.js"]).await;
     assert_eq!(ask(mesh.http, "GET /api/mesh", &[], "").await.status(), 200);
     drop(streams);
     timeout(PATIENCE, async {
@@ -89,7 +96,7 @@ async fn streams_of_one_address_or_token_leave_room_for_others() {
     .expect("given back");
 }
 
-/// The issue's own figures, on a whole broker: both ports, one client.
+/// On a whole broker, by one client.
 #[tokio::test]
 async fn connections_that_never_end_shut_nobody_out() {
     let mesh = Mesh::start().await;
@@ -99,14 +106,15 @@ async fn connections_that_never_end_shut_nobody_out() {
     let mut held = Vec::new();
     for n in 0..many {
         let mut socket = TcpStream::connect(mesh.http).await.unwrap();
-        let said: &[u8] = [&b""[..], b"GET /metrics HTTP/1.1\r\n", b"POST /api/dead/purge HTTP/1.1\r\ncontent-length: 9\r\n\r\n"][n % 3];
+        let said: &[u8] = [
+            &b""[..],
+            b"GET /metrics HTTP/1.1\r\n",
+            b"POST /api/dead/purge HTTP/1.1\r\ncontent-length: 9\r\n\r\n",
+        ][n % 3];
         let _cut = socket.write_all(said).await;
         held.push(socket);
         if n % 500 == 499 || n + 1 == many {
-            for path in ["/health", "/health/live", "/metrics"] {
-                let answer = timeout(Duration::from_secs(1), get(mesh.http, path)).await;
-                assert_eq!(answer.unwrap_or_else(|_| panic!("{path} after {n}")).0, 200);
-            }
+            is_answered(&mesh, &["/health", "/health/live", "/metrics"]).await;
         }
     }
 }

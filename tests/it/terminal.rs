@@ -70,12 +70,9 @@ async fn poison(mesh: &Mesh, pieces: &[String]) {
         .await
         .unwrap();
     }
-    sql.execute(
-        "update postbell.deliveries set state = 'dead', dead_at = now(), last_error = $1",
-        &[&all],
-    )
-    .await
-    .unwrap();
+    sql.execute("update postbell.deliveries set state = 'dead', dead_at = now(), last_error = $1", &[&all])
+        .await
+        .unwrap();
     sql.execute("insert into agent_messages (from_agent_id, to_agent_id, message_type, payload) values ($1, 'x' || $1, 'data', '1')", &[&pieces[0]])
         .await
         .unwrap();
@@ -94,7 +91,11 @@ async fn no_command_prints_what_a_terminal_obeys() {
     let pieces = pieces();
     poison(&mesh, &pieces).await;
     let first = format!("{}\nFORGED", pieces[1]);
-    let letter = mesh.db.ask::<i64>("select max(delivery_id) from postbell.deliveries where state = 'dead'").await.to_string();
+    let letter = mesh
+        .db
+        .ask::<i64>("select max(delivery_id) from postbell.deliveries where state = 'dead'")
+        .await
+        .to_string();
     let commands: Vec<Vec<&str>> = vec![
         vec!["agent", "list"],
         vec!["agent", "list", "--json"],

@@ -201,7 +201,8 @@ fn asked_from(headers: &HeaderMap, version: Version, peer: IpAddr) -> From {
 
 fn is_of_a_proxy(name: &HeaderName) -> bool {
     let name = name.as_str();
-    let exact = ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cdn-loop", "x-request-start"];
+    let exact =
+        ["forwarded", "via", "x-real-ip", "x-client-ip", "true-client-ip", "cdn-loop", "x-request-start"];
     let families = ["x-forwarded-", "x-envoy-", "x-railway-", "x-amzn-", "x-cluster-", "cf-", "fly-"];
     exact.contains(&name) || families.iter().any(|family| name.starts_with(family))
 }
@@ -263,7 +264,8 @@ mod tests {
             for at in ["http://127.0.0.1:9440", "http://localhost:9440/", "http://[::1]/#a"] {
                 assert_eq!(from(&[host, (page, at)], here), From::Here, "{page} {at}");
             }
-            for at in ["https://mesh.example.org/", "https://localhost.example.org", "null", "127.0.0.1", ""] {
+            for at in ["https://mesh.example.org/", "https://localhost.example.org", "null", "127.0.0.1", ""]
+            {
                 assert_eq!(from(&[host, (page, at)], here), From::Proxy, "{page} {at}");
             }
         }

@@ -46,7 +46,8 @@ pub(super) enum Watcher {
 pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) -> Result<Answer, Refusal> {
     let watcher = who.name.clone().map_or_else(|| Watcher::At(Source::of(peer)), Watcher::Named);
     let full = || {
-        let sentence = "as many watch as may at a time; come again in a while, or with a token that fewer use";
+        let sentence =
+            "as many watch as may at a time; come again in a while, or with a token that fewer use";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
     };
     let cut = Cut::default();

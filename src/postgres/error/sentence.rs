@@ -147,7 +147,9 @@ fn advice(code: &SqlState) -> Option<&'static str> {
         SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_COLUMN => {
             "run `postbell migrate`, and check POSTBELL_SCHEMA"
         }
-        SqlState::LOCK_NOT_AVAILABLE => "another transaction holds what it needs; try again when it has ended",
+        SqlState::LOCK_NOT_AVAILABLE => {
+            "another transaction holds what it needs; try again when it has ended"
+        }
         SqlState::READ_ONLY_SQL_TRANSACTION => "the URL must lead to the primary, which takes writes",
         SqlState::RAISE_EXCEPTION => "the server's log has the words of the function",
         _ => return None,
@@ -209,7 +211,10 @@ mod tests {
 
     #[test]
     fn an_unknown_code_says_nothing_of_its_own() {
-        for code in ["22P02", "22003", "42P01", "3F000", "3D000", "XX000", "P0001", "P0004", "ABCDE", "99999", "00000", "0", ""] {
+        for code in [
+            "22P02", "22003", "42P01", "3F000", "3D000", "XX000", "P0001", "P0004", "ABCDE", "99999",
+            "00000", "0", "",
+        ] {
             let code = SqlState::from_code(code);
             let sentence = known(&code, "secret", None, "regproc.c").sentence();
             assert!(!sentence.contains("secret"), "{sentence}");

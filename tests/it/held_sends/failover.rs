@@ -78,7 +78,8 @@ async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     let standby = blocking(move || DevPostgres::start(options(data, Some(port))).unwrap()).await;
     // Read only: to be sent again, and never rejected.
     for _ in 0..5 {
-        let (code, sentence) = refused(timeout(PATIENCE, sender.send(to("r", &"during"))).await.expect("answered"));
+        let (code, sentence) =
+            refused(timeout(PATIENCE, sender.send(to("r", &"during"))).await.expect("answered"));
         assert_eq!(code, "unavailable", "{sentence}");
     }
     let sql = sql_at(&url).await;
@@ -127,8 +128,7 @@ async fn a_connection_that_became_read_only_is_left() {
     let pid = |row: tokio_postgres::Row| row.get::<_, i32>(0);
     let before = pid(pool.query_one(PID, &[]).await.unwrap());
     assert_eq!(pid(pool.query_one(PID, &[]).await.unwrap()), before);
-    const READ_ONLY: &str =
-        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload) values ('a', 'r', 'data', '1')";
+    const READ_ONLY: &str = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload) values ('a', 'r', 'data', '1')";
     let error: StoreError = pool.execute(READ_ONLY, &[]).await.unwrap_err();
     assert!(error.is_retryable() && error.sqlstate() == Some("25006"), "{error}");
     assert_ne!(pid(pool.query_one(PID, &[]).await.unwrap()), before, "another connection");
