@@ -19,6 +19,9 @@ use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 
+/// What a broker's connection sets beside `session.sql`.
+const PATH: &str = include_str!("../../sql/queries/session_path.sql");
+
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
 /// How long a running broker waits for an answer before it takes the connection for dead. The server may be gone
@@ -113,13 +116,16 @@ impl Connection {
             STATEMENT_WAIT.as_millis(),
         );
         let said = this.client.simple_query(&setup).await?;
-        match is_yes(&said) {
-            true => Err(StoreError::unavailable(format!(
+        if is_yes(&said) {
+            return Err(StoreError::unavailable(format!(
                 "{} is a standby, which takes no writes: the URL must lead to the primary",
                 target.url
-            ))),
-            false => Ok(this),
+            )));
         }
+        if target.answer_wait.is_some() {
+            this.client.batch_execute(PATH).await?;
+        }
+        Ok(this)
     }
 
     /// Whether the server or the network ended it, or it was given up.

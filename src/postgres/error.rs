@@ -1,5 +1,6 @@
 //! What can go wrong with the database, in sentences.
 
+mod fault;
 mod sentence;
 
 use std::error::Error as StdError;
@@ -7,27 +8,34 @@ use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
+pub use fault::Fault;
+
 /// A failure of the database or of the way to it. `Display` is a sentence for a person.
 pub struct StoreError {
     sentence: String,
     sqlstate: Option<SqlState>,
-    retryable: bool,
+    fault: Fault,
 }
 
 impl StoreError {
     /// A failure that trying again will not mend.
     pub fn refused(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), sqlstate: None, retryable: false }
+        Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Ours }
     }
 
     /// A failure that may pass.
     pub fn unavailable(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), sqlstate: None, retryable: true }
+        Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Passing }
     }
 
     /// Whether the same call may succeed later: the server or the connection is gone, not the request wrong.
     pub fn is_retryable(&self) -> bool {
-        self.retryable
+        matches!(self.fault, Fault::Passing | Fault::Slow)
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.fault
     }
 
     /// The five characters of Postgres's error code, where the server gave one.
@@ -57,20 +65,14 @@ impl From<tokio_postgres::Error> for StoreError {
             Some(db) => Self {
                 sentence: sentence::of(db),
                 sqlstate: Some(db.code().clone()),
-                retryable: is_passing(db.code()),
+                fault: Fault::of(db.code().code()),
             },
-            None => Self { sentence: driver_sentence(&error), sqlstate: None, retryable: is_lost(&error) },
+            None => {
+                let fault = if is_lost(&error) { Fault::Passing } else { Fault::Ours };
+                Self { sentence: driver_sentence(&error), sqlstate: None, fault }
+            }
         }
     }
-}
-
-/// Codes of a server that is starting, stopping, or out of something for now.
-fn is_passing(code: &SqlState) -> bool {
-    let class = &code.code()[..2];
-    // 08 connection, 53 resources, 57 operator intervention (but a cancelled query), 40 serialization, deadlock.
-    // A standby takes no writes; the primary will.
-    let read_only = *code == SqlState::READ_ONLY_SQL_TRANSACTION;
-    matches!(class, "08" | "53" | "57" | "40") || *code == SqlState::LOCK_NOT_AVAILABLE || read_only
 }
 
 fn is_lost(error: &tokio_postgres::Error) -> bool {

@@ -71,6 +71,11 @@ impl Writer {
         self.open = None;
     }
 
+    /// Whether the last insert's connection goes on: then an error of it was about its rows, or passes.
+    pub fn is_open(&self) -> bool {
+        self.open.as_ref().is_some_and(|(connection, _)| !connection.is_closed())
+    }
+
     /// Inserts a batch in one transaction and says, in the same order, under which id each message is known: its own,
     /// or that of the first message with the same sender and dedupe key. `None`: that first one was removed at this
     /// moment, and the message is not stored. When this returns the others are committed.

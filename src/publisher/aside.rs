@@ -165,7 +165,8 @@ impl Aside {
                     "the database took longer than {waited} s over this message: look at the triggers of agent_messages"
                 ),
                 _ => format!(
-                    "another transaction held for {waited} s what this message needs, such as its dedupe_key"
+                    "for {waited} s the database could not take this message: another transaction holds what it \
+                     needs, such as its dedupe_key, or the server is out of something"
                 ),
             };
             self.forget_and_answer(item, Verdict::NotStored(sentence));

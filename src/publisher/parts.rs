@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::item::{Item, Verdict};
-use crate::postgres::StoreError;
 use crate::postgres::publish::{Held, Outgoing, Patience, Writer, held};
 
 /// How long the halves of a batch may wait in all; what is left then is tried again later, as a batch.
@@ -45,7 +44,8 @@ pub(super) async fn write(
             }
             Err(error) => error,
         };
-        let waits = held(&error);
+        // What passes on a connection that goes on may be one row's: raised by its trigger, by a table elsewhere.
+        let waits = held(&error).or_else(|| (error.is_retryable() && writer.is_open()).then_some(Held::Lock));
         if waits.is_none() && error.is_retryable() {
             // The server is away: nothing is gained by asking it for the rest.
             let sentence = error.to_string();
@@ -60,7 +60,10 @@ pub(super) async fn write(
         }
         patience = then;
         match (part.len(), waits) {
-            (1, _) => part.into_iter().for_each(|item| alone(item, &error, &mut left, &mut tell)),
+            (1, Some(waits)) => left.held.extend(part.into_iter().map(|item| (item, waits))),
+            (1, None) => {
+                part.into_iter().for_each(|item| tell(item, Verdict::Refused(error.to_string())));
+            }
             (n, _) => {
                 let second = part.split_off(n / 2);
                 parts.push_front(second);
@@ -75,11 +78,4 @@ pub(super) async fn write(
 fn stored(id: Option<uuid::Uuid>) -> Verdict {
     let gone = "the first message with this dedupe_key was just removed";
     id.map_or_else(|| Verdict::NotStored(gone.to_owned()), Verdict::Stored)
-}
-
-fn alone(item: Item, error: &StoreError, left: &mut Left, tell: &mut impl FnMut(Item, Verdict)) {
-    match held(error) {
-        Some(waits) => left.held.push((item, waits)),
-        None => tell(item, Verdict::Refused(error.to_string())),
-    }
 }

@@ -49,6 +49,7 @@ mod rehearsal;
 mod scheduled;
 mod schema;
 mod sending;
+mod settle;
 mod sockets;
 #[cfg(feature = "otel")]
 mod spans;
