@@ -121,7 +121,8 @@ pub async fn run(
     let id = Uuid::now_v7();
     let identity = BrokerRow { id, name: config.name.clone(), address, token: Token::random(), certificate };
     let house = House {
-        pool: Pool::new(config.database.clone(), config.pool_size),
+        // One of them is the publisher's, whose patience with locks is not that of others.
+        pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
         health: Health::new(),
         metrics,
         rope: Arc::default(),
@@ -156,7 +157,7 @@ impl House {
         let (mut core, mut leaser) =
             self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
         background.spawn(publisher::run(
-            self.pool.clone(),
+            config.database.clone(),
             publishes_rx,
             self.wake.clone(),
             (self.metrics.clone(), self.spans.clone()),

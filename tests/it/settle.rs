@@ -83,7 +83,8 @@ pub(crate) async fn doctor_says(db: &TestDb, words: &[&str]) {
     }
 }
 
-const ASIDE_OF: &str = "select coalesce(string_agg(kind || ' ' || status, ', ' order by aside_id), '') from postbell.set_aside
+const ASIDE_OF: &str =
+    "select coalesce(string_agg(kind || ' ' || status, ', ' order by aside_id), '') from postbell.set_aside
                         where dropped_at is null and inbox = ";
 
 #[tokio::test]
@@ -103,7 +104,8 @@ async fn a_check_with_other_words_for_status_holds_nobody_up() {
     two.mesh.until_ready(true).await;
     two.mesh.until_metric("postbell_set_aside{kind=\"ack\"}", |n| n == 4.0).await;
     assert_eq!(two.mesh.metric("postbell_acked_total").await, 4.0);
-    doctor_says(&two.mesh.db, &["4 outcomes (ack)", "agent_messages_status_check", "postbell aside list"]).await;
+    doctor_says(&two.mesh.db, &["4 outcomes (ack)", "agent_messages_status_check", "postbell aside list"])
+        .await;
     assert_eq!(two.mesh.db.ask::<String>(&format!("{ASIDE_OF}'a'")).await, "ack processed");
     let db = two.nothing_comes_again().await;
     // Mended, the next broker writes them.
@@ -133,7 +135,8 @@ async fn a_trigger_that_raises_for_one_message_sets_aside_that_one() {
     two.a.say(&format!(r#"{{"op":"ack","tags":[{poison},{good}],"ref":"x"}}"#)).await;
     two.u_is_served().await;
     two.a.expect("acked").await;
-    let written = "select count(*) from agent_messages where status = 'processed' and to_agent_id in ('a', 'u')";
+    let written =
+        "select count(*) from agent_messages where status = 'processed' and to_agent_id in ('a', 'u')";
     assert_eq!(two.mesh.db.ask::<i64>(written).await, 2);
     doctor_says(&two.mesh.db, &["1 outcomes (ack)", "the trigger refuse of agent_messages", "40001"]).await;
     let reason = two.mesh.db.ask::<String>("select reason from postbell.set_aside").await;
@@ -145,8 +148,14 @@ async fn a_trigger_that_raises_for_one_message_sets_aside_that_one() {
 #[tokio::test]
 async fn a_reason_that_is_too_long_for_the_column_is_cut_or_left_out() {
     for (ddl, kept) in [
-        ("alter table agent_messages alter error_message type varchar(255)", "select length(error_message) = 255"),
-        ("alter table agent_messages add check (length(error_message) <= 150)", "select length(error_message) = 100"),
+        (
+            "alter table agent_messages alter error_message type varchar(255)",
+            "select length(error_message) = 255",
+        ),
+        (
+            "alter table agent_messages add check (length(error_message) <= 150)",
+            "select length(error_message) = 100",
+        ),
         ("alter table agent_messages add check (error_message !~ 'xx')", "select error_message is null"),
     ] {
         let mut two = Two::after(ddl).await;
@@ -238,7 +247,10 @@ async fn a_row_that_a_poller_holds_holds_nobody_up_and_the_poller_wins() {
     two.u_is_served().await;
     poller.batch_execute("rollback").await.expect("the poller gives up");
     two.a.expect("acked").await;
-    two.mesh.db.until("select bool_and(status = 'processed') from agent_messages where to_agent_id = 'a'").await;
+    two.mesh
+        .db
+        .until("select bool_and(status = 'processed') from agent_messages where to_agent_id = 'a'")
+        .await;
     two.nothing_comes_again().await;
 }
 
@@ -290,7 +302,9 @@ async fn an_outcome_is_counted_when_it_changes_something_and_only_then() {
     let tags = [two.to_a("1").await["tag"].clone(), two.to_a("2").await["tag"].clone()];
     // A poller was faster.
     let sql = two.mesh.db.sql().await;
-    sql.batch_execute("update agent_messages set status = 'processed' where to_agent_id = 'a'").await.expect("polled");
+    sql.batch_execute("update agent_messages set status = 'processed' where to_agent_id = 'a'")
+        .await
+        .expect("polled");
     two.a.say(&format!(r#"{{"op":"nack","tag":{},"outcome":"dead","reason":"no"}}"#, tags[0])).await;
     two.a.say(&format!(r#"{{"op":"ack","tag":{},"ref":"x"}}"#, tags[1])).await;
     two.a.expect("acked").await;

@@ -73,12 +73,19 @@ async fn one(seed: u64) {
         }
         match *ENDS.choose(&mut rng).expect("some") {
             "ack" => two.a.say(&format!(r#"{{"op":"ack","tag":{tag}}}"#)).await,
-            "dead" => two.a.say(&format!(r#"{{"op":"nack","tag":{tag},"outcome":"dead","reason":"a long reason"}}"#)).await,
+            "dead" => {
+                two.a
+                    .say(&format!(r#"{{"op":"nack","tag":{tag},"outcome":"dead","reason":"a long reason"}}"#))
+                    .await
+            }
             // It comes again, and is over then.
             _ => {
-                let fail = format!(r#"{{"op":"nack","tag":{tag},"outcome":"fail","delay_ms":0,"reason":"a long reason"}}"#);
+                let fail = format!(
+                    r#"{{"op":"nack","tag":{tag},"outcome":"fail","delay_ms":0,"reason":"a long reason"}}"#
+                );
                 two.a.say(&fail).await;
-                let again = timeout(SERVED, two.a.expect("msg")).await.unwrap_or_else(|_| panic!("{seed}: {ddl}"));
+                let again =
+                    timeout(SERVED, two.a.expect("msg")).await.unwrap_or_else(|_| panic!("{seed}: {ddl}"));
                 two.a.say(&format!(r#"{{"op":"ack","tag":{}}}"#, again["tag"])).await;
             }
         }
@@ -88,7 +95,10 @@ async fn one(seed: u64) {
     }
     two.u_is_served().await;
     holder.batch_execute("rollback").await.unwrap();
-    two.mesh.db.until("select count(*) = 0 from postbell.deliveries where inbox in ('a', 'u') and state <> 'dead'").await;
+    two.mesh
+        .db
+        .until("select count(*) = 0 from postbell.deliveries where inbox in ('a', 'u') and state <> 'dead'")
+        .await;
     let db = two.nothing_comes_again().await;
     // Each message says what became of it, or is set aside.
     let lost = "select count(*) from agent_messages m
