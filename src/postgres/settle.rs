@@ -22,7 +22,8 @@ const MARK_EACH: &str = include_str!("../../sql/queries/mark_each.sql");
 /// For how long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
 const TRY_MS: i32 = 300;
 /// Why a row is set aside untried.
-const UNTRIED: &str = "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
+const UNTRIED: &str =
+    "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
 
 /// What a kind of outcome changes: each has a statement of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -133,8 +134,7 @@ pub async fn open(target: &Target) -> Result<Connection, StoreError> {
 pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled, StoreError> {
     let mut settled = Settled { became: vec![Became::Stale; batch.len()], why: None };
     for kind in [Kind::Ack, Kind::Retry, Kind::Dead, Kind::Expired] {
-        let places: Vec<usize> =
-            (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
+        let places: Vec<usize> = (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
         if places.is_empty() {
             continue;
         }
@@ -150,7 +150,11 @@ pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled
 ///
 /// # Errors
 /// See [`settle`].
-pub async fn settle_kind(connection: &Connection, kind: Kind, batch: &[Settle]) -> Result<Settled, StoreError> {
+pub async fn settle_kind(
+    connection: &Connection,
+    kind: Kind,
+    batch: &[Settle],
+) -> Result<Settled, StoreError> {
     let Arrays { ids, attempts, added, delays_ms, reasons, .. } = &Arrays::of(batch);
     let (sql, params): (_, Params<'_>) = match kind {
         Kind::Ack => (ACK, &[ids, attempts]),
@@ -216,7 +220,10 @@ pub async fn mark_delivered(connection: &Connection, messages: &[Uuid]) -> Resul
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn mark_each(connection: &Connection, messages: &[Uuid]) -> Result<(i64, Option<String>), StoreError> {
+pub async fn mark_each(
+    connection: &Connection,
+    messages: &[Uuid],
+) -> Result<(i64, Option<String>), StoreError> {
     let row = connection.query_one(MARK_EACH, &[&messages]).await?;
     Ok((row.cell("refused")?, row.cell("why")?))
 }

@@ -5,8 +5,8 @@ mod messages;
 
 use uuid::Uuid;
 
-use super::cell::Cells;
 use super::aside::{Count, counts};
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::message::Priority;
