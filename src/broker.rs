@@ -223,7 +223,8 @@ impl House {
         stopped.broken = broken;
         let _ = accept_stop.send(());
         let _ = accepting.await;
-        self.presence.write_changed(&self.pool).await;
+        // What cannot be written is found by the others when this broker is gone.
+        let _ = self.presence.write_changed(&self.pool).await;
         // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
         if !core.is_finished() {
             let _ = timeout(draining::SETTLE_WAIT, core).await;
@@ -322,7 +323,7 @@ impl House {
         background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
         let (alerts, wake) = (config.alerts, self.wake.clone());
         background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone()));
-        background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone()));
+        background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone(), self.health.clone()));
         background.spawn(agent_metrics::run(pool, metrics));
     }
 }
