@@ -269,7 +269,7 @@ begin
           ) found
           join pg_proc p on p.oid = found.tgfoid
           where case when state like 'PB%' then found.table_oid = to_regclass(step ->> 'table')
-                     else strpos(context, p.proname || '(') > 0 or strpos(context, quote_ident(p.proname) || '(') > 0 end),
+                     else context ~ ('(^|[^[:alnum:]_])' || regexp_replace(p.proname, '([^[:alnum:]_])', '\\\1', 'g') || '"?\(') end),
         'rules', (select jsonb_agg(w.rulename) from pg_rewrite w
                   where w.ev_class = to_regclass(step ->> 'table') and (state like 'PB%' or state in ('0A000', '55000'))),
         'default', (select pg_get_expr(d.adbin, d.adrelid)

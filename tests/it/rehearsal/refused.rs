@@ -93,6 +93,10 @@ async fn triggers_that_stop_a_message_are_named() {
         &["The trigger audit of public.agent_messages fails", "function missing(uuid) does not exist"],
     )
     .await;
+    // A function whose name is the end of another's is not blamed for it.
+    let innocent = "create function f() returns trigger language plpgsql as $f$ begin return null; end $f$;
+                    create trigger innocent after insert on agent_messages for each row execute function f();";
+    refused(&format!("{innocent} {audit}"), &["The trigger audit of public.agent_messages fails"]).await;
     let swallow = trigger("swallow", "before insert", "agent_messages", "return null;");
     refused(
         &swallow,
