@@ -72,6 +72,19 @@ async fn columns_that_the_table_computes_demands_or_fills_in_are_named() {
     .await;
 }
 
+/// An enumeration or a domain is a type that the broker's statements were not written for.
+#[tokio::test]
+async fn types_of_the_meshs_own_are_named() {
+    let status = "drop column status cascade, add status word default 'pending'";
+    for make in [
+        "create type word as enum ('pending', 'delivered', 'processed', 'failed')",
+        "create domain word as text check (value <> 'processed')",
+    ] {
+        let change = format!("{make}; alter table agent_messages {status}");
+        refused(&change, &["public.agent_messages cannot be adopted: status is word, not text"]).await;
+    }
+}
+
 /// Two names for one agent in the table would be two inboxes of a broker.
 #[tokio::test]
 async fn a_collation_that_takes_names_for_the_same_is_named() {
