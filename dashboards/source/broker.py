@@ -102,7 +102,7 @@ FAILURES = ("What fails?", [
         acknowledgement in time. disconnect: the session ended before it.", "eps",
         {"{{reason}}": "sum by (reason) (rate(postbell_failed_total{$}[$__rate_interval]))"}),
     lines("New dead letters, by reason", "Deliveries that were given up. max_attempts: failed as often as they may. rejected: the agent \
-        refused it for good. payload_too_large: it does not fit into a line.", "short",
+        refused it for good. payload_too_large: it does not fit into a line. unreadable: its row cannot be read.", "short",
         {"{{reason}}": "sum by (reason) (increase(postbell_dead_total{$}[$__rate_interval]))"}, events=True),
     lines("Connections that ended, by reason", "bye: the client said so. disconnect: the socket ended. The others are the codes of the \
         errors that brokers closed them with. Many at once are a reconnect storm.", "eps",
