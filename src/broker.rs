@@ -42,6 +42,7 @@ use crate::publisher::PUBLISHES_MAX;
 use crate::refiller::Refiller;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
+use crate::settler::Settler;
 use crate::spans::Spans;
 use crate::status::Status;
 use crate::tailer::Tailer;
@@ -260,9 +261,10 @@ impl House {
         let dispatcher = Dispatcher::new(rules, rand::random());
         // One batch may wait while one is written; the next gathers at the dispatcher.
         let (settle, settle_rx) = mpsc::channel(1);
+        let (mark, mark_rx) = mpsc::channel(1);
         let (refill, refill_rx) = mpsc::channel(1);
         let (lease, lease_rx) = mpsc::channel(1);
-        let ports = Ports { settle, refill, lease, wake: self.wake.clone() };
+        let ports = Ports { settle, mark, refill, lease, wake: self.wake.clone() };
         let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, self.metrics.clone()));
 
         let target = || config.database.clone();
@@ -290,9 +292,20 @@ impl House {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
-        let (wake, metrics) = (self.wake.clone(), self.metrics.clone());
-        let flow = self.flow.clone();
-        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics, flow));
+        let wake = self.wake.clone();
+        let aside = Arc::new(Notify::new());
+        let settler = Settler {
+            target: target(),
+            inputs: inputs.clone(),
+            wake: wake.clone(),
+            aside: aside.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            flow: self.flow.clone(),
+        };
+        background.spawn(settler.run(settle_rx));
+        background.spawn(settler::marker::run(target(), mark_rx));
+        background.spawn(settler::aside::run(target(), self.pool.clone(), aside));
         let (pool, health) = (self.pool.clone(), self.health.clone());
         background.spawn(Refiller { pool, inputs, wary, health }.run(refill_rx));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));

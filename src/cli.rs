@@ -2,6 +2,7 @@
 //! log to standard error.
 
 mod agent;
+mod aside;
 mod dead;
 mod demo;
 mod dev;
@@ -77,6 +78,12 @@ enum Command {
     /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Show, retry or drop what the tables did not take
+    ///
+    /// A constraint, a trigger or a lock of agent_messages may keep an outcome from being written. The delivery is over
+    /// all the same; what the message should say waits here, with the reason, until the table takes it.
+    #[command(subcommand)]
+    Aside(aside::AsideCommand),
     /// Rights and row level policies for the roles of Supabase's API
     ///
     /// anon: nothing. authenticated: sends as the agent in its token's claim, reads what is that agent's. service_role:
@@ -142,6 +149,7 @@ async fn run(command: Command) -> Outcome {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Agent(command) => agent::run(command).await,
         Command::Dead(command) => dead::run(command).await,
+        Command::Aside(command) => aside::run(command).await,
         Command::Policies(command) => policies::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Health(args) => health::run(args).await,

@@ -7,6 +7,7 @@ pub mod adopt;
 pub mod agent_metrics;
 pub mod agents;
 pub mod alerts;
+pub mod aside;
 mod cell;
 pub mod connection;
 pub mod dead;

@@ -14,7 +14,7 @@ use crate::health::{Duty, Health};
 use crate::metrics::Metrics;
 use crate::postgres::presence::{self, SILENT_AFTER};
 use crate::postgres::reap::{self, BATCH_ROWS};
-use crate::postgres::{Pool, StoreError};
+use crate::postgres::{Pool, StoreError, aside};
 
 /// Scheduled deliveries are looked for at least this often; those it knows of are promoted at their time.
 const DUE_EVERY: Duration = Duration::from_secs(2);
@@ -109,8 +109,9 @@ pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metric
                 None => 0,
             };
             let locks = reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT)).await?;
+            let asides = aside::forget(&pool).await?;
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
-            Ok(messages.max(locks).max(reap::remove_presence(&pool, kept).await?))
+            Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
         }),
         every(BROADCASTS_EVERY, || reap::finish_broadcasts(&pool)),
     );

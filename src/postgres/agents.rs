@@ -21,6 +21,7 @@ const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
 const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
 const ROTATE: &str = include_str!("../../sql/queries/agent_rotate.sql");
 const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
+const TOUCH: &str = include_str!("../../sql/queries/agent_touch.sql");
 const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
 
 /// The longest that an old token is accepted beside its successor: a rotation that is never finished is none.
@@ -198,7 +199,10 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
     let token = Token::random();
     match pool.execute(ROTATE, &[&agent, &token.hash().as_slice(), &(overlap.as_millis() as i64)]).await? {
         0 => Err(unknown(agent)),
-        _ => Ok(token),
+        _ => {
+            pool.execute(TOUCH, &[&agent]).await?;
+            Ok(token)
+        }
     }
 }
 
@@ -209,7 +213,9 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
 /// It is not registered.
 pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
     let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
-    rows.first().ok_or_else(|| unknown(agent))?.cell("was")
+    let was = rows.first().ok_or_else(|| unknown(agent))?.cell("was")?;
+    pool.execute(TOUCH, &[&agent]).await?;
+    Ok(was)
 }
 
 /// Takes an agent off the registry and says how many deliveries still wait for its name. These are never deleted

@@ -19,6 +19,9 @@ use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 
+/// What a broker's connection sets beside `session.sql`.
+const PATH: &str = include_str!("../../sql/queries/session_path.sql");
+
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
 /// How long a running broker waits for an answer before it takes the connection for dead. The server may be gone
@@ -110,6 +113,9 @@ impl Connection {
             STATEMENT_WAIT.as_millis(),
         );
         this.client.batch_execute(&setup).await?;
+        if target.answer_wait.is_some() {
+            this.client.batch_execute(PATH).await?;
+        }
         Ok(this)
     }
 

@@ -5,6 +5,7 @@ mod messages;
 
 use uuid::Uuid;
 
+use super::aside::{Count, counts};
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
@@ -84,6 +85,7 @@ pub struct Reading {
     pub dead: Vec<(String, i64)>,
     pub scheduled: i64,
     pub edges: Vec<Edge>,
+    pub set_aside: Vec<Count>,
 }
 
 /// How much is read.
@@ -108,6 +110,7 @@ pub async fn read(pool: &Pool, bounds: Bounds) -> Result<Reading, StoreError> {
         dead,
         scheduled,
         edges: edges(pool, bounds).await?,
+        set_aside: counts(pool).await?,
     })
 }
 

@@ -48,6 +48,7 @@ mod rehearsal;
 mod scheduled;
 mod schema;
 mod sending;
+mod settle;
 #[cfg(feature = "otel")]
 mod spans;
 mod status;

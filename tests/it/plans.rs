@@ -22,6 +22,8 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "dead_redrive": 4, "deliveries_dead";
     "dead_purge": 4, "deliveries_dead";
     "settle_expired": 2, "deliveries_pkey";
+    "settle_unmarked": 2, "agent_messages_pkey";
+    "aside_next": 0, "set_aside_due";
     "mark_delivered": 1, "agent_messages_pkey";
     "due_promote": 1, "deliveries_due";
     "reap_expired": 2, "agent_messages_expires";

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::support::*;
-use crate::inbox::{Entry, Terms, Unfit};
 use crate::inbox::dispatcher::{SESSION_BYTES_MAX, UNSETTLED_MAX};
 use crate::inbox::event::{DeadCause, Effect, Event, Outcome, Request};
 use crate::inbox::in_flight::MARK_AFTER;
 use crate::inbox::owned::OLDEST_EVERY;
+use crate::inbox::{Entry, Terms, Unfit};
 
 #[test]
 fn the_urgent_go_first_and_a_lane_keeps_the_order_of_arrival() {

@@ -101,7 +101,8 @@ impl Database {
                     && row.commit <= snapshot
             });
             // A turn gets on by one at least.
-            let read = |(n, (id, row)): (usize, (&i64, &Row))| left_if(n > 0 && id % 7 == 0, entry(*id, row, now));
+            let read =
+                |(n, (id, row)): (usize, (&i64, &Row))| left_if(n > 0 && id % 7 == 0, entry(*id, row, now));
             let rows = visible.take(asked).enumerate().map(read).collect();
             (lane, asked, rows)
         };
