@@ -121,7 +121,7 @@ series! {
     dead: IntCounterVec = counters("reason", DeadReason::ALL.iter().map(|r| r.as_str())),
         "postbell_dead_total",
         "Deliveries that became dead letters by reason: max_attempts, rejected (the agent's nack said dead), \
-         payload_too_large. `postbell dead list` shows them.";
+         payload_too_large, unreadable (its row holds what cannot be read). `postbell dead list` shows them.";
     pub expired: IntCounter = counter, "postbell_expired_total",
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",
