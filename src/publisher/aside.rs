@@ -103,13 +103,16 @@ impl Aside {
     /// What never waited goes first, as a batch; then one that was slow, so that the others' turn comes again.
     async fn round(&mut self, now: Instant) {
         self.give_up(now);
-        let mut bytes = 0;
-        let batch = self.take_out(BATCH_MAX, |w| {
-            let is_due = w.next <= now && w.held.is_none();
-            bytes += if is_due { w.item.bytes() } else { 0 };
-            is_due && bytes <= BATCH_BYTES_MAX
-        });
-        self.write(batch, (BATCH_WAIT, HALF_WAIT)).await;
+        // A key may be one of many that are held: what has none is not to wait for the tries.
+        for has_key in [false, true] {
+            let mut bytes = 0;
+            let batch = self.take_out(BATCH_MAX, |w| {
+                let is_due = w.next <= now && w.held.is_none() && w.item.has_key() == has_key;
+                bytes += if is_due { w.item.bytes() } else { 0 };
+                is_due && bytes <= BATCH_BYTES_MAX
+            });
+            self.write(batch, (BATCH_WAIT, HALF_WAIT)).await;
+        }
         let locked = self.take_out(BATCH_MAX, |w| w.next <= now && w.held == Some(Held::Lock));
         self.write(locked, (HALF_WAIT, HALF_WAIT)).await;
         let slow = self.take_out(1, |w| w.next <= now && w.held == Some(Held::Slow));

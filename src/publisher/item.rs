@@ -53,6 +53,11 @@ impl Item {
         self.message.send.payload.get().len()
     }
 
+    /// Whether another transaction can hold its key.
+    pub(super) fn has_key(&self) -> bool {
+        self.message.send.dedupe_key.is_some()
+    }
+
     /// From now on it takes no room of the queue that all share.
     pub(super) fn give_back_room(&mut self) {
         self.held.1 = None;
