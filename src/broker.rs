@@ -35,15 +35,18 @@ use crate::postgres::agents::Token;
 use crate::postgres::lease::{BrokerRow, LEASE_MARGIN};
 use crate::postgres::listen::{Rope, round_trip};
 use crate::postgres::migrate::schema_state;
+use crate::postgres::payload::Wary;
 use crate::postgres::{Connection, Pool, StoreError};
 use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
+use crate::refiller::Refiller;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
+use crate::settler::Settler;
 use crate::spans::Spans;
 use crate::status::Status;
 use crate::tailer::Tailer;
-use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
+use crate::{agent_metrics, listener, publisher, reaper, server, settler};
 
 /// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
@@ -258,9 +261,10 @@ impl House {
         let dispatcher = Dispatcher::new(rules, rand::random());
         // One batch may wait while one is written; the next gathers at the dispatcher.
         let (settle, settle_rx) = mpsc::channel(1);
+        let (mark, mark_rx) = mpsc::channel(1);
         let (refill, refill_rx) = mpsc::channel(1);
         let (lease, lease_rx) = mpsc::channel(1);
-        let ports = Ports { settle, refill, lease, wake: self.wake.clone() };
+        let ports = Ports { settle, mark, refill, lease, wake: self.wake.clone() };
         let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, self.metrics.clone()));
 
         let target = || config.database.clone();
@@ -275,6 +279,7 @@ impl House {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
+        let wary = Arc::new(Wary::default());
         let tailer = Tailer {
             target: target(),
             broker: self.broker.id,
@@ -283,16 +288,29 @@ impl House {
             lapsed: self.lapsed.clone(),
             inputs: inputs.clone(),
             alarm: alarm.clone(),
+            wary: wary.clone(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
-        let (wake, metrics) = (self.wake.clone(), self.metrics.clone());
-        let flow = self.flow.clone();
-        background.spawn(settler::run(target(), settle_rx, inputs.clone(), wake.clone(), metrics, flow));
-        background.spawn(refiller::run(self.pool.clone(), refill_rx, inputs));
+        let wake = self.wake.clone();
+        let aside = Arc::new(Notify::new());
+        let settler = Settler {
+            target: target(),
+            inputs: inputs.clone(),
+            wake: wake.clone(),
+            aside: aside.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            flow: self.flow.clone(),
+        };
+        background.spawn(settler.run(settle_rx));
+        background.spawn(settler::marker::run(target(), mark_rx));
+        background.spawn(settler::aside::run(target(), self.pool.clone(), aside));
+        let (pool, health) = (self.pool.clone(), self.health.clone());
+        background.spawn(Refiller { pool, inputs, wary, health }.run(refill_rx));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());
-        background.spawn(reaper::promote(self.pool.clone(), alarm, wake));
+        background.spawn(reaper::promote(self.pool.clone(), alarm, wake, self.health.clone()));
         self.spawn_clocks(config, background);
         (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
     }

@@ -2,10 +2,12 @@
 //! log to standard error.
 
 mod agent;
+mod aside;
 mod dead;
 mod demo;
 mod dev;
 mod doctor;
+mod family;
 mod health;
 mod listen;
 mod migrate;
@@ -17,10 +19,12 @@ mod remote;
 mod send;
 mod serve;
 mod settings;
+mod signals;
 mod tail;
 mod top;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -77,6 +81,12 @@ enum Command {
     /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Show, retry or drop what the tables did not take
+    ///
+    /// A constraint, a trigger or a lock of agent_messages may keep an outcome from being written. The delivery is over
+    /// all the same; what the message should say waits here, with the reason, until the table takes it.
+    #[command(subcommand)]
+    Aside(aside::AsideCommand),
     /// Rights and row level policies for the roles of Supabase's API
     ///
     /// anon: nothing. authenticated: sends as the agent in its token's claim, reads what is that agent's. service_role:
@@ -105,6 +115,12 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line, whose first word is the program's name: for programs that are Postbell among other things.
 pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    family::remember(&words);
+    #[cfg(unix)]
+    if words.get(1).is_some_and(|word| word == family::WORD) {
+        return family::keeper::main(&words[2..]);
+    }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(e) => {
@@ -115,24 +131,29 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Err(sentence) = start_log(&cli.log) {
-        eprintln!("postbell: {sentence}");
+        complain(&sentence);
         return ExitCode::from(EXIT_USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("postbell: the process could not start its threads: {e}");
+            complain(&format!("the process could not start its threads: {e}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("postbell: {e:#}");
+            complain(&format!("{e:#}"));
             let usage = e.is::<ConfigError>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
+}
+
+/// Says what is wrong on standard error. A terminal that is gone, or a pipe that nobody reads, must not end what is still to do.
+fn complain(sentence: &str) {
+    let _ = writeln!(std::io::stderr(), "postbell: {sentence}");
 }
 
 async fn run(command: Command) -> Outcome {
@@ -142,6 +163,7 @@ async fn run(command: Command) -> Outcome {
         Command::Migrate(args) => migrate::run(args).await,
         Command::Agent(command) => agent::run(command).await,
         Command::Dead(command) => dead::run(command).await,
+        Command::Aside(command) => aside::run(command).await,
         Command::Policies(command) => policies::run(command).await,
         Command::Doctor(args) => doctor::run(args).await,
         Command::Health(args) => health::run(args).await,
@@ -162,6 +184,8 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        // It would tell of a log that nobody reads on standard error, which is that log, and panic.
+        .log_internal_errors(false)
         .with_ansi(output::is_colourful(&std::io::stderr()));
     if args.log_format == "json" {
         builder.json().init()

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::postgres::listen::Rope;
-use crate::postgres::presence::{self, SILENT_AFTER};
+use crate::postgres::presence::{self, Left, SILENT_AFTER};
 use crate::postgres::{Pool, StoreError};
 use agents::{Agents, Change};
 
@@ -92,26 +92,35 @@ impl Presence {
                 continue;
             }
             match presence::heartbeat(&pool, self.0.broker, &names).await {
-                Ok(now) if access.as_ref() == Some(&now) => {}
-                Ok(now) => {
-                    access = Some(now);
-                    rope.hear_access();
+                Ok((now, left)) => {
+                    self.say(&left);
+                    if now != access || now.is_none() {
+                        access = now;
+                        rope.hear_access();
+                    }
                 }
                 Err(e) => tracing::warn!(error = %e, "heartbeats could not be written; trying again"),
             }
         }
     }
 
-    /// Writes those that came and went since the last time.
+    /// Writes those that came and went since the last time. Of an agent whose row does not take it, or is held, it is tried again
+    /// with the next heartbeats; the others are written.
     pub async fn write_changed(&self, pool: &Pool) {
-        let changed = self.agents().take_changed();
-        if let Err(e) = self.write(pool, &changed).await {
-            tracing::warn!(error = %e, "presence could not be written; trying again");
+        let mut changed = self.agents().take_changed();
+        match self.write(pool, &changed).await {
+            Ok(left) => {
+                self.say(&left);
+                changed.retain(|(agent, _)| left.unwritten.iter().any(|l| **l == **agent));
+            }
+            Err(e) => tracing::warn!(error = %e, "presence could not be written; trying again"),
+        }
+        if !changed.is_empty() {
             self.agents().put_back(changed);
         }
     }
 
-    async fn write(&self, pool: &Pool, changed: &[(Arc<str>, Change)]) -> Result<(), StoreError> {
+    async fn write(&self, pool: &Pool, changed: &[(Arc<str>, Change)]) -> Result<Left, StoreError> {
         let (mut came, mut went) = (Vec::new(), Vec::new());
         for (agent, change) in changed {
             match change {
@@ -119,32 +128,24 @@ impl Presence {
                 Change::Went(absence) => went.push((&**agent, *absence)),
             }
         }
+        let mut left = Left::default();
         if !went.is_empty() {
-            presence::disconnected(pool, self.0.broker, &went).await?;
+            left = presence::disconnected(pool, self.0.broker, &went).await?;
         }
-        match came.is_empty() {
-            true => Ok(()),
-            false => self.write_came(pool, &came).await,
+        if !came.is_empty() {
+            let came = presence::connected(pool, self.0.broker, &came).await?;
+            left.unwritten.extend(came.unwritten);
+            left.refused.extend(came.refused);
         }
+        Ok(left)
     }
 
-    /// What a hello says may not suit the registry of an adopted mesh: one such agent must not keep the others from being
-    /// online, nor itself.
-    async fn write_came(&self, pool: &Pool, came: &[(&str, &Card)]) -> Result<(), StoreError> {
-        let broker = self.0.broker;
-        match presence::connected(pool, broker, came).await {
-            Err(e) if !e.is_retryable() && came.iter().any(|(_, card)| !card.is_empty()) => {}
-            written => return written,
-        }
-        for (agent, card) in came {
-            match presence::connected(pool, broker, &[(*agent, *card)]).await {
-                Err(e) if !e.is_retryable() && !card.is_empty() => {
-                    tracing::warn!(agent, error = %e, "the registry does not take what this agent's hello says of it");
-                    presence::connected(pool, broker, &[(*agent, &Card::default())]).await?;
-                }
-                written => written?,
+    /// Once for each agent and reason.
+    fn say(&self, left: &Left) {
+        for (agent, why) in &left.refused {
+            if self.agents().is_news(agent, why) {
+                tracing::warn!(agent, why, "the registry does not take this agent's presence");
             }
         }
-        Ok(())
     }
 }

@@ -16,8 +16,14 @@ begin
   where h.agent_id = old.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
   if told is not null then
-    update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-    where a.alert_id = told and a.status is distinct from 'resolved';
+    begin
+      -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
+      update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
+      where a.alert_id = (select l.alert_id from postbell.alerts l
+                          where l.alert_id = told and l.status is distinct from 'resolved' for no key update skip locked);
+    exception when others then
+      raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
+    end;
   end if;
   return null;
 end

@@ -6,6 +6,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
+  delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
   return null;
 end
 $$;

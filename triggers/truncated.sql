@@ -6,6 +6,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
   delete from postbell.deliveries;
+  delete from postbell.set_aside where message_id is not null;
   return null;
 end
 $$;

@@ -203,5 +203,8 @@ fn show(dead: &DeadMessage) {
     if let Some(headers) = &dead.headers {
         output::line(&format!("headers      {headers}"));
     }
-    output::line(&format!("payload      {}\n", dead.payload));
+    match &dead.left_out {
+        None => output::line(&format!("payload      {}\n", dead.payload)),
+        Some(why) => output::line(&format!("payload      not shown: {why}\n")),
+    }
 }

@@ -1,6 +1,7 @@
 //! `/api`: the mesh as JSON, what passes as events, and dead letters. `docs/http-api.md` describes it.
 
 pub mod admission;
+mod aside;
 mod dead;
 mod events;
 mod messages;
@@ -134,7 +135,9 @@ where
             dead::settle(site, &who, request, crate::dead_letters::Ask::Redrive).await
         }
         (["dead", "purge"], _) => dead::settle(site, &who, request, crate::dead_letters::Ask::Purge).await,
-        (["me" | "mesh" | "events" | "dead"] | ["dead", _] | ["agents", _, "messages"], false) => {
+        (["aside", "retry"], _) => aside::end(site, &who, request, aside::Deed::Retry).await,
+        (["aside", "drop"], _) => aside::end(site, &who, request, aside::Deed::Drop).await,
+        (["me" | "mesh" | "events" | "dead" | "aside"] | ["dead", _] | ["agents", _, "messages"], false) => {
             Ok(not_allowed("GET, HEAD"))
         }
         (["me"], _) => Ok(json(&Me { may: who.may, name: who.name.as_deref() })),
@@ -147,6 +150,7 @@ where
             events::events(site, line).await
         }
         (["agents", agent, "messages"], _) => messages::messages(site, &who, agent, &query).await,
+        (["aside"], _) => aside::list(site, &who, &query).await,
         (["dead"], _) => dead::list(site, &who, &query).await,
         (["dead", id], _) => dead::show(site, &who, id).await,
         _ => Err(Refusal::new(

@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
@@ -16,6 +18,9 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row, RowStream, 
 use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
+
+/// What a broker's connection sets beside `session.sql`.
+const PATH: &str = include_str!("../../sql/queries/session_path.sql");
 
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
@@ -108,6 +113,9 @@ impl Connection {
             STATEMENT_WAIT.as_millis(),
         );
         this.client.batch_execute(&setup).await?;
+        if target.answer_wait.is_some() {
+            this.client.batch_execute(PATH).await?;
+        }
         Ok(this)
     }
 
@@ -151,6 +159,42 @@ impl Connection {
         self.answered(self.client.query_raw(&statement, params.to_vec())).await
     }
 
+    /// The same, handing each row over as it comes. Where one is refused the connection is given up: the server would send
+    /// all the others first.
+    ///
+    /// # Errors
+    /// See [`StoreError`], and what `each` says.
+    pub async fn query_each(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+        mut each: impl FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let statement = self.prepare(sql).await?;
+        let read = async {
+            let mut rows = pin!(self.client.query_raw(&statement, params.to_vec()).await?);
+            while let Some(row) = rows.try_next().await? {
+                each(row)?;
+            }
+            Ok(())
+        };
+        let done = match self.answer_wait {
+            None => read.await,
+            Some(wait) => timeout(wait, read).await.unwrap_or_else(|_| Err(late(wait))),
+        };
+        // Where the server refused, it sends nothing more.
+        if done.as_ref().is_err_and(|e: &StoreError| e.sqlstate().is_none()) {
+            self.give_up();
+        }
+        done
+    }
+
+    /// Ends it, whatever the server is about to send.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.driver.abort();
+    }
+
     /// The same, for the number of rows it changed.
     ///
     /// # Errors
@@ -177,10 +221,8 @@ impl Connection {
         match timeout(wait, asked).await {
             Ok(answer) => Ok(answer?),
             Err(_) => {
-                self.given_up.store(true, Ordering::Relaxed);
-                self.driver.abort();
-                let sentence = format!("the database did not answer in {} s", wait.as_secs());
-                Err(StoreError::unavailable(sentence))
+                self.give_up();
+                Err(late(wait))
             }
         }
     }
@@ -194,6 +236,10 @@ impl Connection {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(prepared.entry(sql).or_insert(statement).clone())
     }
+}
+
+fn late(wait: Duration) -> StoreError {
+    StoreError::unavailable(format!("the database did not answer in {} s", wait.as_secs()))
 }
 
 impl Drop for Connection {

@@ -15,14 +15,20 @@ mod bad_input;
 mod bell;
 mod brokers;
 mod cli;
+mod client;
 mod clusters;
 mod container;
 mod conversations;
 mod dead;
 mod dead_ops;
+mod dear;
 mod delivery;
 mod doctor;
 mod documents;
+#[cfg(target_os = "linux")]
+mod exec;
+#[cfg(target_os = "linux")]
+mod family;
 mod gate;
 mod harness;
 mod house;
@@ -47,6 +53,7 @@ mod rehearsal;
 mod scheduled;
 mod schema;
 mod sending;
+mod settle;
 #[cfg(feature = "otel")]
 mod spans;
 mod status;

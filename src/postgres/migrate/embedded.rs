@@ -75,6 +75,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "standstill",
         sql: include_str!("../../../sql/migrations/0015_standstill.sql"),
     },
+    Migration {
+        version: 16,
+        name: "set_aside",
+        sql: include_str!("../../../sql/migrations/0016_set_aside.sql"),
+    },
 ];
 
 /// The migrations that create or adopt tables of the user's.
