@@ -8,6 +8,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare told uuid;
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the history of presence is not kept: run `postbell migrate`';
+    return null;
+  end if;
   update postbell.presence_history h set until = now()
   where h.agent_id = new.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
@@ -17,8 +21,7 @@ begin
                then new.offline_reason end)
   on conflict (agent_id) where until = 'infinity' do nothing;
   if told is not null then
-    update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-    where a.alert_id = told and a.status is distinct from 'resolved';
+    perform postbell.resolve_alert(tg_table_schema, told);
   end if;
   return null;
 end

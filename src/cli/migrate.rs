@@ -16,7 +16,8 @@ use crate::postgres::migrate::{self, Plan};
 /// pollers keep working, columns and triggers are added, and messages that wait are delivered when their agents connect.
 /// A table of that name that is something else is refused before anything is changed.
 ///
-/// Each migration is one transaction; running it again does nothing.
+/// Each migration is one transaction. Running it again mends what has drifted since: what somebody dropped, disabled or changed
+/// of what Postbell needs; where nothing has, it does nothing.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   postbell migrate --dry-run                      # what would be done, and whether it can be
@@ -51,12 +52,13 @@ pub(super) async fn run(args: MigrateArgs) -> Outcome {
     if args.json {
         let steps: Vec<_> = plan.migrations.iter().chain(&plan.triggers).collect();
         output::json(&json!({
-            "dry_run": args.dry_run, "steps": steps, "adoption": plan.adoption, "deliveries": plan.deliveries,
+            "dry_run": args.dry_run, "steps": steps, "adoption": plan.adoption, "mends": plan.mends,
+            "left": plan.left, "deliveries": plan.deliveries,
         }));
     } else {
         sentences(&plan, args.dry_run).iter().for_each(|sentence| output::line(sentence));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if plan.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What was done, or would be, a line each.
@@ -64,8 +66,10 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
     if plan.is_empty() {
         return vec!["nothing to do: the schema is that of this version".to_owned()];
     }
-    let (applied, installed) =
-        if dry_run { ("would apply", "would install") } else { ("applied", "installed") };
+    let (applied, installed, mended) = match dry_run {
+        true => ("would apply", "would install", "would mend"),
+        false => ("applied", "installed", "mended"),
+    };
     let mut lines = Vec::new();
     if let Some(adoption) = &plan.adoption {
         let (adopted, created) =
@@ -84,10 +88,12 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
         }
     }
     lines.extend(plan.migrations.iter().map(|m| format!("{applied} migration {m}")));
+    lines.extend(plan.mends.iter().map(|what| format!("{mended}: {what}")));
     lines.extend(plan.triggers.iter().map(|t| format!("{installed} trigger {t}")));
     if let Some(deliveries) = plan.deliveries.filter(|n| *n > 0) {
         lines.push(format!("made {deliveries} deliveries for messages that waited without the trigger"));
     }
+    lines.extend(plan.left.iter().map(|what| format!("not mended: {what}")));
     lines
 }
 

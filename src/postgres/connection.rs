@@ -17,6 +17,8 @@ use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 
+const SESSION_PATH: &str = include_str!("../../sql/queries/session_path.sql");
+
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
 /// How long a running broker waits for an answer before it takes the connection for dead. The server may be gone
@@ -108,6 +110,9 @@ impl Connection {
             STATEMENT_WAIT.as_millis(),
         );
         this.client.batch_execute(&setup).await?;
+        // Not prepared: behind a transaction pooler nothing must fail here, where no sentence would name the pooler.
+        let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
+        this.client.batch_execute(&SESSION_PATH.replace("$1", &literal)).await?;
         Ok(this)
     }
 

@@ -52,11 +52,13 @@ impl StdError for StoreError {}
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            Some(db) => Self {
+            Some(db) => {
+                super::drift::smell(db.code().code());
+                Self {
                 sentence: server_sentence(db),
                 sqlstate: Some(db.code().clone()),
                 retryable: is_passing(db.code()),
-            },
+            }}
             None => Self { sentence: driver_sentence(&error), sqlstate: None, retryable: is_lost(&error) },
         }
     }

@@ -3,7 +3,9 @@
 //! Numbered and forward only. Each migration is one transaction and is recorded with the digest of its text; the
 //! triggers follow, in one more. Everything that could refuse is asked before anything is changed.
 
+mod copied;
 mod embedded;
+mod mend;
 pub mod policies;
 mod state;
 mod status;
@@ -37,7 +39,8 @@ const BEGIN: &str = "begin; set local lock_timeout = '5s'";
 /// A migration may have to scan a large table, and the planner switches of the broker's statements (which keep them
 /// on an index) would make such a scan slow.
 const SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; \
-                       set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on";
+                       set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on; \
+                       select set_config('search_path', quote_ident(current_schema()) || ', pg_temp', false)";
 
 /// What is to be done, or was.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -48,6 +51,10 @@ pub struct Plan {
     pub triggers: Vec<String>,
     /// What becomes of the user's tables, where a migration touches them.
     pub adoption: Option<Adoption>,
+    /// What differs from this version's schema, and is mended or was.
+    pub mends: Vec<String>,
+    /// What differs and only the user can mend, with what to do.
+    pub left: Vec<String>,
     /// After a migration: how many deliveries were made for messages that waited. `None`: the route trigger was
     /// there all the time, or nothing was done yet.
     pub deliveries: Option<u64>,
@@ -56,7 +63,7 @@ pub struct Plan {
 impl Plan {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.migrations.is_empty() && self.triggers.is_empty()
+        self.migrations.is_empty() && self.triggers.is_empty() && self.mends.is_empty() && self.left.is_empty()
     }
 }
 
@@ -97,9 +104,7 @@ async fn lock(connection: &Connection) -> Result<(), StoreError> {
     }
 }
 
-type Work = (Vec<&'static Migration>, Vec<&'static Trigger>);
-
-async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work), StoreError> {
+async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Vec<&'static Migration>), StoreError> {
     refuse(found)?;
     let migrations = found.pending();
     let of_pending = |all: &[(i32, &'static str)]| -> Vec<&'static str> {
@@ -111,14 +116,22 @@ async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work
         true => None,
         false => Some(adopt::check(connection, &found.tables, &taken, &extended).await?),
     };
-    let triggers = found.stale_triggers();
+    let (mut mends, mut left) = (Vec::new(), Vec::new());
+    for difference in found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()) {
+        match difference.cure() {
+            Some(_) => mends.push(difference.sentence()),
+            None => left.push(mend::told(difference)),
+        }
+    }
     let plan = Plan {
         migrations: migrations.iter().map(|m| m.label()).collect(),
-        triggers: triggers.iter().map(|t| t.full_name()).collect(),
+        triggers: found.stale_triggers().iter().map(|t| t.full_name()).collect(),
         adoption,
+        mends,
+        left,
         deliveries: None,
     };
-    Ok((plan, (migrations, triggers)))
+    Ok((plan, migrations))
 }
 
 /// What no migration can mend.
@@ -130,9 +143,9 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
         )));
     }
     match found.state() {
-        SchemaState::Missing if found.schema.is_none() => Err(StoreError::refused(
-            "the schema of POSTBELL_SCHEMA does not exist in this database: create it, or name the one that has (or \
-             is to have) agent_messages",
+        _ if found.schema.is_none() && found.installed_for.is_none() => Err(StoreError::refused(
+            "the schema of POSTBELL_SCHEMA does not exist in this database: create it (`create schema public`, where that was \
+             dropped), or name the one that has (or is to have) agent_messages; then run `postbell migrate`",
         )),
         state @ (SchemaState::Newer { .. }
         | SchemaState::Changed { .. }
@@ -142,8 +155,16 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
 }
 
 async fn migrate_locked(connection: &Connection) -> Result<Plan, StoreError> {
-    let found = Found::read(connection).await?;
-    let (mut done, (migrations, triggers)) = plan_from(connection, &found).await?;
+    let mut found = Found::read(connection).await?;
+    let (mut done, mut migrations) = plan_from(connection, &found).await?;
+    if found.version() == 0 {
+        copied::settle(connection, &found).await?;
+        found = Found::read(connection).await?;
+        if found.version() > 0 {
+            done = Plan { mends: vec!["the record of migrations is missing".to_owned()], ..Plan::default() };
+            migrations = found.pending();
+        }
+    }
     if !migrations.is_empty() {
         connection.batch(BOOTSTRAP).await?;
     }
@@ -151,8 +172,32 @@ async fn migrate_locked(connection: &Connection) -> Result<Plan, StoreError> {
         apply(connection, migration).await?;
         tracing::debug!(migration = migration.label(), "applied");
     }
-    done.deliveries = triggers::install(connection, &found, &triggers).await?;
+    finish(connection, &mut done).await?;
     Ok(done)
+}
+
+/// Everything that is as it is now and not history: what differs is mended, then the triggers are installed.
+async fn finish(connection: &Connection, done: &mut Plan) -> Result<(), StoreError> {
+    let had_drift = !Found::read(connection).await?.drift.is_empty();
+    if had_drift {
+        // The plan said what differed then; this is what was done.
+        done.mends.retain(|m| m.starts_with("the record"));
+        done.mends.extend(mend::mend(connection).await?);
+    }
+    let found = Found::read(connection).await?;
+    let triggers = found.stale_triggers();
+    done.triggers = triggers.iter().map(|t| t.full_name()).collect();
+    done.deliveries = triggers::install(connection, &found, &triggers).await?;
+    // Messages that came while something was wrong have no deliveries; a missing trigger was made up for when it was made.
+    if !done.mends.is_empty() || had_drift && done.deliveries.is_none() {
+        let ready = mend::look(connection).await?;
+        done.deliveries = done.deliveries.map(|n| n + ready).or(Some(ready).filter(|n| *n > 0));
+    }
+    let (granted, lacking) = mend::rights(connection).await?;
+    done.mends.extend(granted);
+    done.left = mend::left(connection).await?;
+    done.left.extend(lacking);
+    Ok(())
 }
 
 async fn apply(connection: &Connection, migration: &Migration) -> Result<(), StoreError> {

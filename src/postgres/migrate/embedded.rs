@@ -75,6 +75,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "standstill",
         sql: include_str!("../../../sql/migrations/0015_standstill.sql"),
     },
+    Migration {
+        version: 19,
+        name: "unrouted",
+        sql: include_str!("../../../sql/migrations/0019_unrouted.sql"),
+    },
 ];
 
 /// The migrations that create or adopt tables of the user's: whether they can is checked before anything is changed.
@@ -94,10 +99,14 @@ pub const TRIGGERS: &[Trigger] = &[
     Trigger { name: "resolved", sql: include_str!("../../../triggers/resolved.sql") },
     Trigger { name: "route", sql: include_str!("../../../triggers/route.sql") },
     Trigger { name: "truncated", sql: include_str!("../../../triggers/truncated.sql") },
+    Trigger { name: "unseen", sql: include_str!("../../../triggers/unseen.sql") },
 ];
 
 /// The trigger that makes deliveries: while it is absent, messages wait without one.
 pub(super) const ROUTE: &str = "route";
+
+/// The trigger that fires where the others do not.
+pub(super) const UNSEEN: &str = "unseen";
 
 /// The version this binary works with.
 pub fn version_wanted() -> i32 {

@@ -7,6 +7,9 @@ use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
 const RECORD: &str = include_str!("../../../sql/queries/triggers_record.sql");
+const STRAYS: &str = include_str!("../../../sql/queries/triggers_strays.sql");
+const KNOWN: &str = include_str!("../../../sql/queries/broadcasts_known.sql");
+const LOOKED: &str = include_str!("../../../sql/queries/looked.sql");
 const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
 
 /// Installs these in one transaction. Where the route trigger did not fire before, that transaction also makes the
@@ -23,7 +26,8 @@ pub(super) async fn install(
     let routed =
         |t: &Trigger| matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated);
     let make_up = stale.iter().any(|t| t.name == ROUTE && !routed(t));
-    match install_in_transaction(connection, stale, make_up).await {
+    let routes = stale.iter().any(|t| t.name == ROUTE);
+    match install_in_transaction(connection, stale, routes, make_up).await {
         Ok(deliveries) => Ok(make_up.then_some(deliveries)),
         Err(error) => {
             roll_back(connection).await;
@@ -37,18 +41,27 @@ pub(super) async fn install(
 async fn install_in_transaction(
     connection: &Connection,
     stale: &[&'static Trigger],
+    routes: bool,
     make_up: bool,
 ) -> Result<u64, StoreError> {
     connection.batch(BEGIN).await?;
+    connection.batch(STRAYS).await?;
     for trigger in stale {
         connection.batch(trigger.sql).await?;
         connection.execute(RECORD, &[&trigger.name, &digest(trigger.sql)]).await?;
     }
     let mut deliveries = 0;
     if make_up {
-        deliveries = connection.execute(ADOPT_WAITING, &[]).await?;
+        let made: i64 = connection.query_one(ADOPT_WAITING, &[]).await?.try_get("deliveries")?;
+        deliveries = u64::try_from(made).unwrap_or(0);
         // A broker may be asleep on this database already, if only the trigger had gone.
         connection.batch("notify postbell").await?;
+    }
+    if routes {
+        if !make_up {
+            connection.execute(KNOWN, &[]).await?;
+        }
+        connection.execute(LOOKED, &[&make_up]).await?;
     }
     connection.batch("commit").await?;
     Ok(deliveries)
