@@ -25,6 +25,10 @@ begin
       where d.message_id = new.message_id
         and d.inbox in (coalesce(old.to_agent_id, 'group:' || old.to_group), coalesce(new.to_agent_id, 'group:' || new.to_group));
     end if;
+    if moved then
+      delete from postbell.deliveries d
+      where d.message_id = new.message_id and d.state <> 'dead' and coalesce(new.to_agent_id, new.to_group) is not null;
+    end if;
     return null;
   end if;
   if moved then

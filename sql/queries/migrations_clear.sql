@@ -4,15 +4,17 @@
 -- their rows stay as they are. Called by src/postgres/migrate/copied.rs.
 do $$
 declare
-  part record;
+  statement text;
+  -- All names before anything goes: an object that went with another has none.
+  statements text[];
 begin
   if to_regprocedure('agent_uptime(interval)') is not null
      and (select prosrc like '%postbell.presence_history%' from pg_proc where oid = to_regprocedure('agent_uptime(interval)')) then
     drop function agent_uptime(interval);
   end if;
-  for part in
+  statements := array(
     select format('drop %s if exists %s cascade',
-                  case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end, c.oid::regclass) as statement
+                  case c.relkind when 'v' then 'view' when 'S' then 'sequence' else 'table' end, c.oid::regclass)
     from pg_class c
     where c.relnamespace = to_regnamespace('postbell') and c.relkind in ('v', 'r', 'S')
       and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'i')
@@ -21,8 +23,8 @@ begin
     from pg_proc p where p.pronamespace = to_regnamespace('postbell')
     union all
     select format('drop type if exists %s cascade', t.oid::regtype)
-    from pg_type t where t.typnamespace = to_regnamespace('postbell') and t.typtype = 'e'
-  loop
-    execute part.statement;
+    from pg_type t where t.typnamespace = to_regnamespace('postbell') and t.typtype = 'e');
+  foreach statement in array statements loop
+    execute statement;
   end loop;
 end $$

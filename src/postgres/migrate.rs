@@ -185,6 +185,13 @@ async fn finish(connection: &Connection, done: &mut Plan) -> Result<(), StoreErr
         done.mends.extend(mend::mend(connection).await?);
     }
     let found = Found::read(connection).await?;
+    let left: Vec<_> = found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()).collect();
+    if !left.is_empty() {
+        // Triggers on what is not whole would only fail.
+        done.triggers.clear();
+        done.left = left.into_iter().map(mend::told).collect();
+        return Ok(());
+    }
     let triggers = found.stale_triggers();
     done.triggers = triggers.iter().map(|t| t.full_name()).collect();
     done.deliveries = triggers::install(connection, &found, &triggers).await?;

@@ -6,7 +6,7 @@ use postbell::postgres::migrate::{SchemaState, migrate, schema_state};
 use tokio::process::Command;
 
 use super::{a_message_lives, run, told};
-use crate::harness::{TestDb, command, fresh, migrated, number};
+use crate::harness::{EXISTING_MESH, TestDb, command, fresh, migrated, number, roles};
 
 /// `pg_dump OPTIONS from | psql to`.
 async fn copy(from: &TestDb, to: &TestDb, options: &[&str]) {
@@ -59,13 +59,16 @@ async fn messages_that_were_put_into_a_copied_schema_are_delivered() {
 
 #[tokio::test]
 async fn a_dump_of_the_users_schema_alone_is_adopted() {
-    let (from, to) = (with_messages().await, fresh().await);
+    let (from, to) = (fresh().await, fresh().await);
+    roles(&from.client().await, EXISTING_MESH).await;
+    migrate(&from.target()).await.expect("migrate");
     run(&to.client().await, "drop schema public cascade").await;
     copy(&from, &to, &["--schema=public", "--no-owner"]).await;
     migrate(&to.target()).await.expect("migrate");
     assert_eq!(told(&to).await, "");
-    let client = to.client().await;
-    assert_eq!(number(&client, "select count(*) from postbell.deliveries").await, 2);
+    let waiting = "select count(*) from postbell.deliveries";
+    let all = number(&from.client().await, waiting).await;
+    assert_eq!(number(&to.client().await, waiting).await, all);
     a_message_lives(&to, "a dump of public").await;
 }
 
