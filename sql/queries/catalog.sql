@@ -79,12 +79,12 @@ with tables as (
          'create table ' || t.full_name || ' ('
            || (select string_agg(c.text || case when c.attnotnull then ' not null' else '' end, ', ' order by c.attnum)
                from column_texts c where c.oid = t.oid)
-           || coalesce((select ', ' || string_agg('constraint ' || quote_ident(k.name) || ' ' || k.text, ', ' order by k.name)
+           || coalesce((select ', ' || string_agg(case when t.ours then 'constraint ' || quote_ident(k.name) || ' ' else '' end || k.text, ', ' order by k.name)
                         from constraints k where k.oid = t.oid), '')
            || ')' || coalesce(' with (' || array_to_string(t.reloptions, ', ') || ')', '')
            || case when t.relrowsecurity then '; alter table ' || t.full_name || ' enable row level security' else '' end
            || case when t.ours then '; revoke all on ' || t.full_name || ' from public'
-                   else coalesce((select string_agg('; ' || i.text, '') from indexes i
+                   else coalesce((select string_agg('; ' || replace(i.text, ' INDEX ' || quote_ident(i.name) || ' ON ', ' INDEX ON '), '') from indexes i
                                   where i.oid = t.oid and i.name not in ('agent_messages_dedupe', 'agent_messages_expires')), '') end
   from tables t
   union all

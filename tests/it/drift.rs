@@ -4,6 +4,7 @@
 mod anything;
 mod copies;
 mod running;
+mod users;
 
 use postbell::postgres::drift::{self, Object};
 use postbell::postgres::doctor::{Check, Level, examine};
@@ -48,7 +49,7 @@ async fn a_message_lives(db: &TestDb, why: &str) {
             break;
         }
     }
-    let left = "select count(*) = 0 from agent_messages where to_agent_id = 'lives' and status <> 'processed'";
+    let left = "select count(*) = 0 from agent_messages where to_agent_id = 'lives' and payload = '\"alive\"' and status <> 'processed'";
     mesh.db.until(left).await;
     let (_, stopped) = mesh.stop().await;
     assert!(!stopped.broken, "{why}");

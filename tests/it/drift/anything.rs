@@ -97,6 +97,8 @@ async fn whatever_is_harmed_is_named_and_mended_or_has_a_way_out() {
         let object = any(&mut dice);
         let (harm, waits) = (harm(object, &mut dice), dice.below(2) == 0);
         let why = format!("seed {seed}, case {case}: {harm}, {} waits", if waits { "a message" } else { "nothing" });
+        // Shown where the test fails.
+        println!("{why}");
         let db = migrated().await;
         let client = db.client().await;
         if waits {

@@ -7,7 +7,7 @@ use postbell::postgres::Connection;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::harness::{migrated, texts};
+use crate::harness::{TestDb, migrated, texts};
 
 /// What somebody does to one message.
 #[derive(Clone, Copy, Debug)]
@@ -269,10 +269,10 @@ fn expected(rows: &BTreeMap<usize, Row>) -> Vec<String> {
 const FOUND: &str = "select right(message_id::text, 1) || ' ' || inbox || case state when 'dead' then ' dead' else '' end
                      from postbell.deliveries order by 1";
 
-async fn check(steps: &[Step]) -> Result<(), TestCaseError> {
-    let db = migrated().await;
+async fn check(db: &TestDb, steps: &[Step]) -> Result<(), TestCaseError> {
     let client: Connection = db.client().await;
-    let setup = "alter table agent_messages drop constraint agent_messages_status_check;
+    let setup = "truncate agent_messages; truncate postbell.unseen; delete from agent_registry;
+                 alter table agent_messages drop constraint if exists agent_messages_status_check;
                  insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
                  values ('a', 'a', 't', 'pc', 'offline'), ('b', 'b', 't', 'pc', 'offline')";
     client.batch(setup).await.expect("two agents");
@@ -310,12 +310,13 @@ async fn check(steps: &[Step]) -> Result<(), TestCaseError> {
 #[test]
 fn deliveries_are_what_the_rows_say() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let config = Config { cases: 60, failure_persistence: None, ..Config::default() };
+    let config = Config { cases: 200, failure_persistence: None, ..Config::default() };
     let mut runner = TestRunner::new_with_rng(
         config,
         proptest::test_runner::TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &[13; 32]),
     );
-    let result = runner.run(&steps(), |steps| runtime.block_on(check(&steps)));
+    let db = runtime.block_on(migrated());
+    let result = runner.run(&steps(), |steps| runtime.block_on(check(&db, &steps)));
     if let Err(e) = result {
         panic!("{e}");
     }
