@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
 
@@ -103,11 +104,11 @@ pub async fn read(connection: &Connection) -> Result<Vec<Object>, StoreError> {
     let mut found = Vec::new();
     for row in connection.query(CATALOG, &[]).await? {
         found.push(Object {
-            kind: row.try_get("kind")?,
-            parent: row.try_get("parent")?,
-            name: row.try_get("name")?,
-            definition: row.try_get::<_, Option<_>>("definition")?.unwrap_or_default(),
-            remake: row.try_get::<_, Option<_>>("remake")?.unwrap_or_default(),
+            kind: row.cell("kind")?,
+            parent: row.cell("parent")?,
+            name: row.cell("name")?,
+            definition: row.cell::<_, Option<_>>("definition")?.unwrap_or_default(),
+            remake: row.cell::<_, Option<_>>("remake")?.unwrap_or_default(),
         });
     }
     Ok(found)

@@ -2,6 +2,7 @@
 
 use tokio_postgres::Row;
 
+use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
 
@@ -36,9 +37,9 @@ impl Lack {
 pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreError> {
     let mut found = Vec::new();
     for row in connection.query(RIGHTS, &[]).await? {
-        let lacking: Vec<String> = row.try_get("lacking")?;
+        let lacking: Vec<String> = row.cell("lacking")?;
         if !lacking.is_empty() {
-            found.push(Lack { role: row.try_get("role")?, rights: lacking.join(", "), on: row.try_get("name")? });
+            found.push(Lack { role: row.cell("role")?, rights: lacking.join(", "), on: row.cell("name")? });
         }
     }
     Ok(found)
@@ -49,9 +50,9 @@ pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreE
 pub(crate) async fn hidden(connection: &Connection) -> Result<(Vec<String>, Option<String>), StoreError> {
     let (mut found, mut role) = (Vec::new(), None);
     for row in connection.query(RIGHTS, &[]).await? {
-        role = Some(row.try_get::<_, String>("role")?);
-        let lacking: Vec<String> = row.try_get("lacking")?;
-        if lacking.is_empty() && row.try_get("hides_rows")? {
+        role = Some(row.cell::<_, String>("role")?);
+        let lacking: Vec<String> = row.cell("lacking")?;
+        if lacking.is_empty() && row.cell("hides_rows")? {
             found.push(sentence(&row)?);
         }
     }
@@ -59,8 +60,8 @@ pub(crate) async fn hidden(connection: &Connection) -> Result<(Vec<String>, Opti
 }
 
 fn sentence(row: &Row) -> Result<String, StoreError> {
-    let (table, role): (String, String) = (row.try_get("name")?, row.try_get("role")?);
-    let forced = match row.try_get("is_forced")? {
+    let (table, role): (String, String) = (row.cell("name")?, row.cell("role")?);
+    let forced = match row.cell("is_forced")? {
         true => format!(" or `alter table {table} no force row level security`"),
         false => String::new(),
     };

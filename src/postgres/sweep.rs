@@ -1,5 +1,6 @@
 //! The sweep: messages that were written while no trigger of ours fired get their deliveries.
 
+use super::cell::Cells;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 use super::pool::Pool;
@@ -31,7 +32,7 @@ pub struct Swept {
 /// See [`StoreError`].
 pub async fn sweep(pool: &Pool) -> Result<Swept, StoreError> {
     let row = pool.query_one(SWEEP, &[&SWEEP_ROWS]).await?;
-    Ok(Swept { took: row.try_get("took")?, ready: row.try_get("ready")?, look: row.try_get("look")? })
+    Ok(Swept { took: row.cell("took")?, ready: row.cell("ready")?, look: row.cell("look")? })
 }
 
 /// Looks at all messages, however long that takes; says how many deliveries became ready, or nothing where another broker is
@@ -43,5 +44,5 @@ pub async fn look_at_all(target: &Target) -> Result<Option<i64>, StoreError> {
     let patient = Target { answer_wait: None, ..target.clone() };
     let connection = Connection::open(&patient).await?;
     connection.batch(LONG).await?;
-    Ok(connection.query_one(ALL, &[]).await?.try_get("ready")?)
+    Ok(connection.query_one(ALL, &[]).await?.cell("ready")?)
 }

@@ -1,5 +1,9 @@
 //! The broker as its users meet it: one private Postgres a process, a database a test, real sockets, in parallel.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads rows that it wrote, and fails where one is not as expected"
+)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adoption;
@@ -27,6 +31,7 @@ mod lifecycle;
 mod limits;
 mod locks;
 mod mesh;
+mod meshes;
 mod notify_queue;
 mod operators;
 mod outage;
@@ -39,6 +44,7 @@ mod process;
 mod producers;
 mod protocol;
 mod reaper;
+mod rehearsal;
 mod scheduled;
 mod schema;
 mod sending;

@@ -1,6 +1,7 @@
 //! What Postbell itself installed, and what this role may do with it.
 
 use super::Check;
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::drift::{Difference, differences};
 use crate::postgres::error::StoreError;
@@ -58,7 +59,7 @@ fn drifted(difference: &Difference) -> Check {
 /// Messages that no trigger saw.
 pub(super) async fn unrouted(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let row = connection.query_one(UNROUTED, &[&UNROUTED_COUNTED_MAX]).await?;
-    let (unrouted, noted): (i64, i64) = (row.try_get("unrouted")?, row.try_get("noted")?);
+    let (unrouted, noted): (i64, i64) = (row.cell("unrouted")?, row.cell("noted")?);
     if unrouted == 0 && noted == 0 {
         return Ok(vec![Check::ok("deliveries", "every message that waits has its deliveries")]);
     }

@@ -4,6 +4,7 @@
 use super::embedded::{MIGRATIONS, digest};
 use super::state::Found;
 use super::{BEGIN, BOOTSTRAP, RECORD, roll_back};
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
@@ -27,7 +28,7 @@ pub(super) async fn settle(connection: &Connection, found: &Found) -> Result<(),
 }
 
 async fn holds(connection: &Connection) -> Result<bool, StoreError> {
-    Ok(connection.query_one(HOLDS, &[]).await?.try_get("holds")?)
+    Ok(connection.query_one(HOLDS, &[]).await?.cell("holds")?)
 }
 
 async fn clear(connection: &Connection) -> Result<(), StoreError> {

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use tokio_postgres::Row;
 
 use super::embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, UNSEEN, digest, version_wanted};
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::drift::{Difference, differences};
 use crate::postgres::error::StoreError;
@@ -155,26 +156,31 @@ impl Found {
     pub(super) async fn read(connection: &Connection) -> Result<Self, StoreError> {
         let row = connection.query_one(FOUND, &[]).await?;
         let mut found = Self {
-            server_version_num: row.get("server_version_num"),
-            server_version: row.get("server_version"),
-            schema: row.get("schema"),
-            installed_for: row.get("installed_for"),
-            tables: row.get("tables"),
-            has_parts: row.get("has_parts"),
+            server_version_num: row.cell("server_version_num")?,
+            server_version: row.cell("server_version")?,
+            schema: row.cell("schema")?,
+            installed_for: row.cell("installed_for")?,
+            tables: row.cell("tables")?,
+            has_parts: row.cell("has_parts")?,
             ..Self::default()
         };
-        if row.get("has_migrations") {
+        if row.cell("has_migrations")? {
             let rows = unless_unreadable(connection.query(MIGRATIONS_LIST, &[]).await)?;
-            found.applied = rows.iter().map(applied).collect();
+            found.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
         }
-        if row.get("has_triggers") {
+        if row.cell("has_triggers")? {
             let rows = unless_unreadable(connection.query(TRIGGERS_FOUND, &[]).await)?;
-            found.triggers = rows.iter().map(installed).collect();
+            found.triggers = rows.iter().map(installed).collect::<Result<_, _>>()?;
         }
         if found.version() == version_wanted() && found.schema.is_some() {
             found.drift = differences(connection).await?;
         }
         Ok(found)
+    }
+
+    /// Whether nothing differs from what its record says, so that what is done to it can be tried first.
+    pub(super) fn is_whole(&self) -> bool {
+        self.drift.iter().all(Difference::is_only_slow) && (self.version() > 0 || !self.has_parts)
     }
 
     /// The newest migration that was applied.
@@ -256,23 +262,23 @@ fn unless_unreadable(rows: Result<Vec<Row>, StoreError>) -> Result<Vec<Row>, Sto
     }
 }
 
-fn applied(row: &Row) -> Applied {
-    Applied {
-        version: row.get("version"),
-        name: row.get("name"),
-        sha256: row.get("sha256"),
-        applied_at: row.get("applied_at"),
-        by: row.get("by"),
-    }
+fn applied(row: &Row) -> Result<Applied, StoreError> {
+    Ok(Applied {
+        version: row.cell("version")?,
+        name: row.cell("name")?,
+        sha256: row.cell("sha256")?,
+        applied_at: row.cell("applied_at")?,
+        by: row.cell("by")?,
+    })
 }
 
-fn installed(row: &Row) -> Installed {
-    Installed {
-        name: row.get("name"),
-        sha256: row.get("sha256"),
-        applied_at: row.get("applied_at"),
-        enabled: row.get("enabled"),
-    }
+fn installed(row: &Row) -> Result<Installed, StoreError> {
+    Ok(Installed {
+        name: row.cell("name")?,
+        sha256: row.cell("sha256")?,
+        applied_at: row.cell("applied_at")?,
+        enabled: row.cell("enabled")?,
+    })
 }
 
 #[cfg(test)]
