@@ -55,10 +55,11 @@ impl From<tokio_postgres::Error> for StoreError {
             Some(db) => {
                 super::drift::smell(db.code().code());
                 Self {
-                sentence: server_sentence(db),
-                sqlstate: Some(db.code().clone()),
-                retryable: is_passing(db.code()),
-            }}
+                    sentence: server_sentence(db),
+                    sqlstate: Some(db.code().clone()),
+                    retryable: is_passing(db.code()),
+                }
+            }
             None => Self { sentence: driver_sentence(&error), sqlstate: None, retryable: is_lost(&error) },
         }
     }

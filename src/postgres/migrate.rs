@@ -78,7 +78,10 @@ pub enum Rehearsal {
 impl Plan {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.migrations.is_empty() && self.triggers.is_empty() && self.mends.is_empty() && self.left.is_empty()
+        self.migrations.is_empty()
+            && self.triggers.is_empty()
+            && self.mends.is_empty()
+            && self.left.is_empty()
     }
 }
 
@@ -223,9 +226,6 @@ async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result
             done = Plan { mends: vec!["the record of migrations is missing".to_owned()], ..Plan::default() };
             migrations = found.pending();
         }
-    }
-    for (place, migration) in migrations.iter().enumerate() {
-        apply(connection, migration, &migrations[..place], found.applied.is_empty() && place == 0).await?;
     }
     for (place, migration) in migrations.iter().enumerate() {
         apply(connection, migration, &migrations[..place], found.applied.is_empty() && place == 0).await?;

@@ -12,11 +12,11 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::health::{Duty, Health};
+use crate::postgres::Pool;
 use crate::postgres::drift::{self, Difference};
 use crate::postgres::migrate::{Plan, migrate};
 use crate::postgres::sweep::{SWEEP_ROWS, look_at_all, sweep};
 use crate::postgres::{Connection, StoreError, Target};
-use crate::postgres::Pool;
 
 /// What no trigger saw is found within five seconds.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
@@ -62,7 +62,9 @@ impl Upkeep {
             };
             let hinted = drift::was_smelt();
             let since = seen.compared.map(|at| at.elapsed());
-            if since.is_none_or(|since| since >= COMPARE_EVERY || (hinted || !seen.said.is_empty()) && since >= COMPARE_MIN) {
+            if since.is_none_or(|since| {
+                since >= COMPARE_EVERY || (hinted || !seen.said.is_empty()) && since >= COMPARE_MIN
+            }) {
                 if let Err(e) = self.compare(&mut seen).await {
                     tracing::warn!(error = %e, "the schema could not be compared with what it must be; trying again");
                 }
@@ -87,7 +89,10 @@ impl Upkeep {
             let ready = look_at_all(&self.target).await?;
             seen.look_after = Instant::now() + began.elapsed() * LOOK_SHARE;
             if let Some(deliveries) = ready.filter(|n| *n > 0) {
-                tracing::info!(deliveries, "triggers had been off: made deliveries for messages that came meanwhile");
+                tracing::info!(
+                    deliveries,
+                    "triggers had been off: made deliveries for messages that came meanwhile"
+                );
                 self.wake.notify_one();
             }
         }
@@ -99,7 +104,8 @@ impl Upkeep {
         let connection = Connection::open(&self.target).await?;
         let found = drift::differences(&connection).await?;
         drop(connection);
-        let sentences: Vec<_> = found.iter().filter(|d| !d.is_only_slow()).map(Difference::sentence).collect();
+        let sentences: Vec<_> =
+            found.iter().filter(|d| !d.is_only_slow()).map(Difference::sentence).collect();
         let is_new = sentences != seen.said;
         seen.said = sentences;
         if seen.said.is_empty() {

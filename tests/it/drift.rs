@@ -6,10 +6,10 @@ mod copies;
 mod running;
 mod users;
 
-use postbell::postgres::drift::{self, Object};
-use postbell::postgres::doctor::{Check, Level, examine};
-use postbell::postgres::migrate::{migrate, plan, schema_state};
 use postbell::postgres::Connection;
+use postbell::postgres::doctor::{Check, Level, examine};
+use postbell::postgres::drift::{self, Object};
+use postbell::postgres::migrate::{migrate, plan, schema_state};
 
 use crate::harness::{EXISTING_MESH, TestDb, command, fresh, migrated, number, roles, texts};
 use crate::mesh::{Mesh, insert, next};
@@ -66,7 +66,8 @@ async fn an_adopted_mesh_has_not_drifted() {
     roles(&client, EXISTING_MESH).await;
     migrate(&db.target()).await.expect("migrate");
     let client = Connection::open(&db.target()).await.expect("connect");
-    let found: Vec<_> = drift::differences(&client).await.expect("the catalog").iter().map(|d| d.sentence()).collect();
+    let found: Vec<_> =
+        drift::differences(&client).await.expect("the catalog").iter().map(|d| d.sentence()).collect();
     assert_eq!(found, [""; 0]);
 }
 
@@ -111,8 +112,12 @@ async fn each_is_named_and_mended_and_a_message_lives() {
     for (break_it, name) in CASES {
         let db = migrated().await;
         let client = db.client().await;
-        run(&client, "insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
-                      values ('x', 'x', 't', 'pc', 'offline')").await;
+        run(
+            &client,
+            "insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
+                      values ('x', 'x', 't', 'pc', 'offline')",
+        )
+        .await;
         if client.batch(break_it).await.is_err() {
             // Postgres itself refuses, and names the view that needs it.
             assert!(name.is_empty(), "{break_it}");
@@ -150,13 +155,29 @@ async fn an_insert_into_a_broken_schema_is_stored_and_delivered_later() {
         let db = migrated().await;
         let client = db.client().await;
         run(&client, break_it).await;
-        run(&client, "insert into agent_messages (message_id, from_agent_id, to_agent_id, message_type, payload)
-                      values (gen_random_uuid(), 's', 'a', 'data', '1')").await;
-        run(&client, "insert into agent_alerts (alert_id, agent_id, alert_type, severity, message)
-                      values (gen_random_uuid(), 'a', 't', 'high', 'm')").await;
-        run(&client, "update agent_messages set status = 'delivered'; update agent_messages set status = 'pending'").await;
-        run(&client, "insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
-                      values ('n', 'n', 't', 'pc', 'online'); update agent_registry set status = 'offline'").await;
+        run(
+            &client,
+            "insert into agent_messages (message_id, from_agent_id, to_agent_id, message_type, payload)
+                      values (gen_random_uuid(), 's', 'a', 'data', '1')",
+        )
+        .await;
+        run(
+            &client,
+            "insert into agent_alerts (alert_id, agent_id, alert_type, severity, message)
+                      values (gen_random_uuid(), 'a', 't', 'high', 'm')",
+        )
+        .await;
+        run(
+            &client,
+            "update agent_messages set status = 'delivered'; update agent_messages set status = 'pending'",
+        )
+        .await;
+        run(
+            &client,
+            "insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
+                      values ('n', 'n', 't', 'pc', 'online'); update agent_registry set status = 'offline'",
+        )
+        .await;
         let done = migrate(&db.target()).await.expect(break_it);
         assert_eq!(done.left, [""; 0], "{break_it}");
         let inboxes = texts(&client, "select inbox from postbell.deliveries where inbox = 'a'").await;
@@ -167,9 +188,21 @@ async fn an_insert_into_a_broken_schema_is_stored_and_delivered_later() {
 #[tokio::test]
 async fn what_only_the_user_can_mend_is_said_with_the_way_out() {
     for (break_it, name, way) in [
-        ("alter table agent_messages drop column message_id cascade", "agent_messages.message_id", "restore the table from a back-up"),
-        ("alter table postbell.deliveries drop column inbox cascade", "postbell.deliveries.inbox", "`truncate postbell.deliveries`"),
-        ("alter table agent_messages alter topic set default 'general'", "agent_messages.topic", "drop default"),
+        (
+            "alter table agent_messages drop column message_id cascade",
+            "agent_messages.message_id",
+            "restore the table from a back-up",
+        ),
+        (
+            "alter table postbell.deliveries drop column inbox cascade",
+            "postbell.deliveries.inbox",
+            "`truncate postbell.deliveries`",
+        ),
+        (
+            "alter table agent_messages alter topic set default 'general'",
+            "agent_messages.topic",
+            "drop default",
+        ),
         (
             "update agent_messages set ordering_key = ''; alter table agent_messages alter ordering_key set not null",
             "agent_messages.ordering_key",
@@ -199,8 +232,12 @@ async fn what_only_the_user_can_mend_is_said_with_the_way_out() {
 async fn a_replaced_table_leaves_no_trigger_on_the_old_one() {
     let db = migrated().await;
     let client = db.client().await;
-    run(&client, "alter table agent_messages rename to agent_messages_old;
-                  create table agent_messages (like agent_messages_old including all)").await;
+    run(
+        &client,
+        "alter table agent_messages rename to agent_messages_old;
+                  create table agent_messages (like agent_messages_old including all)",
+    )
+    .await;
     migrate(&db.target()).await.expect("migrate");
     run(&client, "insert into agent_messages_old (from_agent_id, to_agent_id, message_type, payload) values ('s', 'a', 'data', '1')").await;
     assert_eq!(number(&client, "select count(*) from postbell.deliveries").await, 0);

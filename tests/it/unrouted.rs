@@ -121,7 +121,9 @@ async fn what_is_set_back_to_pending_is_delivered_again() {
         } else {
             delivery.ack_confirmed().await.expect("acknowledged");
         }
-        mesh.db.until("select count(*) = 0 from agent_messages where status in ('pending', 'delivered')").await;
+        mesh.db
+            .until("select count(*) = 0 from agent_messages where status in ('pending', 'delivered')")
+            .await;
         run(&sql, "update agent_messages set status = 'pending', processed_at = null").await;
         let delivery = next(&mut deliveries).await;
         assert_eq!((delivery.payload().to_string().as_str(), delivery.attempt()), ("1", 1), "{ended}");
@@ -167,7 +169,8 @@ async fn what_a_broker_has_in_hand_is_not_readdressed() {
     let sql = mesh.db.sql().await;
     insert(&sql, "a", 5, "1").await;
     let delivery = next(&mut deliveries).await;
-    let refused = sql.batch_execute("update agent_messages set to_agent_id = 'u'").await.expect_err("refused");
+    let refused =
+        sql.batch_execute("update agent_messages set to_agent_id = 'u'").await.expect_err("refused");
     let refused = refused.as_db_error().expect("by the database");
     assert!(refused.message().contains("cannot be readdressed: a broker has it for a"), "{refused}");
     assert!(refused.hint().is_some_and(|hint| hint.contains("Insert a new message")));
@@ -205,7 +208,8 @@ async fn a_poller_that_ends_a_message_in_a_word_of_its_own_has_ended_it() {
         insert(&sql, "a", 5, "3").await;
         let delivery = next(&mut deliveries).await;
         assert_eq!(delivery.payload().to_string(), "3", "nothing that was ended is pushed");
-        run(&sql, "update agent_messages set status = 'archived' where status in ('pending', 'delivered')").await;
+        run(&sql, "update agent_messages set status = 'archived' where status in ('pending', 'delivered')")
+            .await;
         match outcome {
             "ack" => delivery.ack_confirmed().await.expect("acknowledged"),
             _ => delivery.fail("no", None).await,
@@ -214,7 +218,11 @@ async fn a_poller_that_ends_a_message_in_a_word_of_its_own_has_ended_it() {
     insert(&sql, "a", 5, "\"end\"").await;
     assert_eq!(until(&mut deliveries, "\"end\"").await, [""; 0], "not pushed again");
     mesh.db.until("select count(*) = 1 from agent_messages where status = 'processed'").await;
-    let words = texts(&mesh.db.client().await, "select string_agg(status, ' ' order by created_at) from agent_messages").await;
+    let words = texts(
+        &mesh.db.client().await,
+        "select string_agg(status, ' ' order by created_at) from agent_messages",
+    )
+    .await;
     assert_eq!(words, ["completed archived done Erledigt done archived archived processed"]);
     let _ = mesh.stop().await;
 }
@@ -235,7 +243,9 @@ async fn a_claim_is_no_end() {
 async fn the_doctor_counts_what_has_no_delivery() {
     let db = migrated().await;
     let sql = db.sql().await;
-    let said = async || examine(&db.target()).await.into_iter().find(|c| c.check == "deliveries").expect("a check").sentence;
+    let said = async || {
+        examine(&db.target()).await.into_iter().find(|c| c.check == "deliveries").expect("a check").sentence
+    };
     assert!(said().await.starts_with("every message"), "{}", said().await);
     run(&sql, "set session_replication_role = replica").await;
     insert(&sql, "a", 5, "1").await;

@@ -27,11 +27,16 @@ pub(super) async fn schema(connection: &Connection) -> Result<Vec<Check>, StoreE
                 checks.push(Check::ok("schema", version));
             }
             match (&status.state, refusal) {
-                (SchemaState::TriggersStale(_), Some(sentence)) => checks.push(Check::fail("triggers", sentence)),
+                (SchemaState::TriggersStale(_), Some(sentence)) => {
+                    checks.push(Check::fail("triggers", sentence))
+                }
                 (SchemaState::Current, _) => {
                     let triggers = status.lines.iter().filter(|l| l.kind == "trigger");
                     let names: Vec<_> = triggers.map(|l| l.name.as_str()).collect();
-                    checks.push(Check::ok("triggers", format!("{} are installed and enabled", names.join(", "))));
+                    checks.push(Check::ok(
+                        "triggers",
+                        format!("{} are installed and enabled", names.join(", ")),
+                    ));
                 }
                 _ => {
                     let triggers = differences.iter().filter(|d| d.needed.kind == "trigger");
@@ -48,7 +53,10 @@ pub(super) async fn schema(connection: &Connection) -> Result<Vec<Check>, StoreE
 fn drifted(difference: &Difference) -> Check {
     let sentence = difference.sentence();
     if difference.is_only_slow() {
-        return Check::warn("schema", format!("{sentence}, so that old messages are searched for one by one: {}", difference.way_out()));
+        return Check::warn(
+            "schema",
+            format!("{sentence}, so that old messages are searched for one by one: {}", difference.way_out()),
+        );
     }
     match difference.cure().is_some() || difference.needed.kind == "trigger" {
         true => Check::fail("schema", format!("{sentence}: run `postbell migrate`, which mends it")),

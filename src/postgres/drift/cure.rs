@@ -20,7 +20,9 @@ impl Difference {
             "function" if is_missing || self.returns_the_same() => Some(remake.clone()),
             "function" => Some(format!("drop function {name} cascade; {remake}")),
             "view" => Some(format!("drop view if exists postbell.{name} cascade; {remake}")),
-            "constraint" => Some(format!("alter table {parent} drop constraint if exists \"{name}\"; {remake}")),
+            "constraint" => {
+                Some(format!("alter table {parent} drop constraint if exists \"{name}\"; {remake}"))
+            }
             "index" => {
                 let schema = if parent.starts_with("postbell.") { "postbell." } else { "" };
                 Some(format!("drop index if exists {schema}\"{name}\"; {remake}"))
@@ -49,15 +51,21 @@ impl Difference {
                 format!("`alter table {parent} alter column {name} drop not null`, or give it a default")
             }
             "column" if found.contains(" default ") => {
-                format!("`alter table {parent} alter column {name} drop default`, since that would be an address")
+                format!(
+                    "`alter table {parent} alter column {name} drop default`, since that would be an address"
+                )
             }
             "column" if found.contains(" generated") => {
                 format!("`alter table {parent} alter column {name} drop expression`")
             }
             "column" => format!("make the column {definition}, or rename it and run `postbell migrate`"),
-            "type" => format!("restore schema postbell from a back-up, or `drop type postbell.{name} cascade` and run `postbell migrate`"),
+            "type" => format!(
+                "restore schema postbell from a back-up, or `drop type postbell.{name} cascade` and run `postbell migrate`"
+            ),
             "constraint" => format!("mend the rows of {parent} that break it, then run `postbell migrate`"),
-            "index" => format!("remove the rows of {parent} that keep it from being made, then run `postbell migrate`"),
+            "index" => format!(
+                "remove the rows of {parent} that keep it from being made, then run `postbell migrate`"
+            ),
             _ => format!("as an owner of schema postbell run `postbell migrate`, or by hand: `{remake}`"),
         }
     }
@@ -117,10 +125,13 @@ impl Difference {
             _ => String::new(),
         };
         debug_assert!(!definition.is_empty());
-        let parts: Vec<_> = parts
-            .iter()
-            .map(|p| if p.starts_with("alter column") { p.clone() } else { format!("alter column {name} {p}") })
-            .collect();
+        let parts: Vec<_> =
+            parts
+                .iter()
+                .map(|p| {
+                    if p.starts_with("alter column") { p.clone() } else { format!("alter column {name} {p}") }
+                })
+                .collect();
         Some(format!("alter table {parent} {}{next}", parts.join(", ")))
     }
 
@@ -128,7 +139,10 @@ impl Difference {
     fn default_restored(&self) -> Option<String> {
         let Object { parent, name, remake, definition, .. } = self.needed;
         let lost = definition.ends_with(" has a default")
-            && self.found.as_deref().is_some_and(|f| f.replace(" must be given", " has a default") == *definition);
+            && self
+                .found
+                .as_deref()
+                .is_some_and(|f| f.replace(" must be given", " has a default") == *definition);
         let default = remake.split_once(" default ")?.1.trim_end_matches(" not null");
         lost.then(|| format!("alter table {parent} alter column {name} set default {default}"))
     }

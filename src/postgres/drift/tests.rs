@@ -2,7 +2,13 @@ use super::*;
 
 fn object(kind: &str, parent: &str, name: &str, definition: &str) -> Object {
     let own = str::to_owned;
-    Object { kind: own(kind), parent: own(parent), name: own(name), definition: own(definition), remake: String::new() }
+    Object {
+        kind: own(kind),
+        parent: own(parent),
+        name: own(name),
+        definition: own(definition),
+        remake: String::new(),
+    }
 }
 
 fn compared(needed: Vec<Object>, found: &[Object]) -> Vec<String> {
@@ -13,7 +19,19 @@ fn compared(needed: Vec<Object>, found: &[Object]) -> Vec<String> {
 #[test]
 fn the_list_is_there() {
     assert!(needed().len() > 100);
-    for kind in ["type", "sequence", "function", "table", "column", "constraint", "index", "index by", "key", "view", "trigger"] {
+    for kind in [
+        "type",
+        "sequence",
+        "function",
+        "table",
+        "column",
+        "constraint",
+        "index",
+        "index by",
+        "key",
+        "view",
+        "trigger",
+    ] {
         assert!(needed().iter().any(|o| o.kind == kind), "{kind}");
     }
 }
@@ -51,7 +69,10 @@ fn a_users_column_may_be_looser_and_no_stricter() {
 fn a_disabled_trigger_is_called_so() {
     let table = object("table", "", "t", "");
     let of = |definition| vec![table.clone(), object("trigger", "t", "postbell_route", definition)];
-    assert_eq!(compared(of("text|O|f|body"), &of("text|D|f|body")), ["trigger postbell_route on t is disabled"]);
+    assert_eq!(
+        compared(of("text|O|f|body"), &of("text|D|f|body")),
+        ["trigger postbell_route on t is disabled"]
+    );
     assert_eq!(
         compared(of("text|O|f|body"), &of("text|O|f|other")),
         ["trigger postbell_route on t is not as this version needs it"]

@@ -14,7 +14,11 @@ const LOOK: &str = include_str!("../../../sql/queries/sweep_all.sql");
 const ROUNDS_MAX: usize = 8;
 
 /// Everything that is as it is now and not history: what differs is mended, then the triggers are installed.
-pub(super) async fn finish(connection: &Connection, done: &mut Plan, applied: usize) -> Result<(), StoreError> {
+pub(super) async fn finish(
+    connection: &Connection,
+    done: &mut Plan,
+    applied: usize,
+) -> Result<(), StoreError> {
     let had_drift = !Found::read(connection).await?.drift.is_empty();
     if had_drift {
         // The plan said what differed then; this is what was done.
@@ -22,7 +26,8 @@ pub(super) async fn finish(connection: &Connection, done: &mut Plan, applied: us
         done.mends.extend(mend(connection).await?);
     }
     let found = Found::read(connection).await?;
-    let left: Vec<_> = found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()).collect();
+    let left: Vec<_> =
+        found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()).collect();
     if !left.is_empty() {
         // Triggers on what is not whole would only fail.
         done.triggers.clear();
@@ -104,7 +109,8 @@ async fn look(connection: &Connection) -> Result<u64, StoreError> {
 
 async fn apply(connection: &Connection, cure: &str) -> Result<(), StoreError> {
     // A function may name a table that comes after it.
-    let result = connection.batch(&format!("{BEGIN}; set local check_function_bodies = off; {cure}; commit")).await;
+    let result =
+        connection.batch(&format!("{BEGIN}; set local check_function_bodies = off; {cure}; commit")).await;
     if result.is_err() {
         roll_back(connection).await;
     }

@@ -197,7 +197,8 @@ impl Found {
         let Some(found) = self.triggers.iter().find(|t| t.name == trigger.name) else {
             return TriggerState::Missing;
         };
-        let difference = self.drift.iter().find(|d| d.needed.kind == "trigger" && d.needed.name == trigger.full_name());
+        let difference =
+            self.drift.iter().find(|d| d.needed.kind == "trigger" && d.needed.name == trigger.full_name());
         match (found.enabled.as_deref(), difference) {
             (None, _) => TriggerState::Missing,
             (Some("D"), _) => TriggerState::Disabled,

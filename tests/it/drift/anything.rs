@@ -1,8 +1,8 @@
 //! Any single object that the version needs, dropped or altered in any way, with messages waiting or not.
 
+use postbell::postgres::Connection;
 use postbell::postgres::drift::{Object, needed};
 use postbell::postgres::migrate::{migrate, plan, schema_state};
-use postbell::postgres::Connection;
 
 use super::{a_message_lives, told};
 use crate::harness::{migrated, number};
@@ -24,7 +24,10 @@ fn harm(object: &Object, dice: &mut Dice) -> String {
     let Object { kind, parent, name, .. } = object;
     let pick = |dice: &mut Dice, all: &[String]| all[dice.below(all.len())].clone();
     match kind.as_str() {
-        "table" => pick(dice, &[format!("drop table {name} cascade"), format!("alter table {name} rename to elsewhere")]),
+        "table" => pick(
+            dice,
+            &[format!("drop table {name} cascade"), format!("alter table {name} rename to elsewhere")],
+        ),
         "column" => pick(
             dice,
             &[
@@ -39,7 +42,9 @@ fn harm(object: &Object, dice: &mut Dice) -> String {
                 dice,
                 &[
                     format!("drop index {schema}{name}"),
-                    format!("update pg_index set indisvalid = false where indexrelid = '{schema}{name}'::regclass"),
+                    format!(
+                        "update pg_index set indisvalid = false where indexrelid = '{schema}{name}'::regclass"
+                    ),
                     format!("drop index {schema}{name}; create index {name} on {parent} using brin (ctid)"),
                 ][..2],
             )
@@ -74,7 +79,10 @@ fn harm(object: &Object, dice: &mut Dice) -> String {
         "sequence" => format!("drop sequence postbell.{name} cascade"),
         "type" => pick(
             dice,
-            &[format!("drop type postbell.{name} cascade"), format!("alter type postbell.{name} add value 'lost'")],
+            &[
+                format!("drop type postbell.{name} cascade"),
+                format!("alter type postbell.{name} add value 'lost'"),
+            ],
         ),
         other => panic!("a new kind: {other}"),
     }
@@ -82,7 +90,20 @@ fn harm(object: &Object, dice: &mut Dice) -> String {
 
 /// Of each kind as many, since there are far more columns than sequences.
 fn any(dice: &mut Dice) -> &'static Object {
-    let kinds = ["table", "column", "column", "constraint", "index", "index by", "key", "view", "function", "trigger", "sequence", "type"];
+    let kinds = [
+        "table",
+        "column",
+        "column",
+        "constraint",
+        "index",
+        "index by",
+        "key",
+        "view",
+        "function",
+        "trigger",
+        "sequence",
+        "type",
+    ];
     let kind = kinds[dice.below(kinds.len())];
     let all: Vec<_> = needed().iter().filter(|o| o.kind == kind).collect();
     all[dice.below(all.len())]
@@ -96,7 +117,10 @@ async fn whatever_is_harmed_is_named_and_mended_or_has_a_way_out() {
     for case in 0..CASES {
         let object = any(&mut dice);
         let (harm, waits) = (harm(object, &mut dice), dice.below(2) == 0);
-        let why = format!("seed {seed}, case {case}: {harm}, {} waits", if waits { "a message" } else { "nothing" });
+        let why = format!(
+            "seed {seed}, case {case}: {harm}, {} waits",
+            if waits { "a message" } else { "nothing" }
+        );
         // Shown where the test fails.
         println!("{why}");
         let db = migrated().await;
@@ -127,7 +151,8 @@ async fn whatever_is_harmed_is_named_and_mended_or_has_a_way_out() {
         mended += 1;
         assert_eq!(told(&db).await, "", "{why}");
         if waits && number(&client, "select count(*) from agent_messages").await == 1 {
-            let waiting = "select count(*) from postbell.deliveries where inbox = 'lives' and state = 'ready'";
+            let waiting =
+                "select count(*) from postbell.deliveries where inbox = 'lives' and state = 'ready'";
             // A column of the row itself that was dropped has taken the address with it.
             if !harm.contains("to_agent_id") {
                 assert_eq!(number(&client, waiting).await, 1, "{why}: what waited waits once");

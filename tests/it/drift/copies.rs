@@ -10,7 +10,13 @@ use crate::harness::{EXISTING_MESH, TestDb, command, fresh, migrated, number, ro
 
 /// `pg_dump OPTIONS from | psql to`.
 async fn copy(from: &TestDb, to: &TestDb, options: &[&str]) {
-    let dump = Command::new("pg_dump").args(options).arg(from.url()).stderr(Stdio::null()).output().await.expect("pg_dump");
+    let dump = Command::new("pg_dump")
+        .args(options)
+        .arg(from.url())
+        .stderr(Stdio::null())
+        .output()
+        .await
+        .expect("pg_dump");
     assert!(dump.status.success(), "pg_dump");
     let mut psql = Command::new("psql")
         .args(["-q", "-v", "ON_ERROR_STOP=0", &to.url()])
@@ -27,8 +33,12 @@ async fn copy(from: &TestDb, to: &TestDb, options: &[&str]) {
 
 async fn with_messages() -> TestDb {
     let db = migrated().await;
-    run(&db.client().await, "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
-                             values ('s', 'lives', 'data', '0'), ('s', 'other', 'data', '0')").await;
+    run(
+        &db.client().await,
+        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
+                             values ('s', 'lives', 'data', '0'), ('s', 'other', 'data', '0')",
+    )
+    .await;
     db
 }
 
@@ -42,7 +52,10 @@ async fn a_schema_without_its_rows_is_put_in_order() {
     let ended = command(&to, &["migrate"]).await;
     assert_eq!(ended.status, 0, "{}{}", ended.stdout, ended.stderr);
     assert_eq!(told(&to).await, "");
-    assert!(number(&client, "select count(*) from postbell.role_limits").await > 0, "what came with the tables is there");
+    assert!(
+        number(&client, "select count(*) from postbell.role_limits").await > 0,
+        "what came with the tables is there"
+    );
     a_message_lives(&to, "a copied schema").await;
 }
 

@@ -30,12 +30,19 @@ const ALERT: &str = "insert into agent_alerts (agent_id, alert_type, severity, m
 async fn an_alert_is_stored_and_sent_where_triggers_name_their_tables_without_a_schema() {
     let db = mesh_with(AUDIT).await;
     let client = db.client().await;
-    run(&client, "insert into postbell.subscriptions (pattern, agent_id) values ('alerts.>', 'local-orchestrator');
-                  delete from audit_log").await;
+    run(
+        &client,
+        "insert into postbell.subscriptions (pattern, agent_id) values ('alerts.>', 'local-orchestrator');
+                  delete from audit_log",
+    )
+    .await;
     run(&client, ALERT).await;
     run(&client, "update agent_alerts set status = 'resolved'").await;
     let said = texts(&client, "select what from audit_log order by what").await;
-    assert_eq!(said, ["agent_alerts INSERT", "agent_alerts UPDATE", "agent_messages INSERT", "agent_messages INSERT"]);
+    assert_eq!(
+        said,
+        ["agent_alerts INSERT", "agent_alerts UPDATE", "agent_messages INSERT", "agent_messages INSERT"]
+    );
     let sent = "select topic from agent_messages where topic is not null order by topic";
     assert_eq!(texts(&client, sent).await, ["alerts.high", "alerts.resolved"]);
     // The caller's own search_path is as it was.
@@ -80,7 +87,9 @@ async fn the_brokers_statements_fire_triggers_that_call_what_is_in_the_roles_pat
     let (_client, mut deliveries) = mesh.connect("fresh", 10).await;
     insert(&mesh.db.sql().await, "fresh", 5, "1").await;
     next(&mut deliveries).await.ack_confirmed().await.expect("acknowledged");
-    mesh.db.until("select count(*) = 1 from agent_messages where to_agent_id = 'fresh' and status = 'processed'").await;
+    mesh.db
+        .until("select count(*) = 1 from agent_messages where to_agent_id = 'fresh' and status = 'processed'")
+        .await;
     mesh.db.until("select count(*) > 1 from extensions.calls").await;
     let _ = mesh.stop().await;
 }

@@ -192,7 +192,13 @@ fn apply(step: Step, rows: &mut BTreeMap<usize, Row>) {
     match step {
         Step::Insert(n, to, seen) => {
             let mut row = Row {
-                to, status: "pending", waits: BTreeMap::new(), moved: false, set_back: false, noted: !seen, routed: false,
+                to,
+                status: "pending",
+                waits: BTreeMap::new(),
+                moved: false,
+                set_back: false,
+                noted: !seen,
+                routed: false,
             };
             if seen {
                 row.route();
@@ -266,7 +272,8 @@ fn expected(rows: &BTreeMap<usize, Row>) -> Vec<String> {
     all
 }
 
-const FOUND: &str = "select right(message_id::text, 1) || ' ' || inbox || case state when 'dead' then ' dead' else '' end
+const FOUND: &str =
+    "select right(message_id::text, 1) || ' ' || inbox || case state when 'dead' then ' dead' else '' end
                      from postbell.deliveries order by 1";
 
 async fn check(db: &TestDb, steps: &[Step]) -> Result<(), TestCaseError> {
