@@ -20,7 +20,11 @@ with tables as (
          case when a.atttypid in ('text'::regtype, 'varchar'::regtype) then 'text'
               when a.atttypid in ('int2'::regtype, 'int4'::regtype) then 'integer'
               when t.name = 'agent_metrics' and a.atttypid in ('int8'::regtype, 'float4'::regtype, 'float8'::regtype) then 'numeric'
-              else format_type(a.atttypid, null) end as family
+              else format_type(a.atttypid, null) end as family,
+         a.attname in ('message_id', 'alert_id', 'role', 'enabled', 'correlation_id', 'dedupe_key', 'deliver_at', 'expires_at',
+                       'headers', 'topic', 'to_environment', 'to_group', 'to_instance', 'ordering_key', 'token_hash',
+                       'token_set_at', 'token_hash_previous', 'token_previous_until', 'agent_version', 'connected_to',
+                       'offline_reason', 'escalated_at') as is_added
   from tables t
   join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
   left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
@@ -92,11 +96,12 @@ with tables as (
          case when c.ours
               then concat_ws(' ', c.type, case when c.attnotnull then 'not null' end, nullif(c.attidentity::text, ''),
                              'default ' || regexp_replace(c.expression, '::[a-z_. ]+|[()]', '', 'g'))
-              else concat_ws(' ', c.family, case when c.attgenerated <> '' then 'generated' end,
-                             case when c.attnotnull and c.expression is null and c.attidentity = '' then 'must be given' end,
+              -- What a mesh has made of its own columns the rehearsal tries.
+              else concat_ws(' ', c.family, case when c.attgenerated <> '' and c.is_added then 'generated' end,
+                             case when c.attnotnull and c.expression is null and c.attidentity = '' and c.is_added then 'must be given' end,
                              case when c.name in ('role', 'enabled', 'message_id', 'alert_id') and c.attnotnull
                                        and (c.expression is not null or c.attidentity <> '') then 'has a default' end,
-                             case when c.name in ('to_agent_id', 'to_group', 'to_instance', 'topic', 'to_environment', 'dedupe_key',
+                             case when c.name in ('to_group', 'to_instance', 'topic', 'to_environment', 'dedupe_key',
                                                   'ordering_key', 'deliver_at', 'expires_at')
                                        and c.expression is not null and c.expression !~* '^null' then 'default ' || c.expression end)
               end,

@@ -1,7 +1,7 @@
 -- Before a database is migrated from the beginning: removes what is left of an earlier Postbell and holds nothing, which would
 -- be in the way. After `drop schema postbell cascade` that is agent_uptime; after `pg_dump --schema-only` all of schema postbell,
--- whose tables are empty. One that holds something stays: src/postgres/migrate/copied.rs asked before. The user's tables and
--- their rows stay as they are. Called by src/postgres/migrate/copied.rs.
+-- whose tables are empty. One that holds something stays: src/postgres/migrate/copied.rs asked before. A schema
+-- postbell without our table of triggers is somebody else's and stays. The user's tables and their rows stay as they are. Called by src/postgres/migrate/copied.rs.
 do $$
 declare
   statement text;
@@ -11,6 +11,9 @@ begin
   if to_regprocedure('agent_uptime(interval)') is not null
      and (select prosrc like '%postbell.presence_history%' from pg_proc where oid = to_regprocedure('agent_uptime(interval)')) then
     drop function agent_uptime(interval);
+  end if;
+  if to_regclass('postbell.triggers') is null then
+    return;
   end if;
   statements := array(
     select format('drop %s if exists %s cascade',

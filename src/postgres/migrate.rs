@@ -175,6 +175,9 @@ async fn rehearse_work(
     plan: &mut Plan,
 ) -> Result<(), StoreError> {
     let mut apply = Vec::new();
+    if found.version() == 0 {
+        apply.push(("what is left of an earlier Postbell".to_owned(), copied::CLEAR));
+    }
     if !migrations.is_empty() {
         apply.push(("the record of migrations".to_owned(), BOOTSTRAP));
     }

@@ -8,7 +8,8 @@ use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
-const CLEAR: &str = include_str!("../../../sql/queries/migrations_clear.sql");
+/// Removes what is left of an earlier Postbell and holds nothing.
+pub(super) const CLEAR: &str = include_str!("../../../sql/queries/migrations_clear.sql");
 const HOLDS: &str = include_str!("../../../sql/queries/schema_holds.sql");
 
 /// Makes room for the migrations, or records them where their tables are in use: what differs is mended afterwards.
