@@ -321,6 +321,13 @@ impl House {
     fn spawn_clocks(&self, config: &Config, background: &mut JoinSet<()>) {
         let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
         background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
+        let upkeep = reaper::upkeep::Upkeep {
+            pool: pool.clone(),
+            target: config.database.clone(),
+            wake: self.wake.clone(),
+            health: self.health.clone(),
+        };
+        background.spawn(upkeep.run());
         let (alerts, wake) = (config.alerts, self.wake.clone());
         background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone()));
         background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone(), self.health.clone()));

@@ -21,8 +21,7 @@ use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 
-/// What a broker's connection sets beside `session.sql`.
-const PATH: &str = include_str!("../../sql/queries/session_path.sql");
+const SESSION_PATH: &str = include_str!("../../sql/queries/session_path.sql");
 
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
@@ -124,9 +123,9 @@ impl Connection {
                 target.url
             )));
         }
-        if target.answer_wait.is_some() {
-            this.client.batch_execute(PATH).await?;
-        }
+        // Not prepared: behind a transaction pooler nothing must fail here, where no sentence would name the pooler.
+        let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
+        this.client.batch_execute(&SESSION_PATH.replace("$1", &literal)).await?;
         Ok(this)
     }
 

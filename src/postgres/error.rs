@@ -62,11 +62,14 @@ impl StdError for StoreError {}
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            Some(db) => Self {
-                sentence: sentence::of(db),
-                sqlstate: Some(db.code().clone()),
-                fault: Fault::of(db.code().code()),
-            },
+            Some(db) => {
+                super::drift::smell(db.code().code());
+                Self {
+                    sentence: sentence::of(db),
+                    sqlstate: Some(db.code().clone()),
+                    fault: Fault::of(db.code().code()),
+                }
+            }
             None => {
                 let fault = if is_lost(&error) { Fault::Passing } else { Fault::Ours };
                 Self { sentence: driver_sentence(&error), sqlstate: None, fault }

@@ -25,6 +25,7 @@ mod dear;
 mod delivery;
 mod doctor;
 mod documents;
+mod drift;
 #[cfg(target_os = "linux")]
 mod exec;
 #[cfg(target_os = "linux")]
@@ -63,5 +64,6 @@ mod status;
 mod terminal;
 mod tls;
 mod topics;
+mod unrouted;
 mod views;
 mod watch;
