@@ -24,7 +24,6 @@ mod tail;
 mod top;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -32,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, EXIT_USAGE};
 use crate::postgres::Target;
+use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
 /// What a command gives back: its exit status, or the fault that is printed as one line.
@@ -131,29 +131,24 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Err(sentence) = start_log(&cli.log) {
-        complain(&sentence);
+        output::fault(&sentence);
         return ExitCode::from(EXIT_USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            complain(&format!("the process could not start its threads: {e}"));
+            output::fault(&format!("the process could not start its threads: {e}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(e) => {
-            complain(&format!("{e:#}"));
+            output::fault(&format!("{e:#}"));
             let usage = e.is::<ConfigError>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
-}
-
-/// Says what is wrong on standard error. A terminal that is gone, or a pipe that nobody reads, must not end what is still to do.
-fn complain(sentence: &str) {
-    let _ = writeln!(std::io::stderr(), "postbell: {sentence}");
 }
 
 async fn run(command: Command) -> Outcome {
@@ -180,17 +175,17 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
     let filter: EnvFilter = args.log.parse().map_err(|e| {
         format!("POSTBELL_LOG {:?} is no filter such as info or postbell=debug: {e}", args.log)
     })?;
+    let colourful = output::is_colourful(&std::io::stderr());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(colourful)
         // It would tell of a log that nobody reads on standard error, which is that log, and panic.
-        .log_internal_errors(false)
-        .with_ansi(output::is_colourful(&std::io::stderr()));
+        .log_internal_errors(false);
     if args.log_format == "json" {
-        builder.json().init()
+        builder.json().with_writer(Stderr(Kind::Json)).init()
     } else {
-        builder.init()
+        builder.with_writer(Stderr(Kind::Text { colourful })).init()
     }
     Ok(())
 }

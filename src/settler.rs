@@ -216,7 +216,11 @@ impl Desk {
         if self.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             self.said = Some(Instant::now());
             let why = settled.why.as_deref().unwrap_or_default();
-            tracing::warn!(outcomes = aside, why, "outcomes were set aside; `postbell aside list` shows them");
+            tracing::warn!(
+                outcomes = aside,
+                why,
+                "outcomes were set aside; `postbell aside list` shows them"
+            );
         }
     }
 }
@@ -261,6 +265,7 @@ fn count(settle: &Settle, metrics: &Metrics) {
             DeadCause::MaxAttempts => DeadReason::MaxAttempts,
             DeadCause::Rejected => DeadReason::Rejected,
             DeadCause::PayloadTooLarge => DeadReason::PayloadTooLarge,
+            DeadCause::Unreadable => DeadReason::Unreadable,
         }),
         Outcome::Expired => metrics.expired.inc(),
         Outcome::Release { .. } => {}

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
-use super::{Outcome, complain};
+use super::{Outcome, output};
 use crate::client::Client;
 use crate::client::lock::{Acquired, Lock};
 
@@ -121,7 +121,7 @@ async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> Outcom
         Err(e) => {
             give_back(lock, &args.key).await;
             let program = args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-            complain(&format!("{} cannot be started: {e}", program.escape_debug()));
+            output::fault(&format!("{} cannot be started: {e}", program.escape_debug()));
             return Ok(ExitCode::from(family::code_of_fault(&e)));
         }
     };

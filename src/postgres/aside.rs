@@ -29,8 +29,7 @@ const TRY_MS: i32 = 300;
 /// What is counted: a table that refuses everything must not make looking at it dear.
 pub const COUNTED_MAX: i64 = 100_000;
 /// Why one is tried later, of which nothing else is known.
-const TOOK_TOO_LONG: &str =
-    "the change of the row of agent_messages takes too long: look for a trigger that is slow, or for a lock that is held";
+const TOOK_TOO_LONG: &str = "the change of the row of agent_messages takes too long: look for a trigger that is slow, or for a lock that is held";
 
 /// What became of those that were tried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]

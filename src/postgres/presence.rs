@@ -112,7 +112,8 @@ async fn each(
 ) -> Result<Left, StoreError> {
     let Said { environments, capabilities, versions, reasons } = said;
     let brokers = [broker];
-    let params: Params<'_> = &[&op, &brokers.as_slice(), &names, &environments, &capabilities, &versions, &reasons];
+    let params: Params<'_> =
+        &[&op, &brokers.as_slice(), &names, &environments, &capabilities, &versions, &reasons];
     Left::of_each(&pool.query(EACH, params).await?)
 }
 
@@ -164,11 +165,7 @@ pub async fn heartbeat(
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn disconnected(
-    pool: &Pool,
-    broker: Uuid,
-    agents: &[(&str, Absence)],
-) -> Result<Left, StoreError> {
+pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)]) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let reasons: Vec<&str> = agents.iter().map(|(_, absence)| absence.as_str()).collect();
     match pool.query(DISCONNECTED, &[&broker, &names, &reasons]).await {

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
-use crate::inbox::event::{DeadCause, Outcome, Settle};
+use crate::inbox::event::{Outcome, Settle};
 
 const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
 const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");
@@ -22,7 +22,8 @@ const MARK_EACH: &str = include_str!("../../sql/queries/mark_each.sql");
 /// For how long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
 const TRY_MS: i32 = 300;
 /// Why a row is set aside untried.
-const UNTRIED: &str = "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
+const UNTRIED: &str =
+    "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
 
 /// What a kind of outcome changes: each has a statement of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -101,9 +102,7 @@ impl<'a> Arrays<'a> {
                 Outcome::Release { delay } => (0, delay.as_millis() as i64, None),
                 Outcome::Fail { delay, reason, .. } => (1, delay.as_millis() as i64, Some(reason.as_str())),
                 // What could not be pushed was not tried.
-                Outcome::Dead { cause, reason } => {
-                    (i16::from(*cause != DeadCause::PayloadTooLarge), 0, Some(reason.as_str()))
-                }
+                Outcome::Dead { cause, reason } => (i16::from(cause.was_tried()), 0, Some(reason.as_str())),
             };
             arrays.kinds.push(Kind::of(&settle.outcome).as_str());
             arrays.ids.push(settle.delivery_id);
@@ -133,8 +132,7 @@ pub async fn open(target: &Target) -> Result<Connection, StoreError> {
 pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled, StoreError> {
     let mut settled = Settled { became: vec![Became::Stale; batch.len()], why: None };
     for kind in [Kind::Ack, Kind::Retry, Kind::Dead, Kind::Expired] {
-        let places: Vec<usize> =
-            (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
+        let places: Vec<usize> = (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
         if places.is_empty() {
             continue;
         }
@@ -150,7 +148,11 @@ pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled
 ///
 /// # Errors
 /// See [`settle`].
-pub async fn settle_kind(connection: &Connection, kind: Kind, batch: &[Settle]) -> Result<Settled, StoreError> {
+pub async fn settle_kind(
+    connection: &Connection,
+    kind: Kind,
+    batch: &[Settle],
+) -> Result<Settled, StoreError> {
     let Arrays { ids, attempts, added, delays_ms, reasons, .. } = &Arrays::of(batch);
     let (sql, params): (_, Params<'_>) = match kind {
         Kind::Ack => (ACK, &[ids, attempts]),
@@ -216,7 +218,10 @@ pub async fn mark_delivered(connection: &Connection, messages: &[Uuid]) -> Resul
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn mark_each(connection: &Connection, messages: &[Uuid]) -> Result<(i64, Option<String>), StoreError> {
+pub async fn mark_each(
+    connection: &Connection,
+    messages: &[Uuid],
+) -> Result<(i64, Option<String>), StoreError> {
     let row = connection.query_one(MARK_EACH, &[&messages]).await?;
     Ok((row.cell("refused")?, row.cell("why")?))
 }

@@ -27,7 +27,10 @@ pub async fn run(target: Target, mut marks: mpsc::Receiver<Vec<Uuid>>) {
                 Ok(None) => {}
                 Ok(Some(why)) if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) => {
                     said = Some(Instant::now());
-                    tracing::warn!(why, "messages could not be marked delivered; they are delivered all the same");
+                    tracing::warn!(
+                        why,
+                        "messages could not be marked delivered; they are delivered all the same"
+                    );
                 }
                 Ok(Some(_)) => {}
                 Err(e) => {

@@ -55,12 +55,19 @@ pub(super) fn verdict(mesh: &Mesh, readiness: &Readiness) -> Verdict {
         find(Level::Watch, sentence, Some("dead".to_owned()));
     }
     if !mesh.set_aside.is_empty() {
-        let (presence, outcomes): (Vec<_>, Vec<_>) = mesh.set_aside.iter().partition(|s| s.kind == "presence");
+        let (presence, outcomes): (Vec<_>, Vec<_>) =
+            mesh.set_aside.iter().partition(|s| s.kind == "presence");
         let sum = |those: &[&SetAside]| those.iter().map(|s| s.count).sum::<u64>();
         let said = match (sum(&outcomes), sum(&presence)) {
             (n, 0) => format!("the table agent_messages does not take {}", things(n, "outcome")),
-            (0, n) => format!("the table agent_registry does not take the presence of {}", things(n, "agent")),
-            (n, m) => format!("the tables do not take {} and the presence of {}", things(n, "outcome"), things(m, "agent")),
+            (0, n) => {
+                format!("the table agent_registry does not take the presence of {}", things(n, "agent"))
+            }
+            (n, m) => format!(
+                "the tables do not take {} and the presence of {}",
+                things(n, "outcome"),
+                things(m, "agent")
+            ),
         };
         let sentence = format!("{}: `postbell doctor` and `postbell aside list` say why.", capital(&said));
         find(Level::Watch, sentence, None);

@@ -21,19 +21,23 @@ mod container;
 mod conversations;
 mod dead;
 mod dead_ops;
+mod dear;
 mod delivery;
 mod doctor;
 mod documents;
+mod drift;
 #[cfg(target_os = "linux")]
 mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
 mod harness;
+mod held_sends;
 mod house;
 mod lifecycle;
 mod limits;
 mod locks;
+mod log_lines;
 mod mesh;
 mod meshes;
 mod notify_queue;
@@ -53,10 +57,13 @@ mod scheduled;
 mod schema;
 mod sending;
 mod settle;
+mod sockets;
 #[cfg(feature = "otel")]
 mod spans;
 mod status;
+mod terminal;
 mod tls;
 mod topics;
+mod unrouted;
 mod views;
 mod watch;

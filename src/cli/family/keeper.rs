@@ -16,7 +16,7 @@ use tokio::time::{Instant, interval, sleep_until};
 use super::members;
 use super::terminal::Terminal;
 use super::{BY_SIGNAL, code_of_fault};
-use crate::cli::complain;
+use crate::cli::output;
 use crate::cli::signals::Signals;
 
 /// This signal asks the keeper to kill everything. Nobody sends it to a group by habit: the command is in the keeper's.
@@ -55,14 +55,14 @@ impl Task {
 /// Runs a keeper, told by these words.
 pub(in crate::cli) fn main(words: &[OsString]) -> ExitCode {
     let Some(task) = Task::parse(words) else {
-        complain(&format!("{} is for postbell itself", super::WORD));
+        output::fault(&format!("{} is for postbell itself", super::WORD));
         return ExitCode::from(crate::config::EXIT_USAGE);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.and_then(|runtime| runtime.block_on(keep(task))) {
         Ok(code) => ExitCode::from(code),
         Err(e) => {
-            complain(&format!("the command could not be watched, and was not started: {}", reason(&e)));
+            output::fault(&format!("the command could not be watched, and was not started: {}", reason(&e)));
             ExitCode::from(super::NOT_EXECUTABLE)
         }
     }
@@ -100,7 +100,7 @@ async fn keep(task: Task) -> io::Result<u8> {
         Ok(leader) => Keeper { task: &task, leader, code: None, leaving: None }.watch(events).await,
         Err(e) => {
             let program = task.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
-            complain(&format!("{} cannot be started: {}", program.escape_debug(), reason(&e)));
+            output::fault(&format!("{} cannot be started: {}", program.escape_debug(), reason(&e)));
             code_of_fault(&e)
         }
     };

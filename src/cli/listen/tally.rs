@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::exec::{End, Handled, name};
 use super::summary;
-use crate::cli::complain;
+use crate::cli::output;
 use crate::client::Delivery;
 
 /// Of so many messages it is known that their last attempt failed; with more of them something has failed anyway.
@@ -126,7 +126,7 @@ impl Tally {
 
     /// Says it on standard error, and in the job's summary where there is one.
     pub(super) fn tell(&self, agent: &str) {
-        complain(&self.to_string());
+        output::fault(&self.to_string());
         summary::append(|| self.in_markdown(agent));
     }
 

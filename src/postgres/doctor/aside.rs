@@ -22,7 +22,9 @@ fn sentence(found: &Count) -> String {
         n => format!(" (and {} other reasons)", n - 1),
     };
     if kind == "presence" {
-        return format!("the registry does not take the presence of {count}{or_more} agents, such as {inbox}: {reason}{others}");
+        return format!(
+            "the registry does not take the presence of {count}{or_more} agents, such as {inbox}: {reason}{others}"
+        );
     }
     format!(
         "{count}{or_more} outcomes ({kind}) could not be written to agent_messages, such as of {inbox}: {reason}{others}. \

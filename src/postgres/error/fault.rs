@@ -33,12 +33,24 @@ const PLACES: &[(&str, Fault, &str)] = &[
     ("XX", Fault::Refused, "an internal error, most often of a trigger in C: of one row"),
     ("428C9", Fault::Refused, "a column of the user's is generated"),
     ("42501", Fault::Refused, "a right is missing on a table, or row level security forbids the row"),
-    ("42", Fault::Refused, "a name or a type that is not there: the broker's statements are tested, a user's trigger names it"),
+    (
+        "42",
+        Fault::Refused,
+        "a name or a type that is not there: the broker's statements are tested, a user's trigger names it",
+    ),
     ("3F", Fault::Refused, "a schema that is not there: named by a user's trigger"),
-    ("54", Fault::Refused, "a limit of the program: a row or an index entry that is too large, a trigger that calls itself"),
+    (
+        "54",
+        Fault::Refused,
+        "a limit of the program: a row or an index entry that is too large, a trigger that calls itself",
+    ),
     ("02", Fault::Refused, "no data: raised by a trigger"),
     ("09", Fault::Refused, "an action of a trigger failed"),
-    ("0A", Fault::Refused, "a feature that is not there: a rule on the table that does not go with the statement"),
+    (
+        "0A",
+        Fault::Refused,
+        "a feature that is not there: a rule on the table that does not go with the statement",
+    ),
     ("0Z", Fault::Refused, "a diagnostics error of a trigger"),
     ("20", Fault::Refused, "a CASE of a trigger has no branch for the row"),
     ("21", Fault::Refused, "cardinality: a subquery of a trigger gave several rows"),
@@ -66,7 +78,10 @@ const PLACES: &[(&str, Fault, &str)] = &[
 impl Fault {
     /// Of an error with this code. An unknown code, such as a trigger may raise, is the user's.
     pub(super) fn of(code: &str) -> Self {
-        PLACES.iter().find(|(start, ..)| code.starts_with(start)).map_or(Self::Refused, |(_, fault, _)| *fault)
+        PLACES
+            .iter()
+            .find(|(start, ..)| code.starts_with(start))
+            .map_or(Self::Refused, |(_, fault, _)| *fault)
     }
 }
 
@@ -81,10 +96,19 @@ mod tests {
                 assert_eq!(Fault::of(code), fault, "{code}");
             }
         };
-        of(Fault::Passing, &["08006", "40001", "40P01", "53100", "53300", "57P01", "57P03", "58030", "25006"]);
+        of(
+            Fault::Passing,
+            &["08006", "40001", "40P01", "53100", "53300", "57P01", "57P03", "58030", "25006"],
+        );
         of(Fault::Slow, &["57014", "55P03"]);
-        of(Fault::Refused, &["22001", "22P02", "23502", "23503", "23505", "23514", "23P01", "42501", "42703", "42883"]);
-        of(Fault::Refused, &["428C9", "54000", "54001", "P0001", "P0004", "27000", "44000", "XX000", "ABCDE"]);
+        of(
+            Fault::Refused,
+            &["22001", "22P02", "23502", "23503", "23505", "23514", "23P01", "42501", "42703", "42883"],
+        );
+        of(
+            Fault::Refused,
+            &["428C9", "54000", "54001", "P0001", "P0004", "27000", "44000", "XX000", "ABCDE"],
+        );
         of(Fault::Ours, &["25P02", "26000", "28P01", "3D000", "08P01"]);
     }
 

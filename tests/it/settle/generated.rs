@@ -66,19 +66,26 @@ async fn one(seed: u64) {
     let mut two = Two::after(&ddl).await;
     let holder = two.mesh.db.sql().await;
     for n in 0..8 {
-        let tag = two.to_a(&n.to_string()).await["tag"].clone();
+        let tag = two.send_a(&n.to_string()).await["tag"].clone();
         if n == 3 {
             let hold = "begin; select from agent_messages where to_agent_id = 'a' for update";
             holder.batch_execute(hold).await.unwrap();
         }
         match *ENDS.choose(&mut rng).expect("some") {
             "ack" => two.a.say(&format!(r#"{{"op":"ack","tag":{tag}}}"#)).await,
-            "dead" => two.a.say(&format!(r#"{{"op":"nack","tag":{tag},"outcome":"dead","reason":"a long reason"}}"#)).await,
+            "dead" => {
+                two.a
+                    .say(&format!(r#"{{"op":"nack","tag":{tag},"outcome":"dead","reason":"a long reason"}}"#))
+                    .await
+            }
             // It comes again, and is over then.
             _ => {
-                let fail = format!(r#"{{"op":"nack","tag":{tag},"outcome":"fail","delay_ms":0,"reason":"a long reason"}}"#);
+                let fail = format!(
+                    r#"{{"op":"nack","tag":{tag},"outcome":"fail","delay_ms":0,"reason":"a long reason"}}"#
+                );
                 two.a.say(&fail).await;
-                let again = timeout(SERVED, two.a.expect("msg")).await.unwrap_or_else(|_| panic!("{seed}: {ddl}"));
+                let again =
+                    timeout(SERVED, two.a.expect("msg")).await.unwrap_or_else(|_| panic!("{seed}: {ddl}"));
                 two.a.say(&format!(r#"{{"op":"ack","tag":{}}}"#, again["tag"])).await;
             }
         }
@@ -88,7 +95,10 @@ async fn one(seed: u64) {
     }
     two.u_is_served().await;
     holder.batch_execute("rollback").await.unwrap();
-    two.mesh.db.until("select count(*) = 0 from postbell.deliveries where inbox in ('a', 'u') and state <> 'dead'").await;
+    two.mesh
+        .db
+        .until("select count(*) = 0 from postbell.deliveries where inbox in ('a', 'u') and state <> 'dead'")
+        .await;
     let db = two.nothing_comes_again().await;
     // Each message says what became of it, or is set aside.
     let lost = "select count(*) from agent_messages m

@@ -18,7 +18,11 @@ async fn the_command_lists_retries_and_drops() {
     let db = two.nothing_comes_again().await;
     let listed = command(&db, &["aside", "list"]).await;
     assert_eq!(listed.status, 0, "{}", listed.stderr);
-    assert!(listed.stdout.contains("NUMBER") && listed.stdout.contains("the trigger refuse"), "{}", listed.stdout);
+    assert!(
+        listed.stdout.contains("NUMBER") && listed.stdout.contains("the trigger refuse"),
+        "{}",
+        listed.stdout
+    );
     let listed = command(&db, &["aside", "list", "--kind", "ack", "--json"]).await;
     let rows: serde_json::Value = serde_json::from_str(&listed.stdout).expect("JSON");
     assert_eq!(rows.as_array().map(Vec::len), Some(2));
@@ -51,7 +55,10 @@ async fn what_somebody_else_ended_is_forgotten() {
                update postbell.set_aside set next_try = now()";
     sql.batch_execute(end).await.unwrap();
     two.mesh.db.until("select count(*) = 0 from postbell.set_aside").await;
-    assert_eq!(two.mesh.db.ask::<String>("select status from agent_messages where to_agent_id = 'u'").await, "failed");
+    assert_eq!(
+        two.mesh.db.ask::<String>("select status from agent_messages where to_agent_id = 'u'").await,
+        "failed"
+    );
     two.nothing_comes_again().await;
 }
 
@@ -70,7 +77,10 @@ async fn the_page_and_its_api_show_it_and_an_operator_ends_it() {
     assert!(findings.contains("The table agent_messages does not take 2 outcomes"), "{findings}");
     assert_eq!(get(&mesh, "/api/aside", &[]).await.0, 401);
     let (_, list) = get(&mesh, "/api/aside?kind=ack&limit=1", &[VIEWER]).await;
-    assert!(list["asides"][0]["reason"].to_string().contains("the trigger refuse") && list["more"] == true, "{list}");
+    assert!(
+        list["asides"][0]["reason"].to_string().contains("the trigger refuse") && list["more"] == true,
+        "{list}"
+    );
     let all = json!({"inbox": "u"});
     assert_eq!(post(&mesh, "/api/aside/drop", &[VIEWER, JSON], &all).await.0, 403);
     let one = json!({"ids": [list["asides"][0]["number"]]});

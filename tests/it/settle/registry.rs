@@ -5,7 +5,8 @@ use postbell::postgres::agents::{self, NewAgent};
 use super::{Two, adopted, doctor_says};
 use crate::mesh::Mesh;
 
-const ONLINE: &str = "select status = 'online' and last_heartbeat > now() - interval '60 seconds' and connected_to is not null
+const ONLINE: &str =
+    "select status = 'online' and last_heartbeat > now() - interval '60 seconds' and connected_to is not null
                       from agent_registry where agent_id = ";
 
 #[tokio::test]
@@ -17,11 +18,21 @@ async fn a_trigger_that_refuses_one_agent_keeps_the_presence_of_no_other() {
     )
     .await;
     two.mesh.db.until(&format!("{ONLINE}'u'")).await;
-    two.mesh.db.until("select count(*) = 1 from postbell.set_aside where kind = 'presence' and inbox = 'a'").await;
+    two.mesh
+        .db
+        .until("select count(*) = 1 from postbell.set_aside where kind = 'presence' and inbox = 'a'")
+        .await;
     two.mesh.until_metric("postbell_set_aside{kind=\"presence\"}", |n| n == 1.0).await;
-    doctor_says(&two.mesh.db, &["presence of 1 agents", "such as a", "the trigger refuse of agent_registry"]).await;
+    doctor_says(&two.mesh.db, &["presence of 1 agents", "such as a", "the trigger refuse of agent_registry"])
+        .await;
     // Heartbeats go on: the next one is ten seconds later.
-    two.mesh.db.sql().await.batch_execute("update agent_registry set last_heartbeat = 'epoch' where agent_id = 'u'").await.unwrap();
+    two.mesh
+        .db
+        .sql()
+        .await
+        .batch_execute("update agent_registry set last_heartbeat = 'epoch' where agent_id = 'u'")
+        .await
+        .unwrap();
     two.mesh.db.until(&format!("{ONLINE}'u'")).await;
     // Mended, it heals by itself.
     two.mesh.db.sql().await.batch_execute("drop trigger refuse on agent_registry").await.unwrap();
@@ -40,14 +51,22 @@ async fn a_check_with_other_words_leaves_the_status_out() {
     let known = NewAgent { agent_id: "validation-agent", ..NewAgent::default() };
     let refused = agents::add(&db.pool(), &known).await.expect_err("its own status is refused, by name");
     assert!(refused.to_string().contains("agent_registry"), "{refused}");
-    db.sql().await.batch_execute("alter table agent_registry disable trigger user; update agent_registry set status = 'up'").await.unwrap();
+    db.sql()
+        .await
+        .batch_execute(
+            "alter table agent_registry disable trigger user; update agent_registry set status = 'up'",
+        )
+        .await
+        .unwrap();
     db.sql().await.batch_execute("alter table agent_registry enable trigger user").await.unwrap();
     agents::add(&db.pool(), &known).await.expect("a token");
     let mesh = Mesh::on(db, &[]).await;
     let _raw = mesh.raw_with("u", &token, 5).await;
     mesh.db.until("select status = 'up' and last_heartbeat > now() - interval '1 minute' and connected_to is not null
                    from agent_registry where agent_id = 'u'").await;
-    mesh.db.until("select count(*) = 1 from postbell.set_aside where kind = 'presence' and inbox = 'u'").await;
+    mesh.db
+        .until("select count(*) = 1 from postbell.set_aside where kind = 'presence' and inbox = 'u'")
+        .await;
     doctor_says(&mesh.db, &["agent_registry_status_check"]).await;
     mesh.stop().await;
 }
