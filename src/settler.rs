@@ -103,10 +103,14 @@ fn count(settle: &Settle, metrics: &Metrics) {
             DeadCause::Rejected => DeadReason::Rejected,
             DeadCause::PayloadTooLarge => DeadReason::PayloadTooLarge,
         }),
-        Outcome::Release { .. } | Outcome::Expired => {}
+        Outcome::Release { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } | Outcome::Expired => {}
     }
 }
 
 fn is_ready_again(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Release { delay } | Outcome::Fail { delay, .. } if delay.is_zero())
+    match outcome {
+        Outcome::Release { delay } | Outcome::Fail { delay, .. } => delay.is_zero(),
+        Outcome::Spare { .. } | Outcome::Relane { .. } => true,
+        Outcome::Ack { .. } | Outcome::Dead { .. } | Outcome::Expired => false,
+    }
 }

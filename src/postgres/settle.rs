@@ -10,6 +10,7 @@ const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
 const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");
 const DEAD: &str = include_str!("../../sql/queries/settle_dead.sql");
 const EXPIRED: &str = include_str!("../../sql/queries/settle_expired.sql");
+const RELANE: &str = include_str!("../../sql/queries/settle_relane.sql");
 const MARK: &str = include_str!("../../sql/queries/mark_delivered.sql");
 
 /// The arrays of one kind of outcome.
@@ -52,12 +53,18 @@ pub struct Changed {
 pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Changed, StoreError> {
     let (mut acks, mut again, mut dead, mut expired) =
         (Arrays::default(), Arrays::default(), Arrays::default(), Arrays::default());
+    let (mut relaned, mut lanes) = (Arrays::default(), Vec::new());
     for settle in batch {
         match &settle.outcome {
             Outcome::Ack { .. } => acks.push(settle, 0, 0, None),
             Outcome::Release { delay } => again.push(settle, 0, delay.as_millis() as i64, None),
             Outcome::Fail { delay, reason, .. } => {
                 again.push(settle, 1, delay.as_millis() as i64, Some(reason));
+            }
+            Outcome::Spare { reason } => again.push(settle, 0, 0, Some(reason)),
+            Outcome::Relane { lane } => {
+                relaned.push(settle, 0, 0, None);
+                lanes.push(i16::try_from(*lane).unwrap_or(i16::MAX));
             }
             Outcome::Dead { cause, reason } => {
                 // What could not be pushed was not tried.
@@ -67,6 +74,7 @@ pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Changed
             Outcome::Expired => expired.push(settle, 0, 0, None),
         }
     }
+    count(connection, &relaned, RELANE, &[&relaned.ids, &relaned.attempts, &lanes]).await?;
     Ok(Changed {
         acked: count(connection, &acks, ACK, &[&acks.ids, &acks.attempts]).await?,
         again: count(
