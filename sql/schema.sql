@@ -13,6 +13,7 @@ create table postbell.brokers (
   armed boolean not null default false,
   token_hash bytea,
   certificate_sha256 text,
+  standstill text,
   constraint brokers_pkey PRIMARY KEY (broker_id),
   constraint brokers_token_hash_check CHECK ((octet_length(token_hash) = 32))
 ) with (fillfactor=50);

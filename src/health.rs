@@ -3,10 +3,17 @@
 //! Pure: it is told what happened and asked with a `now`, and knows neither a socket nor the database. Its
 //! lock is held for a few words at a time and never across an await.
 
+mod duty;
+
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+use duty::Duties;
+
+pub use duty::{Duty, STANDSTILL_AFTER, Standstill};
 
 /// How often the LISTEN connection rings itself.
 pub const BELL_CANARY_MS: u64 = 1_000;
@@ -27,6 +34,7 @@ struct Known {
     bell_seen: Option<Instant>,
     crowded: bool,
     draining: bool,
+    duties: Duties,
 }
 
 impl Known {
@@ -38,14 +46,14 @@ impl Known {
 }
 
 /// One thing that must hold for the broker to be ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Condition {
-    /// `database`, `bell` or `draining`.
+    /// `database`, `bell`, `work` or `draining`.
     pub name: &'static str,
     /// Whether it holds.
     pub ok: bool,
     /// What is so, and what follows from it, for a person.
-    pub message: &'static str,
+    pub message: Cow<'static, str>,
 }
 
 /// The answer to "may traffic go here?".
@@ -54,13 +62,13 @@ pub struct Readiness {
     /// Whether every condition holds.
     pub ready: bool,
     /// Each condition, whether it holds or not.
-    pub conditions: [Condition; 3],
+    pub conditions: [Condition; 4],
 }
 
 impl Readiness {
     /// The sentences of what does not hold; empty when ready.
-    pub fn reasons(&self) -> Vec<&'static str> {
-        self.conditions.iter().filter(|c| !c.ok).map(|c| c.message).collect()
+    pub fn reasons(&self) -> Vec<&str> {
+        self.conditions.iter().filter(|c| !c.ok).map(|c| &*c.message).collect()
     }
 }
 
@@ -107,10 +115,30 @@ impl Health {
         self.known().draining = draining;
     }
 
+    /// A duty has something to do from now on, unless it had already.
+    pub fn began(&self, duty: Duty, now: Instant) {
+        self.known().duties.began(duty, now);
+    }
+
+    /// A duty did what there was to do.
+    pub fn succeeded(&self, duty: Duty) {
+        self.known().duties.succeeded(duty);
+    }
+
+    /// A duty could not do what there is to do. `reason` is a sentence without its full stop, and names no data.
+    pub fn failed(&self, duty: Duty, reason: impl Into<String>) {
+        self.known().duties.failed(duty, reason.into());
+    }
+
+    /// The duties that stand still.
+    pub fn standstills(&self, now: Instant) -> Vec<Standstill> {
+        self.known().duties.standstills(now)
+    }
+
     /// Whether traffic may come, and why not.
     pub fn ready(&self, now: Instant) -> Readiness {
         let known = self.known();
-        let conditions = [database(&known), bell(&known, now), draining(&known)];
+        let conditions = [database(&known), bell(&known, now), work(&known, now), draining(&known)];
         Readiness { ready: conditions.iter().all(|c| c.ok), conditions }
     }
 
@@ -127,14 +155,14 @@ fn database(known: &Known) -> Condition {
             "The database cannot be reached: nothing is delivered until it answers; the broker keeps trying."
         }
     };
-    Condition { name: "database", ok: known.database_up, message }
+    Condition { name: "database", ok: known.database_up, message: message.into() }
 }
 
 fn bell(known: &Known, now: Instant) -> Condition {
     if known.listening && known.crowded {
         let message = "The server's queue of notifications fills up, so nobody rings; the tail reads ten times a second. \
                        End the session that listens and sits idle in a transaction.";
-        return Condition { name: "bell", ok: true, message };
+        return Condition { name: "bell", ok: true, message: message.into() };
     }
     let ok = known.bell_fresh(now);
     let message = match (known.listening, ok) {
@@ -147,7 +175,16 @@ fn bell(known: &Known, now: Instant) -> Condition {
              a second late at most. Behind a transaction pooler LISTEN never works: use a direct connection."
         }
     };
-    Condition { name: "bell", ok, message }
+    Condition { name: "bell", ok, message: message.into() }
+}
+
+fn work(known: &Known, now: Instant) -> Condition {
+    let standstills: Vec<_> = known.duties.standstills(now).iter().map(Standstill::sentence).collect();
+    let message = match standstills.is_empty() {
+        true => "Every part of the broker gets on.".into(),
+        false => standstills.join(" ").into(),
+    };
+    Condition { name: "work", ok: standstills.is_empty(), message }
 }
 
 fn draining(known: &Known) -> Condition {
@@ -155,7 +192,7 @@ fn draining(known: &Known) -> Condition {
         false => "The broker takes new sessions.",
         true => "The broker is stopping: it finishes what is in flight and takes no new session.",
     };
-    Condition { name: "draining", ok: !known.draining, message }
+    Condition { name: "draining", ok: !known.draining, message: message.into() }
 }
 
 #[cfg(test)]
@@ -194,6 +231,21 @@ mod tests {
     }
 
     #[test]
+    fn a_duty_that_stands_still_says_no_with_its_reason() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.began(Duty::Settle, now);
+        health.failed(Duty::Settle, "the server is away");
+        assert!(health.ready(now).ready);
+        let later = now + STANDSTILL_AFTER;
+        health.bell_seen(later);
+        assert_eq!(failing(&health, later), ["work"]);
+        assert!(health.ready(later).reasons()[0].contains("the server is away"));
+        health.succeeded(Duty::Settle);
+        assert!(health.ready(later).ready);
+    }
+
+    #[test]
     fn the_bell_goes_stale() {
         let now = Instant::now();
         let health = ready_at(now);
@@ -227,11 +279,11 @@ mod tests {
         health.set_listening(true);
         assert!(health.bell_fresh(now), "saying it twice changes nothing");
         health.set_listening(false);
-        let lost = health.ready(now).reasons();
+        let lost = health.ready(now);
         health.set_listening(true);
-        let unproven = health.ready(now).reasons();
+        let unproven = health.ready(now);
         assert!(!health.bell_fresh(now));
-        assert_ne!(lost, unproven);
+        assert_ne!(lost.reasons(), unproven.reasons());
         health.bell_seen(now);
         assert!(health.bell_fresh(now));
     }

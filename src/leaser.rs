@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use uuid::Uuid;
 
 use crate::dispatch::{Input, LeaseRequest};
-use crate::health::Health;
+use crate::health::{Health, Standstill};
 use crate::inbox::event::{Event, Trouble};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
@@ -118,7 +118,11 @@ impl Leaser {
     ) -> Result<bool, StoreError> {
         let canary = self.rope.send_canary();
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
-        let renewed = timeout(LEASE, renew(connection, &self.broker, canary, is_known_alive)).await;
+        let standstills: Vec<_> =
+            self.health.standstills(Instant::now()).iter().map(Standstill::sentence).collect();
+        let standstill = (!standstills.is_empty()).then(|| standstills.join(" "));
+        let renewal = renew(connection, &self.broker, canary, is_known_alive, standstill.as_deref());
+        let renewed = timeout(LEASE, renewal).await;
         let renewed = renewed.unwrap_or_else(|_| Err(late()))?;
         if renewed.canary_sent {
             self.rope.expect_canary();

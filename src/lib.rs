@@ -4,6 +4,7 @@
 pub mod certificates;
 pub mod client;
 pub mod message;
+pub mod moment;
 pub mod pace;
 pub mod protocol;
 

@@ -55,7 +55,10 @@ pub const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 
 /// What must hold for the broker to be ready, as `/health/ready` names it.
-pub const CONDITIONS: &[&str] = &["database", "bell", "draining"];
+pub const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
+
+/// The broker's duties, as [`crate::health`] names them.
+pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence"];
 
 /// With more registered agents than this the per-agent families are absent: the first thousand alone would look like all
 /// of them. A series costs Prometheus a few kilobytes, and a list that nobody can read helps nobody; the sums stay.
@@ -205,7 +208,11 @@ series! {
         "1 while the broker is ready, as /health/ready says; 0 while it is not.";
     conditions: IntGaugeVec = gauges("condition", CONDITIONS.iter()), "postbell_condition_ok",
         "What must hold for the broker to be ready: 1 while it does. database: it answers. bell: the broker's own \
-         notifications come back. draining: the broker is not stopping.";
+         notifications come back. work: no duty stands still. draining: the broker is not stopping.";
+    standstill: GaugeVec = float_gauges("duty", DUTIES.iter()), "postbell_standstill_seconds",
+        "How long a duty of the broker has not succeeded though it has something to do, from 5 s on; 0 while it gets on. tail: \
+         new messages are read. refill: waiting ones are. settle: outcomes are written. promotion: scheduled messages become \
+         ready. presence: the registry says who is here.";
     pub database_up: IntGauge = gauge, "postbell_database_up",
         "1 while the last statement reached the database, 0 since one could not.";
 }
@@ -267,6 +274,15 @@ impl Metrics {
         self.broker_ready.set(i64::from(ready));
         for (name, holds) in conditions.into_iter().filter(|(name, _)| CONDITIONS.contains(name)) {
             self.conditions.with_label_values(&[name]).set(i64::from(holds));
+        }
+    }
+
+    /// Takes the duties that stand still, and for how long; the others get on.
+    pub fn set_standstills(&self, standstills: &[(&'static str, f64)]) {
+        for duty in DUTIES {
+            let seconds =
+                standstills.iter().find(|(name, _)| name == duty).map_or(0.0, |(_, seconds)| *seconds);
+            self.standstill.with_label_values(&[duty]).set(seconds);
         }
     }
 

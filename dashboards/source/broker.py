@@ -129,14 +129,17 @@ BELL = ("Does the bell ring?", [
 
 DATABASE = ("Does the database keep up?", [
     states("The database answers", "Whether each broker's last statement reached the database.",
-        {"{{instance}}": "postbell_database_up{$}"}, DOWN_UP),
+        {"{{instance}}": "postbell_database_up{$}"}, DOWN_UP, width=6),
+    lines("Standstill", "How long a duty of a broker has had something to do and could not: 0 while it gets on, from 5 s on \
+        otherwise. `postbell doctor` says why.", "s",
+        {"{{instance}} {{duty}}": "postbell_standstill_seconds{$}"}, width=6),
     lines("Batches of outcomes", "Statements a second that write outcomes, by broker.", "ops",
-        {"{{instance}}": "rate(postbell_settle_batch_count{$}[$__rate_interval])"}),
+        {"{{instance}}": "rate(postbell_settle_batch_count{$}[$__rate_interval])"}, width=6),
     lines("Outcomes in a batch", "Few: the brokers idle. Near 1,000: the database is what limits.", "short",
         {"mean": "sum(rate(postbell_settle_batch_sum{$}[$__rate_interval])) \
             / (sum(rate(postbell_settle_batch_count{$}[$__rate_interval])) > 0) \
             or sum(rate(postbell_settle_batch_count{$}[$__rate_interval])) * 0",
-         "95 % at most": "histogram_quantile(0.95, sum by (le) (rate(postbell_settle_batch_bucket{$}[$__rate_interval])))"}),
+         "95 % at most": "histogram_quantile(0.95, sum by (le) (rate(postbell_settle_batch_bucket{$}[$__rate_interval])))"}, width=6),
 ])
 
 BROKERS = ("How is it shared among the brokers?", [

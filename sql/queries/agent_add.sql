@@ -9,4 +9,5 @@ values ($1::text, coalesce($2::text, $1::text), coalesce($3::text, $5::text, 'ag
 on conflict (agent_id) do update
   set token_hash = excluded.token_hash, token_set_at = excluded.token_set_at, updated_at = now()
   where r.token_hash is null
-returning r.xmax = 0 as is_new, coalesce(r.enabled, true) as enabled, r.environment, r.role
+returning r.xmax = 0 as is_new, coalesce(r.enabled, true) as enabled,
+          coalesce(r.environment, 'unknown') as environment, coalesce(r.role, 'agent') as role

@@ -1,6 +1,6 @@
 -- Each second: this broker lives for another $2 milliseconds, and its canary flies. $1 broker, $3 name, $4 address,
--- $5 version, $6 canary channel, $7 canary, $8 the hash of its credential, $10 of its certificate. Inserts the row where it is missing (first
--- call, or swept by another broker after a long silence). `lapsed`: the lease had ended, so another broker may have taken
+-- $5 version, $6 canary channel, $7 canary, $8 the hash of its credential, $10 of its certificate, $11 which duties stand
+-- still, in sentences. Inserts the row where it is missing (first call, or swept by another broker after a long silence). `lapsed`: the lease had ended, so another broker may have taken
 -- inboxes. While it is armed, producers ring for it until that lease ends: postbell.bell only grows here, and arm() alone
 -- makes it less. $9: this connection does not hold the lock yet that tells the others that the process lives; `wanted`:
 -- inboxes that another broker asks for. Called by src/postgres/lease.rs. Uses the primary key of brokers, and
@@ -9,11 +9,12 @@ with prior as (
   select lease_until from postbell.brokers where broker_id = $1
 ), renewed as (
   insert into postbell.brokers (broker_id, name, address, version, lease_until, token_hash,
-                                certificate_sha256)
+                                certificate_sha256, standstill)
   values ($1, $3, $4, $5, clock_timestamp() + $2::bigint * interval '1 millisecond', $8,
-          $10)
+          $10, $11)
   on conflict (broker_id) do update
-  set lease_until = excluded.lease_until, certificate_sha256 = excluded.certificate_sha256
+  set lease_until = excluded.lease_until, certificate_sha256 = excluded.certificate_sha256,
+      standstill = excluded.standstill
   returning lease_until, armed
 )
 select coalesce((select lease_until from prior) < clock_timestamp(), true) as lapsed,

@@ -2,7 +2,8 @@
 -- Called by src/postgres/dead.rs. Uses the primary keys and deliveries_message.
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
-       m.from_agent_id, m.message_type, m.created_at,
+       coalesce(m.from_agent_id, '') as from_agent_id, coalesce(m.message_type, '') as message_type,
+       m.created_at,
        m.expires_at,
        m.correlation_id, m.dedupe_key, m.headers::text as headers, m.payload::text as payload
 from postbell.deliveries d

@@ -6,7 +6,7 @@
 select clock_timestamp() as clock, r.lane_no::int, d.delivery_id, d.inbox, d.priority as lane, d.attempt, d.due_at,
        d.message_id, m.from_agent_id, m.message_type, m.created_at, m.expires_at, m.correlation_id, m.topic, t.headers,
        m.priority::int, m.to_group, m.to_instance, m.ordering_key,
-       case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) + octet_length(m.from_agent_id)
+       case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) + coalesce(octet_length(m.from_agent_id), 0)
                  + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
                  + coalesce(octet_length(m.to_group), 0) <= $6::int then t.payload end as payload
 from (

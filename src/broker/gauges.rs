@@ -79,7 +79,11 @@ impl Gauges {
     }
 
     fn note_health(&self) {
-        let readiness = self.health.ready(Instant::now());
+        let now = Instant::now();
+        let standstills = self.health.standstills(now).into_iter();
+        let standstills: Vec<_> = standstills.map(|s| (s.duty.as_str(), s.lasts.as_secs_f64())).collect();
+        self.metrics.set_standstills(&standstills);
+        let readiness = self.health.ready(now);
         self.metrics.set_ready_to_serve(readiness.ready, readiness.conditions.iter().map(|c| (c.name, c.ok)));
     }
 

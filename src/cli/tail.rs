@@ -13,6 +13,7 @@ use super::serve::stop_signal;
 use super::{Outcome, output};
 use crate::flow::{Frame, Passed};
 use crate::message::{MessageType, Priority};
+use crate::moment::rfc3339_millis;
 use crate::status::mesh::Mesh;
 
 /// Follow what passes through a broker, line by line.
@@ -115,7 +116,7 @@ fn print(frame: &Frame, environments: &HashMap<String, String>, args: &TailArgs,
 
 fn at(now: SystemTime, passed: &Passed) -> String {
     let at = now.checked_sub(Duration::from_millis(passed.ago_ms)).unwrap_or(now);
-    humantime::format_rfc3339_millis(at).to_string()
+    rfc3339_millis(at)
 }
 
 impl Filter {

@@ -16,7 +16,7 @@ fn options(data: Data) -> Options {
 async fn answer(server: &DevPostgres, sql: &'static str) -> String {
     let url = DatabaseUrl::parse(&server.url()).expect("url");
     let connection = Connection::open(&Target::new(url, "public")).await.expect("connects");
-    connection.query_one(sql, &[]).await.expect("answers").get(0)
+    connection.query_one(sql, &[]).await.expect("answers").try_get(0).expect("a text")
 }
 
 #[tokio::test]

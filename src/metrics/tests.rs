@@ -80,6 +80,9 @@ fn every_series_exists_before_the_first_event() {
     for condition in CONDITIONS {
         has(&text, &format!("postbell_condition_ok{{condition=\"{condition}\"}} 0"));
     }
+    for duty in DUTIES {
+        has(&text, &format!("postbell_standstill_seconds{{duty=\"{duty}\"}} 0"));
+    }
     assert!(text.contains("postbell_build_info{") && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
     #[cfg(target_os = "linux")]
     assert!(text.contains("process_resident_memory_bytes "), "{text}");
@@ -233,4 +236,14 @@ fn readiness_has_a_series_for_each_condition_of_the_health() {
     metrics.set_ready_to_serve(true, conditions.iter().map(|c| (c.name, true)));
     has(&text(&registry), "postbell_broker_ready 1");
     has(&text(&registry), "postbell_condition_ok{condition=\"bell\"} 1");
+}
+
+#[test]
+fn each_duty_of_the_health_has_a_series_that_goes_back_to_zero() {
+    let (registry, metrics) = registered();
+    assert_eq!(crate::health::Duty::ALL.map(|duty| duty.as_str()), DUTIES);
+    metrics.set_standstills(&[("settle", 7.5)]);
+    has(&text(&registry), "postbell_standstill_seconds{duty=\"settle\"} 7.5");
+    metrics.set_standstills(&[("tail", 6.0)]);
+    has(&text(&registry), "postbell_standstill_seconds{duty=\"settle\"} 0");
 }

@@ -1,6 +1,7 @@
 //! Whether the sessions that are here may stay.
 
 use super::agents::TokenHash;
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 
@@ -29,5 +30,5 @@ pub async fn lost(pool: &Pool, entries: &[Entry<'_>]) -> Result<Vec<(u64, bool)>
     let tokens: Vec<&[u8]> = entries.iter().map(|e| e.token.as_slice()).collect();
     let roles: Vec<&str> = entries.iter().map(|e| e.role).collect();
     let rows = pool.query(LOST, &[&sessions, &agents, &tokens, &roles]).await?;
-    Ok(rows.iter().map(|row| (row.get::<_, i64>("session") as u64, row.get("may_connect"))).collect())
+    rows.iter().map(|row| Ok((row.count("session")?, row.cell("may_connect")?))).collect()
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
 
@@ -59,16 +60,14 @@ pub(super) async fn check(
     let looked_at: Vec<&str> = taken.iter().chain(extended).copied().collect();
     let mut tables = BTreeMap::<String, TableFaults>::new();
     for row in connection.query(FAULTS, &[&looked_at]).await? {
-        let table = tables.entry(row.get("table_name")).or_insert_with(|| TableFaults {
-            schema: row.get("schema"),
-            has: row.get("has"),
-            faults: Vec::new(),
-        });
+        let (schema, has) = (row.cell("schema")?, row.cell("has")?);
+        let table = tables.entry(row.cell("table_name")?);
+        let table = table.or_insert_with(|| TableFaults { schema, has, faults: Vec::new() });
         table.faults.push(Fault {
-            kind: row.get("fault"),
-            column: row.get("column_name"),
-            wanted: row.get("wanted"),
-            found: row.get("found"),
+            kind: row.cell("fault")?,
+            column: row.cell("column_name")?,
+            wanted: row.cell("wanted")?,
+            found: row.cell("found")?,
         });
     }
     if !tables.is_empty() {
@@ -84,7 +83,7 @@ pub(super) async fn check(
     (adoption.adopts, adoption.creates) = taken.iter().copied().partition(|name| is_there(name));
     if adoption.adopts.contains(&MESSAGES) {
         let row = connection.query_one(COUNT, &[]).await?;
-        (adoption.waiting, adoption.taken) = (row.get("waiting"), row.get("taken"));
+        (adoption.waiting, adoption.taken) = (row.cell("waiting")?, row.cell("taken")?);
     }
     Ok(adoption)
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 
@@ -26,16 +27,14 @@ pub struct Measured {
 /// See [`StoreError`].
 pub async fn recent(pool: &Pool, within: Duration) -> Result<(f64, Vec<Measured>), StoreError> {
     let rows = pool.query(RECENT, &[&(within.as_secs() as i64), &ROWS_MAX]).await?;
-    let now = rows.first().map_or(0.0, |row| row.get("now"));
-    let measured = rows.iter().filter_map(|row| {
+    let now = rows.first().map_or(Ok(0.0), |row| row.cell("now"))?;
+    let mut measured = Vec::new();
+    for row in &rows {
         // The row that has the time alone.
-        let agent: String = row.get::<_, Option<String>>("agent_id")?;
-        Some(Measured {
-            agent,
-            name: row.get("metric_name"),
-            value: row.get("value"),
-            recorded_at: row.get("recorded_at"),
-        })
-    });
-    Ok((now, measured.collect()))
+        let Some(agent) = row.cell("agent_id")? else { continue };
+        let (name, value, recorded_at) =
+            (row.cell("metric_name")?, row.cell("value")?, row.cell("recorded_at")?);
+        measured.push(Measured { agent, name, value, recorded_at });
+    }
+    Ok((now, measured))
 }

@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 pub use admission::{Denial, Role, RoleLimits, authenticate};
 pub use token::{Token, TokenHash, fingerprint, hash, is_hash};
 
+use super::cell::Cells;
 use super::error::StoreError;
-use super::moment::rfc3339;
 use super::pool::Pool;
+use crate::moment;
 use crate::protocol::frame::{EVERYBODY, GROUP_INBOX};
 use crate::protocol::limits::NAME_BYTES_MAX;
 
@@ -114,10 +115,10 @@ pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError>
     match rows.first() {
         Some(row) => Ok(Added {
             token,
-            is_new: row.get("is_new"),
-            enabled: row.get("enabled"),
-            environment: row.get("environment"),
-            role: row.get("role"),
+            is_new: row.cell("is_new")?,
+            enabled: row.cell("enabled")?,
+            environment: row.cell("environment")?,
+            role: row.cell("role")?,
         }),
         None => Err(StoreError::refused(format!(
             "{agent_id} is registered and has a token: use `postbell agent rotate {agent_id}` for a new one"
@@ -138,12 +139,12 @@ pub struct Agent {
     /// As presence has it.
     pub status: String,
     pub has_token: bool,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub token_set_at: Option<SystemTime>,
     /// Until when the token before it is accepted too; `None`: it is not.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub token_previous_until: Option<SystemTime>,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub last_heartbeat: Option<SystemTime>,
     /// Ready deliveries, counted up to [`WAITING_COUNTED_MAX`].
     pub waiting: i64,
@@ -157,21 +158,23 @@ pub struct Agent {
 /// See [`StoreError`].
 pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
     let rows = pool.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
-    let agents = rows.iter().map(|row| Agent {
-        agent_id: row.get("agent_id"),
-        agent_type: row.get("agent_type"),
-        environment: row.get("environment"),
-        role: row.get("role"),
-        enabled: row.get("enabled"),
-        status: row.get("status"),
-        has_token: row.get("has_token"),
-        token_set_at: row.get("token_set_at"),
-        token_previous_until: row.get("token_previous_until"),
-        last_heartbeat: row.get("last_heartbeat"),
-        waiting: row.get("waiting"),
-        dead: row.get("dead"),
+    let agents = rows.iter().map(|row| {
+        Ok(Agent {
+            agent_id: row.cell("agent_id")?,
+            agent_type: row.cell("agent_type")?,
+            environment: row.cell("environment")?,
+            role: row.cell("role")?,
+            enabled: row.cell("enabled")?,
+            status: row.cell("status")?,
+            has_token: row.cell("has_token")?,
+            token_set_at: row.cell("token_set_at")?,
+            token_previous_until: row.cell("token_previous_until")?,
+            last_heartbeat: row.cell("last_heartbeat")?,
+            waiting: row.cell("waiting")?,
+            dead: row.cell("dead")?,
+        })
     });
-    Ok(agents.collect())
+    agents.collect()
 }
 
 /// Gives an agent a new token. The old one is accepted for `overlap` more; with none it is void at once, and sessions
@@ -200,7 +203,7 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
 /// It is not registered.
 pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
     let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
-    Ok(rows.first().ok_or_else(|| unknown(agent))?.get("was"))
+    rows.first().ok_or_else(|| unknown(agent))?.cell("was")
 }
 
 /// Takes an agent off the registry and says how many deliveries still wait for its name. These are never deleted
@@ -210,8 +213,8 @@ pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool
 /// It is not registered; or deliveries wait for it and `force` is not set.
 pub async fn remove(pool: &Pool, agent: &str, force: bool) -> Result<i64, StoreError> {
     let row = pool.query_one(REMOVE, &[&agent, &force]).await?;
-    let waiting: i64 = row.get("waiting");
-    match (row.get("was_known"), row.get("is_removed")) {
+    let waiting: i64 = row.cell("waiting")?;
+    match (row.cell("was_known")?, row.cell("is_removed")?) {
         (false, _) => Err(unknown(agent)),
         (true, true) => Ok(waiting),
         (true, false) => Err(StoreError::refused(format!(

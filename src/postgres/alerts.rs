@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 
@@ -47,6 +48,6 @@ pub async fn escalate(pool: &Pool, after: Duration) -> Result<Look, StoreError> 
 
 async fn look(pool: &Pool, statement: &'static str, after: Duration) -> Result<Look, StoreError> {
     let row = pool.query_one(statement, &[&(after.as_millis() as i64), &ALERTS_MAX]).await?;
-    let next: Option<i64> = row.get("next_ms");
-    Ok(Look { rows: row.get(0), next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
+    let next: Option<i64> = row.cell("next_ms")?;
+    Ok(Look { rows: row.cell(0)?, next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
 }

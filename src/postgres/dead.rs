@@ -9,9 +9,10 @@ use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::error::StoreError;
-use super::moment::rfc3339;
 use super::pool::Pool;
+use crate::moment;
 
 pub use page::{LETTER_BYTES_MAX, page};
 
@@ -71,9 +72,9 @@ pub struct DeadLetter {
     /// How many deliveries went wrong.
     pub attempt: i16,
     pub reason: Option<String>,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub dead_at: Option<SystemTime>,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub created_at: Option<SystemTime>,
 }
 
@@ -83,7 +84,7 @@ pub struct DeadLetter {
 pub struct DeadMessage {
     #[serde(flatten)]
     pub letter: DeadLetter,
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub expires_at: Option<SystemTime>,
     pub correlation_id: Option<String>,
     pub dedupe_key: Option<String>,
@@ -98,7 +99,7 @@ pub struct DeadMessage {
 pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, StoreError> {
     let Filter { inbox, reason, before, limit } = filter;
     let rows = pool.query(LIST, &[inbox, reason, before, limit]).await?;
-    Ok(rows.iter().map(letter).collect())
+    rows.iter().map(letter).collect()
 }
 
 /// The dead letters of a delivery or of a message, with payloads. `id` is a delivery's number or a message's UUID.
@@ -169,7 +170,7 @@ async fn in_batches(pool: &Pool, sql: &'static str, chosen: &Chosen<'_>) -> Resu
         Chosen::All => {
             let mut total = 0;
             for row in pool.query(INBOXES, &[]).await? {
-                total += all_of(pool, sql, None, Some(row.get("inbox"))).await?;
+                total += all_of(pool, sql, None, Some(row.cell("inbox")?)).await?;
             }
             Ok(total)
         }
@@ -202,22 +203,22 @@ async fn batch(
     (after, most): (i64, i64),
 ) -> Result<Done, StoreError> {
     let row = pool.query_one(sql, &[&ids, &inbox, &after, &most]).await?;
-    Ok(Done { count: row.get("n"), last: row.get("last") })
+    Ok(Done { count: row.cell("n")?, last: row.cell("last")? })
 }
 
-fn letter(row: &Row) -> DeadLetter {
-    DeadLetter {
-        delivery_id: row.get("delivery_id"),
-        message_id: row.get("message_id"),
-        inbox: row.get("inbox"),
-        from_agent_id: row.get("from_agent_id"),
-        message_type: row.get("message_type"),
-        priority: row.get("priority"),
-        attempt: row.get("attempt"),
-        reason: row.get("reason"),
-        dead_at: row.get("dead_at"),
-        created_at: row.get("created_at"),
-    }
+fn letter(row: &Row) -> Result<DeadLetter, StoreError> {
+    Ok(DeadLetter {
+        delivery_id: row.cell("delivery_id")?,
+        message_id: row.cell("message_id")?,
+        inbox: row.cell("inbox")?,
+        from_agent_id: row.cell("from_agent_id")?,
+        message_type: row.cell("message_type")?,
+        priority: row.cell("priority")?,
+        attempt: row.cell("attempt")?,
+        reason: row.cell("reason")?,
+        dead_at: row.cell("dead_at")?,
+        created_at: row.cell("created_at")?,
+    })
 }
 
 fn dead_message(row: &Row) -> Result<DeadMessage, StoreError> {
@@ -226,11 +227,11 @@ fn dead_message(row: &Row) -> Result<DeadMessage, StoreError> {
             .map_err(|e| StoreError::refused(format!("the database sent JSON that cannot be read: {e}")))
     };
     Ok(DeadMessage {
-        letter: letter(row),
-        expires_at: row.get("expires_at"),
-        correlation_id: row.get("correlation_id"),
-        dedupe_key: row.get("dedupe_key"),
-        headers: row.get::<_, Option<String>>("headers").map(json).transpose()?,
-        payload: json(row.get("payload"))?,
+        letter: letter(row)?,
+        expires_at: row.cell("expires_at")?,
+        correlation_id: row.cell("correlation_id")?,
+        dedupe_key: row.cell("dedupe_key")?,
+        headers: row.cell::<_, Option<String>>("headers")?.map(json).transpose()?,
+        payload: json(row.cell("payload")?)?,
     })
 }

@@ -71,6 +71,7 @@ pub async fn examine(target: &Target) -> Vec<Check> {
     add(&mut checks, "api roles", open::open(&connection).await);
     // These read what the migrations make.
     if is_installed {
+        add(&mut checks, "brokers", mesh::brokers(&connection).await);
         add(&mut checks, "agents", mesh::agents(&connection).await);
         add(&mut checks, "recipients", mesh::recipients(&connection).await);
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::message::Priority;
@@ -31,11 +32,11 @@ pub struct Waiting {
 pub async fn waiting(pool: &Pool) -> Result<Waiting, StoreError> {
     let mut waiting = Waiting::default();
     for row in pool.query(WAITING, &[&(DEEPEST_MAX as i64)]).await? {
-        let (name, count): (Option<&str>, i64) = (row.get("name"), row.get("waiting"));
-        match row.get("kind") {
+        let (name, count): (Option<&str>, i64) = (row.cell("name")?, row.cell("waiting")?);
+        match row.cell("kind")? {
             "priority" => {
                 let Some(priority) = name.and_then(|name| name.parse().ok()) else { continue };
-                let oldest = row.get::<_, Option<f64>>("oldest").unwrap_or(0.0);
+                let oldest = row.cell::<_, Option<f64>>("oldest")?.unwrap_or(0.0);
                 waiting.priorities.push((priority, count.max(0) as u64, oldest));
             }
             "agent" => waiting.agents.push((name.unwrap_or(OTHERS).to_owned(), count)),
@@ -51,7 +52,7 @@ pub async fn waiting(pool: &Pool) -> Result<Waiting, StoreError> {
 /// See [`StoreError`].
 pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, StoreError> {
     let rows = pool.query(AGENTS, &[&at_most]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    rows.iter().map(|row| Ok((row.cell(0)?, row.cell(1)?))).collect()
 }
 
 /// How much of the last day each enabled agent was here, 0 to 1, with its environment; at most so many.
@@ -60,7 +61,7 @@ pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, 
 /// See [`StoreError`].
 pub async fn uptimes(pool: &Pool, at_most: i64) -> Result<Vec<(String, String, f64)>, StoreError> {
     let rows = pool.query(UPTIME, &[&at_most]).await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect())
+    rows.iter().map(|row| Ok((row.cell(0)?, row.cell(1)?, row.cell(2)?))).collect()
 }
 
 /// Where a reading of the mesh's flow ended, by the database's clock.
@@ -79,15 +80,17 @@ pub async fn mesh(pool: &Pool, since: Option<FlowEnd>) -> Result<(MeshReading, F
     let mut until = since.unwrap_or(SystemTime::UNIX_EPOCH);
     let mut reading = MeshReading::default();
     for row in &rows {
-        let text = |column| row.get::<_, Option<String>>(column).unwrap_or_else(|| OTHERS.to_owned());
-        let n = row.get::<_, Option<i64>>("n").unwrap_or(0);
-        match row.get("kind") {
-            "until" => until = row.get("until"),
-            "agents" => reading.agents.push((text("a"), text("b"), n)),
-            "flow" => reading.flow.push((text("a"), text("b"), n.max(0) as u64)),
-            "alerts" => reading.alerts.push((text("a"), text("b"), n)),
-            "pair" => reading.pairs.push((text("a"), text("b"), n as f64)),
-            _ => reading.dead.push((text("a"), n)),
+        let text = |column| {
+            Ok::<_, StoreError>(row.cell::<_, Option<String>>(column)?.unwrap_or_else(|| OTHERS.to_owned()))
+        };
+        let n = row.cell::<_, Option<i64>>("n")?.unwrap_or(0);
+        match row.cell("kind")? {
+            "until" => until = row.cell("until")?,
+            "agents" => reading.agents.push((text("a")?, text("b")?, n)),
+            "flow" => reading.flow.push((text("a")?, text("b")?, n.max(0) as u64)),
+            "alerts" => reading.alerts.push((text("a")?, text("b")?, n)),
+            "pair" => reading.pairs.push((text("a")?, text("b")?, n as f64)),
+            _ => reading.dead.push((text("a")?, n)),
         }
     }
     let seconds = since.and_then(|since| until.duration_since(since).ok()).map_or(1.0, |d| d.as_secs_f64());

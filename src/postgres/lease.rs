@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::agents::{Token, hash, is_hash};
+use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
 use super::listen::canary_channel;
@@ -66,6 +67,7 @@ pub struct Renewed {
 }
 
 /// Renews this broker's lease and sends a canary; takes the lock of the living where this connection has it not.
+/// `standstill`: which duties stand still, in sentences, for `postbell doctor`.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -74,6 +76,7 @@ pub async fn renew(
     broker: &BrokerRow,
     canary: u64,
     is_known_alive: bool,
+    standstill: Option<&str>,
 ) -> Result<Renewed, StoreError> {
     let sent_at = Instant::now();
     let certificate = broker.certificate.as_ref().map(|c| c.borrow().to_string());
@@ -91,16 +94,17 @@ pub async fn renew(
                 &broker.token.hash().as_slice(),
                 &!is_known_alive,
                 &certificate,
+                &standstill,
             ],
         )
         .await?;
     Ok(Renewed {
         until: sent_at + LEASE,
-        lapsed: row.get("lapsed"),
-        canary_sent: row.get("sent"),
-        queue_usage: row.get("queue_usage"),
-        is_known_alive: row.get("is_known_alive"),
-        wanted: row.get::<_, Vec<String>>("wanted").into_iter().map(Arc::from).collect(),
+        lapsed: row.cell("lapsed")?,
+        canary_sent: row.cell("sent")?,
+        queue_usage: row.cell("queue_usage")?,
+        is_known_alive: row.cell("is_known_alive")?,
+        wanted: row.cell::<_, Vec<String>>("wanted")?.into_iter().map(Arc::from).collect(),
     })
 }
 
@@ -135,17 +139,20 @@ pub async fn acquire(
     let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
     let rows = connection.query(ACQUIRE, &[&names, &broker, &refusing]).await?;
     let answers = rows.iter().map(|row| {
-        let acquired = match row.get::<_, Option<i64>>("epoch") {
+        let acquired = match row.cell::<_, Option<i64>>("epoch")? {
             Some(epoch) => Acquired::Ours(epoch),
-            None => Acquired::Theirs(row.get::<_, Option<Uuid>>("owner").map(|broker| Owner {
-                broker,
-                address: row.get::<_, String>("address").into(),
-                certificate: row.get::<_, Option<String>>("certificate_sha256").map(Arc::from),
-            })),
+            None => Acquired::Theirs(match row.cell("owner")? {
+                None => None,
+                Some(broker) => Some(Owner {
+                    broker,
+                    address: row.cell::<_, &str>("address")?.into(),
+                    certificate: row.cell::<_, Option<&str>>("certificate_sha256")?.map(Arc::from),
+                }),
+            }),
         };
-        (row.get::<_, String>("inbox").into(), acquired)
+        Ok((row.cell::<_, &str>("inbox")?.into(), acquired))
     });
-    Ok(answers.collect())
+    answers.collect()
 }
 
 /// Asks the owners of these inboxes to give them back, if they have no session of their own.
@@ -164,7 +171,7 @@ pub async fn want(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -
 /// See [`StoreError`].
 pub async fn authenticate(pool: &Pool, broker: Uuid, token: &str) -> Result<bool, StoreError> {
     let rows = pool.query(AUTHENTICATE, &[&broker]).await?;
-    let stored: Option<&[u8]> = rows.first().and_then(|row| row.get("token_hash"));
+    let stored: Option<&[u8]> = rows.first().map_or(Ok(None), |row| row.cell("token_hash"))?;
     Ok(is_hash(&hash(token), stored.unwrap_or_default()))
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 
@@ -46,20 +47,20 @@ pub async fn acquire(
     let mut asked = 0;
     let row = loop {
         let row = pool.query_one(ACQUIRE, &[&key, &agent, &(ttl.as_millis() as i64), &fence]).await?;
-        if let Some(fence) = row.get("fence") {
+        if let Some(fence) = row.cell("fence")? {
             return Ok(Acquired::Held(fence));
         }
         asked += 1;
-        let holder: Option<&str> = row.get("holder");
+        let holder: Option<&str> = row.cell("holder")?;
         if holder.is_some() || fence.is_some() || asked == ASK_MAX {
             break row;
         }
     };
-    let left_ms: Option<i64> = row.get("left_ms");
+    let left_ms: Option<i64> = row.cell("left_ms")?;
     Ok(Acquired::Taken(Taken {
-        holder: row.get("holder"),
+        holder: row.cell("holder")?,
         left: Duration::from_millis(left_ms.unwrap_or(0).max(0) as u64),
-        is_done: row.get::<_, Option<bool>>("is_done").unwrap_or(false),
+        is_done: row.cell::<_, Option<bool>>("is_done")?.unwrap_or(false),
     }))
 }
 
@@ -74,5 +75,5 @@ pub async fn release(
     fence: i64,
     done: bool,
 ) -> Result<bool, StoreError> {
-    Ok(pool.query_one(RELEASE, &[&key, &agent, &fence, &done]).await?.get("was_held"))
+    pool.query_one(RELEASE, &[&key, &agent, &fence, &done]).await?.cell("was_held")
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 
@@ -81,7 +82,7 @@ pub async fn connected(pool: &Pool, broker: Uuid, agents: &[(&str, &Card)]) -> R
 /// # Errors
 /// See [`StoreError`].
 pub async fn heartbeat(pool: &Pool, broker: Uuid, agents: &[&str]) -> Result<String, StoreError> {
-    Ok(pool.query_one(HEARTBEAT, &[&broker, &agents]).await?.get("access"))
+    pool.query_one(HEARTBEAT, &[&broker, &agents]).await?.cell("access")
 }
 
 /// The last session of these agents, sorted, ended.

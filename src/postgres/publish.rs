@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::protocol::frame::{EVERYBODY, Send};
@@ -75,7 +76,7 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
     if rows.len() == batch.len() {
         return Ok(ids);
     }
-    let new: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
     firsts(pool, batch, &new).await
 }
 
@@ -84,8 +85,13 @@ async fn firsts(pool: &Pool, batch: &[Outgoing], new: &HashSet<Uuid>) -> Result<
     let senders: Vec<&str> = known.iter().map(|o| &*o.from).collect();
     let keys: Vec<Option<&str>> = known.iter().map(|o| o.send.dedupe_key.as_deref()).collect();
     let rows = pool.query(FIRST, &[&senders, &keys]).await?;
-    let firsts: HashMap<Uuid, Uuid> =
-        rows.iter().map(|row| (known[row.get::<_, i64>(0) as usize - 1].id, row.get(1))).collect();
+    let mut firsts: HashMap<Uuid, Uuid> = HashMap::new();
+    for row in &rows {
+        let place = row.count("n")? as usize;
+        if let Some(outgoing) = place.checked_sub(1).and_then(|at| known.get(at)) {
+            firsts.insert(outgoing.id, row.cell("message_id")?);
+        }
+    }
     // A first message that retention removed this instant: the second is new again, and the sender may repeat.
     let gone =
         || StoreError::unavailable("the first message with this dedupe_key was just removed; send again");

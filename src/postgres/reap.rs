@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::lease::FORGET_AFTER;
 use super::pool::Pool;
@@ -38,8 +39,8 @@ pub struct Promoted {
 /// See [`StoreError`].
 pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
     let row = pool.query_one(PROMOTE, &[&BATCH_ROWS]).await?;
-    let next: Option<i64> = row.get("next_ms");
-    Ok(Promoted { rows: row.get("promoted"), next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
+    let next: Option<i64> = row.cell("next_ms")?;
+    Ok(Promoted { rows: row.cell("promoted")?, next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
 }
 
 /// Fails messages that expired while nobody took them; says how many.
@@ -48,7 +49,7 @@ pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
 /// See [`StoreError`].
 pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
     let row = pool.query_one(EXPIRED, &[&BATCH_ROWS, &(EXPIRY_GRACE.as_millis() as i64)]).await?;
-    Ok(row.get::<_, i64>(0) as u64)
+    row.count("count")
 }
 
 /// Removes messages that ended longer ago than this; says how many.
@@ -89,5 +90,5 @@ pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
 /// See [`StoreError`].
 pub async fn forget_silent_brokers(pool: &Pool, broker: Uuid) -> Result<u64, StoreError> {
     let row = pool.query_one(BROKERS, &[&(FORGET_AFTER.as_millis() as i64), &broker]).await?;
-    Ok(row.get::<_, i64>(0) as u64)
+    row.count("count")
 }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::StoreError;
+use super::cell::Cells;
 use super::pool::Pool;
 use super::row::{Clocks, MESSAGE_BYTES_MAX, entry};
 use crate::inbox::Entry;
@@ -31,8 +32,9 @@ pub async fn refill(pool: &Pool, refills: &[Refill]) -> Result<Vec<Refilled>, St
     let (here, unseen) = (Instant::now(), None);
     let mut found: Vec<Vec<Entry>> = lanes().map(|_| Vec::new()).collect();
     for row in &rows {
-        let lane = row.get::<_, i32>("lane_no") as usize - 1;
-        found[lane].push(entry(row, &Clocks { database: row.get("clock"), here, unseen }).1);
+        let place = usize::try_from(row.cell::<_, i32>("lane_no")?).ok().and_then(|no| no.checked_sub(1));
+        let Some(lane) = place.and_then(|place| found.get_mut(place)) else { continue };
+        lane.push(entry(row, &Clocks { database: row.cell("clock")?, here, unseen })?.1);
     }
     let mut found = found.into_iter();
     Ok(refills

@@ -6,18 +6,19 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
+use super::cell::Cells;
+use super::error::StoreError;
 use crate::inbox::{Entry, Terms};
 use crate::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
+use crate::moment::rfc3339;
 use crate::protocol::frame::MsgBody;
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
 use crate::spans::Spans;
 
 /// What a message may have in all, as text, to be read at all; what is larger is not fetched.
 pub(super) const MESSAGE_BYTES_MAX: i32 = LINE_BYTES_MAX as i32;
-
-/// The last second that RFC 3339 can write: the end of the year 9999.
-const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
 const _: () = assert!(ENVELOPE_BYTES_MAX < MESSAGE_BYTES_MAX as usize);
 
@@ -49,80 +50,101 @@ impl Clocks {
 }
 
 /// The inbox and the entry of a row.
-pub(super) fn entry(row: &Row, clocks: &Clocks) -> (Arc<str>, Entry) {
-    let inbox: &str = row.get("inbox");
-    let created_at: SystemTime = row.get::<_, Option<_>>("created_at").unwrap_or(clocks.database);
-    let lane = usize::try_from(row.get::<_, i16>("lane")).unwrap_or(0).min(LANES - 1);
+///
+/// # Errors
+/// What is Postbell's own cannot be read. What is the user's never makes an error: then the entry has no body.
+pub(super) fn entry(row: &Row, clocks: &Clocks) -> Result<(Arc<str>, Entry), StoreError> {
+    let inbox: &str = row.cell("inbox")?;
+    let created_at = row.cell::<_, Option<SystemTime>>("created_at").ok().flatten();
+    let created_at = created_at.unwrap_or(clocks.database);
+    let expires_at = row.cell::<_, Option<SystemTime>>("expires_at").ok().flatten();
+    let message = Message::of(row);
     let entry = Entry {
-        delivery_id: row.get("delivery_id"),
-        message_id: row.get("message_id"),
-        lane,
-        attempt: u32::try_from(row.get::<_, i16>("attempt")).unwrap_or(0),
+        delivery_id: row.cell("delivery_id")?,
+        message_id: row.cell("message_id")?,
+        lane: usize::try_from(row.cell::<_, i16>("lane")?).unwrap_or(0).min(LANES - 1),
+        attempt: u32::try_from(row.cell::<_, i16>("attempt")?).unwrap_or(0),
         read_at: clocks.here,
         age_when_read: clocks.age(created_at),
         ready_when_read: clocks.ready(created_at),
-        expires_at: row.get::<_, Option<SystemTime>>("expires_at").and_then(|at| clocks.instant(at)),
-        terms: terms(row),
-        body: body(row, created_at),
+        expires_at: expires_at.and_then(|at| clocks.instant(at)),
+        terms: message.as_ref().ok().and_then(Message::terms),
+        body: message.ok().and_then(|message| message.body(&rfc3339(created_at))),
     };
-    (inbox.into(), entry)
+    Ok((inbox.into(), entry))
 }
 
-/// As the trigger reads what the column may hold in an adopted table.
-fn priority(row: &Row) -> Priority {
-    let asked = row.get::<_, Option<i32>>("priority").map_or(Priority::default().get().into(), i64::from);
-    Priority::new(asked.clamp(PRIORITY_HIGHEST.into(), PRIORITY_LOWEST.into())).unwrap_or_default()
+/// What the user's table has of a message.
+struct Message<'a> {
+    id: Uuid,
+    from: &'a str,
+    message_type: &'a str,
+    priority: Priority,
+    topic: Option<&'a str>,
+    group: Option<&'a str>,
+    instance: Option<&'a str>,
+    ordering_key: Option<&'a str>,
+    correlation_id: Option<&'a str>,
+    headers: Option<&'a str>,
+    payload: Option<&'a str>,
 }
 
-/// Most messages have none.
-fn terms(row: &Row) -> Option<Box<Terms>> {
-    let text = |column| row.get::<_, Option<&str>>(column).map(Arc::from);
-    let terms = Terms {
-        instance: text("to_instance"),
-        ordering_key: text("ordering_key"),
-        trace: Spans::reads(row.get("headers")),
-    };
-    (terms != Terms::default()).then(|| Box::new(terms))
-}
-
-/// `None` where the line would be over the limit.
-fn body(row: &Row, created_at: SystemTime) -> Option<Bytes> {
-    let payload: &RawValue = serde_json::from_str(row.get::<_, Option<&str>>("payload")?).ok()?;
-    let headers: Option<&RawValue> =
-        row.get::<_, Option<&str>>("headers").and_then(|h| serde_json::from_str(h).ok());
-    let body = MsgBody {
-        id: row.get("message_id"),
-        from: row.get("from_agent_id"),
-        message_type: row.get("message_type"),
-        priority: priority(row).get(),
-        created_at: &rfc3339(created_at),
-        topic: row.get("topic"),
-        group: row.get("to_group"),
-        correlation_id: row.get("correlation_id"),
-        headers,
-        payload,
+impl<'a> Message<'a> {
+    fn of(row: &'a Row) -> Result<Self, StoreError> {
+        // As the trigger reads what the column may hold in an adopted table.
+        let asked =
+            row.cell::<_, Option<i32>>("priority")?.map_or(Priority::default().get().into(), i64::from);
+        let asked = asked.clamp(PRIORITY_HIGHEST.into(), PRIORITY_LOWEST.into());
+        Ok(Self {
+            id: row.cell("message_id")?,
+            // Null where the sender was deleted since, and the table says `on delete set null`.
+            from: row.cell::<_, Option<&str>>("from_agent_id")?.unwrap_or_default(),
+            message_type: row.cell::<_, Option<&str>>("message_type")?.unwrap_or_default(),
+            priority: Priority::new(asked).unwrap_or_default(),
+            topic: row.cell("topic")?,
+            group: row.cell("to_group")?,
+            instance: row.cell("to_instance")?,
+            ordering_key: row.cell("ordering_key")?,
+            correlation_id: row.cell("correlation_id")?,
+            headers: row.cell("headers")?,
+            payload: row.cell("payload")?,
+        })
     }
-    .encode();
-    (body.len() + PUSH_HEAD_BYTES_MAX <= LINE_BYTES_MAX).then(|| body.into())
-}
 
-/// A time that SQL may have set to anything, infinity included, as text.
-pub(super) fn rfc3339(at: SystemTime) -> String {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).min(LAST_SECOND);
-    humantime::format_rfc3339_micros(SystemTime::UNIX_EPOCH + since).to_string()
+    /// Most messages have none.
+    fn terms(&self) -> Option<Box<Terms>> {
+        let terms = Terms {
+            instance: self.instance.map(Arc::from),
+            ordering_key: self.ordering_key.map(Arc::from),
+            trace: Spans::reads(self.headers),
+        };
+        (terms != Terms::default()).then(|| Box::new(terms))
+    }
+
+    /// `None` where the line would be over the limit.
+    fn body(&self, created_at: &str) -> Option<Bytes> {
+        let payload: &RawValue = serde_json::from_str(self.payload?).ok()?;
+        let headers: Option<&RawValue> = self.headers.and_then(|h| serde_json::from_str(h).ok());
+        let body = MsgBody {
+            id: self.id,
+            from: self.from,
+            message_type: self.message_type,
+            priority: self.priority.get(),
+            created_at,
+            topic: self.topic,
+            group: self.group,
+            correlation_id: self.correlation_id,
+            headers,
+            payload,
+        }
+        .encode();
+        (body.len() + PUSH_HEAD_BYTES_MAX <= LINE_BYTES_MAX).then(|| body.into())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn any_time_that_sql_can_hold_is_written() {
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH), "1970-01-01T00:00:00.000000Z");
-        assert_eq!(rfc3339(SystemTime::UNIX_EPOCH - Duration::from_secs(9)), "1970-01-01T00:00:00.000000Z");
-        let far = SystemTime::UNIX_EPOCH + Duration::from_secs(10_u64.pow(12));
-        assert_eq!(rfc3339(far), "9999-12-31T23:59:59.000000Z");
-    }
 
     #[test]
     fn ages_are_the_databases() {

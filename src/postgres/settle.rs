@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::connection::{Connection, Params};
 use super::error::StoreError;
 use crate::inbox::event::{DeadCause, Outcome, Settle};
@@ -99,7 +100,7 @@ async fn count(
     if arrays.ids.is_empty() {
         return Ok(0);
     }
-    Ok(connection.query_one(sql, params).await?.get::<_, i64>(0) as u64)
+    connection.query_one(sql, params).await?.count("count")
 }
 
 /// Marks messages that are with an agent for longer.

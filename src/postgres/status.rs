@@ -5,6 +5,7 @@ mod messages;
 
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::message::Priority;
@@ -112,52 +113,58 @@ pub async fn read(pool: &Pool, bounds: Bounds) -> Result<Reading, StoreError> {
 
 async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<Agent>, StoreError> {
     let rows = pool.query(AGENTS, &[&at_most]).await?;
-    let agents = rows.iter().map(|row| Agent {
-        agent_id: row.get("agent_id"),
-        agent_type: row.get("agent_type"),
-        environment: row.get("environment"),
-        role: row.get("role"),
-        enabled: row.get("enabled"),
-        status: row.get("status"),
-        seen_seconds: row.get("seen_seconds"),
-        broker_id: row.get("broker_id"),
-        broker: row.get("broker"),
+    let agents = rows.iter().map(|row| {
+        Ok(Agent {
+            agent_id: row.cell("agent_id")?,
+            agent_type: row.cell("agent_type")?,
+            environment: row.cell("environment")?,
+            role: row.cell("role")?,
+            enabled: row.cell("enabled")?,
+            status: row.cell("status")?,
+            seen_seconds: row.cell("seen_seconds")?,
+            broker_id: row.cell("broker_id")?,
+            broker: row.cell("broker")?,
+        })
     });
-    Ok(agents.collect())
+    agents.collect()
 }
 
 async fn brokers(pool: &Pool) -> Result<Vec<Broker>, StoreError> {
     let rows = pool.query(BROKERS, &[]).await?;
-    let brokers = rows.iter().map(|row| Broker {
-        id: row.get("broker_id"),
-        name: row.get("name"),
-        version: row.get("version"),
-        armed: row.get("armed"),
-        is_alive: row.get("is_alive"),
-        up_seconds: row.get("up_seconds"),
-        inboxes: row.get("inboxes"),
+    let brokers = rows.iter().map(|row| {
+        Ok(Broker {
+            id: row.cell("broker_id")?,
+            name: row.cell("name")?,
+            version: row.cell("version")?,
+            armed: row.cell("armed")?,
+            is_alive: row.cell("is_alive")?,
+            up_seconds: row.cell("up_seconds")?,
+            inboxes: row.cell("inboxes")?,
+        })
     });
-    Ok(brokers.collect())
+    brokers.collect()
 }
 
 async fn waiting(pool: &Pool) -> Result<Vec<Waiting>, StoreError> {
     let rows = pool.query(WAITING, &[]).await?;
-    let waiting = rows.iter().map(|row| Waiting {
-        inbox: row.get("inbox"),
-        priority: Priority::new(row.get::<_, i16>("priority").into()).unwrap_or_default(),
-        count: row.get("waiting"),
-        oldest_seconds: row.get("oldest_seconds"),
-        is_taken: row.get("is_taken"),
+    let waiting = rows.iter().map(|row| {
+        Ok(Waiting {
+            inbox: row.cell("inbox")?,
+            priority: Priority::new(row.cell::<_, i16>("priority")?.into()).unwrap_or_default(),
+            count: row.cell("waiting")?,
+            oldest_seconds: row.cell("oldest_seconds")?,
+            is_taken: row.cell("is_taken")?,
+        })
     });
-    Ok(waiting.collect())
+    waiting.collect()
 }
 
 async fn dead(pool: &Pool) -> Result<(Vec<(String, i64)>, i64), StoreError> {
     let (mut dead, mut scheduled) = (Vec::new(), 0);
     for row in pool.query(DEAD, &[]).await? {
-        match row.get::<_, Option<String>>("inbox") {
-            Some(inbox) => dead.push((inbox, row.get("n"))),
-            None => scheduled = row.get("n"),
+        match row.cell::<_, Option<String>>("inbox")? {
+            Some(inbox) => dead.push((inbox, row.cell("n")?)),
+            None => scheduled = row.cell("n")?,
         }
     }
     Ok((dead, scheduled))
@@ -165,12 +172,14 @@ async fn dead(pool: &Pool) -> Result<(Vec<(String, i64)>, i64), StoreError> {
 
 async fn edges(pool: &Pool, bounds: Bounds) -> Result<Vec<Edge>, StoreError> {
     let rows = pool.query(FLOW, &[&bounds.flow_messages, &bounds.flow_seconds]).await?;
-    let edges = rows.iter().map(|row| Edge {
-        from: row.get("from_agent_id"),
-        to: row.get("to_agent_id"),
-        many: row.get("many"),
-        messages: row.get("messages"),
-        failed: row.get("failed"),
+    let edges = rows.iter().map(|row| {
+        Ok(Edge {
+            from: row.cell("from_agent_id")?,
+            to: row.cell("to_agent_id")?,
+            many: row.cell("many")?,
+            messages: row.cell("messages")?,
+            failed: row.cell("failed")?,
+        })
     });
-    Ok(edges.collect())
+    edges.collect()
 }

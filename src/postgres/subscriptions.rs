@@ -1,5 +1,6 @@
 //! Who wants which topics.
 
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 
@@ -14,7 +15,7 @@ pub const SUBSCRIPTIONS_MAX: i64 = 100;
 /// # Errors
 /// See [`StoreError`].
 pub async fn subscribe(pool: &Pool, agent: &str, pattern: &str) -> Result<bool, StoreError> {
-    Ok(pool.query_one(SUBSCRIBE, &[&agent, &pattern, &SUBSCRIPTIONS_MAX]).await?.get("has_it"))
+    pool.query_one(SUBSCRIBE, &[&agent, &pattern, &SUBSCRIPTIONS_MAX]).await?.cell("has_it")
 }
 
 /// From when this returns, it does not.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::TryStreamExt;
 use uuid::Uuid;
 
+use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
 use super::row::{Clocks, MESSAGE_BYTES_MAX, entry};
@@ -59,7 +60,7 @@ impl Cursor {
     pub async fn start(connection: &Connection) -> Result<Self, StoreError> {
         let read_at = Instant::now();
         let row = connection.query_one("select pg_current_snapshot()::text", &[]).await?;
-        Self::parse(row.get(0), read_at)
+        Self::parse(row.cell(0)?, read_at)
     }
 
     /// Makes deliveries that were restored from another cluster's dump this one's; how many there were.
@@ -115,19 +116,19 @@ impl Cursor {
         let (mut next, mut rows, mut next_due) = (None, 0, None);
         let (mut chunk, mut chunk_bytes) = (Vec::new(), 0);
         while let Some(row) = stream.try_next().await? {
-            if let Some(snapshot) = row.get::<_, Option<&str>>("snapshot") {
+            if let Some(snapshot) = row.cell::<_, Option<&str>>("snapshot")? {
                 next = Some(Self::parse(snapshot, started_at)?);
-                clocks = Clocks { database: row.get("clock"), here: Instant::now(), unseen };
+                clocks = Clocks { database: row.cell("clock")?, here: Instant::now(), unseen };
                 continue;
             }
             rows += 1;
-            if let Some(due_at) = row.get::<_, Option<SystemTime>>("due_at") {
+            if let Some(due_at) = row.cell::<_, Option<SystemTime>>("due_at")? {
                 let wait = due_at.duration_since(clocks.database).unwrap_or(Duration::ZERO);
                 let due = clocks.here.checked_add(wait);
                 next_due = due.into_iter().chain(next_due).min();
                 continue;
             }
-            let (inbox, entry) = entry(&row, &clocks);
+            let (inbox, entry) = entry(&row, &clocks)?;
             chunk_bytes += entry.cost_bytes();
             chunk.push((inbox, entry));
             if chunk.len() >= CHUNK_ROWS || chunk_bytes >= CHUNK_BYTES {

@@ -21,6 +21,7 @@ use x509_cert::der::Decode;
 use crate::certificates::{FileFault, Fingerprint, PemFile, provider};
 use crate::config::{TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TlsFiles};
 use crate::metrics::Metrics;
+use crate::moment::rfc3339_seconds;
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -204,8 +205,7 @@ impl Identity {
     }
 
     fn announce(&self, what: &str) {
-        let expires = self.expires.map(humantime::format_rfc3339_seconds);
-        let expires = expires.map_or("unknown".to_owned(), |at| at.to_string());
+        let expires = self.expires.map_or("unknown".to_owned(), rfc3339_seconds);
         tracing::info!(fingerprint = %self.fingerprint, %expires, "{what}");
         if self.expires.is_some_and(|at| at < SystemTime::now()) {
             tracing::warn!(%expires, "the certificate has expired: clients that do not pin it refuse it");

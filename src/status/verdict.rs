@@ -21,7 +21,7 @@ pub(super) fn verdict(mesh: &Mesh, readiness: &Readiness) -> Verdict {
     for condition in readiness.conditions.iter().filter(|c| !c.ok) {
         // The database's own sentence says more.
         if condition.name != "database" || mesh.broker.database.is_none() {
-            find(Level::Bad, condition.message.to_owned(), None);
+            find(Level::Bad, condition.message.to_string(), None);
         }
     }
     let of = |standing| mesh.agents.iter().filter(move |a| a.standing == standing).collect::<Vec<_>>();

@@ -32,6 +32,7 @@ async fn a_migrated_database_passes() {
         "indexes",
         "policies",
         "api roles",
+        "brokers",
         "recipients",
     ] {
         assert_eq!(of(&checks, name).0, [Level::Ok], "{name}");
@@ -168,4 +169,23 @@ async fn sessions_in_which_no_trigger_fires_fail() {
     let (level, text) = of(&examine(&db.target()).await, "replication role");
     assert_eq!(level, [Level::Fail]);
     assert!(text.contains("triggers do not fire"), "{text}");
+}
+
+#[tokio::test]
+async fn a_broker_that_stands_still_is_named_with_its_reason() {
+    let db = migrated().await;
+    assert_eq!(of(&examine(&db.target()).await, "brokers"), (vec![Level::Ok], "none is running".to_owned()));
+    db.client()
+        .await
+        .batch(
+            "insert into postbell.brokers (broker_id, name, address, version, lease_until, standstill) values
+               (gen_random_uuid(), 'one', 'x', 'x', now() + interval '1 hour', null),
+               (gen_random_uuid(), 'two', 'x', 'x', now() + interval '1 hour', 'Outcomes have not been written.'),
+               (gen_random_uuid(), 'gone', 'x', 'x', now() - interval '1 hour', 'New messages have not been read.')",
+        )
+        .await
+        .expect("brokers");
+    let (levels, said) = of(&examine(&db.target()).await, "brokers");
+    assert_eq!(levels, [Level::Fail]);
+    assert_eq!(said, "two stands still: Outcomes have not been written.");
 }

@@ -1,5 +1,9 @@
 //! The broker as its users meet it: one private Postgres a process, a database a test, real sockets, in parallel.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "a test reads rows that it wrote, and fails where one is not as expected"
+)]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adoption;

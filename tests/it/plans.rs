@@ -35,7 +35,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "publish_first": 2, "agent_messages_dedupe";
     "lease_acquire": 3, "brokers_pkey";
     "lease_want": 2, "leases_pkey";
-    "broker_renew": 10, "brokers_pkey";
+    "broker_renew": 11, "brokers_pkey";
     "broker_authenticate": 1, "brokers_pkey";
     "lease_release": 2, "leases";
     "agent_authenticate": 1, "agent_registry_pkey";

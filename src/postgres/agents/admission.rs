@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 
 use super::token::{hash, is_hash};
 use super::{AgentRow, check_name};
+use crate::postgres::cell::Cells;
 use crate::postgres::error::StoreError;
 use crate::postgres::pool::Pool;
 
@@ -53,16 +54,18 @@ pub struct RoleLimits {
 }
 
 impl RoleLimits {
-    fn of(row: &Row) -> Self {
-        let limit = |column: &str| row.get::<_, Option<i64>>(column).and_then(|n| u64::try_from(n).ok());
-        Self {
-            sends_per_second: limit("sends_per_second"),
-            sends_burst: limit("sends_burst"),
-            send_bytes_per_second: limit("send_bytes_per_second"),
-            send_bytes_burst: limit("send_bytes_burst"),
-            publishes_outstanding: limit("publishes_outstanding"),
-            connections: limit("connections"),
-        }
+    fn of(row: &Row) -> Result<Self, StoreError> {
+        let limit = |column: &str| {
+            Ok::<_, StoreError>(row.cell::<_, Option<i64>>(column)?.and_then(|n| u64::try_from(n).ok()))
+        };
+        Ok(Self {
+            sends_per_second: limit("sends_per_second")?,
+            sends_burst: limit("sends_burst")?,
+            send_bytes_per_second: limit("send_bytes_per_second")?,
+            send_bytes_burst: limit("send_bytes_burst")?,
+            publishes_outstanding: limit("publishes_outstanding")?,
+            connections: limit("connections")?,
+        })
     }
 }
 
@@ -110,17 +113,17 @@ pub async fn authenticate(
     }
     let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
     let Some(row) = rows.first() else { return Ok(Err(Denial::UnknownAgent)) };
-    let stored = |column: &str| row.get::<_, Option<&[u8]>>(column).unwrap_or_default();
-    let (current, previous) = (stored("token_hash"), stored("token_hash_previous"));
+    let stored = |column| Ok::<_, StoreError>(row.cell::<_, Option<&[u8]>>(column)?.unwrap_or_default());
+    let (current, previous) = (stored("token_hash")?, stored("token_hash_previous")?);
     // Both are compared, whichever is right; neither is right where there is none.
     let is_right = is_hash(&presented, current) | is_hash(&presented, previous);
-    Ok(match (is_right, row.get::<_, bool>("enabled")) {
+    Ok(match (is_right, row.cell::<_, bool>("enabled")?) {
         (true, true) => Ok(AgentRow {
-            agent_id: row.get("agent_id"),
-            role: row.get("role"),
-            environment: row.get("environment"),
-            limits: RoleLimits::of(row),
-            rank: row.get("rank"),
+            agent_id: row.cell("agent_id")?,
+            role: row.cell("role")?,
+            environment: row.cell("environment")?,
+            limits: RoleLimits::of(row)?,
+            rank: row.cell("rank")?,
         }),
         (true, false) => Err(Denial::Disabled),
         (false, _) if current.is_empty() => Err(Denial::NoToken),

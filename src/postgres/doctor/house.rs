@@ -1,6 +1,7 @@
 //! What Postbell itself installed, and what this role may do with it.
 
 use super::Check;
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 use crate::postgres::migrate::{SchemaState, status, version_wanted};
@@ -31,8 +32,8 @@ pub(super) async fn rights(connection: &Connection) -> Result<Vec<Check>, StoreE
     let mut checks = Vec::new();
     let mut role = String::new();
     for row in connection.query(RIGHTS, &[]).await? {
-        let (table, lacking): (String, Vec<String>) = (row.get("name"), row.get("lacking"));
-        role = row.get("role");
+        let (table, lacking): (String, Vec<String>) = (row.cell("name")?, row.cell("lacking")?);
+        role = row.cell("role")?;
         if !lacking.is_empty() {
             let rights = lacking.join(", ");
             checks.push(Check::fail(
@@ -42,8 +43,8 @@ pub(super) async fn rights(connection: &Connection) -> Result<Vec<Check>, StoreE
                      {table} to {role}`"
                 ),
             ));
-        } else if row.get("hides_rows") {
-            let forced = match row.get("is_forced") {
+        } else if row.cell("hides_rows")? {
+            let forced = match row.cell("is_forced")? {
                 true => format!(" or `alter table {table} no force row level security`"),
                 false => String::new(),
             };

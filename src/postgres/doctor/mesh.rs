@@ -1,12 +1,14 @@
 //! The user's tables and agents: what makes them slow, open or deaf.
 
 use super::{Check, listed};
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
 const INDEXES: &str = include_str!("../../../sql/queries/doctor_indexes.sql");
 const POLICIES: &str = include_str!("../../../sql/queries/doctor_policies.sql");
 const AGENTS: &str = include_str!("../../../sql/queries/doctor_agents.sql");
+const BROKERS: &str = include_str!("../../../sql/queries/doctor_brokers.sql");
 const UNKNOWN: &str = include_str!("../../../sql/queries/doctor_unknown.sql");
 
 /// Names that a sentence lists.
@@ -23,10 +25,10 @@ pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, Store
     let names: Vec<String> = rows
         .iter()
         .map(|row| {
-            let columns: Vec<String> = row.get("columns");
-            format!("{} ({})", row.get::<_, String>("name"), columns.join(", "))
+            let columns: Vec<String> = row.cell("columns")?;
+            Ok(format!("{} ({})", row.cell::<_, &str>("name")?, columns.join(", ")))
         })
-        .collect();
+        .collect::<Result<_, StoreError>>()?;
     Ok(vec![Check::warn(
         "indexes",
         format!(
@@ -43,11 +45,11 @@ pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, Stor
     let checks: Vec<_> = rows
         .iter()
         .map(|row| {
-            let (table, roles): (String, Vec<String>) = (row.get("table_name"), row.get("roles"));
+            let (table, roles): (String, Vec<String>) = (row.cell("table_name")?, row.cell("roles")?);
             let who = roles.join(" and ");
-            Check::warn(
+            Ok(Check::warn(
                 "policies",
-                match row.get::<_, Option<String>>("policy") {
+                match row.cell::<_, Option<String>>("policy")? {
                     Some(policy) => format!(
                         "policy \"{policy}\" lets {who} read every row of {table}: bind it to the role it is meant \
                          for, as in `alter policy \"{policy}\" on {table} to service_role`"
@@ -57,19 +59,42 @@ pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, Stor
                          enable row level security`, or revoke the right"
                     ),
                 },
-            )
+            ))
         })
-        .collect();
+        .collect::<Result<_, StoreError>>()?;
     match checks.is_empty() {
         true => Ok(vec![Check::ok("policies", "no policy or grant opens all messages to every user")]),
         false => Ok(checks),
     }
 }
 
+/// Brokers that live and have a duty that stands still.
+pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(BROKERS, &[]).await?;
+    let mut checks = Vec::new();
+    for row in &rows {
+        let (name, standstill): (String, Option<String>) = (row.try_get("name")?, row.try_get("standstill")?);
+        if let Some(sentences) = standstill {
+            checks.push(Check::fail("brokers", format!("{name} stands still: {sentences}")));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok(
+            "brokers",
+            match rows.len() {
+                0 => "none is running".to_owned(),
+                1 => "one is running, and every part of it gets on".to_owned(),
+                n => format!("{n} are running, and every part of each gets on"),
+            },
+        ));
+    }
+    Ok(checks)
+}
+
 /// Agents that cannot connect for want of a token.
 pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let row = connection.query_one(AGENTS, &[]).await?;
-    let (registered, without): (i64, Vec<String>) = (row.get("registered"), row.get("without_token"));
+    let (registered, without): (i64, Vec<String>) = (row.cell("registered")?, row.cell("without_token")?);
     Ok(vec![match (registered, without.first()) {
         (0, _) => Check::warn(
             "agents",
@@ -98,11 +123,11 @@ pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, St
         .iter()
         .take(NAMES_MAX)
         .map(|row| {
-            let waiting: i64 = row.get("waiting");
+            let waiting: i64 = row.cell("waiting")?;
             let more = if waiting == WAITING_COUNTED_MAX { " or more" } else { "" };
-            format!("{} ({waiting}{more})", row.get::<_, String>("name"))
+            Ok(format!("{} ({waiting}{more})", row.cell::<_, &str>("name")?))
         })
-        .collect();
+        .collect::<Result<_, StoreError>>()?;
     if rows.len() > NAMES_MAX {
         names.push("and others".to_owned());
     }

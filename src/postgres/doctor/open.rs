@@ -3,6 +3,7 @@
 use tokio_postgres::Row;
 
 use super::{Check, add, mesh};
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::{Connection, Target};
 use crate::postgres::error::StoreError;
 
@@ -10,7 +11,7 @@ const OPEN: &str = include_str!("../../../sql/queries/doctor_open.sql");
 
 /// Rights that nobody should have.
 pub(super) async fn open(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let checks: Vec<_> = connection.query(OPEN, &[]).await?.iter().map(check).collect();
+    let checks: Vec<_> = connection.query(OPEN, &[]).await?.iter().map(check).collect::<Result<_, _>>()?;
     match checks.is_empty() {
         true => {
             Ok(vec![Check::ok("api roles", "neither anon nor authenticated can do more than policies allow")])
@@ -32,9 +33,9 @@ pub async fn still_open(target: &Target) -> Result<Vec<Check>, StoreError> {
     Ok(checks)
 }
 
-fn check(row: &Row) -> Check {
-    let (object, problem): (String, String) = (row.get("object"), row.get("problem"));
-    let who = row.get::<_, Vec<String>>("roles").join(" and ");
+fn check(row: &Row) -> Result<Check, StoreError> {
+    let (object, problem): (String, String) = (row.cell("object")?, row.cell("problem")?);
+    let who = row.cell::<_, Vec<String>>("roles")?.join(" and ");
     let apply = "`postbell policies apply` closes it";
     let sentence = match problem.as_str() {
         "writes" => {
@@ -48,15 +49,15 @@ fn check(row: &Row) -> Check {
         "usage" => format!("{who} may look into {object}, which is the broker's alone: {apply}"),
         // Only by hand: what is installed is never so (tests/it/policies.rs).
         _ => {
-            return Check::fail(
+            return Ok(Check::fail(
                 "api roles",
                 format!(
                     "function {object} runs with its owner's rights and has no search_path of its own or can be \
                      called by everybody: drop it, or `revoke all on function {object} from public` and \
                      `alter function {object} set search_path = pg_catalog, pg_temp`"
                 ),
-            );
+            ));
         }
     };
-    Check::warn("api roles", sentence)
+    Ok(Check::warn("api roles", sentence))
 }

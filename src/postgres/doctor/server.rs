@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::Check;
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::{Connection, Target};
 use crate::postgres::error::StoreError;
 use crate::postgres::listen::round_trip;
@@ -34,23 +35,23 @@ pub(super) fn url(target: &Target) -> Vec<Check> {
 /// TLS, version, writability and the notification queue.
 pub(super) async fn server(connection: &Connection, target: &Target) -> Result<Vec<Check>, StoreError> {
     let row = connection.query_one(SERVER, &[]).await?;
-    let mut checks = vec![tls(&target.url, row.get("has_tls"), row.get("tls_version"))];
+    let mut checks = vec![tls(&target.url, row.cell("has_tls")?, row.cell("tls_version")?)];
 
-    let version: String = row.get("version");
-    checks.push(match row.get::<_, i32>("version_num") {
+    let version: String = row.cell("version")?;
+    checks.push(match row.cell::<_, i32>("version_num")? {
         number if number < SERVER_VERSION_MIN => {
             Check::fail("version", format!("Postgres {version} is too old: Postbell needs 13 or newer"))
         }
         _ => Check::ok("version", format!("Postgres {version}")),
     });
-    if row.get("is_replica") {
+    if row.cell("is_replica")? {
         checks
             .push(Check::fail("writable", "this server is a replica: name the primary in the database URL"));
-    } else if row.get("is_read_only") {
+    } else if row.cell("is_read_only")? {
         checks.push(Check::fail("writable", "this database takes no writes: lift its read-only mode"));
     }
 
-    let usage: f64 = row.get("queue_usage");
+    let usage: f64 = row.cell("queue_usage")?;
     let percent = (usage * 100.0).ceil();
     checks.push(match usage > QUEUE_USAGE_MAX {
         true => Check::warn(
@@ -62,7 +63,7 @@ pub(super) async fn server(connection: &Connection, target: &Target) -> Result<V
         ),
         false => Check::ok("notify queue", format!("{percent} % full")),
     });
-    let role: String = row.get("replication_role");
+    let role: String = row.cell("replication_role")?;
     if role != "origin" {
         checks.push(Check::fail(
             "replication role",
@@ -119,7 +120,7 @@ pub(super) async fn clock(connection: &Connection) -> Result<Vec<Check>, StoreEr
     let mut best: Option<(Duration, f64)> = None;
     for _ in 0..CLOCK_ROUNDS {
         let (asked, at) = (Instant::now(), unix_seconds());
-        let theirs: f64 = connection.query_one(CLOCK, &[]).await?.get("now");
+        let theirs: f64 = connection.query_one(CLOCK, &[]).await?.cell("now")?;
         let took = asked.elapsed();
         // The server looked at its clock about half way.
         let difference = theirs - (at + took.as_secs_f64() / 2.0);

@@ -70,6 +70,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "agent_metrics",
         sql: include_str!("../../../sql/migrations/0014_agent_metrics.sql"),
     },
+    Migration {
+        version: 15,
+        name: "standstill",
+        sql: include_str!("../../../sql/migrations/0015_standstill.sql"),
+    },
 ];
 
 /// The migrations that create or adopt tables of the user's: whether they can is checked before anything is changed.

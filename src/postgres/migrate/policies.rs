@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::state::schema_state;
 use super::{BEGIN, LOCK_KEY, SESSION, UNLOCK, lock, roll_back};
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::{Connection, Target};
 use crate::postgres::error::StoreError;
 
@@ -96,7 +97,7 @@ pub async fn apply(target: &Target, create_roles: bool) -> Result<Applied, Store
 
 async fn apply_locked(connection: &Connection, create_roles: bool) -> Result<Applied, StoreError> {
     let found = connection.query_one(FOUND, &[]).await?;
-    let missing: Vec<String> = found.get("missing");
+    let missing: Vec<String> = found.cell("missing")?;
     if !missing.is_empty() && !create_roles {
         return Err(StoreError::refused(format!(
             "this database has no role {}, so nothing was applied: on Supabase they are there from the start; where \
@@ -116,8 +117,8 @@ async fn apply_locked(connection: &Connection, create_roles: bool) -> Result<App
     Ok(Applied {
         created_roles: missing,
         files: files.iter().map(|f| f.name).collect(),
-        foreign: found.get("foreign"),
-        shut_out: found.get("shut_out"),
+        foreign: found.cell("foreign")?,
+        shut_out: found.cell("shut_out")?,
     })
 }
 

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use tokio_postgres::Row;
 
 use super::embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, digest, version_wanted};
+use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
@@ -139,20 +140,20 @@ impl Found {
     pub(super) async fn read(connection: &Connection) -> Result<Self, StoreError> {
         let row = connection.query_one(FOUND, &[]).await?;
         let mut found = Self {
-            server_version_num: row.get("server_version_num"),
-            server_version: row.get("server_version"),
-            schema: row.get("schema"),
-            installed_for: row.get("installed_for"),
-            tables: row.get("tables"),
+            server_version_num: row.cell("server_version_num")?,
+            server_version: row.cell("server_version")?,
+            schema: row.cell("schema")?,
+            installed_for: row.cell("installed_for")?,
+            tables: row.cell("tables")?,
             ..Self::default()
         };
-        if row.get("has_migrations") {
+        if row.cell("has_migrations")? {
             let rows = connection.query(MIGRATIONS_LIST, &[]).await?;
-            found.applied = rows.iter().map(applied).collect();
+            found.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
         }
-        if row.get("has_triggers") {
+        if row.cell("has_triggers")? {
             let rows = connection.query(TRIGGERS_FOUND, &[]).await?;
-            found.triggers = rows.iter().map(installed).collect();
+            found.triggers = rows.iter().map(installed).collect::<Result<_, _>>()?;
         }
         Ok(found)
     }
@@ -218,23 +219,23 @@ impl Found {
     }
 }
 
-fn applied(row: &Row) -> Applied {
-    Applied {
-        version: row.get("version"),
-        name: row.get("name"),
-        sha256: row.get("sha256"),
-        applied_at: row.get("applied_at"),
-        by: row.get("by"),
-    }
+fn applied(row: &Row) -> Result<Applied, StoreError> {
+    Ok(Applied {
+        version: row.cell("version")?,
+        name: row.cell("name")?,
+        sha256: row.cell("sha256")?,
+        applied_at: row.cell("applied_at")?,
+        by: row.cell("by")?,
+    })
 }
 
-fn installed(row: &Row) -> Installed {
-    Installed {
-        name: row.get("name"),
-        sha256: row.get("sha256"),
-        applied_at: row.get("applied_at"),
-        enabled: row.get("enabled"),
-    }
+fn installed(row: &Row) -> Result<Installed, StoreError> {
+    Ok(Installed {
+        name: row.cell("name")?,
+        sha256: row.cell("sha256")?,
+        applied_at: row.cell("applied_at")?,
+        enabled: row.cell("enabled")?,
+    })
 }
 
 #[cfg(test)]

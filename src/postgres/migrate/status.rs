@@ -4,9 +4,9 @@ use std::time::SystemTime;
 
 use super::embedded::{MIGRATIONS, TRIGGERS, digest};
 use super::state::{Found, SchemaState, TriggerState};
+use crate::moment;
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
-use crate::postgres::moment::rfc3339;
 
 /// A migration or trigger of this binary or of the database.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -19,7 +19,7 @@ pub struct StatusLine {
     /// `installed`, `missing`, `disabled` or `outdated`.
     pub state: &'static str,
     /// When it was applied or installed.
-    #[serde(serialize_with = "rfc3339")]
+    #[serde(serialize_with = "moment::serialize")]
     pub applied_at: Option<SystemTime>,
     /// By which database role.
     pub by: Option<String>,

@@ -7,9 +7,10 @@ use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use crate::moment::rfc3339;
+use crate::postgres::cell::Cells;
 use crate::postgres::error::StoreError;
 use crate::postgres::pool::Pool;
-use crate::postgres::row::rfc3339;
 
 const MESSAGES: &str = include_str!("../../../sql/queries/status_messages.sql");
 
@@ -77,36 +78,42 @@ pub async fn messages(
 ) -> Result<(Vec<Message>, Option<String>), StoreError> {
     let limit = limit.clamp(1, MESSAGES_MAX);
     let rows = pool.query(MESSAGES, &[&agent, &limit, &LOOKED_AT, &PAYLOAD_BYTES_MAX]).await?;
-    let read_at = rows.first().map(|row| rfc3339(row.get("read_at")));
-    Ok((rows.iter().map(message).collect(), read_at))
+    let read_at = match rows.first() {
+        Some(row) => Some(rfc3339(row.cell("read_at")?)),
+        None => None,
+    };
+    Ok((rows.iter().map(message).collect::<Result<_, _>>()?, read_at))
 }
 
-fn message(row: &Row) -> Message {
-    let time = |column: &str| row.get::<_, Option<SystemTime>>(column).map(rfc3339);
-    let text = |column: &str| row.get::<_, Option<String>>(column);
-    let delivery = row.get::<_, Option<i64>>("delivery_id").map(|id| Delivery {
-        id,
-        state: text("state").unwrap_or_default(),
-        failed_attempts: row.get::<_, Option<i16>>("attempt").unwrap_or(0).into(),
-        due_at: time("due_at"),
-        dead_at: time("dead_at"),
-        reason: text("last_error"),
-        open: row.get::<_, Option<i64>>("open").unwrap_or(1),
-    });
-    Message {
-        id: row.get("message_id"),
-        from: text("from_agent_id").unwrap_or_default(),
-        to: text("to_agent_id"),
-        many: text("many"),
-        message_type: text("message_type").unwrap_or_default(),
-        priority: row.get::<_, Option<i64>>("priority").unwrap_or(5),
-        status: text("status"),
-        created_at: time("created_at"),
-        delivered_at: time("delivered_at"),
-        processed_at: time("processed_at"),
-        deliver_at: time("deliver_at"),
-        error: text("error_message"),
+fn message(row: &Row) -> Result<Message, StoreError> {
+    let time = |column| Ok::<_, StoreError>(row.cell::<_, Option<SystemTime>>(column)?.map(rfc3339));
+    let text = |column| row.cell::<_, Option<String>>(column);
+    let delivery = match row.cell("delivery_id")? {
+        None => None,
+        Some(id) => Some(Delivery {
+            id,
+            state: text("state")?.unwrap_or_default(),
+            failed_attempts: row.cell::<_, Option<i16>>("attempt")?.unwrap_or(0).into(),
+            due_at: time("due_at")?,
+            dead_at: time("dead_at")?,
+            reason: text("last_error")?,
+            open: row.cell::<_, Option<i64>>("open")?.unwrap_or(1),
+        }),
+    };
+    Ok(Message {
+        id: row.cell("message_id")?,
+        from: text("from_agent_id")?.unwrap_or_default(),
+        to: text("to_agent_id")?,
+        many: text("many")?,
+        message_type: text("message_type")?.unwrap_or_default(),
+        priority: row.cell::<_, Option<i64>>("priority")?.unwrap_or(5),
+        status: text("status")?,
+        created_at: time("created_at")?,
+        delivered_at: time("delivered_at")?,
+        processed_at: time("processed_at")?,
+        deliver_at: time("deliver_at")?,
+        error: text("error_message")?,
         delivery,
-        payload: text("payload").and_then(|payload| RawValue::from_string(payload).ok()),
-    }
+        payload: text("payload")?.and_then(|payload| RawValue::from_string(payload).ok()),
+    })
 }

@@ -1,0 +1,145 @@
+//! The broker's duties, and whether one of them stands still. Pure.
+//!
+//! A duty that fails is tried again for ever, which looks like work. So each one says when it has something to do and when
+//! it has done that; a duty that began and did not succeed for [`STANDSTILL_AFTER`] stands still.
+
+use std::time::{Duration, Instant};
+
+/// The promise for the worst case: nothing waits longer than this for a broker.
+pub const STANDSTILL_AFTER: Duration = Duration::from_secs(5);
+
+/// A part of the broker that everybody's messages need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Duty {
+    /// The tail reads what is new.
+    Tail,
+    /// Lanes are filled from the table.
+    Refill,
+    /// Outcomes are written.
+    Settle,
+    /// Scheduled deliveries become ready.
+    Promotion,
+    /// The registry says who is here.
+    Presence,
+}
+
+impl Duty {
+    /// Every duty.
+    pub const ALL: [Self; 5] = [Self::Tail, Self::Refill, Self::Settle, Self::Promotion, Self::Presence];
+
+    /// The value of a metric's label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tail => "tail",
+            Self::Refill => "refill",
+            Self::Settle => "settle",
+            Self::Promotion => "promotion",
+            Self::Presence => "presence",
+        }
+    }
+
+    /// What follows while the duty stands still.
+    fn consequence(self) -> &'static str {
+        match self {
+            Self::Tail => "New messages have not been read",
+            Self::Refill => "Waiting messages have not been read",
+            Self::Settle => "Outcomes have not been written",
+            Self::Promotion => "Scheduled messages have not become ready",
+            Self::Presence => "Presence has not been written to the registry",
+        }
+    }
+}
+
+/// A duty that stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standstill {
+    /// The duty.
+    pub duty: Duty,
+    /// Since it has had something to do.
+    pub lasts: Duration,
+    /// Why its last try failed; `None` while the first one still runs.
+    pub reason: Option<String>,
+}
+
+impl Standstill {
+    /// What is so, for a person.
+    pub fn sentence(&self) -> String {
+        let (what, seconds) = (self.duty.consequence(), self.lasts.as_secs());
+        match &self.reason {
+            Some(reason) => format!("{what} for {seconds} s: {}.", reason.trim_end_matches('.')),
+            None => format!("{what} for {seconds} s: the database has not answered yet."),
+        }
+    }
+}
+
+/// What is known of each duty.
+#[derive(Debug, Default)]
+pub(super) struct Duties([Progress; Duty::ALL.len()]);
+
+#[derive(Debug, Default)]
+struct Progress {
+    since: Option<Instant>,
+    reason: Option<String>,
+}
+
+impl Duties {
+    pub(super) fn began(&mut self, duty: Duty, now: Instant) {
+        self.0[duty as usize].since.get_or_insert(now);
+    }
+
+    pub(super) fn succeeded(&mut self, duty: Duty) {
+        self.0[duty as usize] = Progress::default();
+    }
+
+    pub(super) fn failed(&mut self, duty: Duty, reason: String) {
+        self.0[duty as usize].reason = Some(reason);
+    }
+
+    pub(super) fn standstills(&self, now: Instant) -> Vec<Standstill> {
+        let standstill = |(duty, progress): (Duty, &Progress)| {
+            let lasts = now.saturating_duration_since(progress.since?);
+            let reason = progress.reason.clone();
+            (lasts >= STANDSTILL_AFTER).then_some(Standstill { duty, lasts, reason })
+        };
+        Duty::ALL.into_iter().zip(&self.0).filter_map(standstill).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_duty_has_its_place() {
+        for (n, duty) in Duty::ALL.into_iter().enumerate() {
+            assert_eq!(duty as usize, n);
+        }
+    }
+
+    #[test]
+    fn only_what_began_and_did_not_succeed_stands_still() {
+        let start = Instant::now();
+        let late = start + STANDSTILL_AFTER;
+        let mut duties = Duties::default();
+        assert_eq!(duties.standstills(late), []);
+        duties.began(Duty::Tail, start);
+        duties.began(Duty::Tail, late);
+        assert_eq!(duties.standstills(late - Duration::from_millis(1)), []);
+        let found = duties.standstills(late);
+        assert_eq!(found, [Standstill { duty: Duty::Tail, lasts: STANDSTILL_AFTER, reason: None }]);
+        assert!(found[0].sentence().ends_with("has not answered yet."));
+        duties.failed(Duty::Tail, "no room on the disk".to_owned());
+        assert_eq!(
+            duties.standstills(late)[0].sentence(),
+            "New messages have not been read for 5 s: no room on the disk."
+        );
+        duties.succeeded(Duty::Tail);
+        assert_eq!(duties.standstills(late), []);
+        duties.failed(Duty::Tail, "again".to_owned());
+        assert_eq!(
+            duties.standstills(late),
+            [],
+            "a try that failed is no standstill while nothing is to be done"
+        );
+    }
+}
