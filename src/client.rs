@@ -18,6 +18,7 @@
 //! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
 mod card;
+mod begun;
 pub(crate) mod connection;
 mod dead;
 mod delivery;
@@ -203,6 +204,7 @@ impl Builder {
             group: None,
             broker: None,
             rank: None,
+            hold_ms: None,
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
             heartbeat_ms: None,
@@ -275,6 +277,13 @@ impl Builder {
     #[cfg(feature = "server")]
     pub(crate) fn broker(mut self, id: Uuid, rank: Option<i64>) -> Self {
         (self.hello.broker, self.hello.rank) = (Some(id), rank);
+        self
+    }
+
+    /// How long its agent may hold a delivery.
+    #[cfg(feature = "server")]
+    pub(crate) fn hold(mut self, hold: Duration) -> Self {
+        self.hello.hold_ms = Some(u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
         self
     }
 

@@ -77,6 +77,10 @@ impl Entry {
         self.terms.as_ref()?.ordering_key.as_ref()
     }
 
+    fn set_ordering_key(&mut self, key: &Arc<str>) {
+        self.terms.get_or_insert_default().ordering_key = Some(key.clone());
+    }
+
     /// The trace it belongs to.
     pub fn trace(&self) -> Option<Trace> {
         self.terms.as_ref()?.trace

@@ -13,6 +13,7 @@ pub mod dead;
 pub mod doctor;
 pub mod error;
 pub mod gauges;
+pub mod grants;
 pub mod lease;
 pub mod listen;
 pub mod locks;

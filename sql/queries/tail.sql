@@ -3,25 +3,28 @@
 -- bytes a message may have. Called by src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of
 -- leases and agent_messages. `offset 0` keeps the planner from starting at the inboxes or the messages, and `is true`
 -- from the index of this broker's leases: the cost must be the new rows, never the backlog, never the number of agents.
+-- `in_company`: the words that src/inbox/dispatcher/blame.rs begins the reason by.
 -- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
 select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
        null::bigint as delivery_id, null::text as inbox, null::smallint as lane, null::smallint as attempt,
        null::timestamptz as due_at, null::uuid as message_id, null::text as from_agent_id,
        null::text as message_type, null::timestamptz as created_at, null::timestamptz as expires_at,
        null::text as correlation_id, null::text as topic, null::text as headers, null::int as priority,
-       null::text as to_group, null::text as to_instance, null::text as ordering_key, null::text as payload
+       null::text as to_group, null::text as to_instance, null::text as ordering_key, null::bool as in_company,
+       null::text as payload
 union all
 select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id, m.from_agent_id,
        m.message_type, m.created_at, m.expires_at, m.correlation_id, m.topic, t.headers, m.priority::int,
-       m.to_group, m.to_instance, m.ordering_key,
+       m.to_group, m.to_instance, d.ordering_key,
+       starts_with(d.last_error, 'the agent disconnected while it handled this and others'),
        case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) + coalesce(octet_length(m.from_agent_id), 0)
                  + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
                  + coalesce(octet_length(m.to_group), 0) <= $4::int then t.payload end
 from (
-  select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
+  select delivery_id, inbox, priority, attempt, due_at, message_id, ordering_key, last_error from postbell.deliveries
   where dead_at is null and txid >= $1::text::xid8
   union all
-  select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
+  select delivery_id, inbox, priority, attempt, due_at, message_id, ordering_key, last_error from postbell.deliveries
   where dead_at is null and txid = any ($2::text[]::xid8[])
   offset 0
 ) d

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::ClientError;
+use super::begun::InHand;
 use super::driver::{Order, Settled};
 use crate::protocol::frame::{Msg, Nack, NackOutcome};
 
@@ -15,18 +16,27 @@ use crate::protocol::frame::{Msg, Nack, NackOutcome};
 #[derive(Debug)]
 pub struct Deliveries {
     receiver: mpsc::Receiver<Delivery>,
+    in_hand: InHand,
     /// Keeps the connection up while somebody takes deliveries, even if the client's handles are gone.
-    _orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Deliveries {
     pub(super) fn new(receiver: mpsc::Receiver<Delivery>, orders: mpsc::Sender<Order>) -> Self {
-        Self { receiver, _orders: orders }
+        Self { receiver, in_hand: InHand::default(), orders }
     }
 
     /// The next one; `None` once the client is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.receiver.recv().await
+        let mut delivery = self.receiver.recv().await?;
+        let (generation, tag) = (delivery.generation, delivery.message.tag);
+        let tags = self.in_hand.begin(generation, tag);
+        if !tags.is_empty() {
+            // Full only while the broker is away, and then the tags are void anyway.
+            let _ = self.orders.try_send(Order::Begun { tags, generation });
+        }
+        delivery.in_hand = Some(self.in_hand.clone());
+        Some(delivery)
     }
 }
 
@@ -36,13 +46,15 @@ pub struct Delivery {
     message: Msg,
     /// Which connection it came by: tags mean nothing on another.
     generation: u64,
+    /// Where it is kept that the agent has it; not of an answer to a question.
+    in_hand: Option<InHand>,
     /// `None` once something became of it.
     orders: Option<mpsc::WeakSender<Order>>,
 }
 
 impl Delivery {
     pub(super) fn new(message: Msg, generation: u64, orders: mpsc::WeakSender<Order>) -> Self {
-        Self { message, generation, orders: Some(orders) }
+        Self { message, generation, in_hand: None, orders: Some(orders) }
     }
 
     /// The message's id.
@@ -156,6 +168,9 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        if let Some(in_hand) = self.in_hand.take() {
+            in_hand.end(self.generation, self.message.tag);
+        }
         let Some(orders) = self.orders.take().and_then(|orders| orders.upgrade()) else { return };
         let tag = self.message.tag;
         let nack = Nack { tag, outcome: NackOutcome::Release, delay_ms: None, reason: None };

@@ -12,7 +12,7 @@ use super::pending::{AckAnswer, AskAnswer, Held, Pending, SendAnswer};
 use super::{Builder, ClientError, RECONNECT_MAX, State};
 use crate::pace::Pace;
 use crate::protocol::codec::write_whole;
-use crate::protocol::frame::{Ack, Extend, Nack, Send, Topic, Window, push_line};
+use crate::protocol::frame::{Ack, Begun, Extend, Nack, Send, Topic, Window, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
@@ -36,6 +36,11 @@ pub(super) enum Order {
         tag: u64,
         generation: u64,
         settled: Settled,
+    },
+    /// The agent has these in hand.
+    Begun {
+        tags: Vec<u64>,
+        generation: u64,
     },
     Window(u32),
     Want {
@@ -331,6 +336,11 @@ impl Driver {
                 // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
                 // sender going out of scope.
                 Order::Settle { .. } => {}
+                Order::Begun { tags, generation } => {
+                    if generation == self.generation {
+                        push_line(&mut session.out, &ClientFrame::Begun(Begun { tag: None, tags }));
+                    }
+                }
                 Order::Want { pattern, wanted, answer } => {
                     let topic = Topic { reference: Some(self.pending.ack(answer)), topic: pattern };
                     let frame =

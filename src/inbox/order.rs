@@ -25,7 +25,7 @@ use super::lane::{Lane, Room};
 use super::owned::Attempt;
 
 /// How many of one key may wait here before it gets a lane of its own. Few in tests, so that they come to that.
-pub(super) const KEY_PARKED_MAX: usize = if cfg!(test) { 3 } else { 64 };
+pub(super) const KEY_PARKED_MAX: usize = if cfg!(test) { 4 } else { 64 };
 /// And of all keys of an inbox together.
 pub(super) const PARKED_MAX: usize = if cfg!(test) { 8 } else { 2_000 };
 /// And bytes.

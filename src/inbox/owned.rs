@@ -5,7 +5,6 @@ mod turns;
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::event::{KeyRefill, KeyRows, LaneRefill};
@@ -14,7 +13,6 @@ use super::order::{Around, KEYS_MAX, KEYS_MAX_SCARCE, Order};
 use super::{Entry, SessionId};
 use crate::message::{LANES, REPLIES};
 
-pub(super) use aside::ASIDE_MAX;
 pub(super) use turns::OLDEST_EVERY;
 
 /// Replies that nobody here waits for, on their way to the lanes of their priorities: so many at once, so that their

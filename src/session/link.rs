@@ -102,6 +102,7 @@ impl<'a> Link<'a> {
         let url = format!("{scheme}://{}", owner.address);
         let mut builder = Builder::new(&url, &self.greeted.inbox, identity.token.reveal())
             .broker(identity.id, self.greeted.rank.map(|rank| rank.saturating_add(self.attempts)))
+            .hold(self.greeted.hold)
             .window(self.route.window())
             .heartbeat(LINK_HEARTBEAT);
         if let Some(instance) = &self.greeted.instance {

@@ -60,11 +60,11 @@ impl Dispatcher {
         self.read_on(inbox);
     }
 
-    fn owned(&self, inbox: &Arc<str>) -> Option<&Inbox> {
+    pub(super) fn owned(&self, inbox: &Arc<str>) -> Option<&Inbox> {
         self.inboxes.get(inbox).filter(|state| state.is_owned())
     }
 
-    fn give_out(
+    pub(super) fn give_out(
         &mut self,
         now: Instant,
         inbox: &Arc<str>,
@@ -87,7 +87,7 @@ impl Dispatcher {
     }
 
     /// The next session with room for so many bytes, in turn.
-    fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
+    pub(super) fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
         let state = self.inboxes.get_mut(inbox)?;
         for _ in 0..state.sessions.len() {
             let session = *state.sessions.front()?;

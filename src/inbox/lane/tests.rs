@@ -338,7 +338,7 @@ proptest! {
         entries in 1..=6_usize,
         ops in prop::collection::vec(op(), 0..200),
     ) {
-        let mut model = Model::new(Room { entries, bytes: 1_000 });
+        let mut model = Model::new(Room { entries, bytes: 1_000, first_rows: REFILL_ROWS_FIRST });
         for op in ops {
             model.step(op);
             model.the_front_is_the_oldest();

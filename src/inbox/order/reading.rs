@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Around, KEY_ROOM, Order, Turn};
+use super::{Around, KEY_ROOM, Order, PARKED_MAX, Turn};
 use crate::inbox::Entry;
 use crate::inbox::event::{KeyRefill, KeyRows};
 use crate::inbox::lane::Known;
@@ -20,7 +20,7 @@ impl Order {
 
     /// The keys to read on, the most urgent first.
     pub(in crate::inbox) fn begin_refill(&mut self, around: impl Fn() -> Around) -> Vec<KeyRefill> {
-        let mut wanted = Vec::new();
+        let (mut wanted, mut asked) = (Vec::new(), 0);
         let wants = |name: &Arc<str>| self.keys.get(name).is_some_and(|key| key.waiting.wants_refill(KEY_ROOM));
         let hungry = self.hungry.iter().filter(|(_, name)| wants(name)).take(KEY_REFILLS_MAX);
         for (turn, name) in hungry.cloned().collect::<Vec<_>>() {
@@ -30,8 +30,14 @@ impl Order {
             // Not by `change`: it is as hungry as before.
             let Some(key) = self.keys.get_mut(&name) else { continue };
             let (above, rows) = key.waiting.begin_refill(KEY_ROOM);
+            // No more than can stay: what is read and given back would be read again at once.
+            let rows = rows.min(PARKED_MAX.saturating_sub(self.parked + asked)).max(1);
+            asked += rows;
             self.refilling.push(name.clone());
             wanted.push(KeyRefill { key: name, above, rows });
+            if self.parked + asked >= PARKED_MAX {
+                break;
+            }
         }
         wanted
     }
@@ -54,10 +60,11 @@ impl Order {
     /// The rows came.
     pub(in crate::inbox) fn end_refill(&mut self, keys: Vec<KeyRows>, known: impl Fn(&Entry) -> Known) {
         let refilling = std::mem::take(&mut self.refilling);
-        for (name, asked, rows) in keys {
+        for (name, asked, mut rows) in keys {
             if refilling.contains(&name) {
+                // Also of one that cannot be read: it must free its key.
+                rows.iter_mut().for_each(|entry| entry.set_ordering_key(&name));
                 self.change(&name, |key| key.waiting.end_refill(rows, asked, KEY_ROOM, &known));
-                self.keep_bound(&name);
             }
         }
     }

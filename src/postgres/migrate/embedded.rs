@@ -75,6 +75,7 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "standstill",
         sql: include_str!("../../../sql/migrations/0015_standstill.sql"),
     },
+    Migration { version: 20, name: "apart", sql: include_str!("../../../sql/migrations/0020_apart.sql") },
 ];
 
 /// The migrations that create or adopt tables of the user's: whether they can is checked before anything is changed.

@@ -146,6 +146,8 @@ impl Database {
                 row.in_company = true;
                 row.again(0, Duration::ZERO, commit)
             }
+            // Written a second time.
+            Outcome::Relane { .. } if row.relaned => assert!(self.disturbed.contains(&id)),
             Outcome::Relane { lane } => {
                 assert_eq!((row.lane(), *lane), (REPLIES, row.priority.lane()));
                 row.relaned = true;

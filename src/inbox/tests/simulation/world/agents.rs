@@ -8,7 +8,6 @@ use super::super::Op;
 use super::super::database::id_of;
 use super::{Agent, World, name};
 use crate::inbox::dispatcher::{REPLIES_MAX, SESSION_BYTES_MAX};
-use crate::inbox::owned::ASIDE_MAX;
 use crate::inbox::tests::support::HOLD;
 use crate::inbox::event::{Effect, Event, Outcome, Push, Request};
 use crate::inbox::{SessionId, Tag};
@@ -169,7 +168,7 @@ impl World {
         assert!(self.database.owns(&agent.inbox), "{} is another broker's", agent.inbox);
         assert!(self.database.inbox_of(id).is_none_or(|inbox| *inbox == agent.inbox));
         if self.database.must_be_alone(id) && !disturbed {
-            assert!(agent.has.is_empty() || ASIDE_MAX == 0, "{id} is not alone");
+            assert!(agent.has.is_empty(), "{id} is not alone");
         }
         let alone = agent.alone.filter(|alone| agent.has.values().any(|has| has.0 == *alone));
         agent.has.insert(push.tag, (id, attempt, bytes));
@@ -180,7 +179,8 @@ impl World {
         assert!(alone.is_none() || is_reply(id), "{alone:?} is not alone any more");
         agent.alone = if self.database.must_be_alone(id) { Some(id) } else { alone };
         // A reply whose process is here may have come by the lane of its priority.
-        let (replies, ordinary): (Vec<_>, Vec<_>) = agent.has.values().partition(|has| is_reply(has.0));
+        type Has<'a> = Vec<&'a (i64, u32, usize)>;
+        let (replies, ordinary): (Has<'_>, Has<'_>) = agent.has.values().partition(|has| is_reply(has.0));
         let held: usize = ordinary.iter().map(|has| has.2).sum();
         assert!(ordinary.len() <= agent.window as usize, "the window");
         assert!(held <= SESSION_BYTES_MAX || ordinary.len() == 1, "{held} bytes");
