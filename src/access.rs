@@ -114,6 +114,21 @@ impl Access {
         session: SessionId,
         agent: &AgentRow,
         token: TokenHash,
+        instance: Option<&str>,
+        heard: u64,
+    ) -> Result<Ticket, u64> {
+        self.enter_for(session, agent, token, (instance, None), heard)
+    }
+
+    /// The same for one that takes from a group, and only while it may.
+    ///
+    /// # Errors
+    /// See [`enter`](Self::enter).
+    pub fn enter_for(
+        &self,
+        session: SessionId,
+        agent: &AgentRow,
+        token: TokenHash,
         (instance, group): (Option<&str>, Option<&str>),
         heard: u64,
     ) -> Result<Ticket, u64> {

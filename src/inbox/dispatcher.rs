@@ -279,4 +279,10 @@ impl Dispatcher {
         let error = ProtocolError::new(code, sentence).for_ref(reference);
         self.effects.push(Effect::Refuse(session, error));
     }
+
+    /// What is known of each inbox, without the bodies.
+    #[cfg(test)]
+    pub(in crate::inbox) fn sketch(&self) -> String {
+        self.inboxes.iter().map(|(name, inbox)| format!("{name}: {}\n", inbox.sketch())).collect()
+    }
 }

@@ -268,6 +268,12 @@ impl Lane {
         self.refilling = self.refilling.map(|lowest| lowest.min(id));
     }
 
+    #[cfg(test)]
+    pub(super) fn sketch(&self) -> String {
+        let held: Vec<_> = self.held.keys().collect();
+        format!("{held:?} {} {} {:?} {:?}", self.more, self.horizon, self.refilling, self.left_in_round)
+    }
+
     fn check(&self) {
         debug_assert!(!self.more || self.held.last_key_value().is_none_or(|(id, _)| *id <= self.horizon));
         debug_assert_eq!(self.bytes, self.held.values().map(Entry::cost_bytes).sum::<usize>());

@@ -14,6 +14,7 @@ use super::row::{Clocks, MESSAGE_BYTES_MAX, entry};
 use crate::inbox::Entry;
 use crate::inbox::event::{KeyRows, Refill};
 use crate::inbox::lane::REFILL_ROWS_MAX;
+use crate::message::REPLIES;
 
 const REFILL: &str = include_str!("../../sql/queries/refill.sql");
 const REFILL_KEY: &str = include_str!("../../sql/queries/refill_key.sql");
@@ -79,7 +80,8 @@ async fn read_lanes(pool: &Pool, refills: &[Refill]) -> Result<Vec<Found>, Store
             passed.push(object(&refill.passed));
             passed.len() as i32
         });
-        passed_of.extend(refill.lanes.iter().map(|_| place));
+        // Replies wait for no key.
+        passed_of.extend(refill.lanes.iter().map(|l| place.filter(|_| l.lane != REPLIES)));
     }
     if inboxes.is_empty() {
         return Ok(Vec::new());

@@ -156,7 +156,7 @@ async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Sessions)
     let hold = agent.limits.hold_seconds.map_or(HOLD_MAX, |s| Duration::from_secs(s).min(HOLD_MAX));
     let token = agents::hash(&hello.token);
     let (instance, group) = (hello.instance.as_deref(), hello.group.as_deref());
-    let ticket = shared.access.enter(session, &agent, token, (instance, group), heard);
+    let ticket = shared.access.enter_for(session, &agent, token, (instance, group), heard);
     let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
     Ok(Admitted { session, rank: Some(agent.rank), hold, agent: agent.into(), ticket: Some(ticket) })
 }

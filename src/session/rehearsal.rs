@@ -132,7 +132,7 @@ async fn greet_as_said(
         rank: 0,
     };
     let heard = shared.access.heard();
-    let ticket = shared.access.enter(session, &agent, hash(&said.token), (None, None), heard).ok();
+    let ticket = shared.access.enter(session, &agent, hash(&said.token), None, heard).ok();
     let agent = said.agent.into();
     let (inbox, instance) = hello::taken_from(&agent, said.group.as_deref(), said.instance);
     let greeted = hello::Greeted {

@@ -91,4 +91,10 @@ impl Order {
     pub(in crate::inbox) fn is_hungry(&self) -> bool {
         !self.hungry.is_empty()
     }
+
+    #[cfg(test)]
+    pub(in crate::inbox) fn sketch(&self) -> String {
+        let keys = self.keys.iter().map(|(name, key)| (name, key.state, key.own, key.place, key.waiting.sketch()));
+        format!("{:?} hungry {:?} parked {}", keys.collect::<Vec<_>>(), self.hungry, self.parked)
+    }
 }

@@ -100,4 +100,11 @@ impl Inbox {
     pub(super) fn has_unread(&self) -> bool {
         self.lanes.iter().any(Lane::has_more) || self.order.is_hungry()
     }
+
+    #[cfg(test)]
+    pub(in crate::inbox) fn sketch(&self) -> String {
+        let lanes: Vec<_> = self.lanes.iter().map(Lane::sketch).collect();
+        let of = (self.ownership, self.asking, self.refilling, self.waits_for_settle, self.in_round, self.relaning);
+        format!("{of:?} {lanes:?} unsettled {:?} order {}", self.unsettled, self.order.sketch())
+    }
 }

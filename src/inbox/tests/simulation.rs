@@ -146,3 +146,17 @@ proptest! {
         world.everybody_leaves();
     }
 }
+
+/// A refill of the replies' lane must not leave out a key: found by the cases above.
+#[test]
+fn a_reply_with_a_key_of_many_is_delivered() {
+    let mut world = World::new();
+    for (units, terms) in [(0, 3), (7, 1), (7, 3), (0, 3), (15, 5)] {
+        world.step(Op::Insert { inbox: 0, priority: 1, units, terms });
+    }
+    world.step(Op::Join { inbox: 1, instance: 0, window: 1, link: false });
+    world.step(Op::Commit(0));
+    world.step(Op::Commit(0));
+    world.deliver_everything();
+    world.everybody_leaves();
+}

@@ -106,7 +106,9 @@ impl Database {
                 row.inbox == refill.inbox && row.state == State::Ready && row.commit <= snapshot
             })
         };
-        let is_passed = |row: &Row| row.key().is_some_and(|key| refill.passed.contains(&key));
+        let is_passed = |row: &Row| {
+            row.lane() != REPLIES && row.key().is_some_and(|key| refill.passed.contains(&key))
+        };
         let lane = |lane: usize, above: i64, asked: usize| {
             let scanned: Vec<_> = visible(above).filter(|(_, row)| row.lane() == lane).take(SCAN_MAX).collect();
             let is_cut = scanned.len() == SCAN_MAX;

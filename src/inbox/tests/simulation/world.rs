@@ -231,7 +231,7 @@ impl World {
                 return;
             }
         }
-        panic!("{:?} were lost", self.database.undelivered());
+        panic!("{:?} were lost: {}", self.database.undelivered(), self.dispatcher.sketch());
     }
 
     pub(super) fn everybody_leaves(&mut self) {
