@@ -161,7 +161,15 @@ impl Access {
         if self.heard() != heard {
             self.0.rope.hear_access();
         }
-        Ok(Ticket { access: self.clone(), session, end, role: Role::of(&agent.role), role_word: agent.role.as_str().into(), limits: agent.limits, quota })
+        Ok(Ticket {
+            access: self.clone(),
+            session,
+            end,
+            role: Role::of(&agent.role),
+            role_word: agent.role.as_str().into(),
+            limits: agent.limits,
+            quota,
+        })
     }
 
     /// Room for a message that is to be inserted. The longest line fits into the whole, so this ends.

@@ -17,8 +17,8 @@
 //! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; moves the deadline
 //! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
-mod card;
 mod begun;
+mod card;
 pub(crate) mod connection;
 mod dead;
 mod delivery;

@@ -24,6 +24,7 @@ pub mod presence;
 pub mod publish;
 pub mod reap;
 pub mod refill;
+mod rehearsal;
 mod row;
 pub mod settle;
 pub mod status;

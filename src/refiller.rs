@@ -4,8 +4,8 @@ use tokio::sync::mpsc;
 
 use crate::dispatch::Input;
 use crate::inbox::event::{Event, Refill};
-use crate::postgres::refill::{self, Refilled};
 use crate::postgres::Pool;
+use crate::postgres::refill::{self, Refilled};
 
 /// Wait after a failed refill: the dispatcher asks again at once.
 const PAUSE_AFTER_FAILURE: std::time::Duration = std::time::Duration::from_millis(250);
@@ -17,7 +17,11 @@ pub async fn run(pool: Pool, mut batches: mpsc::Receiver<Vec<Refill>>, inputs: m
             Ok(all) => refills
                 .into_iter()
                 .zip(all)
-                .map(|(refill, Refilled { lanes, keys })| Event::Refilled { inbox: refill.inbox, lanes, keys })
+                .map(|(refill, Refilled { lanes, keys })| Event::Refilled {
+                    inbox: refill.inbox,
+                    lanes,
+                    keys,
+                })
                 .collect(),
             Err(e) => {
                 tracing::warn!(error = %e, inboxes = refills.len(), "reading on failed; trying again");

@@ -2,9 +2,13 @@
 --   missing   a column that every mesh has is not there
 --   type      it is there, with a type that the broker cannot use
 --   required  a column of the user's own that the broker would have to fill in (it writes no metrics)
---   key       the id is no primary key and not unique: one message could be two
+--   generated the broker writes it, and the table computes it
+--   default   it says whom a message is for or how it is delivered, and a default would say so of every message
+--   collation it takes different texts for the same, and the broker and an inbox's name do not
+--   key       the id is no primary key and not unique at once: one message could be two
 --   kind      not an ordinary table (metrics may be partitioned: they are only read)
--- Called by src/postgres/adopt.rs. Reads the catalogs only.
+-- Every column that a migration adds is listed (tests/it/adoption.rs compares). What constraints, triggers and lengths do is
+-- found by trying (rehearsal.sql). Called by src/postgres/adopt.rs. Reads the catalogs only.
 with wanted (table_name, column_name, types, needed) as (
   values
     ('agent_messages', 'message_id', '{uuid}', true),
@@ -25,6 +29,9 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_messages', 'headers', '{jsonb}', false),
     ('agent_messages', 'topic', '{text,varchar}', false),
     ('agent_messages', 'to_environment', '{text,varchar}', false),
+    ('agent_messages', 'to_group', '{text,varchar}', false),
+    ('agent_messages', 'to_instance', '{text,varchar}', false),
+    ('agent_messages', 'ordering_key', '{text,varchar}', false),
     ('agent_registry', 'agent_id', '{text,varchar}', true),
     ('agent_registry', 'agent_name', '{text,varchar}', true),
     ('agent_registry', 'agent_type', '{text,varchar}', true),
@@ -58,20 +65,32 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_metrics', 'metric_name', '{text,varchar}', true),
     ('agent_metrics', 'metric_value', '{numeric,float8,float4,bigint,integer}', true),
     ('agent_metrics', 'recorded_at', '{timestamptz}', true)
-), tables (table_name, oid, relkind) as (
-  select c.relname::text, c.oid, c.relkind
+), empty_unless_asked (column_name) as (
+  values ('topic'), ('to_environment'), ('to_group'), ('to_instance'), ('ordering_key'), ('dedupe_key')
+), tables (table_name, oid, relkind, is_part, is_parent) as (
+  select c.relname::text, c.oid, c.relkind, exists (select from pg_inherits i where i.inhrelid = c.oid),
+         exists (select from pg_inherits i where i.inhparent = c.oid)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = current_schema() and c.relname = any ($1::text[])
 ), columns as (
   select t.table_name, t.oid, a.attnum, a.attname::text as column_name, a.atttypid,
          format_type(a.atttypid, null) as type,
-         a.attnotnull and not a.atthasdef and a.attidentity = '' as is_required
-  from tables t join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+         a.attnotnull and not a.atthasdef and a.attidentity = '' as is_required,
+         a.attgenerated <> '' or a.attidentity <> '' as is_generated, pg_get_expr(d.adbin, d.adrelid) as default_value,
+         (select l.collname::text from pg_collation l where l.oid = a.attcollation and not l.collisdeterministic) as collation
+  from tables t
+  join pg_attribute a on a.attrelid = t.oid and a.attnum > 0 and not a.attisdropped
+  left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
 ), faults (table_name, fault, column_name, wanted, found) as (
   select t.table_name, 'kind', '', 'an ordinary table',
          case t.relkind when 'v' then 'a view' when 'm' then 'a materialized view' when 'p' then 'a partitioned table'
                         when 'f' then 'a foreign table' else 'something else' end
   from tables t where t.relkind <> 'r' and (t.table_name, t.relkind) <> ('agent_metrics', 'p')
+  union all
+  -- A row that comes by another table fires no trigger of this one.
+  select t.table_name, 'kind', '', 'a table by itself',
+         case when t.is_part then 'a part of another table, by partition or inheritance' else 'a table that others inherit from' end
+  from tables t where t.relkind = 'r' and t.table_name <> 'agent_metrics' and (t.is_part or t.is_parent)
   union all
   select w.table_name, case when c.column_name is null then 'missing' else 'type' end, w.column_name,
          array_to_string(w.types::text[], ' or '), c.type
@@ -85,12 +104,24 @@ with wanted (table_name, column_name, types, needed) as (
   where c.is_required and c.table_name <> 'agent_metrics' and not exists (
     select from wanted w where w.table_name = c.table_name and w.column_name = c.column_name)
   union all
+  select c.table_name, 'generated', c.column_name, 'a column that can be written', 'generated'
+  from columns c join wanted w using (table_name, column_name)
+  where c.is_generated and c.table_name <> 'agent_metrics' and (c.table_name, c.column_name) <> ('agent_messages', 'created_at')
+  union all
+  select c.table_name, 'default', c.column_name, 'no default', c.default_value
+  from columns c join empty_unless_asked using (column_name)
+  where c.table_name = 'agent_messages' and not c.is_generated and c.default_value !~* '^null(::|$)'
+  union all
+  select c.table_name, 'collation', c.column_name, 'a deterministic collation', c.collation
+  from columns c join wanted w using (table_name, column_name)
+  where c.collation is not null
+  union all
   select c.table_name, 'key', c.column_name, 'a primary key', 'not unique'
   from columns c join wanted w using (table_name, column_name) join tables t using (table_name)
   where (c.table_name, c.column_name) in (('agent_messages', 'message_id'), ('agent_registry', 'agent_id'),
                                            ('agent_alerts', 'alert_id')) and t.relkind = 'r' and not exists (
     select from pg_index i
-    where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indpred is null
+    where i.indrelid = c.oid and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
       and i.indnkeyatts = 1 and i.indkey[0] = c.attnum)
 )
 select f.table_name, f.fault, f.column_name, f.wanted, f.found, current_schema()::text as schema,

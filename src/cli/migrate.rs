@@ -7,7 +7,7 @@ use serde_json::json;
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
 use crate::postgres::Connection;
-use crate::postgres::migrate::{self, Plan};
+use crate::postgres::migrate::{self, Plan, Rehearsal};
 
 /// Bring the database's schema to this version
 ///
@@ -16,7 +16,13 @@ use crate::postgres::migrate::{self, Plan};
 /// pollers keep working, columns and triggers are added, and messages that wait are delivered when their agents connect.
 /// A table of that name that is something else is refused before anything is changed.
 ///
-/// Each migration is one transaction; running it again does nothing.
+/// First all of it is tried, with the life of a message (inserted, delivered, acknowledged, failed, retried, dead, redriven), in
+/// one transaction that is rolled back, on the tables as they are with their constraints, triggers and policies. Where a
+/// broker could not work it refuses and names the column, constraint or trigger; where only some outcomes would fail it
+/// says which. The rehearsal waits 2 s at most for a table that is in use, and holds the tables for as long as it takes; what a
+/// trigger of yours queues in the transaction (pg_net, NOTIFY) is rolled back with it, what it does outside is not.
+///
+/// Then each migration is one transaction; running it again goes on where it stopped, or does nothing.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   postbell migrate --dry-run                      # what would be done, and whether it can be
@@ -31,9 +37,12 @@ pub(super) struct MigrateArgs {
     /// List migrations and triggers and how each is; change nothing
     #[arg(long, env = "POSTBELL_MIGRATE_STATUS", conflicts_with = "dry_run")]
     status: bool,
-    /// Say what would be done, and whether it can be; change nothing
+    /// Say what would be done, and whether it can be, by the rehearsal alone; change nothing
     #[arg(long, env = "POSTBELL_MIGRATE_DRY_RUN")]
     dry_run: bool,
+    /// Leave the rehearsal out: for tables so large that they cannot be held for it
+    #[arg(long, env = "POSTBELL_MIGRATE_WITHOUT_REHEARSAL", conflicts_with_all = ["dry_run", "status"])]
+    without_rehearsal: bool,
     /// Print JSON
     #[arg(long, env = "POSTBELL_JSON")]
     json: bool,
@@ -46,12 +55,14 @@ pub(super) async fn run(args: MigrateArgs) -> Outcome {
     }
     let plan = match args.dry_run {
         true => migrate::plan(&Connection::open(&target).await?).await?,
+        false if args.without_rehearsal => migrate::migrate_with(&target, Rehearsal::Without).await?,
         false => migrate::migrate(&target).await?,
     };
     if args.json {
         let steps: Vec<_> = plan.migrations.iter().chain(&plan.triggers).collect();
         output::json(&json!({
             "dry_run": args.dry_run, "steps": steps, "adoption": plan.adoption, "deliveries": plan.deliveries,
+            "warnings": plan.warnings, "rehearsed_ms": plan.rehearsed_ms,
         }));
     } else {
         sentences(&plan, args.dry_run).iter().for_each(|sentence| output::line(sentence));
@@ -61,12 +72,12 @@ pub(super) async fn run(args: MigrateArgs) -> Outcome {
 
 /// What was done, or would be, a line each.
 fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
+    let mut lines = Vec::new();
     if plan.is_empty() {
-        return vec!["nothing to do: the schema is that of this version".to_owned()];
+        lines.push("nothing to do: the schema is that of this version".to_owned());
     }
     let (applied, installed) =
         if dry_run { ("would apply", "would install") } else { ("applied", "installed") };
-    let mut lines = Vec::new();
     if let Some(adoption) = &plan.adoption {
         let (adopted, created) =
             if dry_run { ("would adopt", "would create") } else { ("adopted", "created") };
@@ -79,15 +90,23 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
                 adoption.taken
             ));
         }
-        if dry_run && adoption.waiting > 0 {
-            lines.push(format!("would make deliveries for {} messages that wait", adoption.waiting));
-        }
     }
     lines.extend(plan.migrations.iter().map(|m| format!("{applied} migration {m}")));
     lines.extend(plan.triggers.iter().map(|t| format!("{installed} trigger {t}")));
     if let Some(deliveries) = plan.deliveries.filter(|n| *n > 0) {
-        lines.push(format!("made {deliveries} deliveries for messages that waited without the trigger"));
+        let made = if dry_run { "would make" } else { "made" };
+        lines.push(format!("{made} {deliveries} deliveries for messages that waited without the trigger"));
     }
+    if let (true, Some(ms)) = (dry_run, plan.rehearsed_ms) {
+        lines.push(match plan.is_empty() {
+            true => format!("tried the life of a message in a transaction that was rolled back: {ms} ms"),
+            false => format!(
+                "tried it, with the life of a message, in a transaction that was rolled back: {ms} ms, in which others \
+                 waited for the tables"
+            ),
+        });
+    }
+    lines.extend(plan.warnings.iter().map(|w| format!("warning: {w}")));
     lines
 }
 

@@ -192,7 +192,8 @@ impl Order {
     fn park(&mut self, entry: Entry, around: Around) {
         let Some(name) = entry.ordering_key().cloned() else { return };
         let turn = (entry.lane, entry.delivery_id);
-        let is_full = |key: &Key| key.waiting.len() >= KEY_PARKED_MAX || key.waiting.bytes() >= KEY_ROOM.bytes;
+        let is_full =
+            |key: &Key| key.waiting.len() >= KEY_PARKED_MAX || key.waiting.bytes() >= KEY_ROOM.bytes;
         if self.keys.get(&name).is_some_and(is_full) || self.is_over() {
             self.give_own_lane(&name, turn, around);
         } else {

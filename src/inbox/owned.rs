@@ -144,7 +144,6 @@ impl Inbox {
         self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes() + aside
     }
 
-
     /// A delivery that the tail brought. True: the first one in this round.
     pub(super) fn arrive(&mut self, entry: Entry, room: Room) -> bool {
         // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the

@@ -15,6 +15,9 @@ const COUNT: &str = include_str!("../../sql/queries/adopt_count.sql");
 /// Where messages wait.
 const MESSAGES: &str = "agent_messages";
 
+/// Every table of the user's that a broker works with.
+const TABLES: &[&str] = &[MESSAGES, "agent_registry", "agent_alerts", "agent_metrics"];
+
 /// How many names a sentence lists before it says "and N more".
 const NAMES_MAX: usize = 12;
 
@@ -25,7 +28,7 @@ pub struct Adoption {
     pub adopts: Vec<&'static str>,
     /// Tables that are missing.
     pub creates: Vec<&'static str>,
-    /// Messages that wait: they get deliveries.
+    /// Messages that wait: they get deliveries, as many as they have recipients.
     pub waiting: i64,
     /// Messages that a poller took and never finished: they are left as they are.
     pub taken: i64,
@@ -46,8 +49,8 @@ struct TableFaults {
     faults: Vec<Fault>,
 }
 
-/// Says what adoption of `taken` would do; reads only. `present`: the tables of the mesh that are there; `extended`: those
-/// that were taken earlier and get further columns.
+/// Says what adoption of `taken` would do; reads only. `present`: the tables of the mesh that are there. Those that were
+/// taken earlier are looked at again: they may have gained columns of names that a later migration wants.
 ///
 /// # Errors
 /// A sentence for each table that is something else.
@@ -55,11 +58,9 @@ pub(super) async fn check(
     connection: &Connection,
     present: &[String],
     taken: &[&'static str],
-    extended: &[&'static str],
 ) -> Result<Adoption, StoreError> {
-    let looked_at: Vec<&str> = taken.iter().chain(extended).copied().collect();
     let mut tables = BTreeMap::<String, TableFaults>::new();
-    for row in connection.query(FAULTS, &[&looked_at]).await? {
+    for row in connection.query(FAULTS, &[&TABLES]).await? {
         let (schema, has) = (row.cell("schema")?, row.cell("has")?);
         let table = tables.entry(row.cell("table_name")?);
         let table = table.or_insert_with(|| TableFaults { schema, has, faults: Vec::new() });
@@ -73,8 +74,8 @@ pub(super) async fn check(
     if !tables.is_empty() {
         let sentences: Vec<_> = tables.iter().map(|(name, faults)| sentence(name, faults)).collect();
         return Err(StoreError::refused(format!(
-            "{}. Nothing was changed. Rename the table, or give Postbell a schema of its own: `create schema mesh`, \
-             then POSTBELL_SCHEMA=mesh",
+            "{}. Nothing was changed. Mend that, rename the table, or give Postbell a schema of its own: `create schema \
+             mesh`, then POSTBELL_SCHEMA=mesh",
             sentences.join(". ")
         )));
     }
@@ -101,11 +102,36 @@ fn sentence(name: &str, table: &TableFaults) -> String {
         parts.push(format!("it lacks {}", listed(missing.iter().map(|f| f.column.as_str()))));
     }
     for fault in of("type") {
-        let found = fault.found.as_deref().unwrap_or_default();
-        parts.push(format!("{} is {found}, not {}", fault.column, fault.wanted));
+        let (column, found) = (&fault.column, fault.found.as_deref().unwrap_or_default());
+        let mend = match fault.wanted.starts_with("text") {
+            true => format!(" (`alter table {full_name} alter column {column} type text`)"),
+            false => String::new(),
+        };
+        parts.push(format!("{column} is {found}, not {}{mend}", fault.wanted));
     }
     if !of("key").is_empty() {
         parts.push(format!("{} is no primary key", of("key")[0].column));
+    }
+    for fault in of("generated") {
+        let column = &fault.column;
+        parts.push(format!(
+            "{column} is generated, and the broker writes it (`alter table {full_name} alter column {column} drop \
+             expression`, or drop its identity)"
+        ));
+    }
+    for fault in of("collation") {
+        let (column, found) = (&fault.column, fault.found.as_deref().unwrap_or_default());
+        parts.push(format!(
+            "{column} has the collation {found}, which takes different names for the same (`alter table {full_name} alter \
+             column {column} type text collate \"default\"`)"
+        ));
+    }
+    for fault in of("default") {
+        let (column, found) = (&fault.column, fault.found.as_deref().unwrap_or_default());
+        parts.push(format!(
+            "{column} has the default {found}, which would be that of every message: `alter table {full_name} alter \
+             column {column} drop default`"
+        ));
     }
     let required = of("required");
     if !required.is_empty() {

@@ -5,6 +5,7 @@
 mod house;
 mod mesh;
 pub mod open;
+mod rehearsal;
 mod server;
 
 use serde::Serialize;
@@ -71,6 +72,10 @@ pub async fn examine(target: &Target) -> Vec<Check> {
     add(&mut checks, "api roles", open::open(&connection).await);
     // These read what the migrations make.
     if is_installed {
+        // Without the rights it would only say again that they are lacking.
+        if checks.iter().all(|c| c.check != "rights" || c.level == Level::Ok) {
+            add(&mut checks, "rehearsal", rehearsal::rehearsal(&connection).await);
+        }
         add(&mut checks, "brokers", mesh::brokers(&connection).await);
         add(&mut checks, "agents", mesh::agents(&connection).await);
         add(&mut checks, "recipients", mesh::recipients(&connection).await);

@@ -40,7 +40,13 @@ pub struct Grant {
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn may_use(pool: &Pool, kind: Kind, name: &str, agent: &str, role: &str) -> Result<bool, StoreError> {
+pub async fn may_use(
+    pool: &Pool,
+    kind: Kind,
+    name: &str,
+    agent: &str,
+    role: &str,
+) -> Result<bool, StoreError> {
     pool.query_one(MAY_USE, &[&kind.as_str(), &name, &agent, &role]).await?.cell("may")
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::cell::Cells;
 use super::agents::RoleLimits;
+use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
 

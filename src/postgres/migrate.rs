@@ -1,7 +1,8 @@
 //! `postbell migrate`: brings a database to the schema that this binary works with.
 //!
 //! Numbered and forward only. Each migration is one transaction and is recorded with the digest of its text; the
-//! triggers follow, in one more. Everything that could refuse is asked before anything is changed.
+//! triggers follow, in one more. Everything that could refuse is asked before anything is changed: first the catalogs, then
+//! by a rehearsal of all of it and of the life of a message, which is rolled back.
 
 mod embedded;
 pub mod policies;
@@ -16,7 +17,8 @@ pub use status::{Status, StatusLine, status};
 use super::adopt::{self, Adoption};
 use super::connection::{Connection, Target};
 use super::error::StoreError;
-use embedded::{ADOPTING, EXTENDING, digest};
+use super::rehearsal::{Before, Rehearsed, rehearse};
+use embedded::{ADOPTING, digest};
 use state::Found;
 
 const BOOTSTRAP: &str = include_str!("../../sql/queries/migrations_bootstrap.sql");
@@ -48,9 +50,23 @@ pub struct Plan {
     pub triggers: Vec<String>,
     /// What becomes of the user's tables, where a migration touches them.
     pub adoption: Option<Adoption>,
-    /// After a migration: how many deliveries were made for messages that waited. `None`: the route trigger was
-    /// there all the time, or nothing was done yet.
+    /// How many deliveries are made for messages that wait: in the rehearsal, or by the migration. `None`: the route
+    /// trigger was there all the time.
     pub deliveries: Option<u64>,
+    /// What will fail, each time, although a broker works: a sentence each.
+    pub warnings: Vec<String>,
+    /// For how many milliseconds the rehearsal held the tables; `None`: there was none.
+    pub rehearsed_ms: Option<u64>,
+}
+
+/// Whether a migration is tried before it is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rehearsal {
+    /// In a transaction that is rolled back.
+    #[default]
+    First,
+    /// Left out, where the tables are too large to be held for so long: a fault then shows in the middle.
+    Without,
 }
 
 impl Plan {
@@ -66,10 +82,18 @@ impl Plan {
 /// A sentence: the database cannot be used, its tables are something else (then nothing was changed), it is newer
 /// than this binary, or another migration takes too long.
 pub async fn migrate(target: &Target) -> Result<Plan, StoreError> {
+    migrate_with(target, Rehearsal::First).await
+}
+
+/// The same, with the rehearsal or without.
+///
+/// # Errors
+/// Those of [`migrate`].
+pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan, StoreError> {
     let connection = Connection::open(target).await?;
     connection.batch(SESSION).await?;
     lock(&connection).await?;
-    let done = migrate_locked(&connection).await;
+    let done = migrate_locked(&connection, rehearsal).await;
     // The end of the session would do it too, but a pooler may keep that.
     let unlocked = connection.query(UNLOCK, &[&LOCK_KEY]).await;
     let done = done?;
@@ -77,12 +101,16 @@ pub async fn migrate(target: &Target) -> Result<Plan, StoreError> {
     Ok(done)
 }
 
-/// What [`migrate`] would do, or why it would refuse; changes nothing.
+/// What [`migrate`] would do, or why it would refuse; changes nothing. Where nothing is to be done, the life of a message is
+/// tried all the same: a constraint or a trigger may have been added since.
 ///
 /// # Errors
 /// Those of [`migrate`].
 pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
-    Ok(plan_from(connection, &Found::read(connection).await?).await?.0)
+    let found = Found::read(connection).await?;
+    let (mut plan, work) = plan_from(connection, &found).await?;
+    rehearse_work(connection, &found, &work, &mut plan).await?;
+    Ok(plan)
 }
 
 async fn lock(connection: &Connection) -> Result<(), StoreError> {
@@ -102,23 +130,46 @@ type Work = (Vec<&'static Migration>, Vec<&'static Trigger>);
 async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work), StoreError> {
     refuse(found)?;
     let migrations = found.pending();
-    let of_pending = |all: &[(i32, &'static str)]| -> Vec<&'static str> {
-        let is_pending = |version| migrations.iter().any(|m| m.version == version);
-        all.iter().filter(|(version, _)| is_pending(*version)).map(|(_, table)| *table).collect()
-    };
-    let (taken, extended) = (of_pending(ADOPTING), of_pending(EXTENDING));
-    let adoption = match taken.is_empty() && extended.is_empty() {
+    let is_pending = |version| migrations.iter().any(|m| m.version == version);
+    let taken: Vec<_> = ADOPTING.iter().filter(|(v, _)| is_pending(*v)).map(|(_, table)| *table).collect();
+    let adoption = match migrations.is_empty() {
         true => None,
-        false => Some(adopt::check(connection, &found.tables, &taken, &extended).await?),
+        false => Some(adopt::check(connection, &found.tables, &taken).await?),
     };
     let triggers = found.stale_triggers();
     let plan = Plan {
         migrations: migrations.iter().map(|m| m.label()).collect(),
         triggers: triggers.iter().map(|t| t.full_name()).collect(),
-        adoption,
-        deliveries: None,
+        adoption: adoption.filter(|_| !taken.is_empty()),
+        ..Plan::default()
     };
     Ok((plan, (migrations, triggers)))
+}
+
+/// Tries the work, and the life of a message after it. All migrations are in one transaction, so that what would make a
+/// later one fail is found before an earlier one has happened.
+async fn rehearse_work(
+    connection: &Connection,
+    found: &Found,
+    (migrations, triggers): &Work,
+    plan: &mut Plan,
+) -> Result<(), StoreError> {
+    let mut apply = Vec::new();
+    if !migrations.is_empty() {
+        apply.push(("the record of migrations".to_owned(), BOOTSTRAP));
+    }
+    apply.extend(migrations.iter().map(|m| (format!("migration {}", m.label()), m.sql)));
+    apply.extend(triggers.iter().map(|t| (format!("trigger {}", t.full_name()), t.sql)));
+    let before = Before { apply, adopts: triggers::makes_up(found, triggers) };
+    let Rehearsed { refusals, warnings, deliveries, took } = rehearse(connection, &before).await?;
+    if !refusals.is_empty() {
+        let all: Vec<_> = refusals.into_iter().chain(warnings).collect();
+        return Err(StoreError::refused(format!("{}. Nothing was changed", all.join(". "))));
+    }
+    plan.warnings = warnings;
+    plan.deliveries = deliveries;
+    plan.rehearsed_ms = u64::try_from(took.as_millis()).ok();
+    Ok(())
 }
 
 /// What no migration can mend.
@@ -141,34 +192,58 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
     }
 }
 
-async fn migrate_locked(connection: &Connection) -> Result<Plan, StoreError> {
+async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result<Plan, StoreError> {
     let found = Found::read(connection).await?;
-    let (mut done, (migrations, triggers)) = plan_from(connection, &found).await?;
-    if !migrations.is_empty() {
-        connection.batch(BOOTSTRAP).await?;
+    let (mut done, work) = plan_from(connection, &found).await?;
+    if rehearsal == Rehearsal::First && !done.is_empty() {
+        rehearse_work(connection, &found, &work, &mut done).await?;
     }
-    for migration in migrations {
-        apply(connection, migration).await?;
+    let (migrations, triggers) = work;
+    for (place, migration) in migrations.iter().enumerate() {
+        apply(connection, migration, &migrations[..place], found.applied.is_empty() && place == 0).await?;
         tracing::debug!(migration = migration.label(), "applied");
     }
-    done.deliveries = triggers::install(connection, &found, &triggers).await?;
+    done.deliveries = triggers::install(connection, &found, &triggers, migrations.len()).await?;
     Ok(done)
 }
 
-async fn apply(connection: &Connection, migration: &Migration) -> Result<(), StoreError> {
-    let result = apply_in_transaction(connection, migration).await;
-    if let Err(error) = result {
-        roll_back(connection).await;
-        let label = migration.label();
-        return Err(StoreError::refused(format!(
-            "migration {label} was not applied, and nothing of it remains: {error}"
-        )));
-    }
-    Ok(())
+/// Applies one. `before`: those that this call has applied already; they stay.
+async fn apply(
+    connection: &Connection,
+    migration: &Migration,
+    before: &[&'static Migration],
+    is_first: bool,
+) -> Result<(), StoreError> {
+    let Err(error) = apply_in_transaction(connection, migration, is_first).await else { return Ok(()) };
+    roll_back(connection).await;
+    let label = migration.label();
+    let there = match before {
+        [] => "Nothing was changed".to_owned(),
+        [one] => format!("Migration {} was applied before it and stays", one.label()),
+        [first, .., last] => {
+            format!("Migrations {} to {} were applied before it and stay", first.label(), last.label())
+        }
+    };
+    let sentence = format!(
+        "migration {label} was not applied, and nothing of it remains: {error}. {there}. When that is mended run `postbell \
+         migrate` again: it goes on with {label}"
+    );
+    Err(match error.is_retryable() {
+        true => StoreError::unavailable(sentence),
+        false => StoreError::refused(sentence),
+    })
 }
 
-async fn apply_in_transaction(connection: &Connection, migration: &Migration) -> Result<(), StoreError> {
+async fn apply_in_transaction(
+    connection: &Connection,
+    migration: &Migration,
+    is_first: bool,
+) -> Result<(), StoreError> {
     connection.batch(BEGIN).await?;
+    if is_first {
+        // In the same transaction: a migration that fails leaves no schema behind either.
+        connection.batch(BOOTSTRAP).await?;
+    }
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
         [&migration.version, &migration.name, &digest(migration.sql)];
     connection.execute(RECORD, &params).await?;

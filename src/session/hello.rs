@@ -18,8 +18,8 @@ use crate::presence::Card;
 use crate::protocol::codec::{LineReader, write_whole};
 use crate::protocol::frame::{GROUP_INBOX, Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
-    HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, HOLD_DEFAULT, HOLD_SECONDS_MAX, LINE_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    PROTO, WINDOW_DEFAULT, WINDOW_MAX,
+    HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, HOLD_DEFAULT, HOLD_SECONDS_MAX,
+    LINE_BYTES_MAX, PAYLOAD_BYTES_MAX, PROTO, WINDOW_DEFAULT, WINDOW_MAX,
 };
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 

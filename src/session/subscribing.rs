@@ -22,7 +22,8 @@ impl Session<'_> {
             return Err(ProtocolError::new(ErrorCode::Forbidden, sentence));
         };
         self.may_request(ticket)?;
-        let most = ticket.limits.subscriptions.map_or(SUBSCRIPTIONS_MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
+        let most =
+            ticket.limits.subscriptions.map_or(SUBSCRIPTIONS_MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
         let (pool, agent) = (&self.shared.pool, &*self.agent);
         let has_it = match wanted {
             true => subscriptions::subscribe(pool, agent, topic, most).await.map_err(refusal)?,

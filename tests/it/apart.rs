@@ -50,10 +50,12 @@ async fn a_flood_for_a_process_that_is_gone_starves_no_priority_and_no_answer() 
 async fn a_blocked_key_is_passed_over_whatever_its_length() {
     let mesh = Mesh::start().await;
     let sql = mesh.db.sql().await;
-    let blocked = "insert into agent_messages (from_agent_id, to_agent_id, ordering_key, message_type, payload)
+    let blocked =
+        "insert into agent_messages (from_agent_id, to_agent_id, ordering_key, message_type, payload)
                    select 'h', 'v', 'blocked', 'data', to_jsonb(n) from generate_series(1, 1000000) n";
     sql.batch_execute(blocked).await.expect("the backlog");
-    let others = "insert into agent_messages (from_agent_id, to_agent_id, ordering_key, message_type, payload)
+    let others =
+        "insert into agent_messages (from_agent_id, to_agent_id, ordering_key, message_type, payload)
                   values ('u', 'v', 'other', 'data', '\"other\"'), ('u', 'v', null, 'data', '\"none\"')";
     sql.batch_execute(others).await.expect("the others");
     sql.batch_execute("analyze").await.expect("statistics");
@@ -124,7 +126,10 @@ async fn a_message_that_kills_its_agent_takes_no_other_with_it() {
         let mut raw = mesh.raw_with("v", &token, 32).await;
         for n in 1..=32 {
             let msg = raw.expect("msg").await;
-            assert_eq!((&msg["payload"], &msg["attempt"]), (&n.into(), &(if n == 1 { attempt } else { 1 }).into()));
+            assert_eq!(
+                (&msg["payload"], &msg["attempt"]),
+                (&n.into(), &(if n == 1 { attempt } else { 1 }).into())
+            );
         }
     }
     mesh.db.until("select count(*) = 1 from postbell.deliveries where state = 'dead' and attempt = 4").await;
@@ -172,7 +177,10 @@ async fn of_several_at_once_the_one_that_kills_is_found() {
         }
     }
     mesh.db.until("select count(*) = 1 from postbell.deliveries where state = 'dead'").await;
-    assert_eq!(mesh.db.ask::<String>("select payload::text from agent_messages where status = 'failed'").await, "6");
+    assert_eq!(
+        mesh.db.ask::<String>("select payload::text from agent_messages where status = 'failed'").await,
+        "6"
+    );
 }
 
 #[tokio::test]
@@ -260,7 +268,8 @@ async fn locks_are_bounded_and_are_whose_they_are_said_to_be() {
     }
     raw.say(&acquire("three")).await;
     raw.expect_error("forbidden", false).await;
-    let done = |key: &str, fence: i64| format!(r#"{{"op":"release","key":"{key}","fence":{fence},"done":true}}"#);
+    let done =
+        |key: &str, fence: i64| format!(r#"{{"op":"release","key":"{key}","fence":{fence},"done":true}}"#);
     raw.say(&done("never", fences[0])).await;
     raw.expect_error("rejected", false).await;
     raw.say(&done("one", fences[0])).await;
@@ -294,7 +303,10 @@ async fn no_message_to_an_agent_lands_in_a_groups_inbox() {
     };
     let refused = sql.batch_execute(&to("group:g")).await.expect_err("refused");
     let refused = refused.as_db_error().expect("the database's");
-    assert!(refused.message().contains("group:g") && refused.hint().unwrap().contains("to_group"), "{refused:?}");
+    assert!(
+        refused.message().contains("group:g") && refused.hint().unwrap().contains("to_group"),
+        "{refused:?}"
+    );
     let mut raw = mesh.raw("a", 0).await;
     raw.say(r#"{"op":"send","ref":"s","to":"group:g","type":"data","payload":1}"#).await;
     raw.expect_error("bad_field", false).await;
@@ -311,7 +323,10 @@ async fn no_message_to_an_agent_lands_in_a_groups_inbox() {
     )
     .await
     .expect("to all");
-    assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries where inbox = 'group:g'").await, 0);
+    assert_eq!(
+        mesh.db.ask::<i64>("select count(*) from postbell.deliveries where inbox = 'group:g'").await,
+        0
+    );
 }
 
 /// Whatever is in the column, the insert costs no more than its index can hold.

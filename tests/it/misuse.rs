@@ -153,7 +153,8 @@ async fn one_mesh(seed: u64) {
     assert!(grown < GROWTH_MAX, "seed {seed}: {} MB more", grown / 1_000_000);
     let held = "select coalesce(max(n), 0) from (select count(*) n from postbell.locks where done_at is null group by agent_id) l";
     assert!(mesh.db.ask::<i64>(held).await <= 1_000);
-    let subscribed = "select coalesce(max(n), 0) from (select count(*) n from postbell.subscriptions group by agent_id) s";
+    let subscribed =
+        "select coalesce(max(n), 0) from (select count(*) n from postbell.subscriptions group by agent_id) s";
     assert!(mesh.db.ask::<i64>(subscribed).await <= 100);
     let theirs = "select count(*) from postbell.deliveries where inbox = 'group:g' and message_id in
                   (select message_id from agent_messages where to_agent_id is not null)";

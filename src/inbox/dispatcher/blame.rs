@@ -18,7 +18,13 @@ pub const IN_COMPANY: &str = "the agent disconnected while it handled this and o
 impl Dispatcher {
     /// What was written to the agent may have been handled by half, so a message that kills its agent each time ends in the
     /// dead letters. What was not written, or not begun with, is given back.
-    pub(super) fn blame(&mut self, session: &Session, flights: Vec<(Tag, Flight)>, written: Tag, by_broker: bool) {
+    pub(super) fn blame(
+        &mut self,
+        session: &Session,
+        flights: Vec<(Tag, Flight)>,
+        written: Tag,
+        by_broker: bool,
+    ) {
         let in_hand: Vec<Tag> = if by_broker {
             Vec::new()
         } else if session.says_begun {

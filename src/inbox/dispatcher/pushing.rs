@@ -103,7 +103,9 @@ impl Dispatcher {
     fn preferred(&self, inbox: &Arc<str>, entry: &Entry, next: SessionId, bytes: usize) -> SessionId {
         let (Some(instance), Some(state)) = (entry.instance(), self.inboxes.get(inbox)) else { return next };
         let is_its = |id: &&SessionId| {
-            self.sessions.get(id).is_some_and(|s| s.instance.as_deref() == Some(instance) && s.has_room(bytes))
+            self.sessions
+                .get(id)
+                .is_some_and(|s| s.instance.as_deref() == Some(instance) && s.has_room(bytes))
         };
         state.sessions.iter().find(is_its).copied().unwrap_or(next)
     }
@@ -127,7 +129,8 @@ impl Dispatcher {
         });
         let (Some(to), Some(waited)) = (self.sessions.get_mut(&session), waited) else { return };
         // What was looked for by its process goes beside the window.
-        let is_reply = matches!(source, Source::Reply(_)) && to.instance.as_deref() == entry.instance().map(|i| &**i);
+        let is_reply =
+            matches!(source, Source::Reply(_)) && to.instance.as_deref() == entry.instance().map(|i| &**i);
         let alone = source == Source::Aside;
         to.last_tag += 1;
         to.in_flight += 1;

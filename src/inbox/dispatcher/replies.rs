@@ -56,7 +56,8 @@ impl Dispatcher {
 
     /// To any session, where nothing else would go before it.
     fn push_as_ordinary(&mut self, now: Instant, inbox: &Arc<str>, id: i64) -> bool {
-        let Some(entry) = self.owned(inbox).and_then(|state| state.reply(id).filter(|e| state.is_next(e))) else {
+        let Some(entry) = self.owned(inbox).and_then(|state| state.reply(id).filter(|e| state.is_next(e)))
+        else {
             return false;
         };
         let bytes = body_bytes(entry);

@@ -36,8 +36,9 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let room = (1..=6_usize, 1..=6_usize)
-        .prop_map(|(entries, size)| Op::Room(Room { entries, bytes: size * 2 * (ENTRY_BYTES + 20), first_rows: REFILL_ROWS_FIRST }));
+    let room = (1..=6_usize, 1..=6_usize).prop_map(|(entries, size)| {
+        Op::Room(Room { entries, bytes: size * 2 * (ENTRY_BYTES + 20), first_rows: REFILL_ROWS_FIRST })
+    });
     prop_oneof![
         6 => (0..40_usize).prop_map(Op::Insert),
         6 => any::<usize>().prop_map(Op::Commit),

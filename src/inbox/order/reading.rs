@@ -14,14 +14,16 @@ impl Order {
     /// The keys that the lanes of the inbox leave out.
     pub(in crate::inbox) fn passed(&mut self) -> Arc<[Arc<str>]> {
         let keys = &self.keys;
-        let names = || keys.iter().filter(|(_, key)| key.own.is_some()).map(|(name, _)| name.clone()).collect();
+        let names =
+            || keys.iter().filter(|(_, key)| key.own.is_some()).map(|(name, _)| name.clone()).collect();
         self.passed.get_or_insert_with(names).clone()
     }
 
     /// The keys to read on, the most urgent first.
     pub(in crate::inbox) fn begin_refill(&mut self, around: impl Fn() -> Around) -> Vec<KeyRefill> {
         let (mut wanted, mut asked) = (Vec::new(), 0);
-        let wants = |name: &Arc<str>| self.keys.get(name).is_some_and(|key| key.waiting.wants_refill(KEY_ROOM));
+        let wants =
+            |name: &Arc<str>| self.keys.get(name).is_some_and(|key| key.waiting.wants_refill(KEY_ROOM));
         let hungry = self.hungry.iter().filter(|(_, name)| wants(name)).take(KEY_REFILLS_MAX);
         for (turn, name) in hungry.cloned().collect::<Vec<_>>() {
             if self.is_over() && !self.make_room(turn, &around) {
@@ -94,7 +96,8 @@ impl Order {
 
     #[cfg(test)]
     pub(in crate::inbox) fn sketch(&self) -> String {
-        let keys = self.keys.iter().map(|(name, key)| (name, key.state, key.own, key.place, key.waiting.sketch()));
+        let keys =
+            self.keys.iter().map(|(name, key)| (name, key.state, key.own, key.place, key.waiting.sketch()));
         format!("{:?} hungry {:?} parked {}", keys.collect::<Vec<_>>(), self.hungry, self.parked)
     }
 }

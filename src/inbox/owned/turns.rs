@@ -45,7 +45,8 @@ impl Inbox {
     }
 
     fn oldest(&self) -> Option<Source> {
-        let fronts = (REPLIES + 1..LANES).filter_map(|lane| Some((self.lanes[lane].front()?, Source::Lane(lane))));
+        let fronts =
+            (REPLIES + 1..LANES).filter_map(|lane| Some((self.lanes[lane].front()?, Source::Lane(lane))));
         let free = self.order.oldest_ready().map(|id| (id, Source::Order(id)));
         fronts.chain(free).min_by_key(|(id, _)| *id).map(|(_, source)| source)
     }
@@ -93,7 +94,8 @@ impl Inbox {
 
     /// Whether something waits that is no reply.
     pub(in crate::inbox) fn has_ordinary(&self) -> bool {
-        self.lanes.iter().skip(REPLIES + 1).any(|lane| !lane.is_empty()) || self.order.oldest_ready().is_some()
+        self.lanes.iter().skip(REPLIES + 1).any(|lane| !lane.is_empty())
+            || self.order.oldest_ready().is_some()
     }
 
     /// Whether something may wait in the table that nobody has read.
@@ -104,7 +106,14 @@ impl Inbox {
     #[cfg(test)]
     pub(in crate::inbox) fn sketch(&self) -> String {
         let lanes: Vec<_> = self.lanes.iter().map(Lane::sketch).collect();
-        let of = (self.ownership, self.asking, self.refilling, self.waits_for_settle, self.in_round, self.relaning);
+        let of = (
+            self.ownership,
+            self.asking,
+            self.refilling,
+            self.waits_for_settle,
+            self.in_round,
+            self.relaning,
+        );
         format!("{of:?} {lanes:?} unsettled {:?} order {}", self.unsettled, self.order.sketch())
     }
 }

@@ -42,7 +42,10 @@ fn who_says_what_it_has_begun_is_believed() {
     let mut bench = Bench::ready(10);
     bench.arrive(entries(1..=4));
     bench.request(1, begun(&[2, 9]));
-    assert_eq!(blamed(&bench.leave(1, 4, false)), [(1, 0, false), (2, 1, false), (3, 0, false), (4, 0, false)]);
+    assert_eq!(
+        blamed(&bench.leave(1, 4, false)),
+        [(1, 0, false), (2, 1, false), (3, 0, false), (4, 0, false)]
+    );
     let mut bench = Bench::ready(10);
     bench.arrive(entries(1..=3));
     bench.request(1, begun(&[1]));
@@ -62,7 +65,8 @@ fn of_several_in_hand_none_is_dead_by_that() {
 fn the_last_attempt_of_what_was_in_company_is_alone() {
     let mut bench = Bench::ready(10);
     bench.arrive(entries([1]));
-    let effects = bench.arrive(vec![in_company(2, ATTEMPTS_MAX - 1), in_company(3, ATTEMPTS_MAX - 1), entry(4)]);
+    let effects =
+        bench.arrive(vec![in_company(2, ATTEMPTS_MAX - 1), in_company(3, ATTEMPTS_MAX - 1), entry(4)]);
     assert_eq!(pushed_ids(&effects), NONE, "the session has another");
     assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [2]);
     assert_eq!(pushed_ids(&bench.arrive(entries([5]))), NONE, "alone");

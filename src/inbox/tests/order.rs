@@ -110,7 +110,6 @@ fn keys_go_on_when_an_inbox_is_read_anew() {
     assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [2]);
 }
 
-
 /// Key `a` has its first with session 1, and so many more that it has a lane of its own.
 fn overflowing(window: u32) -> (Bench, i64) {
     let mut bench = Bench::ready(window);

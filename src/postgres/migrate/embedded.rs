@@ -78,11 +78,9 @@ pub const MIGRATIONS: &[Migration] = &[
     Migration { version: 20, name: "apart", sql: include_str!("../../../sql/migrations/0020_apart.sql") },
 ];
 
-/// The migrations that create or adopt tables of the user's: whether they can is checked before anything is changed.
+/// The migrations that create or adopt tables of the user's.
 pub(super) const ADOPTING: &[(i32, &str)] =
     &[(2, "agent_messages"), (2, "agent_registry"), (13, "agent_alerts"), (14, "agent_metrics")];
-/// Those that add to one that was adopted before: it may have columns of these names by now.
-pub(super) const EXTENDING: &[(i32, &str)] = &[(12, "agent_registry")];
 
 /// Every trigger.
 pub const TRIGGERS: &[Trigger] = &[

@@ -9,26 +9,38 @@ use crate::postgres::error::StoreError;
 const RECORD: &str = include_str!("../../../sql/queries/triggers_record.sql");
 const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
 
+/// Whether deliveries are to be made for what waits: the route trigger did not fire before.
+pub(super) fn makes_up(found: &Found, stale: &[&'static Trigger]) -> bool {
+    let routed =
+        |t: &Trigger| matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated);
+    stale.iter().any(|t| t.name == ROUTE && !routed(t))
+}
+
 /// Installs these in one transaction. Where the route trigger did not fire before, that transaction also makes the
 /// deliveries of what waits: CREATE TRIGGER waits for every writer and keeps new ones out until the commit, so no
-/// message slips between. Returns how many deliveries it made; `None` if there was nothing to make up for.
+/// message slips between. Returns how many deliveries it made; `None` if there was nothing to make up for. `applied`: how
+/// many migrations were applied before it.
 pub(super) async fn install(
     connection: &Connection,
     found: &Found,
     stale: &[&'static Trigger],
+    applied: usize,
 ) -> Result<Option<u64>, StoreError> {
     if stale.is_empty() {
         return Ok(None);
     }
-    let routed =
-        |t: &Trigger| matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated);
-    let make_up = stale.iter().any(|t| t.name == ROUTE && !routed(t));
+    let make_up = makes_up(found, stale);
     match install_in_transaction(connection, stale, make_up).await {
         Ok(deliveries) => Ok(make_up.then_some(deliveries)),
         Err(error) => {
             roll_back(connection).await;
+            let there = match applied {
+                0 => String::new(),
+                n => format!(" The {n} migrations before them were applied and stay."),
+            };
             Err(StoreError::refused(format!(
-                "the triggers were not installed, and nothing of them remains: {error}"
+                "the triggers were not installed, and nothing of them remains: {error}.{there} When that is mended run \
+                 `postbell migrate` again: it goes on with the triggers"
             )))
         }
     }

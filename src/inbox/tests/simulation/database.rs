@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::inbox::event::{KeyRows, Outcome, Refill, Settle};
 use crate::inbox::dispatcher::IN_COMPANY;
+use crate::inbox::event::{KeyRows, Outcome, Refill, Settle};
 use crate::inbox::tests::support::{ATTEMPTS_MAX, take};
 use crate::inbox::{Entry, Terms};
 use crate::message::{Priority, REPLIES};
@@ -70,7 +70,17 @@ impl Database {
     pub(super) fn insert(&mut self, inbox: Arc<str>, priority: i64, units: usize, terms: usize) {
         self.last_id += 1;
         let priority = Priority::new(priority).expect("1 to 10");
-        let row = Row { inbox, priority, units, terms, attempt: 0, in_company: false, relaned: false, state: State::Ready, commit: 0 };
+        let row = Row {
+            inbox,
+            priority,
+            units,
+            terms,
+            attempt: 0,
+            in_company: false,
+            relaned: false,
+            state: State::Ready,
+            commit: 0,
+        };
         self.uncommitted.push((self.last_id, row));
     }
 
@@ -106,20 +116,22 @@ impl Database {
                 row.inbox == refill.inbox && row.state == State::Ready && row.commit <= snapshot
             })
         };
-        let is_passed = |row: &Row| {
-            row.lane() != REPLIES && row.key().is_some_and(|key| refill.passed.contains(&key))
-        };
+        let is_passed =
+            |row: &Row| row.lane() != REPLIES && row.key().is_some_and(|key| refill.passed.contains(&key));
         let lane = |lane: usize, above: i64, asked: usize| {
-            let scanned: Vec<_> = visible(above).filter(|(_, row)| row.lane() == lane).take(SCAN_MAX).collect();
+            let scanned: Vec<_> =
+                visible(above).filter(|(_, row)| row.lane() == lane).take(SCAN_MAX).collect();
             let is_cut = scanned.len() == SCAN_MAX;
             let last = scanned.last().map(|(id, _)| **id);
-            let wanted = scanned.into_iter().filter(|(id, row)| !is_passed(row) || is_cut && Some(**id) == last);
+            let wanted =
+                scanned.into_iter().filter(|(id, row)| !is_passed(row) || is_cut && Some(**id) == last);
             let rows: Vec<Entry> = wanted.take(asked).map(|(id, row)| entry(*id, row, now)).collect();
             let asked = if is_cut { asked.min(rows.len()) } else { asked };
             (lane, asked, rows)
         };
         let key = |key: &Arc<str>, above: i64, asked: usize| -> KeyRows {
-            let its = visible(above).filter(|(_, row)| row.key().as_ref() == Some(key) && row.lane() != REPLIES);
+            let its =
+                visible(above).filter(|(_, row)| row.key().as_ref() == Some(key) && row.lane() != REPLIES);
             (key.clone(), asked, its.take(asked).map(|(id, row)| entry(*id, row, now)).collect())
         };
         let lanes = refill.lanes.iter().map(|l| lane(l.lane, l.above, l.rows)).collect();
@@ -259,7 +271,8 @@ impl Row {
     /// 1 and 2: replies to the instances of these numbers. 3 and 4: two keys. 5: a reply with a key.
     fn terms(&self) -> Option<Box<Terms>> {
         let (priority, in_company) = (self.priority, self.in_company);
-        let terms = Terms { instance: self.instance(), ordering_key: self.key(), priority, in_company, trace: None };
+        let terms =
+            Terms { instance: self.instance(), ordering_key: self.key(), priority, in_company, trace: None };
         (terms.instance.is_some() || terms.ordering_key.is_some() || in_company).then(|| Box::new(terms))
     }
 

@@ -8,8 +8,8 @@ use super::super::Op;
 use super::super::database::id_of;
 use super::{Agent, World, name};
 use crate::inbox::dispatcher::{REPLIES_MAX, SESSION_BYTES_MAX};
-use crate::inbox::tests::support::HOLD;
 use crate::inbox::event::{Effect, Event, Outcome, Push, Request};
+use crate::inbox::tests::support::HOLD;
 use crate::inbox::{SessionId, Tag};
 
 impl World {
@@ -91,7 +91,8 @@ impl World {
 
     fn begin(&mut self, which: usize, tags: usize) {
         let Some(session) = self.some_session(which) else { return };
-        let tags = self.agents.get(&session).into_iter().flat_map(|a| a.has.keys()).take(tags).copied().collect();
+        let tags =
+            self.agents.get(&session).into_iter().flat_map(|a| a.has.keys()).take(tags).copied().collect();
         self.tell(Event::Request { session, request: Request::Begun { tags } });
     }
 

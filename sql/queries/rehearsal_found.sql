@@ -1,0 +1,2 @@
+-- What sql/queries/rehearsal.sql found in the transaction that is open, as JSON. Called by src/postgres/rehearsal.rs.
+select current_setting('postbell.rehearsed')

@@ -1,0 +1,112 @@
+//! The rehearsal: what a broker does to the user's tables, tried on them as they are, in a transaction that is rolled back.
+//!
+//! A catalog says which columns there are; only trying says what their constraints, triggers, rules and policies take. All
+//! steps are one statement (`sql/queries/rehearsal.sql`), and each is tried whatever became of those before it.
+
+mod cause;
+mod fault;
+mod steps;
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::cell::Cells;
+use super::connection::Connection;
+use super::error::StoreError;
+use fault::Found;
+
+const GIVEN: &str = include_str!("../../sql/queries/rehearsal_given.sql");
+const REHEARSAL: &str = include_str!("../../sql/queries/rehearsal.sql");
+const FOUND: &str = include_str!("../../sql/queries/rehearsal_found.sql");
+
+/// How long the rehearsal waits for a table or a row that somebody holds: with migrations before it, all readers and
+/// writers of the table wait behind it.
+pub(super) const REHEARSAL_LOCK_WAIT: Duration = Duration::from_secs(2);
+/// How long the rehearsal may hold the tables; migrations on a large table scan it.
+pub(super) const REHEARSAL_WAIT: Duration = Duration::from_secs(30);
+/// Deliveries that are written for what waits; of more messages the deliveries are only counted.
+const ADOPTED_MAX: u32 = 10_000;
+/// What an index of deliveries can hold of an inbox's name: a third of a page, less its other columns.
+const INBOX_BYTES_MAX: u32 = 2_600;
+
+const _: () = assert!(REHEARSAL_LOCK_WAIT.as_millis() < REHEARSAL_WAIT.as_millis());
+
+/// What is tried before the life of a message.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Before {
+    /// Migrations and triggers: a name for a sentence, and the text.
+    pub(super) apply: Vec<(String, &'static str)>,
+    /// Whether deliveries are made for what waits.
+    pub(super) adopts: bool,
+}
+
+/// What the rehearsal found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Rehearsed {
+    /// A broker could not work, a sentence each.
+    pub(super) refusals: Vec<String>,
+    /// A broker works, and these outcomes fail.
+    pub(super) warnings: Vec<String>,
+    /// How many deliveries what waits would get.
+    pub(super) deliveries: Option<u64>,
+    /// For how long the tables were held.
+    pub(super) took: Duration,
+}
+
+/// Tries it all and rolls back.
+///
+/// # Errors
+/// A sentence: it could not be tried, since somebody holds a table, or the connection is lost.
+pub(super) async fn rehearse(connection: &Connection, before: &Before) -> Result<Rehearsed, StoreError> {
+    let began = Instant::now();
+    let tried = in_transaction(connection, before).await;
+    // If even this fails the connection is lost, and the server rolls back itself.
+    let ended = connection.batch("rollback").await;
+    let mut rehearsed = tried?;
+    ended?;
+    rehearsed.took = began.elapsed();
+    Ok(rehearsed)
+}
+
+async fn in_transaction(connection: &Connection, before: &Before) -> Result<Rehearsed, StoreError> {
+    let given = given(before).to_string();
+    connection
+        .batch(&format!(
+            "begin isolation level read committed; set local lock_timeout = {}; set local statement_timeout = {}; \
+             set local idle_in_transaction_session_timeout = {}; set local postbell.broker = 'on'",
+            REHEARSAL_LOCK_WAIT.as_millis(),
+            REHEARSAL_WAIT.as_millis(),
+            REHEARSAL_WAIT.as_millis(),
+        ))
+        .await?;
+    connection.query(GIVEN, &[&given]).await?;
+    connection.batch(REHEARSAL).await.map_err(took_too_long)?;
+    let row = connection.query_one(FOUND, &[]).await?;
+    let found: Found = serde_json::from_str(row.cell(0)?)
+        .map_err(|error| StoreError::refused(format!("the rehearsal's answer cannot be read: {error}")))?;
+    found.judge()
+}
+
+fn given(before: &Before) -> Value {
+    let mut steps: Vec<Value> = before.apply.iter().map(|(name, sql)| steps::apply(name, sql)).collect();
+    if before.adopts {
+        steps.push(steps::adopt());
+    }
+    steps.extend(steps::life());
+    json!({
+        "steps": steps, "statements": steps::statements(), "longest": steps::longest(),
+        "adopted_max": ADOPTED_MAX, "inbox_bytes_max": INBOX_BYTES_MAX,
+    })
+}
+
+fn took_too_long(error: StoreError) -> StoreError {
+    match error.sqlstate() {
+        Some("57014") => StoreError::refused(format!(
+            "the rehearsal was ended after {} s, for which it had held the tables, and was rolled back: they are too large \
+             to try migrations on while others wait. `postbell migrate --without-rehearsal` applies them one by one",
+            REHEARSAL_WAIT.as_secs()
+        )),
+        _ => error,
+    }
+}
