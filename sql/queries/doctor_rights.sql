@@ -9,6 +9,7 @@ with tables (schema, name, privileges) as (
          ('postbell', 'brokers', '{select,insert,update,delete}'),
          ('postbell', 'leases', '{select,insert,update,delete}'),
          ('postbell', 'role_limits', '{select}'),
+         ('postbell', 'grants', '{select}'),
          ('postbell', 'presence_history', '{select,insert,update,delete}'),
          ('postbell', 'escalations', '{select,insert,update,delete}')
 )
@@ -38,5 +39,5 @@ select 'function ' || p.oid::regprocedure,
        false, false, current_user::text
 from pg_proc p
 join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'postbell'
-where p.proname = 'arm'
+where p.proname in ('arm', 'may_use')
 order by 1
