@@ -146,14 +146,15 @@ impl ClientError {
 /// Refusals that connecting again would only repeat, or that say to stay away.
 fn is_final(code: ErrorCode) -> bool {
     use ErrorCode::{
-        BadField, BadJson, Disabled, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported,
-        TakenOver, Unauthorized,
+        BadField, BadJson, Disabled, Forbidden, HelloExpected, LineTooLong, PlaintextRefused,
+        ProtoUnsupported, TakenOver, Unauthorized,
     };
     matches!(
         code,
         BadField
             | BadJson
             | Disabled
+            | Forbidden
             | HelloExpected
             | LineTooLong
             | PlaintextRefused
