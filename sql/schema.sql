@@ -29,10 +29,12 @@ create table postbell.deliveries (
   attempt smallint not null default 0,
   inbox text not null,
   last_error text,
+  ordering_key text,
   constraint deliveries_pkey PRIMARY KEY (delivery_id)
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
 CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (inbox, delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
 CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
+CREATE INDEX deliveries_key ON postbell.deliveries USING btree (inbox, ordering_key, delivery_id) WHERE ((ordering_key IS NOT NULL) AND (state = 'ready'::postbell.delivery_state));
 CREATE INDEX deliveries_lane ON postbell.deliveries USING btree (inbox, priority, delivery_id) WHERE (state = 'ready'::postbell.delivery_state);
 CREATE INDEX deliveries_message ON postbell.deliveries USING btree (message_id);
 CREATE INDEX deliveries_tail ON postbell.deliveries USING btree (txid) WHERE (dead_at IS NULL);
@@ -43,6 +45,15 @@ create table postbell.escalations (
   constraint escalations_pkey PRIMARY KEY (alert_id)
 );
 CREATE INDEX escalations_raised ON postbell.escalations USING btree (raised_at);
+
+create table postbell.grants (
+  kind text not null,
+  name text not null,
+  agent_id text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint grants_kind_check CHECK ((kind = ANY (ARRAY['group'::text, 'lock'::text]))),
+  constraint grants_pkey PRIMARY KEY (kind, name, agent_id)
+);
 
 create table postbell.leases (
   inbox text not null,
@@ -63,6 +74,8 @@ create table postbell.locks (
   done_at timestamp with time zone,
   constraint locks_pkey PRIMARY KEY (key)
 );
+CREATE INDEX locks_done ON postbell.locks USING btree (agent_id) WHERE (done_at IS NOT NULL);
+CREATE INDEX locks_held ON postbell.locks USING btree (agent_id, until) WHERE (done_at IS NULL);
 CREATE INDEX locks_until ON postbell.locks USING btree (until);
 
 create table postbell.migrations (
@@ -97,15 +110,30 @@ create table postbell.role_limits (
   send_bytes_burst bigint,
   publishes_outstanding bigint,
   connections bigint,
+  hold_seconds bigint,
+  may_take_groups boolean not null default true,
+  may_lock boolean not null default true,
+  locks_held bigint,
+  locks_done bigint,
+  subscriptions bigint,
+  requests_per_second bigint,
+  requests_burst bigint,
   constraint role_limits_check CHECK (((sends_per_second IS NULL) = (sends_burst IS NULL))),
   constraint role_limits_check1 CHECK (((send_bytes_per_second IS NULL) = (send_bytes_burst IS NULL))),
+  constraint role_limits_check2 CHECK (((requests_per_second IS NULL) = (requests_burst IS NULL))),
   constraint role_limits_connections_check CHECK ((connections > 0)),
+  constraint role_limits_hold_seconds_check CHECK ((hold_seconds > 0)),
+  constraint role_limits_locks_done_check CHECK ((locks_done > 0)),
+  constraint role_limits_locks_held_check CHECK ((locks_held > 0)),
   constraint role_limits_pkey PRIMARY KEY (role),
   constraint role_limits_publishes_outstanding_check CHECK ((publishes_outstanding > 0)),
+  constraint role_limits_requests_burst_check CHECK ((requests_burst > 0)),
+  constraint role_limits_requests_per_second_check CHECK ((requests_per_second > 0)),
   constraint role_limits_send_bytes_burst_check CHECK ((send_bytes_burst > 0)),
   constraint role_limits_send_bytes_per_second_check CHECK ((send_bytes_per_second > 0)),
   constraint role_limits_sends_burst_check CHECK ((sends_burst > 0)),
-  constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0))
+  constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0)),
+  constraint role_limits_subscriptions_check CHECK ((subscriptions > 0))
 );
 
 create table postbell.subscriptions (
@@ -294,6 +322,22 @@ create view postbell.waiting as
   WHERE d.state <> 'dead'::postbell.delivery_state
   GROUP BY d.inbox, d.priority;
 
+CREATE OR REPLACE FUNCTION postbell.agent_inbox(agent text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from postbell.agents a where a.agent_id = agent) then
+    return 'agent:' || agent;
+  end if;
+  raise exception 'the to_agent_id "%" is no agent''s: "group:" begins the inboxes of groups', agent
+    using errcode = 'check_violation', hint = 'To send to a group, write its name into to_group and leave to_agent_id null.';
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION public.agent_uptime(period interval DEFAULT '24:00:00'::interval)
  RETURNS TABLE(agent_id text, environment text, uptime double precision, online_seconds double precision, offline_seconds double precision)
  LANGUAGE sql
@@ -382,6 +426,18 @@ begin
     -- An adopted table of messages may be narrower than that of alerts: the alert is worth more than its message.
     raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
   end;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.announce_grants()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('postbell_access', '');
   return null;
 end
 $function$
@@ -477,6 +533,29 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.may_use(asked_kind text, asked text, agent text, agent_role text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  is_named boolean;
+begin
+  select bool_or(g.agent_id = agent) into is_named
+  from postbell.grants g
+  where g.kind = asked_kind and (g.name = asked or right(g.name, 1) = '*' and starts_with(asked, left(g.name, -1)));
+  if is_named is not null then
+    return is_named;
+  end if;
+  return coalesce(
+    (select case asked_kind when 'group' then l.may_take_groups else l.may_lock end
+     from postbell.role_limits l where l.role = any (array[agent_role, 'agent'])
+     order by l.role = 'agent' limit 1), true);
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.recipients(sender text, topic text, environment text)
  RETURNS SETOF text
  LANGUAGE plpgsql
@@ -534,24 +613,29 @@ CREATE OR REPLACE FUNCTION postbell.route_messages()
 AS $function$
 begin
   -- History that is loaded with its status (a restore, an import) is not sent again.
-  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
-  select m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group),
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
+  select m.message_id,
+         coalesce(case when starts_with(m.to_agent_id, 'group:') then postbell.agent_inbox(m.to_agent_id) else m.to_agent_id end,
+                  'group:' || m.to_group),
          -- A reply to a process goes into a lane of its own, beside the window of whom it is for.
          case when m.to_instance is null then least(greatest(coalesce(m.priority, 5), 1), 10) else 0 end,
          case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-         case when m.deliver_at > now() then m.deliver_at end
+         case when m.deliver_at > now() then m.deliver_at end,
+         case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
   from inserted m
   where (m.to_agent_id is not null or m.to_group is not null) and coalesce(m.status, 'pending') = 'pending';
 
   -- A statement of its own: setting the join up costs every direct message 35,000 instructions, looking 20,000.
   if exists (select from inserted where to_agent_id is null and to_group is null) then
-    insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+    insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-           case when m.deliver_at > now() then m.deliver_at end
+           case when m.deliver_at > now() then m.deliver_at end,
+           case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
     from inserted m
     cross join lateral postbell.recipients(m.from_agent_id, m.topic, m.to_environment) r (inbox)
-    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending';
+    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
+      and not starts_with(r.inbox, 'group:');
   end if;
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
@@ -623,6 +707,8 @@ end
 $function$
 ;
 
+CREATE TRIGGER grants_changed AFTER INSERT OR DELETE OR UPDATE ON postbell.grants FOR EACH STATEMENT EXECUTE FUNCTION postbell.announce_grants();
+
 CREATE TRIGGER postbell_access AFTER DELETE OR UPDATE OF agent_id, enabled, role, token_hash, token_hash_previous, token_previous_until ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.announce_access();
 
 CREATE TRIGGER postbell_alerts AFTER INSERT ON public.agent_alerts REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.announce_alerts();
@@ -640,3 +726,5 @@ CREATE TRIGGER postbell_resolved AFTER UPDATE OF status ON public.agent_alerts F
 CREATE TRIGGER postbell_route AFTER INSERT ON public.agent_messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.route_messages();
 
 CREATE TRIGGER postbell_truncated AFTER TRUNCATE ON public.agent_messages FOR EACH STATEMENT EXECUTE FUNCTION postbell.remove_all_deliveries();
+
+CREATE TRIGGER role_limits_changed AFTER UPDATE OF may_take_groups ON postbell.role_limits FOR EACH STATEMENT EXECUTE FUNCTION postbell.announce_grants();

@@ -274,16 +274,10 @@ impl Builder {
         self
     }
 
-    /// A broker that links for a session of its own: the token is its credential.
+    /// A broker that links for a session of its own, whose agent may hold deliveries for so long: the token is its credential.
     #[cfg(feature = "server")]
-    pub(crate) fn broker(mut self, id: Uuid, rank: Option<i64>) -> Self {
+    pub(crate) fn broker(mut self, id: Uuid, rank: Option<i64>, hold: Duration) -> Self {
         (self.hello.broker, self.hello.rank) = (Some(id), rank);
-        self
-    }
-
-    /// How long its agent may hold a delivery.
-    #[cfg(feature = "server")]
-    pub(crate) fn hold(mut self, hold: Duration) -> Self {
         self.hello.hold_ms = Some(u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
         self
     }

@@ -25,7 +25,7 @@ with ended as (
 ), kept as (
   update postbell.locks l set until = clock_timestamp() + $3::bigint * interval '1 millisecond'
   from allowed a
-  where l.key = $1::text and l.fence = $4::bigint and l.agent_id = $2::text and l.done_at is null and a.may
+  where l.key = $1::text and l.fence = $4::bigint and l.agent_id || '' = $2::text and l.done_at is null and a.may
   returning l.fence
 ), mine as (
   select fence from taken union all select fence from kept
