@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::inbox::SessionId;
-use crate::postgres::agents::{AgentRow, Role, TokenHash};
+use crate::postgres::agents::{AgentRow, Role, RoleLimits, TokenHash};
 use crate::postgres::listen::Rope;
 use crate::postgres::{Pool, access};
 use crate::protocol::ErrorCode;
@@ -57,6 +57,7 @@ struct Stay {
     token: TokenHash,
     role: Arc<str>,
     instance: Option<Arc<str>>,
+    group: Option<Arc<str>>,
     end: Arc<End>,
 }
 
@@ -82,6 +83,10 @@ pub struct Ticket {
     end: Arc<End>,
     /// What its agent may do.
     pub role: Role,
+    /// The same as the registry has it.
+    pub role_word: Arc<str>,
+    /// How much, by the role's limits when it came in.
+    pub limits: RoleLimits,
     /// What its agent has left.
     pub quota: Arc<Quota>,
 }
@@ -112,6 +117,21 @@ impl Access {
         instance: Option<&str>,
         heard: u64,
     ) -> Result<Ticket, u64> {
+        self.enter_for(session, agent, token, (instance, None), heard)
+    }
+
+    /// The same for one that takes from a group, and only while it may.
+    ///
+    /// # Errors
+    /// See [`enter`](Self::enter).
+    pub fn enter_for(
+        &self,
+        session: SessionId,
+        agent: &AgentRow,
+        token: TokenHash,
+        (instance, group): (Option<&str>, Option<&str>),
+        heard: u64,
+    ) -> Result<Ticket, u64> {
         let now = Instant::now();
         let end = Arc::<End>::default();
         let mut inside = self.inside();
@@ -133,6 +153,7 @@ impl Access {
             token,
             role: agent.role.as_str().into(),
             instance: instance.map(Into::into),
+            group: group.map(Into::into),
             end: end.clone(),
         };
         inside.sessions.insert(session, stay);
@@ -140,7 +161,15 @@ impl Access {
         if self.heard() != heard {
             self.0.rope.hear_access();
         }
-        Ok(Ticket { access: self.clone(), session, end, role: Role::of(&agent.role), quota })
+        Ok(Ticket {
+            access: self.clone(),
+            session,
+            end,
+            role: Role::of(&agent.role),
+            role_word: agent.role.as_str().into(),
+            limits: agent.limits,
+            quota,
+        })
     }
 
     /// Room for a message that is to be inserted. The longest line fits into the whole, so this ends.
@@ -178,6 +207,7 @@ impl Access {
                 agent: &stay.agent,
                 token: &stay.token,
                 role: &stay.role,
+                group: stay.group.as_deref(),
             })
             .collect();
         match access::lost(pool, &entries).await {

@@ -8,6 +8,7 @@ mod demo;
 mod dev;
 mod doctor;
 mod family;
+mod grants;
 mod health;
 mod listen;
 mod migrate;
@@ -31,6 +32,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, EXIT_USAGE};
 use crate::postgres::Target;
+use crate::postgres::grants::Kind as Grant;
 use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
@@ -75,6 +77,17 @@ enum Command {
     /// An agent needs a name and a token. The token is shown once; the database keeps only its SHA-256.
     #[command(subcommand)]
     Agent(agent::AgentCommand),
+    /// Say which agents may take from a group
+    ///
+    /// A group of which nothing is said is open to every agent whose role may take from groups
+    /// (postbell.role_limits.may_take_groups). Sessions that lose it are ended within a second.
+    #[command(subcommand)]
+    Group(grants::GrantCommand),
+    /// Say which agents may hold a lock
+    ///
+    /// A lock of which nothing is said may be held by every agent whose role may lock (postbell.role_limits.may_lock).
+    #[command(subcommand)]
+    Lock(grants::GrantCommand),
     /// Show, redrive or purge deliveries that were given up
     ///
     /// A delivery is a dead letter after max_attempts failures, when its agent says so, or when it can never be
@@ -157,6 +170,8 @@ async fn run(command: Command) -> Outcome {
         Command::Dev(args) => dev::run(args).await,
         Command::Migrate(args) => migrate::run(args).await,
         Command::Agent(command) => agent::run(command).await,
+        Command::Group(command) => grants::run(Grant::Group, command).await,
+        Command::Lock(command) => grants::run(Grant::Lock, command).await,
         Command::Dead(command) => dead::run(command).await,
         Command::Aside(command) => aside::run(command).await,
         Command::Policies(command) => policies::run(command).await,

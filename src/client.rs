@@ -17,6 +17,7 @@
 //! It reconnects by itself with growing, jittered waits, the first one jittered too; sends heartbeats; moves the deadline
 //! of every delivery that the agent still holds; and what the broker refused by `slow_down` it sends again.
 
+mod begun;
 mod card;
 pub(crate) mod connection;
 mod dead;
@@ -154,14 +155,15 @@ impl ClientError {
 /// Refusals that connecting again would only repeat, or that say to stay away.
 fn is_final(code: ErrorCode) -> bool {
     use ErrorCode::{
-        BadField, BadJson, Disabled, HelloExpected, LineTooLong, PlaintextRefused, ProtoUnsupported,
-        TakenOver, Unauthorized,
+        BadField, BadJson, Disabled, Forbidden, HelloExpected, LineTooLong, PlaintextRefused,
+        ProtoUnsupported, TakenOver, Unauthorized,
     };
     matches!(
         code,
         BadField
             | BadJson
             | Disabled
+            | Forbidden
             | HelloExpected
             | LineTooLong
             | PlaintextRefused
@@ -212,6 +214,7 @@ impl Builder {
             group: None,
             broker: None,
             rank: None,
+            hold_ms: None,
             client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
             window: None,
             heartbeat_ms: None,
@@ -280,10 +283,11 @@ impl Builder {
         self
     }
 
-    /// A broker that links for a session of its own: the token is its credential.
+    /// A broker that links for a session of its own, whose agent may hold deliveries for so long: the token is its credential.
     #[cfg(feature = "server")]
-    pub(crate) fn broker(mut self, id: Uuid, rank: Option<i64>) -> Self {
+    pub(crate) fn broker(mut self, id: Uuid, rank: Option<i64>, hold: Duration) -> Self {
         (self.hello.broker, self.hello.rank) = (Some(id), rank);
+        self.hello.hold_ms = Some(u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
         self
     }
 

@@ -56,7 +56,7 @@ impl Step {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Ack { .. } => Self::Acked,
-            Outcome::Release { .. } => Self::Released,
+            Outcome::Release { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } => Self::Released,
             Outcome::Fail { .. } => Self::Failed,
             Outcome::Dead { .. } => Self::Dead,
             Outcome::Expired => Self::Expired,

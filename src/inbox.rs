@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::message::Trace;
+use crate::message::{Priority, Trace};
 
 /// A session, unique in this broker's life.
 pub type SessionId = u64;
@@ -65,6 +65,10 @@ pub struct Terms {
     pub ordering_key: Option<Arc<str>>,
     /// The trace it belongs to, where traces are recorded.
     pub trace: Option<Trace>,
+    /// How urgent it is where it is no reply to anybody here: what its lane was, but for [`instance`](Self::instance).
+    pub priority: Priority,
+    /// Its last attempt ended with its agent, which handled others as well: which of them it was is not known.
+    pub in_company: bool,
     /// Why it has no body.
     pub unfit: Option<Unfit>,
 }
@@ -96,6 +100,10 @@ impl Entry {
         self.terms.as_ref()?.ordering_key.as_ref()
     }
 
+    fn set_ordering_key(&mut self, key: &Arc<str>) {
+        self.terms.get_or_insert_default().ordering_key = Some(key.clone());
+    }
+
     /// The trace it belongs to.
     pub fn trace(&self) -> Option<Trace> {
         self.terms.as_ref()?.trace
@@ -114,6 +122,16 @@ impl Entry {
     /// The process it is a reply to.
     pub fn instance(&self) -> Option<&Arc<str>> {
         self.terms.as_ref()?.instance.as_ref()
+    }
+
+    /// The lane it is in where nobody waits for it as a reply.
+    pub fn ordinary_lane(&self) -> usize {
+        self.terms.as_ref().map_or(Priority::default(), |terms| terms.priority).lane()
+    }
+
+    /// See [`Terms::in_company`].
+    pub fn was_in_company(&self) -> bool {
+        self.terms.as_ref().is_some_and(|terms| terms.in_company)
     }
 
     /// What it costs in memory.

@@ -15,6 +15,7 @@ pub mod doctor;
 pub mod drift;
 pub mod error;
 pub mod gauges;
+pub mod grants;
 pub mod lease;
 pub mod listen;
 pub mod locks;

@@ -85,7 +85,8 @@ impl Refiller {
     async fn bring(&self, refilled: Refilled) {
         self.health.succeeded(Duty::Refill);
         let inbox = refilled.inbox.clone();
-        self.tell(Event::Refilled { inbox, lanes: refilled.into_lanes() }).await;
+        let (lanes, keys) = refilled.into_rows();
+        self.tell(Event::Refilled { inbox, lanes, keys }).await;
     }
 
     async fn failed(&self, error: &StoreError, inboxes: usize) {

@@ -38,7 +38,7 @@ use crate::postgres::Pool;
 use crate::postgres::lease::BrokerRow;
 use crate::presence::{Absence, Presence};
 use crate::protocol::codec::{LineError, LineReader};
-use crate::protocol::frame::{Ack, Extend, Nack, NackOutcome, Window, push_line};
+use crate::protocol::frame::{Ack, Begun, Extend, Nack, NackOutcome, Window, push_line};
 use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
 use crate::protocol::secret::redact;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
@@ -226,6 +226,7 @@ async fn run(
         inbox: greeted.inbox.clone(),
         instance: greeted.instance.clone(),
         window: greeted.window,
+        hold: greeted.hold,
         link: greeted.is_link(),
         rank: greeted.rank,
     };
@@ -317,7 +318,9 @@ fn stopping() -> ProtocolError {
 
 fn lost_access(code: ErrorCode) -> ProtocolError {
     let sentence = match code {
-        ErrorCode::RoleChanged => "this agent's role was changed; connect again to have it",
+        ErrorCode::RoleChanged => {
+            "this agent's role, or who may take from its group, was changed; connect again to have it so"
+        }
         _ => {
             "this agent was disabled or removed, or the token it came in with is void; ask whoever runs the broker"
         }
@@ -356,6 +359,13 @@ impl Session<'_> {
                     Some(away) => away.say(|tag| ClientFrame::Extend(Extend { tag, ms })).await,
                     None => self.request(Request::Extend { tag, by }).await,
                 }
+            }
+            ClientFrame::Begun(Begun { tag, tags }) => {
+                let (tags, away) = self.route.begun(tag.into_iter().chain(tags).collect());
+                if let Some(away) = away {
+                    away.say(|tags| ClientFrame::Begun(Begun { tag: None, tags })).await?;
+                }
+                self.request(Request::Begun { tags }).await
             }
             ClientFrame::Window(window) => {
                 let n = window.n.min(WINDOW_MAX);

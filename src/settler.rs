@@ -161,6 +161,9 @@ impl Settler {
             Some(open) if !open.is_closed() => open,
             closed => closed.insert(settle::open(&self.target).await?),
         };
+        if !kind.marks() {
+            return settle_kind(connection, kind, batch).await;
+        }
         if !insist && desk.careful_until <= Instant::now() {
             match settle_kind(connection, kind, batch).await {
                 Ok(settled) => {
@@ -268,12 +271,16 @@ fn count(settle: &Settle, metrics: &Metrics) {
             DeadCause::Unreadable => DeadReason::Unreadable,
         }),
         Outcome::Expired => metrics.expired.inc(),
-        Outcome::Release { .. } => {}
+        Outcome::Release { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } => {}
     }
 }
 
 fn is_ready_again(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Release { delay } | Outcome::Fail { delay, .. } if delay.is_zero())
+    match outcome {
+        Outcome::Release { delay } | Outcome::Fail { delay, .. } => delay.is_zero(),
+        Outcome::Spare { .. } | Outcome::Relane { .. } => true,
+        Outcome::Ack { .. } | Outcome::Dead { .. } | Outcome::Expired => false,
+    }
 }
 
 #[cfg(test)]

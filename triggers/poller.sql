@@ -23,7 +23,7 @@ begin
     if was <> becomes then
       delete from postbell.deliveries d
       where d.message_id = new.message_id
-        and d.inbox in (coalesce(old.to_agent_id, 'group:' || old.to_group), coalesce(new.to_agent_id, 'group:' || new.to_group));
+        and d.inbox in (postbell.inbox_of(old.to_agent_id, old.to_group), postbell.inbox_of(new.to_agent_id, new.to_group));
     end if;
     if moved then
       delete from postbell.deliveries d

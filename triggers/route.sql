@@ -1,7 +1,7 @@
 -- After INSERT on agent_messages: writes a delivery for each recipient, in the producer's own transaction, then rings the
 -- bell if some broker sleeps. Of one statement, messages to one inbox come before those to many. Statement-level, so 1,000
 -- rows cost one call. Runs with the rights of its owner and a fixed search_path: a producer needs INSERT on agent_messages
--- and nothing else.
+-- and nothing else. One row is refused although the table takes it: to_agent_id with the name of a group's inbox.
 
 create or replace function postbell.route_messages() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -14,12 +14,15 @@ begin
     return null;
   end if;
   -- History that is loaded with its status (a restore, an import) is not sent again.
-  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
-  select m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group),
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
+  select m.message_id,
+         coalesce(case when starts_with(m.to_agent_id, 'group:') then postbell.agent_inbox(m.to_agent_id) else m.to_agent_id end,
+                  'group:' || m.to_group),
          -- A reply to a process goes into a lane of its own, beside the window of whom it is for.
          case when m.to_instance is null then least(greatest(coalesce(m.priority, 5), 1), 10) else 0 end,
          case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-         case when m.deliver_at > now() then m.deliver_at end
+         case when m.deliver_at > now() then m.deliver_at end,
+         case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
   from inserted m
   where (m.to_agent_id is not null or m.to_group is not null) and coalesce(m.status, 'pending') = 'pending';
 
@@ -29,13 +32,15 @@ begin
     select m.message_id from inserted m
     where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
     on conflict do nothing;
-    insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+    insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-           case when m.deliver_at > now() then m.deliver_at end
+           case when m.deliver_at > now() then m.deliver_at end,
+           case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
     from inserted m
     cross join lateral postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) r (inbox)
-    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending';
+    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
+      and not starts_with(r.inbox, 'group:');
   end if;
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.

@@ -13,17 +13,19 @@ grant insert (message_id, from_agent_id, to_agent_id, message_type, payload, pri
 grant update (status, delivered_at, processed_at, error_message) on agent_messages to authenticated;
 alter table agent_messages enable row level security;
 
--- As itself, to a name or a topic; to all, or to an environment, only an orchestrator. History cannot be made up: a message begins pending.
+-- As itself, to a name (no group's inbox) or a topic; to all, or to an environment, only an orchestrator. History cannot be made up: a message begins pending.
 drop policy if exists postbell_send on agent_messages;
 create policy postbell_send on agent_messages for insert to authenticated
   with check (from_agent_id = (select postbell.api_agent())
               and coalesce(status, 'pending') = 'pending'
-              and (to_agent_id is not null or topic is not null or (select postbell.api_may_broadcast())));
+              and (to_agent_id is not null or topic is not null or (select postbell.api_may_broadcast()))
+              and not coalesce(starts_with(to_agent_id, 'group:'), false));
 drop policy if exists postbell_send_only on agent_messages;
 create policy postbell_send_only on agent_messages as restrictive for insert to authenticated
   with check (from_agent_id = (select postbell.api_agent())
               and coalesce(status, 'pending') = 'pending'
-              and (to_agent_id is not null or topic is not null or (select postbell.api_may_broadcast())));
+              and (to_agent_id is not null or topic is not null or (select postbell.api_may_broadcast()))
+              and not coalesce(starts_with(to_agent_id, 'group:'), false));
 
 -- What was sent to it or by it, and a broadcast for as long as its own delivery is there.
 drop policy if exists postbell_read on agent_messages;

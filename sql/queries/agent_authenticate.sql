@@ -5,7 +5,8 @@ select r.agent_id, coalesce(r.role, 'agent') as role,
        coalesce(r.environment, 'unknown') as environment, r.enabled is not false as enabled, r.token_hash,
        case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous,
        l.sends_per_second, l.sends_burst, l.send_bytes_per_second, l.send_bytes_burst, l.publishes_outstanding,
-       l.connections, (extract(epoch from clock_timestamp()) * 1000000)::bigint as rank
+       l.connections, l.hold_seconds, l.locks_held, l.locks_done, l.subscriptions, l.requests_per_second, l.requests_burst,
+       (extract(epoch from clock_timestamp()) * 1000000)::bigint as rank
 from agent_registry r
 left join lateral (
   select l.* from postbell.role_limits l where l.role = any (array[r.role, 'agent'])

@@ -10,7 +10,7 @@ with users (name, privileges) as (
   select current_schema()::text, name, privileges from users
   union all
   select 'postbell', c.relname::text,
-         case when c.relkind = 'v' or c.relname in ('role_limits', 'migrations', 'triggers') then '{select}'::text[]
+         case when c.relkind = 'v' or c.relname in ('role_limits', 'grants', 'migrations', 'triggers') then '{select}'::text[]
               else '{select,insert,update,delete}' end
   from pg_class c
   where c.relnamespace = to_regnamespace('postbell') and c.relkind in ('r', 'v') and c.relname <> 'intact'

@@ -4,6 +4,7 @@
 -- src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
 -- planner from starting at the inboxes or the messages, and `is true` from the index of this broker's leases: the cost must
 -- be the new rows, never the backlog, never the number of agents.
+-- `in_company`: the words that src/inbox/dispatcher/blame.rs begins the reason by.
 -- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
 -- `stored` is what payload and headers take in the table, which costs nothing to know; null where the names are too long,
 -- which are left out then. A payload that is null is left to a refill, which reads it beside the others (payload.sql). `#> '{}'`
@@ -13,20 +14,20 @@ select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
        null::timestamptz as due_at, null::uuid as message_id, null::text as from_agent_id,
        null::text as message_type, null::timestamptz as created_at, null::timestamptz as expires_at,
        null::text as correlation_id, null::text as topic, null::text as headers, null::int as priority,
-       null::text as to_group, null::text as to_instance, null::text as ordering_key, null::text as payload,
-       null::int as stored
+       null::text as to_group, null::text as to_instance, null::text as ordering_key, null::bool as in_company,
+       null::text as payload, null::int as stored
 union all
 select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id,
        case when t.stored is not null then m.from_agent_id end, case when t.stored is not null then m.message_type end,
        m.created_at, m.expires_at, case when t.stored is not null then m.correlation_id end,
        case when t.stored is not null then m.topic end, t.headers, m.priority::int,
        case when t.stored is not null then m.to_group end, case when t.stored is not null then m.to_instance end,
-       case when t.stored is not null then m.ordering_key end, t.payload, t.stored
+       d.ordering_key, starts_with(d.last_error, 'the agent disconnected while it handled this and others'), t.payload, t.stored
 from (
-  select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
+  select delivery_id, inbox, priority, attempt, due_at, message_id, ordering_key, last_error from postbell.deliveries
   where dead_at is null and txid >= $1::text::xid8
   union all
-  select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
+  select delivery_id, inbox, priority, attempt, due_at, message_id, ordering_key, last_error from postbell.deliveries
   where dead_at is null and txid = any ($2::text[]::xid8[])
   offset 0
 ) d

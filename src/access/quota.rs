@@ -25,6 +25,8 @@ pub struct Quota {
 struct Buckets {
     sends: Option<Bucket>,
     bytes: Option<Bucket>,
+    /// Of locks and subscriptions.
+    requests: Option<Bucket>,
     outstanding_max: u64,
 }
 
@@ -35,7 +37,7 @@ pub struct Outstanding(Arc<Quota>);
 impl Quota {
     /// With nothing used.
     pub fn new(now: Instant, limits: &RoleLimits) -> Self {
-        let buckets = Buckets { sends: None, bytes: None, outstanding_max: 0 };
+        let buckets = Buckets { sends: None, bytes: None, requests: None, outstanding_max: 0 };
         let this = Self {
             buckets: Mutex::new(buckets),
             outstanding: AtomicU64::new(0),
@@ -50,6 +52,7 @@ impl Quota {
         let mut buckets = self.buckets();
         set(&mut buckets.sends, now, limits.sends_per_second, limits.sends_burst);
         set(&mut buckets.bytes, now, limits.send_bytes_per_second, limits.send_bytes_burst);
+        set(&mut buckets.requests, now, limits.requests_per_second, limits.requests_burst);
         buckets.outstanding_max = limits.publishes_outstanding.unwrap_or(u64::MAX);
     }
 
@@ -59,7 +62,7 @@ impl Quota {
     /// The wait.
     pub fn admit(self: &Arc<Self>, now: Instant, bytes: u64) -> Result<Outstanding, Duration> {
         let mut buckets = self.buckets();
-        let Buckets { sends, bytes: volume, outstanding_max } = &mut *buckets;
+        let Buckets { sends, bytes: volume, outstanding_max, .. } = &mut *buckets;
         let wait = |bucket: &mut Option<Bucket>, count| {
             bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(now, count))
         };
@@ -76,6 +79,21 @@ impl Quota {
         Ok(Outstanding(self.clone()))
     }
 
+    /// Lets a request for a lock or a subscription pass; otherwise says when to come again.
+    ///
+    /// # Errors
+    /// The wait.
+    pub fn request(&self, now: Instant) -> Result<(), Duration> {
+        let mut buckets = self.buckets();
+        let Some(bucket) = buckets.requests.as_mut() else { return Ok(()) };
+        let wait = bucket.wait(now, 1);
+        if !wait.is_zero() {
+            return Err(wait.max(SLOW_DOWN_MIN));
+        }
+        bucket.take(1);
+        Ok(())
+    }
+
     /// The turn to administer dead letters, if nobody has it: one request at a time, over all connections. It is over when
     /// this is dropped.
     pub fn administer(&self) -> Option<OwnedSemaphorePermit> {
@@ -85,8 +103,8 @@ impl Quota {
     /// Whether nothing is used: then forgetting it forgives nothing.
     pub fn is_unused(&self, now: Instant) -> bool {
         let mut buckets = self.buckets();
-        let Buckets { sends, bytes, .. } = &mut *buckets;
-        let mut buckets = sends.iter_mut().chain(bytes);
+        let Buckets { sends, bytes, requests, .. } = &mut *buckets;
+        let mut buckets = sends.iter_mut().chain(bytes).chain(requests);
         buckets.all(|bucket| bucket.is_full(now))
             && self.outstanding.load(Ordering::Acquire) == 0
             && self.turn.available_permits() == 1
@@ -153,6 +171,19 @@ mod tests {
         assert!(!quota.is_unused(now));
         drop(second);
         assert!(quota.is_unused(now));
+    }
+
+    #[test]
+    fn requests_have_a_rate_of_their_own() {
+        let now = Instant::now();
+        let limits =
+            RoleLimits { requests_per_second: Some(2), requests_burst: Some(3), ..RoleLimits::default() };
+        let quota = quota(now, &limits);
+        assert!((0..3).all(|_| quota.request(now).is_ok()));
+        assert_eq!(quota.request(now), Err(SECOND / 2));
+        assert!(!quota.is_unused(now));
+        quota.request(now + SECOND).expect("a second later");
+        quota.admit(now, 1).expect("sends are others");
     }
 
     #[test]

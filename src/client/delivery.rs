@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::ClientError;
+use super::begun::InHand;
 use super::driver::{Order, Settled};
 use crate::protocol::frame::{Msg, Nack, NackOutcome};
 use crate::protocol::limits::REASON_BYTES_MAX;
@@ -17,19 +18,27 @@ use crate::protocol::limits::REASON_BYTES_MAX;
 #[derive(Debug)]
 pub struct Deliveries {
     receiver: mpsc::Receiver<Delivery>,
+    in_hand: InHand,
     /// Keeps the connection up while somebody takes deliveries, even if the client's handles are gone.
-    _orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<Order>,
 }
 
 impl Deliveries {
     pub(super) fn new(receiver: mpsc::Receiver<Delivery>, orders: mpsc::Sender<Order>) -> Self {
-        Self { receiver, _orders: orders }
+        Self { receiver, in_hand: InHand::default(), orders }
     }
 
     /// The next one; `None` once the client is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         let mut delivery = self.receiver.recv().await?;
         delivery.is_taken = true;
+        let (generation, tag) = (delivery.generation, delivery.message.tag);
+        let tags = self.in_hand.begin(generation, tag);
+        if !tags.is_empty() {
+            // Full only while the broker is away, and then the tags are void anyway.
+            let _ = self.orders.try_send(Order::Begun { tags, generation });
+        }
+        delivery.in_hand = Some(self.in_hand.clone());
         Some(delivery)
     }
 }
@@ -45,13 +54,15 @@ pub struct Delivery {
     generation: u64,
     /// Whether the agent ever had it.
     is_taken: bool,
+    /// Where it is kept that the agent has it; not of an answer to a question.
+    in_hand: Option<InHand>,
     /// `None` once something became of it.
     orders: Option<mpsc::WeakSender<Order>>,
 }
 
 impl Delivery {
     pub(super) fn new(message: Msg, generation: u64, orders: mpsc::WeakSender<Order>) -> Self {
-        Self { message, generation, is_taken: false, orders: Some(orders) }
+        Self { message, generation, is_taken: false, in_hand: None, orders: Some(orders) }
     }
 
     /// The message's id.
@@ -178,6 +189,9 @@ impl Delivery {
 
 impl Drop for Delivery {
     fn drop(&mut self) {
+        if let Some(in_hand) = self.in_hand.take() {
+            in_hand.end(self.generation, self.message.tag);
+        }
         let Some(orders) = self.orders.take().and_then(|orders| orders.upgrade()) else { return };
         let (tag, generation) = (self.message.tag, self.generation);
         let nack = |outcome, reason| Nack { tag, outcome, delay_ms: None, reason };

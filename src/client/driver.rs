@@ -47,6 +47,11 @@ pub(super) enum Order {
         generation: u64,
         settled: Settled,
     },
+    /// The agent has these in hand.
+    Begun {
+        tags: Vec<u64>,
+        generation: u64,
+    },
     Window(u32),
     Want {
         pattern: String,

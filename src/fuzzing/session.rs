@@ -90,7 +90,7 @@ fn dispatch(events: Vec<Event>) {
             dispatcher.handle(now, Event::Acquired { inbox: inbox.clone(), epoch: 1 });
             dispatcher.handle(now, Event::TailRound { started_at: now, snapshot: "1".into() });
             let lanes = (0..LANES).map(|lane| (lane, 1_000, rows(lane, now))).collect();
-            dispatcher.handle(now, Event::Refilled { inbox, lanes });
+            dispatcher.handle(now, Event::Refilled { inbox, lanes, keys: Vec::new() });
             let effects = dispatcher.advance(now);
             settle(&mut dispatcher, now, effects);
         }

@@ -2,9 +2,11 @@
 //!
 //! Pure: it is told what happened ([`Event`]) and collects what is to be done ([`Effect`]).
 
+mod blame;
 mod ownership;
 mod pushing;
 mod reading;
+mod replies;
 mod settling;
 pub mod waiting;
 
@@ -23,12 +25,15 @@ use super::{SessionId, Tag};
 use crate::protocol::{ErrorCode, ProtocolError};
 use crate::retry::RetryPolicy;
 
+pub use blame::IN_COMPANY;
+pub use replies::REPLIES_WAITING_MAX;
+
 /// All lanes together. Above it every lane keeps to [`ROOM_SCARCE`].
 pub const LANES_BYTES_MAX: usize = 96 * 1024 * 1024;
 /// What a session may hold unacknowledged, beside its window; one delivery is allowed whatever its size.
 pub const SESSION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What a session may hold of replies to its own process, beside its window: a handler that has asked waits for its
-/// answer while it fills the window itself.
+/// answer while it fills the window itself. In bytes as many as the window.
 pub const REPLIES_MAX: u32 = 64;
 /// Outcomes that wait to be written. Above it nothing is pushed: the database is slower than the agents, or
 /// away, and what it does not know yet would be repeated after a crash.
@@ -53,8 +58,19 @@ struct Session {
     inbox: Arc<str>,
     instance: Option<String>,
     window: u32,
+    /// All of them, and of these the replies beside the window.
     in_flight: u32,
     in_flight_bytes: usize,
+    replies: u32,
+    replies_bytes: usize,
+    /// The longest it may hold one by extending.
+    hold: Duration,
+    /// It has said what it has begun with.
+    says_begun: bool,
+    /// It gets nothing until it has nothing, for the sake of what was set aside.
+    reserved: bool,
+    /// It has one of those.
+    alone: bool,
     last_tag: Tag,
     /// Another broker's.
     link: bool,
@@ -139,13 +155,19 @@ impl Dispatcher {
     /// Takes note of what happened. Call [`advance`](Self::advance) after one or several.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
-            Event::Join { session, inbox, instance, window, link, rank } => {
+            Event::Join { session, inbox, instance, window, hold, link, rank } => {
                 let new = Session {
                     inbox,
                     instance,
                     window,
                     in_flight: 0,
                     in_flight_bytes: 0,
+                    replies: 0,
+                    replies_bytes: 0,
+                    hold: hold.max(self.rules.ack_deadline),
+                    says_begun: false,
+                    reserved: false,
+                    alone: false,
                     last_tag: 0,
                     link,
                     rank,
@@ -161,7 +183,7 @@ impl Dispatcher {
             Event::Arrived(rows) => self.arrived(rows),
             Event::TailRound { started_at, snapshot } => self.tail_round(started_at, snapshot),
             Event::TailBroken => self.tail_broken(now),
-            Event::Refilled { inbox, lanes } => self.refilled(inbox, lanes),
+            Event::Refilled { inbox, lanes, keys } => self.refilled(inbox, lanes, keys),
             Event::RefillFailed(inbox) => self.refill_failed(inbox),
             Event::Acquired { inbox, epoch } => self.acquired(now, inbox, epoch),
             Event::NotAcquired { inbox, owner } => self.not_acquired(inbox, owner),
@@ -256,5 +278,11 @@ impl Dispatcher {
     fn refuse(&mut self, session: SessionId, code: ErrorCode, sentence: String, reference: Option<String>) {
         let error = ProtocolError::new(code, sentence).for_ref(reference);
         self.effects.push(Effect::Refuse(session, error));
+    }
+
+    /// What is known of each inbox, without the bodies.
+    #[cfg(test)]
+    pub(in crate::inbox) fn sketch(&self) -> String {
+        self.inboxes.iter().map(|(name, inbox)| format!("{name}: {}\n", inbox.sketch())).collect()
     }
 }

@@ -55,6 +55,11 @@ pub enum Request {
     },
     /// A new window.
     Window(u32),
+    /// The agent has begun with these: should it end now, it was one of them.
+    Begun {
+        /// Which.
+        tags: Vec<Tag>,
+    },
 }
 
 /// The broker that an inbox belongs to.
@@ -90,6 +95,8 @@ pub enum Event {
         instance: Option<String>,
         /// The most unacknowledged deliveries it takes.
         window: u32,
+        /// The longest it may hold a delivery by extending its deadline, from the push.
+        hold: Duration,
         /// It is another broker's, for a session of its own; it never makes this one ask for the inbox.
         link: bool,
         /// Of sessions of one agent and instance the highest goes on; where one has none, the last that came.
@@ -139,6 +146,8 @@ pub enum Event {
         inbox: Arc<str>,
         /// Per lane: its position, the rows asked for, and the rows.
         lanes: Vec<(usize, usize, Vec<Entry>)>,
+        /// And per key.
+        keys: Vec<KeyRows>,
     },
     /// A refill could not be read.
     RefillFailed(Arc<str>),
@@ -224,6 +233,16 @@ pub enum Outcome {
         /// The sentence for `last_error`.
         reason: String,
     },
+    /// Ready again at once, with the same attempt and a reason: its agent ended while it handled this and others.
+    Spare {
+        /// The sentence for `last_error`.
+        reason: String,
+    },
+    /// A reply that nobody here waits for: to the lane of its priority.
+    Relane {
+        /// Which.
+        lane: usize,
+    },
     /// A dead letter.
     Dead {
         /// Which kind.
@@ -240,7 +259,8 @@ impl Outcome {
     pub(super) fn delay(&self) -> Option<Duration> {
         match self {
             Self::Release { delay } | Self::Fail { delay, .. } => Some(*delay),
-            Self::Ack { .. } | Self::Dead { .. } | Self::Expired => None,
+            Self::Spare { .. } => Some(Duration::ZERO),
+            Self::Ack { .. } | Self::Relane { .. } | Self::Dead { .. } | Self::Expired => None,
         }
     }
 
@@ -301,6 +321,20 @@ pub struct LaneRefill {
     pub rows: usize,
 }
 
+/// Rows wanted of one ordering key, whatever their priorities: those above an id, at most so many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRefill {
+    /// The key.
+    pub key: Arc<str>,
+    /// Only rows with a higher id.
+    pub above: i64,
+    /// At most so many.
+    pub rows: usize,
+}
+
+/// The rows of one: the key, the rows asked for, and the rows.
+pub type KeyRows = (Arc<str>, usize, Vec<Entry>);
+
 /// Rows wanted for an inbox: only those visible in the snapshot, since the tail brings the others.
 #[derive(Clone, Debug)]
 pub struct Refill {
@@ -310,6 +344,10 @@ pub struct Refill {
     pub snapshot: Snapshot,
     /// Which lanes.
     pub lanes: Vec<LaneRefill>,
+    /// The ordering keys that the lanes leave out.
+    pub passed: Arc<[Arc<str>]>,
+    /// Which keys are read on by themselves.
+    pub keys: Vec<KeyRefill>,
 }
 
 /// What is to be done.

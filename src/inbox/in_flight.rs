@@ -29,6 +29,12 @@ pub struct Flight {
     pub pushed_at: Instant,
     /// When it counts as failed.
     pub deadline: Instant,
+    /// It went beside the window, as a reply.
+    pub is_reply: bool,
+    /// The agent said that it has begun with it.
+    pub begun: bool,
+    /// It is alone with its session, to see whether the agent survives it.
+    pub alone: bool,
 }
 
 /// Every delivery in flight. Each is in `by_tag` and once in `deadlines`, with the same deadline.
@@ -66,13 +72,21 @@ impl InFlight {
         Some(flight)
     }
 
-    /// Moves a deadline; false if this session has no such tag (any more).
-    pub fn extend(&mut self, session: SessionId, tag: Tag, deadline: Instant) -> bool {
+    /// Moves a deadline, to `latest` after the push at most; false if this session has no such tag (any more).
+    pub fn extend(&mut self, session: SessionId, tag: Tag, deadline: Instant, latest: Duration) -> bool {
         let Some(flight) = self.by_tag.get_mut(&(session, tag)) else { return false };
+        let deadline = flight.pushed_at.checked_add(latest).map_or(deadline, |latest| deadline.min(latest));
         self.deadlines.remove(&(flight.deadline, session, tag));
         flight.deadline = deadline;
         self.deadlines.insert((deadline, session, tag));
         true
+    }
+
+    /// The agent has begun with it.
+    pub fn begin(&mut self, session: SessionId, tag: Tag) {
+        if let Some(flight) = self.by_tag.get_mut(&(session, tag)) {
+            flight.begun = true;
+        }
     }
 
     /// Everything of a session that ended, oldest push first.
@@ -116,6 +130,8 @@ impl InFlight {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(3600);
+
     fn flight(id: i64, at: Instant, deadline: Instant) -> Flight {
         Flight {
             inbox: "a".into(),
@@ -125,6 +141,9 @@ mod tests {
             bytes: 10,
             pushed_at: at,
             deadline,
+            is_reply: false,
+            begun: false,
+            alone: false,
         }
     }
 
@@ -147,12 +166,25 @@ mod tests {
         all.insert(1, 1, flight(1, now, at(30)));
         all.insert(1, 2, flight(2, now, at(20)));
         all.insert(2, 1, flight(3, now, at(10)));
-        assert!(all.extend(2, 1, at(25)));
-        assert!(!all.extend(2, 9, at(25)));
+        assert!(all.extend(2, 1, at(25), LONG));
+        assert!(!all.extend(2, 9, at(25), LONG));
         assert!(all.take_overdue(at(19)).is_none());
         let order: Vec<i64> =
             std::iter::from_fn(|| all.take_overdue(at(30))).map(|(_, _, f)| f.delivery_id).collect();
         assert_eq!(order, [2, 3, 1]);
+    }
+
+    #[test]
+    fn no_extension_goes_beyond_the_longest_hold() {
+        let now = Instant::now();
+        let at = |s| now + Duration::from_secs(s);
+        let mut all = InFlight::default();
+        all.insert(1, 1, flight(1, now, at(30)));
+        for _ in 0..3 {
+            assert!(all.extend(1, 1, at(600_000), Duration::from_secs(90)));
+        }
+        assert!(all.take_overdue(at(89)).is_none());
+        assert_eq!(all.take_overdue(at(90)).map(|(_, tag, _)| tag), Some(1));
     }
 
     #[test]

@@ -20,17 +20,18 @@ pub struct Room {
     pub entries: usize,
     /// In bytes of bodies and bookkeeping; one entry is held whatever its size.
     pub bytes: usize,
+    /// The rows of its first refill, when neither the size of its messages nor the pace of its agents is known.
+    pub first_rows: usize,
 }
 
+/// The rows of the first refill: 64 of the largest are what one broker can hold at once.
+pub const REFILL_ROWS_FIRST: usize = 64;
 /// The room of a lane while memory is plenty.
-pub const ROOM: Room = Room { entries: 2_000, bytes: 2 * 1024 * 1024 };
+pub const ROOM: Room = Room { entries: 2_000, bytes: 2 * 1024 * 1024, first_rows: REFILL_ROWS_FIRST };
 /// The room of a lane while all lanes together are over their bound.
-pub const ROOM_SCARCE: Room = Room { entries: 16, bytes: 64 * 1024 };
+pub const ROOM_SCARCE: Room = Room { entries: 16, bytes: 64 * 1024, first_rows: REFILL_ROWS_FIRST };
 /// The most rows of one refill.
 pub const REFILL_ROWS_MAX: usize = 1_000;
-/// The rows of the first refill, when neither the size of this lane's messages nor the pace of its agents is known: 64 of
-/// the largest are what one broker can hold at once.
-pub const REFILL_ROWS_FIRST: usize = 64;
 
 const _: () = assert!(REFILL_ROWS_MAX <= ROOM.entries);
 const _: () = assert!(REFILL_ROWS_FIRST <= REFILL_ROWS_MAX);
@@ -40,8 +41,8 @@ const _: () = assert!(REFILL_ROWS_FIRST <= REFILL_ROWS_MAX);
 pub enum Known {
     /// Nothing: take it.
     New,
-    /// It is with a session: the row is the one that was pushed. Skip it.
-    InFlight,
+    /// It is with a session, or held elsewhere in the inbox: skip it.
+    Held,
     /// Its outcome is being written, so the row may be the old one or the new one: stop before it, and ask
     /// again once the outcome is settled.
     Settling,
@@ -71,6 +72,11 @@ impl Lane {
     /// A lane of which nothing was read yet.
     pub fn unread() -> Self {
         Self { more: true, ..Self::default() }
+    }
+
+    /// The same while a round of the tail may be open, which brought rows that no refill shows before its end.
+    pub fn unread_in(round_is_open: bool) -> Self {
+        Self { left_in_round: round_is_open.then_some(1), ..Self::unread() }
     }
 
     /// How many deliveries it holds.
@@ -116,6 +122,43 @@ impl Lane {
         Some(entry)
     }
 
+    /// The deliveries it holds, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.held.values()
+    }
+
+    /// The youngest delivery's id.
+    pub fn back(&self) -> Option<i64> {
+        self.held.last_key_value().map(|(id, _)| *id)
+    }
+
+    /// This one.
+    pub fn get(&self, id: i64) -> Option<&Entry> {
+        self.held.get(&id)
+    }
+
+    /// Takes this one, wherever it is.
+    pub fn take(&mut self, id: i64) -> Option<Entry> {
+        let entry = self.held.remove(&id)?;
+        self.bytes -= entry.cost_bytes();
+        self.taken = self.taken.saturating_add(1);
+        Some(entry)
+    }
+
+    /// Holds one that came from elsewhere than the table: the lane is no part of it.
+    pub fn put(&mut self, entry: Entry) {
+        self.hold(entry);
+    }
+
+    /// Leaves everything it holds in the table.
+    pub fn give_back(&mut self) {
+        let Some(first) = self.front() else { return };
+        self.held.clear();
+        self.bytes = 0;
+        self.horizon = first - 1;
+        self.leave_in_table(first);
+    }
+
     /// A delivery that the tail brought.
     pub fn arrive(&mut self, entry: Entry, room: Room) {
         self.left_in_round.get_or_insert(i64::MAX);
@@ -148,28 +191,29 @@ impl Lane {
             && self.refilling.is_none()
             // The very next row waits for the round to end.
             && self.left_in_round != Some(self.horizon + 1)
-            && self.held.len() <= (room.entries / 2).min(self.taken.max(REFILL_ROWS_FIRST / 2))
+            && self.held.len() <= (room.entries / 2).min(self.taken.max(room.first_rows / 2))
             && self.bytes <= room.bytes / 2
     }
 
     /// How many rows to read at once: as many as were taken, and as many again. An agent that takes one message a minute
     /// has no thousand of them read, whenever it connects; one that takes all it can get soon has.
-    fn appetite(&self) -> usize {
-        self.taken.saturating_mul(2).clamp(REFILL_ROWS_FIRST, REFILL_ROWS_MAX)
+    fn appetite(&self, room: Room) -> usize {
+        self.taken.saturating_mul(2).clamp(room.first_rows, REFILL_ROWS_MAX)
     }
 
     /// Starts a refill: rows with an id above the first number, oldest first, at most the second.
     pub fn begin_refill(&mut self, room: Room) -> (i64, usize) {
         self.refilling = Some(self.left_in_round.unwrap_or(i64::MAX));
         let fit = match self.entry_bytes_mean {
-            0 => REFILL_ROWS_FIRST,
+            0 => room.first_rows,
             mean => (room.bytes.saturating_sub(self.bytes) / mean).max(1),
         };
-        let rows = fit.min(room.entries.saturating_sub(self.held.len()).max(1)).min(self.appetite());
+        let rows = fit.min(room.entries.saturating_sub(self.held.len()).max(1)).min(self.appetite(room));
         (self.horizon, rows)
     }
 
-    /// The rows of the refill, oldest first; fewer than `asked` say that there were no more.
+    /// The rows of the refill, oldest first; fewer than `asked` say that there were no more. A statement that looked at as many
+    /// rows as it may says that it was asked for as many as it brings, and its last one is the last it looked at.
     pub fn end_refill(
         &mut self,
         rows: Vec<Entry>,
@@ -185,7 +229,7 @@ impl Lane {
             if id < stop {
                 match known(&entry) {
                     Known::New => self.hold(entry),
-                    Known::InFlight => {}
+                    Known::Held => {}
                     Known::Settling | Known::Left => stop = id,
                 }
             }
@@ -238,6 +282,12 @@ impl Lane {
         self.more = true;
         self.left_in_round = self.left_in_round.map(|lowest| lowest.min(id));
         self.refilling = self.refilling.map(|lowest| lowest.min(id));
+    }
+
+    #[cfg(test)]
+    pub(super) fn sketch(&self) -> String {
+        let held: Vec<_> = self.held.keys().collect();
+        format!("{held:?} {} {} {:?} {:?}", self.more, self.horizon, self.refilling, self.left_in_round)
     }
 
     fn check(&self) {

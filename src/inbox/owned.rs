@@ -1,19 +1,23 @@
 //! One inbox: its lanes, who has sessions on it, and how far its ownership is.
 
+mod aside;
+mod turns;
+
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::event::LaneRefill;
-use super::lane::{Known, Lane, Room};
-use super::order::Order;
+use super::event::{KeyRefill, KeyRows, LaneRefill};
+use super::lane::{Known, Lane, ROOM_SCARCE, Room};
+use super::order::{Around, KEYS_MAX, KEYS_MAX_SCARCE, Order};
 use super::{Entry, SessionId};
 use crate::message::{LANES, REPLIES};
 
-/// One push in so many takes the oldest ready delivery of the inbox, whatever its lane, so that no priority
-/// starves: under a saturating urgent load the rest still gets 6 % of the pushes.
-pub(super) const OLDEST_EVERY: u64 = 16;
+pub(super) use turns::OLDEST_EVERY;
+
+/// Replies that nobody here waits for, on their way to the lanes of their priorities: so many at once, so that their
+/// writing delays nobody's acks.
+pub(super) const RELANES_MAX: usize = 500;
 
 /// How far this broker's ownership of the inbox is.
 ///
@@ -38,10 +42,14 @@ pub(super) type Attempt = (i64, u32);
 /// Where a delivery is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// An ordering key has let it go.
-    Order,
+    /// This one, that its ordering key has let go.
+    Order(i64),
     /// This lane.
     Lane(usize),
+    /// This reply, in the lane of replies.
+    Reply(i64),
+    /// What was set aside until a session has nothing else.
+    Aside,
 }
 
 /// An attempt that left its lane. It can be both: it is given back, the tail brings it again and it is pushed, all
@@ -62,6 +70,10 @@ pub(super) struct Inbox {
     pub(super) ask_again: bool,
     lanes: [Lane; LANES],
     pub(super) order: Order,
+    /// What is to be alone with its session, and waits for one that has nothing else.
+    aside: VecDeque<Entry>,
+    /// How many replies are on their way to other lanes.
+    relaning: usize,
     /// In the order in which they get the next delivery.
     pub(super) sessions: VecDeque<SessionId>,
     unsettled: HashMap<Attempt, Unsettled>,
@@ -92,6 +104,8 @@ impl Inbox {
             ask_again: false,
             lanes: std::array::from_fn(|_| Lane::unread()),
             order: Order::default(),
+            aside: VecDeque::new(),
+            relaning: 0,
             sessions: VecDeque::new(),
             unsettled: HashMap::new(),
             settled_in_refill: HashSet::new(),
@@ -108,12 +122,17 @@ impl Inbox {
 
     /// Forgets what its lanes hold, to read it anew.
     pub(super) fn forget(&mut self, ownership: Ownership) {
-        self.lanes = std::array::from_fn(|_| Lane::unread());
-        self.order.forget();
+        self.read_anew();
+        self.ownership = ownership;
+    }
+
+    fn read_anew(&mut self) {
+        self.lanes = std::array::from_fn(|_| Lane::unread_in(self.in_round));
+        self.forget_aside();
+        self.order.forget(self.in_round);
         self.refill_is_stale = self.refilling;
         self.waits_for_settle = false;
         self.settled_in_refill.clear();
-        self.ownership = ownership;
     }
 
     pub(super) fn is_owned(&self) -> bool {
@@ -121,108 +140,91 @@ impl Inbox {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes()
+        let aside: usize = self.aside.iter().map(Entry::cost_bytes).sum();
+        self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes() + aside
     }
 
     /// A delivery that the tail brought. True: the first one in this round.
     pub(super) fn arrive(&mut self, entry: Entry, room: Room) -> bool {
         // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the
         // one in flight will match this row as well.
-        if self.is_in_flight(&entry) {
-            // It is the row that was pushed.
-        } else if entry.is_left() {
+        let first = !std::mem::replace(&mut self.in_round, true);
+        if self.is_in_flight(&entry) || self.is_aside(&entry) {
+            return first;
+        }
+        // A reply waits for no other of its key.
+        let entry = if entry.lane == REPLIES {
+            Some(entry)
+        } else {
+            let (lanes, order) = (&self.lanes, &mut self.order);
+            order.take_back(entry, || Around::of(lanes, true))
+        };
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.is_left()) {
             self.lanes[entry.lane].leave(entry.delivery_id);
-        } else if let Some(entry) = self.order.take_back(entry) {
+        } else if let Some(entry) = entry {
             self.lanes[entry.lane].arrive(entry, room);
         }
-        !std::mem::replace(&mut self.in_round, true)
+        first
     }
 
     /// A round of the tail is whole.
     pub(super) fn end_round(&mut self) {
         self.in_round = false;
         self.lanes.iter_mut().for_each(Lane::end_round);
+        self.order.end_round();
     }
 
-    /// Where the next delivery to push is, and its size: what an ordering key has let go, since it was its turn before;
-    /// then strictly by lane, but for one in [`OLDEST_EVERY`]. Replies go their own way.
-    pub(super) fn next(&self) -> Option<(Source, usize)> {
-        if let Some(bytes) = self.order.front_bytes() {
-            return Some((Source::Order, bytes));
-        }
-        if self.order.is_full() {
-            return None;
-        }
-        let turn_of_the_oldest = self.pushes % OLDEST_EVERY == OLDEST_EVERY - 1;
-        let lane = if turn_of_the_oldest { self.oldest_lane() } else { self.urgent_lane() }?;
-        Some((Source::Lane(lane), self.lanes[lane].front_bytes()))
-    }
-
-    /// The next reply: the process that it is for, and its size.
-    pub(super) fn next_reply(&self) -> Option<(Option<Arc<str>>, usize)> {
-        let reply = self.lanes[REPLIES].first()?;
-        Some((reply.instance().cloned(), self.lanes[REPLIES].front_bytes()))
-    }
-
-    /// Takes what [`next`](Self::next) or [`next_reply`](Self::next_reply) showed; `None` if it waits for another with
-    /// its key. A reply waits for none.
-    pub(super) fn pop(&mut self, source: Source) -> Option<Entry> {
-        match source {
-            Source::Order => self.order.pop(),
-            Source::Lane(REPLIES) => self.lanes[REPLIES].pop(),
-            Source::Lane(lane) => self.lanes[lane].pop().and_then(|entry| self.order.admit(entry)),
-        }
-    }
-
-    fn by_priority(&self) -> impl Iterator<Item = (usize, &Lane)> {
-        self.lanes.iter().enumerate().skip(REPLIES + 1)
-    }
-
-    fn urgent_lane(&self) -> Option<usize> {
-        for (position, lane) in self.by_priority() {
-            if !lane.is_empty() {
-                return Some(position);
-            }
-            // Something more urgent is on its way from the table: less urgent deliveries wait for it.
-            if lane.has_more() {
-                return None;
-            }
-        }
-        None
-    }
-
-    fn oldest_lane(&self) -> Option<usize> {
-        let fronts = self.by_priority().filter_map(|(i, lane)| Some((lane.front()?, i)));
-        fronts.min().map(|(_, lane)| lane)
-    }
-
-    /// The lanes to read on, if it is time; there is one refill of an inbox at a time.
-    pub(super) fn begin_refill(&mut self, room: Room) -> Vec<LaneRefill> {
+    /// The lanes and keys to read on, if it is time; there is one refill of an inbox at a time.
+    pub(super) fn begin_refill(&mut self, room: Room) -> (Vec<LaneRefill>, Vec<KeyRefill>) {
         if self.refilling || self.waits_for_settle || !self.is_owned() {
-            return Vec::new();
+            return Default::default();
         }
-        let mut wanted = Vec::new();
+        self.keep_keys(room);
+        let mut lanes = Vec::new();
         for (position, lane) in self.lanes.iter_mut().enumerate() {
             if lane.wants_refill(room) {
                 let (above, rows) = lane.begin_refill(room);
-                wanted.push(LaneRefill { lane: position, above, rows });
+                lanes.push(LaneRefill { lane: position, above, rows });
             }
         }
-        self.refilling = !wanted.is_empty();
-        wanted
+        let keys = if self.order.is_hungry() {
+            let (held, in_round) = (&self.lanes, self.in_round);
+            self.order.begin_refill(|| Around::of(held, in_round))
+        } else {
+            Vec::new()
+        };
+        self.refilling = !lanes.is_empty() || !keys.is_empty();
+        (lanes, keys)
     }
 
-    pub(super) fn end_refill(&mut self, lanes: Vec<(usize, usize, Vec<Entry>)>, room: Room) {
+    /// Too many keys are given up: what of them waits comes by the lanes once more.
+    fn keep_keys(&mut self, room: Room) {
+        let front = self.lanes.iter().filter_map(Lane::front).min();
+        self.order.end_lingering(front.unwrap_or(i64::MAX));
+        let keys_max = if room == ROOM_SCARCE { KEYS_MAX_SCARCE } else { KEYS_MAX };
+        if self.order.keep_to(keys_max) {
+            self.read_anew();
+        }
+    }
+
+    /// The answer: by lane and by key, the rows that were asked for, and those that came.
+    pub(super) fn end_refill(
+        &mut self,
+        lanes: Vec<(usize, usize, Vec<Entry>)>,
+        keys: Vec<KeyRows>,
+        room: Room,
+    ) {
         let settled = std::mem::take(&mut self.settled_in_refill);
         if !std::mem::take(&mut self.refilling) || std::mem::take(&mut self.refill_is_stale) {
             return;
         }
-        let (unsettled, order) = (&self.unsettled, &self.order);
+        let (unsettled, aside) = (&self.unsettled, &self.aside);
         let waits = Cell::new(false);
+        let is_aside = |attempt: Attempt| aside.iter().any(|entry| attempt_of(entry) == attempt);
         let known = |entry: &Entry| match unsettled.get(&attempt_of(entry)) {
+            Some(u) if u.in_flight > 0 => Known::Held,
+            None if is_aside(attempt_of(entry)) => Known::Held,
             None if entry.is_left() => Known::Left,
-            Some(u) if u.in_flight > 0 => Known::InFlight,
-            None if order.holds(entry) => Known::InFlight,
             Some(_) => {
                 waits.set(true);
                 Known::Settling
@@ -230,9 +232,16 @@ impl Inbox {
             None if settled.contains(&attempt_of(entry)) => Known::Settling,
             None => Known::New,
         };
+        let order = &self.order;
+        // A key with a lane of its own brings its deliveries by that, those that are being settled as well.
+        let in_lane = |entry: &Entry| {
+            let is_held = entry.lane != REPLIES && order.holds(entry);
+            if is_held { Known::Held } else { known(entry) }
+        };
         for (position, asked, rows) in lanes {
-            self.lanes[position].end_refill(rows, asked, room, known);
+            self.lanes[position].end_refill(rows, asked, room, in_lane);
         }
+        self.order.end_refill(keys, known);
         self.waits_for_settle = waits.get();
     }
 
@@ -243,6 +252,22 @@ impl Inbox {
         for lane in &mut self.lanes {
             lane.cancel_refill();
         }
+        self.order.cancel_refill();
+    }
+
+    /// A reply is on its way to another lane.
+    pub(super) fn relane(&mut self) {
+        self.relaning += 1;
+    }
+
+    /// It is there. True: others may follow.
+    pub(super) fn relaned(&mut self) -> bool {
+        self.relaning = self.relaning.saturating_sub(1);
+        !self.lanes[REPLIES].is_empty()
+    }
+
+    pub(super) fn may_relane(&self) -> bool {
+        self.relaning < RELANES_MAX
     }
 
     /// It was handed to a session. Only pushes count towards the turn of the oldest.
@@ -279,9 +304,8 @@ impl Inbox {
         std::mem::take(&mut self.waits_for_settle)
     }
 
-    /// Takes note whether one of its sessions has room. There is none either while too many wait for others of their key.
+    /// Takes note whether one of its sessions has room.
     pub(super) fn note_room(&mut self, now: Instant, has_room: bool) {
-        let has_room = has_room && !self.order.is_full();
         self.room_since = has_room.then(|| self.room_since.unwrap_or(now));
     }
 
@@ -289,7 +313,9 @@ impl Inbox {
     /// a backlog, and waits for those before it: for the broker only while none of them is pushed. What its key held back waits
     /// for those with the same.
     pub(super) fn waited(&self, now: Instant, source: Source, entry: &Entry) -> Duration {
-        let (Some(room_since), Source::Lane(_)) = (self.room_since, source) else { return Duration::ZERO };
+        let (Some(room_since), Source::Lane(_) | Source::Reply(_)) = (self.room_since, source) else {
+            return Duration::ZERO;
+        };
         let ready = entry.ready_for(now);
         if ready <= now.saturating_duration_since(room_since) {
             return ready;
@@ -304,7 +330,7 @@ impl Inbox {
         let ordinary = self.lanes.iter().enumerate().filter(|(lane, _)| *lane != REPLIES);
         let fronts = ordinary.filter_map(|(lane, held)| Some((lane, held.first()?)));
         let held = fronts.map(|(lane, entry)| self.waited(now, Source::Lane(lane), entry)).max();
-        let may_wait = !self.is_owned() || self.lanes.iter().any(Lane::has_more);
+        let may_wait = !self.is_owned() || self.has_unread();
         if held.is_some() || !may_wait {
             self.stalled = None;
             return held.unwrap_or_default();
@@ -323,6 +349,12 @@ impl Inbox {
     /// and no answer is under way that the inbox's next life would take for its own.
     pub(super) fn is_quiet(&self) -> bool {
         self.unsettled.is_empty() && !self.refilling && !self.asking
+    }
+}
+
+impl Around {
+    fn of(lanes: &[Lane; LANES], round_is_open: bool) -> Self {
+        Self { newest_held: lanes.iter().filter_map(Lane::back).max().unwrap_or(0), round_is_open }
     }
 }
 

@@ -1,11 +1,13 @@
 //! The dispatcher, through what it is told and what it wants done.
 
+mod blame;
 mod links;
 mod order;
 mod outcomes;
 mod ownership;
 mod pushing;
 mod refills;
+mod replies;
 mod sessions;
 mod simulation;
 pub(super) mod support;

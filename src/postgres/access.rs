@@ -18,9 +18,12 @@ pub struct Entry<'a> {
     pub token: &'a TokenHash,
     /// As the registry had it then.
     pub role: &'a str,
+    /// The group it takes from.
+    pub group: Option<&'a str>,
 }
 
-/// The sessions that may not stay; true where the agent may come again, since only its role is another.
+/// The sessions that may not stay; true where the agent may come again, since only its role, or who may take from its
+/// group, is another.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -29,6 +32,7 @@ pub async fn lost(pool: &Pool, entries: &[Entry<'_>]) -> Result<Vec<(u64, bool)>
     let agents: Vec<&str> = entries.iter().map(|e| e.agent).collect();
     let tokens: Vec<&[u8]> = entries.iter().map(|e| e.token.as_slice()).collect();
     let roles: Vec<&str> = entries.iter().map(|e| e.role).collect();
-    let rows = pool.query(LOST, &[&sessions, &agents, &tokens, &roles]).await?;
+    let groups: Vec<Option<&str>> = entries.iter().map(|e| e.group).collect();
+    let rows = pool.query(LOST, &[&sessions, &agents, &tokens, &roles, &groups]).await?;
     rows.iter().map(|row| Ok((row.count("session")?, row.cell("may_connect")?))).collect()
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::agents::RoleLimits;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
@@ -20,6 +21,32 @@ pub enum Acquired {
     Held(i64),
     /// It is not.
     Taken(Taken),
+    /// This agent may not hold it.
+    Forbidden,
+    /// This agent holds as many as it may.
+    TooMany,
+}
+
+/// What became of giving one back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Released {
+    /// It is given back, or done.
+    Yes,
+    /// It was not held under this fence any more.
+    NotHeld,
+    /// This agent has marked as many tasks as it may.
+    TooMany,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker<'a> {
+    /// Which agent.
+    pub agent: &'a str,
+    /// Its role, as the registry has it.
+    pub role: &'a str,
+    /// How much it allows.
+    pub limits: &'a RoleLimits,
 }
 
 /// Why a lock cannot be had.
@@ -39,14 +66,22 @@ pub struct Taken {
 /// See [`StoreError`].
 pub async fn acquire(
     pool: &Pool,
-    agent: &str,
+    asker: Asker<'_>,
     key: &str,
     ttl: Duration,
     fence: Option<i64>,
 ) -> Result<Acquired, StoreError> {
+    let Asker { agent, role, limits } = asker;
+    let (most, ttl_ms) = (at_most(limits.locks_held), ttl.as_millis() as i64);
     let mut asked = 0;
     let row = loop {
-        let row = pool.query_one(ACQUIRE, &[&key, &agent, &(ttl.as_millis() as i64), &fence]).await?;
+        let row = pool.query_one(ACQUIRE, &[&key, &agent, &ttl_ms, &fence, &most, &role]).await?;
+        if !row.cell::<_, bool>("may")? {
+            return Ok(Acquired::Forbidden);
+        }
+        if row.cell("is_full")? {
+            return Ok(Acquired::TooMany);
+        }
         if let Some(fence) = row.cell("fence")? {
             return Ok(Acquired::Held(fence));
         }
@@ -64,16 +99,26 @@ pub async fn acquire(
     }))
 }
 
-/// Gives a lock back, or marks its task as done. False: it was not held under this fence any more.
+/// Gives a lock back, or marks its task as done.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub async fn release(
     pool: &Pool,
-    agent: &str,
+    asker: Asker<'_>,
     key: &str,
     fence: i64,
     done: bool,
-) -> Result<bool, StoreError> {
-    pool.query_one(RELEASE, &[&key, &agent, &fence, &done]).await?.cell("was_held")
+) -> Result<Released, StoreError> {
+    let most = at_most(asker.limits.locks_done);
+    let row = pool.query_one(RELEASE, &[&key, &asker.agent, &fence, &done, &most]).await?;
+    Ok(match (row.cell("was_held")?, row.cell("is_full")?) {
+        (true, _) => Released::Yes,
+        (false, true) => Released::TooMany,
+        (false, false) => Released::NotHeld,
+    })
+}
+
+fn at_most(limit: Option<u64>) -> Option<i64> {
+    limit.map(|n| i64::try_from(n).unwrap_or(i64::MAX))
 }

@@ -1,8 +1,9 @@
-//! Refills: the next deliveries of lanes that run low.
+//! Refills: the next deliveries of lanes that run low, and of ordering keys that have lanes of their own.
 //!
-//! One statement reads several lanes, and only payloads that are small for certain. The others are read after it, inbox by
-//! inbox ([`Refilled::finish`]), so that what is dear for one agent costs no other one's time.
+//! One statement reads several lanes, one more the keys, and only payloads that are small for certain. The others are read
+//! after it, inbox by inbox ([`Refilled::finish`]), so that what is dear for one agent costs no other one's time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,17 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::cell::Cells;
+use super::connection::Params;
 use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed};
 use super::pool::Pool;
 use super::row::{Clocks, Content, entry};
-use crate::inbox::event::Refill;
+use crate::inbox::event::{KeyRows, Refill};
+use crate::inbox::lane::REFILL_ROWS_MAX;
 use crate::inbox::{Entry, Unfit};
+use crate::message::REPLIES;
 
 const REFILL: &str = include_str!("../../sql/queries/refill.sql");
+const REFILL_KEY: &str = include_str!("../../sql/queries/refill_key.sql");
 
 /// Payloads that are read at once; each may be a megabyte of text.
 const GROUP_ROWS: usize = 16;
@@ -31,6 +36,10 @@ const TURN: Duration = Duration::from_millis(250);
 /// A statement that failed after so long may have had rows that are dear.
 const LATE: Duration = Duration::from_secs(3);
 
+/// At how many rows of a lane one statement looks: what ordering keys leave out is walked in steps, so that no other inbox
+/// waits for that.
+pub const SCAN_ROWS_MAX: i64 = 20_000;
+
 /// Per lane of a refill: its position, the rows asked for, and the rows.
 pub type Lanes = Vec<(usize, usize, Vec<Entry>)>;
 
@@ -39,7 +48,16 @@ pub type Lanes = Vec<(usize, usize, Vec<Entry>)>;
 pub struct Refilled {
     /// Whose.
     pub inbox: Arc<str>,
-    lanes: Vec<(usize, usize, Vec<Found>)>,
+    /// Where the statement looked at as many rows as it may, a lane was asked for as many as came.
+    lanes: Vec<(usize, Rows)>,
+    keys: Vec<(Arc<str>, Rows)>,
+}
+
+/// What came of one lane or key.
+#[derive(Debug, Default)]
+struct Rows {
+    asked: usize,
+    found: Vec<Found>,
 }
 
 #[derive(Debug)]
@@ -56,7 +74,10 @@ struct Left {
     stored: usize,
 }
 
-/// Reads several refills by one statement; the answers are in the order of the questions.
+const _: () = assert!(SCAN_ROWS_MAX as usize > REFILL_ROWS_MAX);
+
+/// Reads several refills by one statement, and one more where ordering keys are read; the answers are in the order of the
+/// questions.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -73,31 +94,97 @@ pub async fn refill(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<Vec<
 }
 
 async fn attempt(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Refilled>, StoreError> {
+    let mut lanes = read_lanes(pool, refills, light).await?.into_iter();
+    let mut keys = read_keys(pool, refills, light).await?.into_iter();
+    let answer = |r: &Refill| Refilled {
+        inbox: r.inbox.clone(),
+        lanes: r.lanes.iter().zip(lanes.by_ref()).map(|(l, rows)| (l.lane, rows)).collect(),
+        keys: r.keys.iter().zip(keys.by_ref()).map(|(k, rows)| (k.key.clone(), rows)).collect(),
+    };
+    Ok(refills.iter().map(answer).collect())
+}
+
+async fn read_lanes(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Rows>, StoreError> {
     let lanes = || refills.iter().flat_map(|r| r.lanes.iter().map(move |lane| (r, lane)));
     let inboxes: Vec<&str> = lanes().map(|(r, _)| &*r.inbox).collect();
     let priorities: Vec<i16> = lanes().map(|(_, l)| l.lane as i16).collect();
     let above: Vec<i64> = lanes().map(|(_, l)| l.above).collect();
     let counts: Vec<i64> = lanes().map(|(_, l)| l.rows as i64).collect();
     let snapshots: Vec<&str> = lanes().map(|(r, _)| &*r.snapshot).collect();
-    let params: super::connection::Params<'_> =
-        &[&inboxes, &priorities, &above, &counts, &snapshots, &light, &NAMES_BYTES_MAX];
-    let mut found: Vec<Vec<Found>> = lanes().map(|_| Vec::new()).collect();
+    let mut passed: Vec<String> = Vec::new();
+    let mut passed_of = Vec::with_capacity(inboxes.len());
+    for refill in refills {
+        let place = (!refill.passed.is_empty()).then(|| {
+            passed.push(object(&refill.passed));
+            passed.len() as i32
+        });
+        // Replies wait for no key.
+        passed_of.extend(refill.lanes.iter().map(|l| place.filter(|_| l.lane != REPLIES)));
+    }
+    if inboxes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let params: Params<'_> = &[
+        &inboxes,
+        &priorities,
+        &above,
+        &counts,
+        &snapshots,
+        &light,
+        &NAMES_BYTES_MAX,
+        &passed_of,
+        &passed,
+        &SCAN_ROWS_MAX,
+    ];
+    let asked = lanes().map(|(_, l)| l.rows).collect();
+    sorted(pool, REFILL, params, asked).await
+}
+
+async fn read_keys(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Rows>, StoreError> {
+    let keys = || refills.iter().flat_map(|r| r.keys.iter().map(move |key| (r, key)));
+    let inboxes: Vec<&str> = keys().map(|(r, _)| &*r.inbox).collect();
+    if inboxes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = keys().map(|(_, k)| &*k.key).collect();
+    let above: Vec<i64> = keys().map(|(_, k)| k.above).collect();
+    let counts: Vec<i64> = keys().map(|(_, k)| k.rows as i64).collect();
+    let snapshots: Vec<&str> = keys().map(|(r, _)| &*r.snapshot).collect();
+    let params: Params<'_> = &[&inboxes, &names, &above, &counts, &snapshots, &light, &NAMES_BYTES_MAX];
+    let asked = keys().map(|(_, k)| k.rows).collect();
+    sorted(pool, REFILL_KEY, params, asked).await
+}
+
+/// The rows by what was asked.
+async fn sorted(
+    pool: &Pool,
+    sql: &'static str,
+    params: Params<'_>,
+    asked: Vec<usize>,
+) -> Result<Vec<Rows>, StoreError> {
+    let mut all: Vec<Rows> = asked.into_iter().map(|asked| Rows { asked, found: Vec::new() }).collect();
+    let mut cut = vec![false; all.len()];
     let mut weighed = Weighed::default();
-    pool.query_each(REFILL, params, |row| {
+    pool.query_each(sql, params, |row| {
         let place = usize::try_from(row.cell::<_, i32>("lane_no")?).ok().and_then(|no| no.checked_sub(1));
-        let Some(lane) = place.and_then(|place| found.get_mut(place)) else { return Ok(()) };
-        lane.push(Found::of(row, &mut weighed)?);
+        let Some((place, rows)) = place.and_then(|place| Some((place, all.get_mut(place)?))) else {
+            return Ok(());
+        };
+        cut[place] |= row.cell::<_, bool>("is_cut")?;
+        rows.found.push(Found::of(row, &mut weighed)?);
         Ok(())
     })
     .await?;
-    let mut found = found.into_iter();
-    Ok(refills
-        .iter()
-        .map(|r| Refilled {
-            inbox: r.inbox.clone(),
-            lanes: r.lanes.iter().zip(found.by_ref()).map(|(l, rows)| (l.lane, l.rows, rows)).collect(),
-        })
-        .collect())
+    for (rows, _) in all.iter_mut().zip(cut).filter(|(_, is_cut)| *is_cut) {
+        rows.asked = rows.found.len();
+    }
+    Ok(all)
+}
+
+/// An object of which these are the keys: what Postgres looks up by bisection.
+fn object(keys: &[Arc<str>]) -> String {
+    let keys: BTreeMap<&str, u8> = keys.iter().map(|key| (&**key, 0)).collect();
+    serde_json::to_string(&keys).unwrap_or_default()
 }
 
 impl Found {
@@ -120,7 +207,9 @@ impl Found {
 impl Refilled {
     /// Whether payloads are still to be read, which may take long.
     pub fn is_unfinished(&self) -> bool {
-        self.lanes.iter().any(|(_, _, rows)| rows.iter().any(|found| found.left.is_some()))
+        let of_keys = self.keys.iter().map(|(_, rows)| rows);
+        let mut all = self.lanes.iter().map(|(_, rows)| rows).chain(of_keys);
+        all.any(|rows| rows.found.iter().any(|found| found.left.is_some()))
     }
 
     /// Reads them, as many as fit into this inbox's turn; what is left then is left in the table still. `one_by_one`: a group
@@ -130,10 +219,11 @@ impl Refilled {
     /// See [`StoreError`]: the database did not answer.
     pub async fn finish(&mut self, pool: &Pool, one_by_one: bool) -> Result<(), StoreError> {
         let until = Instant::now() + TURN;
-        for (_, _, rows) in &mut self.lanes {
+        let of_keys = self.keys.iter_mut().map(|(_, rows)| rows);
+        for rows in self.lanes.iter_mut().map(|(_, rows)| rows).chain(of_keys) {
             let mut bytes = 0;
             loop {
-                let group = group(rows, if one_by_one { 1 } else { GROUP_ROWS });
+                let group = group(&rows.found, if one_by_one { 1 } else { GROUP_ROWS });
                 if group.is_empty() {
                     break;
                 }
@@ -146,10 +236,18 @@ impl Refilled {
         Ok(())
     }
 
-    /// The lanes as they are now.
-    pub fn into_lanes(self) -> Lanes {
-        let entries = |rows: Vec<Found>| rows.into_iter().map(|found| found.entry).collect();
-        self.lanes.into_iter().map(|(lane, asked, rows)| (lane, asked, entries(rows))).collect()
+    /// The lanes and the keys as they are now.
+    pub fn into_rows(self) -> (Lanes, Vec<KeyRows>) {
+        let entries = |rows: Rows| (rows.asked, rows.found.into_iter().map(|found| found.entry).collect());
+        let lane = |(lane, rows)| {
+            let (asked, entries) = entries(rows);
+            (lane, asked, entries)
+        };
+        let key = |(key, rows)| {
+            let (asked, entries) = entries(rows);
+            (key, asked, entries)
+        };
+        (self.lanes.into_iter().map(lane).collect(), self.keys.into_iter().map(key).collect())
     }
 }
 
@@ -166,12 +264,12 @@ fn group(rows: &[Found], most: usize) -> Vec<usize> {
 }
 
 /// Reads these, and says how much text they have.
-async fn read(pool: &Pool, rows: &mut Vec<Found>, group: &[usize]) -> Result<usize, StoreError> {
-    let messages: Vec<Uuid> = group.iter().map(|at| rows[*at].entry.message_id).collect();
+async fn read(pool: &Pool, rows: &mut Rows, group: &[usize]) -> Result<usize, StoreError> {
+    let messages: Vec<Uuid> = group.iter().map(|at| rows.found[*at].entry.message_id).collect();
     let mut texts = payload::read(pool, &messages, TEXT_BYTES_MAX).await?;
     let mut bytes = 0;
     for at in group {
-        let found = &mut rows[*at];
+        let found = &mut rows.found[*at];
         let (Some(left), Some(text)) = (found.left.take(), texts.remove(&found.entry.message_id)) else {
             continue;
         };
@@ -182,11 +280,12 @@ async fn read(pool: &Pool, rows: &mut Vec<Found>, group: &[usize]) -> Result<usi
         found.entry = entry(&left.row, &left.clocks, content)?.1;
         bytes += found.entry.cost_bytes();
     }
-    // One whose message is gone has gone itself by now.
-    let mut at = 0;
-    rows.retain(|found| {
+    // One whose message is gone has gone itself by now. It was read all the same: what is missing says nothing of the rest.
+    let (came, mut at) = (rows.found.len(), 0);
+    rows.found.retain(|found| {
         at += 1;
         !(group.contains(&(at - 1)) && found.entry.is_left())
     });
+    rows.asked -= came - rows.found.len();
     Ok(bytes)
 }

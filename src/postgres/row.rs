@@ -114,6 +114,7 @@ struct Message<'a> {
     group: Option<&'a str>,
     instance: Option<&'a str>,
     ordering_key: Option<&'a str>,
+    in_company: bool,
     correlation_id: Option<&'a str>,
     headers: Option<&'a str>,
     payload: Option<&'a str>,
@@ -139,6 +140,7 @@ impl<'a> Message<'a> {
             group: row.cell("to_group")?,
             instance: row.cell("to_instance")?,
             ordering_key: row.cell("ordering_key")?,
+            in_company: row.cell::<_, Option<bool>>("in_company")?.unwrap_or(false),
             correlation_id: row.cell("correlation_id")?,
             headers,
             payload,
@@ -151,6 +153,8 @@ impl<'a> Message<'a> {
             instance: self.instance.map(Arc::from),
             ordering_key: self.ordering_key.map(Arc::from),
             trace: Spans::reads(self.headers),
+            priority: self.instance.map(|_| self.priority).unwrap_or_default(),
+            in_company: self.in_company,
             unfit: None,
         }
     }

@@ -16,6 +16,7 @@ const EXPIRED: &str = include_str!("../../sql/queries/settle_expired.sql");
 const UNMARKED: &str = include_str!("../../sql/queries/settle_unmarked.sql");
 const EACH: &str = include_str!("../../sql/queries/settle_each.sql");
 const SESSION: &str = include_str!("../../sql/queries/settle_session.sql");
+const RELANE: &str = include_str!("../../sql/queries/settle_relane.sql");
 const MARK: &str = include_str!("../../sql/queries/mark_delivered.sql");
 const MARK_EACH: &str = include_str!("../../sql/queries/mark_each.sql");
 
@@ -36,6 +37,8 @@ pub enum Kind {
     Dead,
     /// Too late to deliver.
     Expired,
+    /// A reply that goes to another lane: of the deliveries alone.
+    Relane,
 }
 
 impl Kind {
@@ -43,10 +46,16 @@ impl Kind {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Ack { .. } => Self::Ack,
-            Outcome::Release { .. } | Outcome::Fail { .. } => Self::Retry,
+            Outcome::Release { .. } | Outcome::Fail { .. } | Outcome::Spare { .. } => Self::Retry,
             Outcome::Dead { .. } => Self::Dead,
             Outcome::Expired => Self::Expired,
+            Outcome::Relane { .. } => Self::Relane,
         }
+    }
+
+    /// Whether messages are changed as well, which are the user's.
+    pub fn marks(self) -> bool {
+        self != Self::Relane
     }
 
     /// As `postbell.set_aside.kind` has it.
@@ -56,6 +65,7 @@ impl Kind {
             Self::Retry => "retry",
             Self::Dead => "dead",
             Self::Expired => "expired",
+            Self::Relane => "relane",
         }
     }
 }
@@ -91,6 +101,7 @@ struct Arrays<'a> {
     added: Vec<i16>,
     delays_ms: Vec<i64>,
     reasons: Vec<Option<&'a str>>,
+    lanes: Vec<i16>,
 }
 
 impl<'a> Arrays<'a> {
@@ -98,7 +109,8 @@ impl<'a> Arrays<'a> {
         let mut arrays = Self::default();
         for settle in batch {
             let (added, delay_ms, reason) = match &settle.outcome {
-                Outcome::Ack { .. } | Outcome::Expired => (0, 0, None),
+                Outcome::Ack { .. } | Outcome::Expired | Outcome::Relane { .. } => (0, 0, None),
+                Outcome::Spare { reason } => (0, 0, Some(reason.as_str())),
                 Outcome::Release { delay } => (0, delay.as_millis() as i64, None),
                 Outcome::Fail { delay, reason, .. } => (1, delay.as_millis() as i64, Some(reason.as_str())),
                 // What could not be pushed was not tried.
@@ -110,6 +122,9 @@ impl<'a> Arrays<'a> {
             arrays.added.push(added);
             arrays.delays_ms.push(delay_ms);
             arrays.reasons.push(reason);
+            if let Outcome::Relane { lane } = &settle.outcome {
+                arrays.lanes.push(i16::try_from(*lane).unwrap_or(i16::MAX));
+            }
         }
         arrays
     }
@@ -131,7 +146,7 @@ pub async fn open(target: &Target) -> Result<Connection, StoreError> {
 /// See [`StoreError`]; then it may or may not be committed, and writing it again changes nothing more.
 pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled, StoreError> {
     let mut settled = Settled { became: vec![Became::Stale; batch.len()], why: None };
-    for kind in [Kind::Ack, Kind::Retry, Kind::Dead, Kind::Expired] {
+    for kind in [Kind::Relane, Kind::Ack, Kind::Retry, Kind::Dead, Kind::Expired] {
         let places: Vec<usize> = (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
         if places.is_empty() {
             continue;
@@ -153,12 +168,13 @@ pub async fn settle_kind(
     kind: Kind,
     batch: &[Settle],
 ) -> Result<Settled, StoreError> {
-    let Arrays { ids, attempts, added, delays_ms, reasons, .. } = &Arrays::of(batch);
+    let Arrays { ids, attempts, added, delays_ms, reasons, lanes, .. } = &Arrays::of(batch);
     let (sql, params): (_, Params<'_>) = match kind {
         Kind::Ack => (ACK, &[ids, attempts]),
         Kind::Retry => (RETRY, &[ids, attempts, added, delays_ms, reasons]),
         Kind::Dead => (DEAD, &[ids, attempts, added, reasons]),
         Kind::Expired => (EXPIRED, &[ids, attempts]),
+        Kind::Relane => (RELANE, &[ids, attempts, lanes]),
     };
     let row = connection.query_one(sql, params).await?;
     if let Some(messages) = row.cell::<_, Option<Vec<Uuid>>>("unmarked")? {
@@ -185,7 +201,7 @@ pub async fn settle_each(
     batch: &[Settle],
     try_rows: bool,
 ) -> Result<Settled, StoreError> {
-    let Arrays { kinds, ids, attempts, added, delays_ms, reasons } = &Arrays::of(batch);
+    let Arrays { kinds, ids, attempts, added, delays_ms, reasons, .. } = &Arrays::of(batch);
     let try_ms = if try_rows { TRY_MS } else { 0 };
     let params: Params<'_> = &[kinds, ids, attempts, added, delays_ms, reasons, &try_ms, &UNTRIED];
     let mut found = HashMap::with_capacity(batch.len());

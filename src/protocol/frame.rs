@@ -43,6 +43,9 @@ pub struct Hello {
     /// With `broker`: which of the sessions of this agent and instance is the newer one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<i64>,
+    /// With `broker`: the longest that the agent may hold a delivery.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -150,6 +153,16 @@ pub struct Extend {
     pub ms: u64,
 }
 
+/// Client to broker: the agent has begun with these deliveries. Nothing is answered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
+pub struct Begun {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<u64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<u64>,
+}
+
 /// Client to broker: a topic that the agent wants, or does not want any more. Answered after COMMIT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
@@ -180,6 +193,7 @@ pub enum ClientFrame {
     Ack(Ack),
     Nack(Nack),
     Extend(Extend),
+    Begun(Begun),
     Window(Window),
     Dead(Dead),
     Redrive(Chosen),
@@ -254,6 +268,7 @@ impl ClientFrame {
             "ack" => Self::Ack(fields(line, op)?),
             "nack" => Self::Nack(fields(line, op)?),
             "extend" => Self::Extend(fields(line, op)?),
+            "begun" => Self::Begun(fields(line, op)?),
             "window" => Self::Window(fields(line, op)?),
             "dead" => Self::Dead(fields(line, op)?),
             "redrive" => Self::Redrive(fields(line, op)?),
@@ -309,6 +324,12 @@ impl ClientFrame {
             Self::Ack(a) if a.tags.len() > ACK_TAGS_MAX => {
                 Err(bad(&format!("an ack takes at most {ACK_TAGS_MAX} tags")))
             }
+            Self::Begun(b) if b.tag.is_none() && b.tags.is_empty() => {
+                Err(bad("begun needs \"tag\" or \"tags\""))
+            }
+            Self::Begun(b) if b.tags.len() > ACK_TAGS_MAX => {
+                Err(bad(&format!("begun takes at most {ACK_TAGS_MAX} tags")))
+            }
             Self::Nack(n) => duration("delay_ms", n.delay_ms),
             Self::Extend(e) => duration("ms", Some(e.ms)),
             Self::Dead(d) => d.check(),
@@ -327,6 +348,9 @@ impl Send {
             }
         }
         match (&self.to, &self.topic, &self.environment, &self.group) {
+            (Some(to), None, None, None) if to.starts_with(GROUP_INBOX) => {
+                Err(bad("no agent is called \"group:…\": to send to a group, name it as \"group\""))
+            }
             (Some(to), None, None, None) => name("to", to),
             (None, Some(topic), None, None) => check_topic(topic).map_err(|e| bad(&e)),
             (None, None, Some(environment), None) => name("environment", environment),

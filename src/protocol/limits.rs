@@ -51,6 +51,11 @@ pub const DEAD_IDS_MAX: usize = 1_000;
 /// The longest delay, time to live or extension a client may ask for: a week.
 pub const DURATION_MS_MAX: u64 = 7 * 24 * 3_600 * 1_000;
 
+/// How long a link may hold a delivery whose broker does not say it: of an older version.
+pub const HOLD_DEFAULT: Duration = Duration::from_secs(6 * 3_600);
+/// The most seconds of `role_limits.hold_seconds` that are told apart: a hundred years.
+pub const HOLD_SECONDS_MAX: u64 = 100 * 365 * 86_400;
+
 const _: () = assert!(HELLO_LINE_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX > LINE_BYTES_MAX / 2);
 const _: () = assert!(PUSH_HEAD_BYTES_MAX + 12 * NAME_BYTES_MAX < ENVELOPE_BYTES_MAX);

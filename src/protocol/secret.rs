@@ -40,6 +40,7 @@ impl fmt::Debug for Hello {
             group,
             broker,
             rank,
+            hold_ms,
             window,
             heartbeat_ms,
             environment,
@@ -55,6 +56,7 @@ impl fmt::Debug for Hello {
             .field("group", group)
             .field("broker", broker)
             .field("rank", rank)
+            .field("hold_ms", hold_ms)
             .field("window", window)
             .field("heartbeat_ms", heartbeat_ms)
             .field("environment", environment)

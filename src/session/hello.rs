@@ -11,16 +11,20 @@ use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
 use crate::access::Ticket;
 use crate::guard::Place;
 use crate::inbox::SessionId;
-use crate::postgres::agents::Denial;
+use crate::postgres::agents::{AgentRow, Denial};
+use crate::postgres::grants::{self, Kind};
 use crate::postgres::{agents, lease};
 use crate::presence::Card;
 use crate::protocol::codec::{LineReader, write_whole};
 use crate::protocol::frame::{GROUP_INBOX, Hello, Limits, Welcome, push_line};
 use crate::protocol::limits::{
-    HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, LINE_BYTES_MAX, PAYLOAD_BYTES_MAX,
-    PROTO, WINDOW_DEFAULT, WINDOW_MAX,
+    HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, HOLD_DEFAULT, HOLD_SECONDS_MAX,
+    LINE_BYTES_MAX, PAYLOAD_BYTES_MAX, PROTO, WINDOW_DEFAULT, WINDOW_MAX,
 };
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+
+/// Where a role sets no bound.
+const HOLD_MAX: Duration = Duration::from_secs(HOLD_SECONDS_MAX);
 
 /// An agent that may come in.
 #[derive(Debug)]
@@ -33,6 +37,8 @@ pub(super) struct Greeted {
     /// See [`Event::Join`](crate::inbox::event::Event::Join).
     pub(super) rank: Option<i64>,
     pub(super) window: u32,
+    /// How long it may hold a delivery by extending.
+    pub(super) hold: Duration,
     pub(super) heartbeat: Duration,
     /// What it said of itself; taken when its presence is told, since an idle session must not hold it. Boxed, for the same.
     pub(super) card: Option<Box<Card>>,
@@ -85,7 +91,7 @@ pub(super) async fn greet(
             "this is the broker that links, by an address that is also another's",
         ));
     }
-    let Admitted { session, agent, rank, ticket } = admit(&hello, peer, place, shared).await?;
+    let Admitted { session, agent, rank, hold, ticket } = admit(&hello, peer, place, shared).await?;
     let heartbeat_ms =
         hello.heartbeat_ms.unwrap_or(HEARTBEAT_MS_DEFAULT).clamp(HEARTBEAT_MS_MIN, HEARTBEAT_MS_MAX);
     let (inbox, instance) = taken_from(&agent, hello.group.as_deref(), hello.instance);
@@ -102,6 +108,7 @@ pub(super) async fn greet(
         ticket,
         instance,
         rank,
+        hold,
         window: hello.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
     };
@@ -114,6 +121,7 @@ struct Admitted {
     session: SessionId,
     agent: Arc<str>,
     rank: Option<i64>,
+    hold: Duration,
     ticket: Option<Ticket>,
 }
 
@@ -139,12 +147,35 @@ async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Sessions)
     let session = shared.next_id();
     let Some(agent) = agent else {
         let agent = hello.agent.as_str().into();
-        return Ok(Admitted { session, agent, rank: hello.rank, ticket: None });
+        let hold = hello.hold_ms.map_or(HOLD_DEFAULT, |ms| Duration::from_millis(ms).min(HOLD_MAX));
+        return Ok(Admitted { session, agent, rank: hello.rank, hold, ticket: None });
     };
+    if let Some(group) = &hello.group {
+        may_take(group, &agent, shared).await?;
+    }
+    let hold = agent.limits.hold_seconds.map_or(HOLD_MAX, |s| Duration::from_secs(s).min(HOLD_MAX));
     let token = agents::hash(&hello.token);
-    let ticket = shared.access.enter(session, &agent, token, hello.instance.as_deref(), heard);
+    let (instance, group) = (hello.instance.as_deref(), hello.group.as_deref());
+    let ticket = shared.access.enter_for(session, &agent, token, (instance, group), heard);
     let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
-    Ok(Admitted { session, rank: Some(agent.rank), agent: agent.into(), ticket: Some(ticket) })
+    Ok(Admitted { session, rank: Some(agent.rank), hold, agent: agent.into(), ticket: Some(ticket) })
+}
+
+async fn may_take(group: &str, agent: &AgentRow, shared: &Sessions) -> Result<(), End> {
+    match grants::may_use(&shared.pool, Kind::Group, group, &agent.agent_id, &agent.role).await {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            let sentence = format!(
+                "{0} may not take from the group {group}: `postbell group allow {group} {0}` lets it",
+                agent.agent_id
+            );
+            Err(refused(ErrorCode::Forbidden, sentence))
+        }
+        Err(e) => {
+            tracing::warn!(error = %e, agent = %agent.agent_id, "whether an agent may take from its group could not be read");
+            Err(refused(ErrorCode::Unavailable, "the database cannot be reached; try again"))
+        }
+    }
 }
 
 /// The inbox, and the instance within it: two agents that share a group may have processes of the same name.
@@ -187,7 +218,12 @@ pub(super) async fn welcome(
         proto: PROTO,
         broker: broker.to_owned(),
         session: greeted.session,
-        limits: Limits { line_bytes: LINE_BYTES_MAX, payload_bytes: PAYLOAD_BYTES_MAX, window: WINDOW_MAX },
+        limits: Limits {
+            line_bytes: LINE_BYTES_MAX,
+            payload_bytes: PAYLOAD_BYTES_MAX,
+            window: WINDOW_MAX,
+            hold_ms: (greeted.hold < HOLD_MAX).then_some(greeted.hold.as_millis() as u64),
+        },
         heartbeat_ms: greeted.heartbeat.as_millis() as u32,
     };
     let mut line = Vec::new();

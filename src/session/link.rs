@@ -101,7 +101,11 @@ impl<'a> Link<'a> {
         let scheme = if owner.certificate.is_some() { "tcp+tls" } else { "tcp" };
         let url = format!("{scheme}://{}", owner.address);
         let mut builder = Builder::new(&url, &self.greeted.inbox, identity.token.reveal())
-            .broker(identity.id, self.greeted.rank.map(|rank| rank.saturating_add(self.attempts)))
+            .broker(
+                identity.id,
+                self.greeted.rank.map(|rank| rank.saturating_add(self.attempts)),
+                self.greeted.hold,
+            )
             .window(self.route.window())
             .heartbeat(LINK_HEARTBEAT);
         if let Some(instance) = &self.greeted.instance {

@@ -1,22 +1,24 @@
 //! Locks: an agent's, for a time. They outlive the session, and end by themselves where the agent does not come back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::subscribing::refusal;
 use super::{End, Session};
-use crate::postgres::locks::{self, Acquired};
+use crate::access::Ticket;
+use crate::postgres::locks::{self, Acquired, Asker};
 use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
-use crate::protocol::{ErrorCode, ProtocolError};
+use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
     /// Takes a lock, or says whose it is.
     pub(super) async fn acquire(&self, asked: Acquire) -> Result<(), End> {
         let Acquire { reference, key, ttl_ms, fence } = asked;
-        if let Err(e) = self.may_lock() {
-            return self.answer(e.for_ref(reference).into());
-        }
+        let ticket = match self.may_lock() {
+            Ok(ticket) => ticket,
+            Err(e) => return self.answer(e.for_ref(reference).into()),
+        };
         let ttl = Duration::from_millis(ttl_ms);
-        let acquired = locks::acquire(&self.shared.pool, &self.agent, &key, ttl, fence).await;
+        let acquired = locks::acquire(&self.shared.pool, self.asker(ticket), &key, ttl, fence).await;
         self.answer(match acquired {
             Ok(Acquired::Held(fence)) => {
                 let fence = Some(fence);
@@ -32,6 +34,18 @@ impl Session<'_> {
                 done: taken.is_done,
             }
             .into(),
+            Ok(Acquired::Forbidden) => {
+                let agent = &self.agent;
+                let sentence =
+                    format!("{agent} may not hold {key}: `postbell lock allow {key} {agent}` lets it");
+                forbidden(sentence, reference)
+            }
+            Ok(Acquired::TooMany) => {
+                let held = ticket.limits.locks_held.unwrap_or_default();
+                let sentence =
+                    format!("{} holds {held} locks, as many as its role allows: give some back", self.agent);
+                forbidden(sentence, reference)
+            }
             Err(e) => refusal(e).for_ref(reference).into(),
         })
     }
@@ -39,29 +53,56 @@ impl Session<'_> {
     /// Gives a lock back, or says that its task is done.
     pub(super) async fn release(&self, asked: Release) -> Result<(), End> {
         let Release { reference, key, fence, done } = asked;
-        if let Err(e) = self.may_lock() {
-            return self.answer(e.for_ref(reference).into());
-        }
-        self.answer(match locks::release(&self.shared.pool, &self.agent, &key, fence, done).await {
-            Ok(true) => Released { reference, key }.into(),
-            Ok(false) => {
+        let ticket = match self.may_lock() {
+            Ok(ticket) => ticket,
+            Err(e) => return self.answer(e.for_ref(reference).into()),
+        };
+        let released = locks::release(&self.shared.pool, self.asker(ticket), &key, fence, done).await;
+        self.answer(match released {
+            Ok(locks::Released::Yes) => Released { reference, key }.into(),
+            Ok(locks::Released::NotHeld) => {
                 let sentence = format!(
                     "{} does not hold {key} under fence {fence}: its time ended and another has it, or had it",
                     self.agent
                 );
                 ProtocolError::new(ErrorCode::Rejected, sentence).for_ref(reference).into()
             }
+            Ok(locks::Released::TooMany) => {
+                let marked = ticket.limits.locks_done.unwrap_or_default();
+                let sentence = format!(
+                    "{} has {marked} tasks marked as done, as many as its role allows until retention forgets some",
+                    self.agent
+                );
+                forbidden(sentence, reference)
+            }
             Err(e) => refusal(e).for_ref(reference).into(),
         })
     }
 
-    fn may_lock(&self) -> Result<(), ProtocolError> {
-        match self.ticket {
-            Some(_) => Ok(()),
-            None => {
-                let sentence = "a link is for deliveries: its broker locks for its agents";
-                Err(ProtocolError::new(ErrorCode::Forbidden, sentence))
-            }
-        }
+    fn asker<'a>(&'a self, ticket: &'a Ticket) -> Asker<'a> {
+        Asker { agent: &self.agent, role: &ticket.role_word, limits: &ticket.limits }
     }
+
+    fn may_lock(&self) -> Result<&Ticket, ProtocolError> {
+        let Some(ticket) = self.ticket else {
+            let sentence = "a link is for deliveries: its broker locks for its agents";
+            return Err(ProtocolError::new(ErrorCode::Forbidden, sentence));
+        };
+        self.may_request(ticket).map(|()| ticket)
+    }
+
+    /// Locks and subscriptions have a rate of their own.
+    pub(super) fn may_request(&self, ticket: &Ticket) -> Result<(), ProtocolError> {
+        ticket.quota.request(Instant::now()).map_err(|wait| {
+            let sentence = format!(
+                "{} asks for more locks and subscriptions than its role allows; nothing was done",
+                self.agent
+            );
+            ProtocolError::new(ErrorCode::SlowDown, sentence).retry_after(wait)
+        })
+    }
+}
+
+fn forbidden(sentence: String, reference: Option<String>) -> ServerFrame {
+    ProtocolError::new(ErrorCode::Forbidden, sentence).for_ref(reference).into()
 }

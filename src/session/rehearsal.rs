@@ -23,7 +23,7 @@ use crate::postgres::{DatabaseUrl, Pool, Target};
 use crate::presence::Presence;
 use crate::protocol::codec::LineReader;
 use crate::protocol::frame::Send;
-use crate::protocol::limits::{HELLO_LINE_BYTES_MAX, HELLO_WAIT, WINDOW_DEFAULT, WINDOW_MAX};
+use crate::protocol::limits::{HELLO_LINE_BYTES_MAX, HELLO_WAIT, HOLD_DEFAULT, WINDOW_DEFAULT, WINDOW_MAX};
 use crate::publisher::Publish;
 use crate::spans::Spans;
 
@@ -143,6 +143,7 @@ async fn greet_as_said(
         inbox,
         instance,
         rank: said.rank,
+        hold: HOLD_DEFAULT,
         window: said.window.unwrap_or(WINDOW_DEFAULT).min(WINDOW_MAX),
         heartbeat: std::time::Duration::from_secs(600),
     };

@@ -140,6 +140,18 @@ impl Route {
         Some(Away { tags: theirs, frames: open.frames.clone() })
     }
 
+    /// Splits tags that the agent has begun with into those of this broker, and those of the owner by its own tags.
+    pub(super) fn begun(&self, tags: Vec<Tag>) -> (Vec<Tag>, Option<Away<Vec<Tag>>>) {
+        let open = self.lock();
+        let Some(open) = open.as_ref() else { return (tags, None) };
+        let (away, here): (Vec<Tag>, Vec<Tag>) = tags.into_iter().partition(|tag| *tag > open.base);
+        if away.is_empty() {
+            return (here, None);
+        }
+        let tags = away.into_iter().map(|tag| tag - open.base).collect();
+        (here, Some(Away { tags, frames: open.frames.clone() }))
+    }
+
     /// From now on at most so many; gives back where to say so.
     pub(super) fn set_window(&self, window: u32) -> Option<mpsc::Sender<ClientFrame>> {
         self.window.store(window, Ordering::Relaxed);
@@ -187,6 +199,18 @@ mod tests {
         assert_eq!((left.in_flight, left.references), (vec![(2, 9)], vec!["r".to_owned()]));
         assert_eq!(*counted.borrow(), 0);
         assert_eq!(route.split(vec![9], None).0, [9], "an old link's tag is nobody's");
+    }
+
+    #[test]
+    fn what_was_begun_is_said_to_whom_it_is_of() {
+        let now = Instant::now();
+        let (route, _) = linked(10);
+        assert_eq!(route.begun(vec![1, 2]).0, [1, 2], "no link");
+        let _to_write = route.open(7);
+        route.pushed(now, 1, DEADLINE);
+        let (here, away) = route.begun(vec![7, 8]);
+        assert_eq!((here, away.expect("one is the owner's").tags), (vec![7], vec![1]));
+        assert_eq!(route.close().in_flight, [(1, 8)], "it is in flight as before");
     }
 
     #[test]

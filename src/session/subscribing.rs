@@ -17,19 +17,22 @@ impl Session<'_> {
     }
 
     async fn change(&self, topic: &str, wanted: bool) -> Result<(), ProtocolError> {
-        if self.ticket.is_none() {
+        let Some(ticket) = self.ticket else {
             let sentence = "a link is for deliveries: its broker subscribes for its agents";
             return Err(ProtocolError::new(ErrorCode::Forbidden, sentence));
-        }
+        };
+        self.may_request(ticket)?;
+        let most =
+            ticket.limits.subscriptions.map_or(SUBSCRIPTIONS_MAX, |n| i64::try_from(n).unwrap_or(i64::MAX));
         let (pool, agent) = (&self.shared.pool, &*self.agent);
         let has_it = match wanted {
-            true => subscriptions::subscribe(pool, agent, topic).await.map_err(refusal)?,
+            true => subscriptions::subscribe(pool, agent, topic, most).await.map_err(refusal)?,
             false => subscriptions::unsubscribe(pool, agent, topic).await.map(|()| true).map_err(refusal)?,
         };
         if has_it {
             return Ok(());
         }
-        let sentence = format!("{agent} has {SUBSCRIPTIONS_MAX} subscriptions, as many as an agent may have");
+        let sentence = format!("{agent} has {most} subscriptions, as many as its role allows");
         Err(ProtocolError::new(ErrorCode::Rejected, sentence))
     }
 }

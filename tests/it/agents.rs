@@ -34,6 +34,12 @@ async fn a_token_lets_in_its_agent_alone() {
         send_bytes_burst: Some(64 << 20),
         publishes_outstanding: Some(4_096),
         connections: Some(256),
+        hold_seconds: Some(21_600),
+        locks_held: Some(1_000),
+        locks_done: Some(10_000),
+        subscriptions: Some(100),
+        requests_per_second: Some(200),
+        requests_burst: Some(1_000),
     };
     let (agent_id, role, environment) = ("one".into(), "orchestrator".into(), "railway".into());
     assert_eq!(found, AgentRow { agent_id, role, environment, limits, rank: found.rank });

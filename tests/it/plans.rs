@@ -13,7 +13,9 @@ macro_rules! statements {
 const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "tail": 5, "deliveries_tail";
     "tail_restored": 0, "deliveries_tail";
-    "refill": 7, "deliveries_lane";
+    "refill": 10, "deliveries_lane";
+    "refill_key": 7, "deliveries_key";
+    "settle_relane": 3, "deliveries_pkey";
     "payload": 2, "agent_messages_pkey";
     "settle_ack": 2, "deliveries_pkey";
     "settle_retry": 5, "deliveries_pkey";
@@ -30,8 +32,8 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "reap_processed": 2, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
     "publish": 16, "";
-    "lock_acquire": 4, "locks_pkey";
-    "lock_release": 4, "locks_pkey";
+    "lock_acquire": 6, "locks_pkey";
+    "lock_release": 5, "locks_pkey";
     "reap_locks": 2, "locks_until";
     "subscribe": 3, "subscriptions";
     "unsubscribe": 2, "subscriptions";
@@ -42,7 +44,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "broker_authenticate": 1, "brokers_pkey";
     "lease_release": 2, "leases";
     "agent_authenticate": 1, "agent_registry_pkey";
-    "access_lost": 4, "agent_registry_pkey";
+    "access_lost": 5, "agent_registry_pkey";
     "presence_connected": 5, "agent_registry_pkey";
     "presence_disconnected": 3, "agent_registry_pkey";
     "presence_heartbeat": 2, "agent_registry_pkey";

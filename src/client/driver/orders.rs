@@ -8,7 +8,7 @@ use super::session::Session;
 use super::{Driver, End, ORDERS_AT_ONCE, Order, Settled};
 use crate::client::{ClientError, ORDERS_MAX};
 use crate::protocol::ClientFrame;
-use crate::protocol::frame::{Ack, Nack, NackOutcome, Topic, Window, push_line};
+use crate::protocol::frame::{Ack, Begun, Nack, NackOutcome, Topic, Window, push_line};
 
 impl Driver {
     pub(super) async fn carry_out(&mut self, session: &mut Session, orders: &mut Vec<Order>) -> Option<End> {
@@ -26,6 +26,11 @@ impl Driver {
                 // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
                 // sender going out of scope.
                 Order::Settle { .. } => {}
+                Order::Begun { tags, generation } => {
+                    if generation == self.generation {
+                        push_line(&mut session.out, &ClientFrame::Begun(Begun { tag: None, tags }));
+                    }
+                }
                 Order::Want { pattern, wanted, answer } => {
                     let topic = Topic { reference: Some(self.pending.ack(answer)), topic: pattern };
                     let frame =
@@ -120,7 +125,7 @@ impl Driver {
         match order {
             Order::Send(send, answer) => self.pending.hold(send, answer),
             // The broker gave it back when the connection fell.
-            Order::Settle { .. } => {}
+            Order::Settle { .. } | Order::Begun { .. } => {}
             Order::Window(n) => {
                 self.builder.hello.window = Some(n);
                 // The next hello may be on its way with another one.

@@ -1,10 +1,10 @@
 //! Sessions that come and go, and the leases of their inboxes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{Dispatcher, Session};
-use crate::inbox::event::{Effect, FailCause, Outcome, Owner, Trouble};
+use crate::inbox::event::{Effect, Owner, Trouble};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Ownership};
 use crate::inbox::{SessionId, Tag};
@@ -147,18 +147,11 @@ impl Dispatcher {
         }
     }
 
-    /// What was written to the agent may have been handled by half: it counts as a failed attempt, so that a
-    /// message that kills its agent each time ends in the dead letters. What was not written is given back.
+    /// It ended, by itself or by the broker.
     pub(super) fn leave(&mut self, id: SessionId, written: u64, by_broker: bool) {
         let Some(session) = self.sessions.remove(&id) else { return };
-        for (tag, flight) in self.in_flight.take_session(id) {
-            if tag > written || by_broker {
-                self.settle_flight(&flight, Outcome::Release { delay: Duration::ZERO }, None);
-            } else {
-                let reason = "the agent disconnected before it acknowledged".to_owned();
-                self.fail(&flight, FailCause::Disconnect, reason, Some(Duration::ZERO));
-            }
-        }
+        let flights = self.in_flight.take_session(id);
+        self.blame(&session, flights, written, by_broker);
         if let Some(state) = self.inboxes.get_mut(&session.inbox) {
             state.sessions.retain(|s| *s != id);
         }
@@ -173,10 +166,9 @@ impl Dispatcher {
             return;
         }
         if let Ownership::Loading { epoch, .. } | Ownership::Owned { epoch } = state.ownership {
-            let before = state.bytes();
-            state.forget(Ownership::Leaving { epoch });
-            self.lanes_bytes -= before;
+            self.with_inbox(inbox, |state| state.forget(Ownership::Leaving { epoch }));
         }
+        let Some(state) = self.inboxes.get_mut(inbox) else { return };
         if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_quiet() {
             state.ownership = Ownership::Releasing;
             self.effects.push(Effect::Release(inbox.clone()));
@@ -296,6 +288,11 @@ impl Dispatcher {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.in_flight -= 1;
             session.in_flight_bytes -= flight.bytes;
+            if flight.is_reply {
+                session.replies -= 1;
+                session.replies_bytes -= flight.bytes;
+            }
+            session.alone &= !flight.alone;
         }
         self.close_if_drained(id);
         self.touched.push(flight.inbox.clone());

@@ -6,24 +6,34 @@ use std::time::Instant;
 use super::{Dispatcher, REPLIES_MAX, SESSION_BYTES_MAX, Session};
 use crate::inbox::event::{DeadCause, Effect, Outcome, Push};
 use crate::inbox::in_flight::Flight;
-use crate::inbox::owned::{Inbox, Source};
+use crate::inbox::owned::{Inbox, OLDEST_EVERY, Source};
 use crate::inbox::{Entry, SessionId, Unfit};
-use crate::message::REPLIES;
 
 impl Session {
     pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let (ordinary, ordinary_bytes) =
+            (self.in_flight - self.replies, self.in_flight_bytes - self.replies_bytes);
         self.is_served()
-            && self.in_flight < self.window
-            && (self.in_flight == 0 || self.in_flight_bytes + bytes <= SESSION_BYTES_MAX)
+            && ordinary < self.window
+            && (ordinary == 0 || ordinary_bytes + bytes <= SESSION_BYTES_MAX)
     }
 
-    /// Beside the window, for replies to its own process.
-    fn has_room_for_reply(&self, bytes: usize) -> bool {
-        self.in_flight < self.window.saturating_add(REPLIES_MAX)
-            && (self.in_flight == 0 || self.in_flight_bytes + bytes <= 2 * SESSION_BYTES_MAX)
+    /// Beside the window, for replies to its own process. While others wait, replies keep to the share that they have of the
+    /// pushes.
+    pub(super) fn has_room_for_reply(&self, bytes: usize, others_wait: bool) -> bool {
+        let share = if others_wait && self.window > 0 {
+            self.window.saturating_mul(OLDEST_EVERY as u32 - 1).min(REPLIES_MAX)
+        } else {
+            REPLIES_MAX
+        };
+        self.replies < share && (self.replies == 0 || self.replies_bytes + bytes <= SESSION_BYTES_MAX)
     }
 
     fn is_served(&self) -> bool {
+        self.is_there() && !self.reserved && !self.alone
+    }
+
+    pub(super) fn is_there(&self) -> bool {
         !self.draining && !self.closing
     }
 }
@@ -49,11 +59,16 @@ impl Dispatcher {
     pub(super) fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
         self.note_room(now, inbox);
         self.push_replies(now, inbox);
+        self.push_aside(now, inbox);
         while self.may_push(now) {
             let Some((source, bytes)) = self.owned(inbox).and_then(Inbox::next) else { break };
             let Some(session) = self.next_session(inbox, bytes) else { break };
             // What waits for another with its key is not given out now.
-            if let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) {
+            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { continue };
+            if self.must_be_alone(&entry) && self.keep_for_later(inbox, &entry) {
+                self.push_aside(now, inbox);
+            } else {
+                let session = self.preferred(inbox, &entry, session, bytes);
                 self.give_out(now, inbox, session, source, &entry);
             }
         }
@@ -61,21 +76,11 @@ impl Dispatcher {
         self.read_on(inbox);
     }
 
-    fn push_replies(&mut self, now: Instant, inbox: &Arc<str>) {
-        while self.may_push(now) {
-            let Some((instance, bytes)) = self.owned(inbox).and_then(Inbox::next_reply) else { break };
-            let Some(session) = self.session_for_reply(inbox, instance.as_deref(), bytes) else { break };
-            let source = Source::Lane(REPLIES);
-            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { break };
-            self.give_out(now, inbox, session, source, &entry);
-        }
-    }
-
-    fn owned(&self, inbox: &Arc<str>) -> Option<&Inbox> {
+    pub(super) fn owned(&self, inbox: &Arc<str>) -> Option<&Inbox> {
         self.inboxes.get(inbox).filter(|state| state.is_owned())
     }
 
-    fn give_out(
+    pub(super) fn give_out(
         &mut self,
         now: Instant,
         inbox: &Arc<str>,
@@ -88,12 +93,14 @@ impl Dispatcher {
             None => unfit(entry.unfit()),
             Some(body) => return self.push(now, inbox, session, source, entry, body.clone()),
         };
-        self.with_inbox(inbox, |state| state.order.passed_over(entry));
+        if !matches!(source, Source::Reply(_)) {
+            self.with_inbox(inbox, |state| state.order.passed_over(entry));
+        }
         self.settle(inbox, entry, outcome);
     }
 
     /// The next session with room for so many bytes, in turn.
-    fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
+    pub(super) fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
         let state = self.inboxes.get_mut(inbox)?;
         for _ in 0..state.sessions.len() {
             let session = *state.sessions.front()?;
@@ -105,22 +112,15 @@ impl Dispatcher {
         None
     }
 
-    /// The process that asked, if it is there, whatever its window; else any.
-    fn session_for_reply(
-        &mut self,
-        inbox: &Arc<str>,
-        instance: Option<&str>,
-        bytes: usize,
-    ) -> Option<SessionId> {
-        let ids = &self.inboxes.get(inbox)?.sessions;
-        let asker = ids.iter().find_map(|id| {
-            let session = self.sessions.get(id)?;
-            (session.is_served() && session.instance.as_deref() == instance).then_some((*id, session))
-        });
-        match asker {
-            Some((id, session)) => session.has_room_for_reply(bytes).then_some(id),
-            None => self.next_session(inbox, bytes),
-        }
+    /// Its own process, for a reply that waited in the lane of its priority.
+    fn preferred(&self, inbox: &Arc<str>, entry: &Entry, next: SessionId, bytes: usize) -> SessionId {
+        let (Some(instance), Some(state)) = (entry.instance(), self.inboxes.get(inbox)) else { return next };
+        let is_its = |id: &&SessionId| {
+            self.sessions
+                .get(id)
+                .is_some_and(|s| s.instance.as_deref() == Some(instance) && s.has_room(bytes))
+        };
+        state.sessions.iter().find(is_its).copied().unwrap_or(next)
     }
 
     fn push(
@@ -132,17 +132,25 @@ impl Dispatcher {
         entry: &Entry,
         body: bytes::Bytes,
     ) {
-        let (Some(to), Some(state)) = (self.sessions.get_mut(&session), self.inboxes.get_mut(inbox)) else {
-            return;
-        };
+        let waited = self.with_inbox(inbox, |state| {
+            let waited = state.waited(now, source, entry);
+            state.pushed(now, entry);
+            if state.sessions.front() == Some(&session) {
+                state.sessions.rotate_left(1);
+            }
+            waited
+        });
+        let (Some(to), Some(waited)) = (self.sessions.get_mut(&session), waited) else { return };
+        // What was looked for by its process goes beside the window.
+        let is_reply =
+            matches!(source, Source::Reply(_)) && to.instance.as_deref() == entry.instance().map(|i| &**i);
+        let alone = source == Source::Aside;
         to.last_tag += 1;
         to.in_flight += 1;
         to.in_flight_bytes += body.len();
-        let waited = state.waited(now, source, entry);
-        state.pushed(now, entry);
-        if state.sessions.front() == Some(&session) {
-            state.sessions.rotate_left(1);
-        }
+        to.replies += u32::from(is_reply);
+        to.replies_bytes += if is_reply { body.len() } else { 0 };
+        (to.reserved, to.alone) = (to.reserved && !alone, to.alone || alone);
         let flight = Flight {
             inbox: inbox.clone(),
             delivery_id: entry.delivery_id,
@@ -151,6 +159,9 @@ impl Dispatcher {
             bytes: body.len(),
             pushed_at: now,
             deadline: now + self.rules.ack_deadline,
+            is_reply,
+            begun: false,
+            alone,
         };
         self.in_flight.insert(session, to.last_tag, flight);
         let push = Push {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Dispatcher;
 use crate::inbox::Entry;
-use crate::inbox::event::{Effect, Refill, Snapshot};
+use crate::inbox::event::{Effect, KeyRows, Refill, Snapshot};
 use crate::inbox::owned::{Inbox, Ownership};
 
 impl Dispatcher {
@@ -23,9 +23,14 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn refilled(&mut self, inbox: Arc<str>, lanes: Vec<(usize, usize, Vec<Entry>)>) {
+    pub(super) fn refilled(
+        &mut self,
+        inbox: Arc<str>,
+        lanes: Vec<(usize, usize, Vec<Entry>)>,
+        keys: Vec<KeyRows>,
+    ) {
         let room = self.room();
-        self.with_inbox(&inbox, |state| state.end_refill(lanes, room));
+        self.with_inbox(&inbox, |state| state.end_refill(lanes, keys, room));
         self.give_back_if_left(&inbox);
         self.touched.push(inbox);
     }
@@ -70,8 +75,8 @@ impl Dispatcher {
     pub(super) fn wake_keys(&mut self, now: Instant) {
         while self.delayed.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, inbox)) = self.delayed.pop_first() else { return };
-            let Some(state) = self.inboxes.get_mut(&inbox) else { continue };
-            state.order.wake(now);
+            self.with_inbox(&inbox, |state| state.order.wake(now));
+            let Some(state) = self.inboxes.get(&inbox) else { continue };
             self.delayed.extend(state.order.next_wake().map(|at| (at, inbox.clone())));
             self.touched.push(inbox);
         }
@@ -101,10 +106,12 @@ impl Dispatcher {
     pub(super) fn read_on(&mut self, inbox: &Arc<str>) {
         let room = self.room();
         let Some(snapshot) = self.snapshot.clone() else { return };
-        let Some(state) = self.inboxes.get_mut(inbox) else { return };
-        let lanes = state.begin_refill(room);
-        if !lanes.is_empty() {
-            let refill = Refill { inbox: inbox.clone(), snapshot, lanes };
+        let began = self.with_inbox(inbox, |state| {
+            let (lanes, keys) = state.begin_refill(room);
+            (!lanes.is_empty() || !keys.is_empty()).then(|| (lanes, keys, state.order.passed()))
+        });
+        if let Some(Some((lanes, keys, passed))) = began {
+            let refill = Refill { inbox: inbox.clone(), snapshot, lanes, passed, keys };
             self.effects.push(Effect::Refill(refill));
         }
     }

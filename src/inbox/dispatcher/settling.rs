@@ -32,8 +32,16 @@ impl Dispatcher {
                 }
             }
             Request::Extend { tag, by } => {
-                if !self.in_flight.extend(id, tag, now + by) {
+                let hold = self.sessions.get(&id).map_or(self.rules.ack_deadline, |session| session.hold);
+                if !self.in_flight.extend(id, tag, now + by, hold) {
                     self.unknown_tag(id, &[tag], None);
+                }
+            }
+            Request::Begun { tags } => {
+                // Those that it has no more were settled, or too late: nothing to say.
+                tags.into_iter().for_each(|tag| self.in_flight.begin(id, tag));
+                if let Some(session) = self.sessions.get_mut(&id) {
+                    session.says_begun = true;
                 }
             }
             Request::Window(window) => {
@@ -124,11 +132,13 @@ impl Dispatcher {
 
     pub(super) fn settle_flight(&mut self, flight: &Flight, mut outcome: Outcome, answer: Option<u64>) {
         let attempt = (flight.delivery_id, flight.attempt);
-        if let Some(inbox) = self.inboxes.get_mut(&flight.inbox) {
+        let again = outcome.delay();
+        let is_ordered = self.with_inbox(&flight.inbox, |inbox| {
             inbox.landed(attempt);
-            if inbox.order.settling(attempt, outcome.delay()) {
-                outcome.go_at_once();
-            }
+            inbox.order.settling(attempt, again)
+        });
+        if is_ordered == Some(true) {
+            outcome.go_at_once();
         }
         let settle = Settle {
             inbox: flight.inbox.clone(),
@@ -160,7 +170,8 @@ impl Dispatcher {
             self.unsettled -= 1;
             let attempt = (settle.delivery_id, settle.attempt);
             if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
-                if inbox.settled(attempt) {
+                let relaned = matches!(settle.outcome, Outcome::Relane { .. }) && inbox.relaned();
+                if inbox.settled(attempt) || relaned {
                     self.touched.push(settle.inbox.clone());
                 }
                 if inbox.order.settled(now, attempt) {

@@ -36,8 +36,9 @@ enum Op {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let room = (1..=6_usize, 1..=6_usize)
-        .prop_map(|(entries, size)| Op::Room(Room { entries, bytes: size * 2 * (ENTRY_BYTES + 20) }));
+    let room = (1..=6_usize, 1..=6_usize).prop_map(|(entries, size)| {
+        Op::Room(Room { entries, bytes: size * 2 * (ENTRY_BYTES + 20), first_rows: REFILL_ROWS_FIRST })
+    });
     prop_oneof![
         6 => (0..40_usize).prop_map(Op::Insert),
         6 => any::<usize>().prop_map(Op::Commit),
@@ -213,7 +214,7 @@ impl Model {
         let known = |entry: &Entry| {
             let id = &entry.delivery_id;
             if self.in_flight.contains(id) {
-                Known::InFlight
+                Known::Held
             } else if self.handed_out.contains(id)
                 || self.committed.contains(id)
                 || self.settled_in_refill.contains(id)
@@ -338,7 +339,7 @@ proptest! {
         entries in 1..=6_usize,
         ops in prop::collection::vec(op(), 0..200),
     ) {
-        let mut model = Model::new(Room { entries, bytes: 1_000 });
+        let mut model = Model::new(Room { entries, bytes: 1_000, first_rows: REFILL_ROWS_FIRST });
         for op in ops {
             model.step(op);
             model.the_front_is_the_oldest();

@@ -1,21 +1,18 @@
-//! Messages with an ordering key, and replies to a process.
+//! Messages with an ordering key.
 
 use std::time::Duration;
 
-use super::support::{Bench, DEADLINE, NONE, entry, outcomes, pushed_ids, pushes, settles};
-use crate::inbox::dispatcher::REPLIES_MAX;
-use crate::inbox::event::{Event, Outcome, Request};
+use super::support::{
+    Bench, DEADLINE, NONE, entry, outcomes, pushed_ids, pushes, refill, settles, whole_refill,
+};
+use crate::inbox::event::{Effect, Event, KeyRefill, LaneRefill, Outcome, Refill, Request};
+use crate::inbox::order::{KEY_PARKED_MAX, KEYS_MAX, PARKED_MAX};
 use crate::inbox::{Entry, Terms};
-use crate::message::REPLIES;
+use crate::message::Priority;
 
 fn keyed(id: i64, key: &str) -> Entry {
     let terms = Terms { ordering_key: Some(key.into()), ..Terms::default() };
     Entry { terms: Some(Box::new(terms)), ..entry(id) }
-}
-
-fn reply(id: i64, instance: &str) -> Entry {
-    let terms = Terms { instance: Some(instance.into()), ..Terms::default() };
-    Entry { lane: REPLIES, terms: Some(Box::new(terms)), ..entry(id) }
 }
 
 fn fail(tag: u64, delay: u64) -> Request {
@@ -107,53 +104,152 @@ fn keys_go_on_when_an_inbox_is_read_anew() {
     let mut bench = Bench::ready(10);
     bench.arrive(vec![keyed(1, "a"), keyed(2, "a")]);
     bench.tell(Event::TailBroken);
-    let lanes = super::support::refill(&bench.round()).expect("reads anew");
+    let lanes = refill(&bench.round()).expect("reads anew");
     let rows = bench.refilled(&lanes, vec![keyed(1, "a"), keyed(2, "a"), entry(3)]);
     assert_eq!(pushed_ids(&rows), [3], "the first is still with its agent");
     assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [2]);
 }
 
-#[test]
-fn a_reply_goes_to_who_asked_beside_its_window() {
-    let mut bench = Bench::new();
-    bench.join(1, Some("asker"), 1);
-    bench.own(1);
-    bench.join(2, Some("other"), 5);
-    assert_eq!(pushes(&bench.arrive(vec![entry(1), reply(2, "asker")])).len(), 2);
-    let filled = bench.arrive(vec![entry(3), reply(4, "asker"), reply(5, "other")]);
-    let of = |id| pushes(&filled).into_iter().find(|p| p.2 == id).map(|p| p.0);
-    assert_eq!((of(4), of(5)), (Some(1), Some(2)));
+/// Key `a` has its first with session 1, and so many more that it has a lane of its own.
+fn overflowing(window: u32) -> (Bench, i64) {
+    let mut bench = Bench::ready(window);
+    let last = KEY_PARKED_MAX as i64 + 2;
+    assert_eq!(pushed_ids(&bench.arrive((1..=last).map(|id| keyed(id, "a")).collect())), [1]);
+    (bench, last)
+}
+
+fn key_refill(effects: &[Effect]) -> KeyRefill {
+    let refill: Refill = whole_refill(effects).expect("reads on");
+    assert!(refill.lanes.is_empty() && refill.passed.contains(&refill.keys[0].key), "{refill:?}");
+    refill.keys[0].clone()
 }
 
 #[test]
-fn a_reply_to_a_process_that_is_gone_goes_to_another_that_has_room() {
-    let mut bench = Bench::ready(1);
-    assert_eq!(pushed_ids(&bench.arrive(vec![reply(1, "gone"), reply(2, "gone")])), [1]);
-    assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [2]);
+fn a_key_with_many_that_wait_stops_no_other() {
+    let (mut bench, last) = overflowing(10);
+    assert_eq!(pushed_ids(&bench.arrive(vec![entry(last + 1), keyed(last + 2, "b")])), [last + 1, last + 2]);
+    let far = (last + 3..last + 1_000).map(|id| keyed(id, "a")).collect();
+    assert_eq!(pushed_ids(&bench.arrive(far)), NONE);
+    assert!(bench.dispatcher.lanes_bytes() < 10_000, "they are in the table");
+    assert_eq!(pushed_ids(&bench.arrive(vec![entry(5_000)])), [5_000]);
 }
 
 #[test]
-fn replies_beside_the_window_are_bounded() {
-    let mut bench = Bench::new();
-    bench.join(1, Some("asker"), 2);
-    bench.own(1);
-    let most = 2 + i64::from(REPLIES_MAX);
-    let replies = (1..=most + 3).map(|id| reply(id, "asker")).collect();
-    assert_eq!(pushed_ids(&bench.arrive(replies)), (1..=most).collect::<Vec<_>>());
-    assert_eq!(pushed_ids(&bench.arrive(vec![entry(1_000)])), NONE, "the window is full of replies");
-    assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [most + 1]);
-}
-
-#[test]
-fn no_more_than_a_bound_waits_for_its_turn() {
-    use crate::inbox::order::PARKED_MAX;
-    let mut bench = Bench::ready(10);
-    let mut effects = Vec::new();
-    for id in 1..=PARKED_MAX as i64 + 10 {
-        effects.extend(bench.arrive(vec![keyed(id, "a")]));
+fn a_key_is_read_on_by_itself_when_it_is_free_and_in_its_order() {
+    let (mut bench, last) = overflowing(10);
+    let acked = bench.ack(1, &[1], None);
+    let asked = key_refill(&acked);
+    assert_eq!((&*asked.key, asked.above), ("a", 0));
+    // Its first is still in the table, for it is being settled.
+    let rows = (1..=2).map(|id| keyed(id, "a")).collect();
+    assert_eq!(pushed_ids(&bench.key_refilled(&asked, rows)), NONE, "it waits for the news");
+    let asked = key_refill(&bench.settled(settles(&acked)));
+    let rows = (2..2 + asked.rows as i64).map(|id| keyed(id, "a")).collect();
+    assert_eq!(pushed_ids(&bench.key_refilled(&asked, rows)), [2]);
+    let mut next = 3;
+    let mut tag = 2;
+    while next <= last {
+        let effects = bench.ack(1, &[tag], None);
+        let mut pushed = pushed_ids(&effects);
+        if let Some(refill) = whole_refill(&effects) {
+            let asked = refill.keys[0].clone();
+            let rows = (asked.above + 1..=last).take(asked.rows).map(|id| keyed(id, "a")).collect();
+            pushed.extend(pushed_ids(&bench.key_refilled(&asked, rows)));
+        }
+        assert_eq!(pushed, [next]);
+        (next, tag) = (next + 1, tag + 1);
     }
-    effects.extend(bench.arrive(vec![entry(100_000)]));
-    assert_eq!(pushed_ids(&effects), [1], "also what has no key waits then");
-    assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [2]);
-    assert!(bench.dispatcher.lanes_bytes() > 0);
+    bench.ack(1, &[tag], None);
+    assert_eq!(pushed_ids(&bench.arrive(vec![keyed(last + 1, "a")])), [last + 1], "as any key");
+}
+
+#[test]
+fn what_fails_first_of_an_overflowing_key_comes_again_first() {
+    let (mut bench, _) = overflowing(10);
+    let failed = bench.request(1, fail(1, 5));
+    bench.settled(settles(&failed));
+    assert_eq!(pushed_ids(&bench.arrive(vec![Entry { attempt: 1, ..keyed(1, "a") }])), NONE);
+    assert!(whole_refill(&bench.after(Duration::from_secs(4))).is_none(), "its delay has not passed");
+    let asked = key_refill(&bench.after(Duration::from_secs(1)));
+    let rows = vec![Entry { attempt: 1, ..keyed(1, "a") }, keyed(2, "a")];
+    assert_eq!(pushed_ids(&bench.key_refilled(&asked, rows)), [1]);
+}
+
+#[test]
+fn the_urgent_go_before_what_a_key_has_let_go() {
+    let mut bench = Bench::ready(1);
+    bench.arrive(vec![keyed(1, "a"), keyed(2, "a"), entry(3)]);
+    bench.request(1, Request::Window(2));
+    let urgent = Entry { lane: Priority::new(1).expect("1").lane(), ..entry(9) };
+    bench.request(1, Request::Window(0));
+    bench.arrive(vec![urgent]);
+    bench.ack(1, &[1, 2], None);
+    assert_eq!(pushed_ids(&bench.request(1, Request::Window(1))), [9]);
+    assert_eq!(pushed_ids(&bench.ack(1, &[3], None)), [2]);
+}
+
+/// What is in the table, for the refills.
+type Table = std::collections::BTreeMap<i64, Entry>;
+
+/// Answers what is asked of the table, and says what is pushed by that.
+fn answered(bench: &mut Bench, table: &Table, effects: Vec<Effect>) -> Vec<(u64, i64)> {
+    let (mut pushed, mut next) = (Vec::new(), effects);
+    loop {
+        pushed.extend(pushes(&next).into_iter().map(|(_, tag, id)| (tag, id)));
+        let Some(refill) = whole_refill(&next) else { return pushed };
+        let above = |above: i64| table.range(above + 1..).map(|(_, row)| row);
+        let is_passed = |row: &Entry| row.ordering_key().is_some_and(|key| refill.passed.contains(key));
+        let lane = |l: &LaneRefill| {
+            let rows = above(l.above).filter(|row| row.lane == l.lane && !is_passed(row));
+            (l.lane, l.rows, rows.take(l.rows).cloned().collect())
+        };
+        let key = |k: &KeyRefill| {
+            let rows = above(k.above).filter(|row| row.ordering_key() == Some(&k.key));
+            (k.key.clone(), k.rows, rows.take(k.rows).cloned().collect())
+        };
+        let lanes = refill.lanes.iter().map(lane).collect();
+        let keys = refill.keys.iter().map(key).collect();
+        next = bench.tell(Event::Refilled { inbox: super::support::inbox(), lanes, keys });
+    }
+}
+
+/// Each of many keys fails at first: what is known of them is bounded, and the inbox goes on.
+#[test]
+fn many_keys_that_fail_cost_no_memory_and_no_other_waits_for_them() {
+    let mut bench = Bench::ready(1);
+    let mut table = Table::new();
+    let (keys, mut most) = (KEYS_MAX as i64 * 20, 0);
+    for id in (1..=keys).flat_map(|n| [n, n + keys]) {
+        let row = keyed(id, &(id % keys).to_string());
+        table.insert(id, row.clone());
+        let effects = bench.arrive(vec![row]);
+        let mut pushed = answered(&mut bench, &table, effects);
+        let mut rounds = 0;
+        while let Some((tag, id)) = pushed.pop() {
+            rounds += 1;
+            assert!(rounds < 1_000, "it goes round and round");
+            let effects = bench.request(1, fail(tag, 3_600));
+            let (written, dead) = match outcomes(&effects).pop() {
+                Some((_, Outcome::Fail { .. })) => (Some(table[&id].clone()), false),
+                _ => (None, true),
+            };
+            if dead {
+                table.remove(&id);
+            }
+            let again: Vec<_> =
+                written.into_iter().map(|row| Entry { attempt: row.attempt + 1, ..row }).collect();
+            again.iter().for_each(|row| drop(table.insert(id, row.clone())));
+            let settling = settles(&effects);
+            pushed.extend(answered(&mut bench, &table, effects));
+            let effects = bench.settled(settling);
+            pushed.extend(answered(&mut bench, &table, effects));
+            bench.after(Duration::from_millis(1));
+            let effects = bench.arrive(again);
+            pushed.extend(answered(&mut bench, &table, effects));
+        }
+        most = most.max(bench.dispatcher.lanes_bytes());
+    }
+    assert!(most < (PARKED_MAX + 3 * KEYS_MAX) * 1_000, "{most}");
+    let effects = bench.arrive(vec![entry(100_000)]);
+    assert_eq!(answered(&mut bench, &table, effects).len(), 1);
 }

@@ -60,12 +60,12 @@ fn other_instances_and_sessions_without_one_share() {
 }
 
 #[test]
-fn what_was_written_to_a_session_that_ends_has_failed_and_the_rest_is_given_back() {
+fn of_what_was_written_to_a_session_that_ends_the_oldest_has_failed_and_the_rest_is_given_back() {
     let mut bench = Bench::ready(10);
     bench.arrive(entries(1..=4));
     bench.ack(1, &[1], None);
     let effects = bench.leave(1, 3, false);
-    assert_eq!(outcomes(&effects), [(2, disconnected()), (3, disconnected()), (4, RELEASE)]);
+    assert_eq!(outcomes(&effects), [(2, disconnected()), (3, RELEASE), (4, RELEASE)]);
     assert_eq!(bench.dispatcher.in_flight(), 0);
 }
 

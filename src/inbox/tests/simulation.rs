@@ -66,6 +66,10 @@ enum Op {
         session: usize,
         kind: usize,
     },
+    Begin {
+        session: usize,
+        tags: usize,
+    },
     Window {
         session: usize,
         window: u32,
@@ -81,7 +85,7 @@ fn any_of() -> impl Strategy<Value = usize> {
 fn table_op() -> impl Strategy<Value = Op> {
     let units = prop_oneof![3 => Just(0_usize), 1 => Just(7), 1 => Just(15)];
     prop_oneof![
-        8 => (0..2_usize, prop_oneof![Just(1_i64), Just(5)], units, prop_oneof![2 => Just(0_usize), 3 => 1..5_usize])
+        8 => (0..2_usize, prop_oneof![Just(1_i64), Just(5)], units, prop_oneof![2 => Just(0_usize), 6 => 1..9_usize])
             .prop_map(|(inbox, priority, units, terms)| Op::Insert { inbox, priority, units, terms }),
         8 => any_of().prop_map(Op::Commit),
         1 => Just(Op::Promote),
@@ -113,6 +117,7 @@ fn agent_op() -> impl Strategy<Value = Op> {
         5 => (any_of(), 1..4_usize, any::<bool>())
             .prop_map(|(session, tags, reference)| Op::Ack { session, tags, reference }),
         3 => (any_of(), any_of()).prop_map(|(session, kind)| Op::Nack { session, kind }),
+        2 => (any_of(), 1..4_usize).prop_map(|(session, tags)| Op::Begin { session, tags }),
         1 => (any_of(), 1..6_u32).prop_map(|(session, window)| Op::Window { session, window }),
         1 => (0..20_u64).prop_map(|seconds| Op::Wait(Duration::from_secs(seconds))),
     ]
@@ -140,4 +145,18 @@ proptest! {
         world.deliver_everything();
         world.everybody_leaves();
     }
+}
+
+/// A refill of the replies' lane must not leave out a key: found by the cases above.
+#[test]
+fn a_reply_with_a_key_of_many_is_delivered() {
+    let mut world = World::new();
+    for (units, terms) in [(0, 3), (7, 1), (7, 3), (0, 3), (15, 5)] {
+        world.step(Op::Insert { inbox: 0, priority: 1, units, terms });
+    }
+    world.step(Op::Join { inbox: 1, instance: 0, window: 1, link: false });
+    world.step(Op::Commit(0));
+    world.step(Op::Commit(0));
+    world.deliver_everything();
+    world.everybody_leaves();
 }

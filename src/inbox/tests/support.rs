@@ -7,13 +7,15 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::inbox::dispatcher::{Dispatcher, Rules};
-use crate::inbox::event::{Effect, Event, LaneRefill, Outcome, Push, Request, Settle};
+use crate::inbox::event::{Effect, Event, KeyRefill, LaneRefill, Outcome, Push, Refill, Request, Settle};
 use crate::inbox::{Entry, SessionId, Tag};
 use crate::message::{LANES, Priority};
 use crate::retry::RetryPolicy;
 
 pub(super) const INBOX: &str = "worker";
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
+/// The longest that a session may hold one.
+pub(super) const HOLD: Duration = Duration::from_secs(3600);
 pub(super) const MARGIN: Duration = Duration::from_millis(500);
 /// No delivery.
 pub(super) const NONE: [i64; 0] = [];
@@ -67,13 +69,13 @@ impl Bench {
 
     pub(super) fn join(&mut self, session: SessionId, instance: Option<&str>, window: u32) -> Vec<Effect> {
         let (inbox, instance) = (INBOX.into(), instance.map(str::to_owned));
-        self.tell(Event::Join { session, inbox, instance, window, link: false, rank: None })
+        self.tell(Event::Join { session, inbox, instance, window, hold: HOLD, link: false, rank: None })
     }
 
     /// The same where it is known since when the session stands; of another broker or not.
     pub(super) fn join_ranked(&mut self, session: SessionId, rank: i64, link: bool) -> Vec<Effect> {
         let (inbox, instance, rank) = (INBOX.into(), Some("i".to_owned()), Some(rank));
-        self.tell(Event::Join { session, inbox, instance, window: 1, link, rank })
+        self.tell(Event::Join { session, inbox, instance, window: 1, hold: HOLD, link, rank })
     }
 
     /// Another broker's session.
@@ -83,6 +85,7 @@ impl Bench {
             inbox: INBOX.into(),
             instance: None,
             window,
+            hold: HOLD,
             link: true,
             rank: None,
         })
@@ -119,7 +122,13 @@ impl Bench {
     pub(super) fn refilled(&mut self, lanes: &[LaneRefill], rows: Vec<Entry>) -> Vec<Effect> {
         let of = |lane| rows.iter().filter(|e| e.lane == lane).cloned().collect();
         let lanes = lanes.iter().map(|l| (l.lane, l.rows, of(l.lane))).collect();
-        self.tell(Event::Refilled { inbox: INBOX.into(), lanes })
+        self.tell(Event::Refilled { inbox: INBOX.into(), lanes, keys: Vec::new() })
+    }
+
+    /// The answer to a refill of one key and no lane.
+    pub(super) fn key_refilled(&mut self, asked: &KeyRefill, rows: Vec<Entry>) -> Vec<Effect> {
+        let keys = vec![(asked.key.clone(), asked.rows, rows)];
+        self.tell(Event::Refilled { inbox: INBOX.into(), lanes: Vec::new(), keys })
     }
 
     /// The lease comes, a round, and an empty table.
@@ -210,7 +219,12 @@ pub(super) fn acked(effects: &[Effect]) -> Vec<&str> {
 
 /// The lanes of the refill that is asked for.
 pub(super) fn refill(effects: &[Effect]) -> Option<Vec<LaneRefill>> {
-    effects.iter().find_map(|e| if let Effect::Refill(r) = e { Some(r.lanes.clone()) } else { None })
+    whole_refill(effects).map(|refill| refill.lanes)
+}
+
+/// All of it.
+pub(super) fn whole_refill(effects: &[Effect]) -> Option<Refill> {
+    effects.iter().find_map(|e| if let Effect::Refill(r) = e { Some(r.clone()) } else { None })
 }
 
 pub(super) fn acquires(effects: &[Effect]) -> usize {

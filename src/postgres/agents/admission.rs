@@ -51,6 +51,12 @@ pub struct RoleLimits {
     pub send_bytes_burst: Option<u64>,
     pub publishes_outstanding: Option<u64>,
     pub connections: Option<u64>,
+    pub hold_seconds: Option<u64>,
+    pub locks_held: Option<u64>,
+    pub locks_done: Option<u64>,
+    pub subscriptions: Option<u64>,
+    pub requests_per_second: Option<u64>,
+    pub requests_burst: Option<u64>,
 }
 
 impl RoleLimits {
@@ -65,6 +71,12 @@ impl RoleLimits {
             send_bytes_burst: limit("send_bytes_burst")?,
             publishes_outstanding: limit("publishes_outstanding")?,
             connections: limit("connections")?,
+            hold_seconds: limit("hold_seconds")?,
+            locks_held: limit("locks_held")?,
+            locks_done: limit("locks_done")?,
+            subscriptions: limit("subscriptions")?,
+            requests_per_second: limit("requests_per_second")?,
+            requests_burst: limit("requests_burst")?,
         })
     }
 }

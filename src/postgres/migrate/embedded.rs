@@ -80,10 +80,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "set_aside",
         sql: include_str!("../../../sql/migrations/0016_set_aside.sql"),
     },
+    Migration { version: 17, name: "apart", sql: include_str!("../../../sql/migrations/0017_apart.sql") },
     Migration {
-        version: 17,
+        version: 18,
         name: "unrouted",
-        sql: include_str!("../../../sql/migrations/0017_unrouted.sql"),
+        sql: include_str!("../../../sql/migrations/0018_unrouted.sql"),
     },
 ];
 

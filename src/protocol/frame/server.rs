@@ -16,6 +16,8 @@ pub struct Limits {
     pub line_bytes: usize,
     pub payload_bytes: usize,
     pub window: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_ms: Option<u64>,
 }
 
 /// Broker to client: the session exists.

@@ -26,6 +26,8 @@ fn every_refusal_has_its_code_and_keeps_the_ref() {
     assert_eq!(code(r#"{"op":"send","to":"b","type":"data","headers":[],"payload":1}"#).0, BadField);
     assert_eq!(code(r#"{"op":"send","to":"b","type":"data","ttl_ms":604800001,"payload":1}"#).0, BadField);
     assert_eq!(code(r#"{"op":"nack","tag":1,"outcome":"shrug"}"#).0, BadField);
+    assert_eq!(code(r#"{"op":"begun"}"#).0, BadField);
+    assert_eq!(code(r#"{"op":"send","to":"group:g","type":"data","payload":1}"#).0, BadField);
     assert_eq!(code("{\"op\":\"hello\",\"agent\":\"a\\u0000\",\"token\":\"t\"}").0, BadField);
     let hello = |more: &str| code(&format!(r#"{{"op":"hello","agent":"a","token":"t",{more}}}"#)).0;
     assert_eq!(hello(r#""environment":"""#), BadField);

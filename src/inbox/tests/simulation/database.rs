@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::inbox::event::{Outcome, Refill, Settle};
+use crate::inbox::dispatcher::IN_COMPANY;
+use crate::inbox::event::{KeyRows, Outcome, Refill, Settle};
 use crate::inbox::tests::support::{ATTEMPTS_MAX, take};
 use crate::inbox::{Entry, Terms, Unfit};
 use crate::message::{Priority, REPLIES};
@@ -18,6 +19,9 @@ pub(super) type Commit = u64;
 /// A body's length is a multiple of this and its delivery's id, so that a push says what it is.
 const BODY_UNIT: usize = 100_000;
 static BODIES: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; 16 * BODY_UNIT]));
+
+/// How many rows a refill looks at in a lane, at most.
+const SCAN_MAX: usize = 5;
 
 /// The delivery that has this body.
 pub(super) fn id_of(body: &Bytes) -> i64 {
@@ -38,6 +42,10 @@ struct Row {
     units: usize,
     terms: usize,
     attempt: u32,
+    /// Its last attempt ended in company.
+    in_company: bool,
+    /// It was a reply, and is in the lane of its priority now.
+    relaned: bool,
     state: State,
     /// The commit that made it ready.
     commit: Commit,
@@ -62,7 +70,17 @@ impl Database {
     pub(super) fn insert(&mut self, inbox: Arc<str>, priority: i64, units: usize, terms: usize) {
         self.last_id += 1;
         let priority = Priority::new(priority).expect("1 to 10");
-        let row = Row { inbox, priority, units, terms, attempt: 0, state: State::Ready, commit: 0 };
+        let row = Row {
+            inbox,
+            priority,
+            units,
+            terms,
+            attempt: 0,
+            in_company: false,
+            relaned: false,
+            state: State::Ready,
+            commit: 0,
+        };
         self.uncommitted.push((self.last_id, row));
     }
 
@@ -90,23 +108,37 @@ impl Database {
         new.map(|(id, row)| (row.inbox.clone(), left_if(id % 5 == 0, entry(*id, row, now)))).collect()
     }
 
-    /// What a refill reads.
-    pub(super) fn read(&self, refill: &Refill, now: Instant) -> Vec<(usize, usize, Vec<Entry>)> {
+    /// What a refill reads: by lane, without the keys that it leaves out, and by key.
+    pub(super) fn read(&self, refill: &Refill, now: Instant) -> super::world::Rows {
         let snapshot: Commit = refill.snapshot.parse().expect("a number");
+        let visible = |above: i64| {
+            self.rows.range(above + 1..).filter(move |(_, row)| {
+                row.inbox == refill.inbox && row.state == State::Ready && row.commit <= snapshot
+            })
+        };
+        // A turn gets on by one at least.
+        let read =
+            |(n, (id, row)): (usize, (&i64, &Row))| left_if(n > 0 && id % 7 == 0, entry(*id, row, now));
+        let is_passed =
+            |row: &Row| row.lane() != REPLIES && row.key().is_some_and(|key| refill.passed.contains(&key));
         let lane = |lane: usize, above: i64, asked: usize| {
-            let visible = self.rows.range(above + 1..).filter(|(_, row)| {
-                row.inbox == refill.inbox
-                    && row.lane() == lane
-                    && row.state == State::Ready
-                    && row.commit <= snapshot
-            });
-            // A turn gets on by one at least.
-            let read =
-                |(n, (id, row)): (usize, (&i64, &Row))| left_if(n > 0 && id % 7 == 0, entry(*id, row, now));
-            let rows = visible.take(asked).enumerate().map(read).collect();
+            let scanned: Vec<_> =
+                visible(above).filter(|(_, row)| row.lane() == lane).take(SCAN_MAX).collect();
+            let is_cut = scanned.len() == SCAN_MAX;
+            let last = scanned.last().map(|(id, _)| **id);
+            let wanted =
+                scanned.into_iter().filter(|(id, row)| !is_passed(row) || is_cut && Some(**id) == last);
+            let rows: Vec<Entry> = wanted.take(asked).enumerate().map(read).collect();
+            let asked = if is_cut { asked.min(rows.len()) } else { asked };
             (lane, asked, rows)
         };
-        refill.lanes.iter().map(|l| lane(l.lane, l.above, l.rows)).collect()
+        let key = |key: &Arc<str>, above: i64, asked: usize| -> KeyRows {
+            let its =
+                visible(above).filter(|(_, row)| row.key().as_ref() == Some(key) && row.lane() != REPLIES);
+            (key.clone(), asked, its.take(asked).enumerate().map(read).collect())
+        };
+        let lanes = refill.lanes.iter().map(|l| lane(l.lane, l.above, l.rows)).collect();
+        (lanes, refill.keys.iter().map(|k| key(&k.key, k.above, k.rows)).collect())
     }
 
     /// Writes an outcome where row and attempt match.
@@ -123,7 +155,21 @@ impl Database {
                 self.rows.remove(&id);
             }
             Outcome::Release { delay } => row.again(0, *delay, commit),
-            Outcome::Fail { delay, .. } => row.again(1, *delay, commit),
+            Outcome::Fail { delay, reason, .. } => {
+                row.in_company = reason.starts_with(IN_COMPANY);
+                row.again(1, *delay, commit)
+            }
+            Outcome::Spare { .. } => {
+                row.in_company = true;
+                row.again(0, Duration::ZERO, commit)
+            }
+            // Written a second time.
+            Outcome::Relane { .. } if row.relaned => assert!(self.disturbed.contains(&id)),
+            Outcome::Relane { lane } => {
+                assert_eq!((row.lane(), *lane), (REPLIES, row.priority.lane()));
+                row.relaned = true;
+                row.commit = commit;
+            }
             Outcome::Dead { .. } => row.state = State::Dead,
         }
     }
@@ -193,12 +239,19 @@ impl Database {
     /// The inbox and the key of a delivery that has one.
     pub(super) fn key_of(&self, id: i64) -> Option<(&Arc<str>, Arc<str>)> {
         let row = self.rows.get(&id)?;
-        Some((&row.inbox, row.terms()?.ordering_key?))
+        // A reply waits for none, while it is one.
+        (row.lane() != REPLIES).then_some(())?;
+        Some((&row.inbox, row.key()?))
+    }
+
+    /// Whether a delivery may be alone with its session only.
+    pub(super) fn must_be_alone(&self, id: i64) -> bool {
+        self.rows.get(&id).is_some_and(|row| row.in_company && row.attempt + 1 >= ATTEMPTS_MAX)
     }
 
     /// The process that a delivery is a reply to.
     pub(super) fn asker_of(&self, id: i64) -> Option<Arc<str>> {
-        self.rows.get(&id)?.terms()?.instance
+        self.rows.get(&id)?.instance()
     }
 
     pub(super) fn inbox_of(&self, id: i64) -> Option<&Arc<str>> {
@@ -218,18 +271,32 @@ impl Database {
 }
 
 impl Row {
-    /// 1 and 2: replies to the instances of these numbers. 3 and 4: two keys.
+    /// 1 and 2: replies to the instances of these numbers. 3 and 4: two keys. 5: a reply with a key.
     fn terms(&self) -> Option<Box<Terms>> {
-        let name = || Some(Arc::from(self.terms.to_string()));
+        let (priority, in_company) = (self.priority, self.in_company);
+        let terms =
+            Terms { instance: self.instance(), ordering_key: self.key(), priority, in_company, trace: None };
+        (terms.instance.is_some() || terms.ordering_key.is_some() || in_company).then(|| Box::new(terms))
+    }
+
+    fn instance(&self) -> Option<Arc<str>> {
         match self.terms {
-            0 => None,
-            1 | 2 => Some(Box::new(Terms { instance: name(), ..Terms::default() })),
-            _ => Some(Box::new(Terms { ordering_key: name(), ..Terms::default() })),
+            1 | 5 => Some("1".into()),
+            2 => Some("2".into()),
+            _ => None,
+        }
+    }
+
+    fn key(&self) -> Option<Arc<str>> {
+        match self.terms {
+            3 | 5 => Some("3".into()),
+            n if n > 3 => Some(n.to_string().into()),
+            _ => None,
         }
     }
 
     fn lane(&self) -> usize {
-        if matches!(self.terms, 1 | 2) { REPLIES } else { self.priority.lane() }
+        if self.instance().is_some() && !self.relaned { REPLIES } else { self.priority.lane() }
     }
 
     fn again(&mut self, failed: u32, delay: Duration, commit: Commit) {

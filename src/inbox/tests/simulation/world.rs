@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::Op;
 use super::database::{Commit, Database};
 use crate::inbox::dispatcher::Dispatcher;
-use crate::inbox::event::{Event, Owner, Refill, Settle};
+use crate::inbox::event::{Event, KeyRows, Owner, Refill, Settle};
 use crate::inbox::tests::support::{RULES, take};
 use crate::inbox::{Entry, SessionId, Tag};
 
-type Rows = Vec<(usize, usize, Vec<Entry>)>;
+pub(super) type Rows = (Vec<(usize, usize, Vec<Entry>)>, Vec<KeyRows>);
 
 /// An agent's session, with what it has: tags, deliveries, attempts, sizes.
 struct Agent {
@@ -27,6 +27,8 @@ struct Agent {
     draining: bool,
     /// Linked to another broker.
     elsewhere: bool,
+    /// What it was given to be alone with.
+    alone: Option<i64>,
 }
 
 struct Round {
@@ -174,9 +176,9 @@ impl World {
     fn apply_refill(&mut self, which: usize) {
         let n = self.refills.len().max(1);
         if self.refills.get(which % n).is_some_and(|(_, rows)| rows.is_some())
-            && let Some((refill, Some(lanes))) = take(&mut self.refills, which)
+            && let Some((refill, Some((lanes, keys)))) = take(&mut self.refills, which)
         {
-            self.tell(Event::Refilled { inbox: refill.inbox, lanes });
+            self.tell(Event::Refilled { inbox: refill.inbox, lanes, keys });
         }
     }
 
@@ -229,7 +231,7 @@ impl World {
                 return;
             }
         }
-        panic!("{:?} were lost", self.database.undelivered());
+        panic!("{:?} were lost: {}", self.database.undelivered(), self.dispatcher.sketch());
     }
 
     pub(super) fn everybody_leaves(&mut self) {

@@ -4,7 +4,7 @@
 -- The messages, bound to the table in whatever schema it lives. Postgres refuses to drop a column that a view reads, and
 -- names the view: a column that each INSERT needs is not dropped by accident.
 create view postbell.messages as
-  select message_id, from_agent_id, to_agent_id, to_group, to_instance, topic, to_environment, priority, status,
+  select message_id, from_agent_id, to_agent_id, to_group, to_instance, topic, to_environment, ordering_key, priority, status,
          created_at, deliver_at, expires_at
   from agent_messages;
 revoke all on postbell.messages from public;
@@ -36,6 +36,15 @@ create table postbell.looked (
 );
 revoke all on postbell.looked from public;
 
+-- The inbox of a message to one, null where it is to many. An agent of an adopted mesh may have the name of a group's inbox,
+-- which is not its.
+create function postbell.inbox_of(to_agent text, to_group text) returns text
+language sql immutable set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(case when starts_with(to_agent, 'group:') then 'agent:' || to_agent else to_agent end, 'group:' || to_group)
+$$;
+revoke all on function postbell.inbox_of(text, text) from public;
+
 -- Makes the deliveries of those of these messages that wait and were not routed, by the rules of triggers/route.sql; says
 -- how many. Whoever calls it holds the messages' rows, so that nobody routes them as well.
 create function postbell.route_again(ids uuid[]) returns bigint
@@ -58,17 +67,18 @@ begin
     on conflict do nothing
     returning message_id
   )
-  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
   select w.message_id, r.inbox,
          case when w.to_instance is null then least(greatest(coalesce(w.priority, 5), 1), 10) else 0 end,
          case when w.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-         case when w.deliver_at > now() then w.deliver_at end
+         case when w.deliver_at > now() then w.deliver_at end,
+         case when octet_length(w.ordering_key) > 200 then md5(w.ordering_key) else w.ordering_key end
   from waiting w
   cross join lateral (
-    select coalesce(w.to_agent_id, 'group:' || w.to_group) as inbox where w.to_agent_id is not null or w.to_group is not null
+    select postbell.inbox_of(w.to_agent_id, w.to_group) as inbox where w.to_agent_id is not null or w.to_group is not null
     union all
     select f.inbox from to_many t cross join lateral postbell.recipients(coalesce(w.from_agent_id, ''), w.topic, w.to_environment) f (inbox)
-    where t.message_id = w.message_id
+    where t.message_id = w.message_id and not starts_with(f.inbox, 'group:')
   ) r
   order by w.created_at, w.message_id, r.inbox;
   get diagnostics made = row_count;
@@ -88,7 +98,7 @@ declare
   gone bigint := 0;
   again bigint := 0;
 begin
-  select x.status, coalesce(x.to_agent_id, 'group:' || x.to_group) as inbox into m
+  select x.status, postbell.inbox_of(x.to_agent_id, x.to_group) as inbox into m
   from postbell.messages x where x.message_id = id;
   if not found then
     delete from postbell.deliveries d where d.message_id = id;
@@ -112,8 +122,9 @@ begin
     end if;
     -- A poller has it, and hands it on: who it is for now gets it, if anybody was to get it.
     if gone > 0 and m.inbox is not null then
-      insert into postbell.deliveries (message_id, inbox, priority)
-      select id, m.inbox, least(greatest(coalesce(x.priority, 5), 1), 10)
+      insert into postbell.deliveries (message_id, inbox, priority, ordering_key)
+      select id, m.inbox, least(greatest(coalesce(x.priority, 5), 1), 10),
+             case when octet_length(x.ordering_key) > 200 then md5(x.ordering_key) else x.ordering_key end
       from postbell.messages x where x.message_id = id;
       return 1;
     end if;
@@ -209,7 +220,7 @@ begin
   where m.message_id = d.message_id and d.state <> 'dead' and (m.to_agent_id is not null or m.to_group is not null)
     and (m.status not in ('pending', 'delivered')
          -- Readdressed.
-         or d.inbox <> coalesce(m.to_agent_id, 'group:' || m.to_group));
+         or d.inbox <> postbell.inbox_of(m.to_agent_id, m.to_group));
   ids := array(
     select m.message_id from postbell.messages m
     where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
@@ -289,13 +300,13 @@ revoke all on function postbell.resolve_alert(name, uuid) from public;
 -- It exists for as long as everything does that the triggers use: a trigger looks for it, and where it is gone, by a
 -- `drop … cascade`, the user's statement goes on with a warning. Nobody reads it.
 create view postbell.intact as
-  select d.message_id, d.inbox, d.priority, d.state, d.due_at, d.dead_at, d.txid, d.attempt, d.last_error,
+  select d.message_id, d.inbox, d.priority, d.state, d.due_at, d.dead_at, d.txid, d.attempt, d.last_error, d.ordering_key,
          m.status, m.to_agent_id, m.to_group, m.to_instance, m.topic, m.to_environment, m.from_agent_id, m.deliver_at,
          c.message_id as broadcast, z.message_id as aside, u.noted_id, u.message_id as unseen, u.moved, u.set_back,
          l.inbox as leased, l.broker_id, b.lease_until,
          h.span_id, h.agent_id, h.since, h.until, h.status as presence, h.reason, h.alert_id,
          e.alert_id as escalated, e.raised_at, o.topic as sent, a.status as alert,
-         postbell.alert_topic(''), postbell.alert_priority(''), postbell.users_path('public'), r.r as recipient,
+         postbell.inbox_of('', ''), postbell.agent_inbox(''), postbell.alert_topic(''), postbell.alert_priority(''), postbell.users_path('public'), r.r as recipient,
          n.last_value
   from postbell.deliveries d, postbell.messages m, postbell.broadcasts c, postbell.set_aside z, postbell.unseen u, postbell.leases l,
        postbell.brokers b, postbell.presence_history h, postbell.escalations e, postbell.outbox o, postbell.alerts a,

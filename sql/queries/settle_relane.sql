@@ -1,0 +1,12 @@
+-- Replies to processes that are not here go to the lanes of their priorities. $1 delivery ids, $2 attempts, $3 lanes.
+-- Called by src/postgres/settle.rs. Uses the primary key (see settle_ack.sql; the sum keeps the planner from the
+-- lanes' index). The new txid brings the row to the tail again.
+with relaned as (
+  update postbell.deliveries d set priority = a.lane, txid = pg_current_xact_id()
+  from unnest($1::bigint[], $2::smallint[], $3::smallint[]) as a (delivery_id, attempt, lane)
+  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.dead_at is null and d.due_at is null
+    and d.priority + 0 = 0
+  returning d.delivery_id
+)
+select null::uuid[] as unmarked,
+       coalesce((select array_agg(delivery_id) from relaned), '{}') as changed

@@ -1,0 +1,87 @@
+//! `postbell group` and `postbell lock`: who may take from a group, and who may hold a lock.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::agent::one_connection;
+use super::settings::DatabaseArgs;
+use super::{Outcome, output, target};
+use crate::postgres::Pool;
+use crate::postgres::grants::{self, Kind};
+
+/// What can be done; its help is in [`super::Command`].
+#[derive(Subcommand)]
+pub(super) enum GrantCommand {
+    /// Allow an agent; from the first one on nobody else may
+    Allow(AllowArgs),
+    /// Take it back, of one agent or of all; with the last one the name is open as its agents' roles say
+    Revoke(RevokeArgs),
+    /// List what was allowed
+    List(ListArgs),
+}
+
+#[derive(Args)]
+pub(super) struct AllowArgs {
+    /// The name; with * at its end all that begin so
+    name: String,
+    /// The agent
+    agent: String,
+    #[command(flatten)]
+    rest: ListArgs,
+}
+
+#[derive(Args)]
+pub(super) struct RevokeArgs {
+    /// The name, as it was allowed
+    name: String,
+    /// The agent [default: all of them]
+    agent: Option<String>,
+    #[command(flatten)]
+    rest: ListArgs,
+}
+
+#[derive(Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    database: DatabaseArgs,
+    /// Print JSON
+    #[arg(long, env = "POSTBELL_JSON")]
+    json: bool,
+}
+
+pub(super) async fn run(kind: Kind, command: GrantCommand) -> Outcome {
+    match command {
+        GrantCommand::Allow(args) => {
+            grants::allow(&pool(&args.rest)?, kind, &args.name, &args.agent).await?;
+            if args.rest.json {
+                output::json(&json!({kind.as_str(): args.name, "agent": args.agent, "allowed": true}));
+            } else {
+                output::line(&format!("{} is allowed the {} {}", args.agent, kind.as_str(), args.name));
+            }
+        }
+        GrantCommand::Revoke(args) => {
+            let revoked = grants::revoke(&pool(&args.rest)?, kind, &args.name, args.agent.as_deref()).await?;
+            if args.rest.json {
+                output::json(&json!({kind.as_str(): args.name, "revoked": revoked}));
+            } else {
+                output::line(&format!("{revoked} revoked of the {} {}", kind.as_str(), args.name));
+            }
+        }
+        GrantCommand::List(args) => {
+            let granted = grants::list(&pool(&args)?, kind).await?;
+            if args.json {
+                output::json(&granted);
+            } else {
+                let rows: Vec<[String; 2]> = granted.into_iter().map(|g| [g.name, g.agent]).collect();
+                output::table(["NAME", "AGENT"], &rows);
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn pool(args: &ListArgs) -> anyhow::Result<Pool> {
+    Ok(one_connection(target(&args.database)?))
+}

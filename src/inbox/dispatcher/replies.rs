@@ -1,0 +1,86 @@
+//! Replies to a process: beside the window of the one they are for, and never in the way of anything else.
+//!
+//! The lane of replies prefers only what is a reply to a process that is here, and a few of those that wait for room. All
+//! else goes to the lane of its priority, by a write: there it queues as any other, also if its process comes back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Dispatcher;
+use crate::inbox::event::Outcome;
+use crate::inbox::owned::{Inbox, Source};
+use crate::inbox::{Entry, SessionId};
+
+/// How many replies may wait in their lane for room at processes that are here.
+pub const REPLIES_WAITING_MAX: usize = 256;
+
+impl Dispatcher {
+    pub(super) fn push_replies(&mut self, now: Instant, inbox: &Arc<str>) {
+        let Some(state) = self.owned(inbox) else { return };
+        let replies = state.replies();
+        if replies.is_empty() {
+            return;
+        }
+        let processes = self.processes(state);
+        let mut waiting = 0;
+        for (id, instance) in replies {
+            if !self.may_push(now) {
+                return;
+            }
+            let process = instance.as_ref().and_then(|instance| processes.get(&**instance)).copied();
+            match process {
+                Some(session) if self.push_reply(now, inbox, id, session) => {}
+                Some(_) if waiting < REPLIES_WAITING_MAX => waiting += 1,
+                Some(_) => self.relane(inbox, id),
+                None if self.push_as_ordinary(now, inbox, id) => {}
+                None => self.relane(inbox, id),
+            }
+        }
+    }
+
+    /// The newest session of each process that is here.
+    fn processes(&self, state: &Inbox) -> HashMap<String, SessionId> {
+        let here = state.sessions.iter().filter_map(|id| Some((*id, self.sessions.get(id)?)));
+        let named = here.filter(|(_, s)| s.is_there()).filter_map(|(id, s)| Some((s.instance.clone()?, id)));
+        named.collect()
+    }
+
+    /// To the process that asked, whatever its window; false if it has no room.
+    fn push_reply(&mut self, now: Instant, inbox: &Arc<str>, id: i64, session: SessionId) -> bool {
+        let Some(state) = self.owned(inbox) else { return false };
+        let (bytes, others_wait) = (state.reply(id).map_or(0, body_bytes), state.has_ordinary());
+        let has_room = self.sessions.get(&session).is_some_and(|s| s.has_room_for_reply(bytes, others_wait));
+        has_room && self.take_reply(now, inbox, id, session)
+    }
+
+    /// To any session, where nothing else would go before it.
+    fn push_as_ordinary(&mut self, now: Instant, inbox: &Arc<str>, id: i64) -> bool {
+        let Some(entry) = self.owned(inbox).and_then(|state| state.reply(id).filter(|e| state.is_next(e)))
+        else {
+            return false;
+        };
+        let bytes = body_bytes(entry);
+        self.next_session(inbox, bytes).is_some_and(|session| self.take_reply(now, inbox, id, session))
+    }
+
+    fn take_reply(&mut self, now: Instant, inbox: &Arc<str>, id: i64, session: SessionId) -> bool {
+        let source = Source::Reply(id);
+        let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { return false };
+        self.give_out(now, inbox, session, source, &entry);
+        true
+    }
+
+    fn relane(&mut self, inbox: &Arc<str>, id: i64) {
+        let take = |state: &mut Inbox| state.may_relane().then(|| state.pop(Source::Reply(id))).flatten();
+        let Some(Some(entry)) = self.with_inbox(inbox, take) else { return };
+        if let Some(state) = self.inboxes.get_mut(inbox) {
+            state.relane();
+        }
+        self.settle(inbox, &entry, Outcome::Relane { lane: entry.ordinary_lane() });
+    }
+}
+
+fn body_bytes(entry: &Entry) -> usize {
+    entry.body.as_ref().map_or(0, |body| body.len())
+}

@@ -1,0 +1,139 @@
+//! What a key goes through, from the push of one of its messages to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::{Order, State};
+use crate::inbox::Entry;
+use crate::inbox::lane::Lane;
+use crate::inbox::owned::{Attempt, attempt_of};
+
+impl Order {
+    /// It is with an agent, or set aside for one.
+    pub(in crate::inbox) fn pushed(&mut self, entry: &Entry) {
+        let Some(name) = entry.ordering_key().cloned() else { return };
+        self.key(&name);
+        self.change(&name, |key| key.state = State::InFlight);
+        self.taken.insert(attempt_of(entry), name);
+    }
+
+    /// It ended without an agent.
+    pub(in crate::inbox) fn passed_over(&mut self, entry: &Entry) {
+        if let Some(name) = entry.ordering_key().cloned() {
+            self.taken.remove(&attempt_of(entry));
+            self.free(&name);
+        }
+    }
+
+    /// Its outcome will be written; `again`: it is tried again, after so long. True: this is seen to here.
+    pub(in crate::inbox) fn settling(&mut self, attempt: Attempt, again: Option<Duration>) -> bool {
+        let Some(name) = self.taken.get(&attempt).cloned() else { return false };
+        if let Some(delay) = again {
+            let writing = |key: &mut super::Key| key.state = State::Writing { id: attempt.0, delay };
+            return self.change(&name, writing).is_some();
+        }
+        self.taken.remove(&attempt);
+        self.free(&name);
+        false
+    }
+
+    /// An outcome is committed. True: a round of the tail that begins after `now` brings it again.
+    pub(in crate::inbox) fn settled(&mut self, now: Instant, attempt: Attempt) -> bool {
+        let Some(name) = self.taken.get(&attempt).cloned() else { return false };
+        let Some(key) = self.keys.get_mut(&name) else { return false };
+        let State::Writing { id, delay } = key.state else { return false };
+        if id != attempt.0 {
+            return false;
+        }
+        key.state = State::Returning { id, delay, since: now };
+        self.taken.remove(&attempt);
+        self.returning.push_back((now, name));
+        true
+    }
+
+    /// A round of the tail is whole. True: it began too early for some.
+    pub(in crate::inbox) fn round(&mut self, started_at: Instant) -> bool {
+        while self.returning.front().is_some_and(|(since, _)| *since <= started_at) {
+            let Some((_, name)) = self.returning.pop_front() else { break };
+            let Some(key) = self.keys.get_mut(&name) else { continue };
+            let State::Returning { id, delay, since } = key.state else { continue };
+            if since > started_at {
+                continue;
+            }
+            let until = since + delay;
+            key.state = State::Delayed { id, until };
+            self.delayed.insert((until, name));
+        }
+        !self.returning.is_empty()
+    }
+
+    /// When [`wake`](Self::wake) is due.
+    pub(in crate::inbox) fn next_wake(&self) -> Option<Instant> {
+        self.delayed.first().map(|(at, _)| *at)
+    }
+
+    /// Frees the keys whose delay has passed.
+    pub(in crate::inbox) fn wake(&mut self, now: Instant) {
+        while self.delayed.first().is_some_and(|(at, _)| *at <= now) {
+            self.wake_first();
+        }
+    }
+
+    fn wake_first(&mut self) {
+        let Some((at, name)) = self.delayed.pop_first() else { return };
+        let state = self.keys.get(&name).map(|key| key.state);
+        if matches!(state, Some(State::Delayed { until, .. }) if until == at) {
+            self.free(&name);
+        }
+    }
+
+    fn free(&mut self, name: &Arc<str>) {
+        self.change(name, |key| key.state = State::Free);
+    }
+
+    /// No lane of the inbox holds an id up to `front` any more, which is the lowest they hold.
+    pub(in crate::inbox) fn end_lingering(&mut self, front: i64) {
+        while self.lingering.first().is_some_and(|(until, _)| *until < front) {
+            let Some((_, name)) = self.lingering.first().cloned() else { return };
+            self.remove(&name);
+        }
+    }
+
+    /// Keeps to so many keys: of those that wait out a delay the first go now. True: there are still too many, and all that
+    /// are free should be forgotten, and the lanes read anew.
+    pub(in crate::inbox) fn keep_to(&mut self, keys_max: usize) -> bool {
+        while self.delayed.len() > keys_max {
+            self.wake_first();
+        }
+        let free = self.ready_ids.len() + self.hungry.len() + self.lingering.len();
+        self.keys.len() > 2 * keys_max && free > keys_max / 2
+    }
+
+    /// Forgets what waits, which is read from the table anew; not who is busy. `round_is_open`: some of it may be in a
+    /// round of the tail that no refill shows yet.
+    pub(in crate::inbox) fn forget(&mut self, round_is_open: bool) {
+        self.ready.clear();
+        self.ready_ids.clear();
+        self.hungry.clear();
+        self.lingering.clear();
+        self.in_round.clear();
+        self.refilling.clear();
+        self.passed = None;
+        (self.parked, self.parked_bytes) = (0, 0);
+        let (mut key_bytes, mut in_round) = (0, Vec::new());
+        self.keys.retain(|name, key| {
+            if key.state == State::Free {
+                return false;
+            }
+            key_bytes += super::KEY_BYTES + name.len();
+            key.waiting = if key.own.is_some() { Lane::unread_in(round_is_open) } else { Lane::default() };
+            // The lanes hold nothing.
+            key.own = key.own.map(|_| 0);
+            if key.own.is_some() && round_is_open {
+                in_round.push(name.clone());
+            }
+            true
+        });
+        (self.key_bytes, self.in_round) = (key_bytes, in_round);
+    }
+}
