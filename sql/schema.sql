@@ -565,7 +565,7 @@ begin
   if not waits and m.status <> 'delivered' then
     -- It has ended, in whatever word. A dead letter is told as failed: it stays. A message to many stays with its other
     -- recipients: the row does not say who ended it.
-    delete from postbell.deliveries d where d.message_id = id and d.inbox = m.inbox and d.state <> 'dead';
+    delete from postbell.deliveries d where d.message_id = id and m.inbox is not null and d.state <> 'dead';
     return 0;
   end if;
   if moved then
