@@ -2,7 +2,7 @@
 //!
 //! It awaits its events only. What it wants written waits in its own queues until the task that writes has room:
 //! so a slow database makes the next batch larger, and never stops a session. The queues are bounded by what the
-//! dispatcher allows (its windows, `UNSETTLED_MAX`, one refill an inbox).
+//! dispatcher allows (its windows, `UNSETTLED_MAX`, one refill an inbox), and `MARKS_MAX`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -30,6 +30,8 @@ const ANSWERS_MAX: usize = 4_096;
 pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
 /// The most outcomes of one batch.
 pub const SETTLE_BATCH_MAX: usize = 1_000;
+/// Marks that wait to be written; what is more goes without.
+const MARKS_MAX: usize = 10_000;
 /// How often the longest wait is looked for: a look at every inbox, and by itself no statement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most refills of one statement.
@@ -80,20 +82,13 @@ pub enum LeaseRequest {
     Release(Arc<str>),
 }
 
-/// Work for the settler.
-#[derive(Debug, Default)]
-pub struct SettleBatch {
-    /// Outcomes to write.
-    pub settles: Vec<Settle>,
-    /// Messages to mark delivered.
-    pub marks: Vec<Uuid>,
-}
-
 /// The tasks that carry out what the dispatcher wants. Each channel holds one batch: while one is written, the
 /// next one gathers here.
 pub struct Ports {
     /// To the settler.
-    pub settle: mpsc::Sender<SettleBatch>,
+    pub settle: mpsc::Sender<Vec<Settle>>,
+    /// Messages to be marked delivered.
+    pub mark: mpsc::Sender<Vec<Uuid>>,
     /// To the refiller.
     pub refill: mpsc::Sender<Vec<Refill>>,
     /// To the task that holds the leases.
@@ -117,7 +112,8 @@ pub struct Load {
 
 #[derive(Default)]
 struct Waiting {
-    batch: SettleBatch,
+    settles: Vec<Settle>,
+    marks: Vec<Uuid>,
     refills: VecDeque<Refill>,
     leases: Vec<LeaseRequest>,
 }
@@ -138,7 +134,10 @@ pub async fn run(
         let wake = dispatcher.next_wake();
         tokio::select! {
             n = inputs.recv_many(&mut buffer, INPUTS_AT_ONCE) => if n == 0 { return },
-            Ok(permit) = ports.settle.reserve(), if waiting.has_batch() => permit.send(waiting.take_batch()),
+            Ok(permit) = ports.settle.reserve(), if !waiting.settles.is_empty() => permit.send(waiting.take_batch()),
+            Ok(permit) = ports.mark.reserve(), if !waiting.marks.is_empty() => {
+                permit.send(std::mem::take(&mut waiting.marks));
+            }
             Ok(permit) = ports.refill.reserve(), if !waiting.refills.is_empty() => {
                 let n = waiting.refills.len().min(REFILL_BATCH_MAX);
                 permit.send(waiting.refills.drain(..n).collect());
@@ -183,17 +182,18 @@ pub async fn run(
 }
 
 impl Waiting {
-    fn has_batch(&self) -> bool {
-        !self.batch.settles.is_empty() || !self.batch.marks.is_empty()
+    fn take_batch(&mut self) -> Vec<Settle> {
+        if self.settles.len() <= SETTLE_BATCH_MAX {
+            return std::mem::take(&mut self.settles);
+        }
+        let rest = self.settles.split_off(SETTLE_BATCH_MAX);
+        std::mem::replace(&mut self.settles, rest)
     }
 
-    fn take_batch(&mut self) -> SettleBatch {
-        if self.batch.settles.len() <= SETTLE_BATCH_MAX {
-            return std::mem::take(&mut self.batch);
-        }
-        let rest = self.batch.settles.split_off(SETTLE_BATCH_MAX);
-        let settles = std::mem::replace(&mut self.batch.settles, rest);
-        SettleBatch { settles, marks: std::mem::take(&mut self.batch.marks) }
+    /// A mark is a hint: what a table that does not keep up leaves over is given up.
+    fn mark(&mut self, messages: Vec<Uuid>) {
+        let room = MARKS_MAX.saturating_sub(self.marks.len());
+        self.marks.extend(messages.into_iter().take(room));
     }
 }
 
@@ -212,8 +212,8 @@ fn carry_out(
         Effect::Close(session, code) => {
             hand_over(outboxes, session, Outgoing::Close(ProtocolError::new(code, farewell(code))));
         }
-        Effect::Settle(settle) => waiting.batch.settles.push(settle),
-        Effect::Mark(messages) => waiting.batch.marks.extend(messages),
+        Effect::Settle(settle) => waiting.settles.push(settle),
+        Effect::Mark(messages) => waiting.mark(messages),
         Effect::Elsewhere(session, owner, last_tag) => {
             hand_over(outboxes, session, Outgoing::Elsewhere(owner, last_tag));
         }

@@ -57,6 +57,9 @@ pub const SETTLE_BUCKETS: &[f64] =
 /// What must hold for the broker to be ready, as `/health/ready` names it.
 pub const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
 
+/// What may be set aside, as `postbell.set_aside.kind` has it.
+pub const SET_ASIDE: &[&str] = &["ack", "retry", "dead", "expired", "presence"];
+
 /// The broker's duties, as [`crate::health`] names them.
 pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence", "schema"];
 
@@ -118,7 +121,7 @@ series! {
     dead: IntCounterVec = counters("reason", DeadReason::ALL.iter().map(|r| r.as_str())),
         "postbell_dead_total",
         "Deliveries that became dead letters by reason: max_attempts, rejected (the agent's nack said dead), \
-         payload_too_large. `postbell dead list` shows them.";
+         payload_too_large, unreadable (its row holds what cannot be read). `postbell dead list` shows them.";
     pub expired: IntCounter = counter, "postbell_expired_total",
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",
@@ -200,6 +203,9 @@ series! {
         "Deliveries that the tail read, each once, and again after a retry or a redrive.";
     pub settle_batch: Histogram = histogram(SETTLE_BUCKETS), "postbell_settle_batch",
         "Deliveries settled by one statement.";
+    set_aside: IntGaugeVec = gauges("kind", SET_ASIDE.iter()), "postbell_set_aside",
+        "What the tables of the mesh do not take, by kind: ack, retry, dead and expired are outcomes that agent_messages \
+         refuses, presence is agents whose rows agent_registry refuses. `postbell aside list` says why.";
     pub tls_expires: IntGauge = gauge, "postbell_tls_expires_timestamp_seconds",
         "Unix time until which the certificate of the agents' port is valid; 0 without TLS.";
     pub tls_reload_failures: IntCounter = counter, "postbell_tls_reload_failures_total",
@@ -283,6 +289,14 @@ impl Metrics {
             let seconds =
                 standstills.iter().find(|(name, _)| name == duty).map_or(0.0, |(_, seconds)| *seconds);
             self.standstill.with_label_values(&[duty]).set(seconds);
+        }
+    }
+
+    /// Takes how much is set aside of each of [`SET_ASIDE`]; a kind that is not there has none.
+    pub fn set_set_aside<'a>(&self, counts: impl Iterator<Item = (&'a str, u64)> + Clone) {
+        for kind in SET_ASIDE.iter().copied() {
+            let count = counts.clone().find(|(k, _)| *k == kind).map_or(0, |(_, count)| count);
+            self.set_aside.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 

@@ -10,8 +10,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use crate::health::{Duty, Health};
 use crate::postgres::listen::Rope;
-use crate::postgres::presence::{self, SILENT_AFTER};
+use crate::postgres::presence::{self, Left, SILENT_AFTER};
 use crate::postgres::{Pool, StoreError};
 use agents::{Agents, Change};
 
@@ -21,6 +22,9 @@ pub use crate::postgres::presence::{Absence, Card};
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 10 <= SILENT_AFTER.as_secs());
+
+/// What the database did not take for now is tried again so soon.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// Who is connected to this broker.
 #[derive(Clone, Debug)]
@@ -71,47 +75,76 @@ impl Presence {
 
     /// Writes the registry for ever. What the heartbeats bring back of the agents' access is compared with the last time:
     /// a notification that was lost is made up for on `rope`, at no statement of its own.
-    pub async fn run(self, pool: Pool, rope: Arc<Rope>) {
+    pub async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
         let mut access = None;
         let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
         loop {
             tokio::select! {
                 () = self.0.changed.notified() => {
-                    self.write_changed(&pool).await;
+                    health.began(Duty::Presence, std::time::Instant::now());
+                    let written = self.write_changed(&pool).await;
+                    if written.is_err() {
+                        heartbeat = heartbeat.min(Instant::now() + AFTER_FAILURE);
+                    }
+                    told(&health, written);
                     continue;
                 }
                 () = self.0.lapsed.notified() => {}
                 () = sleep_until(heartbeat) => {}
             }
             heartbeat = Instant::now() + HEARTBEAT_EVERY;
+            health.began(Duty::Presence, std::time::Instant::now());
             // What could not be written before is written now.
-            self.write_changed(&pool).await;
+            let changed = self.write_changed(&pool).await;
             let here = self.agents().here();
             let names: Vec<&str> = here.iter().map(|a| &**a).collect();
             if names.is_empty() {
+                told(&health, changed);
                 continue;
             }
             match presence::heartbeat(&pool, self.0.broker, &names).await {
-                Ok(now) if access.as_ref() == Some(&now) => {}
-                Ok(now) => {
-                    access = Some(now);
-                    rope.hear_access();
+                Ok((now, left)) => {
+                    told(&health, changed);
+                    self.say(&left);
+                    if now != access || now.is_none() {
+                        access = now;
+                        rope.hear_access();
+                    }
                 }
-                Err(e) => tracing::warn!(error = %e, "heartbeats could not be written; trying again"),
+                Err(e) => {
+                    tracing::warn!(error = %e, "heartbeats could not be written; trying again");
+                    heartbeat = Instant::now() + AFTER_FAILURE;
+                    told(&health, Err(e));
+                }
             }
         }
     }
 
-    /// Writes those that came and went since the last time.
-    pub async fn write_changed(&self, pool: &Pool) {
-        let changed = self.agents().take_changed();
-        if let Err(e) = self.write(pool, &changed).await {
-            tracing::warn!(error = %e, "presence could not be written; trying again");
+    /// Writes those that came and went since the last time. Of an agent whose row does not take it, or is held, it is tried again
+    /// with the next heartbeats; the others are written.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; then all of it is tried again.
+    pub async fn write_changed(&self, pool: &Pool) -> Result<(), StoreError> {
+        let mut changed = self.agents().take_changed();
+        match self.write(pool, &changed).await {
+            Ok(left) => {
+                self.say(&left);
+                changed.retain(|(agent, _)| left.unwritten.iter().any(|l| **l == **agent));
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "presence could not be written; trying again");
+                self.agents().put_back(changed);
+                return Err(e);
+            }
+        }
+        if !changed.is_empty() {
             self.agents().put_back(changed);
         }
+        Ok(())
     }
 
-    async fn write(&self, pool: &Pool, changed: &[(Arc<str>, Change)]) -> Result<(), StoreError> {
+    async fn write(&self, pool: &Pool, changed: &[(Arc<str>, Change)]) -> Result<Left, StoreError> {
         let (mut came, mut went) = (Vec::new(), Vec::new());
         for (agent, change) in changed {
             match change {
@@ -119,32 +152,32 @@ impl Presence {
                 Change::Went(absence) => went.push((&**agent, *absence)),
             }
         }
+        let mut left = Left::default();
         if !went.is_empty() {
-            presence::disconnected(pool, self.0.broker, &went).await?;
+            left = presence::disconnected(pool, self.0.broker, &went).await?;
         }
-        match came.is_empty() {
-            true => Ok(()),
-            false => self.write_came(pool, &came).await,
+        if !came.is_empty() {
+            let came = presence::connected(pool, self.0.broker, &came).await?;
+            left.unwritten.extend(came.unwritten);
+            left.refused.extend(came.refused);
         }
+        Ok(left)
     }
 
-    /// What a hello says may not suit the registry of an adopted mesh: one such agent must not keep the others from being
-    /// online, nor itself.
-    async fn write_came(&self, pool: &Pool, came: &[(&str, &Card)]) -> Result<(), StoreError> {
-        let broker = self.0.broker;
-        match presence::connected(pool, broker, came).await {
-            Err(e) if !e.is_retryable() && came.iter().any(|(_, card)| !card.is_empty()) => {}
-            written => return written,
-        }
-        for (agent, card) in came {
-            match presence::connected(pool, broker, &[(*agent, *card)]).await {
-                Err(e) if !e.is_retryable() && !card.is_empty() => {
-                    tracing::warn!(agent, error = %e, "the registry does not take what this agent's hello says of it");
-                    presence::connected(pool, broker, &[(*agent, &Card::default())]).await?;
-                }
-                written => written?,
+    /// Once for each agent and reason.
+    fn say(&self, left: &Left) {
+        for (agent, why) in &left.refused {
+            if self.agents().is_news(agent, why) {
+                tracing::warn!(agent, why, "the registry does not take this agent's presence");
             }
         }
-        Ok(())
+    }
+}
+
+/// What became of the duty.
+fn told(health: &Health, written: Result<(), StoreError>) {
+    match written {
+        Ok(()) => health.succeeded(Duty::Presence),
+        Err(e) => health.failed(Duty::Presence, e.to_string()),
     }
 }

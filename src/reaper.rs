@@ -11,10 +11,11 @@ use tokio::time::{sleep, sleep_until};
 
 use uuid::Uuid;
 
+use crate::health::{Duty, Health};
 use crate::metrics::Metrics;
 use crate::postgres::presence::{self, SILENT_AFTER};
 use crate::postgres::reap::{self, BATCH_ROWS};
-use crate::postgres::{Pool, StoreError};
+use crate::postgres::{Pool, StoreError, aside};
 
 /// Scheduled deliveries are looked for at least this often; those it knows of are promoted at their time.
 const DUE_EVERY: Duration = Duration::from_secs(2);
@@ -48,7 +49,7 @@ impl Alarm {
 }
 
 /// Promotes what is due, for ever.
-pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
+pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -59,8 +60,10 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
             }
         }
         next = Instant::now() + DUE_EVERY;
+        health.began(Duty::Promotion, Instant::now());
         match reap::promote_due(&pool).await {
             Ok(promoted) => {
+                health.succeeded(Duty::Promotion);
                 if promoted.rows > 0 {
                     wake.notify_one();
                 }
@@ -70,7 +73,10 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
                     next = next.min(Instant::now() + wait);
                 }
             }
-            Err(e) => tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again"),
+            Err(e) => {
+                tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again");
+                health.failed(Duty::Promotion, e.to_string());
+            }
         }
     }
 }
@@ -104,8 +110,9 @@ pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metric
                 None => 0,
             };
             let locks = reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT)).await?;
+            let asides = aside::forget(&pool).await?;
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
-            Ok(messages.max(locks).max(reap::remove_presence(&pool, kept).await?))
+            Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
         }),
         every(BROADCASTS_EVERY, || async {
             let finished = reap::finish_broadcasts(&pool).await?;

@@ -206,6 +206,7 @@ impl Status {
             agents_left_out: picture.left_out,
             depth: picture.depth,
             scheduled: known.reading.scheduled.max(0) as u64,
+            set_aside: picture::set_aside(&known.reading.set_aside),
             dead: known.reading.dead.iter().map(|(_, n)| (*n).max(0) as u64).sum(),
             groups: picture.groups,
             unknown: picture.unknown,

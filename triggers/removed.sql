@@ -10,6 +10,7 @@ begin
     return null;
   end if;
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
+  delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
   delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   return null;
 end

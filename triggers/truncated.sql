@@ -11,6 +11,7 @@ begin
     return null;
   end if;
   delete from postbell.deliveries;
+  delete from postbell.set_aside where message_id is not null;
   delete from postbell.broadcasts;
   return null;
 end

@@ -100,13 +100,16 @@ WAITING = ("What waits?", [
 FAILURES = ("What fails?", [
     lines("Failed attempts, by reason", "Each is tried again or becomes a dead letter. nack: the agent said so. deadline: no \
         acknowledgement in time. disconnect: the session ended before it.", "eps",
-        {"{{reason}}": "sum by (reason) (rate(postbell_failed_total{$}[$__rate_interval]))"}),
+        {"{{reason}}": "sum by (reason) (rate(postbell_failed_total{$}[$__rate_interval]))"}, width=6),
     lines("New dead letters, by reason", "Deliveries that were given up. max_attempts: failed as often as they may. rejected: the agent \
-        refused it for good. payload_too_large: it does not fit into a line.", "short",
-        {"{{reason}}": "sum by (reason) (increase(postbell_dead_total{$}[$__rate_interval]))"}, events=True),
+        refused it for good. payload_too_large: it does not fit into a line. unreadable: its row cannot be read.", "short",
+        {"{{reason}}": "sum by (reason) (increase(postbell_dead_total{$}[$__rate_interval]))"}, events=True, width=6),
+    lines("Set aside, by kind", "What the tables of the mesh do not take, by a constraint, a trigger or a lock: outcomes of messages, and \
+        agents' presence. Delivery goes on; postbell aside list says why.", "short",
+        {"{{kind}}": "max by (kind) (postbell_set_aside{$})"}, width=6),
     lines("Connections that ended, by reason", "bye: the client said so. disconnect: the socket ended. The others are the codes of the \
         errors that brokers closed them with. Many at once are a reconnect storm.", "eps",
-        {"{{reason}}": "topk(8, sum by (reason) (rate(postbell_closed_total{$}[$__rate_interval])))"}),
+        {"{{reason}}": "topk(8, sum by (reason) (rate(postbell_closed_total{$}[$__rate_interval])))"}, width=6),
 ])
 
 BELL = ("Does the bell ring?", [

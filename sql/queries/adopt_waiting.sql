@@ -11,7 +11,7 @@ from agent_messages m
 cross join lateral (
   select coalesce(m.to_agent_id, 'group:' || m.to_group) as inbox where m.to_agent_id is not null or m.to_group is not null
   union all
-  select f.inbox from postbell.recipients(m.from_agent_id, m.topic, m.to_environment) f (inbox)
+  select f.inbox from postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) f (inbox)
   where m.to_agent_id is null and m.to_group is null
 ) r
 where coalesce(m.status, 'pending') = 'pending'

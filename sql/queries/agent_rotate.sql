@@ -2,7 +2,7 @@
 -- besides; 0 ends it, and any older one, at once. No row: not registered. Called by src/postgres/agents.rs. Uses
 -- agent_registry's primary key.
 update agent_registry
-set token_hash = $2::bytea, token_set_at = now(), updated_at = now(),
+set token_hash = $2::bytea, token_set_at = now(),
     token_hash_previous = case when $3::bigint > 0 then token_hash end,
     token_previous_until = case when $3::bigint > 0 and token_hash is not null
                                 then now() + $3::bigint * interval '1 millisecond' end

@@ -17,7 +17,7 @@ with gone as (
       offline_reason = case when r.connected_to <@ those.ids then 'broker_gone' else r.offline_reason end
   from those
   -- Looked for only if there is a broker to look for.
-  cross join lateral (select l.agent_id from agent_registry l where l.connected_to && those.ids offset 0) left_behind
+  cross join lateral (select l.agent_id from agent_registry l where l.connected_to && those.ids for no key update skip locked) left_behind
   where r.agent_id = any (array[left_behind.agent_id]) and r.connected_to && those.ids
 )
 select count(*) from gone

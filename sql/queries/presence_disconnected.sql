@@ -1,5 +1,5 @@
 -- Agents whose last session here ended, sorted: offline, unless another broker has them still. $1 broker, $2 agents, $3 why
--- each is gone. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
+-- each is gone. Gives those that were written: not those that somebody holds. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
 update agent_registry r
 set last_heartbeat = now(), updated_at = now(),
     connected_to = array_remove(r.connected_to, $1::uuid),
@@ -7,4 +7,8 @@ set last_heartbeat = now(), updated_at = now(),
     offline_reason = case when cardinality(array_remove(r.connected_to, $1::uuid)) > 0 then r.offline_reason
                           else h.reason end
 from unnest($2::text[], $3::text[]) as h (agent_id, reason)
-where r.agent_id = any (array[h.agent_id])
+cross join lateral (
+  select l.agent_id from agent_registry l where l.agent_id = any (array[h.agent_id]) for no key update skip locked
+) free
+where r.agent_id = any (array[free.agent_id])
+returning r.agent_id::text

@@ -10,7 +10,11 @@ with here as (
       status = case when r.status in ('offline', 'starting', 'stopping') then 'online' else r.status end,
       offline_reason = case when r.status <> 'offline' then r.offline_reason end
   from unnest($2::text[]) as h (agent_id)
-  where r.agent_id = any (array[h.agent_id])
+  cross join lateral (
+    -- A row that somebody holds goes without.
+    select l.agent_id from agent_registry l where l.agent_id = any (array[h.agent_id]) for no key update skip locked
+  ) free
+  where r.agent_id = any (array[free.agent_id])
   returning r.agent_id, r.enabled, r.role, r.token_hash,
             case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous
 )

@@ -3,5 +3,8 @@
 -- agent_registry whole: an index on what each heartbeat changes would cost more.
 update agent_registry r
 set status = 'offline', offline_reason = 'silent', connected_to = null, updated_at = now()
-where r.status <> 'offline'
-  and coalesce(r.last_heartbeat, r.updated_at, '-infinity') < now() - $1::bigint * interval '1 second'
+where r.agent_id = any (array(
+  select l.agent_id from agent_registry l
+  where l.status <> 'offline'
+    and coalesce(l.last_heartbeat, l.updated_at, '-infinity') < now() - $1::bigint * interval '1 second'
+  for no key update skip locked))

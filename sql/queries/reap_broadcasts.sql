@@ -6,7 +6,9 @@ with done as (
   where coalesce(m.to_agent_id, m.to_group) is null and m.created_at < now() - interval '1 hour'
     and coalesce(m.status, 'pending') in ('pending', 'delivered')
     and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
+    and not exists (select from postbell.set_aside s where s.message_id = m.message_id offset 0)
   limit $1::bigint
+  for no key update skip locked
 )
 update agent_messages m set status = 'processed', processed_at = now()
 from done where m.message_id = any (array[done.message_id])

@@ -8,5 +8,6 @@ with old as (
     and coalesce(m.processed_at, m.created_at) < now() - $1::bigint * interval '1 second'
     and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
   order by m.created_at limit $2::bigint
+  for update skip locked
 )
 delete from agent_messages m using old where m.message_id = any (array[old.message_id])

@@ -4,7 +4,7 @@
 -- that name with other tables is somebody else's). Called by
 -- src/postgres/migrate/state.rs. Uses the catalogs' indexes.
 select current_setting('server_version_num')::integer as server_version_num,
-       current_setting('server_version') as server_version,
+       current_setting('server_version') as server_version, current_setting('server_encoding') as encoding,
        u.nspname::text as schema,
        (select n.nspname::text
         from pg_class v

@@ -1,16 +1,29 @@
 -- Dead letters. $1 delivery ids, $2 attempts, $3 how many attempts to add, $4 reasons. Called by
--- src/postgres/settle.rs. Uses the primary keys (see settle_ack.sql). A broadcast fails only in this
--- recipient's delivery.
-with settled as (
-  update postbell.deliveries d
-  set state = 'dead', dead_at = now(), due_at = null, attempt = d.attempt + a.added, last_error = a.reason
-  from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[])
-       as a (delivery_id, attempt, added, reason)
-  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.state <> 'dead'
-  returning d.message_id, d.last_error
+-- src/postgres/settle.rs. Uses the primary keys and the locks as settle_ack.sql does, and gives what that gives. A broadcast
+-- fails only in this recipient's delivery.
+with those as materialized (
+  select d.delivery_id, d.attempt, d.message_id, a.added, a.reason
+  from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[]) as a (delivery_id, attempt, added, reason)
+  cross join lateral (
+    select * from postbell.deliveries w
+    where w.delivery_id = any (array[a.delivery_id]) and w.attempt = a.attempt and w.state <> 'dead'
+    offset 0
+  ) d
 ), marked as (
-  update agent_messages m set status = 'failed', error_message = s.last_error
-  from settled s
-  where m.message_id = any (array[s.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
+  update agent_messages m set status = 'failed', error_message = t.reason
+  from those t
+  where m.message_id = any (array[t.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
+  returning m.message_id
+), settled as (
+  update postbell.deliveries d
+  set state = 'dead', dead_at = now(), due_at = null, attempt = d.attempt + t.added, last_error = t.reason
+  from those t
+  where d.delivery_id = any (array[t.delivery_id]) and d.attempt = t.attempt and d.state <> 'dead'
+    and (select count(*) from marked) >= 0
+  returning d.delivery_id
 )
-select count(*) from settled
+select case when count(*) < cardinality($1) then coalesce(array_agg(delivery_id), '{}') end as changed,
+       case when (select count(*) from marked) < (select count(*) from those) then
+         (select array_agg(message_id) from (select message_id from those except select message_id from marked) u)
+       end as unmarked
+from settled

@@ -1,14 +1,27 @@
--- Expired before they were delivered: the deliveries go, a message to one inbox fails with the reason.
--- $1 delivery ids, $2 attempts. Called by src/postgres/settle.rs. Uses the primary keys (see
--- settle_ack.sql).
-with settled as (
-  delete from postbell.deliveries d
-  using unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)
-  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.state <> 'dead'
-  returning d.message_id
+-- Expired before they were delivered: a message to one inbox fails with the reason, the deliveries go.
+-- $1 delivery ids, $2 attempts. Called by src/postgres/settle.rs. Uses the primary keys and the locks as settle_ack.sql does,
+-- and gives what that gives.
+with those as materialized (
+  select d.delivery_id, d.attempt, d.message_id
+  from unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)
+  cross join lateral (
+    select * from postbell.deliveries w
+    where w.delivery_id = any (array[a.delivery_id]) and w.attempt = a.attempt and w.state <> 'dead'
+    offset 0
+  ) d
 ), marked as (
   update agent_messages m set status = 'failed', error_message = 'expired before it was delivered'
-  from settled s
-  where m.message_id = any (array[s.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
+  from those t
+  where m.message_id = any (array[t.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
+  returning m.message_id
+), settled as (
+  delete from postbell.deliveries d using those t
+  where d.delivery_id = any (array[t.delivery_id]) and d.attempt = t.attempt and d.state <> 'dead'
+    and (select count(*) from marked) >= 0
+  returning d.delivery_id
 )
-select count(*) from settled
+select case when count(*) < cardinality($1) then coalesce(array_agg(delivery_id), '{}') end as changed,
+       case when (select count(*) from marked) < (select count(*) from those) then
+         (select array_agg(message_id) from (select message_id from those except select message_id from marked) u)
+       end as unmarked
+from settled

@@ -1,21 +1,34 @@
 -- Given back or failed: ready again, at once or after a delay. $1 delivery ids, $2 attempts, $3 how many attempts
 -- to add (0: given back), $4 delays in milliseconds, $5 reasons. Called by src/postgres/settle.rs. Uses the
--- primary keys (see settle_ack.sql). The new txid brings the row to the tail again; a message marked
--- delivered waits again.
-with settled as (
-  update postbell.deliveries d
-  set attempt = d.attempt + a.added,
-      last_error = coalesce(a.reason, d.last_error),
-      txid = pg_current_xact_id(),
-      state = case when a.delay_ms > 0 then 'scheduled' else 'ready' end::postbell.delivery_state,
-      due_at = case when a.delay_ms > 0 then now() + a.delay_ms * interval '1 millisecond' end
+-- primary keys and the locks as settle_ack.sql does. The new txid brings the row to the tail again; a message marked
+-- delivered waits again. One row: the deliveries that were changed, null for all of them.
+with those as materialized (
+  select d.delivery_id, d.attempt, d.message_id, a.added, a.delay_ms, a.reason
   from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::text[])
        as a (delivery_id, attempt, added, delay_ms, reason)
-  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.state <> 'dead' and d.due_at is null
-  returning d.message_id
+  cross join lateral (
+    select * from postbell.deliveries w
+    where w.delivery_id = any (array[a.delivery_id]) and w.attempt = a.attempt and w.state <> 'dead' and w.due_at is null
+    offset 0
+  ) d
 ), marked as (
   update agent_messages m set status = 'pending'
-  from settled s
-  where m.message_id = any (array[s.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null and m.status = 'delivered'
+  from those t
+  where m.message_id = any (array[t.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
+    and m.status = 'delivered'
+  returning 1
+), settled as (
+  update postbell.deliveries d
+  set attempt = d.attempt + t.added,
+      last_error = coalesce(t.reason, d.last_error),
+      txid = pg_current_xact_id(),
+      state = case when t.delay_ms > 0 then 'scheduled' else 'ready' end::postbell.delivery_state,
+      due_at = case when t.delay_ms > 0 then now() + t.delay_ms * interval '1 millisecond' end
+  from those t
+  where d.delivery_id = any (array[t.delivery_id]) and d.attempt = t.attempt and d.state <> 'dead' and d.due_at is null
+    and (select count(*) from marked) >= 0
+  returning d.delivery_id
 )
-select count(*) from settled
+select case when count(*) < cardinality($1) then coalesce(array_agg(delivery_id), '{}') end as changed,
+       null::uuid[] as unmarked
+from settled

@@ -7,7 +7,7 @@ use crate::health::Health;
 use crate::http::Refresh;
 use crate::metrics::{AGENTS_MAX, Metrics};
 use crate::postgres::gauges::{self, FlowEnd};
-use crate::postgres::{Pool, StoreError};
+use crate::postgres::{Pool, StoreError, aside};
 use crate::presence::Presence;
 
 /// Counting a large backlog is work for the database: several scrapers share an answer.
@@ -66,6 +66,8 @@ impl Gauges {
         if is_due(lock().mesh, MESH_FRESH) {
             lock().mesh = Some(Instant::now());
             let since = lock().flow;
+            let asides = aside::counts(&self.pool).await?;
+            self.metrics.set_set_aside(asides.iter().map(|c| (c.kind.as_str(), c.count)));
             let (reading, end) = gauges::mesh(&self.pool, since).await?;
             self.metrics.set_mesh(&reading).map_err(refused)?;
             lock().flow = Some(end);

@@ -41,7 +41,7 @@ pub(super) async fn bind(config: &Config) -> anyhow::Result<(TcpListener, TcpLis
     Ok((agents, http))
 }
 
-/// Says which way the stop ended; a failure where the broker stopped by itself.
+/// Says which way the stop ended; a failure where the broker stopped by itself, or could not write what agents said.
 pub(super) fn report(stopped: Stopped) -> ExitCode {
     match stopped {
         Stopped { given_back: 0, unsettled: 0, .. } => {
@@ -53,7 +53,7 @@ pub(super) fn report(stopped: Stopped) -> ExitCode {
             "stopped at the deadline: what was in flight or not yet written is delivered again"
         ),
     }
-    if stopped.broken { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if stopped.broken || stopped.unsettled > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 /// Ctrl-C, or SIGTERM as platforms send it.

@@ -10,6 +10,7 @@ pub use admission::{Denial, Role, RoleLimits, authenticate};
 pub use token::{Token, TokenHash, fingerprint, hash, is_hash};
 
 use super::cell::Cells;
+use super::connection::Params;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::moment;
@@ -20,6 +21,7 @@ const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
 const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
 const ROTATE: &str = include_str!("../../sql/queries/agent_rotate.sql");
 const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
+const TOUCH: &str = include_str!("../../sql/queries/agent_touch.sql");
 const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
 
 /// The longest that an old token is accepted beside its successor: a rotation that is never finished is none.
@@ -110,16 +112,21 @@ pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError>
     let token = Token::random();
     let hash = token.hash();
     let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
-    let rows =
-        pool.query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()]).await?;
-    match rows.first() {
-        Some(row) => Ok(Added {
+    let hash = hash.as_slice();
+    let params: Params<'_> = &[agent_id, agent_name, agent_type, environment, role, &hash];
+    // A token that nobody was told could not be given again: it is stored only once the answer is read.
+    let added = pool.in_transaction(ADD, params, |row| {
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Added {
             token,
             is_new: row.cell("is_new")?,
             enabled: row.cell("enabled")?,
-            environment: row.cell("environment")?,
-            role: row.cell("role")?,
-        }),
+            environment: row.text("environment")?.unwrap_or_default(),
+            role: row.text("role")?.unwrap_or_default(),
+        }))
+    });
+    match added.await? {
+        Some(added) => Ok(added),
         None => Err(StoreError::refused(format!(
             "{agent_id} is registered and has a token: use `postbell agent rotate {agent_id}` for a new one"
         ))),
@@ -160,12 +167,12 @@ pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
     let rows = pool.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
     let agents = rows.iter().map(|row| {
         Ok(Agent {
-            agent_id: row.cell("agent_id")?,
-            agent_type: row.cell("agent_type")?,
-            environment: row.cell("environment")?,
-            role: row.cell("role")?,
+            agent_id: row.text("agent_id")?.unwrap_or_default(),
+            agent_type: row.text("agent_type")?.unwrap_or_default(),
+            environment: row.text("environment")?.unwrap_or_default(),
+            role: row.text("role")?.unwrap_or_default(),
             enabled: row.cell("enabled")?,
-            status: row.cell("status")?,
+            status: row.text("status")?.unwrap_or_default(),
             has_token: row.cell("has_token")?,
             token_set_at: row.cell("token_set_at")?,
             token_previous_until: row.cell("token_previous_until")?,
@@ -192,7 +199,10 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
     let token = Token::random();
     match pool.execute(ROTATE, &[&agent, &token.hash().as_slice(), &(overlap.as_millis() as i64)]).await? {
         0 => Err(unknown(agent)),
-        _ => Ok(token),
+        _ => {
+            pool.execute(TOUCH, &[&agent]).await?;
+            Ok(token)
+        }
     }
 }
 
@@ -203,7 +213,9 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
 /// It is not registered.
 pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
     let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
-    rows.first().ok_or_else(|| unknown(agent))?.cell("was")
+    let was = rows.first().ok_or_else(|| unknown(agent))?.cell("was")?;
+    pool.execute(TOUCH, &[&agent]).await?;
+    Ok(was)
 }
 
 /// Takes an agent off the registry and says how many deliveries still wait for its name. These are never deleted

@@ -2,6 +2,7 @@
 //!
 //! A check that cannot be made is a failed check and does not end the others; only an unreachable database does.
 
+mod aside;
 mod house;
 mod mesh;
 pub mod open;
@@ -79,6 +80,7 @@ pub async fn examine(target: &Target) -> Vec<Check> {
         add(&mut checks, "brokers", mesh::brokers(&connection).await);
         add(&mut checks, "agents", mesh::agents(&connection).await);
         add(&mut checks, "recipients", mesh::recipients(&connection).await);
+        add(&mut checks, "set aside", aside::set_aside(&connection).await);
         add(&mut checks, "deliveries", house::unrouted(&connection).await);
     }
     checks

@@ -1,31 +1,41 @@
 //! What can go wrong with the database, in sentences.
 
+mod fault;
+mod sentence;
+
 use std::error::Error as StdError;
 use std::fmt;
 
 use tokio_postgres::error::SqlState;
 
+pub use fault::Fault;
+
 /// A failure of the database or of the way to it. `Display` is a sentence for a person.
 pub struct StoreError {
     sentence: String,
     sqlstate: Option<SqlState>,
-    retryable: bool,
+    fault: Fault,
 }
 
 impl StoreError {
     /// A failure that trying again will not mend.
     pub fn refused(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), sqlstate: None, retryable: false }
+        Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Ours }
     }
 
     /// A failure that may pass.
     pub fn unavailable(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), sqlstate: None, retryable: true }
+        Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Passing }
     }
 
     /// Whether the same call may succeed later: the server or the connection is gone, not the request wrong.
     pub fn is_retryable(&self) -> bool {
-        self.retryable
+        matches!(self.fault, Fault::Passing | Fault::Slow)
+    }
+
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        self.fault
     }
 
     /// The five characters of Postgres's error code, where the server gave one.
@@ -55,40 +65,17 @@ impl From<tokio_postgres::Error> for StoreError {
             Some(db) => {
                 super::drift::smell(db.code().code());
                 Self {
-                    sentence: server_sentence(db),
+                    sentence: sentence::of(db),
                     sqlstate: Some(db.code().clone()),
-                    retryable: is_passing(db.code()),
+                    fault: Fault::of(db.code().code()),
                 }
             }
-            None => Self { sentence: driver_sentence(&error), sqlstate: None, retryable: is_lost(&error) },
+            None => {
+                let fault = if is_lost(&error) { Fault::Passing } else { Fault::Ours };
+                Self { sentence: driver_sentence(&error), sqlstate: None, fault }
+            }
         }
     }
-}
-
-fn server_sentence(db: &tokio_postgres::error::DbError) -> String {
-    let detail = db.detail().map(|d| format!(" ({d})")).unwrap_or_default();
-    let said = format!("{}{detail}", db.message());
-    let advice = match *db.code() {
-        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "check the user and password in DATABASE_URL"
-        }
-        SqlState::INVALID_CATALOG_NAME => "check the database name in DATABASE_URL",
-        SqlState::INSUFFICIENT_PRIVILEGE => "connect as the owner of the tables, or grant it the right",
-        SqlState::TOO_MANY_CONNECTIONS => "close other clients or lower POSTBELL_POOL_SIZE",
-        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_COLUMN => {
-            "run `postbell migrate`, and check POSTBELL_SCHEMA"
-        }
-        SqlState::LOCK_NOT_AVAILABLE => "another transaction holds the table; try again when it has ended",
-        _ => return format!("the database says: {said}"),
-    };
-    format!("the database says: {said}; {advice}")
-}
-
-/// Codes of a server that is starting, stopping, or out of something for now.
-fn is_passing(code: &SqlState) -> bool {
-    let class = &code.code()[..2];
-    // 08 connection, 53 resources, 57 operator intervention (but a cancelled query), 40 serialization, deadlock.
-    matches!(class, "08" | "53" | "57" | "40") || *code == SqlState::LOCK_NOT_AVAILABLE
 }
 
 fn is_lost(error: &tokio_postgres::Error) -> bool {

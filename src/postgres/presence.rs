@@ -1,16 +1,21 @@
 //! Presence: the registry says who is connected.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::cell::Cells;
+use super::connection::Params;
 use super::error::StoreError;
 use super::pool::Pool;
 
 const CONNECTED: &str = include_str!("../../sql/queries/presence_connected.sql");
 const HEARTBEAT: &str = include_str!("../../sql/queries/presence_heartbeat.sql");
 const DISCONNECTED: &str = include_str!("../../sql/queries/presence_disconnected.sql");
+const EACH: &str = include_str!("../../sql/queries/presence_each.sql");
+const SILENT_EACH: &str = include_str!("../../sql/queries/presence_silent_each.sql");
 const SILENT: &str = include_str!("../../sql/queries/presence_silent.sql");
 
 /// An agent that keeps its row alive by SQL, and has not for so long, is offline.
@@ -60,40 +65,116 @@ impl Absence {
     }
 }
 
+/// Agents of whom the registry does not say what it should, and why; nobody's fault keeps the others from being written.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Another transaction holds the row, or it takes nothing of it: to be tried again.
+    pub unwritten: Vec<String>,
+    /// What the row does not take, whole or in part: the agent and a reason without a row's content.
+    pub refused: Vec<(String, String)>,
+}
+
+impl Left {
+    fn without(asked: &[&str], written: &[Row]) -> Result<Self, StoreError> {
+        let written: HashSet<&str> = written.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
+        let unwritten = asked.iter().filter(|agent| !written.contains(**agent));
+        Ok(Self { unwritten: unwritten.map(|agent| (*agent).to_owned()).collect(), refused: Vec::new() })
+    }
+
+    fn of_each(rows: &[Row]) -> Result<Self, StoreError> {
+        let mut left = Self::default();
+        for row in rows {
+            let (agent, became): (String, &str) = (row.cell("agent_id")?, row.cell("became")?);
+            if became != "partly" {
+                left.unwritten.push(agent.clone());
+            }
+            left.refused.extend(row.cell::<_, Option<String>>("why")?.map(|why| (agent, why)));
+        }
+        Ok(left)
+    }
+}
+
+/// What a statement for one agent after the other has besides their names.
+#[derive(Default)]
+struct Said<'a> {
+    environments: Option<&'a [Option<&'a str>]>,
+    capabilities: Option<&'a [Option<&'a str>]>,
+    versions: Option<&'a [Option<&'a str>]>,
+    reasons: Option<&'a [&'a str]>,
+}
+
+async fn each(
+    pool: &Pool,
+    op: &str,
+    broker: Uuid,
+    names: &[&str],
+    said: Said<'_>,
+) -> Result<Left, StoreError> {
+    let Said { environments, capabilities, versions, reasons } = said;
+    let brokers = [broker];
+    let params: Params<'_> =
+        &[&op, &brokers.as_slice(), &names, &environments, &capabilities, &versions, &reasons];
+    Left::of_each(&pool.query(EACH, params).await?)
+}
+
 /// The first session of these agents began, or one that says something of the agent. Sorted by agent, as everywhere here, so
 /// that two brokers cannot deadlock.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn connected(pool: &Pool, broker: Uuid, agents: &[(&str, &Card)]) -> Result<(), StoreError> {
+pub async fn connected(pool: &Pool, broker: Uuid, agents: &[(&str, &Card)]) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let of = |field: fn(&Card) -> &Option<String>| -> Vec<Option<&str>> {
         agents.iter().map(|(_, card)| field(card).as_deref()).collect()
     };
     let (environments, capabilities) = (of(|c| &c.environment), of(|c| &c.capabilities));
     let versions = of(|c| &c.version);
-    pool.execute(CONNECTED, &[&broker, &names, &environments, &capabilities, &versions]).await?;
-    Ok(())
+    match pool.query(CONNECTED, &[&broker, &names, &environments, &capabilities, &versions]).await {
+        Err(e) if !e.is_retryable() => {
+            let said = Said {
+                environments: Some(&environments),
+                capabilities: Some(&capabilities),
+                versions: Some(&versions),
+                reasons: None,
+            };
+            each(pool, "connected", broker, &names, said).await
+        }
+        written => Left::without(&names, &written?),
+    }
 }
 
 /// These agents, sorted, have a session still. Gives a digest of what their hellos were checked against: where it is another
-/// one than the last time, somebody's access changed, or others are here.
+/// one than the last time, somebody's access changed, or others are here. It is `None` where they were written one by one.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn heartbeat(pool: &Pool, broker: Uuid, agents: &[&str]) -> Result<String, StoreError> {
-    pool.query_one(HEARTBEAT, &[&broker, &agents]).await?.cell("access")
+pub async fn heartbeat(
+    pool: &Pool,
+    broker: Uuid,
+    agents: &[&str],
+) -> Result<(Option<String>, Left), StoreError> {
+    match pool.query_one(HEARTBEAT, &[&broker, &agents]).await {
+        Err(e) if !e.is_retryable() => {
+            Ok((None, each(pool, "heartbeat", broker, agents, Said::default()).await?))
+        }
+        written => Ok((Some(written?.cell("access")?), Left::default())),
+    }
 }
 
 /// The last session of these agents, sorted, ended.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)]) -> Result<(), StoreError> {
+pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)]) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let reasons: Vec<&str> = agents.iter().map(|(_, absence)| absence.as_str()).collect();
-    pool.execute(DISCONNECTED, &[&broker, &names, &reasons]).await?;
-    Ok(())
+    match pool.query(DISCONNECTED, &[&broker, &names, &reasons]).await {
+        Err(e) if !e.is_retryable() => {
+            let said = Said { reasons: Some(&reasons), ..Said::default() };
+            each(pool, "disconnected", broker, &names, said).await
+        }
+        written => Left::without(&names, &written?),
+    }
 }
 
 /// Writes those offline whose heartbeat is older than this; says how many.
@@ -101,5 +182,9 @@ pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)])
 /// # Errors
 /// See [`StoreError`].
 pub async fn silent(pool: &Pool, after: Duration) -> Result<u64, StoreError> {
-    pool.execute(SILENT, &[&(after.as_secs() as i64)]).await
+    let seconds = after.as_secs() as i64;
+    match pool.execute(SILENT, &[&seconds]).await {
+        Err(e) if !e.is_retryable() => pool.query_one(SILENT_EACH, &[&seconds]).await?.count("n"),
+        written => written,
+    }
 }

@@ -11,6 +11,9 @@ use super::pool::Pool;
 
 const PROMOTE: &str = include_str!("../../sql/queries/due_promote.sql");
 const EXPIRED: &str = include_str!("../../sql/queries/reap_expired.sql");
+const EXPIRED_EACH: &str = include_str!("../../sql/queries/reap_expired_each.sql");
+const PROCESSED_EACH: &str = include_str!("../../sql/queries/reap_processed_each.sql");
+const BROKERS_EACH: &str = include_str!("../../sql/queries/broker_sweep_each.sql");
 const PROCESSED: &str = include_str!("../../sql/queries/reap_processed.sql");
 const LOCKS: &str = include_str!("../../sql/queries/reap_locks.sql");
 const BROADCASTS: &str = include_str!("../../sql/queries/reap_broadcasts.sql");
@@ -49,8 +52,13 @@ pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
-    let row = pool.query_one(EXPIRED, &[&BATCH_ROWS, &(EXPIRY_GRACE.as_millis() as i64)]).await?;
-    row.count("count")
+    let grace = EXPIRY_GRACE.as_millis() as i64;
+    match pool.query_one(EXPIRED, &[&BATCH_ROWS, &grace]).await {
+        Err(e) if !e.is_retryable() => {
+            pool.query_one(EXPIRED_EACH, &[&BATCH_ROWS, &grace]).await?.count("expired")
+        }
+        row => row?.count("count"),
+    }
 }
 
 /// Removes messages that ended longer ago than this; says how many.
@@ -58,7 +66,13 @@ pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
-    pool.execute(PROCESSED, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
+    let seconds = than.as_secs() as i64;
+    match pool.execute(PROCESSED, &[&seconds, &BATCH_ROWS]).await {
+        Err(e) if !e.is_retryable() => {
+            pool.query_one(PROCESSED_EACH, &[&seconds, &BATCH_ROWS]).await?.count("removed")
+        }
+        removed => removed,
+    }
 }
 
 /// Removes locks that ended longer ago than this; says how many.
@@ -98,6 +112,9 @@ pub async fn forget_routed(pool: &Pool) -> Result<u64, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn forget_silent_brokers(pool: &Pool, broker: Uuid) -> Result<u64, StoreError> {
-    let row = pool.query_one(BROKERS, &[&(FORGET_AFTER.as_millis() as i64), &broker]).await?;
-    row.count("count")
+    let silent = FORGET_AFTER.as_millis() as i64;
+    match pool.query_one(BROKERS, &[&silent, &broker]).await {
+        Err(e) if !e.is_retryable() => pool.query_one(BROKERS_EACH, &[&silent, &broker]).await?.count("n"),
+        row => row?.count("count"),
+    }
 }

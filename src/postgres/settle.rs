@@ -1,21 +1,91 @@
-//! Settling: outcomes become the truth in the table, many by one statement.
+//! Settling: outcomes become the truth in the tables, many by one statement; where the user's table refuses that, one by one.
+
+use std::collections::HashMap;
 
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::{Connection, Params};
+use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
-use crate::inbox::event::{DeadCause, Outcome, Settle};
+use crate::inbox::event::{Outcome, Settle};
 
 const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
 const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");
 const DEAD: &str = include_str!("../../sql/queries/settle_dead.sql");
 const EXPIRED: &str = include_str!("../../sql/queries/settle_expired.sql");
+const UNMARKED: &str = include_str!("../../sql/queries/settle_unmarked.sql");
+const EACH: &str = include_str!("../../sql/queries/settle_each.sql");
+const SESSION: &str = include_str!("../../sql/queries/settle_session.sql");
 const MARK: &str = include_str!("../../sql/queries/mark_delivered.sql");
+const MARK_EACH: &str = include_str!("../../sql/queries/mark_each.sql");
+
+/// For how long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
+const TRY_MS: i32 = 300;
+/// Why a row is set aside untried.
+const UNTRIED: &str =
+    "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
+
+/// What a kind of outcome changes: each has a statement of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// Acknowledged.
+    Ack,
+    /// Ready again, at once or later.
+    Retry,
+    /// A dead letter.
+    Dead,
+    /// Too late to deliver.
+    Expired,
+}
+
+impl Kind {
+    /// The kind of an outcome.
+    pub fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Ack { .. } => Self::Ack,
+            Outcome::Release { .. } | Outcome::Fail { .. } => Self::Retry,
+            Outcome::Dead { .. } => Self::Dead,
+            Outcome::Expired => Self::Expired,
+        }
+    }
+
+    /// As `postbell.set_aside.kind` has it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ack => "ack",
+            Self::Retry => "retry",
+            Self::Dead => "dead",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// What became of an outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Became {
+    /// It is written.
+    Written,
+    /// The delivery's own change is written; what the message's row does not take is set aside.
+    Aside,
+    /// It changed nothing: it was settled before, or is another attempt's.
+    Stale,
+    /// Another transaction holds the delivery: nothing is changed yet.
+    Held,
+}
+
+/// What a call changed.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// One for each outcome, in the order of the batch.
+    pub became: Vec<Became>,
+    /// Why something was set aside: of the first.
+    pub why: Option<String>,
+}
 
 /// The arrays of one kind of outcome.
 #[derive(Default)]
 struct Arrays<'a> {
+    kinds: Vec<&'static str>,
     ids: Vec<i64>,
     attempts: Vec<i16>,
     added: Vec<i16>,
@@ -24,75 +94,115 @@ struct Arrays<'a> {
 }
 
 impl<'a> Arrays<'a> {
-    fn push(&mut self, settle: &'a Settle, added: i16, delay_ms: i64, reason: Option<&'a str>) {
-        self.ids.push(settle.delivery_id);
-        self.attempts.push(i16::try_from(settle.attempt).unwrap_or(i16::MAX));
-        self.added.push(added);
-        self.delays_ms.push(delay_ms);
-        self.reasons.push(reason);
+    fn of(batch: &'a [Settle]) -> Self {
+        let mut arrays = Self::default();
+        for settle in batch {
+            let (added, delay_ms, reason) = match &settle.outcome {
+                Outcome::Ack { .. } | Outcome::Expired => (0, 0, None),
+                Outcome::Release { delay } => (0, delay.as_millis() as i64, None),
+                Outcome::Fail { delay, reason, .. } => (1, delay.as_millis() as i64, Some(reason.as_str())),
+                // What could not be pushed was not tried.
+                Outcome::Dead { cause, reason } => (i16::from(cause.was_tried()), 0, Some(reason.as_str())),
+            };
+            arrays.kinds.push(Kind::of(&settle.outcome).as_str());
+            arrays.ids.push(settle.delivery_id);
+            arrays.attempts.push(i16::try_from(settle.attempt).unwrap_or(i16::MAX));
+            arrays.added.push(added);
+            arrays.delays_ms.push(delay_ms);
+            arrays.reasons.push(reason);
+        }
+        arrays
     }
 }
 
-/// What a batch changed: an outcome that came too late changes nothing, and is not counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
-    /// Acknowledged.
-    pub acked: u64,
-    /// Ready again, or scheduled.
-    pub again: u64,
-    /// Dead letters.
-    pub dead: u64,
-    /// Expired.
-    pub expired: u64,
+/// A connection for what writes to the user's tables: it waits for no lock and no trigger for long.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn open(target: &Target) -> Result<Connection, StoreError> {
+    let connection = Connection::open(target).await?;
+    connection.batch(SESSION).await?;
+    Ok(connection)
 }
 
-/// Writes a batch, one statement and so one transaction a kind. When this returns all are committed.
+/// Writes a batch, a statement and so a transaction for each kind in it. When this returns all are committed.
 ///
 /// # Errors
 /// See [`StoreError`]; then it may or may not be committed, and writing it again changes nothing more.
-pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Changed, StoreError> {
-    let (mut acks, mut again, mut dead, mut expired) =
-        (Arrays::default(), Arrays::default(), Arrays::default(), Arrays::default());
-    for settle in batch {
-        match &settle.outcome {
-            Outcome::Ack { .. } => acks.push(settle, 0, 0, None),
-            Outcome::Release { delay } => again.push(settle, 0, delay.as_millis() as i64, None),
-            Outcome::Fail { delay, reason, .. } => {
-                again.push(settle, 1, delay.as_millis() as i64, Some(reason));
-            }
-            Outcome::Dead { cause, reason } => {
-                // What could not be pushed was not tried.
-                let added = i16::from(*cause != DeadCause::PayloadTooLarge);
-                dead.push(settle, added, 0, Some(reason));
-            }
-            Outcome::Expired => expired.push(settle, 0, 0, None),
+pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled, StoreError> {
+    let mut settled = Settled { became: vec![Became::Stale; batch.len()], why: None };
+    for kind in [Kind::Ack, Kind::Retry, Kind::Dead, Kind::Expired] {
+        let places: Vec<usize> = (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
+        if places.is_empty() {
+            continue;
+        }
+        let those: Vec<Settle> = places.iter().map(|i| batch[*i].clone()).collect();
+        for (place, became) in places.into_iter().zip(settle_kind(connection, kind, &those).await?.became) {
+            settled.became[place] = became;
         }
     }
-    Ok(Changed {
-        acked: count(connection, &acks, ACK, &[&acks.ids, &acks.attempts]).await?,
-        again: count(
-            connection,
-            &again,
-            RETRY,
-            &[&again.ids, &again.attempts, &again.added, &again.delays_ms, &again.reasons],
-        )
-        .await?,
-        dead: count(connection, &dead, DEAD, &[&dead.ids, &dead.attempts, &dead.added, &dead.reasons])
-            .await?,
-        expired: count(connection, &expired, EXPIRED, &[&expired.ids, &expired.attempts]).await?,
-    })
+    Ok(settled)
 }
 
-async fn count(
+/// Writes a batch of one kind by one statement.
+///
+/// # Errors
+/// See [`settle`].
+pub async fn settle_kind(
     connection: &Connection,
-    arrays: &Arrays<'_>,
-    sql: &'static str,
-    params: Params<'_>,
-) -> Result<u64, StoreError> {
-    if arrays.ids.is_empty() {
-        return Ok(0);
+    kind: Kind,
+    batch: &[Settle],
+) -> Result<Settled, StoreError> {
+    let Arrays { ids, attempts, added, delays_ms, reasons, .. } = &Arrays::of(batch);
+    let (sql, params): (_, Params<'_>) = match kind {
+        Kind::Ack => (ACK, &[ids, attempts]),
+        Kind::Retry => (RETRY, &[ids, attempts, added, delays_ms, reasons]),
+        Kind::Dead => (DEAD, &[ids, attempts, added, reasons]),
+        Kind::Expired => (EXPIRED, &[ids, attempts]),
+    };
+    let row = connection.query_one(sql, params).await?;
+    if let Some(messages) = row.cell::<_, Option<Vec<Uuid>>>("unmarked")? {
+        connection.execute(UNMARKED, &[&messages, &kind.as_str()]).await?;
     }
-    connection.query_one(sql, params).await?.count("count")
+    let became = match row.cell::<_, Option<Vec<i64>>>("changed")? {
+        None => vec![Became::Written; batch.len()],
+        Some(changed) => {
+            let changed: std::collections::HashSet<i64> = changed.into_iter().collect();
+            let of = |id| if changed.contains(id) { Became::Written } else { Became::Stale };
+            ids.iter().map(of).collect()
+        }
+    };
+    Ok(Settled { became, why: None })
+}
+
+/// Writes a batch one by one: what a row of the user's does not take is set aside. With `try_rows` false none is tried, and all
+/// that needs one is set aside: the deliveries' own changes then depend on nothing of the user's.
+///
+/// # Errors
+/// See [`settle`].
+pub async fn settle_each(
+    connection: &Connection,
+    batch: &[Settle],
+    try_rows: bool,
+) -> Result<Settled, StoreError> {
+    let Arrays { kinds, ids, attempts, added, delays_ms, reasons } = &Arrays::of(batch);
+    let try_ms = if try_rows { TRY_MS } else { 0 };
+    let params: Params<'_> = &[kinds, ids, attempts, added, delays_ms, reasons, &try_ms, &UNTRIED];
+    let mut found = HashMap::with_capacity(batch.len());
+    let mut why = None;
+    for row in connection.query(EACH, params).await? {
+        let became = match row.cell("became")? {
+            "written" => Became::Written,
+            "aside" => Became::Aside,
+            "held" => Became::Held,
+            _ => Became::Stale,
+        };
+        // One delivery twice in a batch: the first is written, the second stale.
+        found.entry(row.cell::<_, i64>("delivery_id")?).or_insert(became);
+        why = why.or(row.cell::<_, Option<String>>("why")?);
+    }
+    let became = ids.iter().map(|id| found.remove(id).unwrap_or(Became::Stale)).collect();
+    Ok(Settled { became, why })
 }
 
 /// Marks messages that are with an agent for longer.
@@ -102,4 +212,16 @@ async fn count(
 pub async fn mark_delivered(connection: &Connection, messages: &[Uuid]) -> Result<(), StoreError> {
     connection.execute(MARK, &[&messages]).await?;
     Ok(())
+}
+
+/// The same one by one; says how many rows do not take it, and why.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn mark_each(
+    connection: &Connection,
+    messages: &[Uuid],
+) -> Result<(i64, Option<String>), StoreError> {
+    let row = connection.query_one(MARK_EACH, &[&messages]).await?;
+    Ok((row.cell("refused")?, row.cell("why")?))
 }

@@ -14,12 +14,17 @@ pub(super) enum Change {
     Went(Absence),
 }
 
+/// Of more agents it is not remembered what was said.
+const REFUSED_MAX: usize = 10_000;
+
 /// The agents with sessions here. Bounded by the agents there are.
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     sessions: HashMap<Arc<str>, usize>,
     /// Since the registry was written last; of each agent only how it ended up.
     changed: HashMap<Arc<str>, Change>,
+    /// Why a row did not take what was to be written, as it was said last; at most [`REFUSED_MAX`].
+    refused: HashMap<String, String>,
 }
 
 impl Agents {
@@ -54,6 +59,14 @@ impl Agents {
 
     pub(super) fn has(&self, agent: &str) -> bool {
         self.sessions.contains_key(agent)
+    }
+
+    /// Whether this reason is another one than the last of this agent.
+    pub(super) fn is_news(&mut self, agent: &str, why: &str) -> bool {
+        if self.refused.len() >= REFUSED_MAX {
+            self.refused.clear();
+        }
+        self.refused.insert(agent.to_owned(), why.to_owned()).as_deref() != Some(why)
     }
 
     /// Those that are here, sorted.

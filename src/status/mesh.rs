@@ -21,6 +21,7 @@ pub struct Mesh {
     pub depth: Vec<Depth>,
     pub scheduled: u64,
     pub dead: u64,
+    pub set_aside: Vec<SetAside>,
     pub groups: Vec<Group>,
     pub unknown: Vec<Unknown>,
     pub delivery: Delivery,
@@ -170,6 +171,16 @@ impl Depth {
     pub fn none() -> Vec<Self> {
         (1..=PRIORITIES as u8).map(|priority| Self { priority, ready: 0, oldest_seconds: None }).collect()
     }
+}
+
+/// What the tables of the mesh do not take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/http-api.md describes each")]
+pub struct SetAside {
+    pub kind: String,
+    pub count: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since_seconds: Option<u64>,
 }
 
 /// A group that messages wait for.

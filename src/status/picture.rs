@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::mesh::{Agent, Broker, Depth, Edge, Environment, Group, Standing, TARGET_MS, Unknown};
+use super::mesh::{Agent, Broker, Depth, Edge, Environment, Group, SetAside, Standing, TARGET_MS, Unknown};
 use crate::inbox::dispatcher::Here;
 use crate::message::PRIORITY_HIGHEST;
+use crate::postgres::aside::Count;
 use crate::postgres::status::{self as rows, Reading};
 use crate::protocol::frame::GROUP_INBOX;
 
@@ -37,6 +38,16 @@ struct Inbox {
     waiting: u64,
     oldest: Option<f64>,
     is_taken: bool,
+}
+
+/// What is set aside: how much and for how long. Why is for those who may read.
+pub(super) fn set_aside(counts: &[Count]) -> Vec<SetAside> {
+    let of = |count: &Count| SetAside {
+        kind: count.kind.clone(),
+        count: count.count,
+        since_seconds: whole(Some(count.since_seconds)),
+    };
+    counts.iter().map(of).collect()
 }
 
 pub(super) fn picture(reading: &Reading, me: Uuid, here: &HashMap<Arc<str>, Here>) -> Picture {

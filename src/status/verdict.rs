@@ -1,6 +1,6 @@
 //! What an operator should know first, in sentences. Pure.
 
-use super::mesh::{Agent, Finding, Level, Mesh, Standing, TARGET_MS, Verdict};
+use super::mesh::{Agent, Finding, Level, Mesh, SetAside, Standing, TARGET_MS, Verdict};
 use crate::health::Readiness;
 
 /// Names in a sentence; the page shows the others.
@@ -53,6 +53,24 @@ pub(super) fn verdict(mesh: &Mesh, readiness: &Readiness) -> Verdict {
         let sentence =
             format!("{} dead letter{s}: read why {is} given up, then redrive or purge.", mesh.dead);
         find(Level::Watch, sentence, Some("dead".to_owned()));
+    }
+    if !mesh.set_aside.is_empty() {
+        let (presence, outcomes): (Vec<_>, Vec<_>) =
+            mesh.set_aside.iter().partition(|s| s.kind == "presence");
+        let sum = |those: &[&SetAside]| those.iter().map(|s| s.count).sum::<u64>();
+        let said = match (sum(&outcomes), sum(&presence)) {
+            (n, 0) => format!("the table agent_messages does not take {}", things(n, "outcome")),
+            (0, n) => {
+                format!("the table agent_registry does not take the presence of {}", things(n, "agent"))
+            }
+            (n, m) => format!(
+                "the tables do not take {} and the presence of {}",
+                things(n, "outcome"),
+                things(m, "agent")
+            ),
+        };
+        let sentence = format!("{}: `postbell doctor` and `postbell aside list` say why.", capital(&said));
+        find(Level::Watch, sentence, None);
     }
     if !mesh.unknown.is_empty() {
         let names: Vec<_> = mesh.unknown.iter().take(NAMES_MAX).map(|u| u.inbox.as_str()).collect();
@@ -110,6 +128,10 @@ fn them(those: &[&Agent]) -> &'static str {
 
 fn messages(count: u64) -> String {
     if count == 1 { "a message waits".to_owned() } else { format!("{count} messages wait") }
+}
+
+fn things(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 fn capital(sentence: &str) -> String {

@@ -68,12 +68,8 @@ where
         return Ok(not_allowed("POST"));
     }
     who.must(May::Operate)?;
-    // A form of another page cannot say this without asking us first.
-    let is_json = |value: &hyper::header::HeaderValue| value.as_bytes().starts_with(b"application/json");
-    if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json"));
-    }
-    let which = which(read(request.into_body()).await?)?;
+    is_json(&request)?;
+    let which = which(chosen(request.into_body()).await?)?;
     let by = who.name.as_deref().unwrap_or("operator");
     let done = match site.ask(carry_out(&site.pool, by, &ask(which), None)).await? {
         ServerFrame::Redriven(done) => {
@@ -86,7 +82,17 @@ where
     Ok(json(&done))
 }
 
-async fn read<B>(body: B) -> Result<Chosen, Refusal>
+/// A form of another page cannot say this without asking us first.
+pub(super) fn is_json<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let is_json = |value: &hyper::header::HeaderValue| value.as_bytes().starts_with(b"application/json");
+    match request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
+        true => Ok(()),
+        false => Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json")),
+    }
+}
+
+/// Which are named in a body.
+pub(super) async fn chosen<B>(body: B) -> Result<Chosen, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {

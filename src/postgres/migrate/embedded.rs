@@ -76,9 +76,14 @@ pub const MIGRATIONS: &[Migration] = &[
         sql: include_str!("../../../sql/migrations/0015_standstill.sql"),
     },
     Migration {
-        version: 19,
+        version: 16,
+        name: "set_aside",
+        sql: include_str!("../../../sql/migrations/0016_set_aside.sql"),
+    },
+    Migration {
+        version: 17,
         name: "unrouted",
-        sql: include_str!("../../../sql/migrations/0019_unrouted.sql"),
+        sql: include_str!("../../../sql/migrations/0017_unrouted.sql"),
     },
 ];
 

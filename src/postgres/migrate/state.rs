@@ -155,6 +155,7 @@ pub(super) struct Found {
 impl Found {
     pub(super) async fn read(connection: &Connection) -> Result<Self, StoreError> {
         let row = connection.query_one(FOUND, &[]).await?;
+        refuse_encoding(row.cell("encoding")?)?;
         let mut found = Self {
             server_version_num: row.cell("server_version_num")?,
             server_version: row.cell("server_version")?,
@@ -253,6 +254,18 @@ impl Found {
             .iter()
             .find(|m| self.applied.iter().any(|a| a.version == m.version && a.sha256 != digest(m.sql)))
     }
+}
+
+/// In SQL_ASCII a text is any bytes, and in another encoding most names and payloads cannot be stored.
+fn refuse_encoding(encoding: &str) -> Result<(), StoreError> {
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(StoreError::refused(format!(
+        "this database has the encoding {encoding}, and Postbell needs UTF8, in which every message can be written and \
+         read: make another with `create database NAME encoding 'UTF8' template template0`, load a dump of this one \
+         into it, and name it in the database URL"
+    )))
 }
 
 /// A table that lacks a column says nothing: it is made anew.

@@ -1,0 +1,8 @@
+-- Presence that has not been refused again for a minute, and what is of a message that is no more, at most $1 of these.
+-- Called by src/postgres/aside.rs, once a minute. Reads set_aside whole.
+delete from postbell.set_aside s
+where aside_id = any (array(
+  select aside_id from postbell.set_aside w
+  where case when w.kind = 'presence' then w.next_try < now() - interval '1 minute'
+             else not exists (select from agent_messages m where m.message_id = w.message_id offset 0) end
+  limit $1::bigint))

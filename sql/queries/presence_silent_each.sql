@@ -1,0 +1,10 @@
+-- The same as presence_silent.sql, agent by agent, after that was refused: $1 seconds. Says how many are offline now. Called by
+-- src/postgres/presence.rs. Reads agent_registry whole.
+with late as (
+  select array_agg(agent_id::text order by agent_id) as agents from agent_registry
+  where status <> 'offline'
+    and coalesce(last_heartbeat, updated_at, '-infinity') < now() - $1::bigint * interval '1 second'
+)
+select coalesce(cardinality(agents), 0)::bigint
+         - (select count(*) from postbell.presence_each('silent', null, agents, null, null, null, null)) as n
+from late
