@@ -3,6 +3,11 @@
 
 create type postbell.delivery_state as enum ('ready', 'scheduled', 'dead');
 
+create table postbell.broadcasts (
+  message_id uuid not null,
+  constraint broadcasts_pkey PRIMARY KEY (message_id)
+);
+
 create table postbell.brokers (
   broker_id uuid not null,
   name text not null,
@@ -65,6 +70,14 @@ create table postbell.locks (
 );
 CREATE INDEX locks_until ON postbell.locks USING btree (until);
 
+create table postbell.looked (
+  only_row boolean not null default true,
+  marks text not null,
+  at timestamp with time zone not null default now(),
+  constraint looked_only_row_check CHECK (only_row),
+  constraint looked_pkey PRIMARY KEY (only_row)
+);
+
 create table postbell.migrations (
   version integer not null,
   name text not null,
@@ -108,25 +121,6 @@ create table postbell.role_limits (
   constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0))
 );
 
-create table postbell.set_aside (
-  aside_id bigint not null generated always as identity,
-  message_id uuid,
-  delivery_id bigint,
-  inbox text not null,
-  kind text not null,
-  status text not null,
-  error_message text,
-  reason text not null,
-  since timestamp with time zone not null default now(),
-  tries integer not null default 1,
-  next_try timestamp with time zone not null,
-  dropped_at timestamp with time zone,
-  constraint set_aside_pkey PRIMARY KEY (aside_id)
-);
-CREATE INDEX set_aside_due ON postbell.set_aside USING btree (next_try) WHERE ((dropped_at IS NULL) AND (message_id IS NOT NULL));
-CREATE UNIQUE INDEX set_aside_message ON postbell.set_aside USING btree (message_id, inbox) WHERE (message_id IS NOT NULL);
-CREATE UNIQUE INDEX set_aside_presence ON postbell.set_aside USING btree (inbox) WHERE (kind = 'presence'::text);
-
 create table postbell.subscriptions (
   pattern text not null,
   agent_id text not null,
@@ -140,6 +134,14 @@ create table postbell.triggers (
   sha256 text not null,
   applied_at timestamp with time zone not null default now(),
   constraint triggers_pkey PRIMARY KEY (name)
+);
+
+create table postbell.unseen (
+  noted_id bigint not null generated always as identity,
+  message_id uuid not null,
+  moved boolean not null,
+  set_back boolean not null,
+  constraint unseen_pkey PRIMARY KEY (noted_id)
 );
 
 create table public.agent_alerts (
@@ -293,6 +295,79 @@ create view postbell.flow as
             ELSE '(not registered)'::text
         END));
 
+create view postbell.intact as
+ SELECT d.message_id,
+    d.inbox,
+    d.priority,
+    d.state,
+    d.due_at,
+    d.dead_at,
+    d.txid,
+    d.attempt,
+    d.last_error,
+    m.status,
+    m.to_agent_id,
+    m.to_group,
+    m.to_instance,
+    m.topic,
+    m.to_environment,
+    m.from_agent_id,
+    m.deliver_at,
+    c.message_id AS broadcast,
+    u.noted_id,
+    u.message_id AS unseen,
+    u.moved,
+    u.set_back,
+    l.inbox AS leased,
+    l.broker_id,
+    b.lease_until,
+    h.span_id,
+    h.agent_id,
+    h.since,
+    h.until,
+    h.status AS presence,
+    h.reason,
+    h.alert_id,
+    e.alert_id AS escalated,
+    e.raised_at,
+    o.topic AS sent,
+    a.status AS alert,
+    postbell.alert_topic(''::text) AS alert_topic,
+    postbell.alert_priority(''::text) AS alert_priority,
+    postbell.users_path('public'::name) AS users_path,
+    r.r AS recipient,
+    n.last_value
+   FROM postbell.deliveries d,
+    postbell.messages m,
+    postbell.broadcasts c,
+    postbell.unseen u,
+    postbell.leases l,
+    postbell.brokers b,
+    postbell.presence_history h,
+    postbell.escalations e,
+    postbell.outbox o,
+    postbell.alerts a,
+    postbell.recipients(''::text, ''::text, ''::text) r(r),
+    postbell.bell n,
+    postbell.subscriptions s,
+    postbell.agents g
+  WHERE false AND (s.pattern = ANY (postbell.topic_patterns(''::text))) AND s.agent_id = g.agent_id AND postbell.follow(d.message_id, true, true) = postbell.route_again('{}'::uuid[]) AND postbell.send_alerts(''::name, '{}'::text[], '{}'::text[], '{}'::jsonb[], '{}'::integer[]) IS NULL AND postbell.resolve_alert(''::name, d.message_id) IS NULL;
+
+create view postbell.messages as
+ SELECT agent_messages.message_id,
+    agent_messages.from_agent_id,
+    agent_messages.to_agent_id,
+    agent_messages.to_group,
+    agent_messages.to_instance,
+    agent_messages.topic,
+    agent_messages.to_environment,
+    agent_messages.priority,
+    agent_messages.status,
+    agent_messages.created_at,
+    agent_messages.deliver_at,
+    agent_messages.expires_at
+   FROM agent_messages;
+
 create view postbell.outbox as
  SELECT agent_messages.from_agent_id,
     agent_messages.topic,
@@ -312,39 +387,6 @@ create view postbell.waiting as
      JOIN agent_messages m USING (message_id)
   WHERE d.state <> 'dead'::postbell.delivery_state
   GROUP BY d.inbox, d.priority;
-
-CREATE OR REPLACE FUNCTION postbell.add_agent(id text, called text, kind text, place text, rank text, hash bytea)
- RETURNS TABLE(is_new boolean, enabled boolean, environment text, role text)
- LANGUAGE plpgsql
-AS $function$
-#variable_conflict use_column
-begin
-  update agent_registry r set token_hash = hash, token_set_at = now() where r.agent_id = id and r.token_hash is null;
-  is_new := not found;
-  if is_new then
-    if exists (select from agent_registry r where r.agent_id = id) then
-      if exists (select from agent_registry r where r.agent_id = id and r.token_hash is null) then
-        raise exception 'agent_registry keeps the token out without an error: look for a trigger or a rule on it';
-      end if;
-      return;
-    end if;
-    execute (
-      select format('insert into agent_registry (%s) values (%s) on conflict do nothing',
-                    string_agg(quote_ident(a.attname), ', ' order by w.n), string_agg(w.expression, ', ' order by w.n))
-      from unnest('{agent_id,agent_name,agent_type,environment,status,role,token_hash,token_set_at}'::text[],
-                  array['$1', 'coalesce($2, $1)', 'coalesce($3, $5, ''agent'')', 'coalesce($4, ''pc'')', '''offline''',
-                        'coalesce($5, ''agent'')', '$6', 'now()']) with ordinality as w (name, expression, n)
-      join pg_attribute a on a.attrelid = to_regclass('agent_registry') and a.attname = w.name and a.attnum > 0
-                         and not a.attisdropped and a.attgenerated = ''
-    ) using id, called, kind, place, rank, hash;
-  end if;
-  perform postbell.touch_agent(id);
-  return query select is_new, coalesce(r.enabled, true), coalesce(r.environment, 'unknown')::text,
-                      coalesce(r.role, 'agent')::text
-               from agent_registry r where r.agent_id = id and r.token_hash = hash;
-end
-$function$
-;
 
 CREATE OR REPLACE FUNCTION public.agent_uptime(period interval DEFAULT '24:00:00'::interval)
  RETURNS TABLE(agent_id text, environment text, uptime double precision, online_seconds double precision, offline_seconds double precision)
@@ -421,18 +463,34 @@ CREATE OR REPLACE FUNCTION postbell.announce_alerts()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  senders text[];
+  topics text[];
+  payloads jsonb[];
+  priorities integer[];
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so nobody is told of the alert: run `postbell migrate`';
+    return null;
+  end if;
   insert into postbell.escalations (alert_id)
   select i.alert_id from inserted i where coalesce(i.status, 'active') = 'active'
   on conflict (alert_id) do nothing;
+  select array_agg(coalesce(i.agent_id, '(unknown)')::text), array_agg(postbell.alert_topic(i.severity)),
+         array_agg(to_jsonb(i)), array_agg(postbell.alert_priority(i.severity))
+    into senders, topics, payloads, priorities
+  from inserted i where coalesce(i.status, 'active') = 'active';
+  if senders is null then
+    return null;
+  end if;
   begin
-    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
-    select coalesce(i.agent_id, '(unknown)'), postbell.alert_topic(i.severity), 'alert', to_jsonb(i),
-           postbell.alert_priority(i.severity)
-    from inserted i where coalesce(i.status, 'active') = 'active';
-  exception when data_exception or integrity_constraint_violation then
-    -- An adopted table of messages may be narrower than that of alerts: the alert is worth more than its message.
-    raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
+    perform postbell.send_alerts(tg_table_schema, senders, topics, payloads, priorities);
+  exception
+    when serialization_failure or deadlock_detected or lock_not_available then
+      raise;
+    when others then
+      -- An adopted table of messages may be narrower than that of alerts, or a trigger of the user's refuse it.
+      raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
   end;
   return null;
 end
@@ -446,16 +504,23 @@ CREATE OR REPLACE FUNCTION postbell.announce_resolved()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so nobody is told that the alert is resolved: run `postbell migrate`';
+    return null;
+  end if;
   if exists (select from postbell.subscriptions s
              where s.pattern = any (postbell.topic_patterns('alerts.resolved'))) then
-    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
-    values (coalesce(new.agent_id, '(unknown)'), 'alerts.resolved', 'alert', to_jsonb(new),
-            postbell.alert_priority(new.severity));
+    perform postbell.send_alerts(tg_table_schema, array[coalesce(new.agent_id, '(unknown)')::text],
+                                 array['alerts.resolved'], array[to_jsonb(new)],
+                                 array[postbell.alert_priority(new.severity)]);
   end if;
   return null;
-exception when data_exception or integrity_constraint_violation then
-  raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
-  return null;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
+    return null;
 end
 $function$
 ;
@@ -478,29 +543,63 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.expire_each(at_most bigint, grace_ms bigint, OUT expired bigint)
+CREATE OR REPLACE FUNCTION postbell.follow(id uuid, moved boolean, set_back boolean)
  RETURNS bigint
  LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare m record; why text;
+declare
+  m record;
+  waits boolean;
+  gone bigint := 0;
+  again bigint := 0;
 begin
-  set constraints all immediate;
-  expired := 0;
-  for m in
-    select t.message_id, coalesce(t.to_agent_id, 'group:' || t.to_group, '*') as inbox from agent_messages t
-    where t.expires_at is not null and t.expires_at < now() - grace_ms * interval '1 millisecond'
-      and coalesce(t.status, 'pending') = 'pending'
-      and not exists (select from postbell.set_aside s where s.message_id = t.message_id)
-    limit at_most for no key update skip locked
-  loop
-    delete from postbell.deliveries d where d.message_id = m.message_id and d.state <> 'dead';
-    why := postbell.write_outcome(m.message_id, 'failed', 'expired before it was delivered');
-    if why is not null then
-      perform postbell.put_aside(m.message_id, null, m.inbox, 'expired', 'failed', 'expired before it was delivered', why,
-                                 interval '30 seconds');
+  select x.status, coalesce(x.to_agent_id, 'group:' || x.to_group) as inbox into m
+  from postbell.messages x where x.message_id = id;
+  if not found then
+    delete from postbell.deliveries d where d.message_id = id;
+    delete from postbell.broadcasts b where b.message_id = id;
+    return 0;
+  end if;
+  waits := coalesce(m.status, 'pending') = 'pending';
+  if not waits and m.status <> 'delivered' then
+    -- It has ended, in whatever word. A dead letter is told as failed: it stays. A message to many stays with its other
+    -- recipients: the row does not say who ended it.
+    delete from postbell.deliveries d where d.message_id = id and d.inbox = m.inbox and d.state <> 'dead';
+    return 0;
+  end if;
+  if moved then
+    -- It begins anew, also where some of those it was for had handled it, or given it up.
+    delete from postbell.deliveries d where d.message_id = id;
+    get diagnostics gone = row_count;
+    delete from postbell.broadcasts b where b.message_id = id;
+    if waits then
+      return postbell.route_again(array[id]);
     end if;
-    expired := expired + 1;
-  end loop;
+    -- A poller has it, and hands it on: who it is for now gets it, if anybody was to get it.
+    if gone > 0 and m.inbox is not null then
+      insert into postbell.deliveries (message_id, inbox, priority)
+      select id, m.inbox, least(greatest(coalesce(x.priority, 5), 1), 10)
+      from postbell.messages x where x.message_id = id;
+      return 1;
+    end if;
+    return 0;
+  end if;
+  if not waits then
+    return 0;
+  end if;
+  if set_back then
+    -- As a redrive, which does not count what failed before.
+    update postbell.deliveries d
+    set state = 'ready', dead_at = null, attempt = 0, last_error = null, txid = pg_current_xact_id()
+    where d.message_id = id and d.state = 'dead';
+    get diagnostics again = row_count;
+    -- To many: all of them again, unless some have not ended with it yet.
+    if not exists (select from postbell.deliveries d where d.message_id = id) then
+      delete from postbell.broadcasts b where b.message_id = id;
+    end if;
+  end if;
+  return again + postbell.route_again(array[id]);
 end
 $function$
 ;
@@ -513,6 +612,10 @@ CREATE OR REPLACE FUNCTION postbell.keep_known()
 AS $function$
 declare told uuid;
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the history of presence is not kept: run `postbell migrate`';
+    return null;
+  end if;
   if tg_op = 'INSERT' then
     insert into postbell.presence_history (agent_id, status)
     values (new.agent_id, case when new.status = 'offline' then 'offline' else 'online' end)
@@ -523,14 +626,7 @@ begin
   where h.agent_id = old.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
   if told is not null then
-    begin
-      -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
-      update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-      where a.alert_id = (select l.alert_id from postbell.alerts l
-                          where l.alert_id = told and l.status is distinct from 'resolved' for no key update skip locked);
-    exception when others then
-      raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
-    end;
+    perform postbell.resolve_alert(tg_table_schema, told);
   end if;
   return null;
 end
@@ -545,6 +641,10 @@ CREATE OR REPLACE FUNCTION postbell.keep_presence()
 AS $function$
 declare told uuid;
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the history of presence is not kept: run `postbell migrate`';
+    return null;
+  end if;
   update postbell.presence_history h set until = now()
   where h.agent_id = new.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
@@ -554,120 +654,80 @@ begin
                then new.offline_reason end)
   on conflict (agent_id) where until = 'infinity' do nothing;
   if told is not null then
-    begin
-      -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
-      update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-      where a.alert_id = (select l.alert_id from postbell.alerts l
-                          where l.alert_id = told and l.status is distinct from 'resolved' for no key update skip locked);
-    exception when others then
-      raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
-    end;
+    perform postbell.resolve_alert(tg_table_schema, told);
   end if;
   return null;
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.mark_each(ids uuid[], OUT refused bigint, OUT why text)
- RETURNS record
+CREATE OR REPLACE FUNCTION postbell.look_at_all()
+ RETURNS bigint
  LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare said text; id uuid;
-begin
-  set constraints all immediate;
-  refused := 0;
-  foreach id in array ids loop
-    perform from agent_messages t
-    where t.message_id = id and coalesce(t.status, 'pending') = 'pending' for no key update skip locked;
-    if found then
-      said := postbell.write_outcome(id, 'delivered', null);
-      if said is not null then
-        refused := refused + 1; why := said;
-      end if;
-    end if;
-  end loop;
-end
-$function$
-;
-
-CREATE OR REPLACE FUNCTION postbell.presence_each(op text, brokers uuid[], agents text[], environments text[], capabilities text[], versions text[], reasons text[])
- RETURNS TABLE(agent_id text, became text, why text)
- LANGUAGE plpgsql
-AS $function$
-#variable_conflict use_column
 declare
-  columns constant text[] :=
-    '{last_heartbeat,updated_at,connected_to,status,offline_reason,environment,capabilities,agent_version}';
-  here constant text :=
-    'case when $1[1] = any (t.connected_to) then t.connected_to else array_append(t.connected_to, $1[1]) end';
-  last constant text := 'cardinality(array_remove(t.connected_to, $1[1])) > 0';
-  expressions text[]; statement text; n integer;
-  code text; constr text; col text; context text; said text;
+  -- Before anything is read: what is touched meanwhile is looked at again.
+  found_marks text := postbell.trigger_marks();
+  ids uuid[];
+  made bigint := 0;
 begin
-  set constraints all immediate;
-  expressions := case op
-    when 'connected' then array['now()', 'now()', here, '''online''', 'null', 'coalesce($3, t.environment)',
-                                'coalesce($4::jsonb, t.capabilities)', 'coalesce($5, t.agent_version)']
-    when 'heartbeat' then array[
-      'now()', 'now()', here,
-      'case when t.status in (''offline'', ''starting'', ''stopping'') then ''online'' else t.status end',
-      'case when t.status <> ''offline'' then t.offline_reason end']
-    when 'disconnected' then array[
-      'now()', 'now()', 'array_remove(t.connected_to, $1[1])',
-      format('case when %s then t.status else ''offline'' end', last),
-      format('case when %s then t.offline_reason else $6 end', last)]
-    when 'silent' then array['t.last_heartbeat', 'now()', 'null', '''offline''', '''silent''']
-    else array['t.last_heartbeat', 'now()', 'array(select b from unnest(t.connected_to) b where b <> all ($1))',
-               'case when t.connected_to <@ $1 then ''offline'' else t.status end',
-               'case when t.connected_to <@ $1 then ''broker_gone'' else t.offline_reason end']
-  end;
-  for i in 1 .. coalesce(cardinality(agents), 0) loop
-    agent_id := agents[i]; became := null; why := null;
-    perform from agent_registry r where r.agent_id = agents[i] for no key update skip locked;
-    if not found then
-      became := case when exists (select from agent_registry r where r.agent_id = agents[i]) then 'held' end;
-    else
-      for attempt in 1 .. 3 loop
-        n := case attempt when 1 then cardinality(expressions) when 2 then 5 else 3 end;
-        statement := postbell.update_sql('agent_registry', columns[1:n], expressions[1:n], 't.agent_id = $2');
-        begin
-          if statement is not null then
-            execute statement using brokers, agents[i], environments[i], capabilities[i], versions[i], reasons[i];
-          end if;
-          became := case when why is not null then 'partly' end;
-          exit;
-        exception when others or assert_failure then
-          get stacked diagnostics code = returned_sqlstate, constr = constraint_name, col = column_name,
-                                  context = pg_exception_context, said = message_text;
-          why := coalesce(why, postbell.refusal('agent_registry', code, constr, col, context, said));
-          became := 'refused';
-        end;
-      end loop;
-    end if;
-    if why is not null then
-      insert into postbell.set_aside as s (inbox, kind, status, reason, next_try)
-      values (agents[i], 'presence', case when op in ('connected', 'heartbeat') then 'online' else 'offline' end, why,
-              clock_timestamp())
-      on conflict (inbox) where kind = 'presence' do update
-      set status = excluded.status, reason = excluded.reason, next_try = excluded.next_try, tries = s.tries + 1;
-    end if;
-    if became is not null then
-      return next;
-    end if;
-  end loop;
+  if not pg_try_advisory_xact_lock(hashtextextended('postbell.look', 0)) then
+    return null;
+  end if;
+  delete from postbell.deliveries d where not exists (select from postbell.messages m where m.message_id = d.message_id);
+  delete from postbell.deliveries d using postbell.messages m
+  where m.message_id = d.message_id and d.state <> 'dead' and (m.to_agent_id is not null or m.to_group is not null)
+    and (m.status not in ('pending', 'delivered')
+         -- Readdressed.
+         or d.inbox <> coalesce(m.to_agent_id, 'group:' || m.to_group));
+  ids := array(
+    select m.message_id from postbell.messages m
+    where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
+      and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+      and not exists (select from postbell.broadcasts b where b.message_id = m.message_id
+                        and m.to_agent_id is null and m.to_group is null)
+    order by m.created_at, m.message_id
+    -- Held: by whoever changes it, who routes it then, or by a poller. The next look finds what is left.
+    for no key update skip locked);
+  made := postbell.route_again(ids);
+  insert into postbell.looked (marks) values (found_marks)
+  on conflict (only_row) do update set marks = excluded.marks, at = now();
+  if made > 0 then
+    perform pg_notify('postbell', '');
+  end if;
+  return made;
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.put_aside(id uuid, delivery bigint, box text, what text, outcome text, error text, why text, wait interval)
- RETURNS void
- LANGUAGE sql
+CREATE OR REPLACE FUNCTION postbell.note_unseen()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  insert into postbell.set_aside as s (message_id, delivery_id, inbox, kind, status, error_message, reason, next_try)
-  values (id, delivery, box, what, outcome, error, why, clock_timestamp() + wait)
-  on conflict (message_id, inbox) where message_id is not null do update
-  set delivery_id = excluded.delivery_id, kind = excluded.kind, status = excluded.status,
-      error_message = excluded.error_message, reason = excluded.reason, next_try = excluded.next_try, dropped_at = null
+begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the message is not delivered yet: run `postbell migrate`';
+    return null;
+  end if;
+  if tg_op = 'DELETE' then
+    insert into postbell.unseen (message_id, moved, set_back) values (old.message_id, false, false);
+  elsif tg_op = 'INSERT' then
+    if coalesce(new.status, 'pending') = 'pending' then
+      insert into postbell.unseen (message_id, moved, set_back) values (new.message_id, false, false);
+    end if;
+  elsif (old.status, old.to_agent_id, old.to_group, old.topic, old.to_environment)
+        is distinct from (new.status, new.to_agent_id, new.to_group, new.topic, new.to_environment) then
+    insert into postbell.unseen (message_id, moved, set_back)
+    values (new.message_id,
+            (old.to_agent_id, old.to_group, old.topic, old.to_environment)
+              is distinct from (new.to_agent_id, new.to_group, new.topic, new.to_environment),
+            coalesce(new.status, 'pending') = 'pending' and coalesce(old.status, 'pending') <> 'pending');
+  end if;
+  return null;
+end
 $function$
 ;
 
@@ -694,38 +754,6 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.refusal(tab text, code text, constr text, col text, context text, said text)
- RETURNS text
- LANGUAGE plpgsql
-AS $function$
-declare
-  fn text := substring(context from '^(?:PL/[a-zA-Z]+|SQL) function "?(?:[^".(]+"?\."?)?([^"(.\s]+)');
-  trig text;
-begin
-  if fn is not null then
-    select string_agg(t.tgname, ', ' order by t.tgname) into trig
-    from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-    where t.tgrelid = to_regclass(tab) and not t.tgisinternal and p.proname = fn;
-    return case when trig is null then format('the function %s, which a trigger of %s calls,', fn, tab)
-                else format('the trigger %s of %s (function %s)', trig, tab, fn) end
-      || format(' refuses the change (SQLSTATE %s%s): let it pass what sessions with the setting postbell.broker = on write',
-                code, case when constr <> '' then ', constraint ' || constr else '' end);
-  end if;
-  return case
-    when code = '23514' then format('the constraint %s of %s does not allow it: let it allow the words and texts that Postbell '
-                                    'writes', constr, tab)
-    when left(code, 2) = '23' then format('the constraint %s of %s is violated (SQLSTATE %s): drop it, or let it allow what '
-                                          'Postbell writes', coalesce(nullif(constr, ''), 'not null of ' || col), tab, code)
-    when code = '428C9' then format('the column %s of %s is generated and cannot be written', substring(said from '"([^"]+)"'), tab)
-    when code in ('42501') then format('the broker''s role may not write %s: grant it the right, or connect as the owner', tab)
-    when code = '22001' then format('a text is too long for a column of %s: make the column longer', tab)
-    when code = '55P03' then format('another transaction holds what %s needs for it', tab)
-    else format('%s does not take it (SQLSTATE %s%s)', tab, code, case when constr <> '' then ', constraint ' || constr else '' end)
-  end;
-end
-$function$
-;
-
 CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -733,8 +761,12 @@ CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so deliveries of removed messages stay: run `postbell migrate`';
+    return null;
+  end if;
   delete from postbell.deliveries;
-  delete from postbell.set_aside where message_id is not null;
+  delete from postbell.broadcasts;
   return null;
 end
 $function$
@@ -747,92 +779,66 @@ CREATE OR REPLACE FUNCTION postbell.remove_deliveries()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so deliveries of deleted messages stay: run `postbell migrate`';
+    return null;
+  end if;
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
-  delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
+  delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   return null;
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.remove_each(older_s bigint, at_most bigint, OUT removed bigint)
- RETURNS bigint
+CREATE OR REPLACE FUNCTION postbell.resolve_alert(tables name, alert uuid)
+ RETURNS void
  LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  until constant timestamptz := clock_timestamp() + interval '500 milliseconds';
-  m record;
 begin
-  set constraints all immediate;
-  removed := 0;
-  for m in
-    select t.message_id from agent_messages t
-    where t.created_at < now() - older_s * interval '1 second' and t.status in ('processed', 'failed')
-      and coalesce(t.processed_at, t.created_at) < now() - older_s * interval '1 second'
-      and not exists (select from postbell.deliveries d where d.message_id = t.message_id)
-    order by t.created_at for update skip locked
-  loop
-    exit when removed >= at_most or clock_timestamp() >= until;
-    begin
-      delete from agent_messages t where t.message_id = m.message_id;
-      removed := removed + 1;
-    exception when others or assert_failure then null;
-    end;
-  end loop;
+  perform pg_catalog.set_config('search_path', postbell.users_path(tables), true);
+  update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
+  where a.alert_id operator(pg_catalog.=) alert
+    and (a.status is null or a.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text);
 end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.retry_aside(ids bigint[], at_most bigint, try_ms integer)
- RETURNS TABLE(aside_id bigint, became text, why text)
+CREATE OR REPLACE FUNCTION postbell.route_again(ids uuid[])
+ RETURNS bigint
  LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-#variable_conflict use_column
 declare
-  until constant timestamptz := clock_timestamp() + try_ms * interval '1 millisecond';
-  a record; m record; is_free boolean; is_there boolean; refused text;
+  made bigint;
 begin
-  set constraints all immediate;
-  for a in
-    select * from postbell.set_aside s
-    where s.message_id is not null and s.dropped_at is null
-      and case when ids is null then s.next_try <= now() else s.aside_id = any (ids) end
-    order by s.next_try limit at_most for update skip locked
-  loop
-    exit when clock_timestamp() >= until;
-    select t.status into m from agent_messages t where t.message_id = a.message_id for no key update skip locked;
-    is_free := found;
-    is_there := is_free;
-    if not is_free then
-      select t.status into m from agent_messages t where t.message_id = a.message_id;
-      is_there := found;
-    end if;
-    refused := null;
-    if not is_there or (case a.kind
-         when 'retry' then m.status is distinct from 'delivered'
-         when 'dead' then exists (select from postbell.deliveries d
-                                  where d.delivery_id = a.delivery_id and d.state <> 'dead')
-         else coalesce(m.status, 'pending') not in ('pending', 'delivered') end)
-    then
-      became := 'gone';
-    elsif not is_free then
-      became := 'held'; refused := 'another transaction holds the message''s row';
-    else
-      refused := postbell.write_outcome(a.message_id, a.status, a.error_message);
-      became := case when refused is null then 'written' else 'refused' end;
-    end if;
-    if refused is null then
-      delete from postbell.set_aside s where s.aside_id = a.aside_id;
-    else
-      -- What is only held waits for a second; what is refused for an hour at last.
-      update postbell.set_aside s
-      set reason = refused, tries = s.tries + (became = 'refused')::integer,
-          next_try = clock_timestamp() + case when became = 'held' then interval '1 second'
-                                              else least(interval '30 seconds' * 2 ^ least(s.tries, 7), interval '1 hour') end
-      where s.aside_id = a.aside_id;
-    end if;
-    aside_id := a.aside_id; why := refused;
-    return next;
-  end loop;
+  with waiting as materialized (
+    select m.*
+    from (select distinct id from unnest(ids) u (id)) i
+    cross join lateral (select * from postbell.messages m where m.message_id = i.id offset 0) m
+    where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
+      and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
+  ), to_many as (
+    insert into postbell.broadcasts (message_id)
+    select w.message_id from waiting w where w.to_agent_id is null and w.to_group is null
+    on conflict do nothing
+    returning message_id
+  )
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+  select w.message_id, r.inbox,
+         case when w.to_instance is null then least(greatest(coalesce(w.priority, 5), 1), 10) else 0 end,
+         case when w.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
+         case when w.deliver_at > now() then w.deliver_at end
+  from waiting w
+  cross join lateral (
+    select coalesce(w.to_agent_id, 'group:' || w.to_group) as inbox where w.to_agent_id is not null or w.to_group is not null
+    union all
+    select f.inbox from to_many t cross join lateral postbell.recipients(w.from_agent_id, w.topic, w.to_environment) f (inbox)
+    where t.message_id = w.message_id
+  ) r
+  order by w.created_at, w.message_id, r.inbox;
+  get diagnostics made = row_count;
+  return made;
 end
 $function$
 ;
@@ -844,6 +850,12 @@ CREATE OR REPLACE FUNCTION postbell.route_messages()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  -- Gone with something that is needed here, by a `drop … cascade`: the insert is worth more than its delivery, which
+  -- `postbell migrate` makes when it has made the rest anew.
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the message is stored and not delivered yet: run `postbell migrate`';
+    return null;
+  end if;
   -- History that is loaded with its status (a restore, an import) is not sent again.
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
   select m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group),
@@ -856,6 +868,10 @@ begin
 
   -- A statement of its own: setting the join up costs every direct message 35,000 instructions, looking 20,000.
   if exists (select from inserted where to_agent_id is null and to_group is null) then
+    insert into postbell.broadcasts (message_id)
+    select m.message_id from inserted m
+    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
+    on conflict do nothing;
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
     select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
@@ -879,75 +895,17 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.settle_each(kinds text[], ids bigint[], attempts smallint[], added smallint[], delays_ms bigint[], reasons text[], try_ms integer, untried text)
- RETURNS TABLE(delivery_id bigint, became text, why text)
+CREATE OR REPLACE FUNCTION postbell.send_alerts(tables name, senders text[], topics text[], payloads jsonb[], priorities integer[])
+ RETURNS void
  LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-#variable_conflict use_column
-declare
-  until constant timestamptz := clock_timestamp() + try_ms * interval '1 millisecond';
-  d record; m record; is_free boolean; outcome text; error text; wait interval;
 begin
-  -- A constraint that is deferred would fail at the commit, for all of them.
-  set constraints all immediate;
-  for i in 1 .. cardinality(ids) loop
-    delivery_id := ids[i]; became := 'stale'; why := null;
-    select w.message_id, w.inbox into d from postbell.deliveries w
-    where w.delivery_id = ids[i] and w.attempt = attempts[i] and w.state <> 'dead'
-      and (kinds[i] <> 'retry' or w.due_at is null);
-    if found then
-      -- The message first, as pollers do; nothing is ever waited for.
-      select t.status, coalesce(t.to_agent_id, t.to_group) is not null as is_direct into m
-      from agent_messages t where t.message_id = d.message_id for no key update skip locked;
-      is_free := found;
-      if not is_free then
-        select t.status, coalesce(t.to_agent_id, t.to_group) is not null as is_direct into m
-        from agent_messages t where t.message_id = d.message_id;
-      end if;
-      perform from postbell.deliveries w
-      where w.delivery_id = ids[i] and w.attempt = attempts[i] and w.state <> 'dead' for update skip locked;
-      became := case when found then 'written' else 'held' end;
-    end if;
-    if became = 'written' then
-      case kinds[i]
-        when 'retry' then
-          update postbell.deliveries w
-          set attempt = w.attempt + added[i], last_error = coalesce(reasons[i], w.last_error), txid = pg_current_xact_id(),
-              state = case when delays_ms[i] > 0 then 'scheduled' else 'ready' end::postbell.delivery_state,
-              due_at = case when delays_ms[i] > 0 then now() + delays_ms[i] * interval '1 millisecond' end
-          where w.delivery_id = ids[i];
-        when 'dead' then
-          update postbell.deliveries w
-          set state = 'dead', dead_at = now(), due_at = null, attempt = w.attempt + added[i], last_error = reasons[i]
-          where w.delivery_id = ids[i];
-        else
-          delete from postbell.deliveries w where w.delivery_id = ids[i];
-      end case;
-      error := case kinds[i] when 'dead' then reasons[i] when 'expired' then 'expired before it was delivered' end;
-      outcome := case
-        when m is null then null
-        when kinds[i] = 'ack' and (m.is_direct or not exists (select from postbell.deliveries o
-                                                              where o.message_id = d.message_id)) then 'processed'
-        when kinds[i] in ('dead', 'expired') and m.is_direct then 'failed'
-        when kinds[i] = 'retry' and m.is_direct and m.status = 'delivered' then 'pending' end;
-      if outcome is not null then
-        wait := interval '1 second';
-        if not is_free then
-          why := 'another transaction holds the message''s row';
-        elsif clock_timestamp() >= until then
-          why := untried;
-        else
-          why := postbell.write_outcome(d.message_id, outcome, error);
-          wait := interval '30 seconds';
-        end if;
-        if why is not null then
-          became := 'aside';
-          perform postbell.put_aside(d.message_id, ids[i], d.inbox, kinds[i], outcome, error, why, wait);
-        end if;
-      end if;
-    end if;
-    return next;
-  end loop;
+  perform pg_catalog.set_config('search_path', postbell.users_path(tables), true);
+  insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
+  select a.sender, a.topic, 'alert', a.payload, a.priority
+  from rows from (pg_catalog.unnest(senders), pg_catalog.unnest(topics), pg_catalog.unnest(payloads),
+                  pg_catalog.unnest(priorities)) a (sender, topic, payload, priority);
 end
 $function$
 ;
@@ -958,10 +916,85 @@ CREATE OR REPLACE FUNCTION postbell.settle_polled()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  was text := coalesce(old.status, 'pending');
+  becomes text := coalesce(new.status, 'pending');
+  moved boolean := (old.to_agent_id, old.to_group, old.topic, old.to_environment)
+                   is distinct from (new.to_agent_id, new.to_group, new.topic, new.to_environment);
+  taken text;
 begin
-  delete from postbell.deliveries d
-  where d.message_id = new.message_id and d.inbox = coalesce(new.to_agent_id, 'group:' || new.to_group);
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the delivery does not follow its message: run `postbell migrate`';
+    return null;
+  end if;
+  if becomes not in ('pending', 'delivered') then
+    if was <> becomes then
+      delete from postbell.deliveries d
+      where d.message_id = new.message_id
+        and d.inbox in (coalesce(old.to_agent_id, 'group:' || old.to_group), coalesce(new.to_agent_id, 'group:' || new.to_group));
+    end if;
+    if moved then
+      delete from postbell.deliveries d
+      where d.message_id = new.message_id and d.state <> 'dead' and coalesce(new.to_agent_id, new.to_group) is not null;
+    end if;
+    return null;
+  end if;
+  if moved then
+    -- A broker that has the inbox may have it in memory, or pushed already: nobody could take it back.
+    select d.inbox into taken
+    from postbell.deliveries d
+    join postbell.leases l on l.inbox = d.inbox
+    join postbell.brokers b on b.broker_id = l.broker_id and b.lease_until > clock_timestamp()
+    where d.message_id = new.message_id and d.state = 'ready'
+    limit 1;
+    if found then
+      raise exception 'postbell: message % cannot be readdressed: a broker has it for %, which is connected',
+                      new.message_id, taken
+        using errcode = 'object_in_use',
+              hint = 'Insert a new message for the other one. Messages for agents that are not connected can be readdressed.';
+    end if;
+  end if;
+  if postbell.follow(new.message_id, moved, becomes = 'pending' and was <> 'pending') > 0
+     and pg_notification_queue_usage() < 0.9 then
+    perform pg_notify('postbell', '');
+  end if;
   return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.sweep(at_most integer, OUT took bigint, OUT ready bigint, OUT look boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  one record;
+  marks text := postbell.trigger_marks();
+begin
+  took := 0;
+  ready := 0;
+  -- While somebody keeps the trigger off, every look is needed.
+  look := marks is distinct from (select l.marks from postbell.looked l)
+          or marks ~ '/D( |$)' or marks !~ '\mpostbell_route/' or marks is null;
+  for one in
+    select u.message_id, bool_or(u.moved) as moved, bool_or(u.set_back) as set_back, array_agg(u.noted_id) as notes
+    from (select n.noted_id, n.message_id, n.moved, n.set_back from postbell.unseen n
+          order by n.noted_id limit at_most for update skip locked) u
+    group by u.message_id
+    order by min(u.noted_id)
+  loop
+    perform from postbell.messages m where m.message_id = one.message_id for no key update skip locked;
+    if not found and exists (select from postbell.messages m where m.message_id = one.message_id) then
+      continue;
+    end if;
+    ready := ready + postbell.follow(one.message_id, one.moved, one.set_back);
+    delete from postbell.unseen n where n.noted_id = any (one.notes);
+    took := took + cardinality(one.notes);
+  end loop;
+  if ready > 0 then
+    perform pg_notify('postbell', '');
+  end if;
 end
 $function$
 ;
@@ -989,33 +1022,38 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.touch_agent(id text)
- RETURNS void
- LANGUAGE plpgsql
-AS $function$
-declare statement constant text := postbell.update_sql('agent_registry', '{updated_at}', '{now()}', 't.agent_id = $1');
-begin
-  if statement is not null then
-    execute statement using id;
-  end if;
-end
-$function$
-;
-
-CREATE OR REPLACE FUNCTION postbell.update_sql(tab text, columns text[], expressions text[], key text)
+CREATE OR REPLACE FUNCTION postbell.trigger_marks()
  RETURNS text
  LANGUAGE sql
  STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-  select format('update %s t set %s where %s', tab,
-                string_agg(format('%I = %s', a.attname,
-                                  case when a.atttypmod > 4 and a.attname <> 'status' and a.atttypid in ('varchar'::regtype, 'bpchar'::regtype)
-                                       then format('left(%s, %s)', w.expression, a.atttypmod - 4) else w.expression end),
-                           ', ' order by w.n), key)
-  from unnest(columns, expressions) with ordinality as w (name, expression, n)
-  join pg_attribute a on a.attrelid = to_regclass(tab) and a.attname = w.name and a.attnum > 0 and not a.attisdropped
-                     and a.attgenerated = ''
-  having count(*) > 0
+  select concat(to_regclass('postbell.deliveries')::oid, ' ', string_agg(concat_ws('/', t.tgname, t.oid, t.xmin, t.tgenabled), ' ' order by t.tgname))
+  from pg_trigger t
+  where t.tgname like 'postbell\_%' and t.tgrelid in (
+    select d.refobjid
+    from pg_rewrite r
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+    where r.ev_class = to_regclass('postbell.messages'))
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.users_path(tables name)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select coalesce(
+           (select nullif(substring(c from 13), '""')
+            from pg_db_role_setting s cross join unnest(s.setconfig) c
+            where c like 'search\_path=%'
+              and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+              and s.setrole in (0, (select oid from pg_roles where rolname = current_user))
+            order by s.setrole <> 0 desc, s.setdatabase <> 0 desc
+            limit 1),
+           '"$user", public')
+         || ', ' || quote_ident(tables) || ', pg_temp'
 $function$
 ;
 
@@ -1037,55 +1075,13 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.write_outcome(id uuid, outcome text, error text)
- RETURNS text
- LANGUAGE plpgsql
-AS $function$
-declare
-  statement text;
-  n bigint;
-  code text; constr text; col text; tab text; context text; said text; why text;
-begin
-  for attempt in 1 .. 3 loop
-    statement := case outcome
-      when 'processed' then postbell.update_sql('agent_messages', '{status,processed_at,delivered_at}',
-                                                array['$2', 'now()', 'coalesce(t.delivered_at, now())'], 't.message_id = $1')
-      when 'failed' then postbell.update_sql('agent_messages', case when attempt < 3 and error is not null
-                                                                    then '{status,error_message}' else '{status}' end::text[],
-                                             array['$2', '$3'], 't.message_id = $1')
-      when 'delivered' then postbell.update_sql('agent_messages', '{status,delivered_at}',
-                                                array['$2', 'coalesce(t.delivered_at, now())'], 't.message_id = $1')
-      else postbell.update_sql('agent_messages', '{status}', array['$2'], 't.message_id = $1')
-    end;
-    if statement is null then
-      return null;
-    end if;
-    begin
-      execute statement using id, outcome, case when attempt = 1 then error else left(error, 100) end;
-      get diagnostics n = row_count;
-      return case when n = 0 then 'a trigger or a rule of agent_messages keeps the change out without an error: let it pass what '
-                                  'sessions with the setting postbell.broker = on write' end;
-    exception when others or assert_failure then
-      get stacked diagnostics code = returned_sqlstate, constr = constraint_name, col = column_name, tab = table_name,
-                              context = pg_exception_context, said = message_text;
-      why := coalesce(why, postbell.refusal('agent_messages', code, constr, col, context, said));
-      if outcome <> 'failed' or error is null or code not in ('23514', '22001') then
-        return why;
-      end if;
-    end;
-  end loop;
-  return why;
-end
-$function$
-;
-
 CREATE TRIGGER postbell_access AFTER DELETE OR UPDATE OF agent_id, enabled, role, token_hash, token_hash_previous, token_previous_until ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.announce_access();
 
 CREATE TRIGGER postbell_alerts AFTER INSERT ON public.agent_alerts REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.announce_alerts();
 
 CREATE TRIGGER postbell_known AFTER INSERT OR DELETE ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.keep_known();
 
-CREATE TRIGGER postbell_poller AFTER UPDATE OF status ON public.agent_messages FOR EACH ROW WHEN (((new.status = ANY (ARRAY['processed'::text, 'failed'::text])) AND (old.status IS DISTINCT FROM new.status) AND (current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION postbell.settle_polled();
+CREATE TRIGGER postbell_poller AFTER UPDATE ON public.agent_messages FOR EACH ROW WHEN (((current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text) AND ((old.status IS DISTINCT FROM new.status) OR ((((old.to_agent_id IS DISTINCT FROM new.to_agent_id) OR (old.to_group IS DISTINCT FROM new.to_group)) OR (old.topic IS DISTINCT FROM new.topic)) OR (old.to_environment IS DISTINCT FROM new.to_environment))))) EXECUTE FUNCTION postbell.settle_polled();
 
 CREATE TRIGGER postbell_presence AFTER UPDATE OF status ON public.agent_registry FOR EACH ROW WHEN (((new.status = 'offline'::text) IS DISTINCT FROM (old.status = 'offline'::text))) EXECUTE FUNCTION postbell.keep_presence();
 
@@ -1096,3 +1092,5 @@ CREATE TRIGGER postbell_resolved AFTER UPDATE OF status ON public.agent_alerts F
 CREATE TRIGGER postbell_route AFTER INSERT ON public.agent_messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.route_messages();
 
 CREATE TRIGGER postbell_truncated AFTER TRUNCATE ON public.agent_messages FOR EACH STATEMENT EXECUTE FUNCTION postbell.remove_all_deliveries();
+
+CREATE TRIGGER postbell_unseen AFTER INSERT OR DELETE OR UPDATE ON public.agent_messages FOR EACH ROW EXECUTE FUNCTION postbell.note_unseen();

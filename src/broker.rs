@@ -35,16 +35,18 @@ use crate::postgres::agents::Token;
 use crate::postgres::lease::{BrokerRow, LEASE_MARGIN};
 use crate::postgres::listen::{Rope, round_trip};
 use crate::postgres::migrate::schema_state;
+use crate::postgres::payload::Wary;
 use crate::postgres::{Connection, Pool, StoreError};
 use crate::presence::Presence;
 use crate::publisher::PUBLISHES_MAX;
+use crate::refiller::Refiller;
 use crate::server::tls::{Tls, TlsError};
 use crate::session::{Phase, Sessions};
 use crate::settler::Settler;
 use crate::spans::Spans;
 use crate::status::Status;
 use crate::tailer::Tailer;
-use crate::{agent_metrics, listener, publisher, reaper, refiller, server, settler};
+use crate::{agent_metrics, listener, publisher, reaper, server, settler};
 
 /// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
@@ -119,7 +121,8 @@ pub async fn run(
     let id = Uuid::now_v7();
     let identity = BrokerRow { id, name: config.name.clone(), address, token: Token::random(), certificate };
     let house = House {
-        pool: Pool::new(config.database.clone(), config.pool_size),
+        // One of them is the publisher's, whose patience with locks is not that of others.
+        pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
         health: Health::new(),
         metrics,
         rope: Arc::default(),
@@ -154,7 +157,7 @@ impl House {
         let (mut core, mut leaser) =
             self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
         background.spawn(publisher::run(
-            self.pool.clone(),
+            config.database.clone(),
             publishes_rx,
             self.wake.clone(),
             (self.metrics.clone(), self.spans.clone()),
@@ -278,6 +281,7 @@ impl House {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
+        let wary = Arc::new(Wary::default());
         let tailer = Tailer {
             target: target(),
             broker: self.broker.id,
@@ -286,6 +290,7 @@ impl House {
             lapsed: self.lapsed.clone(),
             inputs: inputs.clone(),
             alarm: alarm.clone(),
+            wary: wary.clone(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
         };
@@ -303,10 +308,11 @@ impl House {
         background.spawn(settler.run(settle_rx));
         background.spawn(settler::marker::run(target(), mark_rx));
         background.spawn(settler::aside::run(target(), self.pool.clone(), aside));
-        background.spawn(refiller::run(self.pool.clone(), refill_rx, inputs));
+        let (pool, health) = (self.pool.clone(), self.health.clone());
+        background.spawn(Refiller { pool, inputs, wary, health }.run(refill_rx));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());
-        background.spawn(reaper::promote(self.pool.clone(), alarm, wake));
+        background.spawn(reaper::promote(self.pool.clone(), alarm, wake, self.health.clone()));
         self.spawn_clocks(config, background);
         (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
     }
@@ -315,6 +321,13 @@ impl House {
     fn spawn_clocks(&self, config: &Config, background: &mut JoinSet<()>) {
         let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
         background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
+        let upkeep = reaper::upkeep::Upkeep {
+            pool: pool.clone(),
+            target: config.database.clone(),
+            wake: self.wake.clone(),
+            health: self.health.clone(),
+        };
+        background.spawn(upkeep.run());
         let (alerts, wake) = (config.alerts, self.wake.clone());
         background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone()));
         background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone(), self.health.clone()));

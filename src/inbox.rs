@@ -52,7 +52,7 @@ pub struct Entry {
     pub expires_at: Option<Instant>,
     /// What most deliveries do not have.
     pub terms: Option<Box<Terms>>,
-    /// The end of its `msg` line; `None` if it is over the limit and can only be a dead letter.
+    /// The end of its `msg` line; `None` where it is [`unfit`](Self::unfit), or over the limit.
     pub body: Option<Bytes>,
 }
 
@@ -65,6 +65,29 @@ pub struct Terms {
     pub ordering_key: Option<Arc<str>>,
     /// The trace it belongs to, where traces are recorded.
     pub trace: Option<Trace>,
+    /// Why it has no body.
+    pub unfit: Option<Unfit>,
+}
+
+/// Why a delivery cannot be pushed as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It was not read whole, since that may be dear: it stays in the table, and a refill of its inbox reads it.
+    Left,
+    /// It does not fit into a line; the sentence says what is too large.
+    TooLarge(String),
+    /// The table holds what cannot be read; the sentence says what.
+    Unreadable(String),
+}
+
+impl Unfit {
+    /// Why, for a person.
+    pub fn sentence(&self) -> &str {
+        match self {
+            Self::Left => "it was not read",
+            Self::TooLarge(what) | Self::Unreadable(what) => what,
+        }
+    }
 }
 
 impl Entry {
@@ -76,6 +99,16 @@ impl Entry {
     /// The trace it belongs to.
     pub fn trace(&self) -> Option<Trace> {
         self.terms.as_ref()?.trace
+    }
+
+    /// Why it has no body.
+    pub fn unfit(&self) -> Option<&Unfit> {
+        self.terms.as_ref()?.unfit.as_ref()
+    }
+
+    /// Whether it stays in the table, for a refill to read.
+    pub fn is_left(&self) -> bool {
+        self.unfit() == Some(&Unfit::Left)
     }
 
     /// The process it is a reply to.

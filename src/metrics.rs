@@ -61,7 +61,7 @@ pub const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
 pub const SET_ASIDE: &[&str] = &["ack", "retry", "dead", "expired", "presence"];
 
 /// The broker's duties, as [`crate::health`] names them.
-pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence"];
+pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence", "schema"];
 
 /// With more registered agents than this the per-agent families are absent: the first thousand alone would look like all
 /// of them. A series costs Prometheus a few kilobytes, and a list that nobody can read helps nobody; the sums stay.
@@ -121,7 +121,7 @@ series! {
     dead: IntCounterVec = counters("reason", DeadReason::ALL.iter().map(|r| r.as_str())),
         "postbell_dead_total",
         "Deliveries that became dead letters by reason: max_attempts, rejected (the agent's nack said dead), \
-         payload_too_large. `postbell dead list` shows them.";
+         payload_too_large, unreadable (its row holds what cannot be read). `postbell dead list` shows them.";
     pub expired: IntCounter = counter, "postbell_expired_total",
         "Deliveries whose message expired before it was delivered; they are never pushed.";
     pub in_flight: IntGauge = gauge, "postbell_in_flight",

@@ -9,6 +9,7 @@ pub mod frame;
 pub mod limits;
 pub mod secret;
 pub mod topic;
+pub mod written;
 
 pub use error::{ErrorCode, ProtocolError};
 pub use frame::{ClientFrame, ServerFrame};

@@ -1,6 +1,7 @@
 //! The reaper: what time alone changes.
 
 pub mod alerts;
+pub mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use tokio::time::{sleep, sleep_until};
 
 use uuid::Uuid;
 
+use crate::health::{Duty, Health};
 use crate::metrics::Metrics;
 use crate::postgres::presence::{self, SILENT_AFTER};
 use crate::postgres::reap::{self, BATCH_ROWS};
@@ -47,7 +49,7 @@ impl Alarm {
 }
 
 /// Promotes what is due, for ever.
-pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
+pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
     let mut next = Instant::now();
     loop {
         tokio::select! {
@@ -58,8 +60,10 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
             }
         }
         next = Instant::now() + DUE_EVERY;
+        health.began(Duty::Promotion, Instant::now());
         match reap::promote_due(&pool).await {
             Ok(promoted) => {
+                health.succeeded(Duty::Promotion);
                 if promoted.rows > 0 {
                     wake.notify_one();
                 }
@@ -69,7 +73,10 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>) {
                     next = next.min(Instant::now() + wait);
                 }
             }
-            Err(e) => tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again"),
+            Err(e) => {
+                tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again");
+                health.failed(Duty::Promotion, e.to_string());
+            }
         }
     }
 }
@@ -107,7 +114,10 @@ pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metric
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
             Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
         }),
-        every(BROADCASTS_EVERY, || reap::finish_broadcasts(&pool)),
+        every(BROADCASTS_EVERY, || async {
+            let finished = reap::finish_broadcasts(&pool).await?;
+            Ok(finished.max(reap::forget_routed(&pool).await?))
+        }),
     );
 }
 

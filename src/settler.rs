@@ -265,6 +265,7 @@ fn count(settle: &Settle, metrics: &Metrics) {
             DeadCause::MaxAttempts => DeadReason::MaxAttempts,
             DeadCause::Rejected => DeadReason::Rejected,
             DeadCause::PayloadTooLarge => DeadReason::PayloadTooLarge,
+            DeadCause::Unreadable => DeadReason::Unreadable,
         }),
         Outcome::Expired => metrics.expired.inc(),
         Outcome::Release { .. } => {}

@@ -9,11 +9,12 @@ use uuid::Uuid;
 
 use crate::bell::{Bell, Flag, Heard};
 use crate::dispatch::Input;
-use crate::health::Health;
+use crate::health::{Duty, Health};
 use crate::inbox::event::Event;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::postgres::listen::Rope;
+use crate::postgres::payload::{Wary, may_be_a_row};
 use crate::postgres::tail::{Cursor, Round, set_armed};
 use crate::postgres::{Connection, StoreError, Target};
 use crate::reaper::Alarm;
@@ -39,7 +40,9 @@ pub struct Tailer {
     pub inputs: mpsc::WeakSender<Input>,
     /// When a scheduled delivery is due.
     pub alarm: Alarm,
-    /// Told of canaries.
+    /// Whether rows have cost too much of late.
+    pub wary: Arc<Wary>,
+    /// Told of canaries, and of rounds.
     pub health: Health,
     /// Told of rings and rows.
     pub metrics: Metrics,
@@ -53,7 +56,9 @@ impl Tailer {
         let mut bell = Bell::new(Instant::now());
         let mut cursor = None;
         while self.inputs.strong_count() > 0 {
+            self.health.began(Duty::Tail, Instant::now());
             let Err(e) = self.follow(&mut bell, &mut cursor, &mut pace).await else { return };
+            self.health.failed(Duty::Tail, e.to_string());
             let wait = pace.next_wait();
             tracing::warn!(error = %e, ?wait, "the tail's connection failed; trying again");
             sleep(wait).await;
@@ -127,6 +132,7 @@ impl Tailer {
     /// One round; `None` once the dispatcher's task is gone.
     async fn round(&self, connection: &Connection, cursor: &mut Cursor) -> Result<Option<Round>, StoreError> {
         let Some(inputs) = self.inputs.upgrade() else { return Ok(None) };
+        self.health.began(Duty::Tail, Instant::now());
         let mut brought = false;
         // When the dispatcher's queue is full this waits, and so does the server: no row is held twice.
         let bring = |rows| async {
@@ -134,16 +140,24 @@ impl Tailer {
         };
         let late =
             || StoreError::unavailable(format!("a round of the tail took over {} s", ROUND_WAIT.as_secs()));
-        let round = timeout(ROUND_WAIT, cursor.round(connection, self.broker, bring, &mut brought)).await;
+        let round =
+            timeout(ROUND_WAIT, cursor.round(connection, (self.broker, &self.wary), bring, &mut brought))
+                .await;
+        let is_late = round.is_err();
         let round = match round.unwrap_or_else(|_| Err(late())) {
             Ok(round) => round,
             Err(e) => {
+                // The next round makes nothing text: a row that cannot be read, or not in time, is a refill's to find.
+                if is_late || may_be_a_row(&e) {
+                    self.wary.warn(Instant::now());
+                }
                 if brought {
                     let _ = inputs.send(Input::Event(Event::TailBroken)).await;
                 }
                 return Err(e);
             }
         };
+        self.health.succeeded(Duty::Tail);
         if let Some(due) = round.next_due {
             self.alarm.set(due);
         }

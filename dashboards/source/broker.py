@@ -102,7 +102,7 @@ FAILURES = ("What fails?", [
         acknowledgement in time. disconnect: the session ended before it.", "eps",
         {"{{reason}}": "sum by (reason) (rate(postbell_failed_total{$}[$__rate_interval]))"}, width=6),
     lines("New dead letters, by reason", "Deliveries that were given up. max_attempts: failed as often as they may. rejected: the agent \
-        refused it for good. payload_too_large: it does not fit into a line.", "short",
+        refused it for good. payload_too_large: it does not fit into a line. unreadable: its row cannot be read.", "short",
         {"{{reason}}": "sum by (reason) (increase(postbell_dead_total{$}[$__rate_interval]))"}, events=True, width=6),
     lines("Set aside, by kind", "What the tables of the mesh do not take, by a constraint, a trigger or a lock: outcomes of messages, and \
         agents' presence. Delivery goes on; postbell aside list says why.", "short",

@@ -64,7 +64,7 @@ DEAD = ("What was given up?", [
     lines("Dead letters in all", "Deliveries that lie in the database as dead.", "short",
         {"dead letters": "sum(max by (agent) (postbell_dead_letters{$}))"}),
     lines("New ones, by reason", "max_attempts: failed as often as they may. rejected: the agent refused it for good. \
-        payload_too_large: it does not fit into a line.", "short",
+        payload_too_large: it does not fit into a line. unreadable: its row cannot be read.", "short",
         {"{{reason}}": "sum by (reason) (increase(postbell_dead_total{$}[$__rate_interval]))"}, events=True),
 ])
 

@@ -11,10 +11,11 @@ from agent_messages m
 cross join lateral (
   select coalesce(m.to_agent_id, 'group:' || m.to_group) as inbox where m.to_agent_id is not null or m.to_group is not null
   union all
-  select f.inbox from postbell.recipients(m.from_agent_id, m.topic, m.to_environment) f (inbox)
+  select f.inbox from postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) f (inbox)
   where m.to_agent_id is null and m.to_group is null
 ) r
 where coalesce(m.status, 'pending') = 'pending'
   and (m.expires_at is null or m.expires_at > now())
   and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+  and not exists (select from postbell.broadcasts b where b.message_id = m.message_id)
 order by m.created_at, m.message_id, r.inbox

@@ -4,7 +4,7 @@
 -- backwards instead, past every delivery that is not dead.
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
-       coalesce(m.from_agent_id, '') as from_agent_id, coalesce(m.message_type, '') as message_type,
+       substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.message_type), 1, 256) as message_type,
        m.created_at
 from (
   select * from postbell.deliveries

@@ -1,11 +1,12 @@
--- Dead letters with their payloads: $1 a delivery, or $2 a message (then one row for each recipient it died for).
--- Called by src/postgres/dead.rs. Uses the primary keys and deliveries_message.
+-- Dead letters: $1 a delivery, or $2 a message (then one row for each recipient it died for).
+-- Called by src/postgres/dead.rs, which reads the payloads by payload.sql. Uses the primary keys and deliveries_message.
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
-       coalesce(m.from_agent_id, '') as from_agent_id, coalesce(m.message_type, '') as message_type,
+       substr(textsend(m.from_agent_id), 1, 65536) as from_agent_id, substr(textsend(m.message_type), 1, 65536) as message_type,
        m.created_at,
        m.expires_at,
-       m.correlation_id, m.dedupe_key, m.headers::text as headers, m.payload::text as payload
+       substr(textsend(m.correlation_id), 1, 65536) as correlation_id,
+       substr(textsend(m.dedupe_key), 1, 65536) as dedupe_key
 from postbell.deliveries d
 join agent_messages m on m.message_id = d.message_id
 where d.state = 'dead' and (d.delivery_id = $1::bigint or d.message_id = $2::uuid)

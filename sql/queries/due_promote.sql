@@ -14,4 +14,5 @@ with due as (
 select (select count(*) from promoted) as promoted,
        (select ceil(extract(epoch from min(due_at) - now()) * 1000)::bigint
         from postbell.deliveries
-        where state = 'scheduled' and due_at > now()) as next_ms
+        -- One that is due at infinity waits for ever, and says nothing of the others.
+        where state = 'scheduled' and due_at > now() and due_at < 'infinity') as next_ms

@@ -27,15 +27,16 @@ with sent as materialized (
 )
 select 'until' as kind, null as a, null as b, null::bigint as n, now() - interval '2 seconds' as until
 union all
-select 'agents', environment, status, count(*), null from agent_registry where enabled group by environment, status
+select 'agents', coalesce(environment, 'unknown') as e, coalesce(status, 'unknown') as s, count(*), null
+from agent_registry where enabled is not false group by e, s
 union all
 select 'flow', from_environment, to_environment, sum(messages)::bigint, null from flow group by 2, 3
 union all
 (select 'pair', from_agent, to_agent, sum(messages)::bigint, null
  from flow group by 2, 3 order by 4 desc, 2, 3 limit $2::bigint)
 union all
-(select 'alerts', severity, status, count(*), null
- from agent_alerts where status <> 'resolved' and created_at > now() - interval '30 days'
- group by severity, status order by 4 desc limit $4::bigint)
+(select 'alerts', coalesce(severity, 'unknown') as severity, coalesce(status, 'active') as status, count(*), null
+ from agent_alerts where status is distinct from 'resolved' and created_at > now() - interval '30 days'
+ group by 2, 3 order by 4 desc limit $4::bigint)
 union all
 select 'dead', case when place <= $3::bigint then inbox end as name, null, sum(letters)::bigint, null from dead group by 2

@@ -11,7 +11,7 @@ with lanes as materialized (
          inbox like 'group:%' or exists (select from agent_registry r where r.agent_id = lanes.inbox) as is_known
   from lanes group by inbox
 )
-select 'priority' as kind, w.priority::text as name, w.waiting, extract(epoch from m.created_at)::float8 as oldest
+select 'priority' as kind, w.priority::text as name, w.waiting, extract(epoch from case when isfinite(m.created_at) then m.created_at else now() end)::float8 as oldest
 from (
   select greatest(priority, 1::smallint) as priority, sum(waiting)::bigint as waiting, min(oldest_id) as oldest_id
   from lanes group by 1

@@ -3,7 +3,8 @@
 -- brokers.
 select r.agent_id, coalesce(r.agent_type, 'agent') as agent_type, coalesce(r.environment, 'unknown') as environment,
        coalesce(r.role, 'agent') as role, r.enabled is not false as enabled, coalesce(r.status, 'unknown') as status,
-       extract(epoch from now() - r.last_heartbeat)::float8 as seen_seconds, b.broker_id,
+       case when isfinite(r.last_heartbeat) then extract(epoch from now() - r.last_heartbeat)::float8 end as seen_seconds,
+       b.broker_id,
        b.name as broker
 from agent_registry r
 left join postbell.leases l on l.inbox = r.agent_id

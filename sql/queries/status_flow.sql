@@ -1,7 +1,8 @@
 -- Who sent how much to whom of late: of the newest $1 messages those of the last $2 seconds, by sender and recipient; what is
 -- for many has none. Called by src/postgres/status.rs while somebody watches. Uses the index on created_at
 -- (agent_messages_created_at, or the adopted table's own) from its end.
-select coalesce(m.from_agent_id, '') as from_agent_id, m.to_agent_id, coalesce(m.topic, m.to_environment, m.to_group) as many, count(*) as messages,
+select coalesce(substr(textsend(m.from_agent_id), 1, 256), '') as from_agent_id, substr(textsend(m.to_agent_id), 1, 256) as to_agent_id,
+       substr(textsend(coalesce(m.topic, m.to_environment, m.to_group)), 1, 256) as many, count(*) as messages,
        count(*) filter (where m.status = 'failed') as failed
 from (
   select from_agent_id, to_agent_id, topic, to_environment, to_group, status from agent_messages

@@ -1,5 +1,6 @@
--- The last messages from and to agent $1, the newest first, at most $2, with what is left of their deliveries. Payloads of at
--- most $4 bytes of text; longer ones are left out. Called by src/postgres/status/messages.rs when somebody opens an agent.
+-- The last messages from and to agent $1, the newest first, at most $2, with what is left of their deliveries. Texts
+-- are cut as bytes: what is not UTF-8 has no characters. Called by src/postgres/status/messages.rs when somebody opens an
+-- agent, which reads the payloads by payload.sql.
 -- An index by agent would be paid for by every insert; so what waits is found by deliveries_lane, what is dead by
 -- deliveries_dead, and what is done among the newest $3 messages by the index on created_at. Then agent_messages_pkey and
 -- deliveries_message.
@@ -16,20 +17,17 @@ with chosen as (
   (select message_id from postbell.deliveries
    where inbox = any (array[$1::text]) and state = 'dead' order by inbox desc, delivery_id desc limit $2::bigint)
 )
-select m.message_id, left(m.from_agent_id, 256) as from_agent_id, left(m.to_agent_id, 256) as to_agent_id,
-       left(coalesce(m.topic, m.to_environment, m.to_group), 256) as many, left(m.message_type, 256) as message_type,
-       m.priority::bigint as priority, m.status, m.created_at, m.delivered_at, m.processed_at, m.deliver_at,
-       left(m.error_message, 1000) as error_message, clock_timestamp() as read_at,
-       d.delivery_id, d.state::text as state, d.attempt, d.due_at, d.dead_at, left(d.last_error, 1000) as last_error,
-       d.open, case when octet_length(t.payload) <= $4::int then t.payload end as payload
+select m.message_id, substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.to_agent_id), 1, 256) as to_agent_id,
+       substr(textsend(coalesce(m.topic, m.to_environment, m.to_group)), 1, 256) as many, substr(textsend(m.message_type), 1, 256) as message_type,
+       m.priority::bigint as priority, substr(textsend(m.status), 1, 256) as status, m.created_at, m.delivered_at, m.processed_at, m.deliver_at,
+       substr(textsend(m.error_message), 1, 1000) as error_message, clock_timestamp() as read_at,
+       d.delivery_id, d.state::text as state, d.attempt, d.due_at, d.dead_at, substr(textsend(d.last_error), 1, 1000) as last_error,
+       d.open
 from chosen c
 cross join lateral (select * from agent_messages m where m.message_id = c.message_id offset 0) m
 left join lateral (
   select d.*, count(*) over () as open from postbell.deliveries d where d.message_id = c.message_id
   order by d.inbox = $1::text desc, d.delivery_id limit 1
 ) d on true
-cross join lateral (
-  select case when pg_column_size(m.payload) <= 2 * $4::int then m.payload::text end as payload offset 0
-) t
 order by m.created_at desc nulls last, m.message_id desc
 limit $2::bigint

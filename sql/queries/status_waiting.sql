@@ -3,7 +3,7 @@
 -- src/postgres/status.rs while somebody watches. Reads deliveries_lane from end to end, in its order, then one delivery and
 -- one message for each inbox and priority: the caller asks the more seldom the longer it takes.
 select w.inbox, greatest(w.priority, 1::smallint) as priority, w.waiting, l.inbox is not null as is_taken,
-       extract(epoch from clock_timestamp() - m.created_at)::float8 as oldest_seconds
+       case when isfinite(m.created_at) then extract(epoch from clock_timestamp() - m.created_at)::float8 end as oldest_seconds
 from (
   select inbox, priority, count(*) as waiting, min(delivery_id) as oldest_id
   from postbell.deliveries where state = 'ready' group by inbox, priority

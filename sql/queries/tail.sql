@@ -1,22 +1,27 @@
 -- The tail: every delivery that a transaction made ready since the last round, each exactly once.
--- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most
--- bytes a message may have. Called by src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of
--- leases and agent_messages. `offset 0` keeps the planner from starting at the inboxes or the messages, and `is true`
--- from the index of this broker's leases: the cost must be the new rows, never the backlog, never the number of agents.
+-- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most bytes that a payload
+-- with its headers may have, stored and unpacked, to be made text here; $5 the most bytes of a message's names. Called by
+-- src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
+-- planner from starting at the inboxes or the messages, and `is true` from the index of this broker's leases: the cost must
+-- be the new rows, never the backlog, never the number of agents.
 -- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
+-- `stored` is what payload and headers take in the table, which costs nothing to know; null where the names are too long,
+-- which are left out then. A payload that is null is left to a refill, which reads it beside the others (payload.sql). `#> '{}'`
+-- is the payload itself, unpacked.
 select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
        null::bigint as delivery_id, null::text as inbox, null::smallint as lane, null::smallint as attempt,
        null::timestamptz as due_at, null::uuid as message_id, null::text as from_agent_id,
        null::text as message_type, null::timestamptz as created_at, null::timestamptz as expires_at,
        null::text as correlation_id, null::text as topic, null::text as headers, null::int as priority,
-       null::text as to_group, null::text as to_instance, null::text as ordering_key, null::text as payload
+       null::text as to_group, null::text as to_instance, null::text as ordering_key, null::text as payload,
+       null::int as stored
 union all
-select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id, m.from_agent_id,
-       m.message_type, m.created_at, m.expires_at, m.correlation_id, m.topic, t.headers, m.priority::int,
-       m.to_group, m.to_instance, m.ordering_key,
-       case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) + coalesce(octet_length(m.from_agent_id), 0)
-                 + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
-                 + coalesce(octet_length(m.to_group), 0) <= $4::int then t.payload end
+select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id,
+       case when t.stored is not null then m.from_agent_id end, case when t.stored is not null then m.message_type end,
+       m.created_at, m.expires_at, case when t.stored is not null then m.correlation_id end,
+       case when t.stored is not null then m.topic end, t.headers, m.priority::int,
+       case when t.stored is not null then m.to_group end, case when t.stored is not null then m.to_instance end,
+       case when t.stored is not null then m.ordering_key end, t.payload, t.stored
 from (
   select delivery_id, inbox, priority, attempt, due_at, message_id from postbell.deliveries
   where dead_at is null and txid >= $1::text::xid8
@@ -27,4 +32,17 @@ from (
 ) d
 cross join lateral (select from postbell.leases l where l.inbox = d.inbox and (l.broker_id = $3) is true offset 0) l
 cross join lateral (select * from agent_messages m where m.message_id = d.message_id offset 0) m
-cross join lateral (select m.payload::text as payload, m.headers::text as headers offset 0) t
+cross join lateral (
+  select case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
+                   + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
+                   + coalesce(octet_length(m.to_group), 0) + coalesce(octet_length(m.to_instance), 0)
+                   + coalesce(octet_length(m.ordering_key), 0) <= $5::int
+              then coalesce(pg_column_size(m.payload), 0) + coalesce(pg_column_size(m.headers), 0) end as stored,
+         case when pg_column_size(m.payload) <= $4::int and pg_column_size(m.payload #> '{}') <= $4
+                   and (m.headers is null
+                        or pg_column_size(m.headers) <= $4 and pg_column_size(m.headers #> '{}') <= $4)
+              then m.payload::text end as payload,
+         case when pg_column_size(m.headers) <= $4 and pg_column_size(m.headers #> '{}') <= $4
+              then m.headers::text end as headers
+  offset 0
+) t

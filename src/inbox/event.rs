@@ -191,6 +191,15 @@ pub enum DeadCause {
     Rejected,
     /// It does not fit into a line.
     PayloadTooLarge,
+    /// Its row cannot be read.
+    Unreadable,
+}
+
+impl DeadCause {
+    /// Whether an agent had it, so that an attempt is counted.
+    pub fn was_tried(self) -> bool {
+        matches!(self, Self::MaxAttempts | Self::Rejected)
+    }
 }
 
 /// What becomes of a delivery.

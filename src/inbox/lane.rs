@@ -45,6 +45,8 @@ pub enum Known {
     /// Its outcome is being written, so the row may be the old one or the new one: stop before it, and ask
     /// again once the outcome is settled.
     Settling,
+    /// It was not read whole: stop before it, and ask again.
+    Left,
 }
 
 /// See the module.
@@ -126,6 +128,20 @@ impl Lane {
         self.check();
     }
 
+    /// A delivery that the tail found and did not read: a refill brings it, and what comes after it, in order.
+    pub fn leave(&mut self, id: i64) {
+        self.left_in_round.get_or_insert(i64::MAX);
+        if !self.more || id <= self.horizon {
+            while self.held.last_key_value().is_some_and(|(last, _)| *last >= id) {
+                let Some((_, entry)) = self.held.pop_last() else { break };
+                self.bytes -= entry.cost_bytes();
+            }
+            self.horizon = id - 1;
+        }
+        self.leave_in_table(id);
+        self.check();
+    }
+
     /// Whether it is time to ask for a refill.
     pub fn wants_refill(&self, room: Room) -> bool {
         self.more
@@ -170,7 +186,7 @@ impl Lane {
                 match known(&entry) {
                     Known::New => self.hold(entry),
                     Known::InFlight => {}
-                    Known::Settling => stop = id,
+                    Known::Settling | Known::Left => stop = id,
                 }
             }
             if id >= stop {

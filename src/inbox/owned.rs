@@ -128,9 +128,11 @@ impl Inbox {
     pub(super) fn arrive(&mut self, entry: Entry, room: Room) -> bool {
         // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the
         // one in flight will match this row as well.
-        if !self.is_in_flight(&entry)
-            && let Some(entry) = self.order.take_back(entry)
-        {
+        if self.is_in_flight(&entry) {
+            // It is the row that was pushed.
+        } else if entry.is_left() {
+            self.lanes[entry.lane].leave(entry.delivery_id);
+        } else if let Some(entry) = self.order.take_back(entry) {
             self.lanes[entry.lane].arrive(entry, room);
         }
         !std::mem::replace(&mut self.in_round, true)
@@ -218,6 +220,7 @@ impl Inbox {
         let (unsettled, order) = (&self.unsettled, &self.order);
         let waits = Cell::new(false);
         let known = |entry: &Entry| match unsettled.get(&attempt_of(entry)) {
+            None if entry.is_left() => Known::Left,
             Some(u) if u.in_flight > 0 => Known::InFlight,
             None if order.holds(entry) => Known::InFlight,
             Some(_) => {

@@ -36,11 +36,14 @@ pub enum DeadReason {
     Rejected,
     /// The payload is over the protocol's limit, so it cannot be pushed at all.
     PayloadTooLarge,
+    /// Its row holds what cannot be read.
+    Unreadable,
 }
 
 impl DeadReason {
     /// Every reason.
-    pub const ALL: &'static [Self] = &[Self::MaxAttempts, Self::Rejected, Self::PayloadTooLarge];
+    pub const ALL: &'static [Self] =
+        &[Self::MaxAttempts, Self::Rejected, Self::PayloadTooLarge, Self::Unreadable];
 
     /// The label's value.
     pub fn as_str(self) -> &'static str {
@@ -48,6 +51,7 @@ impl DeadReason {
             Self::MaxAttempts => "max_attempts",
             Self::Rejected => "rejected",
             Self::PayloadTooLarge => "payload_too_large",
+            Self::Unreadable => "unreadable",
         }
     }
 }

@@ -36,7 +36,7 @@ fn every_series_exists_before_the_first_event() {
     for reason in ["nack", "deadline", "disconnect"] {
         has(&text, &format!("postbell_failed_total{{reason=\"{reason}\"}} 0"));
     }
-    for reason in ["max_attempts", "rejected", "payload_too_large"] {
+    for reason in ["max_attempts", "rejected", "payload_too_large", "unreadable"] {
         has(&text, &format!("postbell_dead_total{{reason=\"{reason}\"}} 0"));
     }
     for reason in CloseReason::all().map(CloseReason::as_str) {

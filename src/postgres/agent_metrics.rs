@@ -31,9 +31,9 @@ pub async fn recent(pool: &Pool, within: Duration) -> Result<(f64, Vec<Measured>
     let mut measured = Vec::new();
     for row in &rows {
         // The row that has the time alone.
-        let Some(agent) = row.cell("agent_id")? else { continue };
+        let Some(agent) = row.text("agent_id")? else { continue };
         let (name, value, recorded_at) =
-            (row.cell("metric_name")?, row.cell("value")?, row.cell("recorded_at")?);
+            (row.text("metric_name")?.unwrap_or_default(), row.cell("value")?, row.cell("recorded_at")?);
         measured.push(Measured { agent, name, value, recorded_at });
     }
     Ok((now, measured))

@@ -10,6 +10,7 @@ pub use admission::{Denial, Role, RoleLimits, authenticate};
 pub use token::{Token, TokenHash, fingerprint, hash, is_hash};
 
 use super::cell::Cells;
+use super::connection::Params;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::moment;
@@ -111,16 +112,21 @@ pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError>
     let token = Token::random();
     let hash = token.hash();
     let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
-    let rows =
-        pool.query(ADD, &[agent_id, agent_name, agent_type, environment, role, &hash.as_slice()]).await?;
-    match rows.first() {
-        Some(row) => Ok(Added {
+    let hash = hash.as_slice();
+    let params: Params<'_> = &[agent_id, agent_name, agent_type, environment, role, &hash];
+    // A token that nobody was told could not be given again: it is stored only once the answer is read.
+    let added = pool.in_transaction(ADD, params, |row| {
+        let Some(row) = row else { return Ok(None) };
+        Ok(Some(Added {
             token,
             is_new: row.cell("is_new")?,
             enabled: row.cell("enabled")?,
-            environment: row.cell("environment")?,
-            role: row.cell("role")?,
-        }),
+            environment: row.text("environment")?.unwrap_or_default(),
+            role: row.text("role")?.unwrap_or_default(),
+        }))
+    });
+    match added.await? {
+        Some(added) => Ok(added),
         None => Err(StoreError::refused(format!(
             "{agent_id} is registered and has a token: use `postbell agent rotate {agent_id}` for a new one"
         ))),
@@ -161,12 +167,12 @@ pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
     let rows = pool.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
     let agents = rows.iter().map(|row| {
         Ok(Agent {
-            agent_id: row.cell("agent_id")?,
-            agent_type: row.cell("agent_type")?,
-            environment: row.cell("environment")?,
-            role: row.cell("role")?,
+            agent_id: row.text("agent_id")?.unwrap_or_default(),
+            agent_type: row.text("agent_type")?.unwrap_or_default(),
+            environment: row.text("environment")?.unwrap_or_default(),
+            role: row.text("role")?.unwrap_or_default(),
             enabled: row.cell("enabled")?,
-            status: row.cell("status")?,
+            status: row.text("status")?.unwrap_or_default(),
             has_token: row.cell("has_token")?,
             token_set_at: row.cell("token_set_at")?,
             token_previous_until: row.cell("token_previous_until")?,

@@ -3,11 +3,12 @@
 //! The tables are the user's: a column may be null where nobody expected it, or of a type that an older table had. The
 //! driver's own `Row::get` panics then, so `clippy.toml` forbids it, and every cell is read here.
 
+use std::error::Error as StdError;
 use std::fmt;
 
 use tokio_postgres::Row;
 use tokio_postgres::row::RowIndex;
-use tokio_postgres::types::FromSql;
+use tokio_postgres::types::{FromSql, Type};
 
 use super::error::StoreError;
 
@@ -21,6 +22,12 @@ pub(super) trait Cells {
     where
         I: RowIndex + fmt::Display + Copy,
         T: FromSql<'a>;
+
+    /// A text for people, whatever bytes it has: what is not UTF-8 (COPY lets it in) is shown as such. Of a text or a bytea.
+    ///
+    /// # Errors
+    /// See [`cell`](Self::cell).
+    fn text(&self, column: &str) -> Result<Option<String>, StoreError>;
 
     /// A count, which is never negative.
     ///
@@ -41,8 +48,25 @@ impl Cells for Row {
         })
     }
 
+    fn text(&self, column: &str) -> Result<Option<String>, StoreError> {
+        Ok(self.cell::<_, Option<Lossy>>(column)?.map(|text| text.0))
+    }
+
     fn count(&self, column: &str) -> Result<u64, StoreError> {
         Ok(self.cell::<_, i64>(column)?.max(0).unsigned_abs())
+    }
+}
+
+/// A text whose bytes are no matter.
+pub(super) struct Lossy(pub(super) String);
+
+impl<'a> FromSql<'a> for Lossy {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn StdError + Sync + Send>> {
+        Ok(Self(String::from_utf8_lossy(raw).into_owned()))
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::BYTEA || <&str as FromSql>::accepts(kind)
     }
 }
 

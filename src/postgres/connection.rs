@@ -2,23 +2,26 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use futures_util::future::poll_fn;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row, RowStream, Statement};
+use tokio_postgres::{
+    AsyncMessage, Client, NoTls, Notification, Row, RowStream, SimpleQueryMessage, Statement,
+};
 
 use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 
-/// What a broker's connection sets beside `session.sql`.
-const PATH: &str = include_str!("../../sql/queries/session_path.sql");
+const SESSION_PATH: &str = include_str!("../../sql/queries/session_path.sql");
 
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
@@ -28,6 +31,9 @@ pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
 pub const ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// How long opening a connection may take, with all that is said on it before its first statement.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+/// Read only (a standby behind the same address), shut down by its operator, after a crash, or not up yet.
+const MOVED: &[&str] = &["25006", "57P01", "57P02", "57P03"];
 
 const _: () = assert!(ANSWER_WAIT.as_millis() < STATEMENT_WAIT.as_millis());
 
@@ -106,14 +112,20 @@ impl Connection {
         let this = Self { client, driver, answer_wait, given_up, prepared: Mutex::default() };
         let schema = target.schema.replace('"', "\"\"");
         let setup = format!(
-            "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;",
+            "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;\nselect pg_is_in_recovery();",
             include_str!("../../sql/queries/session.sql"),
             STATEMENT_WAIT.as_millis(),
         );
-        this.client.batch_execute(&setup).await?;
-        if target.answer_wait.is_some() {
-            this.client.batch_execute(PATH).await?;
+        let said = this.client.simple_query(&setup).await?;
+        if is_yes(&said) {
+            return Err(StoreError::unavailable(format!(
+                "{} is a standby, which takes no writes: the URL must lead to the primary",
+                target.url
+            )));
         }
+        // Not prepared: behind a transaction pooler nothing must fail here, where no sentence would name the pooler.
+        let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
+        this.client.batch_execute(&SESSION_PATH.replace("$1", &literal)).await?;
         Ok(this)
     }
 
@@ -157,6 +169,36 @@ impl Connection {
         self.answered(self.client.query_raw(&statement, params.to_vec())).await
     }
 
+    /// The same, handing each row over as it comes. Where one is refused the connection is given up: the server would send
+    /// all the others first.
+    ///
+    /// # Errors
+    /// See [`StoreError`], and what `each` says.
+    pub async fn query_each(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+        mut each: impl FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let statement = self.prepare(sql).await?;
+        let read = async {
+            let mut rows = pin!(self.client.query_raw(&statement, params.to_vec()).await?);
+            while let Some(row) = rows.try_next().await? {
+                each(row)?;
+            }
+            Ok(())
+        };
+        let done = match self.answer_wait {
+            None => read.await,
+            Some(wait) => timeout(wait, read).await.unwrap_or_else(|_| Err(late(wait))),
+        };
+        // Where the server refused, it sends nothing more.
+        if done.as_ref().is_err_and(|e: &StoreError| e.sqlstate().is_none()) {
+            self.give_up();
+        }
+        done
+    }
+
     /// The same, for the number of rows it changed.
     ///
     /// # Errors
@@ -179,16 +221,30 @@ impl Connection {
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
-        let Some(wait) = self.answer_wait else { return Ok(asked.await?) };
-        match timeout(wait, asked).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => {
-                self.given_up.store(true, Ordering::Relaxed);
-                self.driver.abort();
-                let sentence = format!("the database did not answer in {} s", wait.as_secs());
-                Err(StoreError::unavailable(sentence))
+        let answer = match self.answer_wait {
+            None => asked.await,
+            Some(wait) => match timeout(wait, asked).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    self.give_up();
+                    return Err(late(wait));
+                }
+            },
+        };
+        answer.map_err(|error| {
+            let error = StoreError::from(error);
+            // What answers is no primary (any more), or ends: only another connection can find the one there is now.
+            if error.sqlstate().is_some_and(|code| MOVED.contains(&code)) {
+                self.give_up();
             }
-        }
+            error
+        })
+    }
+
+    /// Ends it, whatever the server is about to send.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.driver.abort();
     }
 
     async fn prepare(&self, sql: &'static str) -> Result<Statement, StoreError> {
@@ -202,6 +258,10 @@ impl Connection {
     }
 }
 
+fn late(wait: Duration) -> StoreError {
+    StoreError::unavailable(format!("the database did not answer in {} s", wait.as_secs()))
+}
+
 impl Drop for Connection {
     /// A connection that hangs on a dead network would otherwise live until TCP gives up.
     fn drop(&mut self) {
@@ -209,6 +269,15 @@ impl Drop for Connection {
             self.driver.abort();
         }
     }
+}
+
+/// Whether the last row is `t`.
+fn is_yes(said: &[SimpleQueryMessage]) -> bool {
+    let row = said.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.and_then(|row| row.try_get(0).ok().flatten()) == Some("t")
 }
 
 async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: impl Fn(Notification))

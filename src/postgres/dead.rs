@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::cell::Cells;
 use super::error::StoreError;
+use super::payload::{self, Text};
 use super::pool::Pool;
 use crate::moment;
 
@@ -21,6 +22,9 @@ const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
 const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
 const REDRIVE: &str = include_str!("../../sql/queries/dead_redrive.sql");
 const PURGE: &str = include_str!("../../sql/queries/dead_purge.sql");
+
+/// Payload and headers, as text, to be shown to an operator.
+const SHOWN_BYTES_MAX: i32 = 16 * 1024 * 1024;
 
 /// Dead letters that one transaction redrives or purges: a hundred thousand at once would be a long lock, and a wave.
 const BATCH_ROWS: i64 = 5_000;
@@ -89,7 +93,11 @@ pub struct DeadMessage {
     pub correlation_id: Option<String>,
     pub dedupe_key: Option<String>,
     pub headers: Option<Box<RawValue>>,
+    /// Null where it is left out.
     pub payload: Box<RawValue>,
+    /// Why payload and headers are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
 }
 
 /// A page of dead letters, the newest first.
@@ -117,7 +125,10 @@ pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError>
             "{id} is no dead letter: `postbell dead list` shows those there are"
         )));
     }
-    rows.iter().map(dead_message).collect()
+    let messages = rows.iter().map(|row| row.cell("message_id")).collect::<Result<Vec<Uuid>, _>>()?;
+    let texts = payload::read(pool, &messages, SHOWN_BYTES_MAX).await?;
+    let shown = rows.iter().zip(&messages).map(|(row, id)| dead_message(row, texts.get(id)));
+    shown.collect()
 }
 
 /// Makes dead letters ready again, with all their attempts, and rings; says how many.
@@ -210,28 +221,36 @@ fn letter(row: &Row) -> Result<DeadLetter, StoreError> {
     Ok(DeadLetter {
         delivery_id: row.cell("delivery_id")?,
         message_id: row.cell("message_id")?,
-        inbox: row.cell("inbox")?,
-        from_agent_id: row.cell("from_agent_id")?,
-        message_type: row.cell("message_type")?,
+        inbox: row.text("inbox")?.unwrap_or_default(),
+        from_agent_id: row.text("from_agent_id")?.unwrap_or_default(),
+        message_type: row.text("message_type")?.unwrap_or_default(),
         priority: row.cell("priority")?,
         attempt: row.cell("attempt")?,
-        reason: row.cell("reason")?,
+        reason: row.text("reason")?,
         dead_at: row.cell("dead_at")?,
         created_at: row.cell("created_at")?,
     })
 }
 
-fn dead_message(row: &Row) -> Result<DeadMessage, StoreError> {
-    let json = |text: String| {
-        RawValue::from_string(text)
-            .map_err(|e| StoreError::refused(format!("the database sent JSON that cannot be read: {e}")))
+fn dead_message(row: &Row, text: Option<&Text>) -> Result<DeadMessage, StoreError> {
+    let (headers, payload, left_out) = match text {
+        Some(Text::Whole { payload, headers }) => {
+            (headers.clone().and_then(json), json(payload.clone()), None)
+        }
+        Some(Text::Unfit(unfit)) => (None, None, Some(unfit.sentence().to_owned())),
+        None => (None, None, Some("the message is gone".to_owned())),
     };
     Ok(DeadMessage {
         letter: letter(row)?,
         expires_at: row.cell("expires_at")?,
-        correlation_id: row.cell("correlation_id")?,
-        dedupe_key: row.cell("dedupe_key")?,
-        headers: row.cell::<_, Option<String>>("headers")?.map(json).transpose()?,
-        payload: json(row.cell("payload")?)?,
+        correlation_id: row.text("correlation_id")?,
+        dedupe_key: row.text("dedupe_key")?,
+        headers,
+        payload: payload.unwrap_or_else(|| RawValue::NULL.to_owned()),
+        left_out,
     })
+}
+
+fn json(text: String) -> Option<Box<RawValue>> {
+    RawValue::from_string(text).ok()
 }

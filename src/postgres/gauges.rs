@@ -2,6 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio_postgres::Row;
+
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
@@ -32,14 +34,14 @@ pub struct Waiting {
 pub async fn waiting(pool: &Pool) -> Result<Waiting, StoreError> {
     let mut waiting = Waiting::default();
     for row in pool.query(WAITING, &[&(DEEPEST_MAX as i64)]).await? {
-        let (name, count): (Option<&str>, i64) = (row.cell("name")?, row.cell("waiting")?);
+        let (name, count): (_, i64) = (row.text("name")?, row.cell("waiting")?);
         match row.cell("kind")? {
             "priority" => {
-                let Some(priority) = name.and_then(|name| name.parse().ok()) else { continue };
+                let Some(priority) = name.as_deref().and_then(|name| name.parse().ok()) else { continue };
                 let oldest = row.cell::<_, Option<f64>>("oldest")?.unwrap_or(0.0);
                 waiting.priorities.push((priority, count.max(0) as u64, oldest));
             }
-            "agent" => waiting.agents.push((name.unwrap_or(OTHERS).to_owned(), count)),
+            "agent" => waiting.agents.push((name.unwrap_or_else(|| OTHERS.to_owned()), count)),
             _ => waiting.unknown = count,
         }
     }
@@ -52,7 +54,7 @@ pub async fn waiting(pool: &Pool) -> Result<Waiting, StoreError> {
 /// See [`StoreError`].
 pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, StoreError> {
     let rows = pool.query(AGENTS, &[&at_most]).await?;
-    rows.iter().map(|row| Ok((row.cell(0)?, row.cell(1)?))).collect()
+    rows.iter().map(|row| Ok((name(row, "agent_id")?, name(row, "environment")?))).collect()
 }
 
 /// How much of the last day each enabled agent was here, 0 to 1, with its environment; at most so many.
@@ -61,7 +63,13 @@ pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, 
 /// See [`StoreError`].
 pub async fn uptimes(pool: &Pool, at_most: i64) -> Result<Vec<(String, String, f64)>, StoreError> {
     let rows = pool.query(UPTIME, &[&at_most]).await?;
-    rows.iter().map(|row| Ok((row.cell(0)?, row.cell(1)?, row.cell(2)?))).collect()
+    rows.iter()
+        .map(|row| Ok((name(row, "agent_id")?, name(row, "environment")?, row.cell("uptime")?)))
+        .collect()
+}
+
+fn name(row: &Row, column: &str) -> Result<String, StoreError> {
+    Ok(row.text(column)?.unwrap_or_default())
 }
 
 /// Where a reading of the mesh's flow ended, by the database's clock.
@@ -80,9 +88,7 @@ pub async fn mesh(pool: &Pool, since: Option<FlowEnd>) -> Result<(MeshReading, F
     let mut until = since.unwrap_or(SystemTime::UNIX_EPOCH);
     let mut reading = MeshReading::default();
     for row in &rows {
-        let text = |column| {
-            Ok::<_, StoreError>(row.cell::<_, Option<String>>(column)?.unwrap_or_else(|| OTHERS.to_owned()))
-        };
+        let text = |column| Ok::<_, StoreError>(row.text(column)?.unwrap_or_else(|| OTHERS.to_owned()));
         let n = row.cell::<_, Option<i64>>("n")?.unwrap_or(0);
         match row.cell("kind")? {
             "until" => until = row.cell("until")?,

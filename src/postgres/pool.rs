@@ -75,6 +75,39 @@ impl Pool {
         self.get().await?.execute(sql, params).await
     }
 
+    /// The same row by row, until one is refused; then the rest is not read either.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query), and what `each` says.
+    pub async fn query_each(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+        each: impl FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        self.get().await?.query_each(sql, params, each).await
+    }
+
+    /// Runs a statement that gives a row or none, and commits it once its answer is read.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query), and what `read` says: then nothing was changed.
+    pub async fn in_transaction<T>(
+        &self,
+        sql: &'static str,
+        params: Params<'_>,
+        read: impl FnOnce(Option<&Row>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let connection = self.get().await?;
+        connection.batch("begin").await?;
+        let answer = match connection.query(sql, params).await {
+            Ok(rows) => read(rows.first()),
+            Err(e) => Err(e),
+        };
+        connection.batch(if answer.is_ok() { "commit" } else { "rollback" }).await?;
+        answer
+    }
+
     async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
         self.0.get().await.map_err(|e| match e {
             bb8::RunError::User(e) => e,

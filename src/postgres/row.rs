@@ -10,17 +10,12 @@ use uuid::Uuid;
 
 use super::cell::Cells;
 use super::error::StoreError;
-use crate::inbox::{Entry, Terms};
+use crate::inbox::{Entry, Terms, Unfit};
 use crate::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
 use crate::moment::rfc3339;
 use crate::protocol::frame::MsgBody;
-use crate::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
+use crate::protocol::limits::{LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
 use crate::spans::Spans;
-
-/// What a message may have in all, as text, to be read at all; what is larger is not fetched.
-pub(super) const MESSAGE_BYTES_MAX: i32 = LINE_BYTES_MAX as i32;
-
-const _: () = assert!(ENVELOPE_BYTES_MAX < MESSAGE_BYTES_MAX as usize);
 
 /// The database's clock and ours at about the same moment, so that ages need no clock of this machine.
 #[derive(Clone, Copy, Debug)]
@@ -49,16 +44,29 @@ impl Clocks {
     }
 }
 
+/// Where payload and headers are.
+pub(super) enum Content<'a> {
+    /// In the row, if they were read there.
+    InRow,
+    /// They were read by themselves.
+    Read(&'a str, Option<&'a str>),
+    /// They cannot be pushed.
+    Unfit(Unfit),
+}
+
 /// The inbox and the entry of a row.
 ///
 /// # Errors
-/// What is Postbell's own cannot be read. What is the user's never makes an error: then the entry has no body.
-pub(super) fn entry(row: &Row, clocks: &Clocks) -> Result<(Arc<str>, Entry), StoreError> {
+/// What is Postbell's own cannot be read. What is the user's never makes an error: then the entry is unfit.
+pub(super) fn entry(
+    row: &Row,
+    clocks: &Clocks,
+    content: Content<'_>,
+) -> Result<(Arc<str>, Entry), StoreError> {
     let inbox: &str = row.cell("inbox")?;
-    let created_at = row.cell::<_, Option<SystemTime>>("created_at").ok().flatten();
-    let created_at = created_at.unwrap_or(clocks.database);
-    let expires_at = row.cell::<_, Option<SystemTime>>("expires_at").ok().flatten();
-    let message = Message::of(row);
+    let time = |column| row.cell::<_, Option<SystemTime>>(column).ok().flatten();
+    let created_at = time("created_at").unwrap_or(clocks.database);
+    let (terms, body) = terms_and_body(Message::of(row, &content), content, &rfc3339(created_at));
     let entry = Entry {
         delivery_id: row.cell("delivery_id")?,
         message_id: row.cell("message_id")?,
@@ -67,11 +75,33 @@ pub(super) fn entry(row: &Row, clocks: &Clocks) -> Result<(Arc<str>, Entry), Sto
         read_at: clocks.here,
         age_when_read: clocks.age(created_at),
         ready_when_read: clocks.ready(created_at),
-        expires_at: expires_at.and_then(|at| clocks.instant(at)),
-        terms: message.as_ref().ok().and_then(Message::terms),
-        body: message.ok().and_then(|message| message.body(&rfc3339(created_at))),
+        expires_at: time("expires_at").and_then(|at| clocks.instant(at)),
+        terms: (terms != Terms::default()).then(|| Box::new(terms)),
+        body,
     };
     Ok((inbox.into(), entry))
+}
+
+fn terms_and_body(
+    message: Result<Message<'_>, StoreError>,
+    content: Content<'_>,
+    created_at: &str,
+) -> (Terms, Option<Bytes>) {
+    let (mut terms, body) = match message {
+        Ok(message) => (message.terms(), message.body(created_at)),
+        Err(e) => (Terms::default(), Err(Unfit::Unreadable(e.to_string()))),
+    };
+    let body = match content {
+        Content::Unfit(unfit) => Err(unfit),
+        _ => body,
+    };
+    match body {
+        Ok(body) => (terms, Some(body)),
+        Err(unfit) => {
+            terms.unfit = Some(unfit);
+            (terms, None)
+        }
+    }
 }
 
 /// What the user's table has of a message.
@@ -90,7 +120,11 @@ struct Message<'a> {
 }
 
 impl<'a> Message<'a> {
-    fn of(row: &'a Row) -> Result<Self, StoreError> {
+    fn of(row: &'a Row, content: &Content<'a>) -> Result<Self, StoreError> {
+        let (payload, headers) = match content {
+            Content::Read(payload, headers) => (Some(*payload), *headers),
+            _ => (row.cell("payload")?, row.cell("headers")?),
+        };
         // As the trigger reads what the column may hold in an adopted table.
         let asked =
             row.cell::<_, Option<i32>>("priority")?.map_or(Priority::default().get().into(), i64::from);
@@ -106,25 +140,35 @@ impl<'a> Message<'a> {
             instance: row.cell("to_instance")?,
             ordering_key: row.cell("ordering_key")?,
             correlation_id: row.cell("correlation_id")?,
-            headers: row.cell("headers")?,
-            payload: row.cell("payload")?,
+            headers,
+            payload,
         })
     }
 
     /// Most messages have none.
-    fn terms(&self) -> Option<Box<Terms>> {
-        let terms = Terms {
+    fn terms(&self) -> Terms {
+        Terms {
             instance: self.instance.map(Arc::from),
             ordering_key: self.ordering_key.map(Arc::from),
             trace: Spans::reads(self.headers),
-        };
-        (terms != Terms::default()).then(|| Box::new(terms))
+            unfit: None,
+        }
     }
 
-    /// `None` where the line would be over the limit.
-    fn body(&self, created_at: &str) -> Option<Bytes> {
-        let payload: &RawValue = serde_json::from_str(self.payload?).ok()?;
-        let headers: Option<&RawValue> = self.headers.and_then(|h| serde_json::from_str(h).ok());
+    fn body(&self, created_at: &str) -> Result<Bytes, Unfit> {
+        let json = |text| {
+            serde_json::from_str::<&RawValue>(text)
+                .map_err(|e| Unfit::Unreadable(format!("the payload or the headers are no JSON: {e}")))
+        };
+        let payload = self.payload.ok_or(Unfit::Left)?;
+        if payload.len() > LINE_BYTES_MAX {
+            let bytes = payload.len();
+            let sentence =
+                format!("the payload has {bytes} bytes as text, and at most {LINE_BYTES_MAX} can be pushed");
+            return Err(Unfit::TooLarge(sentence));
+        }
+        let payload = json(payload)?;
+        let headers = self.headers.map(json).transpose()?;
         let body = MsgBody {
             id: self.id,
             from: self.from,
@@ -138,7 +182,12 @@ impl<'a> Message<'a> {
             payload,
         }
         .encode();
-        (body.len() + PUSH_HEAD_BYTES_MAX <= LINE_BYTES_MAX).then(|| body.into())
+        match body.len() + PUSH_HEAD_BYTES_MAX {
+            fits if fits <= LINE_BYTES_MAX => Ok(body.into()),
+            bytes => Err(Unfit::TooLarge(format!(
+                "the message's line has {bytes} bytes, and at most {LINE_BYTES_MAX} can be pushed"
+            ))),
+        }
     }
 }
 

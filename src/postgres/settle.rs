@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
-use crate::inbox::event::{DeadCause, Outcome, Settle};
+use crate::inbox::event::{Outcome, Settle};
 
 const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
 const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");
@@ -102,9 +102,7 @@ impl<'a> Arrays<'a> {
                 Outcome::Release { delay } => (0, delay.as_millis() as i64, None),
                 Outcome::Fail { delay, reason, .. } => (1, delay.as_millis() as i64, Some(reason.as_str())),
                 // What could not be pushed was not tried.
-                Outcome::Dead { cause, reason } => {
-                    (i16::from(*cause != DeadCause::PayloadTooLarge), 0, Some(reason.as_str()))
-                }
+                Outcome::Dead { cause, reason } => (i16::from(cause.was_tried()), 0, Some(reason.as_str())),
             };
             arrays.kinds.push(Kind::of(&settle.outcome).as_str());
             arrays.ids.push(settle.delivery_id);

@@ -118,12 +118,12 @@ async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<Agent>, StoreError> {
     let rows = pool.query(AGENTS, &[&at_most]).await?;
     let agents = rows.iter().map(|row| {
         Ok(Agent {
-            agent_id: row.cell("agent_id")?,
-            agent_type: row.cell("agent_type")?,
-            environment: row.cell("environment")?,
-            role: row.cell("role")?,
+            agent_id: row.text("agent_id")?.unwrap_or_default(),
+            agent_type: row.text("agent_type")?.unwrap_or_default(),
+            environment: row.text("environment")?.unwrap_or_default(),
+            role: row.text("role")?.unwrap_or_default(),
             enabled: row.cell("enabled")?,
-            status: row.cell("status")?,
+            status: row.text("status")?.unwrap_or_default(),
             seen_seconds: row.cell("seen_seconds")?,
             broker_id: row.cell("broker_id")?,
             broker: row.cell("broker")?,
@@ -152,7 +152,7 @@ async fn waiting(pool: &Pool) -> Result<Vec<Waiting>, StoreError> {
     let rows = pool.query(WAITING, &[]).await?;
     let waiting = rows.iter().map(|row| {
         Ok(Waiting {
-            inbox: row.cell("inbox")?,
+            inbox: row.text("inbox")?.unwrap_or_default(),
             priority: Priority::new(row.cell::<_, i16>("priority")?.into()).unwrap_or_default(),
             count: row.cell("waiting")?,
             oldest_seconds: row.cell("oldest_seconds")?,
@@ -165,7 +165,7 @@ async fn waiting(pool: &Pool) -> Result<Vec<Waiting>, StoreError> {
 async fn dead(pool: &Pool) -> Result<(Vec<(String, i64)>, i64), StoreError> {
     let (mut dead, mut scheduled) = (Vec::new(), 0);
     for row in pool.query(DEAD, &[]).await? {
-        match row.cell::<_, Option<String>>("inbox")? {
+        match row.text("inbox")? {
             Some(inbox) => dead.push((inbox, row.cell("n")?)),
             None => scheduled = row.cell("n")?,
         }
@@ -177,9 +177,9 @@ async fn edges(pool: &Pool, bounds: Bounds) -> Result<Vec<Edge>, StoreError> {
     let rows = pool.query(FLOW, &[&bounds.flow_messages, &bounds.flow_seconds]).await?;
     let edges = rows.iter().map(|row| {
         Ok(Edge {
-            from: row.cell("from_agent_id")?,
-            to: row.cell("to_agent_id")?,
-            many: row.cell("many")?,
+            from: row.text("from_agent_id")?.unwrap_or_default(),
+            to: row.text("to_agent_id")?,
+            many: row.text("many")?,
             messages: row.cell("messages")?,
             failed: row.cell("failed")?,
         })

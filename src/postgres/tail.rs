@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
-use super::row::{Clocks, MESSAGE_BYTES_MAX, entry};
+use super::payload::{NAMES_BYTES_MAX, Wary, Weighed};
+use super::row::{Clocks, Content, entry};
 use crate::inbox::Entry;
 use crate::inbox::event::Snapshot;
 
@@ -98,7 +99,7 @@ impl Cursor {
     pub async fn round<F>(
         &mut self,
         connection: &Connection,
-        broker: Uuid,
+        (broker, wary): (Uuid, &Wary),
         bring: impl Fn(Vec<(Arc<str>, Entry)>) -> F,
         brought: &mut bool,
     ) -> Result<Round, StoreError>
@@ -108,13 +109,14 @@ impl Cursor {
         let started_at = Instant::now();
         let xmax = self.xmax.to_string();
         let in_progress: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();
+        let light = wary.light_bytes(started_at);
         let stream =
-            connection.query_stream(TAIL, &[&xmax, &in_progress, &broker, &MESSAGE_BYTES_MAX]).await?;
+            connection.query_stream(TAIL, &[&xmax, &in_progress, &broker, &light, &NAMES_BYTES_MAX]).await?;
         let mut stream = pin!(stream);
         let unseen = Some(self.read_at);
         let mut clocks = Clocks { database: SystemTime::now(), here: started_at, unseen };
         let (mut next, mut rows, mut next_due) = (None, 0, None);
-        let (mut chunk, mut chunk_bytes) = (Vec::new(), 0);
+        let (mut chunk, mut chunk_bytes, mut weighed) = (Vec::new(), 0, Weighed::default());
         while let Some(row) = stream.try_next().await? {
             if let Some(snapshot) = row.cell::<_, Option<&str>>("snapshot")? {
                 next = Some(Self::parse(snapshot, started_at)?);
@@ -128,7 +130,8 @@ impl Cursor {
                 next_due = due.into_iter().chain(next_due).min();
                 continue;
             }
-            let (inbox, entry) = entry(&row, &clocks)?;
+            weighed.add(&row)?;
+            let (inbox, entry) = entry(&row, &clocks, Content::InRow)?;
             chunk_bytes += entry.cost_bytes();
             chunk.push((inbox, entry));
             if chunk.len() >= CHUNK_ROWS || chunk_bytes >= CHUNK_BYTES {

@@ -16,6 +16,7 @@ use crate::inbox::event::{Event, Owner, Push};
 use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Send, Window, push_line, push_msg};
 use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::protocol::written::fits;
 use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::spans::Step;
 
@@ -36,13 +37,29 @@ pub(super) fn check_size(send: &Send) -> Result<(), ProtocolError> {
         let sentence = format!("the payload has {payload} bytes, at most {PAYLOAD_BYTES_MAX} are allowed");
         return Err(ProtocolError::new(ErrorCode::PayloadTooLarge, sentence));
     }
+    if !fits(send.payload.get(), PAYLOAD_BYTES_MAX) {
+        return Err(ProtocolError::new(
+            ErrorCode::PayloadTooLarge,
+            written_out("payload", PAYLOAD_BYTES_MAX),
+        ));
+    }
     // Names may double by JSON's escapes, or grow sixfold for control characters.
     let room = ENVELOPE_BYTES_MAX - 6 * 3 * NAME_BYTES_MAX;
     if headers > room {
         let sentence = format!("the headers have {headers} bytes, at most {room} are allowed");
         return Err(ProtocolError::new(ErrorCode::PayloadTooLarge, sentence));
     }
+    if send.headers.as_ref().is_some_and(|h| !fits(h.get(), room)) {
+        return Err(ProtocolError::new(ErrorCode::PayloadTooLarge, written_out("headers", room)));
+    }
     Ok(())
+}
+
+fn written_out(what: &str, most: usize) -> String {
+    format!(
+        "the {what} would have more than {most} bytes as the database writes them: numbers are written out, so that 1e5 \
+         is 100000, and a comma or a colon has a space behind it"
+    )
 }
 
 /// Writes until the session is to end.

@@ -11,13 +11,14 @@ macro_rules! statements {
 
 /// Names, numbers of parameters, the index that each must use, texts.
 const OFTEN: &[(&str, usize, &str, &str)] = statements![
-    "tail": 4, "deliveries_tail";
+    "tail": 5, "deliveries_tail";
     "tail_restored": 0, "deliveries_tail";
-    "refill": 6, "deliveries_lane";
+    "refill": 7, "deliveries_lane";
+    "payload": 2, "agent_messages_pkey";
     "settle_ack": 2, "deliveries_pkey";
     "settle_retry": 5, "deliveries_pkey";
     "settle_dead": 4, "deliveries_pkey";
-    "dead_page": 4, "deliveries_dead";
+    "dead_page": 3, "deliveries_dead";
     "dead_redrive": 4, "deliveries_dead";
     "dead_purge": 4, "deliveries_dead";
     "settle_expired": 2, "deliveries_pkey";

@@ -54,6 +54,7 @@ validation, remediation, reporting, collecting, orchestrator = (_command(kind) f
 def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="the TOML file; see agents/examples")
     parser.add_argument("--once", action="store_true", help="handle what waits, do the job, leave: for scheduled jobs")
+    parser.add_argument("--failures-ok", action="store_true", help="with --once: exit with 0 though messages failed")
     parser.add_argument("--check", action="store_true", help="read the configuration, and leave")
     parser.add_argument("--verbose", action="store_true", help="log every step")
     parser.add_argument("--version", action="version", version=__version__)
@@ -68,7 +69,7 @@ def _start(kind: str, given: argparse.Namespace) -> int:
         file.finish()
         if given.check:
             return 0
-        return 0 if runtime.run(job, once=given.once) else EXIT_FAILED
+        return 0 if runtime.run(job, once=given.once, failures_ok=given.failures_ok) else EXIT_FAILED
     except (ConfigFault, Invalid) as fault:
         print(f"postbell-{kind}: {fault}", file=sys.stderr)
         return EXIT_USAGE

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from postbell import Release, SyncAgent, SyncMessage
+from postbell import Summary, SyncAgent, SyncMessage
 
 from . import metrics
 from .faults import Fault, sentence
@@ -29,8 +29,10 @@ class Job(ABC):
     def __init__(self, common: Common) -> None:
         self.common = common
         self.agent: SyncAgent
-        #: Handlers that raised, which the broker will try again.
+        #: Rounds of the job that failed, and what of it was given back.
         self.failures = 0
+        #: What became of messages.
+        self.messages: Summary | None = None
         self.is_once = False
         #: Set: there is work before the next round would come.
         self.wake = threading.Event()
@@ -43,8 +45,8 @@ class Job(ABC):
     def attach(self, agent: SyncAgent) -> None:
         """Connected: handlers, subscriptions, tables. Raises `Fault` where the agent cannot do its job here."""
         self.agent = agent
-        agent.on("command")(self.counted(self.on_command))
-        agent.on("query")(self.counted(self.on_query))
+        agent.on("command")(self.on_command)
+        agent.on("query")(self.on_query)
 
     @abstractmethod
     def work(self) -> dict[str, tuple[float, str]]:
@@ -55,6 +57,8 @@ class Job(ABC):
         try:
             result: dict[str, Any] = {"ok": True, "result": {name: value for name, (value, _) in self.tick().items()}}
         except Fault as fault:
+            # Whoever asked is told; and a scheduled job whose job could not be done is not green.
+            self.failures += 1
             result = {"ok": False, "error": str(fault)}
         self.answer(message, result)
 
@@ -127,20 +131,9 @@ class Job(ABC):
             # The job was done: what is said about it is not worth failing it.
             logger.warning("metrics could not be written: %s", fault)
 
-    def counted(self, handler: Callable[[SyncMessage], None]) -> Callable[[SyncMessage], None]:
-        """The handler; a scheduled job that fails in it says so by its exit status."""
-
-        def handle(message: SyncMessage) -> None:
-            try:
-                handler(message)
-            except Release:
-                # Nobody's fault.
-                raise
-            except Exception:
-                self.failures += 1
-                raise
-
-        return handle
+    def count(self, summary: Summary) -> None:
+        """Messages that `--once` took."""
+        self.messages = self.messages.plus(summary) if self.messages is not None else summary
 
     def live(self, work: Callable[[Callable[[], bool]], bool], leave: Callable[[], bool]) -> bool:
         """Attached: lives by `work` until it is time to leave; true if it did what it was started for."""

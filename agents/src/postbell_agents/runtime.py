@@ -37,15 +37,22 @@ def connect(common: Common) -> SyncAgent:
     )
 
 
-def run(job: Job, *, once: bool) -> bool:
-    """Runs the agent; true if it did what it was started for."""
+def run(job: Job, *, once: bool, failures_ok: bool = False) -> bool:
+    """Runs the agent; true if it did what it was started for. Messages that were not handled are no success, unless
+    `failures_ok` says so."""
     job.is_once = once
     with connect(job.common) as agent, told_to_leave() as leave:
         try:
             job.attach(agent)
-            return job.live(lambda leave: (run_once if once else run_on)(job, leave), leave.is_set)
+            has_worked = job.live(lambda leave: (run_once if once else run_on)(job, leave), leave.is_set)
+        except SystemExit as ended:
+            # Whoever says that all is well does so by returning.
+            raise ended if ended.code else SystemExit(1) from ended
         finally:
             job.close()
+            if job.messages is not None:
+                job.messages.report(agent.name)
+    return has_worked and (failures_ok or job.messages is None or job.messages.is_clean)
 
 
 def run_once(job: Job, leave: Callable[[], bool]) -> bool:
@@ -53,7 +60,10 @@ def run_once(job: Job, leave: Callable[[], bool]) -> bool:
     common = job.common
 
     def drain() -> None:
-        attend(job, leave, lambda: job.agent.drain(common.idle_seconds, common.concurrency))
+        def work() -> None:
+            job.count(job.agent.drain(common.idle_seconds, common.concurrency, failures_ok=True, report=False))
+
+        attend(job, leave, work)
 
     drain()
     is_first = True
@@ -72,6 +82,7 @@ def run_once(job: Job, leave: Callable[[], bool]) -> bool:
 def run_on(job: Job, leave: Callable[[], bool]) -> bool:
     """Until it is time to leave."""
     is_over = threading.Event()
+    ends: list[BaseException] = []
 
     def work() -> None:
         while not is_over.is_set():
@@ -79,17 +90,24 @@ def run_on(job: Job, leave: Callable[[], bool]) -> bool:
                 job.tick()
             except Exception as fault:
                 report(fault)
+            except BaseException as fault:
+                # It would end this thread alone, and leave an agent that answers and does nothing.
+                ends.append(fault)
+                return
             job.wake.wait(job.common.every_seconds)
             job.wake.clear()
 
     worker = threading.Thread(target=work, name="work", daemon=True)
     worker.start()
     try:
-        attend(job, leave, lambda: job.agent.run(job.common.concurrency))
+        attend(job, lambda: leave() or bool(ends), lambda: job.agent.run(job.common.concurrency))
     finally:
         is_over.set()
         job.wake.set()
         worker.join(LEAVE_WAIT_SECONDS)
+    if ends:
+        logger.error("the job ended the process: %s", type(ends[0]).__name__)
+        raise ends[0]
     return True
 
 

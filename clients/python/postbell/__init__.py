@@ -9,9 +9,11 @@
 """
 
 from .agent import Agent
+from .blocking import SyncLock, SyncMessage
 from .dead import DeadLetter, DeadLetters
 from .errors import (
     Closed,
+    Forked,
     Interrupted,
     Invalid,
     LockLost,
@@ -22,10 +24,12 @@ from .errors import (
     TimedOut,
     TlsFailed,
     Unreachable,
+    Unreadable,
 )
 from .lock import Lock
 from .message import Dead, Message, Release, Reply, Retry
-from .sync import SyncAgent, SyncLock, SyncMessage
+from .sync import SyncAgent
+from .tally import Failed, Summary
 from .version import VERSION as __version__
 
 __all__ = [
@@ -34,6 +38,8 @@ __all__ = [
     "Dead",
     "DeadLetter",
     "DeadLetters",
+    "Failed",
+    "Forked",
     "Interrupted",
     "Invalid",
     "Lock",
@@ -46,11 +52,13 @@ __all__ = [
     "Release",
     "Reply",
     "Retry",
+    "Summary",
     "SyncAgent",
     "SyncLock",
     "SyncMessage",
     "TimedOut",
     "TlsFailed",
     "Unreachable",
+    "Unreadable",
     "__version__",
 ]

@@ -10,18 +10,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from . import dead, outgoing, settings
+from . import dead, forks, outgoing, settings
 from .asking import Question
 from .dead import DeadLetters
 from .driver import Driver
-from .errors import Closed, Invalid, NoAnswer, PostbellError
+from .errors import Closed, Forked, Invalid, NoAnswer
 from .frames import Frame
-from .handlers import Handlers, serve
-from .limits import ANSWER_WAIT_SECONDS, LOCK_SECONDS
+from .handlers import Terms, Unhandled, serve
+from .leaving import blame
+from .limits import ANSWER_WAIT_SECONDS, GRACE_SECONDS, LOCK_SECONDS
 from .lock import Locking, Locks
-from .message import Duration, Message, Reply, milliseconds, reason_of
+from .message import Duration, Message, Reply, milliseconds
 from .outgoing import Recipient
+from .registry import Handlers
 from .settings import Capabilities
+from .tally import Summary
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -81,6 +84,13 @@ class Agent:
         self._opening = asyncio.Lock()
         self._locks = Locks()
         self._takers = 0
+        forks.tell(self)
+
+    def forked(self) -> None:
+        """In a child, where no handlers run: it may be opened here, as another instance unless it was given a name."""
+        self._handlers.forget()
+        if self._settings.is_instance_ours:
+            self._settings = replace(self._settings, instance=settings.new_instance())
 
     @property
     def name(self) -> str:
@@ -101,6 +111,11 @@ class Agent:
         """Connects once, or raises why not; from then on the connection is kept up."""
         if self._driver is not None and self._driver.ended is None:
             return
+        if self._driver is not None and isinstance(self._driver.ended, Forked):
+            # What is left of the parent's. From here on it is told of forks of this process.
+            self._driver, self._asker, self._takers = None, None, 0
+            self._locks = Locks()
+            forks.tell(self)
         driver = Driver(self._settings)
         await driver.start()
         self._driver, self._opening = driver, asyncio.Lock()
@@ -121,18 +136,19 @@ class Agent:
     async def _leave(self, fault: BaseException | None) -> None:
         driver, self._driver = self._driver, None
         asker, self._asker = self._asker, None
+        if driver is None or isinstance(driver.ended, Forked):
+            # In a child that was forked: the parent goes on.
+            return
         if asker:
             await asker.close()
-        if driver is None:
-            return
         self._locks.drop_all()
         driver.set_window(0)
         driver.release_waiting()
+        # What is in hand when the agent falls over may be why.
+        outcome = blame(fault)
         for message in driver.hands.all_taken():
-            # What is in hand when the agent falls over may be why.
-            is_fault = isinstance(fault, Exception) and not isinstance(fault, PostbellError)
-            outcome, reason = ("fail", reason_of(fault)) if fault and is_fault else ("release", None)
-            driver.nack(message, outcome, delay_ms=None, reason=reason)
+            delay_ms = milliseconds("delay", outcome.delay)
+            driver.nack(message, outcome.what, delay_ms=delay_ms, reason=outcome.reason)
         await driver.close()
 
     async def messages(self, window: int | None = None) -> AsyncGenerator[Message, None]:
@@ -145,6 +161,7 @@ class Agent:
             try:
                 while True:
                     message = driver.hands.take_now() or await driver.hands.take()
+                    driver.begin(message)
                     yield message
                     # Ours would keep it alive after the reader forgot it.
                     del message
@@ -172,18 +189,42 @@ class Agent:
         `Release`."""
         return self._handlers.on(*types)
 
-    async def run(self, concurrency: int = 1) -> int:
-        """Handles messages until `stop`, SIGTERM or SIGINT, then finishes what it has begun; says how many messages it
-        took. Raises why the connection ended for good. The window is `concurrency`, unless the agent was given one."""
-        return await serve(self, self._handlers, concurrency=concurrency, idle=None)
+    async def run(
+        self,
+        concurrency: int = 1,
+        *,
+        unhandled: Unhandled = "leave",
+        grace: float = GRACE_SECONDS,
+        report: bool = True,
+    ) -> Summary:
+        """Handles messages until `stop`, SIGTERM or SIGINT, then finishes what it has begun, for at most `grace` seconds;
+        says how many messages it took, and what became of them. Raises why the connection ended for good, and what a handler
+        ended the process with. The window is `concurrency`, unless the agent was given one.
 
-    async def drain(self, idle: float = 5.0, concurrency: int = 1) -> int:
+        `unhandled` is what becomes of messages whose type has no handler: ``leave`` gives them back, uncounted, for a minute
+        or for as long as they are old, up to an hour; ``dead`` makes them dead letters; ``fail`` fails the attempt.
+        `report=False` says nothing at the end."""
+        terms = Terms(concurrency, idle=None, unhandled=unhandled, grace=grace, failures_ok=True, report=report)
+        return await serve(self, self._handlers, terms)
+
+    async def drain(
+        self,
+        idle: float = 5.0,
+        concurrency: int = 1,
+        *,
+        failures_ok: bool = False,
+        unhandled: Unhandled = "leave",
+        grace: float = GRACE_SECONDS,
+        report: bool = True,
+    ) -> Summary:
         """For scheduled jobs: like `run`, and leaves when nothing came for `idle` seconds and nothing is being handled.
-        Raises `Unreachable` where the broker is away for long."""
-        return await serve(self, self._handlers, concurrency=concurrency, idle=idle)
+        Raises `Unreachable` where the broker is away for long, and `Failed` at the end where messages were not handled: a
+        script that does not catch it exits by 1. With `failures_ok` they are only counted."""
+        terms = Terms(concurrency, idle=idle, unhandled=unhandled, grace=grace, failures_ok=failures_ok, report=report)
+        return await serve(self, self._handlers, terms)
 
     def stop(self) -> None:
-        """Ends `run` and `drain` once they have finished what they have begun. Call it in the event loop."""
+        """Ends `run` and `drain` once they have finished what they have begun. From any thread."""
         self._handlers.stop()
 
     async def send(
@@ -241,11 +282,13 @@ class Agent:
     ) -> Reply:
         """Sends a question and waits for its answer: what the other says by `Message.reply`. Of several that are asked, the
         first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not pushed by then is
-        not delivered any more."""
+        not delivered any more. `Unreadable` is an answer that Python does not hold."""
         recipient = Recipient(to, topic, environment, group)
         async with self._question(recipient, timeout) as asked:
             await asked.send(type=type, payload=payload, priority=priority, headers=headers)
             if reply := await asked.next():
+                if reply.fault:
+                    raise reply.fault
                 return reply
             raise NoAnswer(str(recipient), asked.seconds, asked.correlation_id)
 
@@ -264,7 +307,8 @@ class Agent:
         headers: dict[str, Any] | None = None,
     ) -> list[Reply]:
         """Sends a question to many and gives back the answers that came within `timeout`, in their order; sooner where there
-        are `count` of them. None at all is an empty list."""
+        are `count` of them. None at all is an empty list. Of one that Python does not hold `fault` says so, and its
+        `payload` raises it."""
         replies: list[Reply] = []
         async with self._question(Recipient(to, topic, environment, group), timeout) as asked:
             await asked.send(type=type, payload=payload, priority=priority, headers=headers)
@@ -310,6 +354,8 @@ class Agent:
     def _open(self) -> Driver:
         if self._driver is None:
             raise Closed
+        if isinstance(self._driver.ended, Forked):
+            raise self._driver.ended
         return self._driver
 
     async def _ask(self, frame: Frame) -> Frame:
@@ -359,7 +405,7 @@ class _Asked:
             priority=priority,
             ttl=self.seconds,
             correlation_id=self.correlation_id,
-            headers=(headers or {}) | {"reply_to": self._driver.settings.instance},
+            headers=outgoing.headers(headers) | {"reply_to": self._driver.settings.instance},
             # It is one question, also when the connection falls before the broker says that it has it.
             dedupe_key=self.correlation_id,
         )

@@ -82,7 +82,7 @@ class Asking:
         """It answers a question of ours, one that is over included: then it is not for the agent's handlers."""
         return message.type == "response" and (message.correlation_id in self._open or message.correlation_id in self._over)
 
-    def answered(self, message: Facts) -> bool:
-        """Tells whoever asked; false if nobody waits for it any more."""
+    def answered(self, message: Facts, fault: str | None = None) -> bool:
+        """Tells whoever asked, also why the answer cannot be read; false if nobody waits for it any more."""
         question = self._open.get(message.correlation_id or "")
-        return question is not None and question.answered(Reply(message._frame))
+        return question is not None and question.answered(Reply(message._frame, fault))

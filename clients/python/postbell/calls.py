@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from .errors import PostbellError, Refused, TimedOut
+from .errors import PostbellError, Refused, TimedOut, Unreadable
 from .frames import Frame
 from .limits import SEND_WAIT_SECONDS, SENDS_MAX
 
@@ -30,7 +30,10 @@ class Calls:
             answer, told = _answer()
             reference = self._driver.send(frame, told)
             try:
-                return str((await _within(within, answer))["id"])
+                sent = (await _within(within, answer)).get("id")
+                if not isinstance(sent, str):
+                    raise Unreadable("the broker's answer to the send has no id that can be read")
+                return sent
             finally:
                 self._driver.pending.forget(reference)
 

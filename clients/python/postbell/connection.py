@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from . import frames
+from . import forks, frames
 from .errors import Invalid, NoBroker, PostbellError, TimedOut, TlsFailed, Unreachable
 from .limits import CONNECT_WAIT_SECONDS, HELLO_LINE_BYTES_MAX, WRITE_WAIT_SECONDS
 from .settings import Settings
@@ -45,6 +46,11 @@ class Connection:
             raise Unreachable(str(self.settings.address), "it takes nothing") from None
         except OSError as fault:
             raise fault_of(self.settings, fault) from fault
+
+    def write_now(self, take: Callable[[], bytes]) -> None:
+        """Hands over what there is before this returns, unless the broker is slow to take what was written before."""
+        if not self.writer.is_closing() and not self.writer.transport.get_write_buffer_size() and (data := take()):
+            self.writer.write(data)
 
     def close(self) -> None:
         """What was written goes out; nobody waits for it."""
@@ -114,6 +120,7 @@ async def _open(settings: Settings) -> tuple[asyncio.StreamReader, asyncio.Strea
         reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
     except OSError as fault:
         raise fault_of(settings, fault) from fault
+    forks.guard(writer)
     if context is not None:
         peer: ssl.SSLObject = writer.get_extra_info("ssl_object")
         # Before the token is written.

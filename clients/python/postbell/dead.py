@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import Invalid
+from .errors import Invalid, Unreadable
 from .frames import Frame
 from .limits import DEAD_IDS_MAX
+from .salvage import Unread
 
 Ask = Callable[[Frame], Awaitable[Frame]]
 
@@ -26,8 +27,10 @@ class DeadLetter:
     priority: int
     attempts: int
     reason: str | None
-    #: Whole, or `None` where it is over 4 KiB.
+    #: Whole, or `None` where it is over 4 KiB, or nothing that Python holds.
     payload: Any
+    #: Why the payload cannot be read here.
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -41,20 +44,32 @@ class DeadLetters:
 async def page(ask: Ask, inbox: str | None, after: int | None, limit: int | None) -> DeadLetters:
     """See `Agent.dead_letters`."""
     answer = await ask({"op": "dead", "inbox": inbox, "after": after, "limit": limit})
-    return DeadLetters([_letter(letter) for letter in answer["letters"]], bool(answer["more"]))
+    letters = answer.get("letters")
+    if not isinstance(letters, list):
+        raise Unreadable("the broker's dead letters cannot be read")
+    return DeadLetters([_letter(letter) for letter in letters], answer.get("more") is True)
 
 
 def _letter(frame: Frame) -> DeadLetter:
+    try:
+        number, priority, attempts = frame["id"], frame["priority"], frame["attempts"]
+        message_id, inbox, sender, kind = (str(frame[name]) for name in ("message_id", "inbox", "from", "type"))
+        reason, payload = frame.get("reason"), frame.get("payload")
+    except (KeyError, TypeError) as fault:
+        raise Unreadable(f"a dead letter of the broker's has no {fault.args[0]}") from fault
+    if not (type(number) is type(priority) is type(attempts) is int):
+        raise Unreadable("a dead letter of the broker's has an id, a priority or attempts that are no whole number")
     return DeadLetter(
-        id=int(frame["id"]),
-        message_id=str(frame["message_id"]),
-        inbox=str(frame["inbox"]),
-        sender=str(frame["from"]),
-        type=str(frame["type"]),
-        priority=int(frame["priority"]),
-        attempts=int(frame["attempts"]),
-        reason=frame.get("reason"),
-        payload=frame.get("payload"),
+        id=number,
+        message_id=message_id,
+        inbox=inbox,
+        sender=sender,
+        type=kind,
+        priority=priority,
+        attempts=attempts,
+        reason=reason if isinstance(reason, str) else None,
+        payload=None if isinstance(payload, Unread) else payload,
+        fault=payload.reason if isinstance(payload, Unread) else None,
     )
 
 
@@ -65,12 +80,19 @@ async def settle(ask: Ask, op: str, ids: list[int] | None, inbox: str | None) ->
     count = 0
     if ids is not None:
         for start in range(0, len(ids), DEAD_IDS_MAX):
-            count += int((await ask({"op": op, "ids": ids[start : start + DEAD_IDS_MAX]}))["count"])
+            count += _count(await ask({"op": op, "ids": ids[start : start + DEAD_IDS_MAX]}))
         return count
     after, more = None, True
     while more:
         done = await ask({"op": op, "inbox": inbox, "after": after})
-        count += int(done["count"])
+        count += _count(done)
         # Each begins after the last: what fails at once is not redriven again.
-        after, more = done.get("last", after), bool(done["more"])
+        after, more = done.get("last", after), done.get("more") is True
+    return count
+
+
+def _count(answer: Frame) -> int:
+    count = answer.get("count")
+    if type(count) is not int:
+        raise Unreadable("the broker did not say how many dead letters it was")
     return count

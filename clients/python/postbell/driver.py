@@ -11,22 +11,35 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from . import outgoing
+from . import forks, outgoing
 from .asking import Asking
 from .calls import Calls
 from .connection import Connection, connect
-from .errors import Closed, Interrupted, NoBroker, PostbellError, Refused
+from .errors import Closed, Forked, Interrupted, PostbellError, Refused, Unreachable, Unreadable
 from .frames import Frame
 from .hands import Hands
-from .limits import ANSWER_AGAIN_MS, CLOSE_WAIT_SECONDS, WINDOW_MAX
-from .message import Facts, Message
+from .limits import ANSWER_AGAIN_MS, CLOSE_WAIT_SECONDS, RECONNECT_MAX_SECONDS, WINDOW_MAX
+from .message import Facts, Message, reason_of, shown
 from .outgoing import Recipient
 from .pace import Pace, spread
 from .pending import Answer, Pending
+from .repeats import Repeats, place_of
 from .session import Draining, Event, Pushed, Session
 from .settings import Settings
+from .tally import Tally
+from .watch import Watch
 
 logger = logging.getLogger("postbell")
+
+#: How long it is waited for that the broker has read what a process that ends wrote last.
+FLUSH_SECONDS = 2.0
+#: What was settled is written at once where so long nothing was: a process that dies has then said what it had done.
+WRITE_AGAIN_SECONDS = 0.005
+
+#: What nobody waits for gathers for so long: acks while more messages are here, and what is begun.
+GATHER_SECONDS = 0.001
+#: The first messages of a connection, before each of which that is so.
+EAGER_MAX = 256
 
 FORGOTTEN = "the agent let go of the message without saying what became of it"
 
@@ -53,6 +66,21 @@ class Driver:
         self._generation = 0
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
+        self._connection: Connection | None = None
+        self._written_at = 0.0
+        self._eager = 0
+        self._is_waking = False
+        self._repeats = Repeats(logger)
+        self._watch: Watch | None = None
+        #: What became of messages; whoever counts puts an empty one there.
+        self.tally = Tally()
+        forks.tell(self)
+
+    def forked(self) -> None:
+        """In the child: the connection and all that came by it are the parent's."""
+        self.ended = Forked()
+        self.session = self._connection = self._watch = None
+        self.hands.give_up(self.ended)
 
     async def start(self) -> None:
         """Connects once; from then on the connection is kept up."""
@@ -73,11 +101,51 @@ class Driver:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    async def flush(self) -> None:
+        """Until the broker has read what was written, for a process that ends; not for long."""
+        if (session := self.session) is None:
+            return
+        ping = session.ping()
+        self._wake.set()
+        until = self._loop.time() + FLUSH_SECONDS
+        while self.session is session and not session.is_heard(ping) and self._loop.time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
     def set_window(self, window: int) -> None:
         """From now on at most so many deliveries at once. Answers come beside it."""
-        if window != self.window:
+        if window != self.window and not self.ended:
             self.window = window
             self.say({"op": "window", "n": window})
+        if window and not self._watch and not self.ended:
+            self._watch = Watch(self.settings.agent, self._deadline)
+
+    def _deadline(self) -> float:
+        """Of what is in hand; asked from another thread."""
+        session = self.session
+        return session.deadline_seconds if session and session.holds else 0.0
+
+    def begin(self, message: Message) -> None:
+        """It is in somebody's hands now. Where it is the only one that is, it is the oldest that is not acknowledged, which
+        is to blame where nothing is said; where there are others, the broker is told of each.
+
+        What a process says that dies at once must be written before. For the first of a connection it is: what killed the
+        last process comes again soon. Later it is written every few milliseconds: each write costs as much as a message."""
+        session = self.session
+        if session is None:
+            return
+        if session.says_begun:
+            self._begun([message])
+        elif self.hands.taken_count > 1:
+            self._begun(self.hands.all_taken())
+        now = self._loop.time()
+        if (self._eager > 0 or now - self._written_at > WRITE_AGAIN_SECONDS) and self._connection:
+            self._eager, self._written_at = self._eager - 1, now
+            self._connection.write_now(lambda: session.take_output(now))
+
+    def _begun(self, messages: list[Message]) -> None:
+        if self.session and (tags := [message._tag for message in messages if message._generation == self._generation]):
+            self.session.begun(tags)
+            self._wake_soon()
 
     def say(self, frame: Frame) -> None:
         """To be written, if there is a connection: the next one begins with what holds then."""
@@ -109,6 +177,7 @@ class Driver:
             if told:
                 told(False)
             return
+        self.tally.acked(message_id, message.attempt)
         self.hands.handled(message_id)
         if self.session is None or message._generation != self._generation:
             logger.info("%s was handled after its connection fell: it comes again, to be acknowledged", message_id)
@@ -117,8 +186,22 @@ class Driver:
             return
         if told:
             self.session.ack_alone(message._tag, self._ack_answer(message_id, told))
+            self._wake.set()
+            return
+        self.session.ack(message._tag, message_id)
+        if not len(self.hands):
+            self._wake.set()
         else:
-            self.session.ack(message._tag, message_id)
+            # There is more to do: the acks of what is done quickly are one line.
+            self._wake_soon()
+
+    def _wake_soon(self) -> None:
+        if not self._is_waking:
+            self._is_waking = True
+            self._loop.call_later(GATHER_SECONDS, self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._is_waking = False
         self._wake.set()
 
     def _ack_answer(self, message_id: str, told: Callable[[bool], None]) -> Answer:
@@ -135,13 +218,25 @@ class Driver:
         else:
             logger.info("the acks of %s may not have been taken: %s", message_ids[:10], result)
 
-    def nack(self, message: Message, outcome: str, *, delay_ms: int | None, reason: str | None) -> bool:
+    def nack(
+        self, message: Message, outcome: str, *, delay_ms: int | None, reason: str | None, is_counted: bool = True
+    ) -> bool:
         """Not handled. False where the connection it came by has fallen."""
-        if not self._settle(message) or self.session is None or message._generation != self._generation:
+        if not self._settle(message):
+            return False
+        if is_counted:
+            self.tally.settled(message.id, outcome, message.attempt)
+        if self.session is None or message._generation != self._generation:
             return False
         self.session.nack(message._tag, outcome, delay_ms=delay_ms, reason=reason)
         self._wake.set()
         return True
+
+    def leave(self, message: Message, seconds: float) -> None:
+        """Nobody here handles its kind: given back, for later."""
+        if not message.is_settled:
+            self.tally.left += 1
+            self.nack(message, "release", delay_ms=round(seconds * 1000), reason=None, is_counted=False)
 
     async def reply(self, to: Facts, **more: Any) -> str:
         """An answer, to whoever asked: the agent, and of its instances the one that waits."""
@@ -156,8 +251,14 @@ class Driver:
         )
         return await self.calls.send(frame)
 
+    def check_ours(self) -> None:
+        """Raises `Forked` in a child."""
+        if isinstance(self.ended, Forked):
+            raise self.ended
+
     def _settle(self, message: Message) -> bool:
         """False if something became of it before."""
+        self.check_ours()
         was_settled, message._is_settled = message._is_settled, True
         self.hands.settled(message.id)
         return not was_settled
@@ -167,12 +268,14 @@ class Driver:
 
         def fail() -> None:
             self.hands.forgotten(message_id)
+            self.tally.settled(message_id, "fail", 1)
             if self.session and generation == self._generation:
                 logger.warning("%s: %s", message_id, FORGOTTEN)
                 self.session.nack(tag, "fail", reason=FORGOTTEN)
                 self._wake.set()
 
-        if not self._loop.is_closed():
+        # Of a child that was forked it is the parent's.
+        if not self._loop.is_closed() and not isinstance(self.ended, Forked):
             self._loop.call_soon_threadsafe(fail)
 
     def release_waiting(self) -> None:
@@ -194,17 +297,21 @@ class Driver:
         except PostbellError as fault:
             self._end(fault)
         except asyncio.CancelledError:
-            self._end(Closed())
+            # Whoever asked for messages must not believe that the agent was closed.
+            address = str(self.settings.address)
+            self._end(
+                Closed() if self._is_closing else Unreachable(address, "the task that keeps the connection was cancelled")
+            )
             raise
-        except Exception as fault:
-            logger.exception("the client failed")
-            self._end(NoBroker(repr(fault)))
 
     def _end(self, error: PostbellError) -> None:
         self.ended = error
         self.pending.give_up(error)
         self.asking.end(error)
         self.hands.end(error)
+        if self._watch:
+            self._watch.end()
+            self._watch = None
         # Whoever waits for it is told why it never comes.
         self.connected.set()
 
@@ -222,13 +329,20 @@ class Driver:
                 # Some need somebody to look, though they may pass: a renewal that is half done, a network in between.
                 logger.warning("%s; trying again in %.1f s", fault, wait)
                 await asyncio.sleep(wait)
+            except Exception as fault:
+                wait = pace.next_wait()
+                self._repeats.warning(
+                    place_of(fault), "connecting failed: %s; trying again in %.1f s", reason_of(fault), wait, fault=fault
+                )
+                await asyncio.sleep(wait)
 
     async def _live(self, connection: Connection) -> float | None:
         """A session; gives back how long to wait before the next one, if the broker said. Raises what is final."""
         now = self._loop.time()
         session = Session(connection.welcome, self.pending, now, str(self.settings.address), self._acked)
-        self.session, self.heard_at = session, now
+        self.session, self.heard_at, self._connection = session, now, connection
         self._generation += 1
+        self._eager = EAGER_MAX
         self._wake.set()
         self.connected.set()
         reading = asyncio.create_task(self._read(connection, session))
@@ -238,11 +352,15 @@ class Driver:
             # Spread, so that a thousand agents do not arrive at the next broker together.
             return session.draining.within_seconds * random.random() if session.draining else None
         except PostbellError as fault:
-            if isinstance(fault, NoBroker) or self._is_final(fault):
+            if self._is_final(fault):
                 raise
             logger.info("the connection fell: %s", fault)
             retry = fault.retry_seconds if isinstance(fault, Refused) else None
             return spread(retry) if retry else None
+        except Exception as fault:
+            # A defect of ours is no reason to leave the mesh; nor to come back a thousand times a second.
+            self._repeats.warning(place_of(fault), "the connection is made anew after %s", reason_of(fault), fault=fault)
+            return spread(RECONNECT_MAX_SECONDS)
         finally:
             reading.cancel()
             connection.abort_unless_closed()
@@ -256,7 +374,7 @@ class Driver:
 
     def _fell(self) -> None:
         """Its tags are void: what waits comes again, and what somebody has is known again by its id."""
-        self.session = None
+        self.session = self._connection = None
         if not self._is_closing:
             self.connected.clear()
         for message in self.hands.empty():
@@ -284,7 +402,11 @@ class Driver:
             while True:
                 data = await connection.read()
                 for event in session.receive(data, self._loop.time()):
-                    self._hear(session, event)
+                    try:
+                        self._hear(session, event)
+                    except Exception as fault:
+                        # One event that we stumble over is not the others' business.
+                        self._stumbled(session, event, fault)
                 self._wake.set()
         finally:
             self._wake.set()
@@ -299,9 +421,19 @@ class Driver:
             case _:
                 logger.warning("the broker refused something: %s", event.error)
 
+    def _stumbled(self, session: Session, event: Event, fault: Exception) -> None:
+        self._repeats.warning(place_of(fault), "the client could not take a line: %s", reason_of(fault), fault=fault)
+        if isinstance(event, Pushed):
+            session.nack(event.tag, "fail", reason=f"the client failed: {reason_of(fault)}")
+
     def _pushed(self, session: Session, event: Pushed) -> None:
         self.heard_at = self._loop.time()
-        message = Message(self, event.frame, event.tag, self._generation)
+        if event.fault:
+            return self._unreadable(session, event, event.fault)
+        try:
+            message = Message(self, event.frame, event.tag, self._generation)
+        except Unreadable as fault:
+            return self._unreadable(session, event, str(fault))
         before = self.hands.taken(message.id)
         if self.hands.is_handled(message.id):
             # It was handled here when its connection fell.
@@ -316,13 +448,42 @@ class Driver:
             # Somebody is at it still: what becomes of it is said by the new tag.
             message._is_settled = True
             before._tag, before._generation = event.tag, self._generation
+            # It need not be the oldest here.
+            self._begun([before])
         elif self.window == 0 or len(self.hands) >= WINDOW_MAX:
             # Nobody takes messages any more, or the broker broke its window.
             self._release(message)
         else:
             self.hands.put(message)
+            if self._watch:
+                self._watch.look()
+        return None
+
+    def _unreadable(self, session: Session, event: Pushed, fault: str) -> None:
+        """It can never be handled here: a dead letter. Whoever waits for it as an answer is told."""
+        reason = f"the Python client cannot read it: {fault}"
+        session.nack(event.tag, "dead", reason=reason)
+        frame = {key: value for key, value in event.frame.items() if isinstance(value, str)}
+        message_id, kind, sender = frame.get("id", "?"), frame.get("type", "?"), frame.get("from", "?")
+        self.tally.settled(message_id, "dead", 1)
+        self.tally.kind(kind, "unreadable")
+        asked = False
+        try:
+            answer = Facts(frame)
+            asked = self.asking.is_answer(answer) and self.asking.answered(answer, fault)
+        except Unreadable:
+            pass
+        self._repeats.warning(
+            ("unreadable", fault),
+            "message %s of type %s from %s is a dead letter%s: %s",
+            shown(message_id),
+            shown(kind),
+            shown(sender),
+            ", and whoever asked is told" if asked else "",
+            reason,
+        )
 
     def _release(self, message: Message) -> None:
         # An answer would come again at once, whatever the window is.
         delay_ms = ANSWER_AGAIN_MS if message.type == "response" else None
-        self.nack(message, "release", delay_ms=delay_ms, reason=None)
+        self.nack(message, "release", delay_ms=delay_ms, reason=None, is_counted=False)

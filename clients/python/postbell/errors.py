@@ -87,6 +87,20 @@ class NoBroker(PostbellError):
         super().__init__(f"what answers is no Postbell broker: {reason}")
 
 
+class Unreadable(PostbellError, ValueError):
+    """What arrived is nothing that Python holds; the text says which field, and why."""
+
+
+class Forked(PostbellError):
+    """The agent is the parent process's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the agent was opened before this process was forked, and its connection is the parent's: open one here, by "
+            "`connect()` or by an agent of its own"
+        )
+
+
 class Interrupted(PostbellError):
     """The connection fell before the answer came: what was asked may or may not have been done."""
 

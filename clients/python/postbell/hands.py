@@ -45,6 +45,19 @@ class Hands:
         self._taken[message.id] = ref(message)
         return message
 
+    def give_up(self, error: PostbellError) -> None:
+        """In a forked child: all of it is the parent's. Nobody is woken, since no loop goes round here."""
+        self._ended = error
+        for message in (*self._waiting, *self.all_taken()):
+            message._is_settled = True
+        self._waiting.clear()
+        self._taken.clear()
+
+    @property
+    def taken_count(self) -> int:
+        """How many are in somebody's hands."""
+        return len(self._taken)
+
     def __len__(self) -> int:
         return len(self._waiting)
 

@@ -55,3 +55,27 @@ ANSWER_AGAIN_MS: Final = 1_000
 #: Ids of messages that were handled and whose ack may not have arrived; the oldest is forgotten, and handled again
 #: where it comes again.
 HANDLED_MAX: Final = 2 * WINDOW_MAX
+#: The digits of a whole number that is read, as CPython has it: reading one takes the square of its length.
+DIGITS_MAX: Final = 4_300
+#: How deep a value may be nested where `sys.setrecursionlimit` was raised above what a stack is trusted to hold.
+NESTED_MAX: Final = 1_000
+RECURSION_TRUSTED: Final = 10_000
+#: What comes of a line after `LINE_BYTES_MAX` is thrown away; after so much of it the connection is.
+LINE_DISCARD_MAX: Final = 64 * LINE_BYTES_MAX
+#: The longest that a broker may ask to stay away, or a send to wait: what is longer is a mistake.
+RETRY_SECONDS_MAX: Final = 60.0
+#: Names of failures, and of messages that were not handled in the end, that a tally keeps; what is more is counted.
+TALLY_KINDS_MAX: Final = 20
+TALLY_IDS_MAX: Final = WINDOW_MAX
+#: A stop waits so long for what was begun, where nobody says.
+GRACE_SECONDS: Final = 30.0
+#: And then so long for what was interrupted.
+INTERRUPT_SECONDS: Final = 1.0
+#: A message that nobody here handles is given back, and comes again after as long as it is old, between these.
+LEFT_SECONDS_MIN: Final = 60.0
+LEFT_SECONDS_MAX: Final = 3_600.0
+#: The same failure is logged whole once, and then one line a minute; so many failures are told apart.
+REPEAT_SECONDS: Final = 60.0
+REPEATS_MAX: Final = 64
+#: And so many are logged whole in a minute, whatever they are.
+TRACEBACKS_MAX: Final = 10

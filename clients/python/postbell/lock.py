@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable, Generator
 from types import TracebackType
 from typing import Protocol
 
+from . import forks
 from .errors import Invalid, LockLost, PostbellError, Refused
-from .frames import Frame
+from .frames import Frame, seconds
 from .limits import LOCK_MS_MAX, LOCK_MS_MIN
 from .message import Duration, milliseconds
 
@@ -43,16 +44,16 @@ class Lock:
         self._ttl_ms = ttl_ms
         self.key = key
         #: Whether it is ours, at this moment.
-        self.held = bool(answer.get("held"))
+        self.held = answer.get("held") is True
         #: Grows with each holder: what is written with it can be told from what a holder that is too late still writes.
         #: `None` where the lock was not to be had.
         self.fence: int | None = answer.get("fence")
         #: Whose it is, or was when the task was done; `None` where it is ours.
         self.holder: str | None = answer.get("holder")
         #: For how many seconds still, unless its holder renews it.
-        self.left: float | None = answer["left_ms"] / 1000 if "left_ms" in answer else None
+        self.left: float | None = seconds(answer, "left_ms")
         #: The task is done: nobody needs to do it any more.
-        self.is_done = bool(answer.get("done"))
+        self.is_done = answer.get("done") is True
         self._until = asked_at + ttl_ms / 1000
         self._lost = asyncio.Event()
         self._renewing = asyncio.create_task(self._renew(), name=f"postbell-lock-{key}") if self.held else None
@@ -165,6 +166,7 @@ class Locks:
 
     def __init__(self) -> None:
         self._locks: set[Lock] = set()
+        forks.tell(self)
 
     def locking(self, ask: Asker, key: str, ttl: Duration) -> Locking:
         """See `Agent.lock`."""
@@ -185,6 +187,12 @@ class Locks:
             return lock
 
         return Locking(acquire)
+
+    def forked(self) -> None:
+        """In the child: they are the parent's."""
+        for lock in self._locks:
+            lock.held = False
+        self._locks.clear()
 
     def drop_all(self) -> None:
         """The agent leaves."""

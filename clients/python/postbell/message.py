@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, Protocol
 
-from .errors import Invalid, NoBroker, PostbellError
+from .errors import Invalid, PostbellError, Unreadable
 from .frames import Frame
 from .limits import ANSWER_TTL_SECONDS, DURATION_MS_MAX
+
+PRIORITY_DEFAULT = 5
+#: The most of a name that is shown.
+SHOWN_MAX = 200
 
 #: Seconds, or a timedelta.
 Duration = float | timedelta
@@ -51,6 +55,9 @@ class Settler(Protocol):
     def dropped(self, message_id: str, tag: int, generation: int) -> None:
         """Forgotten."""
 
+    def check_ours(self) -> None:
+        """Raises `Forked` in a child."""
+
     async def reply(self, to: Facts, **more: Any) -> str:
         """An answer; gives back its id."""
 
@@ -70,9 +77,9 @@ class Facts:
             self.type: str = frame["type"]
             are_texts = type(self.id) is type(self.sender) is type(self.type) is type(frame["created_at"]) is str
         except KeyError as fault:
-            raise NoBroker(f"a message has no {fault.args[0]}") from fault
+            raise Unreadable(f"it has no {fault.args[0]}") from fault
         if not are_texts:
-            raise NoBroker("a message's id, from, type or created_at is no text")
+            raise Unreadable("its id, from, type or created_at is no text")
         self._frame = frame
 
     @property
@@ -83,32 +90,35 @@ class Facts:
     @property
     def priority(self) -> int:
         """1 (highest) to 10."""
-        return int(self._frame.get("priority", 5))
+        value = self._frame.get("priority")
+        return value if type(value) is int else PRIORITY_DEFAULT
 
     @property
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
-        return int(self._frame.get("attempt", 1))
+        value = self._frame.get("attempt")
+        return value if type(value) is int else 1
 
     @property
     def created_at(self) -> datetime:
-        """When it was inserted, by the database's clock."""
+        """When it was inserted, by the database's clock; the earliest or the latest that Python has where it has no such
+        time."""
         return _instant(self._frame["created_at"])
 
     @property
     def topic(self) -> str | None:
         """The topic it was sent to, if it was."""
-        return self._frame.get("topic")
+        return self._text("topic")
 
     @property
     def group(self) -> str | None:
         """The group it was sent to, if it was."""
-        return self._frame.get("group")
+        return self._text("group")
 
     @property
     def correlation_id(self) -> str | None:
         """What it is an answer to, or will be answered by."""
-        return self._frame.get("correlation_id")
+        return self._text("correlation_id")
 
     @property
     def headers(self) -> dict[str, Any]:
@@ -123,14 +133,33 @@ class Facts:
         value = self.headers.get("reply_to")
         return value if isinstance(value, str) else None
 
+    def _text(self, key: str) -> str | None:
+        value = self._frame.get(key)
+        return value if isinstance(value, str) else None
+
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id} {self.type} from {self.sender}, attempt {self.attempt}>"
+        what = f"{shown(self.id)} {shown(self.type)} from {shown(self.sender)}"
+        return f"<{type(self).__name__} {what}, attempt {self.attempt}>"
 
 
 class Reply(Facts):
     """An answer to a question. It is acknowledged already: whoever asked has it."""
 
-    __slots__ = ()
+    __slots__ = ("fault",)
+
+    def __init__(self, frame: Frame, fault: str | None = None) -> None:
+        super().__init__(frame)
+        #: Why it cannot be read; then `payload` raises that.
+        self.fault = (
+            Unreadable(f"the answer {shown(self.id)} of {shown(self.sender)} cannot be read: {fault}") if fault else None
+        )
+
+    @property
+    def payload(self) -> Any:
+        """What was answered, as `json.loads` has it. Raises `Unreadable` where Python does not hold it."""
+        if self.fault:
+            raise self.fault
+        return self._frame.get("payload")
 
 
 class Message(Facts):
@@ -163,6 +192,7 @@ class Message(Facts):
         if not confirm:
             self._settler.ack(self, None)
             return True
+        self._settler.check_ours()
         told: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._settler.ack(self, lambda is_committed: None if told.done() else told.set_result(is_committed))
         return await told
@@ -193,7 +223,8 @@ class Message(Facts):
 
         Whoever answers later, perhaps from another process, keeps `sender`, `correlation_id` and `reply_to`, and sends a
         message of type response ``to`` the one with the others as ``correlation_id`` and ``to_instance``."""
-        return await self._settler.reply(self, payload=payload, headers=headers, priority=self.priority, ttl=ttl)
+        priority = min(max(self.priority, 1), 10)
+        return await self._settler.reply(self, payload=payload, headers=headers, priority=priority, ttl=ttl)
 
     def __del__(self) -> None:
         if not self._is_settled:
@@ -205,20 +236,43 @@ def milliseconds(what: str, duration: Duration | None) -> int | None:
     if duration is None:
         return None
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    if not 0 <= seconds * 1000 <= DURATION_MS_MAX:
-        raise Invalid(f"{what} must be between 0 and a week, not {seconds:g} s")
+    # Also where it is no number that can be compared, or none at all.
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= DURATION_MS_MAX / 1000:
+        raise Invalid(f"{what} must be a number of seconds between 0 and a week, or a timedelta, not {shown(repr(duration))}")
     return round(seconds * 1000)
 
 
 def _instant(text: str) -> datetime:
     # Before 3.11 it takes neither a Z nor any number of digits.
     head, _, fraction = text.removesuffix("Z").partition(".")
-    return datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}+00:00")
+    try:
+        return datetime.fromisoformat(f"{head}.{fraction[:6]:0<6}+00:00")
+    except ValueError:
+        return _nearest(text)
+
+
+def _nearest(text: str) -> datetime:
+    """Postgres has times that Python has not: before the year 1, after 9999, and for ever."""
+    if text.startswith("-") or text.endswith("BC"):
+        return datetime.min.replace(tzinfo=timezone.utc)
+    year = text.removeprefix("+").partition("-")[0]
+    if text.startswith("infinity") or (year.isdecimal() and len(year) > 4):
+        return datetime.max.replace(tzinfo=timezone.utc)
+    raise Unreadable("the message's created_at is no time")
+
+
+def shown(text: str) -> str:
+    """Somebody else's words within a line of ours: nothing that moves a cursor or begins a line, and not too much."""
+    return (text if text.isprintable() else ascii(text)[1:-1])[:SHOWN_MAX]
 
 
 def reason_of(fault: BaseException) -> str:
     """As a reason of a failure: what happened, and what kind of thing it was."""
-    if isinstance(fault, (Retry, Dead, PostbellError)):
-        return str(fault)
-    text = str(fault)
+    try:
+        text = str(fault)
+    except Exception:
+        # An exception that cannot be told is one all the same.
+        text = ""
+    if text and isinstance(fault, (Retry, Dead, PostbellError)):
+        return text
     return f"{type(fault).__name__}: {text}" if text else type(fault).__name__

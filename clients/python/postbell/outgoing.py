@@ -37,6 +37,17 @@ class Recipient:
         return f"the group {self.group}"
 
 
+def headers(given: dict[str, Any] | None) -> dict[str, Any]:
+    """To be added to."""
+    return {} if given is None else _object(given)
+
+
+def _object(given: object) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise Invalid(f"headers are a dict, not a {type(given).__name__}")
+    return given
+
+
 def message(
     recipient: Recipient,
     *,
@@ -66,7 +77,7 @@ def message(
         "delay_ms": milliseconds("delay", delay),
         "ttl_ms": milliseconds("ttl", ttl),
         "correlation_id": correlation_id,
-        "headers": headers,
+        "headers": headers if headers is None else _object(headers),
         "dedupe_key": dedupe_key,
         "ordering_key": ordering_key,
         "payload": payload,

@@ -11,6 +11,8 @@ from .errors import Interrupted, PostbellError
 from .frames import Frame, encode
 from .limits import RESUMED_MAX
 
+EXTEND_SECONDS_MIN = 0.01
+
 #: Told what the broker answered, or why it did not.
 Answer = Callable[["Frame | PostbellError"], None]
 
@@ -48,8 +50,10 @@ class Pending:
     def ask(self, frame: Frame, answer: Answer) -> bytes:
         """Takes a request that means nothing on another connection; gives back its line."""
         self._last += 1
+        # First: what cannot be written is nobody's answer to wait for.
+        line = encode(frame | {"ref": str(self._last)})
         self._asks[self._last] = answer
-        return encode(frame | {"ref": str(self._last)})
+        return line
 
     def answered(self, frame: Frame) -> None:
         """Whoever asked may have stopped waiting: then nobody is told."""
@@ -126,7 +130,7 @@ class Pending:
 
 
 def _number(reference: object) -> int:
-    return int(reference) if isinstance(reference, str) and reference.isdecimal() else -1
+    return int(reference) if isinstance(reference, str) and len(reference) < 20 and reference.isdecimal() else -1
 
 
 class Held:
@@ -143,7 +147,8 @@ class Held:
             self._due = [(at, held) for at, held in self._due if held in self._deadlines]
             heapq.heapify(self._due)
         self._deadlines[tag] = deadline
-        heapq.heappush(self._due, (now + deadline / 2, tag))
+        # A deadline of nothing must not be due again at once, for ever.
+        heapq.heappush(self._due, (now + max(deadline / 2, EXTEND_SECONDS_MIN), tag))
 
     def remove(self, tag: int) -> bool:
         """False if it was not there."""

@@ -6,15 +6,20 @@ something to do though nothing arrived.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from .errors import NoBroker, PostbellError, Refused, Unreachable
-from .frames import Frame, LineSplitter, Welcome, decode, encode, refusal
-from .limits import ACK_TAGS_MAX, HEARTBEATS_MISSED_MAX, REASON_BYTES_MAX
+from .errors import PostbellError, Refused, Unreachable, Unreadable
+from .frames import CutLine, Frame, LineSplitter, Welcome, decode, encode, refusal, seconds
+from .limits import ACK_TAGS_MAX, HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, RETRY_SECONDS_MAX
 from .pending import Answer, Held, Pending
+from .repeats import Repeats
+from .salvage import first_unread, salvage
+
+logger = logging.getLogger("postbell")
 
 
 # One for each message: a tuple costs a third of a frozen dataclass.
@@ -23,6 +28,8 @@ class Pushed(NamedTuple):
 
     tag: int
     frame: Frame
+    #: Why it cannot be handed out: then the frame has what could be read.
+    fault: str | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class Stray:
 #: Told what the broker answered to acks, by the keys they were given with.
 Acked = Callable[["list[str]", "Frame | PostbellError"], None]
 
+_USUAL_MS_MAX = 1_000_000_000
+
 _ANSWERS = {
     "sent",
     "acked",
@@ -58,7 +67,8 @@ Event = Pushed | Draining | Stray
 
 
 class Session:
-    """See the module. A fatal `error` and a peer that is no broker are raised."""
+    """See the module. A fatal `error`, a broker that is silent and a line without an end are raised; a line that cannot be
+    read is nobody's but its own."""
 
     def __init__(
         self, welcome: Welcome, pending: Pending, now: float, address: str = "its address", acked: Acked | None = None
@@ -74,37 +84,81 @@ class Session:
         self._ack_tags: list[int] = []
         self._ack_keys: list[str] = []
         self._heard_at = self._wrote_at = now
+        self._repeats = Repeats(logger)
+        self._pings = self._pongs = 0
+        #: It was said what was begun: from then on it is said of each delivery.
+        self.says_begun = False
+        self._begun_is_known = True
+        self._begun_tags: list[int] = []
+        #: The deadline of the last delivery.
+        self.deadline_seconds = 0.0
         self.draining: Draining | None = None
 
     def receive(self, data: bytes, now: float) -> list[Event]:
         """What arrived, as far as it is not for this machine alone."""
         self._heard_at = now
-        return [event for line in self._lines.feed(data) if (event := self._take(decode(line), now))]
+        return [event for line in self._lines.feed(data) if (event := self._line(line, now))]
 
-    def _take(self, frame: Frame, now: float) -> Event | None:
+    def _line(self, line: bytes, now: float) -> Event | None:
+        try:
+            if type(line) is CutLine:
+                raise ValueError
+            frame = decode(line)
+        except (ValueError, RecursionError):
+            return self._salvaged(line, now)
+        return self._take(frame, None, now)
+
+    def _salvaged(self, line: bytes, now: float) -> Event | None:
+        """One that Python does not hold as a whole: what it was about is told by the fields that can be read."""
+        frame, reason = salvage(line)
+        if type(line) is CutLine:
+            reason = f"the line has more than {LINE_BYTES_MAX} bytes"
+        reason = reason or first_unread(frame)
+        if not isinstance(frame.get("op"), str):
+            self._passed_over(reason or 'it is not a JSON object with an "op"')
+            return None
+        return self._take(frame, reason, now)
+
+    def _take(self, frame: Frame, fault: str | None, now: float) -> Event | None:
         match frame["op"]:
             case "msg":
-                return self._pushed(frame, now)
+                return self._pushed(frame, fault, now)
             case "error":
                 return self._refused(frame, now)
             case "ping":
                 self.say({"op": "pong"})
+            case "pong":
+                self._pongs += 1
             case "drain":
-                self.draining = Draining(_milliseconds(frame, "after_ms"))
+                self.draining = Draining(min(seconds(frame, "after_ms") or 0.0, RETRY_SECONDS_MAX))
                 return self.draining
             case op if op in _ANSWERS:
-                self._pending.answered(frame)
+                if fault and op != "dead_letters":
+                    self._pending.refused(frame.get("ref"), Unreadable(f"the broker's answer ({op}) cannot be read: {fault}"))
+                else:
+                    self._pending.answered(frame)
             case _:
-                # A pong, or an op of a newer broker's.
+                # An op of a newer broker's.
                 pass
         return None
 
-    def _pushed(self, frame: Frame, now: float) -> Pushed:
+    def _pushed(self, frame: Frame, fault: str | None, now: float) -> Pushed | None:
         tag, deadline_ms = frame.get("tag"), frame.get("deadline_ms")
-        if not isinstance(tag, int) or not isinstance(deadline_ms, (int, float)):
-            raise NoBroker("a message has no tag, or no deadline_ms")
-        self._held.insert(now, tag, deadline_ms / 1000)
-        return Pushed(tag, frame)
+        # The usual at once: this is done for each message.
+        is_usual = type(deadline_ms) is int and 0 < deadline_ms < _USUAL_MS_MAX
+        deadline = deadline_ms / 1000 if is_usual else seconds(frame, "deadline_ms")  # type: ignore[operator]
+        if type(tag) is not int:
+            # Its deadline will tell: nothing else names it.
+            self._passed_over(fault or "a delivery has no tag")
+            return None
+        if not deadline:
+            fault = fault or "deadline_ms is no time"
+        self.deadline_seconds = deadline or self.deadline_seconds
+        self._held.insert(now, tag, deadline or self.welcome.heartbeat_seconds)
+        return Pushed(tag, frame, fault)
+
+    def _passed_over(self, reason: str) -> None:
+        self._repeats.warning(reason, "a line of the broker's was passed over: %s", reason)
 
     def _refused(self, frame: Frame, now: float) -> Stray | None:
         error, reference = refusal(frame), frame.get("ref")
@@ -113,8 +167,12 @@ class Session:
         if error.code == "slow_down" and self._pending.slow_down(reference, until):
             return None
         known = self._pending.refused(reference, error)
-        if frame.get("fatal"):
+        if frame.get("fatal") is True:
             raise error
+        if error.code == "unknown_op" and self.says_begun and "begun" in error.message:
+            # An older broker's: it blames the oldest.
+            self._begun_is_known = False
+            return None
         return None if known else Stray(error)
 
     def say(self, frame: Frame) -> None:
@@ -130,6 +188,12 @@ class Session:
     def ask(self, frame: Frame, answer: Answer) -> None:
         """A request that is answered once, or interrupted."""
         self._out += self._pending.ask(frame, answer)
+
+    def begun(self, tags: list[int]) -> None:
+        """These are in somebody's hands: where the connection falls, they are to blame, and not what only waits here."""
+        self.says_begun = True
+        if self._begun_is_known:
+            self._begun_tags += tags
 
     def ack(self, tag: int, key: str) -> None:
         """Handled: with those that are acknowledged by the same write. `acked` is told what became of them, by these keys; a
@@ -157,6 +221,9 @@ class Session:
         """What is to be written now."""
         for line in self._pending.take_due(now):
             self._out += line
+        if self._begun_tags:
+            tags, self._begun_tags = self._begun_tags, []
+            self.say({"op": "begun", "tag": tags[0]} if len(tags) == 1 else {"op": "begun", "tags": tags})
         while self._ack_tags:
             tags, self._ack_tags = self._ack_tags[:ACK_TAGS_MAX], self._ack_tags[ACK_TAGS_MAX:]
             keys, self._ack_keys = self._ack_keys[:ACK_TAGS_MAX], self._ack_keys[ACK_TAGS_MAX:]
@@ -171,10 +238,20 @@ class Session:
         """Extends what is held, and says that we live; raises `Unreachable` if the broker does not."""
         if now >= self._silent_at:
             raise Unreachable(self._address, "it was silent for two heartbeats")
-        for tag, seconds in self._held.take_due(now):
-            self.say({"op": "extend", "tag": tag, "ms": round(seconds * 1000)})
+        for tag, deadline in self._held.take_due(now):
+            self.say({"op": "extend", "tag": tag, "ms": round(deadline * 1000)})
         if now >= self._ping_at:
-            self.say({"op": "ping"})
+            self.ping()
+
+    def ping(self) -> int:
+        """Asks whether the broker lives; gives back which ping that is."""
+        self.say({"op": "ping"})
+        self._pings += 1
+        return self._pings
+
+    def is_heard(self, ping: int) -> bool:
+        """The broker has read all that was written before that ping."""
+        return self._pongs >= ping
 
     @property
     def wake_at(self) -> float:
@@ -191,18 +268,16 @@ class Session:
         return self._wrote_at + self.welcome.heartbeat_seconds / 2
 
     @property
+    def holds(self) -> bool:
+        """Deliveries are in our hands."""
+        return len(self._held) > 0
+
+    @property
     def is_drained(self) -> bool:
         """The broker asked us to leave, and nothing keeps us."""
         return self.draining is not None and not self._held and not self._ack_tags and self._pending.is_empty
 
 
-def _milliseconds(frame: Frame, key: str) -> float:
-    value = frame.get(key)
-    if not isinstance(value, (int, float)):
-        raise NoBroker(f"{frame['op']} has no {key}")
-    return value / 1000
-
-
-def _cut(reason: str) -> str:
+def _cut(reason: object) -> str:
     # Not within a character.
-    return reason.encode(errors="replace")[:REASON_BYTES_MAX].decode(errors="ignore")
+    return str(reason).encode(errors="replace")[:REASON_BYTES_MAX].decode(errors="ignore")

@@ -97,7 +97,7 @@ def read(
         address=address,
         trust=trust,
         environment=of("ENVIRONMENT", environment),
-        instance=named or str(uuid.uuid4()),
+        instance=named or new_instance(),
         is_instance_ours=named is None,
         group=of("POSTBELL_GROUP", group),
         window=window,
@@ -105,6 +105,11 @@ def read(
         capabilities=capabilities,
         version=version,
     )
+
+
+def new_instance() -> str:
+    """A name that nobody else has."""
+    return str(uuid.uuid4())
 
 
 def _token(token: str | None, file: str | None) -> str:

@@ -5,117 +5,29 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from . import forks
 from .agent import Agent
+from .blocking import SyncLock, SyncMessage
 from .dead import DeadLetters
-from .errors import Closed
-from .limits import ANSWER_TTL_SECONDS, ANSWER_WAIT_SECONDS, LOCK_SECONDS
+from .errors import Closed, Forked, Invalid
+from .handlers import Unhandled
+from .limits import ANSWER_WAIT_SECONDS, GRACE_SECONDS, LOCK_SECONDS
 from .lock import Lock, Locking
-from .message import Duration, Facts, Message, Reply
+from .message import Duration, Reply
+from .outcomes import LEAVING
 from .settings import Capabilities
 from .signals import on_signals
+from .tally import Summary
 
 T = TypeVar("T")
 H = TypeVar("H", bound=Callable[..., Any])
-
-
-class SyncMessage(Facts):
-    """A `Message` whose methods block until they are done."""
-
-    __slots__ = ("_agent", "_message")
-
-    def __init__(self, agent: SyncAgent, message: Message) -> None:
-        super().__init__(message._frame)
-        self._agent = agent
-        self._message = message
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether something became of it here."""
-        return self._message.is_settled
-
-    def ack(self, *, confirm: bool = True) -> bool:
-        """See `Message.ack`."""
-        return self._agent._call(self._message.ack(confirm=confirm))
-
-    def fail(self, reason: str, delay: Duration | None = None) -> bool:
-        """See `Message.fail`."""
-        return self._agent._call(self._message.fail(reason, delay))
-
-    def dead(self, reason: str) -> bool:
-        """See `Message.dead`."""
-        return self._agent._call(self._message.dead(reason))
-
-    def release(self, delay: Duration | None = None) -> bool:
-        """See `Message.release`."""
-        return self._agent._call(self._message.release(delay))
-
-    def reply(
-        self,
-        payload: Any = None,
-        *,
-        headers: dict[str, Any] | None = None,
-        ttl: Duration | None = ANSWER_TTL_SECONDS,
-    ) -> str:
-        """See `Message.reply`."""
-        return self._agent._call(self._message.reply(payload, headers=headers, ttl=ttl))
-
-
-class SyncLock:
-    """A `Lock` whose methods block until they are done. It is renewed by itself, whatever the script does meanwhile."""
-
-    def __init__(self, agent: SyncAgent, lock: Lock) -> None:
-        self._agent = agent
-        self._lock = lock
-
-    @property
-    def key(self) -> str:
-        """Which lock it is."""
-        return self._lock.key
-
-    @property
-    def held(self) -> bool:
-        """Whether it is ours, at this moment."""
-        return self._lock.held
-
-    @property
-    def fence(self) -> int | None:
-        """See `Lock`."""
-        return self._lock.fence
-
-    @property
-    def holder(self) -> str | None:
-        """See `Lock`."""
-        return self._lock.holder
-
-    @property
-    def left(self) -> float | None:
-        """See `Lock`."""
-        return self._lock.left
-
-    @property
-    def is_done(self) -> bool:
-        """See `Lock`."""
-        return self._lock.is_done
-
-    def release(self) -> None:
-        """See `Lock.release`."""
-        self._agent._call(self._lock.release())
-
-    def done(self) -> None:
-        """See `Lock.done`."""
-        self._agent._call(self._lock.done())
-
-    def __enter__(self) -> SyncLock:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
-        self._agent._call(self._lock.__aexit__(kind, fault, trace))
 
 
 class SyncAgent:
@@ -158,6 +70,18 @@ class SyncAgent:
         self._agent._handlers.in_thread = lambda message: SyncMessage(self, message)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        # Calls that wait for the thread, which may end before it answers.
+        self._asked: set[Future[Any]] = set()
+        self._running = 0
+        self._is_leaving = False
+        self._is_forked = False
+        forks.tell(self)
+
+    def forked(self) -> None:
+        """In a child: there is no such thread here, and the connection is the parent's."""
+        self._is_forked = self._is_forked or self._loop is not None
+        self._lock = threading.Lock()
 
     @property
     def name(self) -> str:
@@ -176,11 +100,24 @@ class SyncAgent:
 
     def connect(self) -> None:
         """Connects once, or raises why not; from then on the connection is kept up."""
-        if self._loop is not None:
+        if self._is_forked:
+            # Neither ended nor closed: they are the parent's, and so is what a selector of theirs looks at.
+            _abandoned.append((self._loop, self._thread))
+            self._loop, self._thread, self._asked, self._running = None, None, set(), 0
+            self._is_forked = self._is_leaving = False
+        # From now on it is told of forks of this process.
+        forks.tell(self)
+        if self._loop is not None and not self._is_leaving:
             return
+        if self._loop is not None:
+            # A handler closed it, and opens it again.
+            self._is_leaving = False
+            self._call(self._agent.connect())
+            return
+        self._is_leaving = False
         self._loop = asyncio.new_event_loop()
         # A daemon: a script that ends without closing must end.
-        self._thread = threading.Thread(target=_turn, args=(self._loop,), name=f"postbell-{self.name}", daemon=True)
+        self._thread = threading.Thread(target=self._turn, args=(self._loop,), name=f"postbell-{self.name}", daemon=True)
         self._thread.start()
         try:
             self._call(self._agent.connect())
@@ -200,12 +137,31 @@ class SyncAgent:
         self._leave(fault)
 
     def _leave(self, fault: BaseException | None) -> None:
-        if self._loop is None:
+        if self._loop is None or self._is_forked:
             return
         try:
             self._call(self._agent._leave(fault))
         finally:
-            self._end_thread()
+            with self._lock:
+                self._is_leaving = True
+                is_running = self._running > 0
+            # A handler closes it: `run` ends first.
+            if not is_running:
+                self._end_thread()
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        with self._lock:
+            self._running += 1
+        try:
+            with on_signals(self.stop):
+                yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                is_last = self._is_leaving and self._running == 0
+            if is_last and not self._is_forked:
+                self._end_thread()
 
     def _end_thread(self) -> None:
         loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
@@ -226,27 +182,46 @@ class SyncAgent:
                 # Ours would keep it alive after the reader forgot it.
                 del message
         finally:
-            if self._loop is not None:
+            with suppress(Closed, Forked):
                 self._call(messages.aclose())
 
     def on(self, *types: str) -> Callable[[H], H]:
         """See `Agent.on`. A `def` gets a `SyncMessage`."""
         return self._agent.on(*types)
 
-    def run(self, concurrency: int = 1) -> int:
+    def run(
+        self,
+        concurrency: int = 1,
+        *,
+        unhandled: Unhandled = "leave",
+        grace: float = GRACE_SECONDS,
+        report: bool = True,
+    ) -> Summary:
         """See `Agent.run`. Handlers run in threads of their own, `concurrency` of them."""
-        with on_signals(self.stop):
-            return self._call(self._agent.run(concurrency))
+        with self._serving():
+            return self._call(self._agent.run(concurrency, unhandled=unhandled, grace=grace, report=report))
 
-    def drain(self, idle: float = 5.0, concurrency: int = 1) -> int:
+    def drain(
+        self,
+        idle: float = 5.0,
+        concurrency: int = 1,
+        *,
+        failures_ok: bool = False,
+        unhandled: Unhandled = "leave",
+        grace: float = GRACE_SECONDS,
+        report: bool = True,
+    ) -> Summary:
         """See `Agent.drain`."""
-        with on_signals(self.stop):
-            return self._call(self._agent.drain(idle, concurrency))
+        with self._serving():
+            return self._call(
+                self._agent.drain(idle, concurrency, failures_ok=failures_ok, unhandled=unhandled, grace=grace, report=report)
+            )
 
     def stop(self) -> None:
         """Ends `run` and `drain` once they have finished what they have begun. From any thread, or a signal's handler."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._agent.stop)
+        if self._loop is not None and not self._is_forked:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._agent.stop)
 
     def send(
         self,
@@ -374,22 +349,68 @@ class SyncAgent:
         return self._call(self._agent.purge(ids=ids, inbox=inbox))
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
+        loop = self._loop
+        if loop is None or self._is_forked or threading.current_thread() is self._thread:
             work.close()
-            raise Closed
-        asked: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
+            if self._is_forked:
+                raise Forked
+            if loop is None:
+                raise Closed
+            raise Invalid(
+                "a SyncAgent's methods block, and would wait for ever for the event loop that they are called in: make the "
+                "handler a `def`, or use the methods of its message"
+            )
         try:
-            return asked.result()
+            asked: Future[T | _Left] = asyncio.run_coroutine_threadsafe(_kept(work), loop)
+        except RuntimeError:
+            # Closed by another thread at this moment.
+            work.close()
+            raise Closed from None
+        self._asked.add(asked)
+        try:
+            result = asked.result()
         except BaseException:
             # Ctrl-C here must not leave it running there.
             asked.cancel()
             raise
+        finally:
+            self._asked.discard(asked)
+        if isinstance(result, _Left):
+            raise result.by
+        return result
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The thread. Nothing ends it but its agent: whoever waits for it would wait for ever."""
+        asyncio.set_event_loop(loop)
+        try:
+            while True:
+                try:
+                    loop.run_forever()
+                    break
+                except LEAVING as leaving:
+                    # Out of a task that a handler started.
+                    self._agent._handlers.leave(leaving)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
+            for asked in list(self._asked):
+                with suppress(Exception):
+                    asked.set_exception(Closed())
 
 
-def _turn(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
+class _Left:
+    """What ends a process, on its way out of a loop that must not end by it."""
+
+    def __init__(self, by: BaseException) -> None:
+        self.by = by
+
+
+async def _kept(work: Coroutine[Any, Any, T]) -> T | _Left:
     try:
-        loop.run_forever()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-    finally:
-        loop.close()
+        return await work
+    except LEAVING as leaving:
+        return _Left(leaving)
+
+
+#: Loops and threads of a parent's, in a child that was forked.
+_abandoned: list[tuple[object, object]] = []

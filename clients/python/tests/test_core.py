@@ -8,7 +8,7 @@ import unittest
 from postbell import Interrupted, Invalid, NoBroker, PostbellError, Refused, Unreachable
 from postbell.address import Address, parse_url
 from postbell.asking import Asking
-from postbell.frames import Frame, LineSplitter, Welcome, decode, encode, welcome
+from postbell.frames import CutLine, Frame, LineSplitter, Welcome, decode, encode, welcome
 from postbell.limits import ACK_TAGS_MAX, ANSWERS_MAX, QUESTIONS_OVER_MAX, RESUMED_MAX
 from postbell.message import Facts
 from postbell.pending import Held, Pending
@@ -43,27 +43,43 @@ class Lines(unittest.TestCase):
             pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
             self.assertEqual([line for piece in pieces for line in splitter.feed(piece)], wanted, size)
 
-    def test_a_line_that_is_too_long_is_refused_before_it_ends(self) -> None:
-        splitter = LineSplitter(10)
-        self.assertEqual(splitter.feed(b"0123456789\n"), [b"0123456789"])
-        splitter.feed(b"0123456789")
+    def test_of_a_line_that_is_too_long_the_beginning_is_kept_and_the_next_one_is_whole(self) -> None:
+        stream = b"0123456789\n0123456789abcdef\n42\n"
+        for size in range(1, len(stream) + 1):
+            splitter = LineSplitter(10)
+            lines = [line for at in range(0, len(stream), size) for line in splitter.feed(stream[at : at + size])]
+            self.assertEqual(lines, [b"0123456789", b"0123456789", b"42"], size)
+            self.assertEqual([type(line) is CutLine for line in lines], [False, True, False], size)
+
+    def test_a_line_that_never_ends_ends_the_connection(self) -> None:
+        splitter = LineSplitter(10, discard_max=100)
+        splitter.feed(b"x" * 110)
         with self.assertRaises(NoBroker):
-            splitter.feed(b"0")
+            splitter.feed(b"x")
 
     def test_a_frame_leaves_out_what_was_not_given_but_not_a_payload(self) -> None:
         frame = {"op": "send", "to": "ž", "topic": None, "payload": None}
         self.assertEqual(encode(frame), '{"op":"send","to":"ž","payload":null}\n'.encode())
 
-    def test_what_is_no_frame_is_no_broker(self) -> None:
+    def test_what_is_no_frame_is_no_broker_where_a_welcome_must_come(self) -> None:
         for bad in (b"220 ESMTP", b"[]", b"{}", b'{"op":1}', b"\xff", b"[" * 100_000):
-            with self.assertRaises(NoBroker):
+            with self.assertRaises((ValueError, RecursionError)):
                 decode(bad)
+            with self.assertRaises(NoBroker):
+                welcome(bad)
 
     def test_a_welcome_or_why_not(self) -> None:
         good = {"op": "welcome", "broker": "b", "session": 7, "heartbeat_ms": 1500, "limits": {"payload_bytes": 9}}
         self.assertEqual(welcome(line(**good)), Welcome("b", 7, 1.5, 9))
+        odd_fields: dict[str, list[object]] = {"session": ["7", 1.5], "heartbeat_ms": [0, True, "x"], "limits": [[], {}, 1]}
+        for name, value in [(name, value) for name, values in odd_fields.items() for value in values]:
+            with self.assertRaises(NoBroker, msg=name):
+                welcome(line(**good | {name: value}))
         with self.assertRaises(NoBroker):
             welcome(line(op="welcome"))
+        # A newer broker's field that Python does not hold is not ours.
+        odd = line(**good).replace(b"}}", b'},"more":1' + b"0" * 5_000 + b"}")
+        self.assertEqual(welcome(odd), Welcome("b", 7, 1.5, 9))
         with self.assertRaisesRegex(Refused, r"^come again \(busy\)$") as refused:
             welcome(line(op="error", code="busy", message="come again", retry_ms=250))
         self.assertEqual((refused.exception.retry_seconds, refused.exception.is_retryable), (0.25, True))
@@ -273,6 +289,8 @@ class Sessions(unittest.TestCase):
 
     def test_an_op_of_a_newer_brokers_is_passed_over(self) -> None:
         self.assertEqual(self.session.receive(line(op="dance"), 0), [])
-        for bad in (line(op="msg"), line(op="msg", tag=1), line(op="drain")):
-            with self.assertRaises(NoBroker):
-                self.session.receive(bad, 0)
+        for bad in (line(op="msg"), line(op="msg", tag=True, deadline_ms=1), b"220 ESMTP\n", b"\xff\n", b"[]\n", b"\n"):
+            self.assertEqual(self.session.receive(bad, 0), [], "nobody can be told of it")
+        self.assertEqual(self.session.receive(line(op="drain"), 0), [Draining(0.0)])
+        [event] = self.session.receive(line(op="msg", tag=1), 0)
+        self.assertEqual(event, Pushed(1, {"op": "msg", "tag": 1}, "deadline_ms is no time"))

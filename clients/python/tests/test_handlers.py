@@ -11,7 +11,7 @@ import unittest
 from collections.abc import Callable
 from unittest.mock import patch
 
-from postbell import Agent, Dead, DeadLetter, Invalid, Message, Release, Retry
+from postbell import Agent, Dead, DeadLetter, Failed, Invalid, Message, Release, Retry
 
 from .mesh import ACK_DEADLINE_SECONDS, HEARTBEAT_SECONDS, mesh, sender
 
@@ -101,13 +101,39 @@ class Handlers(unittest.IsolatedAsyncioTestCase):
             [("dead", "there is no such county"), ("raises", "KeyError: 'county' (attempt 3, the last)")],
         )
 
-    async def test_a_message_of_a_type_that_nobody_handles_is_a_dead_letter_in_the_end(self) -> None:
+    async def test_messages_of_a_type_that_nobody_handles_are_one_line_and_stay_with_the_broker(self) -> None:
+        @self.agent.on("command")
+        async def handle(message: Message) -> None: ...
+
+        for n in range(5):
+            await self.send(n, type="query")
+        await self.send(1, type="command")
+        with self.assertLogs("postbell", "WARNING") as log:
+            summary = await self.agent.drain(idle=IDLE)
+        self.assertEqual((summary.handled, summary.left, summary.failed, summary.dead), (1, 5, 0, 0))
+        [line] = [line for line in log.output if "nobody here handles" in line]
+        self.assertIn("messages of type query: they stay with the broker", line)
+        self.assertEqual((await self.agent.dead_letters()).letters, [])
+        # They come no sooner than after a minute: neither this agent nor another one is asked again and again.
+        self.assertEqual(await self.agent.drain(idle=IDLE), 0)
+
+    async def test_messages_of_a_type_that_nobody_handles_may_be_dead_letters_at_once_or_in_the_end(self) -> None:
         @self.agent.on("command")
         async def handle(message: Message) -> None: ...
 
         await self.send(1, type="query")
-        [letter] = await self.run_until_dead(1)
-        self.assertIn("no handler for messages of type query", str(letter.reason))
+        with self.assertLogs("postbell", "WARNING") as log, self.assertRaisesRegex(Failed, "1 message was not handled"):
+            await self.agent.drain(idle=IDLE, unhandled="dead")
+        await self.send(2, type="query")
+        summary = await self.agent.drain(idle=3 * IDLE, unhandled="fail", failures_ok=True)
+        self.assertEqual((summary.failed, summary.retried, summary.lost), (3, 2, 1))
+        self.assertNotIn("Traceback", "".join(log.output))
+        letters = (await self.agent.dead_letters()).letters
+        self.assertEqual(len(letters), 2)
+        for letter in letters:
+            self.assertIn("no handler for messages of type query", str(letter.reason))
+        with self.assertRaisesRegex(Invalid, "unhandled is one of leave, dead, fail"):
+            await self.agent.run(unhandled="ignore")  # type: ignore[arg-type]
 
     async def test_as_many_run_side_by_side_as_were_asked_for(self) -> None:
         running, together = 0, asyncio.Event()

@@ -7,7 +7,7 @@ use super::{Dispatcher, REPLIES_MAX, SESSION_BYTES_MAX, Session};
 use crate::inbox::event::{DeadCause, Effect, Outcome, Push};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Source};
-use crate::inbox::{Entry, SessionId};
+use crate::inbox::{Entry, SessionId, Unfit};
 use crate::message::REPLIES;
 
 impl Session {
@@ -25,6 +25,22 @@ impl Session {
 
     fn is_served(&self) -> bool {
         !self.draining && !self.closing
+    }
+}
+
+/// What becomes of a delivery without a body.
+fn unfit(why: Option<&Unfit>) -> Outcome {
+    match why {
+        Some(Unfit::Unreadable(what)) => {
+            Outcome::Dead { cause: DeadCause::Unreadable, reason: format!("unreadable: {what}") }
+        }
+        Some(Unfit::TooLarge(what)) => {
+            Outcome::Dead { cause: DeadCause::PayloadTooLarge, reason: format!("payload_too_large: {what}") }
+        }
+        None | Some(Unfit::Left) => Outcome::Dead {
+            cause: DeadCause::PayloadTooLarge,
+            reason: "payload_too_large: the message does not fit into a line".to_owned(),
+        },
     }
 }
 
@@ -69,10 +85,7 @@ impl Dispatcher {
     ) {
         let outcome = match &entry.body {
             _ if entry.expires_at.is_some_and(|at| at <= now) => Outcome::Expired,
-            None => {
-                let reason = "payload_too_large: the message does not fit into a line".to_owned();
-                Outcome::Dead { cause: DeadCause::PayloadTooLarge, reason }
-            }
+            None => unfit(entry.unfit()),
             Some(body) => return self.push(now, inbox, session, source, entry, body.clone()),
         };
         self.with_inbox(inbox, |state| state.order.passed_over(entry));

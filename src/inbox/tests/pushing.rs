@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::support::*;
-use crate::inbox::Entry;
 use crate::inbox::dispatcher::{SESSION_BYTES_MAX, UNSETTLED_MAX};
 use crate::inbox::event::{DeadCause, Effect, Event, Outcome, Request};
 use crate::inbox::in_flight::MARK_AFTER;
 use crate::inbox::owned::OLDEST_EVERY;
+use crate::inbox::{Entry, Terms, Unfit};
 
 #[test]
 fn the_urgent_go_first_and_a_lane_keeps_the_order_of_arrival() {
@@ -107,6 +107,19 @@ fn what_does_not_fit_into_a_line_is_dead_and_the_next_goes_on() {
     let [(1, Outcome::Dead { cause: DeadCause::PayloadTooLarge, .. })] = &outcomes(&effects)[..] else {
         panic!("{effects:?}");
     };
+}
+
+#[test]
+fn what_cannot_be_read_is_dead_with_its_own_reason() {
+    let mut bench = Bench::ready(1);
+    let unfit = Unfit::Unreadable("no text".into());
+    let terms = Some(Box::new(Terms { unfit: Some(unfit), ..Terms::default() }));
+    let effects = bench.arrive(vec![Entry { body: None, terms, ..entry(1) }, entry(2)]);
+    assert_eq!(pushed_ids(&effects), [2]);
+    let [(1, Outcome::Dead { cause: DeadCause::Unreadable, reason })] = &outcomes(&effects)[..] else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(reason, "unreadable: no text");
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use serde_json::value::RawValue;
 use tokio_postgres::Row;
 
 use crate::message::Priority;
@@ -10,6 +9,7 @@ use crate::moment::rfc3339;
 use crate::postgres::Pool;
 use crate::postgres::cell::Cells;
 use crate::postgres::error::StoreError;
+use crate::postgres::payload;
 use crate::protocol::frame::dead::DeadLetter;
 use crate::protocol::limits::{
     DEAD_LETTERS_BYTES_MAX, DEAD_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX,
@@ -32,25 +32,29 @@ const _: () = assert!(LETTER_BYTES_MAX <= DEAD_LETTERS_BYTES_MAX);
 /// # Errors
 /// See [`StoreError`].
 pub async fn page(pool: &Pool, inbox: &str, after: i64, most: i64) -> Result<Vec<DeadLetter>, StoreError> {
-    let payload_bytes = DEAD_PAYLOAD_BYTES_MAX as i32;
-    let rows = pool.query(PAGE, &[&inbox, &after, &most, &payload_bytes]).await?;
-    rows.iter().map(letter).collect()
+    let rows = pool.query(PAGE, &[&inbox, &after, &most]).await?;
+    let mut letters = rows.iter().map(letter).collect::<Result<Vec<_>, _>>()?;
+    let messages: Vec<_> = letters.iter().map(|letter| letter.message_id).collect();
+    let texts = payload::read(pool, &messages, DEAD_PAYLOAD_BYTES_MAX as i32).await?;
+    for letter in &mut letters {
+        letter.payload = texts.get(&letter.message_id).and_then(payload::Text::json);
+    }
+    Ok(letters)
 }
 
 fn letter(row: &Row) -> Result<DeadLetter, StoreError> {
     let time = |column| Ok::<_, StoreError>(row.cell::<_, Option<SystemTime>>(column)?.map(rfc3339));
-    let text = |column| row.cell::<_, Option<String>>(column);
     Ok(DeadLetter {
         id: row.cell("delivery_id")?,
         message_id: row.cell("message_id")?,
-        inbox: row.cell("inbox")?,
-        from: text("from_agent_id")?.unwrap_or_default(),
-        message_type: text("message_type")?.unwrap_or_default(),
+        inbox: row.text("inbox")?.unwrap_or_default(),
+        from: row.text("from_agent_id")?.unwrap_or_default(),
+        message_type: row.text("message_type")?.unwrap_or_default(),
         priority: Priority::new(row.cell::<_, i16>("priority")?.into()).unwrap_or_default().get(),
         attempts: u32::try_from(row.cell::<_, i16>("attempt")?).unwrap_or(0),
-        reason: text("reason")?,
+        reason: row.text("reason")?,
         dead_at: time("dead_at")?,
         created_at: time("created_at")?,
-        payload: text("payload")?.and_then(|payload| RawValue::from_string(payload).ok()),
+        payload: None,
     })
 }

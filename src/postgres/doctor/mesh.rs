@@ -1,7 +1,7 @@
 //! The user's tables and agents: what makes them slow, open or deaf.
 
 use super::{Check, listed};
-use crate::postgres::cell::Cells;
+use crate::postgres::cell::{Cells, Lossy};
 use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
@@ -94,7 +94,8 @@ pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, Store
 /// Agents that cannot connect for want of a token.
 pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let row = connection.query_one(AGENTS, &[]).await?;
-    let (registered, without): (i64, Vec<String>) = (row.cell("registered")?, row.cell("without_token")?);
+    let (registered, without): (i64, Vec<String>) =
+        (row.cell("registered")?, names(row.cell("without_token")?));
     Ok(vec![match (registered, without.first()) {
         (0, _) => Check::warn(
             "agents",
@@ -112,6 +113,10 @@ pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreE
     }])
 }
 
+fn names(texts: Vec<Lossy>) -> Vec<String> {
+    texts.into_iter().map(|text| text.0).collect()
+}
+
 /// Messages for names that nobody has: misspelt, or of an agent that is yet to come.
 pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let asked = NAMES_MAX as i64 + 1;
@@ -125,7 +130,7 @@ pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, St
         .map(|row| {
             let waiting: i64 = row.cell("waiting")?;
             let more = if waiting == WAITING_COUNTED_MAX { " or more" } else { "" };
-            Ok(format!("{} ({waiting}{more})", row.cell::<_, &str>("name")?))
+            Ok(format!("{} ({waiting}{more})", row.text("name")?.unwrap_or_default()))
         })
         .collect::<Result<_, StoreError>>()?;
     if rows.len() > NAMES_MAX {

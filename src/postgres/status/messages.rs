@@ -10,6 +10,7 @@ use uuid::Uuid;
 use crate::moment::rfc3339;
 use crate::postgres::cell::Cells;
 use crate::postgres::error::StoreError;
+use crate::postgres::payload;
 use crate::postgres::pool::Pool;
 
 const MESSAGES: &str = include_str!("../../../sql/queries/status_messages.sql");
@@ -77,17 +78,23 @@ pub async fn messages(
     limit: i64,
 ) -> Result<(Vec<Message>, Option<String>), StoreError> {
     let limit = limit.clamp(1, MESSAGES_MAX);
-    let rows = pool.query(MESSAGES, &[&agent, &limit, &LOOKED_AT, &PAYLOAD_BYTES_MAX]).await?;
+    let rows = pool.query(MESSAGES, &[&agent, &limit, &LOOKED_AT]).await?;
     let read_at = match rows.first() {
         Some(row) => Some(rfc3339(row.cell("read_at")?)),
         None => None,
     };
-    Ok((rows.iter().map(message).collect::<Result<_, _>>()?, read_at))
+    let mut found = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
+    let ids: Vec<_> = found.iter().map(|message| message.id).collect();
+    let texts = payload::read(pool, &ids, PAYLOAD_BYTES_MAX).await?;
+    for message in &mut found {
+        message.payload = texts.get(&message.id).and_then(payload::Text::json);
+    }
+    Ok((found, read_at))
 }
 
 fn message(row: &Row) -> Result<Message, StoreError> {
     let time = |column| Ok::<_, StoreError>(row.cell::<_, Option<SystemTime>>(column)?.map(rfc3339));
-    let text = |column| row.cell::<_, Option<String>>(column);
+    let text = |column| row.text(column);
     let delivery = match row.cell("delivery_id")? {
         None => None,
         Some(id) => Some(Delivery {
@@ -114,6 +121,6 @@ fn message(row: &Row) -> Result<Message, StoreError> {
         deliver_at: time("deliver_at")?,
         error: text("error_message")?,
         delivery,
-        payload: text("payload")?.and_then(|payload| RawValue::from_string(payload).ok()),
+        payload: None,
     })
 }

@@ -76,6 +76,13 @@ class Collecting(Job):
                     source.name, source.severity, f"{source.name}: {fault}", {"source": source.name}
                 )
                 continue
+            except Exception as fault:
+                # A defect that one source shows is not the others' business.
+                logger.exception("%s", source.name)
+                self._pace.failed(source.name, time.monotonic())
+                text = f"{source.name}: a defect: {type(fault).__name__}"
+                faults[source.name] = Finding(source.name, source.severity, text, {"source": source.name})
+                continue
             if tally is None:
                 undecided.add(source.name)
                 continue

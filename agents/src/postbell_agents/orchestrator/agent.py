@@ -49,8 +49,8 @@ class Orchestrator(Job):
             ensure(connection, "orchestrator_tasks")
             ensure(connection, "orchestrator_escalations")
         super().attach(agent)
-        agent.on("response")(self.counted(self.on_response))
-        agent.on("alert")(self.counted(self.on_alert))
+        agent.on("response")(self.on_response)
+        agent.on("alert")(self.on_alert)
         agent.subscribe("alerts.escalated")
 
     def live(self, work: Callable[[Callable[[], bool]], bool], leave: Callable[[], bool]) -> bool:

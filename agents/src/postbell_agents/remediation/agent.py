@@ -63,7 +63,7 @@ class Remediation(Job):
         with self.common.database.connection() as connection:
             ensure(connection, AUDIT)
         super().attach(agent)
-        agent.on("data", "alert")(self.counted(self.on_finding))
+        agent.on("data", "alert")(self.on_finding)
 
     def work(self) -> dict[str, tuple[float, str]]:
         """Between the findings there is the audit to keep short."""

@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass
 
 from .alert import Alert
@@ -146,9 +147,10 @@ class Outlet:
                     self._tell([alert])
                 return
             self._settle(alerts, fault)
-        except Exception as fault:
+        except BaseException as fault:
+            # Whatever it is: without this thread the sink would be told of nothing more, and alerts would wait for ever.
             logger.exception("sink %s", self.terms.name)
-            self._settle(alerts, SinkFault(f"a defect: {fault}"))
+            self._settle(alerts, SinkFault(f"a defect: {type(fault).__name__}: {fault}"))
         else:
             self._settle(alerts, None)
 
@@ -160,7 +162,9 @@ class Outlet:
             while len(self._taken) > TAKEN_MAX:
                 self._taken.popitem(last=False)
         for future in futures:
-            if fault is None:
-                future.set_result(None)
-            else:
-                future.set_exception(fault)
+            # Whoever waited may have gone.
+            with suppress(InvalidStateError):
+                if fault is None:
+                    future.set_result(None)
+                else:
+                    future.set_exception(fault)

@@ -1,0 +1,206 @@
+//! Payloads as text, at a bounded cost.
+//!
+//! A row says nothing of what its text will be: `1e131071` is stored in ten bytes and written in 131,072, and a text of 60 MB
+//! in a tenth of that. So the statements that read many rows make only small payloads text, and even these can blow up; what
+//! is larger is read here, a few at a time, after its cost is known. A group that fails is halved until the row that is to
+//! blame is alone.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::cell::Cells;
+use super::error::StoreError;
+use super::pool::Pool;
+use crate::inbox::Unfit;
+use crate::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX};
+
+const PAYLOAD: &str = include_str!("../../sql/queries/payload.sql");
+
+/// What payload and headers may each have, stored and unpacked, to be made text beside hundreds of others. Of the dearest
+/// numbers that is 30 MB of text.
+const LIGHT_BYTES_MAX: i32 = 4_096;
+/// The names of a message, all together; what has more does not fit into a line.
+pub(super) const NAMES_BYTES_MAX: i32 = ENVELOPE_BYTES_MAX as i32;
+/// Payload and headers as text, to be pushed at all.
+pub(super) const TEXT_BYTES_MAX: i32 = LINE_BYTES_MAX as i32;
+/// A text of more than so many bytes for one that is stored is no ordinary one.
+const BLOWN_FACTOR: usize = 16;
+/// Short ones do not count.
+const BLOWN_BYTES_MIN: usize = 1_024;
+/// So much of such text in one statement, and no more is read by it.
+const BLOWN_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// For so long after that no payload is made text beside others.
+const WARY_FOR: Duration = Duration::from_secs(60);
+
+const _: () = assert!((LIGHT_BYTES_MAX as usize) < ENVELOPE_BYTES_MAX);
+
+/// Whether rows have been met of late that cost more than they should.
+#[derive(Debug, Default)]
+pub struct Wary(Mutex<Option<Instant>>);
+
+impl Wary {
+    /// Something cost too much, or could not be read.
+    pub fn warn(&self, now: Instant) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + WARY_FOR);
+    }
+
+    /// Whether nothing is to be made text beside others.
+    pub fn is_wary(&self, now: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    }
+
+    /// What may be made text beside others, in bytes.
+    pub(super) fn light_bytes(&self, now: Instant) -> i32 {
+        if self.is_wary(now) { 0 } else { LIGHT_BYTES_MAX }
+    }
+}
+
+/// Adds up, over one statement, what text cost more than its row promised.
+#[derive(Debug, Default)]
+pub(super) struct Weighed {
+    blown: usize,
+}
+
+impl Weighed {
+    /// Adds a row, before anything is made of it.
+    ///
+    /// # Errors
+    /// It is too much: the statement is to be given up.
+    pub(super) fn add(&mut self, row: &Row) -> Result<(), StoreError> {
+        let stored = row.cell::<_, Option<i32>>("stored")?.unwrap_or(0);
+        self.add_text(stored.unsigned_abs() as usize, row.raw_size_bytes())
+    }
+
+    fn add_text(&mut self, stored: usize, text: usize) -> Result<(), StoreError> {
+        if text > BLOWN_BYTES_MIN + stored.saturating_mul(BLOWN_FACTOR) {
+            self.blown = self.blown.saturating_add(text);
+        }
+        match self.blown > BLOWN_BYTES_MAX {
+            false => Ok(()),
+            true => Err(StoreError::refused(format!(
+                "some messages have numbers or texts that are far larger than they are stored ({} MB so far): each \
+                 is read by itself for a while",
+                self.blown >> 20
+            ))),
+        }
+    }
+}
+
+/// Whether what a row holds is to blame, so that other rows can be read: bad data (22), a limit of the server (54),
+/// memory, a damaged page or another fault inside it (XX), or a statement that took too long.
+fn is_of_the_row(error: &StoreError) -> bool {
+    let code = error.sqlstate().unwrap_or_default();
+    code.starts_with("22")
+        || code.starts_with("54")
+        || code.starts_with("XX")
+        || matches!(code, "53200" | "57014")
+}
+
+/// Whether some row of many may be to blame: the server says so, or what it sent could not be read.
+pub fn may_be_a_row(error: &StoreError) -> bool {
+    is_of_the_row(error) || (error.sqlstate().is_none() && !error.is_retryable())
+}
+
+/// One that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Text {
+    /// As JSON.
+    Whole { payload: String, headers: Option<String> },
+    /// Why not.
+    Unfit(Unfit),
+}
+
+impl Text {
+    /// The payload, if it was read.
+    pub(super) fn json(&self) -> Option<Box<RawValue>> {
+        match self {
+            Self::Whole { payload, .. } => RawValue::from_string(payload.clone()).ok(),
+            Self::Unfit(_) => None,
+        }
+    }
+}
+
+/// Reads payloads and headers of messages that have at most so many bytes of text together. What is not in the answer is
+/// gone from the table.
+///
+/// # Errors
+/// See [`StoreError`]: the database did not answer. What is a row's fault is the answer for that row.
+pub(super) async fn read(
+    pool: &Pool,
+    messages: &[Uuid],
+    most_bytes: i32,
+) -> Result<HashMap<Uuid, Text>, StoreError> {
+    let mut found = HashMap::with_capacity(messages.len());
+    let mut groups = vec![messages];
+    while let Some(group) = groups.pop() {
+        match (pool.query(PAYLOAD, &[&group, &most_bytes]).await, group) {
+            (Ok(rows), _) => {
+                for row in &rows {
+                    found.insert(row.cell("message_id")?, text(row, most_bytes));
+                }
+            }
+            (Err(e), [message]) if is_of_the_row(&e) => {
+                found.insert(*message, Text::Unfit(Unfit::Unreadable(e.to_string())));
+            }
+            (Err(e), [_, _, ..]) if is_of_the_row(&e) => {
+                tracing::debug!(error = %e, messages = group.len(), "looking for the message that is to blame");
+                let (one, other) = group.split_at(group.len() / 2);
+                groups.extend([other, one]);
+            }
+            (Err(e), _) => return Err(e),
+        }
+    }
+    Ok(found)
+}
+
+fn text(row: &Row, most: i32) -> Text {
+    match whole_or_sentence(row, most) {
+        Ok(text) => text,
+        Err(e) => Text::Unfit(Unfit::Unreadable(e.to_string())),
+    }
+}
+
+fn whole_or_sentence(row: &Row, most: i32) -> Result<Text, StoreError> {
+    if let Some(payload) = row.cell("payload")? {
+        return Ok(Text::Whole { payload, headers: row.cell("headers")? });
+    }
+    let [stored, raw, bytes] = ["stored", "raw", "bytes"].map(|name| row.cell::<_, Option<i32>>(name));
+    let sentence = match (stored?, raw?, row.cell::<_, Option<i64>>("digits")?, bytes?) {
+        (_, _, _, Some(bytes)) => format!("payload and headers have {bytes} bytes as text"),
+        (_, _, Some(digits), None) => format!("the payload's numbers have some {digits} digits"),
+        (_, Some(raw), None, None) => format!("payload and headers have {raw} bytes unpacked"),
+        (stored, None, _, None) => format!("payload and headers have {} bytes stored", stored.unwrap_or(0)),
+    };
+    Ok(Text::Unfit(Unfit::TooLarge(format!("{sentence}, and at most {most} of text can be pushed"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_blows_up_is_noticed_and_what_does_not_is_not() {
+        let mut weighed = Weighed::default();
+        for _ in 0..100_000 {
+            assert!(weighed.add_text(100, 600).is_ok(), "escapes");
+            assert!(weighed.add_text(4_096, 60_000).is_ok(), "a text that is packed well");
+        }
+        let mut weighed = Weighed::default();
+        let rows = (0..).find(|_| weighed.add_text(16, 131_072).is_err());
+        assert_eq!(rows, Some(64), "a number of 131,072 digits in each");
+    }
+
+    #[test]
+    fn wariness_ends() {
+        let (wary, now) = (Wary::default(), Instant::now());
+        assert_eq!(wary.light_bytes(now), LIGHT_BYTES_MAX);
+        wary.warn(now);
+        assert_eq!(wary.light_bytes(now), 0);
+        assert_eq!(wary.light_bytes(now + WARY_FOR), LIGHT_BYTES_MAX);
+    }
+}
