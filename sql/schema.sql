@@ -121,6 +121,25 @@ create table postbell.role_limits (
   constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0))
 );
 
+create table postbell.set_aside (
+  aside_id bigint not null generated always as identity,
+  message_id uuid,
+  delivery_id bigint,
+  inbox text not null,
+  kind text not null,
+  status text not null,
+  error_message text,
+  reason text not null,
+  since timestamp with time zone not null default now(),
+  tries integer not null default 1,
+  next_try timestamp with time zone not null,
+  dropped_at timestamp with time zone,
+  constraint set_aside_pkey PRIMARY KEY (aside_id)
+);
+CREATE INDEX set_aside_due ON postbell.set_aside USING btree (next_try) WHERE ((dropped_at IS NULL) AND (message_id IS NOT NULL));
+CREATE UNIQUE INDEX set_aside_message ON postbell.set_aside USING btree (message_id, inbox) WHERE (message_id IS NOT NULL);
+CREATE UNIQUE INDEX set_aside_presence ON postbell.set_aside USING btree (inbox) WHERE (kind = 'presence'::text);
+
 create table postbell.subscriptions (
   pattern text not null,
   agent_id text not null,
@@ -388,6 +407,39 @@ create view postbell.waiting as
   WHERE d.state <> 'dead'::postbell.delivery_state
   GROUP BY d.inbox, d.priority;
 
+CREATE OR REPLACE FUNCTION postbell.add_agent(id text, called text, kind text, place text, rank text, hash bytea)
+ RETURNS TABLE(is_new boolean, enabled boolean, environment text, role text)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+begin
+  update agent_registry r set token_hash = hash, token_set_at = now() where r.agent_id = id and r.token_hash is null;
+  is_new := not found;
+  if is_new then
+    if exists (select from agent_registry r where r.agent_id = id) then
+      if exists (select from agent_registry r where r.agent_id = id and r.token_hash is null) then
+        raise exception 'agent_registry keeps the token out without an error: look for a trigger or a rule on it';
+      end if;
+      return;
+    end if;
+    execute (
+      select format('insert into agent_registry (%s) values (%s) on conflict do nothing',
+                    string_agg(quote_ident(a.attname), ', ' order by w.n), string_agg(w.expression, ', ' order by w.n))
+      from unnest('{agent_id,agent_name,agent_type,environment,status,role,token_hash,token_set_at}'::text[],
+                  array['$1', 'coalesce($2, $1)', 'coalesce($3, $5, ''agent'')', 'coalesce($4, ''pc'')', '''offline''',
+                        'coalesce($5, ''agent'')', '$6', 'now()']) with ordinality as w (name, expression, n)
+      join pg_attribute a on a.attrelid = to_regclass('agent_registry') and a.attname = w.name and a.attnum > 0
+                         and not a.attisdropped and a.attgenerated = ''
+    ) using id, called, kind, place, rank, hash;
+  end if;
+  perform postbell.touch_agent(id);
+  return query select is_new, coalesce(r.enabled, true), coalesce(r.environment, 'unknown')::text,
+                      coalesce(r.role, 'agent')::text
+               from agent_registry r where r.agent_id = id and r.token_hash = hash;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION public.agent_uptime(period interval DEFAULT '24:00:00'::interval)
  RETURNS TABLE(agent_id text, environment text, uptime double precision, online_seconds double precision, offline_seconds double precision)
  LANGUAGE sql
@@ -543,6 +595,33 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.expire_each(at_most bigint, grace_ms bigint, OUT expired bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare m record; why text;
+begin
+  set constraints all immediate;
+  expired := 0;
+  for m in
+    select t.message_id, coalesce(t.to_agent_id, 'group:' || t.to_group, '*') as inbox from agent_messages t
+    where t.expires_at is not null and t.expires_at < now() - grace_ms * interval '1 millisecond'
+      and coalesce(t.status, 'pending') = 'pending'
+      and not exists (select from postbell.set_aside s where s.message_id = t.message_id)
+    limit at_most for no key update skip locked
+  loop
+    delete from postbell.deliveries d where d.message_id = m.message_id and d.state <> 'dead';
+    why := postbell.write_outcome(m.message_id, 'failed', 'expired before it was delivered');
+    if why is not null then
+      perform postbell.put_aside(m.message_id, null, m.inbox, 'expired', 'failed', 'expired before it was delivered', why,
+                                 interval '30 seconds');
+    end if;
+    expired := expired + 1;
+  end loop;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.follow(id uuid, moved boolean, set_back boolean)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -565,7 +644,7 @@ begin
   if not waits and m.status <> 'delivered' then
     -- It has ended, in whatever word. A dead letter is told as failed: it stays. A message to many stays with its other
     -- recipients: the row does not say who ended it.
-    delete from postbell.deliveries d where d.message_id = id and d.inbox = m.inbox and d.state <> 'dead';
+    delete from postbell.deliveries d where d.message_id = id and m.inbox is not null and d.state <> 'dead';
     return 0;
   end if;
   if moved then
@@ -701,6 +780,28 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.mark_each(ids uuid[], OUT refused bigint, OUT why text)
+ RETURNS record
+ LANGUAGE plpgsql
+AS $function$
+declare said text; id uuid;
+begin
+  set constraints all immediate;
+  refused := 0;
+  foreach id in array ids loop
+    perform from agent_messages t
+    where t.message_id = id and coalesce(t.status, 'pending') = 'pending' for no key update skip locked;
+    if found then
+      said := postbell.write_outcome(id, 'delivered', null);
+      if said is not null then
+        refused := refused + 1; why := said;
+      end if;
+    end if;
+  end loop;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.note_unseen()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -731,6 +832,87 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.presence_each(op text, brokers uuid[], agents text[], environments text[], capabilities text[], versions text[], reasons text[])
+ RETURNS TABLE(agent_id text, became text, why text)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  columns constant text[] :=
+    '{last_heartbeat,updated_at,connected_to,status,offline_reason,environment,capabilities,agent_version}';
+  here constant text :=
+    'case when $1[1] = any (t.connected_to) then t.connected_to else array_append(t.connected_to, $1[1]) end';
+  last constant text := 'cardinality(array_remove(t.connected_to, $1[1])) > 0';
+  expressions text[]; statement text; n integer;
+  code text; constr text; col text; context text; said text;
+begin
+  set constraints all immediate;
+  expressions := case op
+    when 'connected' then array['now()', 'now()', here, '''online''', 'null', 'coalesce($3, t.environment)',
+                                'coalesce($4::jsonb, t.capabilities)', 'coalesce($5, t.agent_version)']
+    when 'heartbeat' then array[
+      'now()', 'now()', here,
+      'case when t.status in (''offline'', ''starting'', ''stopping'') then ''online'' else t.status end',
+      'case when t.status <> ''offline'' then t.offline_reason end']
+    when 'disconnected' then array[
+      'now()', 'now()', 'array_remove(t.connected_to, $1[1])',
+      format('case when %s then t.status else ''offline'' end', last),
+      format('case when %s then t.offline_reason else $6 end', last)]
+    when 'silent' then array['t.last_heartbeat', 'now()', 'null', '''offline''', '''silent''']
+    else array['t.last_heartbeat', 'now()', 'array(select b from unnest(t.connected_to) b where b <> all ($1))',
+               'case when t.connected_to <@ $1 then ''offline'' else t.status end',
+               'case when t.connected_to <@ $1 then ''broker_gone'' else t.offline_reason end']
+  end;
+  for i in 1 .. coalesce(cardinality(agents), 0) loop
+    agent_id := agents[i]; became := null; why := null;
+    perform from agent_registry r where r.agent_id = agents[i] for no key update skip locked;
+    if not found then
+      became := case when exists (select from agent_registry r where r.agent_id = agents[i]) then 'held' end;
+    else
+      for attempt in 1 .. 3 loop
+        n := case attempt when 1 then cardinality(expressions) when 2 then 5 else 3 end;
+        statement := postbell.update_sql('agent_registry', columns[1:n], expressions[1:n], 't.agent_id = $2');
+        begin
+          if statement is not null then
+            execute statement using brokers, agents[i], environments[i], capabilities[i], versions[i], reasons[i];
+          end if;
+          became := case when why is not null then 'partly' end;
+          exit;
+        exception when others or assert_failure then
+          get stacked diagnostics code = returned_sqlstate, constr = constraint_name, col = column_name,
+                                  context = pg_exception_context, said = message_text;
+          why := coalesce(why, postbell.refusal('agent_registry', code, constr, col, context, said));
+          became := 'refused';
+        end;
+      end loop;
+    end if;
+    if why is not null then
+      insert into postbell.set_aside as s (inbox, kind, status, reason, next_try)
+      values (agents[i], 'presence', case when op in ('connected', 'heartbeat') then 'online' else 'offline' end, why,
+              clock_timestamp())
+      on conflict (inbox) where kind = 'presence' do update
+      set status = excluded.status, reason = excluded.reason, next_try = excluded.next_try, tries = s.tries + 1;
+    end if;
+    if became is not null then
+      return next;
+    end if;
+  end loop;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.put_aside(id uuid, delivery bigint, box text, what text, outcome text, error text, why text, wait interval)
+ RETURNS void
+ LANGUAGE sql
+AS $function$
+  insert into postbell.set_aside as s (message_id, delivery_id, inbox, kind, status, error_message, reason, next_try)
+  values (id, delivery, box, what, outcome, error, why, clock_timestamp() + wait)
+  on conflict (message_id, inbox) where message_id is not null do update
+  set delivery_id = excluded.delivery_id, kind = excluded.kind, status = excluded.status,
+      error_message = excluded.error_message, reason = excluded.reason, next_try = excluded.next_try, dropped_at = null
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.recipients(sender text, topic text, environment text)
  RETURNS SETOF text
  LANGUAGE plpgsql
@@ -754,6 +936,38 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.refusal(tab text, code text, constr text, col text, context text, said text)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare
+  fn text := substring(context from '^(?:PL/[a-zA-Z]+|SQL) function "?(?:[^".(]+"?\."?)?([^"(.\s]+)');
+  trig text;
+begin
+  if fn is not null then
+    select string_agg(t.tgname, ', ' order by t.tgname) into trig
+    from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+    where t.tgrelid = to_regclass(tab) and not t.tgisinternal and p.proname = fn;
+    return case when trig is null then format('the function %s, which a trigger of %s calls,', fn, tab)
+                else format('the trigger %s of %s (function %s)', trig, tab, fn) end
+      || format(' refuses the change (SQLSTATE %s%s): let it pass what sessions with the setting postbell.broker = on write',
+                code, case when constr <> '' then ', constraint ' || constr else '' end);
+  end if;
+  return case
+    when code = '23514' then format('the constraint %s of %s does not allow it: let it allow the words and texts that Postbell '
+                                    'writes', constr, tab)
+    when left(code, 2) = '23' then format('the constraint %s of %s is violated (SQLSTATE %s): drop it, or let it allow what '
+                                          'Postbell writes', coalesce(nullif(constr, ''), 'not null of ' || col), tab, code)
+    when code = '428C9' then format('the column %s of %s is generated and cannot be written', substring(said from '"([^"]+)"'), tab)
+    when code in ('42501') then format('the broker''s role may not write %s: grant it the right, or connect as the owner', tab)
+    when code = '22001' then format('a text is too long for a column of %s: make the column longer', tab)
+    when code = '55P03' then format('another transaction holds what %s needs for it', tab)
+    else format('%s does not take it (SQLSTATE %s%s)', tab, code, case when constr <> '' then ', constraint ' || constr else '' end)
+  end;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -766,6 +980,7 @@ begin
     return null;
   end if;
   delete from postbell.deliveries;
+  delete from postbell.set_aside where message_id is not null;
   delete from postbell.broadcasts;
   return null;
 end
@@ -784,8 +999,37 @@ begin
     return null;
   end if;
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
+  delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
   delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.remove_each(older_s bigint, at_most bigint, OUT removed bigint)
+ RETURNS bigint
+ LANGUAGE plpgsql
+AS $function$
+declare
+  until constant timestamptz := clock_timestamp() + interval '500 milliseconds';
+  m record;
+begin
+  set constraints all immediate;
+  removed := 0;
+  for m in
+    select t.message_id from agent_messages t
+    where t.created_at < now() - older_s * interval '1 second' and t.status in ('processed', 'failed')
+      and coalesce(t.processed_at, t.created_at) < now() - older_s * interval '1 second'
+      and not exists (select from postbell.deliveries d where d.message_id = t.message_id)
+    order by t.created_at for update skip locked
+  loop
+    exit when removed >= at_most or clock_timestamp() >= until;
+    begin
+      delete from agent_messages t where t.message_id = m.message_id;
+      removed := removed + 1;
+    exception when others or assert_failure then null;
+    end;
+  end loop;
 end
 $function$
 ;
@@ -800,6 +1044,61 @@ begin
   update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
   where a.alert_id operator(pg_catalog.=) alert
     and (a.status is null or a.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text);
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.retry_aside(ids bigint[], at_most bigint, try_ms integer)
+ RETURNS TABLE(aside_id bigint, became text, why text)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  until constant timestamptz := clock_timestamp() + try_ms * interval '1 millisecond';
+  a record; m record; is_free boolean; is_there boolean; refused text;
+begin
+  set constraints all immediate;
+  for a in
+    select * from postbell.set_aside s
+    where s.message_id is not null and s.dropped_at is null
+      and case when ids is null then s.next_try <= now() else s.aside_id = any (ids) end
+    order by s.next_try limit at_most for update skip locked
+  loop
+    exit when clock_timestamp() >= until;
+    select t.status into m from agent_messages t where t.message_id = a.message_id for no key update skip locked;
+    is_free := found;
+    is_there := is_free;
+    if not is_free then
+      select t.status into m from agent_messages t where t.message_id = a.message_id;
+      is_there := found;
+    end if;
+    refused := null;
+    if not is_there or (case a.kind
+         when 'retry' then m.status is distinct from 'delivered'
+         when 'dead' then exists (select from postbell.deliveries d
+                                  where d.delivery_id = a.delivery_id and d.state <> 'dead')
+         else coalesce(m.status, 'pending') not in ('pending', 'delivered') end)
+    then
+      became := 'gone';
+    elsif not is_free then
+      became := 'held'; refused := 'another transaction holds the message''s row';
+    else
+      refused := postbell.write_outcome(a.message_id, a.status, a.error_message);
+      became := case when refused is null then 'written' else 'refused' end;
+    end if;
+    if refused is null then
+      delete from postbell.set_aside s where s.aside_id = a.aside_id;
+    else
+      -- What is only held waits for a second; what is refused for an hour at last.
+      update postbell.set_aside s
+      set reason = refused, tries = s.tries + (became = 'refused')::integer,
+          next_try = clock_timestamp() + case when became = 'held' then interval '1 second'
+                                              else least(interval '30 seconds' * 2 ^ least(s.tries, 7), interval '1 hour') end
+      where s.aside_id = a.aside_id;
+    end if;
+    aside_id := a.aside_id; why := refused;
+    return next;
+  end loop;
 end
 $function$
 ;
@@ -877,7 +1176,7 @@ begin
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
            case when m.deliver_at > now() then m.deliver_at end
     from inserted m
-    cross join lateral postbell.recipients(m.from_agent_id, m.topic, m.to_environment) r (inbox)
+    cross join lateral postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) r (inbox)
     where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending';
   end if;
 
@@ -906,6 +1205,79 @@ begin
   select a.sender, a.topic, 'alert', a.payload, a.priority
   from rows from (pg_catalog.unnest(senders), pg_catalog.unnest(topics), pg_catalog.unnest(payloads),
                   pg_catalog.unnest(priorities)) a (sender, topic, payload, priority);
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.settle_each(kinds text[], ids bigint[], attempts smallint[], added smallint[], delays_ms bigint[], reasons text[], try_ms integer, untried text)
+ RETURNS TABLE(delivery_id bigint, became text, why text)
+ LANGUAGE plpgsql
+AS $function$
+#variable_conflict use_column
+declare
+  until constant timestamptz := clock_timestamp() + try_ms * interval '1 millisecond';
+  d record; m record; is_free boolean; outcome text; error text; wait interval;
+begin
+  -- A constraint that is deferred would fail at the commit, for all of them.
+  set constraints all immediate;
+  for i in 1 .. cardinality(ids) loop
+    delivery_id := ids[i]; became := 'stale'; why := null;
+    select w.message_id, w.inbox into d from postbell.deliveries w
+    where w.delivery_id = ids[i] and w.attempt = attempts[i] and w.state <> 'dead'
+      and (kinds[i] <> 'retry' or w.due_at is null);
+    if found then
+      -- The message first, as pollers do; nothing is ever waited for.
+      select t.status, coalesce(t.to_agent_id, t.to_group) is not null as is_direct into m
+      from agent_messages t where t.message_id = d.message_id for no key update skip locked;
+      is_free := found;
+      if not is_free then
+        select t.status, coalesce(t.to_agent_id, t.to_group) is not null as is_direct into m
+        from agent_messages t where t.message_id = d.message_id;
+      end if;
+      perform from postbell.deliveries w
+      where w.delivery_id = ids[i] and w.attempt = attempts[i] and w.state <> 'dead' for update skip locked;
+      became := case when found then 'written' else 'held' end;
+    end if;
+    if became = 'written' then
+      case kinds[i]
+        when 'retry' then
+          update postbell.deliveries w
+          set attempt = w.attempt + added[i], last_error = coalesce(reasons[i], w.last_error), txid = pg_current_xact_id(),
+              state = case when delays_ms[i] > 0 then 'scheduled' else 'ready' end::postbell.delivery_state,
+              due_at = case when delays_ms[i] > 0 then now() + delays_ms[i] * interval '1 millisecond' end
+          where w.delivery_id = ids[i];
+        when 'dead' then
+          update postbell.deliveries w
+          set state = 'dead', dead_at = now(), due_at = null, attempt = w.attempt + added[i], last_error = reasons[i]
+          where w.delivery_id = ids[i];
+        else
+          delete from postbell.deliveries w where w.delivery_id = ids[i];
+      end case;
+      error := case kinds[i] when 'dead' then reasons[i] when 'expired' then 'expired before it was delivered' end;
+      outcome := case
+        when m is null then null
+        when kinds[i] = 'ack' and (m.is_direct or not exists (select from postbell.deliveries o
+                                                              where o.message_id = d.message_id)) then 'processed'
+        when kinds[i] in ('dead', 'expired') and m.is_direct then 'failed'
+        when kinds[i] = 'retry' and m.is_direct and m.status = 'delivered' then 'pending' end;
+      if outcome is not null then
+        wait := interval '1 second';
+        if not is_free then
+          why := 'another transaction holds the message''s row';
+        elsif clock_timestamp() >= until then
+          why := untried;
+        else
+          why := postbell.write_outcome(d.message_id, outcome, error);
+          wait := interval '30 seconds';
+        end if;
+        if why is not null then
+          became := 'aside';
+          perform postbell.put_aside(d.message_id, ids[i], d.inbox, kinds[i], outcome, error, why, wait);
+        end if;
+      end if;
+    end if;
+    return next;
+  end loop;
 end
 $function$
 ;
@@ -1022,6 +1394,19 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.touch_agent(id text)
+ RETURNS void
+ LANGUAGE plpgsql
+AS $function$
+declare statement constant text := postbell.update_sql('agent_registry', '{updated_at}', '{now()}', 't.agent_id = $1');
+begin
+  if statement is not null then
+    execute statement using id;
+  end if;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.trigger_marks()
  RETURNS text
  LANGUAGE sql
@@ -1035,6 +1420,23 @@ AS $function$
     from pg_rewrite r
     join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
     where r.ev_class = to_regclass('postbell.messages'))
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.update_sql(tab text, columns text[], expressions text[], key text)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+AS $function$
+  select format('update %s t set %s where %s', tab,
+                string_agg(format('%I = %s', a.attname,
+                                  case when a.atttypmod > 4 and a.attname <> 'status' and a.atttypid in ('varchar'::regtype, 'bpchar'::regtype)
+                                       then format('left(%s, %s)', w.expression, a.atttypmod - 4) else w.expression end),
+                           ', ' order by w.n), key)
+  from unnest(columns, expressions) with ordinality as w (name, expression, n)
+  join pg_attribute a on a.attrelid = to_regclass(tab) and a.attname = w.name and a.attnum > 0 and not a.attisdropped
+                     and a.attgenerated = ''
+  having count(*) > 0
 $function$
 ;
 
@@ -1071,6 +1473,48 @@ begin
         operator(pg_catalog.||) pg_catalog.substring(pg_catalog.uuid_send(pg_catalog.gen_random_uuid()), 7),
       52, 1), 53, 1),
     'hex')::pg_catalog.uuid;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.write_outcome(id uuid, outcome text, error text)
+ RETURNS text
+ LANGUAGE plpgsql
+AS $function$
+declare
+  statement text;
+  n bigint;
+  code text; constr text; col text; tab text; context text; said text; why text;
+begin
+  for attempt in 1 .. 3 loop
+    statement := case outcome
+      when 'processed' then postbell.update_sql('agent_messages', '{status,processed_at,delivered_at}',
+                                                array['$2', 'now()', 'coalesce(t.delivered_at, now())'], 't.message_id = $1')
+      when 'failed' then postbell.update_sql('agent_messages', case when attempt < 3 and error is not null
+                                                                    then '{status,error_message}' else '{status}' end::text[],
+                                             array['$2', '$3'], 't.message_id = $1')
+      when 'delivered' then postbell.update_sql('agent_messages', '{status,delivered_at}',
+                                                array['$2', 'coalesce(t.delivered_at, now())'], 't.message_id = $1')
+      else postbell.update_sql('agent_messages', '{status}', array['$2'], 't.message_id = $1')
+    end;
+    if statement is null then
+      return null;
+    end if;
+    begin
+      execute statement using id, outcome, case when attempt = 1 then error else left(error, 100) end;
+      get diagnostics n = row_count;
+      return case when n = 0 then 'a trigger or a rule of agent_messages keeps the change out without an error: let it pass what '
+                                  'sessions with the setting postbell.broker = on write' end;
+    exception when others or assert_failure then
+      get stacked diagnostics code = returned_sqlstate, constr = constraint_name, col = column_name, tab = table_name,
+                              context = pg_exception_context, said = message_text;
+      why := coalesce(why, postbell.refusal('agent_messages', code, constr, col, context, said));
+      if outcome <> 'failed' or error is null or code not in ('23514', '22001') then
+        return why;
+      end if;
+    end;
+  end loop;
+  return why;
 end
 $function$
 ;
