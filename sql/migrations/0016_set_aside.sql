@@ -414,6 +414,9 @@ begin
   is_new := not found;
   if is_new then
     if exists (select from agent_registry r where r.agent_id = id) then
+      if exists (select from agent_registry r where r.agent_id = id and r.token_hash is null) then
+        raise exception 'agent_registry keeps the token out without an error: look for a trigger or a rule on it';
+      end if;
       return;
     end if;
     execute (

@@ -275,7 +275,7 @@ impl Row {
     fn terms(&self) -> Option<Box<Terms>> {
         let (priority, in_company) = (self.priority, self.in_company);
         let terms =
-            Terms { instance: self.instance(), ordering_key: self.key(), priority, in_company, trace: None };
+            Terms { instance: self.instance(), ordering_key: self.key(), priority, in_company, trace: None, unfit: None };
         (terms.instance.is_some() || terms.ordering_key.is_some() || in_company).then(|| Box::new(terms))
     }
 
