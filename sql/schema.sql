@@ -34,10 +34,12 @@ create table postbell.deliveries (
   attempt smallint not null default 0,
   inbox text not null,
   last_error text,
+  ordering_key text,
   constraint deliveries_pkey PRIMARY KEY (delivery_id)
 ) with (autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=20000, autovacuum_vacuum_insert_scale_factor=0.2);
 CREATE INDEX deliveries_dead ON postbell.deliveries USING btree (inbox, delivery_id) WHERE (state = 'dead'::postbell.delivery_state);
 CREATE INDEX deliveries_due ON postbell.deliveries USING btree (due_at) WHERE (state = 'scheduled'::postbell.delivery_state);
+CREATE INDEX deliveries_key ON postbell.deliveries USING btree (inbox, ordering_key, delivery_id) WHERE ((ordering_key IS NOT NULL) AND (state = 'ready'::postbell.delivery_state));
 CREATE INDEX deliveries_lane ON postbell.deliveries USING btree (inbox, priority, delivery_id) WHERE (state = 'ready'::postbell.delivery_state);
 CREATE INDEX deliveries_message ON postbell.deliveries USING btree (message_id);
 CREATE INDEX deliveries_tail ON postbell.deliveries USING btree (txid) WHERE (dead_at IS NULL);
@@ -48,6 +50,15 @@ create table postbell.escalations (
   constraint escalations_pkey PRIMARY KEY (alert_id)
 );
 CREATE INDEX escalations_raised ON postbell.escalations USING btree (raised_at);
+
+create table postbell.grants (
+  kind text not null,
+  name text not null,
+  agent_id text not null,
+  created_at timestamp with time zone not null default now(),
+  constraint grants_kind_check CHECK ((kind = ANY (ARRAY['group'::text, 'lock'::text]))),
+  constraint grants_pkey PRIMARY KEY (kind, name, agent_id)
+);
 
 create table postbell.leases (
   inbox text not null,
@@ -68,6 +79,8 @@ create table postbell.locks (
   done_at timestamp with time zone,
   constraint locks_pkey PRIMARY KEY (key)
 );
+CREATE INDEX locks_done ON postbell.locks USING btree (agent_id) WHERE (done_at IS NOT NULL);
+CREATE INDEX locks_held ON postbell.locks USING btree (agent_id, until) WHERE (done_at IS NULL);
 CREATE INDEX locks_until ON postbell.locks USING btree (until);
 
 create table postbell.looked (
@@ -110,15 +123,30 @@ create table postbell.role_limits (
   send_bytes_burst bigint,
   publishes_outstanding bigint,
   connections bigint,
+  hold_seconds bigint,
+  may_take_groups boolean not null default true,
+  may_lock boolean not null default true,
+  locks_held bigint,
+  locks_done bigint,
+  subscriptions bigint,
+  requests_per_second bigint,
+  requests_burst bigint,
   constraint role_limits_check CHECK (((sends_per_second IS NULL) = (sends_burst IS NULL))),
   constraint role_limits_check1 CHECK (((send_bytes_per_second IS NULL) = (send_bytes_burst IS NULL))),
+  constraint role_limits_check2 CHECK (((requests_per_second IS NULL) = (requests_burst IS NULL))),
   constraint role_limits_connections_check CHECK ((connections > 0)),
+  constraint role_limits_hold_seconds_check CHECK ((hold_seconds > 0)),
+  constraint role_limits_locks_done_check CHECK ((locks_done > 0)),
+  constraint role_limits_locks_held_check CHECK ((locks_held > 0)),
   constraint role_limits_pkey PRIMARY KEY (role),
   constraint role_limits_publishes_outstanding_check CHECK ((publishes_outstanding > 0)),
+  constraint role_limits_requests_burst_check CHECK ((requests_burst > 0)),
+  constraint role_limits_requests_per_second_check CHECK ((requests_per_second > 0)),
   constraint role_limits_send_bytes_burst_check CHECK ((send_bytes_burst > 0)),
   constraint role_limits_send_bytes_per_second_check CHECK ((send_bytes_per_second > 0)),
   constraint role_limits_sends_burst_check CHECK ((sends_burst > 0)),
-  constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0))
+  constraint role_limits_sends_per_second_check CHECK ((sends_per_second > 0)),
+  constraint role_limits_subscriptions_check CHECK ((subscriptions > 0))
 );
 
 create table postbell.set_aside (
@@ -333,6 +361,7 @@ create view postbell.intact as
     m.from_agent_id,
     m.deliver_at,
     c.message_id AS broadcast,
+    z.message_id AS aside,
     u.noted_id,
     u.message_id AS unseen,
     u.moved,
@@ -359,6 +388,7 @@ create view postbell.intact as
    FROM postbell.deliveries d,
     postbell.messages m,
     postbell.broadcasts c,
+    postbell.set_aside z,
     postbell.unseen u,
     postbell.leases l,
     postbell.brokers b,
@@ -417,9 +447,6 @@ begin
   is_new := not found;
   if is_new then
     if exists (select from agent_registry r where r.agent_id = id) then
-      if exists (select from agent_registry r where r.agent_id = id and r.token_hash is null) then
-        raise exception 'agent_registry keeps the token out without an error: look for a trigger or a rule on it';
-      end if;
       return;
     end if;
     execute (
@@ -436,6 +463,22 @@ begin
   return query select is_new, coalesce(r.enabled, true), coalesce(r.environment, 'unknown')::text,
                       coalesce(r.role, 'agent')::text
                from agent_registry r where r.agent_id = id and r.token_hash = hash;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.agent_inbox(agent text)
+ RETURNS text
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from postbell.agents a where a.agent_id = agent) then
+    return 'agent:' || agent;
+  end if;
+  raise exception 'the to_agent_id "%" is no agent''s: "group:" begins the inboxes of groups', agent
+    using errcode = 'check_violation', hint = 'To send to a group, write its name into to_group and leave to_agent_id null.';
 end
 $function$
 ;
@@ -544,6 +587,18 @@ begin
       -- An adopted table of messages may be narrower than that of alerts, or a trigger of the user's refuse it.
       raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
   end;
+  return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.announce_grants()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_notify('postbell_access', '');
   return null;
 end
 $function$
@@ -683,6 +738,16 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.inbox_of(to_agent text, to_group text)
+ RETURNS text
+ LANGUAGE sql
+ IMMUTABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select coalesce(case when starts_with(to_agent, 'group:') then 'agent:' || to_agent else to_agent end, 'group:' || to_group)
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.keep_known()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -764,6 +829,7 @@ begin
     select m.message_id from postbell.messages m
     where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
       and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+      and not exists (select from postbell.set_aside s where s.message_id = m.message_id)
       and not exists (select from postbell.broadcasts b where b.message_id = m.message_id
                         and m.to_agent_id is null and m.to_group is null)
     order by m.created_at, m.message_id
@@ -798,6 +864,29 @@ begin
       end if;
     end if;
   end loop;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.may_use(asked_kind text, asked text, agent text, agent_role text)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  is_named boolean;
+begin
+  select bool_or(g.agent_id = agent) into is_named
+  from postbell.grants g
+  where g.kind = asked_kind and (g.name = asked or right(g.name, 1) = '*' and starts_with(asked, left(g.name, -1)));
+  if is_named is not null then
+    return is_named;
+  end if;
+  return coalesce(
+    (select case asked_kind when 'group' then l.may_take_groups else l.may_lock end
+     from postbell.role_limits l where l.role = any (array[agent_role, 'agent'])
+     order by l.role = 'agent' limit 1), true);
 end
 $function$
 ;
@@ -1041,9 +1130,17 @@ CREATE OR REPLACE FUNCTION postbell.resolve_alert(tables name, alert uuid)
 AS $function$
 begin
   perform pg_catalog.set_config('search_path', postbell.users_path(tables), true);
-  update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
-  where a.alert_id operator(pg_catalog.=) alert
-    and (a.status is null or a.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text);
+  begin
+    -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
+    update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
+    where a.alert_id operator(pg_catalog.=) (
+      select l.alert_id from postbell.alerts l
+      where l.alert_id operator(pg_catalog.=) alert
+        and (l.status is null or l.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text)
+      for no key update skip locked);
+  exception when others then
+    raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
+  end;
 end
 $function$
 ;
@@ -1117,6 +1214,8 @@ begin
     cross join lateral (select * from postbell.messages m where m.message_id = i.id offset 0) m
     where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
       and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
+      -- It is over, and the table refuses to say so.
+      and not exists (select from postbell.set_aside s where s.message_id = m.message_id offset 0)
   ), to_many as (
     insert into postbell.broadcasts (message_id)
     select w.message_id from waiting w where w.to_agent_id is null and w.to_group is null
@@ -1132,7 +1231,7 @@ begin
   cross join lateral (
     select coalesce(w.to_agent_id, 'group:' || w.to_group) as inbox where w.to_agent_id is not null or w.to_group is not null
     union all
-    select f.inbox from to_many t cross join lateral postbell.recipients(w.from_agent_id, w.topic, w.to_environment) f (inbox)
+    select f.inbox from to_many t cross join lateral postbell.recipients(coalesce(w.from_agent_id, ''), w.topic, w.to_environment) f (inbox)
     where t.message_id = w.message_id
   ) r
   order by w.created_at, w.message_id, r.inbox;
@@ -1156,12 +1255,15 @@ begin
     return null;
   end if;
   -- History that is loaded with its status (a restore, an import) is not sent again.
-  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
-  select m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group),
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
+  select m.message_id,
+         coalesce(case when starts_with(m.to_agent_id, 'group:') then postbell.agent_inbox(m.to_agent_id) else m.to_agent_id end,
+                  'group:' || m.to_group),
          -- A reply to a process goes into a lane of its own, beside the window of whom it is for.
          case when m.to_instance is null then least(greatest(coalesce(m.priority, 5), 1), 10) else 0 end,
          case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-         case when m.deliver_at > now() then m.deliver_at end
+         case when m.deliver_at > now() then m.deliver_at end,
+         case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
   from inserted m
   where (m.to_agent_id is not null or m.to_group is not null) and coalesce(m.status, 'pending') = 'pending';
 
@@ -1171,13 +1273,15 @@ begin
     select m.message_id from inserted m
     where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
     on conflict do nothing;
-    insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+    insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
-           case when m.deliver_at > now() then m.deliver_at end
+           case when m.deliver_at > now() then m.deliver_at end,
+           case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
     from inserted m
     cross join lateral postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) r (inbox)
-    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending';
+    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
+      and not starts_with(r.inbox, 'group:');
   end if;
 
   -- NOTIFY takes a lock for the whole cluster until the commit is flushed, so ring only when somebody sleeps.
@@ -1303,7 +1407,7 @@ begin
     if was <> becomes then
       delete from postbell.deliveries d
       where d.message_id = new.message_id
-        and d.inbox in (coalesce(old.to_agent_id, 'group:' || old.to_group), coalesce(new.to_agent_id, 'group:' || new.to_group));
+        and d.inbox in (postbell.inbox_of(old.to_agent_id, old.to_group), postbell.inbox_of(new.to_agent_id, new.to_group));
     end if;
     if moved then
       delete from postbell.deliveries d

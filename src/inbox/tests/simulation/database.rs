@@ -274,8 +274,14 @@ impl Row {
     /// 1 and 2: replies to the instances of these numbers. 3 and 4: two keys. 5: a reply with a key.
     fn terms(&self) -> Option<Box<Terms>> {
         let (priority, in_company) = (self.priority, self.in_company);
-        let terms =
-            Terms { instance: self.instance(), ordering_key: self.key(), priority, in_company, trace: None, unfit: None };
+        let terms = Terms {
+            instance: self.instance(),
+            ordering_key: self.key(),
+            priority,
+            in_company,
+            trace: None,
+            unfit: None,
+        };
         (terms.instance.is_some() || terms.ordering_key.is_some() || in_company).then(|| Box::new(terms))
     }
 
