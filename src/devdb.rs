@@ -6,6 +6,7 @@ mod account;
 mod find;
 mod guard;
 mod package;
+mod standby;
 #[cfg(test)]
 mod tests;
 
@@ -321,7 +322,8 @@ impl DevPostgres {
         let log_path = self.folder.join("server.log");
         loop {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
-            if log.contains("database system is ready to accept connections") {
+            // A standby says "read-only connections".
+            if log.contains("database system is ready to accept ") {
                 return Ok(());
             }
             let ended = !matches!(server.try_wait(), Ok(None));
