@@ -6,6 +6,7 @@ mod account;
 mod find;
 mod guard;
 mod package;
+mod standby;
 #[cfg(test)]
 mod tests;
 

@@ -51,6 +51,10 @@ impl Episode {
             Fault::Network { link: Link::Producers, .. } => (self.ended_ms, BROKER_MS),
             Fault::Network { .. } | Fault::Spread => (self.begun_ms, BROKER_MS),
             Fault::KillAgent { .. } | Fault::StopAgent { .. } => (self.ended_ms, BROKER_MS),
+            // One row is not everybody's business.
+            Fault::RefuseRows | Fault::PoisonRow | Fault::HoldRows => (self.begun_ms, BROKER_MS),
+            // Their connections must find the other server first.
+            Fault::Failover => (self.ended_ms, BROKER_MS),
             Fault::CrashPostgres | Fault::RestartPostgres | Fault::FillDisk | Fault::Terminate { .. } => {
                 (self.ended_ms, DATABASE_MS)
             }
@@ -60,7 +64,7 @@ impl Episode {
     /// Whether the broker may have missed a ring.
     pub fn kills_the_bell(&self) -> bool {
         match self.planned.fault {
-            Fault::CrashPostgres | Fault::RestartPostgres | Fault::FillDisk => true,
+            Fault::CrashPostgres | Fault::RestartPostgres | Fault::FillDisk | Fault::Failover => true,
             Fault::Terminate { backend } => backend == Backend::Bell,
             Fault::Network { link, .. } => matches!(link, Link::Database(_)),
             _ => false,

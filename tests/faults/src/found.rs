@@ -3,6 +3,7 @@
 use anyhow::ensure;
 
 use crate::checker::{Delivery, Found, Status};
+use crate::inject::POISONER;
 use crate::ledger::Ledger;
 use crate::postgres::{Sql, inbox_name};
 
@@ -22,11 +23,12 @@ pub async fn read(sql: &Sql, ledger: &Ledger) -> anyhow::Result<Vec<Found>> {
 
 async fn messages(sql: &Sql, ledger: &Ledger, found: &mut [Found]) -> anyhow::Result<()> {
     let page = "select message_id::text, (payload ->> 'n')::bigint, status, error_message is not null \
-                from agent_messages where message_id > $1::text::uuid order by message_id limit $2";
+                from agent_messages where message_id > $1::text::uuid and from_agent_id <> $3 \
+                order by message_id limit $2";
     let page = sql.prepare(page).await?;
     let mut last = "00000000-0000-0000-0000-000000000000".to_owned();
     loop {
-        let rows = sql.query(&page, &[&last, &PAGE_ROWS]).await?;
+        let rows = sql.query(&page, &[&last, &PAGE_ROWS, &POISONER]).await?;
         let Some(row) = rows.last() else { return Ok(()) };
         last = row.get(0);
         for row in &rows {
@@ -49,8 +51,8 @@ async fn messages(sql: &Sql, ledger: &Ledger, found: &mut [Found]) -> anyhow::Re
 
 async fn deliveries(sql: &Sql, ledger: &Ledger, found: &mut [Found]) -> anyhow::Result<()> {
     let all = "select (m.payload ->> 'n')::bigint, d.inbox, d.state = 'dead', d.last_error is not null \
-               from postbell.deliveries d join agent_messages m using (message_id)";
-    for row in sql.query(all, &[]).await? {
+               from postbell.deliveries d join agent_messages m using (message_id) where m.from_agent_id <> $1";
+    for row in sql.query(all, &[&POISONER]).await? {
         let (n, inbox): (i64, &str) = (row.get(0), row.get(1));
         let line = lines_of(ledger, n as usize)
             .find(|line| !ledger.lines[*line].broadcast || inbox_name(ledger.lines[*line].inbox) == inbox);

@@ -1,5 +1,7 @@
 //! Carries a fault out, and its end.
 
+mod rows;
+
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +13,8 @@ use crate::episode::Episode;
 use crate::postgres;
 use crate::schedule::{Fault, Link, Net, Planned, letter};
 use crate::stage::Stage;
+
+pub use rows::POISONER;
 
 /// Log segments that are asked for while the disk is full: the server then has none to write into.
 const SEGMENTS: usize = 8;
@@ -78,6 +82,10 @@ pub async fn inject(stage: &mut Stage, planned: Planned) -> anyhow::Result<Episo
             Ok(())
         }
         Fault::FillDisk => fill_disk(stage, lasting, &mut episode).await,
+        Fault::Failover => fail_over(stage, lasting, &mut episode).await,
+        Fault::RefuseRows => rows::refuse(stage, lasting, &mut episode).await,
+        Fault::PoisonRow => rows::poison(stage, planned.number, &mut episode).await,
+        Fault::HoldRows => rows::hold(stage, lasting, &mut episode).await,
         Fault::Spread => {
             stage.proxy(Link::Agents).inflict(Net::Cut);
             Ok(())
@@ -167,6 +175,25 @@ async fn fill_disk(stage: &mut Stage, lasting: Duration, episode: &mut Episode) 
     stage.server.free_disk().await?;
     until_back(stage).await?;
     episode.note = Some(if crashed { "the server crashed" } else { "statements failed" }.to_owned());
+    episode.ended_ms = stage.ledger.lock().now_ms();
+    Ok(())
+}
+
+/// A standby that has every commit takes over: for a while it answers and takes no writes, then it is the primary.
+async fn fail_over(stage: &mut Stage, lasting: Duration, episode: &mut Episode) -> anyhow::Result<()> {
+    let standby = match stage.server.stand_by().await {
+        Ok(standby) => standby,
+        Err(e) => {
+            episode.skipped = Some(format!("there is no standby: {e:#}"));
+            return Ok(());
+        }
+    };
+    episode.begun_ms = stage.ledger.lock().now_ms();
+    stage.server.fail_over(standby, &stage.logs).await?;
+    stage.follow_server()?;
+    sleep(lasting).await;
+    stage.server.promote().await?;
+    until_back(stage).await?;
     episode.ended_ms = stage.ledger.lock().now_ms();
     Ok(())
 }

@@ -4,26 +4,24 @@
 //! wrote stays with the system either way; but the flush is what a COMMIT waits for, and with it the time in which its
 //! outcome is open is as long as it is in production.
 
+mod disk;
+mod failover;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use postbell::devdb::{Data, DevPostgres, Options};
-use tokio::process::Command;
 use tokio::task::spawn_blocking;
 use tokio_postgres::NoTls;
 
 use crate::schedule::Backend;
+use disk::Disk;
+
+pub use failover::Standby;
 
 /// A connection of a plain SQL client.
 pub type Sql = tokio_postgres::Client;
 
-/// What the server needs at its start, and what an hour of 300 messages a second adds.
-const DISK_MB: u64 = 1_024;
-const DISK_MB_AN_HOUR: u64 = 3_072;
-/// A longer campaign does not keep its data in memory, and skips the fault.
-const DISK_HOURS_MAX: f64 = 2.0;
-/// What is left when the disk is full: less than a relation grows by at once.
-const LEFT_BYTES: u64 = 64 * 1024;
 /// Brokers, producers, and what watches them.
 const CONNECTIONS: &str = "200";
 
@@ -34,12 +32,8 @@ pub struct Server {
     url: String,
     folder: PathBuf,
     disk: Option<Disk>,
-}
-
-/// A file system in memory.
-struct Disk {
-    at: PathBuf,
-    bytes: u64,
+    /// How many standbys there were: each has a folder of its own.
+    generation: u32,
 }
 
 impl Server {
@@ -49,8 +43,7 @@ impl Server {
     /// A sentence that says what to do.
     pub async fn start(folder: PathBuf, hours: f64) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&folder)?;
-        let bytes = (DISK_MB + (DISK_MB_AN_HOUR as f64 * hours) as u64) * 1024 * 1024;
-        let disk = if hours > DISK_HOURS_MAX { None } else { Disk::mount(&folder, bytes).await };
+        let disk = Disk::for_hours(&folder, hours).await;
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let options = Options {
             data: Data::Kept(folder.clone()),
@@ -63,7 +56,7 @@ impl Server {
             environment: Vec::new(),
         };
         let dev = spawn_blocking(|| DevPostgres::start(options)).await??;
-        Ok(Self { url: dev.url(), dev: Some(dev), folder, disk })
+        Ok(Self { url: dev.url(), dev: Some(dev), folder, disk, generation: 0 })
     }
 
     /// Its URL, without a proxy.
@@ -104,8 +97,7 @@ impl Server {
     /// # Errors
     /// It has no disk of its own, or the system refuses.
     pub async fn fill_disk(&self) -> anyhow::Result<()> {
-        let disk = self.disk.as_ref().context("the server has no file system of its own")?;
-        disk.resize(disk.used().await? + LEFT_BYTES).await
+        self.disk.as_ref().context("the server has no file system of its own")?.fill().await
     }
 
     /// Gives the room back.
@@ -113,8 +105,7 @@ impl Server {
     /// # Errors
     /// The system refuses.
     pub async fn free_disk(&self) -> anyhow::Result<()> {
-        let disk = self.disk.as_ref().context("the server has no file system of its own")?;
-        disk.resize(disk.bytes).await
+        self.disk.as_ref().context("the server has no file system of its own")?.free().await
     }
 
     /// Ends it and removes all that it left.
@@ -123,11 +114,12 @@ impl Server {
     /// It did not stop, or something cannot be removed.
     pub async fn remove(mut self, logs: &Path) -> anyhow::Result<()> {
         self.shut_down(true, logs).await?;
+        self.clear_away().await
+    }
+
+    async fn clear_away(&mut self) -> anyhow::Result<()> {
         drop(self.dev.take());
-        if let Some(disk) = self.disk.take() {
-            disk.unmount().await?;
-        }
-        Ok(std::fs::remove_dir_all(&self.folder)?)
+        failover::clear_away(self.disk.take(), &self.folder).await
     }
 
     async fn with<T: Send + 'static>(
@@ -150,40 +142,6 @@ impl Server {
         let mut kept =
             tokio::fs::OpenOptions::new().append(true).create(true).open(logs.join("postgres.log")).await?;
         tokio::io::AsyncWriteExt::write_all(&mut kept, &log).await?;
-        Ok(())
-    }
-}
-
-impl Disk {
-    /// Mounts it; none where the machine does not allow that.
-    async fn mount(at: &Path, bytes: u64) -> Option<Self> {
-        let options = format!("size={bytes},mode=0755");
-        let mount =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "postbell-faults"]).arg(at).output();
-        let mounted = mount.await.is_ok_and(|done| done.status.success());
-        mounted.then(|| Self { at: at.to_owned(), bytes })
-    }
-
-    async fn used(&self) -> anyhow::Result<u64> {
-        let df = Command::new("df").args(["--output=used", "-B1"]).arg(&self.at).output().await?;
-        let said = String::from_utf8_lossy(&df.stdout);
-        said.lines().nth(1).and_then(|line| line.trim().parse().ok()).context("df does not say what is used")
-    }
-
-    async fn resize(&self, bytes: u64) -> anyhow::Result<()> {
-        let options = format!("remount,size={bytes}");
-        let done = Command::new("mount").args(["-o", &options]).arg(&self.at).output().await?;
-        if !done.status.success() {
-            bail!("the disk cannot be resized: {}", String::from_utf8_lossy(&done.stderr).trim());
-        }
-        Ok(())
-    }
-
-    async fn unmount(&self) -> anyhow::Result<()> {
-        let done = Command::new("umount").arg(&self.at).output().await?;
-        if !done.status.success() {
-            bail!("the disk cannot be unmounted: {}", String::from_utf8_lossy(&done.stderr).trim());
-        }
         Ok(())
     }
 }

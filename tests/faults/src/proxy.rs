@@ -6,8 +6,8 @@
 mod pump;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -48,6 +48,9 @@ struct Rules {
 /// Which targets are up, as far as whoever checks them knows: new connections are led to those.
 pub type Up = Arc<[AtomicBool]>;
 
+/// Where connections are led to.
+type Targets = Arc<Mutex<Vec<SocketAddr>>>;
+
 /// A proxy; it ends with its connections when this is dropped.
 pub struct Proxy {
     /// Where it listens.
@@ -55,6 +58,7 @@ pub struct Proxy {
     /// All are, unless somebody checks and says otherwise.
     pub up: Up,
     rules: watch::Sender<Rules>,
+    targets: Targets,
     accepting: JoinHandle<()>,
 }
 
@@ -70,8 +74,14 @@ impl Proxy {
         let rules = Rules { flow: Flow::Pass, shuffles: false, cuts: 0, halves: 0, told: End::Client };
         let (rules, watched) = watch::channel(rules);
         let up: Up = targets.iter().map(|_| AtomicBool::new(true)).collect();
-        let accept = accept(listener, targets, up.clone(), StdRng::seed_from_u64(seed), watched);
-        Ok(Self { address, up, rules, accepting: tokio::spawn(accept) })
+        let targets = Arc::new(Mutex::new(targets));
+        let accept = accept(listener, targets.clone(), up.clone(), StdRng::seed_from_u64(seed), watched);
+        Ok(Self { address, up, rules, targets, accepting: tokio::spawn(accept) })
+    }
+
+    /// Leads new connections to as many other targets; those that stand go on.
+    pub fn lead_to(&self, targets: Vec<SocketAddr>) {
+        *self.targets.lock().unwrap_or_else(PoisonError::into_inner) = targets;
     }
 
     /// Begins to break the link.
@@ -110,7 +120,7 @@ impl Drop for Proxy {
 
 async fn accept(
     listener: TcpListener,
-    targets: Vec<SocketAddr>,
+    targets: Targets,
     up: Up,
     mut dice: StdRng,
     rules: watch::Receiver<Rules>,
@@ -121,6 +131,7 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
+        let targets = targets.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let first = dice.random_range(0..targets.len());
         let mut order: Vec<usize> = (0..targets.len()).map(|i| (first + i) % targets.len()).collect();
         order.sort_by_key(|i| !up[*i].load(Ordering::Relaxed));

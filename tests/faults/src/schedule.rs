@@ -14,7 +14,7 @@ pub const BROKERS: usize = 2;
 /// The first fault comes when the load is steady.
 const FIRST_MS: u64 = 3_000;
 /// Between two faults nothing is broken, so that what goes wrong then has no excuse.
-const QUIET_MS: std::ops::Range<u64> = 2_000..4_000;
+const QUIET_MS: std::ops::Range<u64> = 1_500..2_500;
 /// Time that faults take beside their own: a process or a server that starts again.
 const OVERHEAD_MS: u64 = 1_000;
 /// The last fault ends so long before the load does.
@@ -105,6 +105,14 @@ pub enum Fault {
     Terminate { backend: Backend },
     /// The data directory has no room left.
     FillDisk,
+    /// The primary crashes, and a standby that had every commit is promoted.
+    Failover,
+    /// A trigger refuses the outcome of every seventh message.
+    RefuseRows,
+    /// A message whose payload is small to store and enormous as text.
+    PoisonRow,
+    /// A poller holds rows by `select … for update`, and writes them in the end.
+    HoldRows,
     /// Every agent's connection is reset, so that both brokers have sessions when one of them is broken next.
     Spread,
     /// Something is done to a link.
@@ -199,6 +207,7 @@ impl Rounds {
         ];
         // Rarer: each takes the whole server away once more.
         faults.push(if round.is_multiple_of(2) { Fault::FillDisk } else { Fault::RestartPostgres });
+        faults.extend([Fault::Failover, Fault::RefuseRows, Fault::PoisonRow, Fault::HoldRows]);
         for (i, net) in nets.into_iter().enumerate() {
             faults.push(Fault::Network { link: LINKS[(i + round) % LINKS.len()], net });
         }
@@ -213,7 +222,7 @@ fn breaks_a_broker(fault: Fault) -> bool {
 
 fn lasting(fault: Fault, dice: &mut StdRng) -> u64 {
     let bounds = match fault {
-        Fault::Spread | Fault::Terminate { .. } | Fault::RestartBroker { .. } => return 0,
+        Fault::Spread | Fault::Terminate { .. } | Fault::RestartBroker { .. } | Fault::PoisonRow => return 0,
         Fault::Network { net: Net::Cut, .. } => return 0,
         Fault::KillBroker { .. } => 500..3_000,
         // Past the lease of 3 s.
@@ -222,7 +231,10 @@ fn lasting(fault: Fault, dice: &mut StdRng) -> u64 {
         // Some past the deadline of 5 s that the brokers have here.
         Fault::StopAgent { .. } => 2_500..7_000,
         Fault::CrashPostgres | Fault::RestartPostgres => 0..2_500,
-        Fault::FillDisk => 2_000..4_000,
+        // From the crash to the promotion; the brokers meet a server that takes no writes meanwhile.
+        Fault::Failover => 500..2_500,
+        Fault::FillDisk | Fault::RefuseRows => 2_000..4_000,
+        Fault::HoldRows => 2_000..6_000,
         Fault::Network { net: Net::BlackHole | Net::HalfOpen { .. }, .. } => 2_000..6_000,
         Fault::Network { .. } => 2_000..4_000,
     };
@@ -260,6 +272,10 @@ impl fmt::Display for Fault {
             }
             Self::Spread => f.write_str("cut agents-brokers, to spread sessions"),
             Self::FillDisk => f.write_str("disk full"),
+            Self::Failover => f.write_str("failover to a standby"),
+            Self::RefuseRows => f.write_str("rows refused by a trigger"),
+            Self::PoisonRow => f.write_str("a poisoned row"),
+            Self::HoldRows => f.write_str("rows held by a poller"),
             Self::Network { link, net } => match net {
                 Net::Delay { ms } => write!(f, "delay {ms} ms {link}"),
                 Net::BlackHole => write!(f, "black hole {link}"),

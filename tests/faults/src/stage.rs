@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -101,6 +101,31 @@ impl Stage {
             Link::Database(b) => &self.links.database[b],
             Link::Peer(b) => &self.links.peer[b],
         }
+    }
+
+    /// Leads every link to the database to the server as it is now.
+    ///
+    /// # Errors
+    /// Its URL has no address.
+    pub fn follow_server(&self) -> anyhow::Result<()> {
+        let address = address_of(self.server.url())?;
+        for proxy in self.links.database.iter().chain([&self.links.producers]) {
+            proxy.lead_to(vec![address]);
+        }
+        Ok(())
+    }
+
+    /// Runs a command of `postbell` on the database; what it printed.
+    ///
+    /// # Errors
+    /// It failed.
+    pub async fn command(&self, args: &[&str]) -> anyhow::Result<String> {
+        let mut command = Command::new(&self.agents_setup.program);
+        command.arg(broker::COMMAND).args(args).env_clear().env("DATABASE_URL", self.server.url());
+        let ended = command.output().await?;
+        let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        ensure!(ended.status.success(), "`postbell {}` failed: {}", args.join(" "), said(&ended.stderr));
+        Ok(said(&ended.stdout))
     }
 
     /// The database as the producers reach it.
