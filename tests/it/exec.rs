@@ -50,7 +50,9 @@ async fn a_job_in_which_something_failed_fails() {
 async fn what_failed_first_and_was_handled_then_is_no_failure() {
     let mesh = Mesh::with(&[("POSTBELL_RETRY_BASE_MS", "1")]).await;
     insert(&mesh.db.sql().await, "a", 5, "1").await;
-    let (code, said) = listens(&mesh, &[], r#"test "$POSTBELL_ATTEMPT" = 2"#).await;
+    let token = mesh.db.agent("a").await;
+    let args = ["listen", "--max", "2", "--exec", r#"test "$POSTBELL_ATTEMPT" = 2"#];
+    let (code, _, said) = output(postbell(&mesh, "a", &token, &args)).await;
     assert!(code == Some(0) && said.contains("handled 1, failed 1, retried 1"), "{said}");
 }
 

@@ -116,12 +116,13 @@ fn message(payload: &str) -> Outgoing {
 async fn one(table: &str) {
     let db = migrated().await;
     let sql = db.sql().await;
+    // Before the table refuses anything: to register an agent writes its row.
+    let (a, r) = (db.agent("a").await, db.agent("r").await);
     let of_payload = "create function to_date_of(p jsonb) returns date immutable language sql as $$ select to_date(p #>> '{}', 'YYYY-MM-DD') $$;";
     let database: String = db.ask("select current_database()::text").await;
     for statement in [of_payload, &table.replace("CURRENT", &database)] {
         sql.batch_execute(statement).await.unwrap_or_else(|e| panic!("{table}: {e:?}"));
     }
-    let (a, r) = (db.agent("a").await, db.agent("r").await);
     // What it must not show of the registry either.
     sql.batch_execute(&format!("update agent_registry set metadata = '\"{MARK}\"' where agent_id <> 'x'"))
         .await
