@@ -16,6 +16,17 @@ use crate::mesh::{Mesh, Raw, insert};
 /// Whoever is not concerned is served within this.
 pub(crate) const SERVED: Duration = Duration::from_secs(5);
 
+const REMEMBER: &str = "
+    create temp table views as
+      select c.oid, c.oid::regclass::text as name, pg_get_viewdef(c.oid) as text
+      from pg_class c where c.relnamespace = 'postbell'::regnamespace and c.relkind = 'v'";
+const RESTORE: &str = "
+    do $$ declare v record; begin
+      for v in select * from views order by oid loop
+        if to_regclass(v.name) is null then execute format('create view %s as %s', v.name, v.text); end if;
+      end loop;
+    end $$";
+
 /// A mesh that lived already, with an agent that a fault is of and one that it is not.
 pub(crate) struct Two {
     pub(crate) mesh: Mesh,
@@ -28,9 +39,15 @@ impl Two {
     pub(crate) async fn after(ddl: &str) -> Self {
         let db = adopted().await;
         let tokens = [db.agent("a").await, db.agent("u").await];
-        db.sql().await.batch_execute(ddl).await.expect(ddl);
-        // Where it went with a column; `migrate` would refuse some of these tables.
-        db.sql().await.batch_execute(include_str!("../../triggers/poller.sql")).await.expect("the trigger");
+        // What went with a column is put back by hand: `migrate` would refuse some of these tables.
+        let sql = db.sql().await;
+        sql.batch_execute(REMEMBER).await.expect("remembered");
+        sql.batch_execute(ddl).await.expect(ddl);
+        for back in
+            [RESTORE, include_str!("../../triggers/poller.sql"), include_str!("../../triggers/unseen.sql")]
+        {
+            sql.batch_execute(back).await.expect(back);
+        }
         let mesh = Mesh::on(db, &[("POSTBELL_RETRY_BASE_MS", "50")]).await;
         let a = mesh.raw_with("a", &tokens[0], 100).await;
         let u = mesh.raw_with("u", &tokens[1], 100).await;

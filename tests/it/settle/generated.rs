@@ -16,7 +16,7 @@ const MESSAGES: &[&str] = &[
     "alter table agent_messages add check (processed_at is null) not valid",
     "alter table agent_messages alter error_message type varchar(12)",
     "alter table agent_messages add check (status <> 'failed' or length(error_message) < 5) not valid",
-    "alter table agent_messages drop column status cascade;
+    "delete from agent_messages; alter table agent_messages drop column status cascade;
      alter table agent_messages add status varchar(7) default 'pending'",
     "alter table agent_messages add column note text default 'x'; alter table agent_messages alter note set not null;
      create function m1() returns trigger language plpgsql as $$ begin new.note := null; return new; end $$;
