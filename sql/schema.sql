@@ -858,7 +858,7 @@ begin
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
            case when m.deliver_at > now() then m.deliver_at end
     from inserted m
-    cross join lateral postbell.recipients(m.from_agent_id, m.topic, m.to_environment) r (inbox)
+    cross join lateral postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) r (inbox)
     where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending';
   end if;
 
