@@ -3,6 +3,11 @@
 
 create type postbell.delivery_state as enum ('ready', 'scheduled', 'dead');
 
+create table postbell.broadcasts (
+  message_id uuid not null,
+  constraint broadcasts_pkey PRIMARY KEY (message_id)
+);
+
 create table postbell.brokers (
   broker_id uuid not null,
   name text not null,
@@ -64,6 +69,14 @@ create table postbell.locks (
   constraint locks_pkey PRIMARY KEY (key)
 );
 CREATE INDEX locks_until ON postbell.locks USING btree (until);
+
+create table postbell.looked (
+  only_row boolean not null default true,
+  marks text not null,
+  at timestamp with time zone not null default now(),
+  constraint looked_only_row_check CHECK (only_row),
+  constraint looked_pkey PRIMARY KEY (only_row)
+);
 
 create table postbell.migrations (
   version integer not null,
@@ -140,6 +153,14 @@ create table postbell.triggers (
   sha256 text not null,
   applied_at timestamp with time zone not null default now(),
   constraint triggers_pkey PRIMARY KEY (name)
+);
+
+create table postbell.unseen (
+  noted_id bigint not null generated always as identity,
+  message_id uuid not null,
+  moved boolean not null,
+  set_back boolean not null,
+  constraint unseen_pkey PRIMARY KEY (noted_id)
 );
 
 create table public.agent_alerts (
@@ -293,6 +314,79 @@ create view postbell.flow as
             ELSE '(not registered)'::text
         END));
 
+create view postbell.intact as
+ SELECT d.message_id,
+    d.inbox,
+    d.priority,
+    d.state,
+    d.due_at,
+    d.dead_at,
+    d.txid,
+    d.attempt,
+    d.last_error,
+    m.status,
+    m.to_agent_id,
+    m.to_group,
+    m.to_instance,
+    m.topic,
+    m.to_environment,
+    m.from_agent_id,
+    m.deliver_at,
+    c.message_id AS broadcast,
+    u.noted_id,
+    u.message_id AS unseen,
+    u.moved,
+    u.set_back,
+    l.inbox AS leased,
+    l.broker_id,
+    b.lease_until,
+    h.span_id,
+    h.agent_id,
+    h.since,
+    h.until,
+    h.status AS presence,
+    h.reason,
+    h.alert_id,
+    e.alert_id AS escalated,
+    e.raised_at,
+    o.topic AS sent,
+    a.status AS alert,
+    postbell.alert_topic(''::text) AS alert_topic,
+    postbell.alert_priority(''::text) AS alert_priority,
+    postbell.users_path('public'::name) AS users_path,
+    r.r AS recipient,
+    n.last_value
+   FROM postbell.deliveries d,
+    postbell.messages m,
+    postbell.broadcasts c,
+    postbell.unseen u,
+    postbell.leases l,
+    postbell.brokers b,
+    postbell.presence_history h,
+    postbell.escalations e,
+    postbell.outbox o,
+    postbell.alerts a,
+    postbell.recipients(''::text, ''::text, ''::text) r(r),
+    postbell.bell n,
+    postbell.subscriptions s,
+    postbell.agents g
+  WHERE false AND (s.pattern = ANY (postbell.topic_patterns(''::text))) AND s.agent_id = g.agent_id AND postbell.follow(d.message_id, true, true) = postbell.route_again('{}'::uuid[]) AND postbell.send_alerts(''::name, '{}'::text[], '{}'::text[], '{}'::jsonb[], '{}'::integer[]) IS NULL AND postbell.resolve_alert(''::name, d.message_id) IS NULL;
+
+create view postbell.messages as
+ SELECT agent_messages.message_id,
+    agent_messages.from_agent_id,
+    agent_messages.to_agent_id,
+    agent_messages.to_group,
+    agent_messages.to_instance,
+    agent_messages.topic,
+    agent_messages.to_environment,
+    agent_messages.priority,
+    agent_messages.status,
+    agent_messages.created_at,
+    agent_messages.deliver_at,
+    agent_messages.expires_at
+   FROM agent_messages;
+
 create view postbell.outbox as
  SELECT agent_messages.from_agent_id,
     agent_messages.topic,
@@ -418,18 +512,34 @@ CREATE OR REPLACE FUNCTION postbell.announce_alerts()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  senders text[];
+  topics text[];
+  payloads jsonb[];
+  priorities integer[];
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so nobody is told of the alert: run `postbell migrate`';
+    return null;
+  end if;
   insert into postbell.escalations (alert_id)
   select i.alert_id from inserted i where coalesce(i.status, 'active') = 'active'
   on conflict (alert_id) do nothing;
+  select array_agg(coalesce(i.agent_id, '(unknown)')::text), array_agg(postbell.alert_topic(i.severity)),
+         array_agg(to_jsonb(i)), array_agg(postbell.alert_priority(i.severity))
+    into senders, topics, payloads, priorities
+  from inserted i where coalesce(i.status, 'active') = 'active';
+  if senders is null then
+    return null;
+  end if;
   begin
-    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
-    select coalesce(i.agent_id, '(unknown)'), postbell.alert_topic(i.severity), 'alert', to_jsonb(i),
-           postbell.alert_priority(i.severity)
-    from inserted i where coalesce(i.status, 'active') = 'active';
-  exception when data_exception or integrity_constraint_violation then
-    -- An adopted table of messages may be narrower than that of alerts: the alert is worth more than its message.
-    raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
+    perform postbell.send_alerts(tg_table_schema, senders, topics, payloads, priorities);
+  exception
+    when serialization_failure or deadlock_detected or lock_not_available then
+      raise;
+    when others then
+      -- An adopted table of messages may be narrower than that of alerts, or a trigger of the user's refuse it.
+      raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
   end;
   return null;
 end
@@ -443,16 +553,23 @@ CREATE OR REPLACE FUNCTION postbell.announce_resolved()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so nobody is told that the alert is resolved: run `postbell migrate`';
+    return null;
+  end if;
   if exists (select from postbell.subscriptions s
              where s.pattern = any (postbell.topic_patterns('alerts.resolved'))) then
-    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
-    values (coalesce(new.agent_id, '(unknown)'), 'alerts.resolved', 'alert', to_jsonb(new),
-            postbell.alert_priority(new.severity));
+    perform postbell.send_alerts(tg_table_schema, array[coalesce(new.agent_id, '(unknown)')::text],
+                                 array['alerts.resolved'], array[to_jsonb(new)],
+                                 array[postbell.alert_priority(new.severity)]);
   end if;
   return null;
-exception when data_exception or integrity_constraint_violation then
-  raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
-  return null;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
+    return null;
 end
 $function$
 ;
@@ -502,6 +619,67 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.follow(id uuid, moved boolean, set_back boolean)
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  m record;
+  waits boolean;
+  gone bigint := 0;
+  again bigint := 0;
+begin
+  select x.status, coalesce(x.to_agent_id, 'group:' || x.to_group) as inbox into m
+  from postbell.messages x where x.message_id = id;
+  if not found then
+    delete from postbell.deliveries d where d.message_id = id;
+    delete from postbell.broadcasts b where b.message_id = id;
+    return 0;
+  end if;
+  waits := coalesce(m.status, 'pending') = 'pending';
+  if not waits and m.status <> 'delivered' then
+    -- It has ended, in whatever word. A dead letter is told as failed: it stays. A message to many stays with its other
+    -- recipients: the row does not say who ended it.
+    delete from postbell.deliveries d where d.message_id = id and m.inbox is not null and d.state <> 'dead';
+    return 0;
+  end if;
+  if moved then
+    -- It begins anew, also where some of those it was for had handled it, or given it up.
+    delete from postbell.deliveries d where d.message_id = id;
+    get diagnostics gone = row_count;
+    delete from postbell.broadcasts b where b.message_id = id;
+    if waits then
+      return postbell.route_again(array[id]);
+    end if;
+    -- A poller has it, and hands it on: who it is for now gets it, if anybody was to get it.
+    if gone > 0 and m.inbox is not null then
+      insert into postbell.deliveries (message_id, inbox, priority)
+      select id, m.inbox, least(greatest(coalesce(x.priority, 5), 1), 10)
+      from postbell.messages x where x.message_id = id;
+      return 1;
+    end if;
+    return 0;
+  end if;
+  if not waits then
+    return 0;
+  end if;
+  if set_back then
+    -- As a redrive, which does not count what failed before.
+    update postbell.deliveries d
+    set state = 'ready', dead_at = null, attempt = 0, last_error = null, txid = pg_current_xact_id()
+    where d.message_id = id and d.state = 'dead';
+    get diagnostics again = row_count;
+    -- To many: all of them again, unless some have not ended with it yet.
+    if not exists (select from postbell.deliveries d where d.message_id = id) then
+      delete from postbell.broadcasts b where b.message_id = id;
+    end if;
+  end if;
+  return again + postbell.route_again(array[id]);
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.keep_known()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -510,6 +688,10 @@ CREATE OR REPLACE FUNCTION postbell.keep_known()
 AS $function$
 declare told uuid;
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the history of presence is not kept: run `postbell migrate`';
+    return null;
+  end if;
   if tg_op = 'INSERT' then
     insert into postbell.presence_history (agent_id, status)
     values (new.agent_id, case when new.status = 'offline' then 'offline' else 'online' end)
@@ -520,14 +702,7 @@ begin
   where h.agent_id = old.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
   if told is not null then
-    begin
-      -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
-      update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-      where a.alert_id = (select l.alert_id from postbell.alerts l
-                          where l.alert_id = told and l.status is distinct from 'resolved' for no key update skip locked);
-    exception when others then
-      raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
-    end;
+    perform postbell.resolve_alert(tg_table_schema, told);
   end if;
   return null;
 end
@@ -542,6 +717,10 @@ CREATE OR REPLACE FUNCTION postbell.keep_presence()
 AS $function$
 declare told uuid;
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the history of presence is not kept: run `postbell migrate`';
+    return null;
+  end if;
   update postbell.presence_history h set until = now()
   where h.agent_id = new.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
@@ -551,16 +730,49 @@ begin
                then new.offline_reason end)
   on conflict (agent_id) where until = 'infinity' do nothing;
   if told is not null then
-    begin
-      -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
-      update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-      where a.alert_id = (select l.alert_id from postbell.alerts l
-                          where l.alert_id = told and l.status is distinct from 'resolved' for no key update skip locked);
-    exception when others then
-      raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
-    end;
+    perform postbell.resolve_alert(tg_table_schema, told);
   end if;
   return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.look_at_all()
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  -- Before anything is read: what is touched meanwhile is looked at again.
+  found_marks text := postbell.trigger_marks();
+  ids uuid[];
+  made bigint := 0;
+begin
+  if not pg_try_advisory_xact_lock(hashtextextended('postbell.look', 0)) then
+    return null;
+  end if;
+  delete from postbell.deliveries d where not exists (select from postbell.messages m where m.message_id = d.message_id);
+  delete from postbell.deliveries d using postbell.messages m
+  where m.message_id = d.message_id and d.state <> 'dead' and (m.to_agent_id is not null or m.to_group is not null)
+    and (m.status not in ('pending', 'delivered')
+         -- Readdressed.
+         or d.inbox <> coalesce(m.to_agent_id, 'group:' || m.to_group));
+  ids := array(
+    select m.message_id from postbell.messages m
+    where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
+      and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+      and not exists (select from postbell.broadcasts b where b.message_id = m.message_id
+                        and m.to_agent_id is null and m.to_group is null)
+    order by m.created_at, m.message_id
+    -- Held: by whoever changes it, who routes it then, or by a poller. The next look finds what is left.
+    for no key update skip locked);
+  made := postbell.route_again(ids);
+  insert into postbell.looked (marks) values (found_marks)
+  on conflict (only_row) do update set marks = excluded.marks, at = now();
+  if made > 0 then
+    perform pg_notify('postbell', '');
+  end if;
+  return made;
 end
 $function$
 ;
@@ -583,6 +795,36 @@ begin
       end if;
     end if;
   end loop;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.note_unseen()
+ RETURNS trigger
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the message is not delivered yet: run `postbell migrate`';
+    return null;
+  end if;
+  if tg_op = 'DELETE' then
+    insert into postbell.unseen (message_id, moved, set_back) values (old.message_id, false, false);
+  elsif tg_op = 'INSERT' then
+    if coalesce(new.status, 'pending') = 'pending' then
+      insert into postbell.unseen (message_id, moved, set_back) values (new.message_id, false, false);
+    end if;
+  elsif (old.status, old.to_agent_id, old.to_group, old.topic, old.to_environment)
+        is distinct from (new.status, new.to_agent_id, new.to_group, new.topic, new.to_environment) then
+    insert into postbell.unseen (message_id, moved, set_back)
+    values (new.message_id,
+            (old.to_agent_id, old.to_group, old.topic, old.to_environment)
+              is distinct from (new.to_agent_id, new.to_group, new.topic, new.to_environment),
+            coalesce(new.status, 'pending') = 'pending' and coalesce(old.status, 'pending') <> 'pending');
+  end if;
+  return null;
 end
 $function$
 ;
@@ -730,8 +972,13 @@ CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so deliveries of removed messages stay: run `postbell migrate`';
+    return null;
+  end if;
   delete from postbell.deliveries;
   delete from postbell.set_aside where message_id is not null;
+  delete from postbell.broadcasts;
   return null;
 end
 $function$
@@ -744,8 +991,13 @@ CREATE OR REPLACE FUNCTION postbell.remove_deliveries()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so deliveries of deleted messages stay: run `postbell migrate`';
+    return null;
+  end if;
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
   delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
+  delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   return null;
 end
 $function$
@@ -775,6 +1027,20 @@ begin
     exception when others or assert_failure then null;
     end;
   end loop;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.resolve_alert(tables name, alert uuid)
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_catalog.set_config('search_path', postbell.users_path(tables), true);
+  update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
+  where a.alert_id operator(pg_catalog.=) alert
+    and (a.status is null or a.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text);
 end
 $function$
 ;
@@ -834,6 +1100,45 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.route_again(ids uuid[])
+ RETURNS bigint
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  made bigint;
+begin
+  with waiting as materialized (
+    select m.*
+    from (select distinct id from unnest(ids) u (id)) i
+    cross join lateral (select * from postbell.messages m where m.message_id = i.id offset 0) m
+    where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
+      and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
+  ), to_many as (
+    insert into postbell.broadcasts (message_id)
+    select w.message_id from waiting w where w.to_agent_id is null and w.to_group is null
+    on conflict do nothing
+    returning message_id
+  )
+  insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
+  select w.message_id, r.inbox,
+         case when w.to_instance is null then least(greatest(coalesce(w.priority, 5), 1), 10) else 0 end,
+         case when w.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
+         case when w.deliver_at > now() then w.deliver_at end
+  from waiting w
+  cross join lateral (
+    select coalesce(w.to_agent_id, 'group:' || w.to_group) as inbox where w.to_agent_id is not null or w.to_group is not null
+    union all
+    select f.inbox from to_many t cross join lateral postbell.recipients(w.from_agent_id, w.topic, w.to_environment) f (inbox)
+    where t.message_id = w.message_id
+  ) r
+  order by w.created_at, w.message_id, r.inbox;
+  get diagnostics made = row_count;
+  return made;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.route_messages()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -841,6 +1146,12 @@ CREATE OR REPLACE FUNCTION postbell.route_messages()
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
+  -- Gone with something that is needed here, by a `drop … cascade`: the insert is worth more than its delivery, which
+  -- `postbell migrate` makes when it has made the rest anew.
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the message is stored and not delivered yet: run `postbell migrate`';
+    return null;
+  end if;
   -- History that is loaded with its status (a restore, an import) is not sent again.
   insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
   select m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group),
@@ -853,6 +1164,10 @@ begin
 
   -- A statement of its own: setting the join up costs every direct message 35,000 instructions, looking 20,000.
   if exists (select from inserted where to_agent_id is null and to_group is null) then
+    insert into postbell.broadcasts (message_id)
+    select m.message_id from inserted m
+    where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
+    on conflict do nothing;
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at)
     select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
            case when m.deliver_at > now() then 'scheduled'::postbell.delivery_state else 'ready' end,
@@ -872,6 +1187,21 @@ begin
     perform pg_notify('postbell', '');
   end if;
   return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.send_alerts(tables name, senders text[], topics text[], payloads jsonb[], priorities integer[])
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  perform pg_catalog.set_config('search_path', postbell.users_path(tables), true);
+  insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
+  select a.sender, a.topic, 'alert', a.payload, a.priority
+  from rows from (pg_catalog.unnest(senders), pg_catalog.unnest(topics), pg_catalog.unnest(payloads),
+                  pg_catalog.unnest(priorities)) a (sender, topic, payload, priority);
 end
 $function$
 ;
@@ -955,10 +1285,85 @@ CREATE OR REPLACE FUNCTION postbell.settle_polled()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  was text := coalesce(old.status, 'pending');
+  becomes text := coalesce(new.status, 'pending');
+  moved boolean := (old.to_agent_id, old.to_group, old.topic, old.to_environment)
+                   is distinct from (new.to_agent_id, new.to_group, new.topic, new.to_environment);
+  taken text;
 begin
-  delete from postbell.deliveries d
-  where d.message_id = new.message_id and d.inbox = coalesce(new.to_agent_id, 'group:' || new.to_group);
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the delivery does not follow its message: run `postbell migrate`';
+    return null;
+  end if;
+  if becomes not in ('pending', 'delivered') then
+    if was <> becomes then
+      delete from postbell.deliveries d
+      where d.message_id = new.message_id
+        and d.inbox in (coalesce(old.to_agent_id, 'group:' || old.to_group), coalesce(new.to_agent_id, 'group:' || new.to_group));
+    end if;
+    if moved then
+      delete from postbell.deliveries d
+      where d.message_id = new.message_id and d.state <> 'dead' and coalesce(new.to_agent_id, new.to_group) is not null;
+    end if;
+    return null;
+  end if;
+  if moved then
+    -- A broker that has the inbox may have it in memory, or pushed already: nobody could take it back.
+    select d.inbox into taken
+    from postbell.deliveries d
+    join postbell.leases l on l.inbox = d.inbox
+    join postbell.brokers b on b.broker_id = l.broker_id and b.lease_until > clock_timestamp()
+    where d.message_id = new.message_id and d.state = 'ready'
+    limit 1;
+    if found then
+      raise exception 'postbell: message % cannot be readdressed: a broker has it for %, which is connected',
+                      new.message_id, taken
+        using errcode = 'object_in_use',
+              hint = 'Insert a new message for the other one. Messages for agents that are not connected can be readdressed.';
+    end if;
+  end if;
+  if postbell.follow(new.message_id, moved, becomes = 'pending' and was <> 'pending') > 0
+     and pg_notification_queue_usage() < 0.9 then
+    perform pg_notify('postbell', '');
+  end if;
   return null;
+end
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.sweep(at_most integer, OUT took bigint, OUT ready bigint, OUT look boolean)
+ RETURNS record
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+declare
+  one record;
+  marks text := postbell.trigger_marks();
+begin
+  took := 0;
+  ready := 0;
+  -- While somebody keeps the trigger off, every look is needed.
+  look := marks is distinct from (select l.marks from postbell.looked l)
+          or marks ~ '/D( |$)' or marks !~ '\mpostbell_route/' or marks is null;
+  for one in
+    select u.message_id, bool_or(u.moved) as moved, bool_or(u.set_back) as set_back, array_agg(u.noted_id) as notes
+    from (select n.noted_id, n.message_id, n.moved, n.set_back from postbell.unseen n
+          order by n.noted_id limit at_most for update skip locked) u
+    group by u.message_id
+    order by min(u.noted_id)
+  loop
+    perform from postbell.messages m where m.message_id = one.message_id for no key update skip locked;
+    if not found and exists (select from postbell.messages m where m.message_id = one.message_id) then
+      continue;
+    end if;
+    ready := ready + postbell.follow(one.message_id, one.moved, one.set_back);
+    delete from postbell.unseen n where n.noted_id = any (one.notes);
+    took := took + cardinality(one.notes);
+  end loop;
+  if ready > 0 then
+    perform pg_notify('postbell', '');
+  end if;
 end
 $function$
 ;
@@ -999,6 +1404,22 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.trigger_marks()
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select concat(to_regclass('postbell.deliveries')::oid, ' ', string_agg(concat_ws('/', t.tgname, t.oid, t.xmin, t.tgenabled), ' ' order by t.tgname))
+  from pg_trigger t
+  where t.tgname like 'postbell\_%' and t.tgrelid in (
+    select d.refobjid
+    from pg_rewrite r
+    join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+    where r.ev_class = to_regclass('postbell.messages'))
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.update_sql(tab text, columns text[], expressions text[], key text)
  RETURNS text
  LANGUAGE sql
@@ -1013,6 +1434,25 @@ AS $function$
   join pg_attribute a on a.attrelid = to_regclass(tab) and a.attname = w.name and a.attnum > 0 and not a.attisdropped
                      and a.attgenerated = ''
   having count(*) > 0
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.users_path(tables name)
+ RETURNS text
+ LANGUAGE sql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+  select coalesce(
+           (select nullif(substring(c from 13), '""')
+            from pg_db_role_setting s cross join unnest(s.setconfig) c
+            where c like 'search\_path=%'
+              and s.setdatabase in (0, (select oid from pg_database where datname = current_database()))
+              and s.setrole in (0, (select oid from pg_roles where rolname = current_user))
+            order by s.setrole <> 0 desc, s.setdatabase <> 0 desc
+            limit 1),
+           '"$user", public')
+         || ', ' || quote_ident(tables) || ', pg_temp'
 $function$
 ;
 
@@ -1082,7 +1522,7 @@ CREATE TRIGGER postbell_alerts AFTER INSERT ON public.agent_alerts REFERENCING N
 
 CREATE TRIGGER postbell_known AFTER INSERT OR DELETE ON public.agent_registry FOR EACH ROW EXECUTE FUNCTION postbell.keep_known();
 
-CREATE TRIGGER postbell_poller AFTER UPDATE OF status ON public.agent_messages FOR EACH ROW WHEN (((new.status = ANY (ARRAY['processed'::text, 'failed'::text])) AND (old.status IS DISTINCT FROM new.status) AND (current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text))) EXECUTE FUNCTION postbell.settle_polled();
+CREATE TRIGGER postbell_poller AFTER UPDATE ON public.agent_messages FOR EACH ROW WHEN (((current_setting('postbell.broker'::text, true) IS DISTINCT FROM 'on'::text) AND ((old.status IS DISTINCT FROM new.status) OR ((((old.to_agent_id IS DISTINCT FROM new.to_agent_id) OR (old.to_group IS DISTINCT FROM new.to_group)) OR (old.topic IS DISTINCT FROM new.topic)) OR (old.to_environment IS DISTINCT FROM new.to_environment))))) EXECUTE FUNCTION postbell.settle_polled();
 
 CREATE TRIGGER postbell_presence AFTER UPDATE OF status ON public.agent_registry FOR EACH ROW WHEN (((new.status = 'offline'::text) IS DISTINCT FROM (old.status = 'offline'::text))) EXECUTE FUNCTION postbell.keep_presence();
 
@@ -1093,3 +1533,5 @@ CREATE TRIGGER postbell_resolved AFTER UPDATE OF status ON public.agent_alerts F
 CREATE TRIGGER postbell_route AFTER INSERT ON public.agent_messages REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION postbell.route_messages();
 
 CREATE TRIGGER postbell_truncated AFTER TRUNCATE ON public.agent_messages FOR EACH STATEMENT EXECUTE FUNCTION postbell.remove_all_deliveries();
+
+CREATE TRIGGER postbell_unseen AFTER INSERT OR DELETE OR UPDATE ON public.agent_messages FOR EACH ROW EXECUTE FUNCTION postbell.note_unseen();

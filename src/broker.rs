@@ -121,7 +121,8 @@ pub async fn run(
     let id = Uuid::now_v7();
     let identity = BrokerRow { id, name: config.name.clone(), address, token: Token::random(), certificate };
     let house = House {
-        pool: Pool::new(config.database.clone(), config.pool_size),
+        // One of them is the publisher's, whose patience with locks is not that of others.
+        pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
         health: Health::new(),
         metrics,
         rope: Arc::default(),
@@ -156,7 +157,7 @@ impl House {
         let (mut core, mut leaser) =
             self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
         background.spawn(publisher::run(
-            self.pool.clone(),
+            config.database.clone(),
             publishes_rx,
             self.wake.clone(),
             (self.metrics.clone(), self.spans.clone()),
@@ -222,7 +223,8 @@ impl House {
         stopped.broken = broken;
         let _ = accept_stop.send(());
         let _ = accepting.await;
-        self.presence.write_changed(&self.pool).await;
+        // What cannot be written is found by the others when this broker is gone.
+        let _ = self.presence.write_changed(&self.pool).await;
         // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
         if !core.is_finished() {
             let _ = timeout(draining::SETTLE_WAIT, core).await;
@@ -319,9 +321,16 @@ impl House {
     fn spawn_clocks(&self, config: &Config, background: &mut JoinSet<()>) {
         let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
         background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
+        let upkeep = reaper::upkeep::Upkeep {
+            pool: pool.clone(),
+            target: config.database.clone(),
+            wake: self.wake.clone(),
+            health: self.health.clone(),
+        };
+        background.spawn(upkeep.run());
         let (alerts, wake) = (config.alerts, self.wake.clone());
         background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone()));
-        background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone()));
+        background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone(), self.health.clone()));
         background.spawn(agent_metrics::run(pool, metrics));
     }
 }

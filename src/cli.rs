@@ -7,6 +7,7 @@ mod dead;
 mod demo;
 mod dev;
 mod doctor;
+mod family;
 mod health;
 mod listen;
 mod migrate;
@@ -18,6 +19,7 @@ mod remote;
 mod send;
 mod serve;
 mod settings;
+mod signals;
 mod tail;
 mod top;
 
@@ -29,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, EXIT_USAGE};
 use crate::postgres::Target;
+use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
 /// What a command gives back: its exit status, or the fault that is printed as one line.
@@ -112,6 +115,12 @@ pub fn main() -> ExitCode {
 
 /// Runs a command line, whose first word is the program's name: for programs that are Postbell among other things.
 pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let words: Vec<OsString> = words.into_iter().collect();
+    family::remember(&words);
+    #[cfg(unix)]
+    if words.get(1).is_some_and(|word| word == family::WORD) {
+        return family::keeper::main(&words[2..]);
+    }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(e) => {
@@ -122,20 +131,20 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if let Err(sentence) = start_log(&cli.log) {
-        eprintln!("postbell: {sentence}");
+        output::fault(&sentence);
         return ExitCode::from(EXIT_USAGE);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => {
-            eprintln!("postbell: the process could not start its threads: {e}");
+            output::fault(&format!("the process could not start its threads: {e}"));
             return ExitCode::FAILURE;
         }
     };
     match runtime.block_on(run(cli.command)) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("postbell: {e:#}");
+            output::fault(&format!("{e:#}"));
             let usage = e.is::<ConfigError>();
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
@@ -166,15 +175,17 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
     let filter: EnvFilter = args.log.parse().map_err(|e| {
         format!("POSTBELL_LOG {:?} is no filter such as info or postbell=debug: {e}", args.log)
     })?;
+    let colourful = output::is_colourful(&std::io::stderr());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
         .with_target(false)
-        .with_ansi(output::is_colourful(&std::io::stderr()));
+        .with_ansi(colourful)
+        // It would tell of a log that nobody reads on standard error, which is that log, and panic.
+        .log_internal_errors(false);
     if args.log_format == "json" {
-        builder.json().init()
+        builder.json().with_writer(Stderr(Kind::Json)).init()
     } else {
-        builder.init()
+        builder.with_writer(Stderr(Kind::Text { colourful })).init()
     }
     Ok(())
 }

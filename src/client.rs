@@ -22,35 +22,44 @@ pub(crate) mod connection;
 mod dead;
 mod delivery;
 mod driver;
+mod dropped;
+mod held;
 pub mod lock;
+mod outgoing;
 mod pending;
 mod request;
 #[cfg(feature = "tls")]
 mod tls;
 mod topics;
+mod unreadable;
 
 #[cfg(feature = "tls")]
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::message::{MessageType, Priority};
 use crate::protocol::ErrorCode;
-use crate::protocol::frame::{Hello, Send};
-use crate::protocol::limits::{PROTO, WINDOW_MAX};
+use crate::protocol::frame::Hello;
+use crate::protocol::limits::{LINE_BYTES_MAX, PROTO, WINDOW_MAX};
 
 pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters};
 pub use dead::Which;
 pub use delivery::{Deliveries, Delivery};
 use driver::{Driver, Order};
+pub use outgoing::Outgoing;
+use pending::SendAnswer;
 pub use request::Answer;
 
 /// What waits to be written. When it is full, whoever asks waits: it is full only while the broker is away.
 const ORDERS_MAX: usize = 1_024;
+/// Of messages that are not answered yet, so many KiB: each counts as one and its payload. When it is full, whoever sends waits.
+const UNDER_WAY_KIB_MAX: u32 = 64 * 1_024;
+const _: () = assert!(UNDER_WAY_KIB_MAX as usize > 16 * LINE_BYTES_MAX / 1_024);
 /// How long a send waits for its answer, reconnects included.
 const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long closing waits for the last acks to be written.
@@ -320,90 +329,12 @@ impl Builder {
         let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);
         let (state, state_rx) = watch::channel(first.state());
         let instance = self.hello.instance.as_deref().unwrap_or_default().into();
-        let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state);
+        let unreadable = Arc::<AtomicU64>::default();
+        let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state, unreadable.clone());
         tokio::spawn(driver.run(first, orders_rx));
-        let client = Client { orders: orders.clone(), state: state_rx, instance };
+        let room = Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize));
+        let client = Client { orders: orders.clone(), room, state: state_rx, instance, unreadable };
         Ok((client, Deliveries::new(deliveries, orders)))
-    }
-}
-
-/// A message to send.
-#[derive(Clone, Debug)]
-pub struct Outgoing(Send);
-
-impl Outgoing {
-    /// To an agent, or to `*`: every registered agent but this one.
-    ///
-    /// # Errors
-    /// The payload cannot be written as JSON.
-    pub fn new(to: &str, message_type: MessageType, payload: &impl Serialize) -> Result<Self, ClientError> {
-        let payload = serde_json::value::to_raw_value(payload)
-            .map_err(|e| ClientError::Invalid(format!("the payload cannot be written as JSON: {e}")))?;
-        Ok(Self(Send {
-            reference: None,
-            to: Some(to.to_owned()),
-            topic: None,
-            environment: None,
-            group: None,
-            to_instance: None,
-            ordering_key: None,
-            message_type,
-            priority: Priority::default(),
-            delay_ms: None,
-            ttl_ms: None,
-            dedupe_key: None,
-            correlation_id: None,
-            headers: None,
-            payload,
-        }))
-    }
-
-    /// 1 is the highest.
-    pub fn priority(mut self, priority: Priority) -> Self {
-        self.0.priority = priority;
-        self
-    }
-
-    /// Not before this.
-    pub fn delay(mut self, delay: Duration) -> Self {
-        self.0.delay_ms = Some(delay.as_millis() as u64);
-        self
-    }
-
-    /// Not after this.
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.0.ttl_ms = Some(ttl.as_millis() as u64);
-        self
-    }
-
-    /// A second message with this key is the same message; so it is safe to send again, which this client then does
-    /// by itself where the connection fell.
-    pub fn dedupe_key(mut self, key: &str) -> Self {
-        self.0.dedupe_key = Some(key.to_owned());
-        self
-    }
-
-    /// All messages of an inbox with this key are handled one after the other.
-    pub fn ordering_key(mut self, key: &str) -> Self {
-        self.0.ordering_key = Some(key.to_owned());
-        self
-    }
-
-    /// What this is an answer to, or will be answered by.
-    pub fn correlation_id(mut self, id: &str) -> Self {
-        self.0.correlation_id = Some(id.to_owned());
-        self
-    }
-
-    /// A JSON object that travels along.
-    ///
-    /// # Errors
-    /// It cannot be written as JSON.
-    pub fn headers(mut self, headers: &impl Serialize) -> Result<Self, ClientError> {
-        let headers = serde_json::value::to_raw_value(headers)
-            .map_err(|e| ClientError::Invalid(format!("the headers cannot be written as JSON: {e}")))?;
-        self.0.headers = Some(headers);
-        Ok(self)
     }
 }
 
@@ -411,9 +342,12 @@ impl Outgoing {
 #[derive(Clone, Debug)]
 pub struct Client {
     orders: mpsc::Sender<Order>,
+    /// For messages that are not answered yet.
+    room: Arc<Semaphore>,
     state: watch::Receiver<State>,
     /// Answers are for this process.
-    instance: std::sync::Arc<str>,
+    instance: Arc<str>,
+    unreadable: Arc<AtomicU64>,
 }
 
 impl Client {
@@ -426,12 +360,16 @@ impl Client {
         timeout(SEND_WAIT, send).await.unwrap_or(Err(ClientError::Timeout(SEND_WAIT)))
     }
 
-    /// Hands a message over without waiting for its commit. What one task submits is inserted in that order.
+    /// Hands a message over without waiting for its commit. What one task submits is inserted in that order. Waits while 64 MiB
+    /// of messages are not answered, or the broker is away and a thousand requests wait.
     ///
     /// # Errors
     /// The client is closed.
     pub async fn submit(&self, message: Outgoing) -> Result<Receipt, ClientError> {
         let (answer, answered) = oneshot::channel();
+        let kib = u32::try_from(message.0.payload.get().len() / 1_024).unwrap_or(u32::MAX);
+        let share = self.room.clone().acquire_many_owned(kib.saturating_add(1).min(UNDER_WAY_KIB_MAX)).await;
+        let answer = SendAnswer { answer, _share: share.ok() };
         let order = Order::Send(Box::new(message.0), answer);
         self.orders.send(order).await.map_err(|_| self.why_closed())?;
         Ok(Receipt { answered, state: self.state.clone() })
@@ -443,6 +381,11 @@ impl Client {
     /// The client is closed.
     pub async fn set_window(&self, window: u32) -> Result<(), ClientError> {
         self.orders.send(Order::Window(window.min(WINDOW_MAX))).await.map_err(|_| self.why_closed())
+    }
+
+    /// How many messages could not be read, and are dead letters for that reason.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     /// How it is connected, and each change of that.

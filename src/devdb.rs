@@ -321,7 +321,8 @@ impl DevPostgres {
         let log_path = self.folder.join("server.log");
         loop {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
-            if log.contains("database system is ready to accept connections") {
+            // A standby takes "read-only connections".
+            if log.contains("database system is ready to accept") {
                 return Ok(());
             }
             let ended = !matches!(server.try_wait(), Ok(None));

@@ -34,10 +34,11 @@ pub struct Places {
 
 /// An address, as far as it says who somebody is: a subscriber of IPv6 has a whole /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-struct Source(IpAddr);
+pub struct Source(IpAddr);
 
 impl Source {
-    fn of(address: IpAddr) -> Self {
+    /// Whose address it is.
+    pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self(IpAddr::V6((u128::from(v6) >> 64 << 64).into())),
             v4 => Self(v4),

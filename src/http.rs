@@ -3,10 +3,15 @@
 //! One request for each connection: a scrape comes every few seconds, and a connection that cannot be kept
 //! cannot be kept for no purpose. So every connection has one deadline, but for streams of events, which are few and
 //! have bounds of their own (`api/events.rs`); and [`HttpLimits`] bounds all that a stranger can take.
+//!
+//! Nobody waits for a place. Who has not sent a whole request stands in the **lobby**, from where the oldest is sent away when it
+//! is full; a request then takes a place of its kind. Health and metrics have places of their own, so that whatever is done to
+//! this port by others, who asks how the broker is is told at once.
 
 mod answer;
 pub mod api;
 mod page;
+mod places;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -15,8 +20,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -24,24 +29,35 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::Registry;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::flow::WATCHERS_MAX;
+use crate::guard::Source;
 use crate::health::Health;
+use crate::open_files;
+use crate::sockets;
 use api::Site;
+use places::{Cut, Place, Places, WhenFull};
 use routes::Routes;
 
 /// Brings the gauges that are read from the database up to date, before a scrape. It is dropped unfinished
 /// when it takes longer than [`HttpLimits::refresh_wait`], and never runs twice at a time.
 pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// The most connections served at a time; the next one waits in the kernel's queue.
-pub const CONNECTIONS_MAX: usize = 256;
+/// Connections whose request is not whole yet.
+pub const LOBBY_MAX: usize = 256;
+/// Requests for health that are answered at a time. An answer fits into a socket, so it takes no time.
+pub const HEALTH_MAX: usize = 64;
+/// Scrapes at a time.
+pub const SCRAPES_MAX: usize = 16;
+/// All other requests at a time.
+pub const PAGE_MAX: usize = 96;
+/// The part of the files that this process may have open that goes to the lobby and to the page, each: one in so many.
+const PART_OF_FILES: u64 = 16;
 /// How long a client may take to send its request line and headers.
-pub const HEADER_WAIT_MS: u64 = 5_000;
+pub const HEADER_WAIT_MS: u64 = 3_000;
 /// How long a scrape waits for fresh gauges. Stale gauges are better than a failed scrape: Prometheus gives
 /// up after 10 s, and just then, with a slow database, the other metrics matter.
 pub const REFRESH_WAIT_MS: u64 = 2_000;
@@ -55,14 +71,14 @@ const HEAD_BYTES_MAX: usize = 8 * 1024;
 const ACCEPT_PAUSE_MS: u64 = 100;
 
 const _: () = assert!(HEADER_WAIT_MS + REFRESH_WAIT_MS < CONNECTION_WAIT_MS);
-// Whoever watches leaves room for scrapes and health checks.
-const _: () = assert!(WATCHERS_MAX * 2 <= CONNECTIONS_MAX);
 
 /// What one client, and all of them together, may take. The defaults are the constants of this module.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// See [`CONNECTIONS_MAX`].
-    pub connections_max: usize,
+    /// See [`LOBBY_MAX`]; fewer where the process may open few files.
+    pub lobby_max: usize,
+    /// See [`PAGE_MAX`]; fewer where the process may open few files.
+    pub page_max: usize,
     /// See [`HEADER_WAIT_MS`].
     pub header_wait: Duration,
     /// See [`REFRESH_WAIT_MS`].
@@ -75,8 +91,10 @@ pub struct HttpLimits {
 
 impl Default for HttpLimits {
     fn default() -> Self {
+        let files = open_files::bound().map_or(usize::MAX, |files| (files / PART_OF_FILES) as usize);
         Self {
-            connections_max: CONNECTIONS_MAX,
+            lobby_max: LOBBY_MAX.min(files),
+            page_max: PAGE_MAX.min(files),
             header_wait: Duration::from_millis(HEADER_WAIT_MS),
             refresh_wait: Duration::from_millis(REFRESH_WAIT_MS),
             connection_wait: Duration::from_millis(CONNECTION_WAIT_MS),
@@ -107,27 +125,46 @@ impl HttpState {
     }
 }
 
+/// The places of each kind.
+#[derive(Clone)]
+struct House {
+    lobby: Places<Source>,
+    health: Places<Source>,
+    scrapes: Places<Source>,
+    page: Places<Source>,
+}
+
+impl House {
+    fn new(limits: &HttpLimits) -> Self {
+        Self {
+            lobby: Places::new(limits.lobby_max, WhenFull::TakeOldest),
+            health: Places::new(HEALTH_MAX, WhenFull::TakeOldest),
+            scrapes: Places::new(SCRAPES_MAX, WhenFull::TakeOldest),
+            page: Places::new(limits.page_max, WhenFull::Refuse),
+        }
+    }
+}
+
 /// Serves until `stop`, then lets the requests in progress end, within [`HttpLimits::grace`].
 pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()>) {
     let limits = state.limits;
-    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let house = House::new(&limits);
     // Dropping the sender tells every connection to finish.
     let (stopping_tx, stopping) = watch::channel(());
-    let routes = Arc::new(Routes::new(state));
+    let routes = Arc::new(Routes::new(state, house.clone()));
     // Owned here: if this future is dropped, so is every connection.
     let mut connections = JoinSet::new();
     let mut stop = pin!(stop);
     loop {
-        let (stream, peer, permit) = tokio::select! {
+        let (stream, peer) = tokio::select! {
             () = &mut stop => break,
-            accepted = accept(&listener, &permits) => accepted,
+            accepted = accept(&listener) => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let (routes, stopping) = (routes.clone(), stopping.clone());
-        connections.spawn(async move {
-            serve_one(stream, peer, routes, limits, stopping).await;
-            drop(permit);
-        });
+        let line = Line::new(stopping.clone());
+        // The lobby refuses nobody: the oldest there leaves.
+        line.stand(house.lobby.enter(Source::of(peer), line.cut()));
+        connections.spawn(serve_one(stream, peer, routes.clone(), limits, line));
     }
     // The port is closed first, so nobody waits in its queue for an answer that will not come.
     drop(listener);
@@ -141,18 +178,14 @@ pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Ou
     }
 }
 
-/// The next connection, as soon as there is room for it. Safe to drop at any await.
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> (TcpStream, IpAddr, OwnedSemaphorePermit) {
+/// The next connection. Safe to drop at any await.
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
-        let Ok(permit) = permits.clone().acquire_owned().await else {
-            // Closed only by a call that this file does not make.
-            std::future::pending().await
-        };
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer.ip(), permit),
+            Ok((stream, peer)) => {
+                sockets::bound(&stream);
+                return (stream, peer.ip());
+            }
             Err(error) => {
                 warn!(%error, "http: a connection could not be accepted");
                 sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
@@ -162,14 +195,8 @@ async fn accept(
 }
 
 /// Answers one request. How it ends concerns the client alone, so an error is only worth a debug line.
-async fn serve_one(
-    stream: TcpStream,
-    peer: IpAddr,
-    routes: Arc<Routes>,
-    limits: HttpLimits,
-    mut stopping: watch::Receiver<()>,
-) {
-    let line = Line::new(stopping.clone());
+async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits: HttpLimits, line: Line) {
+    let mut stopping = line.0.stopping.clone();
     let service = service_fn(|request| {
         let (routes, line) = (routes.clone(), line.clone());
         async move { Ok::<_, Infallible>(routes.answer(peer, request, &line).await) }
@@ -197,6 +224,7 @@ async fn serve_one(
             debug!(%error, "http: a connection ended early");
         },
         () = line.deadline(&limits) => debug!("http: a connection took too long and is cut"),
+        () = line.0.cut.notified() => debug!("http: a connection gives up its place to a newer one"),
     }
 }
 
@@ -208,17 +236,31 @@ struct LineState {
     streams: AtomicBool,
     ended: Notify,
     stopping: watch::Receiver<()>,
+    cut: Cut,
+    // Never held across an await.
+    place: Mutex<Option<Place<Source>>>,
 }
 
 impl Line {
     fn new(stopping: watch::Receiver<()>) -> Self {
-        let (streams, ended) = (AtomicBool::new(false), Notify::new());
-        Self(Arc::new(LineState { streams, ended, stopping }))
+        let (streams, ended, cut) = (AtomicBool::new(false), Notify::new(), Cut::default());
+        Self(Arc::new(LineState { streams, ended, stopping, cut, place: Mutex::default() }))
     }
 
-    /// From now on it may last, until [`end`](Self::end).
+    fn cut(&self) -> &Cut {
+        &self.0.cut
+    }
+
+    /// Takes a place, and gives back the one it had.
+    fn stand(&self, place: Option<Place<Source>>) {
+        let mut mine = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let _before = std::mem::replace(&mut *mine, place);
+    }
+
+    /// From now on it may last, until [`end`](Self::end). Streams have places of their own.
     fn is_stream(&self) {
         self.0.streams.store(true, Ordering::Relaxed);
+        self.stand(None);
     }
 
     /// The stream is over: its reader has the grace to read the rest.

@@ -68,6 +68,8 @@ pub mod session;
 #[cfg(feature = "server")]
 pub mod settler;
 #[cfg(feature = "server")]
+pub mod sockets;
+#[cfg(feature = "server")]
 pub mod spans;
 #[cfg(feature = "server")]
 pub mod status;

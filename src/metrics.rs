@@ -61,7 +61,7 @@ pub const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
 pub const SET_ASIDE: &[&str] = &["ack", "retry", "dead", "expired", "presence"];
 
 /// The broker's duties, as [`crate::health`] names them.
-pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence"];
+pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence", "schema"];
 
 /// With more registered agents than this the per-agent families are absent: the first thousand alone would look like all
 /// of them. A series costs Prometheus a few kilobytes, and a list that nobody can read helps nobody; the sums stay.

@@ -14,6 +14,18 @@ pub fn raise_bound() -> Option<u64> {
     }
 }
 
+/// The bound that holds now, where the system tells.
+#[cfg(unix)]
+pub fn bound() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// There is no such bound here.
+#[cfg(not(unix))]
+pub fn bound() -> Option<u64> {
+    None
+}
+
 /// There is no such bound here.
 #[cfg(not(unix))]
 pub fn raise_bound() -> Option<u64> {

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
+use crate::health::{Duty, Health};
 use crate::postgres::listen::Rope;
 use crate::postgres::presence::{self, Left, SILENT_AFTER};
 use crate::postgres::{Pool, StoreError};
@@ -21,6 +22,9 @@ pub use crate::postgres::presence::{Absence, Card};
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 10 <= SILENT_AFTER.as_secs());
+
+/// What the database did not take for now is tried again so soon.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// Who is connected to this broker.
 #[derive(Clone, Debug)]
@@ -71,53 +75,73 @@ impl Presence {
 
     /// Writes the registry for ever. What the heartbeats bring back of the agents' access is compared with the last time:
     /// a notification that was lost is made up for on `rope`, at no statement of its own.
-    pub async fn run(self, pool: Pool, rope: Arc<Rope>) {
+    pub async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
         let mut access = None;
         let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
         loop {
             tokio::select! {
                 () = self.0.changed.notified() => {
-                    self.write_changed(&pool).await;
+                    health.began(Duty::Presence, std::time::Instant::now());
+                    let written = self.write_changed(&pool).await;
+                    if written.is_err() {
+                        heartbeat = heartbeat.min(Instant::now() + AFTER_FAILURE);
+                    }
+                    told(&health, written);
                     continue;
                 }
                 () = self.0.lapsed.notified() => {}
                 () = sleep_until(heartbeat) => {}
             }
             heartbeat = Instant::now() + HEARTBEAT_EVERY;
+            health.began(Duty::Presence, std::time::Instant::now());
             // What could not be written before is written now.
-            self.write_changed(&pool).await;
+            let changed = self.write_changed(&pool).await;
             let here = self.agents().here();
             let names: Vec<&str> = here.iter().map(|a| &**a).collect();
             if names.is_empty() {
+                told(&health, changed);
                 continue;
             }
             match presence::heartbeat(&pool, self.0.broker, &names).await {
                 Ok((now, left)) => {
+                    told(&health, changed);
                     self.say(&left);
                     if now != access || now.is_none() {
                         access = now;
                         rope.hear_access();
                     }
                 }
-                Err(e) => tracing::warn!(error = %e, "heartbeats could not be written; trying again"),
+                Err(e) => {
+                    tracing::warn!(error = %e, "heartbeats could not be written; trying again");
+                    heartbeat = Instant::now() + AFTER_FAILURE;
+                    told(&health, Err(e));
+                }
             }
         }
     }
 
     /// Writes those that came and went since the last time. Of an agent whose row does not take it, or is held, it is tried again
     /// with the next heartbeats; the others are written.
-    pub async fn write_changed(&self, pool: &Pool) {
+    ///
+    /// # Errors
+    /// See [`StoreError`]; then all of it is tried again.
+    pub async fn write_changed(&self, pool: &Pool) -> Result<(), StoreError> {
         let mut changed = self.agents().take_changed();
         match self.write(pool, &changed).await {
             Ok(left) => {
                 self.say(&left);
                 changed.retain(|(agent, _)| left.unwritten.iter().any(|l| **l == **agent));
             }
-            Err(e) => tracing::warn!(error = %e, "presence could not be written; trying again"),
+            Err(e) => {
+                tracing::warn!(error = %e, "presence could not be written; trying again");
+                self.agents().put_back(changed);
+                return Err(e);
+            }
         }
         if !changed.is_empty() {
             self.agents().put_back(changed);
         }
+        Ok(())
     }
 
     async fn write(&self, pool: &Pool, changed: &[(Arc<str>, Change)]) -> Result<Left, StoreError> {
@@ -147,5 +171,13 @@ impl Presence {
                 tracing::warn!(agent, why, "the registry does not take this agent's presence");
             }
         }
+    }
+}
+
+/// What became of the duty.
+fn told(health: &Health, written: Result<(), StoreError>) {
+    match written {
+        Ok(()) => health.succeeded(Duty::Presence),
+        Err(e) => health.failed(Duty::Presence, e.to_string()),
     }
 }

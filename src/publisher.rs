@@ -1,27 +1,47 @@
 //! The publisher: gathers what agents send and inserts it in batches; each is answered after COMMIT.
+//!
+//! A send that the table refuses is found by halving its batch and refused alone. One that has to wait, for another
+//! transaction or a slow trigger, is put aside (`publisher/aside.rs`), and so is what its agent sends after it, for a while.
+
+mod aside;
+mod item;
+mod parts;
+mod suspects;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
-use uuid::Uuid;
 
 use crate::access::Outstanding;
-use crate::dispatch::{Outbox, Outgoing};
-use crate::message::Trace;
+use crate::dispatch::Outbox;
 use crate::metrics::Metrics;
-use crate::postgres::publish::{self, publish};
-use crate::postgres::{Pool, StoreError};
+use crate::postgres::Target;
+use crate::postgres::publish::{Patience, Writer};
 use crate::protocol::frame::Send;
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
-use crate::spans::{Spans, Step};
+use crate::spans::Spans;
+pub use aside::{ASIDE_MAX, HELD_WAIT};
+use aside::{Aside, Given};
+use item::{Item, Teller, Verdict};
+use suspects::Suspects;
 
 /// What may wait to be inserted. When it is full, sessions that send wait before they read on.
 pub const PUBLISHES_MAX: usize = 1_024;
 /// The most messages of one insert.
 const BATCH_MAX: usize = 500;
+/// A batch that is too slow is halved down to this many the next time.
+const BATCH_MIN: usize = 8;
 /// The most bytes of one batch, so that a thousand large payloads do not become one statement.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What a batch may wait: everybody's sends wait with it. A COMMIT elsewhere that flushes to a disk is over in less.
+const BATCH_WAIT: Patience =
+    Patience { lock: Duration::from_millis(20), statement: Duration::from_millis(500) };
+/// What a half of it may, when one of the batch is known to wait.
+const HALF_WAIT: Patience =
+    Patience { lock: Duration::from_millis(10), statement: Duration::from_millis(200) };
+
+const _: () = assert!(BATCH_WAIT.statement.as_millis() < HELD_WAIT.as_millis());
+const _: () = assert!(HALF_WAIT.lock.as_millis() < BATCH_WAIT.lock.as_millis());
 
 /// A message an agent sends.
 #[derive(Debug)]
@@ -39,103 +59,106 @@ pub struct Publish {
 /// Given back when it is dropped.
 pub type Held = (Outstanding, Option<OwnedSemaphorePermit>);
 
-/// Whom to answer.
-struct Sender {
-    outbox: Outbox,
-    held: Held,
-}
-
 /// Publishes until every session is gone.
 pub async fn run(
-    pool: Pool,
-    mut publishes: mpsc::Receiver<Publish>,
+    target: Target,
+    publishes: mpsc::Receiver<Publish>,
     wake: Arc<Notify>,
     (metrics, spans): (Metrics, Spans),
 ) {
-    let mut waiting: Vec<Publish> = Vec::new();
-    loop {
-        if waiting.is_empty() && publishes.recv_many(&mut waiting, BATCH_MAX).await == 0 {
-            return;
+    let (suspects, teller) = (Suspects::default(), Teller { wake, metrics, spans });
+    let (to_aside, given) = mpsc::channel(ASIDE_MAX);
+    let aside = Aside::new(Writer::new(target.clone()), suspects.clone(), teller.clone());
+    let batches = Batches { writer: Writer::new(target), suspects, teller, aside: to_aside, most: BATCH_MAX };
+    // One ends when its channel does, the other when the first is gone.
+    tokio::join!(batches.run(publishes), aside.run(given));
+}
+
+struct Batches {
+    writer: Writer,
+    suspects: Suspects,
+    teller: Teller,
+    aside: mpsc::Sender<Given>,
+    /// Messages of the next batch.
+    most: usize,
+}
+
+impl Batches {
+    async fn run(mut self, mut publishes: mpsc::Receiver<Publish>) {
+        let mut came = Vec::new();
+        let mut waiting: Vec<Item> = Vec::new();
+        loop {
+            if waiting.is_empty() && publishes.recv_many(&mut came, BATCH_MAX).await == 0 {
+                return;
+            }
+            for publish in came.drain(..) {
+                let item = Item::from(publish);
+                match self.suspects.has(item.since, item.agent()) {
+                    true => self.put_aside(item, None),
+                    false => waiting.push(item),
+                }
+            }
+            let mut bytes = 0;
+            let fits = |item: &Item| {
+                bytes += item.bytes();
+                bytes <= BATCH_BYTES_MAX
+            };
+            let n = waiting.iter().take(self.most).map(fits).take_while(|fits| *fits).count().max(1);
+            let n = n.min(waiting.len());
+            let batch: Vec<Item> = waiting.drain(..n).collect();
+            let untried = self.write(batch).await;
+            waiting.splice(0..0, untried);
         }
-        let mut bytes = 0;
-        let fits = |p: &Publish| {
-            bytes += p.send.payload.get().len();
-            bytes <= BATCH_BYTES_MAX
+    }
+
+    /// Gives back what there was no time to try.
+    async fn write(&mut self, batch: Vec<Item>) -> Vec<Item> {
+        if batch.is_empty() {
+            return batch;
+        }
+        let n = batch.len();
+        let teller = &self.teller;
+        let tell = |item, verdict| teller.tell(item, verdict);
+        let left = parts::write(&mut self.writer, batch, (BATCH_WAIT, HALF_WAIT), tell).await;
+        self.most = match left.too_large {
+            true => (n / 2).max(BATCH_MIN),
+            false => (self.most * 2).min(BATCH_MAX),
         };
-        let n = waiting.iter().map(fits).take_while(|fits| *fits).count().max(1);
-        let batch: Vec<Publish> = waiting.drain(..n).collect();
-        let traces = traces(&batch);
-        let since = Instant::now();
-        insert(&pool, batch, &metrics).await;
-        for (agent, trace) in &traces {
-            spans.done(trace, Step { name: "send", agent, took: since.elapsed(), attempt: 0 });
-        }
-        wake.notify_one();
-    }
-}
-
-/// Who sends something that belongs to a trace.
-fn traces(batch: &[Publish]) -> Vec<(Arc<str>, Trace)> {
-    let headers = |p: &Publish| Spans::reads(p.send.headers.as_ref().map(|h| h.get()));
-    batch.iter().filter_map(|p| Some((p.from.clone(), headers(p)?))).collect()
-}
-
-async fn insert(pool: &Pool, batch: Vec<Publish>, metrics: &Metrics) {
-    let (senders, messages): (Vec<Sender>, Vec<publish::Outgoing>) = batch
-        .into_iter()
-        .map(|Publish { from, send, outbox, held }| {
-            (Sender { outbox, held }, publish::Outgoing { id: Uuid::now_v7(), from, send })
-        })
-        .unzip();
-    match publish(pool, &messages).await {
-        Ok(ids) => {
-            for ((sender, message), id) in senders.into_iter().zip(messages).zip(ids) {
-                metrics.published.inc();
-                answer(sender, ServerFrame::Sent { reference: message.send.reference, id });
+        let now = Instant::now();
+        for (item, held) in left.held {
+            if self.suspects.add(now, item.agent()) {
+                tracing::warn!(
+                    agent = %item.agent(),
+                    id = %item.message.id,
+                    on = held.as_str(),
+                    "a send has to wait: for a while what this agent sends is written apart from the others"
+                );
             }
+            self.put_aside(item, Some(held));
         }
-        // One bad message must not refuse its neighbours: each alone, to find which.
-        Err(e) if !e.is_retryable() && messages.len() > 1 => {
-            for (sender, message) in senders.into_iter().zip(messages) {
-                let one = [message];
-                let result = publish(pool, &one).await;
-                let [message] = one;
-                metrics.published.inc_by(u64::from(result.is_ok()));
-                answer(sender, result_frame(result, message.send.reference));
-            }
-        }
-        Err(e) => {
-            let sentence = e.to_string();
-            for (sender, message) in senders.into_iter().zip(messages) {
-                answer(sender, refusal(&sentence, e.is_retryable(), message.send.reference));
-            }
-        }
+        left.untried.into_iter().filter_map(|item| self.try_again(now, item)).collect()
     }
-}
 
-fn result_frame(result: Result<Vec<Uuid>, StoreError>, reference: Option<String>) -> ServerFrame {
-    match result {
-        Ok(ids) => ServerFrame::Sent { reference, id: ids[0] },
-        Err(e) => refusal(&e.to_string(), e.is_retryable(), reference),
+    fn try_again(&self, now: Instant, item: Item) -> Option<Item> {
+        if self.suspects.has(now, item.agent()) {
+            self.put_aside(item, None);
+            return None;
+        }
+        if now.saturating_duration_since(item.since) < HELD_WAIT {
+            return Some(item);
+        }
+        // Nothing else goes through either.
+        let sentence = "the database's tables are locked by another transaction, or slow";
+        self.teller.tell(item, Verdict::NotStored(sentence.to_owned()));
+        None
     }
-}
 
-fn refusal(sentence: &str, retryable: bool, reference: Option<String>) -> ServerFrame {
-    let (code, sentence) = if retryable {
-        // A COMMIT whose answer was lost cannot be told from one that never was.
-        let advice = "the message may or may not be stored: send it again, with a dedupe_key to be sure";
-        (ErrorCode::Unavailable, format!("{sentence}; {advice}"))
-    } else {
-        (ErrorCode::Rejected, sentence.to_owned())
-    };
-    ProtocolError::new(code, sentence).for_ref(reference).into()
-}
-
-/// A session that does not read its answers is closed by the dispatcher's next push, or by its own silence.
-fn answer(sender: Sender, frame: ServerFrame) {
-    // Whoever hears the answer may send the next one.
-    drop(sender.held);
-    if sender.outbox.try_send(Outgoing::Frame(frame)).is_err() {
-        tracing::debug!("an answer was dropped: its session is gone or does not read");
+    fn put_aside(&self, item: Item, held: Option<crate::postgres::publish::Held>) {
+        self.suspects.entered(item.since, item.agent());
+        let Err(full) = self.aside.try_send((item, held)) else { return };
+        let (item, _) = full.into_inner();
+        self.suspects.left(item.agent());
+        let sentence = "other sends wait for another transaction, as many as may wait";
+        self.teller.tell(item, Verdict::NotStored(sentence.to_owned()));
     }
 }

@@ -1,6 +1,7 @@
 //! The reaper: what time alone changes.
 
 pub mod alerts;
+pub mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -113,7 +114,10 @@ pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metric
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
             Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
         }),
-        every(BROADCASTS_EVERY, || reap::finish_broadcasts(&pool)),
+        every(BROADCASTS_EVERY, || async {
+            let finished = reap::finish_broadcasts(&pool).await?;
+            Ok(finished.max(reap::forget_routed(&pool).await?))
+        }),
     );
 }
 

@@ -15,10 +15,16 @@ use crate::metrics::CloseReason;
 use crate::pace::Pace;
 use crate::protocol::limits::HELLO_WAIT;
 use crate::session::{self, Sessions};
+use crate::{open_files, sockets};
 use tls::{NotAccepted, Tls};
 
 /// Connections at once, authenticated or not.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// Of the files that this process may have open, one in so many stays free of agents: for the HTTP port, whose answers are wanted
+/// most when there are too many of them, and for the database.
+const PART_KEPT: u64 = 4;
+/// No more than this is kept of them.
+const KEPT_MAX: u64 = 600;
 const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
@@ -32,13 +38,14 @@ pub async fn serve(
 ) {
     sessions.encrypted = tls.is_some();
     let mut running = JoinSet::new();
+    let most = connections_max(open_files::bound());
     let mut pace = Pace::new(ACCEPT_PAUSE_FIRST, ACCEPT_PAUSE_MAX);
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => break,
             // Those beyond the bound wait in the kernel's queue.
-            accepted = listener.accept(), if running.len() < CONNECTIONS_MAX => match accepted {
+            accepted = listener.accept(), if running.len() < most => match accepted {
                 Ok((socket, peer)) => {
                     pace.reset();
                     match sessions.guard.admit(peer.ip()) {
@@ -64,9 +71,15 @@ pub async fn serve(
     }
 }
 
+fn connections_max(files: Option<u64>) -> usize {
+    let left = files.map_or(u64::MAX, |files| files - (files / PART_KEPT).min(KEPT_MAX));
+    usize::try_from(left).map_or(CONNECTIONS_MAX, |left| left.min(CONNECTIONS_MAX))
+}
+
 async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Option<Tls>, sessions: Sessions) {
     // The handshake and the hello together.
     let hello_by = Instant::now() + HELLO_WAIT;
+    sockets::bound(&socket);
     // Small lines must not wait for each other's acknowledgement by TCP.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(error = %e, %peer, "the socket ended before its session began");
@@ -105,5 +118,17 @@ async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Optio
 fn log_panic(ended: Result<(), tokio::task::JoinError>) {
     if let Err(e) = ended {
         tracing::error!(error = %e, "a session failed by a defect of the broker; please report it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agents_leave_files_for_the_rest() {
+        let most: Vec<usize> =
+            [None, Some(1 << 20), Some(4_096), Some(1_024), Some(256)].map(connections_max).into();
+        assert_eq!(most, [CONNECTIONS_MAX, CONNECTIONS_MAX, 3_496, 768, 192]);
     }
 }

@@ -1,22 +1,39 @@
 -- After INSERT on agent_alerts: a message of type alert to the topic alerts.<severity> for each alert that is active, in the
 -- inserter's own transaction, and a place among those that wait to be acknowledged. What is loaded with another status is
--- history. The message is the alert's: it comes from the agent that the alert is of, which does not get its own.
+-- history. The message is the alert's: it comes from the agent that the alert is of, which does not get its own. Whatever
+-- keeps the message from being stored, the alert is.
 
 create or replace function postbell.announce_alerts() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
+declare
+  senders text[];
+  topics text[];
+  payloads jsonb[];
+  priorities integer[];
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so nobody is told of the alert: run `postbell migrate`';
+    return null;
+  end if;
   insert into postbell.escalations (alert_id)
   select i.alert_id from inserted i where coalesce(i.status, 'active') = 'active'
   on conflict (alert_id) do nothing;
+  select array_agg(coalesce(i.agent_id, '(unknown)')::text), array_agg(postbell.alert_topic(i.severity)),
+         array_agg(to_jsonb(i)), array_agg(postbell.alert_priority(i.severity))
+    into senders, topics, payloads, priorities
+  from inserted i where coalesce(i.status, 'active') = 'active';
+  if senders is null then
+    return null;
+  end if;
   begin
-    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
-    select coalesce(i.agent_id, '(unknown)'), postbell.alert_topic(i.severity), 'alert', to_jsonb(i),
-           postbell.alert_priority(i.severity)
-    from inserted i where coalesce(i.status, 'active') = 'active';
-  exception when data_exception or integrity_constraint_violation then
-    -- An adopted table of messages may be narrower than that of alerts: the alert is worth more than its message.
-    raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
+    perform postbell.send_alerts(tg_table_schema, senders, topics, payloads, priorities);
+  exception
+    when serialization_failure or deadlock_detected or lock_not_available then
+      raise;
+    when others then
+      -- An adopted table of messages may be narrower than that of alerts, or a trigger of the user's refuse it.
+      raise warning 'postbell: the alert is stored, but agent_messages does not take its message: %', sqlerrm;
   end;
   return null;
 end

@@ -6,6 +6,10 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare told uuid;
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so the history of presence is not kept: run `postbell migrate`';
+    return null;
+  end if;
   if tg_op = 'INSERT' then
     insert into postbell.presence_history (agent_id, status)
     values (new.agent_id, case when new.status = 'offline' then 'offline' else 'online' end)
@@ -16,14 +20,7 @@ begin
   where h.agent_id = old.agent_id and h.until = 'infinity'
   returning h.alert_id into told;
   if told is not null then
-    begin
-      -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
-      update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
-      where a.alert_id = (select l.alert_id from postbell.alerts l
-                          where l.alert_id = told and l.status is distinct from 'resolved' for no key update skip locked);
-    exception when others then
-      raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
-    end;
+    perform postbell.resolve_alert(tg_table_schema, told);
   end if;
   return null;
 end

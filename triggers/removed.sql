@@ -5,8 +5,13 @@ create or replace function postbell.remove_deliveries() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so deliveries of deleted messages stay: run `postbell migrate`';
+    return null;
+  end if;
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
   delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
+  delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   return null;
 end
 $$;

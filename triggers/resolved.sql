@@ -5,16 +5,23 @@ create or replace function postbell.announce_resolved() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
+  if to_regclass('postbell.intact') is null then
+    raise warning 'postbell: parts of its schema are missing, so nobody is told that the alert is resolved: run `postbell migrate`';
+    return null;
+  end if;
   if exists (select from postbell.subscriptions s
              where s.pattern = any (postbell.topic_patterns('alerts.resolved'))) then
-    insert into postbell.outbox (from_agent_id, topic, message_type, payload, priority)
-    values (coalesce(new.agent_id, '(unknown)'), 'alerts.resolved', 'alert', to_jsonb(new),
-            postbell.alert_priority(new.severity));
+    perform postbell.send_alerts(tg_table_schema, array[coalesce(new.agent_id, '(unknown)')::text],
+                                 array['alerts.resolved'], array[to_jsonb(new)],
+                                 array[postbell.alert_priority(new.severity)]);
   end if;
   return null;
-exception when data_exception or integrity_constraint_violation then
-  raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
-  return null;
+exception
+  when serialization_failure or deadlock_detected or lock_not_available then
+    raise;
+  when others then
+    raise warning 'postbell: the alert is resolved, but agent_messages does not take its message: %', sqlerrm;
+    return null;
 end
 $$;
 revoke all on function postbell.announce_resolved() from public;

@@ -17,4 +17,5 @@ cross join lateral (
 where coalesce(m.status, 'pending') = 'pending'
   and (m.expires_at is null or m.expires_at > now())
   and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+  and not exists (select from postbell.broadcasts b where b.message_id = m.message_id)
 order by m.created_at, m.message_id, r.inbox

@@ -1,21 +1,24 @@
--- For each table, sequence and function the broker works with: which rights this role lacks; and of a table, whether row
--- level security hides rows from it (it owns the table without FORCE, or bypasses it). Called by src/postgres/doctor/house.rs. Catalogs only.
-with tables (schema, name, privileges) as (
-  values (current_schema()::text, 'agent_messages', '{select,insert,update,delete}'::text[]),
-         (current_schema()::text, 'agent_registry', '{select,insert,update,delete}'),
-         (current_schema()::text, 'agent_alerts', '{select,insert,update}'),
-         (current_schema()::text, 'agent_metrics', '{select}'),
-         ('postbell', 'deliveries', '{select,insert,update,delete}'),
-         ('postbell', 'brokers', '{select,insert,update,delete}'),
-         ('postbell', 'leases', '{select,insert,update,delete}'),
-         ('postbell', 'role_limits', '{select}'),
-         ('postbell', 'presence_history', '{select,insert,update,delete}'),
-         ('postbell', 'escalations', '{select,insert,update,delete}')
+-- For each table, view, sequence and function the broker works with: which rights this role lacks; and of a table, whether row
+-- level security hides rows from it (it owns the table without FORCE, or bypasses it). In schema postbell that is all there is,
+-- but for the triggers' functions, which nobody calls. Called by src/postgres/rights.rs. Catalogs only.
+with users (name, privileges) as (
+  values ('agent_messages', '{select,insert,update,delete}'::text[]),
+         ('agent_registry', '{select,insert,update,delete}'),
+         ('agent_alerts', '{select,insert,update}'),
+         ('agent_metrics', '{select}')
+), tables (schema, name, privileges) as (
+  select current_schema()::text, name, privileges from users
+  union all
+  select 'postbell', c.relname::text,
+         case when c.relkind = 'v' or c.relname in ('role_limits', 'migrations', 'triggers') then '{select}'::text[]
+              else '{select,insert,update,delete}' end
+  from pg_class c
+  where c.relnamespace = to_regnamespace('postbell') and c.relkind in ('r', 'v') and c.relname <> 'intact'
 )
 select t.schema || '.' || t.name as name,
        array(select p from unnest(t.privileges) p
              where not has_schema_privilege(n.oid, 'usage') or not has_table_privilege(c.oid, p)) as lacking,
-       c.relrowsecurity and not (me.rolsuper or me.rolbypassrls)
+       c.relkind = 'r' and c.relrowsecurity and not (me.rolsuper or me.rolbypassrls)
          and (c.relforcerowsecurity or not pg_has_role(c.relowner, 'usage')) as hides_rows,
        c.relforcerowsecurity as is_forced,
        current_user::text as role
@@ -24,13 +27,15 @@ join pg_namespace n on n.nspname = t.schema
 join pg_class c on c.relnamespace = n.oid and c.relname = t.name
 join pg_roles me on me.rolname = current_user
 union all
-select 'sequence postbell.' || s.name,
-       array(select p from unnest(s.privileges) p
+select 'sequence postbell.' || c.relname, array(select p from unnest(s.privileges) p
              where not has_schema_privilege(n.oid, 'usage') or not has_sequence_privilege(c.oid, p)),
        false, false, current_user::text
-from (values ('bell', '{select,update}'::text[]), ('epochs', '{usage}')) s (name, privileges)
-join pg_namespace n on n.nspname = 'postbell'
-join pg_class c on c.relnamespace = n.oid and c.relname = s.name
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'postbell'
+cross join lateral (select case when c.relname = 'bell' then '{select,update}'::text[] else '{usage}' end as privileges) s
+where c.relkind = 'S'
+  -- Those of identity columns need no right.
+  and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'i')
 union all
 select 'function ' || p.oid::regprocedure,
        case when has_schema_privilege(n.oid, 'usage') and has_function_privilege(p.oid, 'execute')
@@ -38,5 +43,7 @@ select 'function ' || p.oid::regprocedure,
        false, false, current_user::text
 from pg_proc p
 join pg_namespace n on n.oid = p.pronamespace and n.nspname = 'postbell'
-where p.proname = 'arm'
+where p.prorettype <> 'trigger'::regtype
+  -- The policies have their own, for the API's roles.
+  and p.proname not like 'api\_%'
 order by 1

@@ -20,9 +20,11 @@ declare
   unreached jsonb := '{}';
   is_long boolean;
   longest bigint;
+  -- Names of this rehearsal's own, so that two at once do not wait for each other; letters alone, and few.
+  own_name constant text := 'postbell-' || translate(left(md5(gen_random_uuid()::text), 6), '0123456789', 'ghijklmnop');
   -- Who takes part, and what its messages are; other words where the tables do not take these.
-  sender text := 'postbell-rehearsal-a';
-  recipient text := 'postbell-rehearsal-b';
+  sender text := own_name || '-a';
+  recipient text := own_name || '-b';
   kind text := 'data';
   body jsonb := '{}';
   agent_type text;
@@ -85,7 +87,7 @@ begin
             select min(r.agent_id::text), max(r.agent_id::text) into sender, recipient
             from agent_registry r where r.enabled is not false;
             if recipient is null then
-              sender := 'postbell-rehearsal-a'; recipient := 'postbell-rehearsal-b';
+              sender := own_name || '-a'; recipient := own_name || '-b';
               raise exception using errcode = 'PB000', message = 'there is no agent';
             end if;
             if exists (select from agent_registry r where r.agent_id = recipient and r.token_hash is null) then
@@ -118,7 +120,7 @@ begin
             kind := found_row.message_type; body := found_row.payload;
           when 'long name' then
             execute statements ->> 'agent_add'
-              using repeat('x', 256), null::text, agent_type, environment, null::text, hash;
+              using rpad(own_name, 256, 'x'), null::text, agent_type, environment, null::text, hash;
           when 'word' then
             kind := step ->> 'word';
           when 'insert' then
@@ -269,7 +271,7 @@ begin
           ) found
           join pg_proc p on p.oid = found.tgfoid
           where case when state like 'PB%' then found.table_oid = to_regclass(step ->> 'table')
-                     else strpos(context, p.proname || '(') > 0 or strpos(context, quote_ident(p.proname) || '(') > 0 end),
+                     else context ~ ('(^|[^[:alnum:]_])' || regexp_replace(p.proname, '([^[:alnum:]_])', '\\\1', 'g') || '"?\(') end),
         'rules', (select jsonb_agg(w.rulename) from pg_rewrite w
                   where w.ev_class = to_regclass(step ->> 'table') and (state like 'PB%' or state in ('0A000', '55000'))),
         'default', (select pg_get_expr(d.adbin, d.adrelid)

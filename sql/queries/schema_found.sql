@@ -1,6 +1,8 @@
 -- What is there, read from the catalogs alone, so that it needs no right on anything: the server's version, the
 -- user's schema (null: it does not exist), the schema that Postbell was installed for (by what its view of the
--- agents reads), and which tables exist. Called by src/postgres/migrate/state.rs. Uses the catalogs' indexes.
+-- agents reads), and which tables exist; has_parts: there is more of Postbell than the record of migrations (a schema of
+-- that name with other tables is somebody else's). Called by
+-- src/postgres/migrate/state.rs. Uses the catalogs' indexes.
 select current_setting('server_version_num')::integer as server_version_num,
        current_setting('server_version') as server_version, current_setting('server_encoding') as encoding,
        u.nspname::text as schema,
@@ -15,6 +17,7 @@ select current_setting('server_version_num')::integer as server_version_num,
         limit 1) as installed_for,
        exists (select from pg_class where relnamespace = p.oid and relname = 'migrations') as has_migrations,
        exists (select from pg_class where relnamespace = p.oid and relname = 'triggers') as has_triggers,
+       exists (select from pg_class where relnamespace = p.oid and relkind = 'r' and relname = 'triggers') as has_parts,
        array(select relname::text from pg_class
              where relnamespace = u.oid
                and relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics')) as tables

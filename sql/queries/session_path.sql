@@ -1,6 +1,23 @@
--- The user's schema first, then the path that sessions of this role have without us: triggers of the user's on agent_messages and
--- agent_registry find what they name as they do for everybody. Called by src/postgres/connection.rs for a running broker alone:
--- for a migration a schema that is missing must not become another one.
-select set_config('search_path',
-                  quote_ident(current_schema()) || coalesce(', ' || nullif(reset_val, ''), '') || ', pg_temp', false)
-from pg_settings where name = 'search_path' and current_schema() is not null
+-- The search_path of a broker's connection: the user's schema $1 first, which the statements mean; then what a session of this
+-- role has without us, for the user's own triggers, which name their tables and functions as they do in his sessions. A schema
+-- that has tables of these names is left out: a statement must never find another mesh's. Where $1 does not exist nothing
+-- else is searched. pg_temp is last: left out it would come first. Called by src/postgres/connection.rs for each connection.
+-- Reads the catalogs.
+select set_config('search_path', concat_ws(', ', quote_ident($1::text), theirs.path, 'pg_temp'), false)
+from (
+  select string_agg(e.element, ', ' order by e.n) as path
+  from (select reset_val from pg_settings where name = 'search_path') s
+  cross join lateral (
+    select m[1] as element, n from regexp_matches(s.reset_val, '"(?:[^"]|"")*"|[^",\s]+', 'g') with ordinality r (m, n)
+  ) e
+  cross join lateral (
+    select case when e.element = '"$user"' then current_user::text
+                when e.element like '"%' then replace(substr(e.element, 2, length(e.element) - 2), '""', '"')
+                else lower(e.element) end as name
+  ) schema
+  where to_regnamespace(quote_ident($1::text)) is not null
+    and schema.name not in ($1::text, 'pg_temp', 'pg_catalog', 'postbell', '')
+    and not exists (select from pg_class c join pg_namespace p on p.oid = c.relnamespace
+                    where p.nspname = schema.name
+                      and c.relname in ('agent_messages', 'agent_registry', 'agent_alerts', 'agent_metrics'))
+) theirs

@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use serde_json::json;
 
 use super::agent::one_connection;
+use super::output::plain;
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
 use crate::postgres::Pool;
@@ -177,7 +178,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
 /// A reason may be a whole traceback.
 fn one_line(reason: &str) -> String {
     let line = reason.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
-    let mut text: String = line.chars().filter(|c| !c.is_control()).take(REASON_CHARS_MAX).collect();
+    let mut text: String = line.chars().take(REASON_CHARS_MAX).collect();
     if reason.chars().count() > text.chars().count() {
         text.push('…');
     }
@@ -187,24 +188,25 @@ fn one_line(reason: &str) -> String {
 fn show(dead: &DeadMessage) {
     let letter = &dead.letter;
     let ago = |at| format!("{} ago", output::ago(at));
-    output::line(&format!("number       {}", letter.delivery_id));
-    output::line(&format!("message      {}", letter.message_id));
-    output::line(&format!("inbox        {}", letter.inbox));
-    output::line(&format!("from         {}", letter.from_agent_id));
-    output::line(&format!("type         {}, priority {}", letter.message_type, letter.priority));
-    output::line(&format!("created      {}", ago(letter.created_at)));
-    output::line(&format!("dead         {}, after {} failed attempts", ago(letter.dead_at), letter.attempt));
-    output::line(&format!("reason       {}", letter.reason.as_deref().unwrap_or("none given")));
+    output::field("number", &letter.delivery_id.to_string());
+    output::field("message", &letter.message_id.to_string());
+    output::field("inbox", &letter.inbox);
+    output::field("from", &letter.from_agent_id);
+    output::field("type", &format!("{}, priority {}", letter.message_type, letter.priority));
+    output::field("created", &ago(letter.created_at));
+    output::field("dead", &format!("{}, after {} failed attempts", ago(letter.dead_at), letter.attempt));
+    output::field("reason", letter.reason.as_deref().unwrap_or("none given"));
     for (name, value) in [("correlation", &dead.correlation_id), ("dedupe key", &dead.dedupe_key)] {
         if let Some(value) = value {
-            output::line(&format!("{name:<12} {value}"));
+            output::field(name, value);
         }
     }
     if let Some(headers) = &dead.headers {
-        output::line(&format!("headers      {headers}"));
+        output::field("headers", &plain::json(&headers.to_string()));
     }
     match &dead.left_out {
-        None => output::line(&format!("payload      {}\n", dead.payload)),
-        Some(why) => output::line(&format!("payload      not shown: {why}\n")),
+        None => output::field("payload", &plain::json(&dead.payload.to_string())),
+        Some(why) => output::field("payload", &format!("not shown: {why}")),
     }
+    output::line("");
 }

@@ -58,13 +58,13 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str, ca: Option<&Pat
     }
     // Then several in one transaction: the urgent ones come first.
     let rest = MESSAGES - MESSAGES / 2;
-    output::line(&format!("\n{rest} at once, in one INSERT:"));
+    output::lines(&format!("\n{rest} at once, in one INSERT:"));
     insert(&sql, MESSAGES / 2, rest).await?;
     for _ in 0..rest {
         latencies.push(show(&mut seen).await?);
     }
     latencies.sort_unstable();
-    output::line(&format!(
+    output::lines(&format!(
         "\n{} messages from INSERT to agent: median {}, slowest {}",
         latencies.len(),
         milliseconds(latencies[latencies.len() / 2]),
@@ -107,7 +107,7 @@ async fn show(seen: &mut mpsc::Receiver<Seen>) -> anyhow::Result<Duration> {
         _ => 32,
     };
     match output::is_colourful(&std::io::stdout()) {
-        true => output::line(&format!("\x1b[{colour}m{text}\x1b[0m")),
+        true => output::coloured(colour, "", &text),
         false => output::line(&text),
     }
     Ok(latency)

@@ -214,7 +214,7 @@ fn explain(url: &str, target: &Target, by: &Connecting<'_>, token: &Token) {
         schema => format!("{schema}.agent_messages"),
     };
     let token = token.reveal();
-    output::line(&format!(
+    output::lines(&format!(
         r#"
 Postbell is up. Try it from another terminal; Ctrl-C here ends everything.
 

@@ -1,10 +1,18 @@
 //! `postbell doctor`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::settings::DatabaseArgs;
+use serde::Deserialize;
+use tokio::time::timeout;
+
+use super::health::{ask, parse};
+use super::settings::{DatabaseArgs, HttpArgs};
 use super::{Outcome, output, target};
 use crate::postgres::doctor::{Check, Level, examine};
+
+/// How long a broker on this machine may take to answer; there need not be one.
+const BROKER_WAIT: Duration = Duration::from_secs(1);
 
 /// Check whether a broker can work here, and say what to do where it cannot
 ///
@@ -16,29 +24,55 @@ use crate::postgres::doctor::{Check, Level, examine};
 pub(super) struct DoctorArgs {
     #[command(flatten)]
     database: DatabaseArgs,
+    #[command(flatten)]
+    http: HttpArgs,
     /// Print JSON
     #[arg(long, env = "POSTBELL_JSON")]
     json: bool,
 }
 
 pub(super) async fn run(args: DoctorArgs) -> Outcome {
-    let checks = examine(&target(&args.database)?).await;
+    let mut checks = examine(&target(&args.database)?).await;
+    checks.extend(status_page(&args.http).await);
     if args.json {
         output::json(&checks);
     } else {
         let colourful = output::is_colourful(&std::io::stdout());
-        checks.iter().for_each(|check| output::line(&line(check, colourful)));
+        checks.iter().for_each(|check| show(check, colourful));
     }
     let failed = checks.iter().any(|c| c.level == Level::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn line(check: &Check, colourful: bool) -> String {
+/// Whether a broker on this machine lets in whom a proxy here passes on. Nobody answers where no broker runs.
+async fn status_page(args: &HttpArgs) -> Option<Check> {
+    #[derive(Deserialize)]
+    struct Me {
+        #[serde(default)]
+        behind_proxy: bool,
+    }
+    let address = crate::config::http(|env| args.value(env)).ok()?;
+    let answer = timeout(BROKER_WAIT, ask(address, "/api/me")).await.ok()?.ok()?;
+    let me: Me = serde_json::from_str(parse(&answer)?.1).ok()?;
+    me.behind_proxy.then(|| Check {
+        check: "status page",
+        level: Level::Warn,
+        sentence: format!(
+            "the broker at {address} was asked through a proxy on this machine: whom that passes on without a trace may \
+             look at the mesh without a token. Set POSTBELL_STATUS=token"
+        ),
+    })
+}
+
+fn show(check: &Check, colourful: bool) {
     let (mark, colour) = match check.level {
         Level::Ok => ("✓", 32),
         Level::Warn => ("!", 33),
         Level::Fail => ("✗", 31),
     };
-    let mark = if colourful { format!("\x1b[{colour}m{mark}\x1b[0m") } else { mark.to_owned() };
-    format!("{mark} {:<16} {}", check.check, check.sentence)
+    let text = format!("{:<16} {}", check.check, check.sentence);
+    match colourful {
+        true => output::coloured(colour, mark, &text),
+        false => output::line(&format!("{mark} {text}")),
+    }
 }

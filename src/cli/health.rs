@@ -72,9 +72,12 @@ fn line(condition: &Condition) -> String {
     format!("{mark} {:<10} {}", condition.name, condition.message)
 }
 
-async fn ask(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
+/// Asks by hand. In HTTP/1.1, since the status page takes an older version for a proxy's.
+pub(super) async fn ask(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut socket = TcpStream::connect(&reachable(address)[..]).await?;
-    socket.write_all(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes()).await?;
+    socket
+        .write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = Vec::new();
     socket.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
     Ok(answer)
@@ -91,7 +94,7 @@ fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
 }
 
 /// The status and the body of an answer, if it is one.
-fn parse(answer: &[u8]) -> Option<(u16, &str)> {
+pub(super) fn parse(answer: &[u8]) -> Option<(u16, &str)> {
     let (head, body) = std::str::from_utf8(answer).ok()?.split_once("\r\n\r\n")?;
     let status = head.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()?;
     Some((status, body))

@@ -1,32 +1,57 @@
 //! `postbell listen`: an agent from the command line. With `--exec` a shell script is an agent.
 
-use std::process::{ExitCode, Stdio};
+mod exec;
+mod reason;
+mod summary;
+mod tally;
+
+use std::collections::HashSet;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 
 use super::send::ConnectArgs;
-use super::serve::stop_signal;
+use super::signals::{Signals, Told};
 use super::{Outcome, output};
-use crate::client::{ClientError, Delivery, State};
+use crate::client::{Client, ClientError, Deliveries, Delivery, State};
+use exec::{Exec, Handled};
+use tally::Tally;
+
+/// A message that is left to others comes again after so long: one that nobody handles must not turn in a circle.
+const LEAVE_FOR: Duration = Duration::from_secs(60);
+/// So many types are told of; a sender that makes up types must not fill the log.
+const TYPES_TOLD_MAX: usize = 32;
 
 /// Is an agent: prints a JSON line for each message and acknowledges it, or hands it to a command.
 ///
 /// With --exec the command gets the payload on standard input, and POSTBELL_ID, POSTBELL_FROM, POSTBELL_TYPE,
 /// POSTBELL_PRIORITY, POSTBELL_ATTEMPT, POSTBELL_CREATED_AT, POSTBELL_CORRELATION_ID and POSTBELL_HEADERS in its
 /// environment. Exit status 0 acknowledges; any other fails the attempt, with the last line of standard error as the
-/// reason; so does a command that takes too long.
+/// reason; so does a command that takes too long. A process that the command leaves behind is ended.
+///
+/// SIGTERM, Ctrl-C, SIGHUP and SIGQUIT end it in order: it takes nothing more, and passes the signal on to the commands and all that
+/// they started. What goes on after --grace is killed, at a second signal at once; its message is given back, uncounted. A
+/// message that cannot be read is a dead letter at once.
+///
+/// At the end it says on standard error how many messages it handled, and how many attempts failed; in a job of GitHub Actions
+/// also in the job's summary.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "Exit status: 0; 1 it left by itself (--max, --until-idle) and the last attempt of some message had failed, \
+unless --failures-ok, or the connection ended; 126 and 127 the command cannot be started; 64 wrong usage.
+
+Examples:
   postbell listen --agent validation-agent
   postbell listen --agent validation-agent --exec './validate.sh' --window 4
-  postbell listen --agent nightly --until-idle 5s --exec ./job.sh   # in a scheduled job")]
+  postbell listen --agent nightly --until-idle 5s --exec ./job.sh   # in a scheduled job
+  postbell listen --agent nightly --types command,query --exec ./job.sh   # leaves other types"
+)]
 pub(super) struct ListenArgs {
     #[command(flatten)]
     connect: ConnectArgs,
@@ -45,6 +70,18 @@ pub(super) struct ListenArgs {
     /// How long the command may take
     #[arg(long, env = "POSTBELL_EXEC_TIMEOUT", default_value = "1h", value_parser = humantime::parse_duration)]
     exec_timeout: Duration,
+    /// How long a command may go on after it was asked to end
+    #[arg(long, env = "POSTBELL_GRACE", default_value = "5s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+    /// Exit with 0 though attempts failed: the broker tries them again, or keeps them as dead letters
+    #[arg(long, env = "POSTBELL_FAILURES_OK")]
+    failures_ok: bool,
+    /// Handle only messages of these types, such as command,query
+    #[arg(long, env = "POSTBELL_TYPES", value_name = "TYPES", value_delimiter = ',')]
+    types: Vec<String>,
+    /// What becomes of messages of other types
+    #[arg(long, env = "POSTBELL_OTHERS", value_enum, default_value = "leave", requires = "types")]
+    others: Others,
     /// Subscribe to this topic first, such as county.* or alerts.>; may be given several times. The subscription stays when
     /// we leave
     #[arg(long, env = "POSTBELL_SUBSCRIBE", value_name = "PATTERN", value_delimiter = ' ')]
@@ -57,7 +94,26 @@ pub(super) struct ListenArgs {
     instance: Option<String>,
 }
 
+/// What becomes of messages that nobody here handles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Others {
+    /// They are given back, uncounted, for another process of this agent, and come again after a minute
+    Leave,
+    /// They are dead letters at once
+    Dead,
+}
+
 pub(super) async fn run(args: ListenArgs) -> Outcome {
+    let mut signals = Signals::new()?;
+    let exec = match &args.exec {
+        Some(command) => {
+            if let Some(code) = exec::why_not(command) {
+                return Ok(ExitCode::from(code));
+            }
+            Some(Arc::new(Exec::new(command, args.exec_timeout, args.grace)))
+        }
+        None => None,
+    };
     // Never more at once than there is still to take: the rest stays with the broker.
     let window = args.max.map_or(args.window, |max| args.window.min(u32::try_from(max).unwrap_or(u32::MAX)));
     let mut builder = args.connect.builder()?.window(window);
@@ -67,49 +123,160 @@ pub(super) async fn run(args: ListenArgs) -> Outcome {
     if let Some(group) = &args.group {
         builder = builder.group(group);
     }
-    let (client, mut deliveries) = builder.connect().await?;
+    let (client, deliveries) = tokio::select! {
+        connected = builder.connect() => connected?,
+        told = signals.next() => return Ok(ExitCode::from(told.code())),
+    };
     for pattern in &args.subscribe {
         client.subscribe(pattern).await?;
     }
     tracing::info!(agent = args.connect.agent, "listening; Ctrl-C leaves");
-    let stop = stop_signal()?;
-    tokio::pin!(stop);
-    let exec = args.exec.map(|command| Arc::new(Exec { command, limit: args.exec_timeout }));
-    let mut running = JoinSet::new();
-    let mut taken = 0;
-    loop {
-        let idle = tokio::time::sleep(args.until_idle.unwrap_or_default());
-        tokio::select! {
-            delivery = deliveries.next() => {
-                let Some(delivery) = delivery else { break };
-                taken += 1;
-                match &exec {
-                    Some(exec) => {
-                        let exec = exec.clone();
-                        running.spawn(async move { exec.handle(delivery).await });
-                    }
-                    None => print_and_ack(delivery).await,
-                }
-                let left = args.max.map(|max| max - taken.min(max));
-                match left {
-                    Some(0) => break,
-                    Some(left) if left < u64::from(window) => client.set_window(left as u32).await?,
-                    _ => {}
-                }
-            }
-            Some(_) = running.join_next(), if !running.is_empty() => {}
-            () = idle, if args.until_idle.is_some() && running.is_empty() => break,
-            () = &mut stop => break,
-        }
-    }
-    // Commands that run are waited for: their messages are theirs.
-    while running.join_next().await.is_some() {}
+    let (told, _) = watch::channel(None);
+    let listener = Listener {
+        args: &args,
+        client: &client,
+        window,
+        exec,
+        running: JoinSet::new(),
+        told,
+        taken: 0,
+        types_told: HashSet::new(),
+        tally: Tally::default(),
+    };
+    let (left, mut tally) = listener.listen(deliveries, &mut signals).await?;
+    tally.unreadable(client.unreadable());
     let state = client.state();
     client.close().await;
     let end = state.borrow().clone();
-    match end {
-        State::Closed(e) if e != ClientError::Closed => Err(e.into()),
+    tally.tell(&args.connect.agent);
+    match (end, left) {
+        (State::Closed(e), _) if e != ClientError::Closed => Err(e.into()),
+        (_, Left::NotStarted(code)) => Ok(ExitCode::from(code)),
+        (_, Left::ByItself) if tally.has_failures() && !args.failures_ok => Ok(ExitCode::FAILURE),
         _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Why it listens no more.
+enum Left {
+    ByItself,
+    Told,
+    /// The command cannot be started; with the exit status that says so.
+    NotStarted(u8),
+}
+
+struct Listener<'a> {
+    args: &'a ListenArgs,
+    client: &'a Client,
+    window: u32,
+    exec: Option<Arc<Exec>>,
+    running: JoinSet<Handled>,
+    /// What the commands are told, and how often anybody was.
+    told: watch::Sender<Option<(Told, u32)>>,
+    taken: u64,
+    types_told: HashSet<String>,
+    tally: Tally,
+}
+
+impl Listener<'_> {
+    async fn listen(
+        mut self,
+        mut deliveries: Deliveries,
+        signals: &mut Signals,
+    ) -> anyhow::Result<(Left, Tally)> {
+        let state = self.client.state();
+        let mut left = loop {
+            let idle = tokio::time::sleep(self.args.until_idle.unwrap_or_default());
+            tokio::select! {
+                delivery = deliveries.next() => {
+                    let Some(delivery) = delivery else { break Left::ByItself };
+                    let Some(delivery) = self.ours(delivery).await else { continue };
+                    self.taken += 1;
+                    self.handle(delivery).await;
+                    let still = self.args.max.map(|max| max.saturating_sub(self.taken));
+                    match still {
+                        Some(0) => break Left::ByItself,
+                        Some(still) if still < u64::from(self.window) => self.client.set_window(still as u32).await?,
+                        _ => {}
+                    }
+                }
+                Some(handled) = self.running.join_next(), if !self.running.is_empty() => {
+                    if let Some(code) = self.tally.count_joined(handled) {
+                        break Left::NotStarted(code);
+                    }
+                }
+                // While the broker is away nothing could come.
+                () = idle, if self.args.until_idle.is_some() && self.running.is_empty() => {
+                    if matches!(*state.borrow(), State::Connected { .. }) {
+                        break Left::ByItself;
+                    }
+                }
+                told = signals.next() => {
+                    self.tell(told);
+                    break Left::Told;
+                }
+            }
+        };
+        // Commands that run are waited for: their messages are theirs.
+        loop {
+            tokio::select! {
+                handled = self.running.join_next() => {
+                    let Some(handled) = handled else { break };
+                    if let Some(code) = self.tally.count_joined(handled) {
+                        left = Left::NotStarted(code);
+                    }
+                }
+                told = signals.next() => self.tell(told),
+            }
+        }
+        Ok((left, self.tally))
+    }
+
+    /// The delivery, unless it is of a type that is not handled here.
+    async fn ours(&mut self, delivery: Delivery) -> Option<Delivery> {
+        let kind = delivery.message_type();
+        if self.args.types.is_empty() || self.args.types.iter().any(|one| one == kind) {
+            return Some(delivery);
+        }
+        let others = self.args.others;
+        if self.types_told.len() < TYPES_TOLD_MAX && self.types_told.insert(kind.to_owned()) {
+            let becomes = if others == Others::Dead { "dead letters" } else { "left to others" };
+            tracing::warn!(r#type = %reason::harmless(kind), becomes, "messages of this type are not handled here");
+        }
+        match others {
+            Others::Leave => delivery.release(LEAVE_FOR).await,
+            Others::Dead => {
+                let sentence = format!("nobody here handles messages of the type {}", reason::harmless(kind));
+                delivery.dead(&sentence).await;
+            }
+        }
+        self.tally.count_other(others == Others::Dead);
+        None
+    }
+
+    async fn handle(&mut self, delivery: Delivery) {
+        match &self.exec {
+            Some(exec) => {
+                let (exec, told) = (exec.clone(), self.told.subscribe());
+                self.running.spawn(async move { exec.handle(delivery, told).await });
+            }
+            None => {
+                let of = tally::Of::from(&delivery);
+                print_and_ack(delivery).await;
+                self.tally.count(Handled::acked(of));
+            }
+        }
+    }
+
+    fn tell(&self, told: Told) {
+        self.told.send_modify(|now| *now = Some((told, now.map_or(1, |(_, times)| times + 1))));
+        if !self.running.is_empty() {
+            tracing::info!(
+                signal = told.name(),
+                commands = self.running.len(),
+                "leaving; passing it on to the commands"
+            );
+        }
     }
 }
 
@@ -140,94 +307,4 @@ async fn print_and_ack(delivery: Delivery) {
         payload: serde_json::from_str(delivery.payload()).ok(),
     });
     delivery.ack().await;
-}
-
-/// A command that handles messages.
-struct Exec {
-    command: String,
-    limit: Duration,
-}
-
-impl Exec {
-    async fn handle(&self, delivery: Delivery) {
-        match self.run(&delivery).await {
-            Ok(()) => delivery.ack().await,
-            Err(reason) => {
-                tracing::warn!(id = %delivery.id(), %reason, "the command failed");
-                delivery.fail(&reason, None).await;
-            }
-        }
-    }
-
-    async fn run(&self, delivery: &Delivery) -> Result<(), String> {
-        let mut child =
-            self.command(delivery).spawn().map_err(|e| format!("the command cannot be run: {e}"))?;
-        let group = child.id();
-        let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-        let payload = delivery.payload();
-        let feed = async {
-            if let Some(mut stdin) = stdin {
-                // A command that does not read its input may still succeed.
-                let _ = stdin.write_all(payload.as_bytes()).await;
-            }
-        };
-        let ended = async { tokio::join!(pass_on(stderr), feed, child.wait()) };
-        match timeout(self.limit, ended).await {
-            Ok((_, (), Ok(status))) if status.success() => Ok(()),
-            Ok((last_line, (), Ok(status))) => {
-                Err(last_line.unwrap_or_else(|| format!("the command ended with {status}")))
-            }
-            Ok((_, (), Err(e))) => Err(format!("the command was lost: {e}")),
-            Err(_) => {
-                kill_group(group).await;
-                Err(format!("the command took longer than {}", humantime::format_duration(self.limit)))
-            }
-        }
-    }
-
-    fn command(&self, delivery: &Delivery) -> Command {
-        let (shell, flag) = if cfg!(windows) { ("cmd", "/C") } else { ("/bin/sh", "-c") };
-        let mut command = Command::new(shell);
-        command
-            .args([flag, &self.command])
-            .env_remove("POSTBELL_TOKEN")
-            .env_remove("POSTBELL_TOKEN_FILE")
-            .env("POSTBELL_ID", delivery.id().to_string())
-            .env("POSTBELL_FROM", delivery.from())
-            .env("POSTBELL_TYPE", delivery.message_type())
-            .env("POSTBELL_PRIORITY", delivery.priority().to_string())
-            .env("POSTBELL_ATTEMPT", delivery.attempt().to_string())
-            .env("POSTBELL_CREATED_AT", delivery.created_at())
-            .env("POSTBELL_CORRELATION_ID", delivery.correlation_id().unwrap_or(""))
-            .env("POSTBELL_HEADERS", delivery.headers().map_or("", RawValue::get))
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        // A group of its own: what it starts can be ended with it, and Ctrl-C lets it finish its message.
-        #[cfg(unix)]
-        command.process_group(0);
-        command
-    }
-}
-
-/// Ends a command with everything it started: the shell alone would leave its children running.
-async fn kill_group(leader: Option<u32>) {
-    let Some(leader) = leader.filter(|_| cfg!(unix)) else { return };
-    let kill = Command::new("kill").args(["-KILL", "--", &format!("-{leader}")]).status().await;
-    if let Err(e) = kill {
-        tracing::warn!(error = %e, "a command that took too long could not be ended");
-    }
-}
-
-/// Shows what a command writes to standard error, and keeps the last line.
-async fn pass_on(stderr: Option<tokio::process::ChildStderr>) -> Option<String> {
-    let mut lines = BufReader::new(stderr?).lines();
-    let mut last = None;
-    while let Ok(Some(line)) = lines.next_line().await {
-        eprintln!("{line}");
-        if !line.trim().is_empty() {
-            last = Some(line);
-        }
-    }
-    last
 }

@@ -22,7 +22,8 @@ use crate::postgres::migrate::{self, Plan, Rehearsal};
 /// says which. The rehearsal waits 2 s at most for a table that is in use, and holds the tables for as long as it takes; what a
 /// trigger of yours queues in the transaction (pg_net, NOTIFY) is rolled back with it, what it does outside is not.
 ///
-/// Then each migration is one transaction; running it again goes on where it stopped, or does nothing.
+/// Then each migration is one transaction; running it again goes on where it stopped. It also mends what
+/// has drifted since: what somebody dropped, disabled or changed of what Postbell needs.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   postbell migrate --dry-run                      # what would be done, and whether it can be
@@ -62,12 +63,12 @@ pub(super) async fn run(args: MigrateArgs) -> Outcome {
         let steps: Vec<_> = plan.migrations.iter().chain(&plan.triggers).collect();
         output::json(&json!({
             "dry_run": args.dry_run, "steps": steps, "adoption": plan.adoption, "deliveries": plan.deliveries,
-            "warnings": plan.warnings, "rehearsed_ms": plan.rehearsed_ms,
+            "mends": plan.mends, "left": plan.left, "warnings": plan.warnings, "rehearsed_ms": plan.rehearsed_ms,
         }));
     } else {
         sentences(&plan, args.dry_run).iter().for_each(|sentence| output::line(sentence));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if plan.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What was done, or would be, a line each.
@@ -76,8 +77,10 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
     if plan.is_empty() {
         lines.push("nothing to do: the schema is that of this version".to_owned());
     }
-    let (applied, installed) =
-        if dry_run { ("would apply", "would install") } else { ("applied", "installed") };
+    let (applied, installed, mended) = match dry_run {
+        true => ("would apply", "would install", "would mend"),
+        false => ("applied", "installed", "mended"),
+    };
     if let Some(adoption) = &plan.adoption {
         let (adopted, created) =
             if dry_run { ("would adopt", "would create") } else { ("adopted", "created") };
@@ -92,11 +95,13 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
         }
     }
     lines.extend(plan.migrations.iter().map(|m| format!("{applied} migration {m}")));
+    lines.extend(plan.mends.iter().map(|what| format!("{mended}: {what}")));
     lines.extend(plan.triggers.iter().map(|t| format!("{installed} trigger {t}")));
     if let Some(deliveries) = plan.deliveries.filter(|n| *n > 0) {
         let made = if dry_run { "would make" } else { "made" };
         lines.push(format!("{made} {deliveries} deliveries for messages that waited without the trigger"));
     }
+    lines.extend(plan.left.iter().map(|what| format!("not mended: {what}")));
     if let (true, Some(ms)) = (dry_run, plan.rehearsed_ms) {
         lines.push(match plan.is_empty() {
             true => format!("tried the life of a message in a transaction that was rolled back: {ms} ms"),

@@ -1,58 +1,79 @@
 //! `postbell once`: a command that one of several jobs runs, wherever they are started.
 
+use std::ffi::OsString;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use anyhow::Context;
-use tokio::process::{Child, Command};
+use anyhow::{Context, bail};
 use tokio::time::timeout;
 
-use super::Outcome;
+use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
-use super::serve::stop_signal;
+use super::signals::{Signals, Told};
+use super::{Outcome, output};
+use crate::client::Client;
 use crate::client::lock::{Acquired, Lock};
 
 /// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
 const EXIT_HELD: u8 = 75;
 
-/// A command that is asked to end has so long: less than a cancelled job of GitHub Actions, which is killed 7.5 s after it
-/// was interrupted at the soonest.
-const GRACE: Duration = Duration::from_secs(5);
+/// Whoever is stopped while it asks for the lock waits so long for the answer, to give the lock back.
+const ASKED_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs a command unless somebody else does, or did, under the same key.
 ///
 /// The key names the task, such as daily-2026-11-24. The lock is renewed while the command runs; if this process dies,
-/// another may run it after --ttl. Exit status 0 of the command says that the task is done: from then on `once` with
-/// this key runs nothing and exits with 0. Any other status gives the lock back. SIGTERM and Ctrl-C are passed on as SIGTERM;
-/// a command that goes on for 5 s more is killed. Where somebody else is at it, `once` exits with 75. The command finds the
+/// the command is ended, and another may run it after --ttl. Exit status 0 of the command says that the task is done: from
+/// then on `once` with this key runs nothing and exits with 0. Any other status gives the lock back. The command finds the
 /// lock's growing number in POSTBELL_FENCE.
+///
+/// SIGTERM, Ctrl-C, SIGHUP and SIGQUIT are passed on to the command and all that it started; what goes on after --grace is
+/// killed, at a second signal at once. The lock is held until all of them are gone. A process that the command leaves behind when
+/// it ends is asked to end as well. Where the broker is away for so long that the lock could end, the command is ended before.
 #[derive(clap::Args)]
-#[command(after_help = "Example:
-  postbell once --agent nightly \"daily-$(date +%F)\" -- ./daily.sh")]
+#[command(
+    after_help = "Exit status: the command's, 128+n if a signal ended it; 0 also where the task is done already; 75 somebody \
+else is at it; 126 and 127 the command cannot be started; 1 it was stopped, or the lock was lost; 64 wrong usage.
+
+Example:
+  postbell once --agent nightly \"daily-$(date +%F)\" -- ./daily.sh"
+)]
 pub(super) struct OnceArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// For how long the lock is held if this process dies, 1s to 1h
     #[arg(long, env = "POSTBELL_TTL", default_value = "1min", value_parser = humantime::parse_duration)]
     ttl: Duration,
+    // A cancelled job of GitHub Actions is killed 7.5 s after it was interrupted at the soonest.
+    /// How long the command may go on after a signal
+    #[arg(long, env = "POSTBELL_GRACE", default_value = "5s", value_parser = humantime::parse_duration)]
+    grace: Duration,
     /// Names the task
     key: String,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true)]
-    command: Vec<String>,
+    command: Vec<OsString>,
 }
 
 pub(super) async fn run(args: OnceArgs) -> Outcome {
-    let (client, _deliveries) = args.connect.builder()?.window(0).connect().await?;
-    let outcome = match client.lock(&args.key, args.ttl).await? {
-        Acquired::Held(lock) => run_under(lock, &args).await,
-        Acquired::Taken { holder, left, is_done } => {
+    // From before the lock is asked for: nobody may be ended between having it and giving it back.
+    let mut signals = Signals::new()?;
+    let connecting = args.connect.builder()?.window(0).connect();
+    let (client, _deliveries) = tokio::select! {
+        connected = connecting => connected?,
+        told = signals.next() => return Ok(ExitCode::from(told.code())),
+    };
+    let outcome = match ask(&client, &args, &mut signals).await? {
+        Asked::Stopped(told) => Ok(ExitCode::from(told.code())),
+        Asked::Answered(Acquired::Held(lock)) => run_under(lock, &args, &mut signals).await,
+        Asked::Answered(Acquired::Taken { holder, left, is_done }) => {
             let holder = holder.unwrap_or_else(|| "another agent".to_owned());
             if is_done {
                 tracing::info!(key = args.key, by = holder, "the task is done already");
                 Ok(ExitCode::SUCCESS)
             } else {
-                tracing::info!(key = args.key, by = holder, ?left, "somebody else is at it");
+                let left = left.map(|left| humantime::format_duration(left).to_string());
+                tracing::info!(key = args.key, by = holder, left, "somebody else is at it");
                 Ok(ExitCode::from(EXIT_HELD))
             }
         }
@@ -61,52 +82,120 @@ pub(super) async fn run(args: OnceArgs) -> Outcome {
     outcome
 }
 
-async fn run_under(lock: Lock, args: &OnceArgs) -> Outcome {
-    let (program, rest) = args.command.split_first().context("there is no command")?;
-    let mut child = Command::new(program)
-        .args(rest)
-        .env("POSTBELL_FENCE", lock.fence().to_string())
-        .env_remove("POSTBELL_TOKEN")
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("{program} cannot be started"))?;
-    let stop = stop_signal()?;
-    let status = tokio::select! {
-        status = child.wait() => status?,
-        () = lock.lost() => {
-            end(&mut child).await;
-            anyhow::bail!("the lock {} was lost while the command ran, so that was ended: another may be at it", args.key);
-        }
-        () = stop => {
-            ask_to_end(&child).await;
-            if timeout(GRACE, child.wait()).await.is_err() {
-                end(&mut child).await;
-            }
-            lock.release().await?;
-            anyhow::bail!("stopped: the command was ended, and the lock {} given back", args.key);
+enum Asked {
+    Answered(Acquired),
+    Stopped(Told),
+}
+
+/// Asks for the lock. Whoever is stopped meanwhile gives it back.
+async fn ask(client: &Client, args: &OnceArgs, signals: &mut Signals) -> anyhow::Result<Asked> {
+    let asking = client.lock(&args.key, args.ttl);
+    tokio::pin!(asking);
+    let told = tokio::select! {
+        acquired = &mut asking => return Ok(Asked::Answered(acquired?)),
+        told = signals.next() => told,
+    };
+    if let Ok(Ok(Acquired::Held(lock))) = timeout(ASKED_WAIT, asking).await {
+        give_back(lock, &args.key).await;
+    }
+    Ok(Asked::Stopped(told))
+}
+
+/// How the command came to its end.
+enum Ended {
+    ByItself(ExitStatus),
+    /// It was asked to.
+    Stopped(Told, ExitStatus),
+    LockLost,
+    /// Something of it lives on, whatever is done.
+    Not,
+}
+
+async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> Outcome {
+    if let Some(told) = signals.came().await {
+        give_back(lock, &args.key).await;
+        return Ok(ExitCode::from(told.code()));
+    }
+    let mut family = match start(&lock, args) {
+        Ok(family) => family,
+        Err(e) => {
+            give_back(lock, &args.key).await;
+            let program = args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+            output::fault(&format!("{} cannot be started: {e}", program.escape_debug()));
+            return Ok(ExitCode::from(family::code_of_fault(&e)));
         }
     };
-    if status.success() {
-        lock.done().await?;
-        return Ok(ExitCode::SUCCESS);
+    match until_ended(&mut family, &lock, args, signals).await.context("the command was lost")? {
+        Ended::ByItself(status) if status.success() => {
+            lock.done().await?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Ended::ByItself(status) => {
+            give_back(lock, &args.key).await;
+            Ok(ExitCode::from(family::code_of(status)))
+        }
+        Ended::Stopped(told, status) => {
+            give_back(lock, &args.key).await;
+            tracing::warn!(signal = told.name(), "stopped: the command and all that it started have ended");
+            // It may say that all is well, but not that the task is done.
+            Ok(ExitCode::from(family::code_of(status).max(1)))
+        }
+        Ended::LockLost => bail!(
+            "the lock {} could not be held while the command ran, so that was ended: another may run it",
+            args.key
+        ),
+        Ended::Not => bail!(
+            "a process that the command started cannot be ended; the lock {} is not given back, and ends by its time ({})",
+            args.key,
+            humantime::format_duration(args.ttl)
+        ),
     }
-    lock.release().await?;
-    Ok(failure(status))
 }
 
-/// By SIGTERM, so that it can put away what it has in hand; where there is no such thing it is ended.
-async fn ask_to_end(child: &Child) {
-    let Some(id) = child.id().filter(|_| cfg!(unix)) else { return };
-    if let Err(e) = Command::new("kill").args(["-TERM", &id.to_string()]).status().await {
-        tracing::warn!(error = %e, "the command could not be asked to end");
+fn start(lock: &Lock, args: &OnceArgs) -> std::io::Result<Family> {
+    let (program, rest) = args.command.split_first().ok_or(std::io::ErrorKind::NotFound)?;
+    let variables = vec![("POSTBELL_FENCE", lock.fence().to_string())];
+    Start { program, args: rest, variables, hidden: &["POSTBELL_TOKEN"], piped: false, grace: args.grace }
+        .run()
+}
+
+async fn until_ended(
+    family: &mut Family,
+    lock: &Lock,
+    args: &OnceArgs,
+    signals: &mut Signals,
+) -> std::io::Result<Ended> {
+    let told = tokio::select! {
+        status = family.wait() => return Ok(Ended::ByItself(status?)),
+        () = lock.lost() => return Ok(end_before_another(family, lock, args).await),
+        told = signals.next() => told,
+    };
+    tracing::info!(signal = told.name(), "passing it on to the command");
+    family.pass(told);
+    let is_late = tokio::select! {
+        status = family.wait() => return Ok(Ended::Stopped(told, status?)),
+        () = lock.lost() => return Ok(end_before_another(family, lock, args).await),
+        () = tokio::time::sleep(args.grace) => true,
+        _ = signals.next() => false,
+    };
+    tracing::warn!(is_late, "the command goes on, so it is killed");
+    Ok(match family.end().await {
+        Some(status) => Ended::Stopped(told, status),
+        None => Ended::Not,
+    })
+}
+
+/// The lock ends soon, unless it was lost already: the command gets half of that time to put away what it has in hand.
+async fn end_before_another(family: &mut Family, lock: &Lock, args: &OnceArgs) -> Ended {
+    match family.end_within(args.grace.min(lock.margin() / 2)).await {
+        Some(_) => Ended::LockLost,
+        None => Ended::Not,
     }
 }
 
-async fn end(child: &mut Child) {
-    // It may have ended this moment.
-    let _ = child.kill().await;
-}
-
-fn failure(status: ExitStatus) -> ExitCode {
-    ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+/// Where the broker is away, the lock ends by its time; that changes nothing of how the command ended.
+async fn give_back(lock: Lock, key: &str) {
+    if let Err(e) = lock.release().await {
+        tracing::warn!(key, error = %e, "the lock could not be given back, and ends by its time");
+    }
 }

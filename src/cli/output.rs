@@ -1,8 +1,16 @@
 //! How results are shown: aligned for people, JSON for programs, colour only where somebody can see it.
+//!
+//! All that a command writes goes through here, and none of it is believed: a name may hold what a terminal obeys (`plain.rs`).
+
+pub(super) mod log;
+pub(super) mod plain;
 
 use std::io::IsTerminal;
 
 use serde::Serialize;
+
+/// Columns before a field's value.
+const FIELD_WIDTH: usize = 13;
 
 /// Whether colours are welcome there.
 pub(super) fn is_colourful(stream: &impl IsTerminal) -> bool {
@@ -11,6 +19,40 @@ pub(super) fn is_colourful(stream: &impl IsTerminal) -> bool {
 
 /// Prints a line to standard output. A reader that went away (`| head`) ends the command quietly.
 pub(super) fn line(text: &str) {
+    write(&plain::one_line(text));
+}
+
+/// Prints text of our own that has lines: a file of SQL.
+pub(super) fn lines(text: &str) {
+    write(&plain::lines(text));
+}
+
+/// Prints what is called by a name; its further lines stand below its first, so that none looks like another field.
+pub(super) fn field(name: &str, value: &str) {
+    let (indent, mut heading) = (" ".repeat(FIELD_WIDTH), format!("{name:<FIELD_WIDTH$}"));
+    for text in value.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)) {
+        line(format!("{heading}{text}").trim_end());
+        heading.clone_from(&indent);
+    }
+}
+
+/// Prints a line in one of a terminal's colours, after a mark of its own if there is one.
+pub(super) fn coloured(colour: u8, mark: &str, text: &str) {
+    let (mark, text) = (plain::one_line(mark), plain::one_line(text));
+    write(&match mark.is_empty() {
+        true => format!("\x1b[{colour}m{text}\x1b[0m"),
+        false => format!("\x1b[{colour}m{mark}\x1b[0m {text}"),
+    });
+}
+
+/// Prints why a command failed, to standard error.
+pub(super) fn fault(sentence: &str) {
+    use std::io::Write;
+    // Where it cannot be written, the exit status tells.
+    let _ = writeln!(std::io::stderr(), "postbell: {}", plain::one_line(sentence));
+}
+
+fn write(text: &str) {
     use std::io::Write;
     if writeln!(std::io::stdout(), "{text}").is_err() {
         std::process::exit(0);
@@ -20,7 +62,7 @@ pub(super) fn line(text: &str) {
 /// Prints a value as one line of JSON.
 pub(super) fn json(value: &impl Serialize) {
     match serde_json::to_string(value) {
-        Ok(text) => line(&text),
+        Ok(text) => write(&plain::json(&text)),
         Err(e) => tracing::error!(error = %e, "a result could not be written as JSON"),
     }
 }

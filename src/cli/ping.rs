@@ -98,7 +98,7 @@ async fn round_trip(
         .priority(Priority::new(1).unwrap_or_default())
         .correlation_id(&key)
         // Where this process ends before it is back, it does not lie about.
-        .ttl(2 * args.within);
+        .ttl(args.within.saturating_mul(2));
     let sent = Instant::now();
     let receipt = client.submit(message).await?;
     let stored = async {

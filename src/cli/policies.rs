@@ -50,9 +50,9 @@ fn show() {
     output::line("begin;");
     // Not the roles: who needs them says so by --create-roles.
     for file in POLICIES {
-        output::line(&format!("\n-- {}.sql\n{}", file.name, file.sql.trim_end()));
+        output::lines(&format!("\n-- {}.sql\n{}", file.name, file.sql.trim_end()));
     }
-    output::line("\ncommit;");
+    output::lines("\ncommit;");
 }
 
 async fn apply(args: ApplyArgs) -> anyhow::Result<()> {

@@ -183,31 +183,47 @@ async fn send_one(client: &Client, args: &SendArgs, mut source: Box<dyn BufRead>
     Ok(())
 }
 
+/// The first line that is refused ends it; those that are under way by then are told of all the same.
 async fn send_lines(client: &Client, args: &SendArgs, source: Box<dyn BufRead>) -> anyhow::Result<()> {
     let mut under_way = VecDeque::new();
+    let mut result = submit_lines(client, args, source, &mut under_way).await;
+    for (number, receipt) in under_way {
+        result = result.and(committed(number, receipt, args).await);
+    }
+    result
+}
+
+async fn submit_lines(
+    client: &Client,
+    args: &SendArgs,
+    source: Box<dyn BufRead>,
+    under_way: &mut VecDeque<(u64, Receipt)>,
+) -> anyhow::Result<()> {
     for (number, line) in (1..).zip(source.lines()) {
         let line = line.context("the payload cannot be read")?;
         if line.trim().is_empty() {
             continue;
         }
         let message = outgoing(args, line.trim()).with_context(|| format!("line {number}"))?;
-        under_way.push_back(client.submit(message).await?);
+        under_way.push_back((number, client.submit(message).await?));
         if under_way.len() >= AT_ONCE
-            && let Some(first) = under_way.pop_front()
+            && let Some((number, first)) = under_way.pop_front()
         {
-            show(Receipt::committed(first).await?, args.json);
+            committed(number, first, args).await?;
         }
     }
-    for receipt in under_way {
-        show(receipt.committed().await?, args.json);
-    }
+    Ok(())
+}
+
+async fn committed(number: u64, receipt: Receipt, args: &SendArgs) -> anyhow::Result<()> {
+    show(receipt.committed().await.with_context(|| format!("line {number}"))?, args.json);
     Ok(())
 }
 
 fn outgoing(args: &SendArgs, text: &str) -> anyhow::Result<Outgoing> {
     let payload: &RawValue = match serde_json::from_str(text) {
         Ok(payload) => payload,
-        Err(e) => bail!("the payload is not JSON: {e}"),
+        Err(e) => bail!("the payload is not JSON: it goes wrong at line {}, column {}", e.line(), e.column()),
     };
     let kind = args.message_type;
     let message = match &args.address {

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::json;
 
+use super::output::plain::one_line as plain;
 use super::remote::{Events, RemoteArgs};
 use super::serve::stop_signal;
 use super::{Outcome, output};
@@ -99,7 +100,7 @@ fn print(frame: &Frame, environments: &HashMap<String, String>, args: &TailArgs,
             if let Some(object) = line.as_object_mut() {
                 object.remove("ago_ms");
             }
-            output::line(&line.to_string());
+            output::json(&line);
         } else {
             output::line(&text(passed, &at));
         }
@@ -108,7 +109,7 @@ fn print(frame: &Frame, environments: &HashMap<String, String>, args: &TailArgs,
     let more: u64 = frame.more.iter().map(|more| more.count).sum();
     if more > 0 && args.filter.takes_all() {
         match args.json {
-            true => output::line(&json!({ "more": more }).to_string()),
+            true => output::json(&json!({ "more": more })),
             false => output::line(&format!("… and {more} more")),
         }
     }
@@ -166,11 +167,6 @@ fn text(passed: &Passed, at: &str) -> String {
         let _ = write!(line, "  {id}");
     }
     line.trim_end().to_owned()
-}
-
-/// A name may hold what a terminal obeys.
-fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -12,10 +12,13 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, KeyModifiers};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::Outcome;
+use super::output::plain;
 use super::remote::{Event, Remote, RemoteArgs};
 use super::serve::stop_signal;
 use crate::flow::{Frame, Passed};
@@ -176,11 +179,33 @@ fn read_keys(news: &mpsc::Sender<News>, leaving: &AtomicBool) {
     }
 }
 
+/// What the broker tells, with no text in it that a terminal obeys.
+fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
+    let mut value: Value = serde_json::from_str(json)?;
+    make_plain(&mut value);
+    serde_json::from_value(value)
+}
+
+fn make_plain(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = plain::one_line(text).into_owned(),
+        Value::Array(values) => values.iter_mut().for_each(make_plain),
+        Value::Object(map) => {
+            let pairs = std::mem::take(map).into_iter().map(|(key, mut value)| {
+                make_plain(&mut value);
+                (plain::one_line(&key).into_owned(), value)
+            });
+            *map = pairs.collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 impl State {
     fn take(&mut self, news: News) {
         match news {
             News::Told(event) => self.told(&event),
-            News::Lost(fault) => self.fault = fault,
+            News::Lost(fault) => self.fault = plain::one_line(&fault).into_owned(),
             News::Key(key) => self.key(key),
             News::Redraw | News::Leave => {}
         }
@@ -189,12 +214,12 @@ impl State {
     fn told(&mut self, event: &Event) {
         self.fault.clear();
         match event.name.as_str() {
-            "mesh" => match serde_json::from_str(&event.data) {
+            "mesh" => match read(&event.data) {
                 Ok(mesh) => self.mesh = Some(mesh),
                 Err(e) => self.fault = format!("the broker says what this version does not understand: {e}"),
             },
             "flow" if !self.paused => {
-                let frame: Frame = serde_json::from_str(&event.data).unwrap_or_default();
+                let frame: Frame = read(&event.data).unwrap_or_default();
                 self.passed.extend(frame.events);
                 let over = self.passed.len().saturating_sub(PASSED_MAX);
                 self.passed.drain(..over);

@@ -13,6 +13,8 @@ use crate::protocol::limits::LINE_BYTES_MAX;
 use crate::protocol::{ClientFrame, ServerFrame};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
+/// No broker's lines may be longer, whatever it says.
+const READ_BYTES_MAX: usize = 16 * LINE_BYTES_MAX;
 const DEFAULT_PORT: u16 = 7440;
 
 type ReadHalf = Box<dyn AsyncRead + Send + Sync + Unpin>;
@@ -131,12 +133,15 @@ async fn greet(address: &Address, builder: &Builder) -> Result<Connection, Clien
         Err(e @ LineError::TooLong(_)) => return Err(ClientError::Protocol(e.to_string())),
     };
     match ServerFrame::decode(&line) {
-        Ok(Some(ServerFrame::Welcome(welcome))) => Ok(Connection { reader, writer, welcome }),
+        Ok(Some(ServerFrame::Welcome(welcome))) => {
+            reader.set_limit(welcome.limits.line_bytes.clamp(LINE_BYTES_MAX, READ_BYTES_MAX));
+            Ok(Connection { reader, writer, welcome })
+        }
         Ok(Some(ServerFrame::Error { code, message, retry_ms, .. })) => {
             Err(ClientError::Refused { code, message, retry: retry_ms.map(Duration::from_millis) })
         }
         Ok(_) => Err(ClientError::Protocol("it did not say welcome".to_owned())),
-        Err(e) => Err(ClientError::Protocol(e.message)),
+        Err(_) => Err(ClientError::Protocol("its first line cannot be read".to_owned())),
     }
 }
 

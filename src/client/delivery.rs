@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 use super::ClientError;
 use super::driver::{Order, Settled};
 use crate::protocol::frame::{Msg, Nack, NackOutcome};
+use crate::protocol::limits::REASON_BYTES_MAX;
 
 /// The deliveries, in the order in which the broker pushed them.
 #[derive(Debug)]
@@ -26,23 +28,30 @@ impl Deliveries {
 
     /// The next one; `None` once the client is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
-        self.receiver.recv().await
+        let mut delivery = self.receiver.recv().await?;
+        delivery.is_taken = true;
+        Some(delivery)
     }
 }
 
-/// A delivery. Dropping it gives it back to the broker, which pushes it again.
+/// A delivery, which should be told what became of it.
+///
+/// Dropping it gives it back to the broker, uncounted, which pushes it again; dropped a second time, or by a panic, it is a
+/// failed attempt, so that a handler that never comes to an outcome does not turn in a circle.
 #[derive(Debug)]
 pub struct Delivery {
     message: Msg,
     /// Which connection it came by: tags mean nothing on another.
     generation: u64,
+    /// Whether the agent ever had it.
+    is_taken: bool,
     /// `None` once something became of it.
     orders: Option<mpsc::WeakSender<Order>>,
 }
 
 impl Delivery {
     pub(super) fn new(message: Msg, generation: u64, orders: mpsc::WeakSender<Order>) -> Self {
-        Self { message, generation, orders: Some(orders) }
+        Self { message, generation, is_taken: false, orders: Some(orders) }
     }
 
     /// The message's id.
@@ -103,9 +112,17 @@ impl Delivery {
     /// The payload as a value.
     ///
     /// # Errors
-    /// It is not of that shape.
-    pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.message.payload.get())
+    /// [`ClientError::Invalid`]: it is not of that shape. [`dead`](Self::dead) takes the error as its reason.
+    pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        serde_json::from_str(self.message.payload.get()).map_err(|e| {
+            ClientError::Invalid(format!(
+                "the payload of message {} is no {}, from line {}, column {} on",
+                self.message.id,
+                std::any::type_name::<T>(),
+                e.line(),
+                e.column()
+            ))
+        })
     }
 
     /// Handled. It is not known whether the broker still had it: see [`ack_confirmed`](Self::ack_confirmed).
@@ -141,6 +158,11 @@ impl Delivery {
 
     async fn nack(self, outcome: NackOutcome, delay: Option<Duration>, reason: Option<String>) {
         let delay_ms = delay.map(|d| d.as_millis() as u64);
+        // A line that is too long would end the session; a text of Postgres holds no zero character.
+        let reason = reason.map(|mut reason| {
+            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            reason.replace('\0', "\u{fffd}")
+        });
         let nack = Nack { tag: self.message.tag, outcome, delay_ms, reason };
         self.settle(Settled::Nack(nack)).await;
     }
@@ -157,10 +179,23 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         let Some(orders) = self.orders.take().and_then(|orders| orders.upgrade()) else { return };
-        let tag = self.message.tag;
-        let nack = Nack { tag, outcome: NackOutcome::Release, delay_ms: None, reason: None };
-        let settled = Settled::Nack(nack);
-        // Full only while the broker is away, and then the tag is void anyway.
-        let _ = orders.try_send(Order::Settle { tag, generation: self.generation, settled });
+        let (tag, generation) = (self.message.tag, self.generation);
+        let nack = |outcome, reason| Nack { tag, outcome, delay_ms: None, reason };
+        let settled = if !self.is_taken {
+            Settled::Nack(nack(NackOutcome::Release, None))
+        } else if std::thread::panicking() {
+            Settled::Nack(nack(NackOutcome::Fail, Some("its handler panicked".to_owned())))
+        } else {
+            Settled::Dropped(self.message.id)
+        };
+        let Err(TrySendError::Full(order)) = orders.try_send(Order::Settle { tag, generation, settled })
+        else {
+            return;
+        };
+        // It must be told all the same: else it is held, and its deadline moved, for as long as the connection lives.
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(async move { orders.send(order).await })),
+            Err(_) => drop(orders.blocking_send(order)),
+        }
     }
 }

@@ -13,6 +13,9 @@ use crate::protocol::{ClientFrame, ServerFrame};
 
 /// A lock is held for longer when so much of its time has passed.
 const RENEW_AT: u32 = 3;
+/// So much of its time is left when a lock that could not be renewed is given up: for whoever works under it to stop.
+const MARGIN: u32 = 6;
+const _: () = assert!(MARGIN > RENEW_AT);
 /// After a renewal that failed.
 const RENEW_AGAIN: Duration = Duration::from_millis(200);
 
@@ -38,6 +41,7 @@ pub struct Lock {
     client: Client,
     key: String,
     fence: i64,
+    ttl: Duration,
     lost: watch::Receiver<bool>,
     renewing: JoinHandle<()>,
 }
@@ -49,14 +53,16 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Acquired, ClientError> {
+        // From before it was asked: on our clock it ends no later than on the server's.
+        let held_until = Instant::now() + ttl;
         let answer = self.hold(key, ttl, None).await?;
         let Some(fence) = answer.fence else {
             let left = answer.left_ms.map(Duration::from_millis);
             return Ok(Acquired::Taken { holder: answer.holder, left, is_done: answer.done });
         };
         let (is_lost, lost) = watch::channel(false);
-        let renewing = tokio::spawn(renew(self.clone(), key.to_owned(), fence, ttl, is_lost));
-        Ok(Acquired::Held(Lock { client: self.clone(), key: key.to_owned(), fence, lost, renewing }))
+        let renewing = tokio::spawn(renew(self.clone(), key.to_owned(), fence, ttl, held_until, is_lost));
+        Ok(Acquired::Held(Lock { client: self.clone(), key: key.to_owned(), fence, ttl, lost, renewing }))
     }
 
     async fn hold(
@@ -74,16 +80,21 @@ impl Client {
     }
 }
 
-async fn renew(client: Client, key: String, fence: i64, ttl: Duration, is_lost: watch::Sender<bool>) {
-    let mut held_until = Instant::now() + ttl;
+async fn renew(
+    client: Client,
+    key: String,
+    fence: i64,
+    ttl: Duration,
+    mut held_until: Instant,
+    is_lost: watch::Sender<bool>,
+) {
     let mut wait = ttl / RENEW_AT;
     loop {
         sleep(wait).await;
-        let left = held_until.saturating_duration_since(Instant::now());
+        let left = held_until.saturating_duration_since(Instant::now() + ttl / MARGIN);
         let asked_at = Instant::now();
         match timeout(left, client.hold(&key, ttl, Some(fence))).await {
             Ok(Ok(lock)) if lock.held => {
-                // From before it was asked: on our clock it ends no later than on the server's.
                 held_until = asked_at + ttl;
                 wait = ttl / RENEW_AT;
             }
@@ -103,7 +114,13 @@ impl Lock {
         self.fence
     }
 
-    /// Returns when the lock is not ours any more: whoever goes on with the task does it beside somebody else.
+    /// Of the lock's time so much is left when [`lost`](Self::lost) returns because the broker is away.
+    pub fn margin(&self) -> Duration {
+        self.ttl / MARGIN
+    }
+
+    /// Returns when the lock is not ours any more, or could not be renewed and ends after [`margin`](Self::margin): whoever goes
+    /// on with the task then does it beside somebody else.
     pub async fn lost(&self) {
         // The renewing ended by a panic: then nobody renews.
         let _ = self.lost.clone().wait_for(|lost| *lost).await;

@@ -1,9 +1,9 @@
-//! What the client has asked and not heard of yet, and the deliveries that the agent holds.
+//! What the client has asked and not heard of yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
 
 use super::{ClientError, Delivery};
@@ -13,8 +13,20 @@ use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
 use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
 use crate::protocol::{ClientFrame, ServerFrame};
 
-/// A send's answer.
-pub(super) type SendAnswer = oneshot::Sender<Result<Uuid, ClientError>>;
+/// A send's answer, with its share of what may be under way: given back with the answer.
+#[derive(Debug)]
+pub(super) struct SendAnswer {
+    pub(super) answer: oneshot::Sender<Result<Uuid, ClientError>>,
+    pub(super) _share: Option<OwnedSemaphorePermit>,
+}
+
+impl SendAnswer {
+    pub(super) fn send(self, outcome: Result<Uuid, ClientError>) {
+        // Whoever asked may have stopped waiting.
+        let _ = self.answer.send(outcome);
+    }
+}
+
 /// A confirmed ack's answer.
 pub(super) type AckAnswer = oneshot::Sender<Result<(), ClientError>>;
 
@@ -54,6 +66,29 @@ impl Pending {
         frame
     }
 
+    /// Takes a send while no broker is there; it goes when one is.
+    pub(super) fn hold(&mut self, mut send: Box<Send>, answer: SendAnswer) {
+        self.last += 1;
+        send.reference = Some(self.last.to_string());
+        self.held.insert(self.last);
+        self.sends.insert(self.last, (send, answer));
+    }
+
+    /// The client ends: everybody who waits is told why.
+    pub(super) fn end(&mut self, error: &ClientError) {
+        for (_, (_, answer)) in std::mem::take(&mut self.sends) {
+            answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.acks.drain() {
+            let _ = answer.send(Err(error.clone()));
+        }
+        for (_, answer) in self.asks.drain() {
+            let _ = answer.send(Err(error.clone()));
+        }
+        self.held.clear();
+        self.questions.clear();
+    }
+
     /// Takes an ack to be confirmed; gives back its `ref`.
     pub(super) fn ack(&mut self, answer: AckAnswer) -> String {
         self.last += 1;
@@ -79,9 +114,9 @@ impl Pending {
         }
     }
 
-    /// Takes what is asked of dead letters or locks; gives back the frame to write, unless whoever asked has given up: while the
-    /// broker was away it may have waited for long.
-    pub(super) fn ask(&mut self, mut frame: ClientFrame, answer: AskAnswer) -> Option<ClientFrame> {
+    /// Takes what is asked of dead letters or locks; gives back the frame to write and its `ref`, unless whoever asked has given
+    /// up: while the broker was away it may have waited for long.
+    pub(super) fn ask(&mut self, mut frame: ClientFrame, answer: AskAnswer) -> Option<(String, ClientFrame)> {
         if answer.is_closed() {
             return None;
         }
@@ -94,9 +129,10 @@ impl Pending {
         else {
             return None;
         };
-        *reference = Some(self.last.to_string());
+        let number = self.last.to_string();
+        *reference = Some(number.clone());
         self.asks.insert(self.last, answer);
-        Some(frame)
+        Some((number, frame))
     }
 
     pub(super) fn answered(&mut self, frame: ServerFrame) {
@@ -115,8 +151,7 @@ impl Pending {
 
     pub(super) fn sent(&mut self, reference: Option<&str>, id: Uuid) {
         if let Some((_, answer)) = number(reference).and_then(|n| self.sends.remove(&n)) {
-            // Whoever asked may have stopped waiting.
-            let _ = answer.send(Ok(id));
+            answer.send(Ok(id));
         }
     }
 
@@ -160,7 +195,7 @@ impl Pending {
             let _ = answer.send(Err(error.clone()));
         }
         if let Some((_, answer)) = send {
-            let _ = answer.send(Err(error.clone()));
+            answer.send(Err(error.clone()));
         }
         if let Some(answer) = ack {
             let _ = answer.send(Err(error.clone()));
@@ -182,7 +217,7 @@ impl Pending {
             self.sends.iter().filter(|(n, (s, _))| is_unsafe(n, s)).map(|(n, _)| *n).collect();
         for n in unsafe_ones {
             if let Some((_, answer)) = self.sends.remove(&n) {
-                let _ = answer.send(Err(ClientError::Interrupted));
+                answer.send(Err(ClientError::Interrupted));
             }
         }
         let not_held = self.sends.iter().filter(|(n, _)| !self.held.contains(n));
@@ -198,59 +233,16 @@ fn number(reference: Option<&str>) -> Option<u64> {
     reference?.parse().ok()
 }
 
-/// The deliveries of this connection that the agent holds, and when their deadlines must be moved.
-#[derive(Default)]
-pub(super) struct Held {
-    deadlines: HashMap<u64, (Duration, Instant)>,
-    due: BTreeSet<(Instant, u64)>,
-}
-
-impl Held {
-    /// A delivery came: its deadline is moved when half of it has passed.
-    pub(super) fn insert(&mut self, now: Instant, tag: u64, deadline: Duration) {
-        let at = now + deadline / 2;
-        self.deadlines.insert(tag, (deadline, at));
-        self.due.insert((at, tag));
-    }
-
-    pub(super) fn remove(&mut self, tag: u64) {
-        if let Some((_, at)) = self.deadlines.remove(&tag) {
-            self.due.remove(&(at, tag));
-        }
-    }
-
-    /// The tags to extend now, each by how much.
-    pub(super) fn take_due(&mut self, now: Instant) -> Vec<(u64, Duration)> {
-        let mut extends = Vec::new();
-        while let Some(&(at, tag)) = self.due.first() {
-            if at > now {
-                break;
-            }
-            self.due.pop_first();
-            if let Some(&(deadline, _)) = self.deadlines.get(&tag) {
-                self.insert(now, tag, deadline);
-                extends.push((tag, deadline));
-            }
-        }
-        extends
-    }
-
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(at, _)| *at)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.deadlines.is_empty()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn send(pending: &mut Pending, n: usize) -> (Option<Send>, oneshot::Receiver<Result<Uuid, ClientError>>) {
         let line = format!(r#"{{"to":"b","type":"data","payload":{n}}}"#);
         let (answer, answered) = oneshot::channel();
+        let answer = SendAnswer { answer, _share: None };
         (pending.send(Box::new(serde_json::from_str(&line).expect("a send")), answer), answered)
     }
 
@@ -293,20 +285,5 @@ mod tests {
         assert_eq!(pending.take_due(now).len(), RESUMED_MAX);
         assert_eq!(pending.sends.len(), 1_000 - RESUMED_MAX - 1);
         drop(answers);
-    }
-
-    #[test]
-    fn a_held_delivery_is_extended_again_and_again_until_it_is_settled() {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        let mut held = Held::default();
-        held.insert(now, 1, second * 2);
-        held.insert(now, 2, second * 20);
-        assert!(held.take_due(now).is_empty());
-        assert_eq!(held.take_due(now + second), [(1, second * 2)]);
-        assert_eq!(held.take_due(now + second * 2), [(1, second * 2)]);
-        held.remove(1);
-        assert_eq!(held.next_due(), Some(now + second * 10));
-        held.remove(2);
-        assert!(held.is_empty() && held.next_due().is_none());
     }
 }

@@ -21,11 +21,14 @@ pub enum Duty {
     Promotion,
     /// The registry says who is here.
     Presence,
+    /// The schema is what this version needs.
+    Schema,
 }
 
 impl Duty {
     /// Every duty.
-    pub const ALL: [Self; 5] = [Self::Tail, Self::Refill, Self::Settle, Self::Promotion, Self::Presence];
+    pub const ALL: [Self; 6] =
+        [Self::Tail, Self::Refill, Self::Settle, Self::Promotion, Self::Presence, Self::Schema];
 
     /// The value of a metric's label.
     pub fn as_str(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Duty {
             Self::Settle => "settle",
             Self::Promotion => "promotion",
             Self::Presence => "presence",
+            Self::Schema => "schema",
         }
     }
 
@@ -46,6 +50,7 @@ impl Duty {
             Self::Settle => "Outcomes have not been written",
             Self::Promotion => "Scheduled messages have not become ready",
             Self::Presence => "Presence has not been written to the registry",
+            Self::Schema => "The database's schema has not been what this version needs",
         }
     }
 }

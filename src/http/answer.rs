@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame, SizeHint};
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -64,6 +64,14 @@ pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> Answer {
 pub(super) fn json(value: &impl Serialize) -> Answer {
     // Strings, numbers and lists always serialize.
     respond(StatusCode::OK, JSON, serde_json::to_vec(value).unwrap_or_default())
+}
+
+/// There is no place for what was asked; health and metrics have their own.
+pub(super) fn busy() -> Answer {
+    let sentence = "As many requests are answered as may be at a time; come again in a while.\n";
+    let mut answer = respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, sentence);
+    answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
+    answer
 }
 
 pub(super) fn not_allowed(methods: &'static str) -> Answer {

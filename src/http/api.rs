@@ -21,9 +21,12 @@ use tokio::time::timeout;
 
 use super::Line;
 use super::answer::{Answer, JSON, json, not_allowed, respond};
+use super::places::{Places, WhenFull};
+use crate::flow::WATCHERS_MAX;
 use crate::postgres::{Pool, StoreError};
 use crate::status::Status;
 use admission::{Admission, May, Who};
+use events::Watcher;
 use query::Query;
 
 /// Questions that are asked of the database at a time; the next ones wait.
@@ -43,13 +46,22 @@ pub struct Site {
     /// Told of what was redriven.
     pub wake: Arc<Notify>,
     asking: Arc<Semaphore>,
+    /// Of those who watch.
+    seats: Places<Watcher>,
 }
 
 impl Site {
     /// Shows `status` to those that `admission` admits.
     pub fn new(admission: Admission, status: Status, pool: Pool, wake: Arc<Notify>) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING_MAX));
-        Self { admission: Arc::new(admission), status, pool, wake, asking }
+        Self {
+            admission: Arc::new(admission),
+            status,
+            pool,
+            wake,
+            asking,
+            seats: Places::new(WATCHERS_MAX, WhenFull::Refuse),
+        }
     }
 
     /// Asks the database, when it is one's turn.
@@ -125,7 +137,7 @@ async fn route<B>(site: &Site, peer: IpAddr, request: Request<B>, line: &Line) -
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
-    let who = site.admission.admit(request.headers(), peer).await?;
+    let who = site.admission.admit(request.headers(), request.version(), peer).await?;
     let uri = request.uri().clone();
     let query = Query::parse(uri.query().unwrap_or_default())?;
     let segments: Vec<&str> = uri.path().trim_start_matches("/api").split('/').skip(1).collect();
@@ -140,14 +152,17 @@ where
         (["me" | "mesh" | "events" | "dead" | "aside"] | ["dead", _] | ["agents", _, "messages"], false) => {
             Ok(not_allowed("GET, HEAD"))
         }
-        (["me"], _) => Ok(json(&Me { may: who.may, name: who.name.as_deref() })),
+        (["me"], _) => {
+            let behind_proxy = site.admission.lends_its_address();
+            Ok(json(&Me { may: who.may, name: who.name.as_deref(), behind_proxy }))
+        }
         (["mesh"], _) => {
             who.must(May::Look)?;
             Ok(respond(StatusCode::OK, JSON, site.status.mesh().await))
         }
         (["events"], _) => {
             who.must(May::Look)?;
-            events::events(site, line).await
+            events::events(site, &who, peer, line).await
         }
         (["agents", agent, "messages"], _) => messages::messages(site, &who, agent, &query).await,
         (["aside"], _) => aside::list(site, &who, &query).await,
@@ -166,6 +181,9 @@ struct Me<'a> {
     may: May,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<&'a str>,
+    /// See [`Admission::lends_its_address`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    behind_proxy: bool,
 }
 
 impl Who {

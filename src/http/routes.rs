@@ -6,25 +6,37 @@ use std::time::Instant;
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode};
 use prometheus::{TEXT_FORMAT, TextEncoder};
-use tokio::sync::Semaphore;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-use super::answer::{Answer, JSON, TEXT, not_allowed, respond};
-use super::{HttpState, Line, api, page};
+use super::answer::{Answer, JSON, TEXT, busy, not_allowed, respond};
+use super::places::Places;
+use super::{House, HttpState, Line, api, page};
+use crate::guard::Source;
 
 const NOT_FOUND: &str =
     "There is nothing here. The paths are /, /metrics, /health, /health/ready and /health/live.\n";
 
 pub(super) struct Routes {
     state: HttpState,
-    /// Scrapes that come together share the database gently: the refresh runs once at a time.
-    refreshing: Semaphore,
+    house: House,
+    /// When the last refresh began that came to its end. Scrapes that come together share the database gently: one refreshes
+    /// at a time, and those that waited for it share the next.
+    refreshed: Mutex<Option<Instant>>,
 }
 
 impl Routes {
-    pub(super) fn new(state: HttpState) -> Self {
-        Self { state, refreshing: Semaphore::new(1) }
+    pub(super) fn new(state: HttpState, house: House) -> Self {
+        Self { state, house, refreshed: Mutex::default() }
+    }
+
+    fn places(&self, path: &str) -> &Places<Source> {
+        match path {
+            "/health" | "/health/ready" | "/health/live" => &self.house.health,
+            "/metrics" => &self.house.scrapes,
+            _ => &self.house.page,
+        }
     }
 
     /// Answers a request. For HEAD hyper sends the same headers and leaves the body out.
@@ -33,6 +45,10 @@ impl Routes {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let path = request.uri().path();
+        let Some(place) = self.places(path).enter(Source::of(peer), line.cut()) else {
+            return busy();
+        };
+        line.stand(Some(place));
         if let Some(site) = self.state.site.as_ref().filter(|site| !site.admission.is_off()) {
             if path == "/api" || path.starts_with("/api/") {
                 return api::answer(site, peer, request, line).await;
@@ -72,10 +88,16 @@ impl Routes {
     /// Waits for fresh gauges, but not for long: what is in memory is shown in any case.
     async fn refresh(&self) {
         let Some(refresh) = &self.state.refresh else { return };
+        let came = Instant::now();
         let fresh = async {
             // Waiting for one's turn is part of the wait, so a slow database holds up no queue of scrapes.
-            let _turn = self.refreshing.acquire().await;
+            let mut refreshed = self.refreshed.lock().await;
+            if refreshed.is_some_and(|began| began >= came) {
+                return;
+            }
+            let began = Instant::now();
             refresh().await;
+            *refreshed = Some(began);
         };
         if timeout(self.state.limits.refresh_wait, fresh).await.is_err() {
             debug!("http: the database's gauges are shown as they last were");

@@ -71,6 +71,8 @@ fn starts(response: &str, with: &str) {
     assert!(response.starts_with(with), "{response}");
 }
 
+mod hostile;
+
 #[tokio::test]
 async fn metrics_are_an_exposition() {
     let server = Server::start(|_| ()).await;
@@ -201,18 +203,6 @@ async fn too_much_head_is_refused() {
 }
 
 #[tokio::test]
-async fn connections_above_the_limit_wait_for_room() {
-    let server = Server::start(|state| state.limits.connections_max = 1).await;
-    let held = server.connect().await;
-    let mut waiting = server.connect().await;
-    waiting.write_all(b"GET /health/live HTTP/1.1\r\nhost: test\r\n\r\n").await.expect("write");
-    // Not a race: without room there is no answer, however long one waits.
-    assert!(timeout(Duration::from_millis(50), waiting.readable()).await.is_err());
-    drop(held);
-    starts(&read_all(&mut waiting).await, "HTTP/1.1 200 ");
-}
-
-#[tokio::test]
 async fn a_scrape_refreshes_first_one_at_a_time() {
     let runs = Arc::new(AtomicUsize::new(0));
     let at_once = Arc::new(AtomicUsize::new(0));
@@ -234,6 +224,44 @@ async fn a_scrape_refreshes_first_one_at_a_time() {
     // Only a scrape asks the database.
     server.get("/health").await;
     assert_eq!(runs.load(Ordering::SeqCst), 2);
+}
+
+/// Sixteen that come while one refreshes share the next.
+#[tokio::test]
+async fn scrapes_that_waited_share_a_refresh() {
+    let (runs, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
+    let (counted, waiting) = (runs.clone(), go_on.clone());
+    let refresh: Refresh = Arc::new(move || {
+        let (counted, waiting) = (counted.clone(), waiting.clone());
+        Box::pin(async move {
+            if counted.fetch_add(1, Ordering::SeqCst) == 0 {
+                waiting.notified().await;
+            }
+        })
+    });
+    let server = Server::start(|state| {
+        state.refresh = Some(refresh);
+        state.limits.refresh_wait = LONG;
+        state.limits.connection_wait = LONG;
+    })
+    .await;
+    let first = server.get("/metrics");
+    let others = async {
+        while runs.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let scrapes = futures_util::future::join_all((1..SCRAPES_MAX).map(|_| server.get("/metrics")));
+        let (all, ()) = tokio::join!(scrapes, async {
+            sleep(Duration::from_millis(100)).await;
+            go_on.notify_one();
+        });
+        all
+    };
+    let (first, others) = tokio::join!(first, others);
+    starts(&first, "HTTP/1.1 200 ");
+    others.iter().for_each(|answer| starts(answer, "HTTP/1.1 200 "));
+    // Those that had not come yet when it ended may have refreshed once more.
+    assert!((2..=3).contains(&runs.load(Ordering::SeqCst)), "{runs:?}");
 }
 
 #[tokio::test]

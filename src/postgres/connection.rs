@@ -13,14 +13,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{AsyncMessage, Client, NoTls, Notification, Row, RowStream, Statement};
+use tokio_postgres::{
+    AsyncMessage, Client, NoTls, Notification, Row, RowStream, SimpleQueryMessage, Statement,
+};
 
 use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 
-/// What a broker's connection sets beside `session.sql`.
-const PATH: &str = include_str!("../../sql/queries/session_path.sql");
+const SESSION_PATH: &str = include_str!("../../sql/queries/session_path.sql");
 
 /// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
@@ -30,6 +31,9 @@ pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
 pub const ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// How long opening a connection may take, with all that is said on it before its first statement.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
+
+/// Read only (a standby behind the same address), shut down by its operator, after a crash, or not up yet.
+const MOVED: &[&str] = &["25006", "57P01", "57P02", "57P03"];
 
 const _: () = assert!(ANSWER_WAIT.as_millis() < STATEMENT_WAIT.as_millis());
 
@@ -108,14 +112,20 @@ impl Connection {
         let this = Self { client, driver, answer_wait, given_up, prepared: Mutex::default() };
         let schema = target.schema.replace('"', "\"\"");
         let setup = format!(
-            "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;",
+            "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;\nselect pg_is_in_recovery();",
             include_str!("../../sql/queries/session.sql"),
             STATEMENT_WAIT.as_millis(),
         );
-        this.client.batch_execute(&setup).await?;
-        if target.answer_wait.is_some() {
-            this.client.batch_execute(PATH).await?;
+        let said = this.client.simple_query(&setup).await?;
+        if is_yes(&said) {
+            return Err(StoreError::unavailable(format!(
+                "{} is a standby, which takes no writes: the URL must lead to the primary",
+                target.url
+            )));
         }
+        // Not prepared: behind a transaction pooler nothing must fail here, where no sentence would name the pooler.
+        let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
+        this.client.batch_execute(&SESSION_PATH.replace("$1", &literal)).await?;
         Ok(this)
     }
 
@@ -189,12 +199,6 @@ impl Connection {
         done
     }
 
-    /// Ends it, whatever the server is about to send.
-    fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
-        self.driver.abort();
-    }
-
     /// The same, for the number of rows it changed.
     ///
     /// # Errors
@@ -217,14 +221,30 @@ impl Connection {
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
-        let Some(wait) = self.answer_wait else { return Ok(asked.await?) };
-        match timeout(wait, asked).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => {
+        let answer = match self.answer_wait {
+            None => asked.await,
+            Some(wait) => match timeout(wait, asked).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    self.give_up();
+                    return Err(late(wait));
+                }
+            },
+        };
+        answer.map_err(|error| {
+            let error = StoreError::from(error);
+            // What answers is no primary (any more), or ends: only another connection can find the one there is now.
+            if error.sqlstate().is_some_and(|code| MOVED.contains(&code)) {
                 self.give_up();
-                Err(late(wait))
             }
-        }
+            error
+        })
+    }
+
+    /// Ends it, whatever the server is about to send.
+    fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+        self.driver.abort();
     }
 
     async fn prepare(&self, sql: &'static str) -> Result<Statement, StoreError> {
@@ -249,6 +269,15 @@ impl Drop for Connection {
             self.driver.abort();
         }
     }
+}
+
+/// Whether the last row is `t`.
+fn is_yes(said: &[SimpleQueryMessage]) -> bool {
+    let row = said.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    row.and_then(|row| row.try_get(0).ok().flatten()) == Some("t")
 }
 
 async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: impl Fn(Notification))

@@ -81,6 +81,7 @@ pub async fn examine(target: &Target) -> Vec<Check> {
         add(&mut checks, "agents", mesh::agents(&connection).await);
         add(&mut checks, "recipients", mesh::recipients(&connection).await);
         add(&mut checks, "set aside", aside::set_aside(&connection).await);
+        add(&mut checks, "deliveries", house::unrouted(&connection).await);
     }
     checks
 }

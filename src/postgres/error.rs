@@ -1,6 +1,7 @@
 //! What can go wrong with the database, in sentences.
 
 mod fault;
+mod sentence;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -61,36 +62,20 @@ impl StdError for StoreError {}
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         match error.as_db_error() {
-            Some(db) => Self {
-                sentence: server_sentence(db),
-                sqlstate: Some(db.code().clone()),
-                fault: Fault::of(db.code().code()),
-            },
+            Some(db) => {
+                super::drift::smell(db.code().code());
+                Self {
+                    sentence: sentence::of(db),
+                    sqlstate: Some(db.code().clone()),
+                    fault: Fault::of(db.code().code()),
+                }
+            }
             None => {
                 let fault = if is_lost(&error) { Fault::Passing } else { Fault::Ours };
                 Self { sentence: driver_sentence(&error), sqlstate: None, fault }
             }
         }
     }
-}
-
-fn server_sentence(db: &tokio_postgres::error::DbError) -> String {
-    let detail = db.detail().map(|d| format!(" ({d})")).unwrap_or_default();
-    let said = format!("{}{detail}", db.message());
-    let advice = match *db.code() {
-        SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            "check the user and password in DATABASE_URL"
-        }
-        SqlState::INVALID_CATALOG_NAME => "check the database name in DATABASE_URL",
-        SqlState::INSUFFICIENT_PRIVILEGE => "connect as the owner of the tables, or grant it the right",
-        SqlState::TOO_MANY_CONNECTIONS => "close other clients or lower POSTBELL_POOL_SIZE",
-        SqlState::UNDEFINED_TABLE | SqlState::INVALID_SCHEMA_NAME | SqlState::UNDEFINED_COLUMN => {
-            "run `postbell migrate`, and check POSTBELL_SCHEMA"
-        }
-        SqlState::LOCK_NOT_AVAILABLE => "another transaction holds the table; try again when it has ended",
-        _ => return format!("the database says: {said}"),
-    };
-    format!("the database says: {said}; {advice}")
 }
 
 fn is_lost(error: &tokio_postgres::Error) -> bool {

@@ -4,7 +4,9 @@
 //! triggers follow, in one more. Everything that could refuse is asked before anything is changed: first the catalogs, then
 //! by a rehearsal of all of it and of the life of a message, which is rolled back.
 
+mod copied;
 mod embedded;
+mod mend;
 pub mod policies;
 mod state;
 mod status;
@@ -39,7 +41,7 @@ const BEGIN: &str = "begin; set local lock_timeout = '5s'";
 /// A migration may have to scan a large table, and the planner switches of the broker's statements (which keep them
 /// on an index) would make such a scan slow.
 const SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; \
-                       set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on";
+                       set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on;";
 
 /// What is to be done, or was.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -50,6 +52,10 @@ pub struct Plan {
     pub triggers: Vec<String>,
     /// What becomes of the user's tables, where a migration touches them.
     pub adoption: Option<Adoption>,
+    /// What differs from this version's schema, and is mended or was.
+    pub mends: Vec<String>,
+    /// What differs and only the user can mend, with what to do.
+    pub left: Vec<String>,
     /// How many deliveries are made for messages that wait: in the rehearsal, or by the migration. `None`: the route
     /// trigger was there all the time.
     pub deliveries: Option<u64>,
@@ -72,7 +78,10 @@ pub enum Rehearsal {
 impl Plan {
     /// Nothing to do.
     pub fn is_empty(&self) -> bool {
-        self.migrations.is_empty() && self.triggers.is_empty()
+        self.migrations.is_empty()
+            && self.triggers.is_empty()
+            && self.mends.is_empty()
+            && self.left.is_empty()
     }
 }
 
@@ -109,7 +118,9 @@ pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan,
 pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
     let found = Found::read(connection).await?;
     let (mut plan, work) = plan_from(connection, &found).await?;
-    rehearse_work(connection, &found, &work, &mut plan).await?;
+    if found.is_whole() {
+        rehearse_work(connection, &found, &work, &mut plan).await?;
+    }
     Ok(plan)
 }
 
@@ -137,10 +148,19 @@ async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work
         false => Some(adopt::check(connection, &found.tables, &taken).await?),
     };
     let triggers = found.stale_triggers();
+    let (mut mends, mut left) = (Vec::new(), Vec::new());
+    for difference in found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()) {
+        match difference.cure() {
+            Some(_) => mends.push(difference.sentence()),
+            None => left.push(mend::told(difference)),
+        }
+    }
     let plan = Plan {
         migrations: migrations.iter().map(|m| m.label()).collect(),
         triggers: triggers.iter().map(|t| t.full_name()).collect(),
         adoption: adoption.filter(|_| !taken.is_empty()),
+        mends,
+        left,
         ..Plan::default()
     };
     Ok((plan, (migrations, triggers)))
@@ -155,6 +175,9 @@ async fn rehearse_work(
     plan: &mut Plan,
 ) -> Result<(), StoreError> {
     let mut apply = Vec::new();
+    if found.version() == 0 {
+        apply.push(("what is left of an earlier Postbell".to_owned(), copied::CLEAR));
+    }
     if !migrations.is_empty() {
         apply.push(("the record of migrations".to_owned(), BOOTSTRAP));
     }
@@ -181,9 +204,9 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
         )));
     }
     match found.state() {
-        SchemaState::Missing if found.schema.is_none() => Err(StoreError::refused(
-            "the schema of POSTBELL_SCHEMA does not exist in this database: create it, or name the one that has (or \
-             is to have) agent_messages",
+        _ if found.schema.is_none() && found.installed_for.is_none() => Err(StoreError::refused(
+            "the schema of POSTBELL_SCHEMA does not exist in this database: create it (`create schema public`, where that was \
+             dropped), or name the one that has (or is to have) agent_messages; then run `postbell migrate`",
         )),
         state @ (SchemaState::Newer { .. }
         | SchemaState::Changed { .. }
@@ -193,17 +216,25 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
 }
 
 async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result<Plan, StoreError> {
-    let found = Found::read(connection).await?;
+    let mut found = Found::read(connection).await?;
     let (mut done, work) = plan_from(connection, &found).await?;
-    if rehearsal == Rehearsal::First && !done.is_empty() {
+    if rehearsal == Rehearsal::First && !done.is_empty() && found.is_whole() {
         rehearse_work(connection, &found, &work, &mut done).await?;
     }
-    let (migrations, triggers) = work;
+    let (mut migrations, _) = work;
+    if found.version() == 0 {
+        copied::settle(connection, &found).await?;
+        found = Found::read(connection).await?;
+        if found.version() > 0 {
+            done = Plan { mends: vec!["the record of migrations is missing".to_owned()], ..Plan::default() };
+            migrations = found.pending();
+        }
+    }
     for (place, migration) in migrations.iter().enumerate() {
         apply(connection, migration, &migrations[..place], found.applied.is_empty() && place == 0).await?;
         tracing::debug!(migration = migration.label(), "applied");
     }
-    done.deliveries = triggers::install(connection, &found, &triggers, migrations.len()).await?;
+    mend::finish(connection, &mut done, migrations.len()).await?;
     Ok(done)
 }
 

@@ -1,12 +1,15 @@
 //! Publishing: messages that agents send through the broker, many by one insert.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
+use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::cell::Cells;
+use super::connection::{Connection, Target};
 use super::error::StoreError;
-use super::pool::Pool;
+use super::pool::POOL_WAIT;
 use crate::protocol::frame::{EVERYBODY, Send};
 
 const PUBLISH: &str = include_str!("../../sql/queries/publish.sql");
@@ -23,12 +26,102 @@ pub struct Outgoing {
     pub send: Send,
 }
 
-/// Inserts a batch in one transaction and says, in the same order, under which id each message is known: its own,
-/// or that of the first message with the same sender and dedupe key. When this returns it is committed.
-///
-/// # Errors
-/// See [`StoreError`]; then none is inserted, or it is not known whether all are.
-pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, StoreError> {
+/// How long an insert may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// Waiting for one lock, such as that of a dedupe key whose transaction is not over.
+    pub lock: Duration,
+    /// In all, before the COMMIT: triggers are part of it.
+    pub statement: Duration,
+}
+
+/// What an insert must wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Another transaction.
+    Lock,
+    /// Its own triggers, or a server that is slow.
+    Slow,
+}
+
+impl Held {
+    /// For a log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "a lock",
+            Self::Slow => "a slow trigger or server",
+        }
+    }
+}
+
+/// Writes messages, on a connection of its own: its patience is not that of others. Opened when it is needed.
+pub struct Writer {
+    target: Target,
+    open: Option<(Connection, Patience)>,
+}
+
+impl Writer {
+    /// For this database.
+    pub fn new(target: Target) -> Self {
+        Self { target, open: None }
+    }
+
+    /// Gives the connection back: another one is opened for the next insert.
+    pub fn rest(&mut self) {
+        self.open = None;
+    }
+
+    /// Whether the last insert's connection goes on: then an error of it was about its rows, or passes.
+    pub fn is_open(&self) -> bool {
+        self.open.as_ref().is_some_and(|(connection, _)| !connection.is_closed())
+    }
+
+    /// Inserts a batch in one transaction and says, in the same order, under which id each message is known: its own,
+    /// or that of the first message with the same sender and dedupe key. `None`: that first one was removed at this
+    /// moment, and the message is not stored. When this returns the others are committed.
+    ///
+    /// # Errors
+    /// See [`StoreError`] and [`held`]; then none is inserted, or it is not known whether all are.
+    pub async fn publish(
+        &mut self,
+        batch: &[&Outgoing],
+        patience: Patience,
+    ) -> Result<Vec<Option<Uuid>>, StoreError> {
+        publish(self.connection(patience).await?, batch).await
+    }
+
+    async fn connection(&mut self, patience: Patience) -> Result<&Connection, StoreError> {
+        let usable = self.open.take().filter(|(connection, _)| !connection.is_closed());
+        let (connection, known) = match usable {
+            Some((connection, patience)) => (connection, Some(patience)),
+            None => {
+                let sentence = format!("no connection was made in {} s", POOL_WAIT.as_secs());
+                let opened = timeout(POOL_WAIT, Connection::open(&self.target)).await;
+                (opened.unwrap_or_else(|_| Err(StoreError::unavailable(sentence)))?, None)
+            }
+        };
+        if known != Some(patience) {
+            let (lock, statement) = (patience.lock.as_millis(), patience.statement.as_millis());
+            let set = format!("set lock_timeout = {lock}; set statement_timeout = {statement}");
+            connection.batch(&set).await?;
+        }
+        Ok(&self.open.insert((connection, patience)).0)
+    }
+}
+
+/// Whether an insert failed because it would have had to wait; then nothing of it is stored, and the same may go through
+/// later.
+pub fn held(error: &StoreError) -> Option<Held> {
+    match error.sqlstate()? {
+        // lock_not_available, deadlock_detected, serialization_failure
+        "55P03" | "40P01" | "40001" => Some(Held::Lock),
+        // query_canceled
+        "57014" => Some(Held::Slow),
+        _ => None,
+    }
+}
+
+async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Option<Uuid>>, StoreError> {
     macro_rules! column {
         ($o:ident => $value:expr) => {
             batch.iter().map(|$o| $value).collect::<Vec<_>>()
@@ -50,7 +143,7 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
     let keys = column!(o => o.send.dedupe_key.as_deref());
     let correlations = column!(o => o.send.correlation_id.as_deref());
     let headers = column!(o => o.send.headers.as_ref().map(|h| h.get()));
-    let rows = pool
+    let rows = connection
         .query(
             PUBLISH,
             &[
@@ -74,29 +167,30 @@ pub async fn publish(pool: &Pool, batch: &[Outgoing]) -> Result<Vec<Uuid>, Store
         )
         .await?;
     if rows.len() == batch.len() {
-        return Ok(ids);
+        return Ok(ids.into_iter().map(Some).collect());
     }
     let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
-    firsts(pool, batch, &new).await
+    let known: Vec<&Outgoing> = batch.iter().copied().filter(|o| !new.contains(&o.id)).collect();
+    // The new ones are committed, whatever becomes of the question after the others.
+    let firsts = firsts(connection, &known).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the first messages of some dedupe keys could not be read");
+        HashMap::new()
+    });
+    let id_of = |o: &Outgoing| if new.contains(&o.id) { Some(o.id) } else { firsts.get(&o.id).copied() };
+    Ok(batch.iter().map(|o| id_of(o)).collect())
 }
 
-async fn firsts(pool: &Pool, batch: &[Outgoing], new: &HashSet<Uuid>) -> Result<Vec<Uuid>, StoreError> {
-    let known: Vec<&Outgoing> = batch.iter().filter(|o| !new.contains(&o.id)).collect();
+/// The first message of each of these: its id by theirs.
+async fn firsts(connection: &Connection, known: &[&Outgoing]) -> Result<HashMap<Uuid, Uuid>, StoreError> {
     let senders: Vec<&str> = known.iter().map(|o| &*o.from).collect();
     let keys: Vec<Option<&str>> = known.iter().map(|o| o.send.dedupe_key.as_deref()).collect();
-    let rows = pool.query(FIRST, &[&senders, &keys]).await?;
-    let mut firsts: HashMap<Uuid, Uuid> = HashMap::new();
+    let rows = connection.query(FIRST, &[&senders, &keys]).await?;
+    let mut firsts = HashMap::new();
     for row in &rows {
         let place = row.count("n")? as usize;
         if let Some(outgoing) = place.checked_sub(1).and_then(|at| known.get(at)) {
             firsts.insert(outgoing.id, row.cell("message_id")?);
         }
     }
-    // A first message that retention removed this instant: the second is new again, and the sender may repeat.
-    let gone =
-        || StoreError::unavailable("the first message with this dedupe_key was just removed; send again");
-    batch
-        .iter()
-        .map(|o| if new.contains(&o.id) { Ok(o.id) } else { firsts.get(&o.id).copied().ok_or_else(gone) })
-        .collect()
+    Ok(firsts)
 }

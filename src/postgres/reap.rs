@@ -17,6 +17,7 @@ const BROKERS_EACH: &str = include_str!("../../sql/queries/broker_sweep_each.sql
 const PROCESSED: &str = include_str!("../../sql/queries/reap_processed.sql");
 const LOCKS: &str = include_str!("../../sql/queries/reap_locks.sql");
 const BROADCASTS: &str = include_str!("../../sql/queries/reap_broadcasts.sql");
+const ROUTED: &str = include_str!("../../sql/queries/reap_routed.sql");
 const PRESENCE: &str = include_str!("../../sql/queries/reap_presence.sql");
 const BROKERS: &str = include_str!("../../sql/queries/broker_sweep.sql");
 
@@ -96,6 +97,14 @@ pub async fn remove_presence(pool: &Pool, than: Duration) -> Result<u64, StoreEr
 /// See [`StoreError`].
 pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
     pool.execute(BROADCASTS, &[&BATCH_ROWS]).await
+}
+
+/// Forgets that broadcasts were routed which are over; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn forget_routed(pool: &Pool) -> Result<u64, StoreError> {
+    pool.execute(ROUTED, &[&BATCH_ROWS]).await
 }
 
 /// Forgets brokers that are silent, but not this one; says how many.

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::mesh::{Mesh, PATIENCE, insert};
 
 /// `postbell` as this agent, with nothing else in its environment.
-fn postbell(mesh: &Mesh, agent: &str, token: &str, args: &[&str]) -> Command {
+pub(crate) fn postbell(mesh: &Mesh, agent: &str, token: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postbell"));
     command.args(args).env_clear().kill_on_drop(true);
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -19,35 +19,35 @@ fn postbell(mesh: &Mesh, agent: &str, token: &str, args: &[&str]) -> Command {
     command
 }
 
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Running {
-    fn spawn(mut command: Command) -> Self {
+    pub(crate) fn spawn(mut command: Command) -> Self {
         let mut child = command.spawn().expect("spawns");
         let lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
         Self { child, lines }
     }
 
-    async fn line(&mut self) -> Option<String> {
+    pub(crate) async fn line(&mut self) -> Option<String> {
         timeout(PATIENCE, self.lines.next_line()).await.expect("a line or the end").expect("UTF-8")
     }
 
-    async fn json(&mut self) -> Value {
+    pub(crate) async fn json(&mut self) -> Value {
         let line = self.line().await.expect("a line");
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line}: {e}"))
     }
 
     /// The exit status, and standard error.
-    async fn ended(self) -> (Option<i32>, String) {
+    pub(crate) async fn ended(self) -> (Option<i32>, String) {
         let output = timeout(PATIENCE, self.child.wait_with_output()).await.expect("ends").expect("waits");
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     }
 }
 
-async fn output(mut command: Command) -> (Option<i32>, String, String) {
+pub(crate) async fn output(mut command: Command) -> (Option<i32>, String, String) {
     let output = timeout(PATIENCE, command.output()).await.expect("ends").expect("runs");
     let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
@@ -99,7 +99,9 @@ async fn a_shell_script_is_an_agent() {
     while let Some(line) = listen.line().await {
         seen.push(line);
     }
-    assert_eq!(listen.ended().await.0, Some(0));
+    let (code, said) = listen.ended().await;
+    assert_eq!(code, Some(1), "two of three failed");
+    assert!(said.contains("postbell: handled 1, failed 4, retried 2, dead 0, given back 0"), "{said}");
     seen.sort();
     let line = |payload| format!("data 3 sql {payload} none");
     let twice = |payload| [line(payload), line(payload)];

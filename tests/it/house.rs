@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. A module may use those of lower floors, and none of its own or above.
 const FLOORS: &[&[&str]] = &[
-    &["message", "moment", "pace", "devdb", "open_files", "certificates"],
+    &["message", "moment", "pace", "devdb", "open_files", "sockets", "certificates"],
     &["protocol", "retry", "bucket"],
     &["client", "inbox", "bell", "metrics", "health", "guard", "spans"],
     &["postgres", "flow"],

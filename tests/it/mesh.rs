@@ -12,7 +12,7 @@ use prometheus::Registry;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -136,7 +136,11 @@ impl Mesh {
     }
 
     pub(crate) async fn raw_with(&self, agent: &str, token: &str, window: u32) -> Raw {
-        let mut raw = Raw::open(self.agents).await;
+        self.raw_on(Raw::open(self.agents).await, agent, token, window).await
+    }
+
+    /// The same on a connection that is there.
+    pub(crate) async fn raw_on(&self, mut raw: Raw, agent: &str, token: &str, window: u32) -> Raw {
         raw.say(&format!(r#"{{"op":"hello","agent":"{agent}","token":"{token}","window":{window}}}"#)).await;
         raw.expect("welcome").await;
         raw
@@ -198,7 +202,18 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn open(address: SocketAddr) -> Self {
-        let (read, write) = TcpStream::connect(address).await.expect("connects").into_split();
+        Self::from(TcpStream::connect(address).await.expect("connects"))
+    }
+
+    /// Its kernel takes some 4 KiB that nobody reads, and no more.
+    pub(crate) async fn open_small(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4_096).expect("a buffer");
+        Self::from(socket.connect(address).await.expect("connects"))
+    }
+
+    fn from(socket: TcpStream) -> Self {
+        let (read, write) = socket.into_split();
         Self { lines: BufReader::new(read).lines(), write }
     }
 

@@ -1,7 +1,7 @@
 //! What time alone changes, and what other brokers left behind.
 
 use crate::harness::migrated;
-use crate::mesh::{Mesh, insert, next};
+use crate::mesh::{Mesh, Raw, insert, next};
 
 #[tokio::test]
 async fn retention_removes_what_ended_long_ago_and_keeps_dead_letters() {
@@ -87,10 +87,12 @@ async fn an_inbox_of_another_live_broker_is_waited_for() {
 #[tokio::test]
 async fn an_agent_that_does_not_read_is_closed_and_delays_nobody() {
     let mesh = Mesh::start().await;
-    let _slow = mesh.raw("slow", 1_000).await;
+    let token = mesh.db.agent("slow").await;
+    // A small buffer of its own: how much a machine's sockets hold by themselves is its own affair.
+    let _slow = mesh.raw_on(Raw::open_small(mesh.agents).await, "slow", &token, 1_000).await;
     let (_client, mut deliveries) = mesh.connect("quick", 10).await;
     let sql = mesh.db.sql().await;
-    // More than the session's bound and the kernel's buffers hold.
+    // More than the session's bound and both buffers hold.
     sql.batch_execute(
         "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
          select 'x', 'slow', 'data', to_jsonb(repeat('x', 500000)) from generate_series(1, 60)",

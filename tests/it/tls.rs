@@ -392,8 +392,11 @@ async fn dev_brings_its_own_ca() {
         }
     };
     let value = |name: &str| {
-        let word = export.split(' ').find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        word.unwrap_or_else(|| panic!("no {name} in {export}")).trim_matches('\'').to_owned()
+        let from = export.split_once(&format!("{name}=")).map(|(_, from)| from);
+        let from = from.unwrap_or_else(|| panic!("no {name} in {export}"));
+        // A path may have blanks in it: then it is quoted.
+        let (word, end) = from.strip_prefix('\'').map_or((from, ' '), |quoted| (quoted, '\''));
+        word.split(end).next().unwrap_or_default().to_owned()
     };
     let (url, token) = (value("POSTBELL_URL"), value("POSTBELL_TOKEN"));
     assert!(url.starts_with("tcp+tls://"), "{url}");

@@ -1,16 +1,20 @@
 //! `/api/events`: what passes, and the mesh whenever it changed, as server-sent events.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::admission::Who;
 use super::{Refusal, Site};
+use crate::guard::Source;
 use crate::http::Line;
 use crate::http::answer::{Answer, stream};
+use crate::http::places::Cut;
 use crate::status::event_text;
 
 /// What waits for a reader besides what its socket holds.
@@ -21,17 +25,43 @@ const READ_WAIT: Duration = Duration::from_secs(10);
 const KEEP_EVERY: Duration = Duration::from_secs(15);
 /// A stream ends after this, and the reader comes again: what it may could have changed.
 const LIFE: Duration = Duration::from_secs(600);
+/// How long one that gives up its place may take, and how often that is looked for.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
+const LEAVE_POLL: Duration = Duration::from_millis(5);
 /// Asked of the reader, in milliseconds, before it comes again.
 const COME_AGAIN: &str = "retry: 2000\n\n";
 
 // Half a minute is the shortest patience of the usual proxies.
 const _: () = assert!(KEEP_EVERY.as_secs() < 30 && READ_WAIT.as_secs() < LIFE.as_secs());
 
-pub(super) async fn events(site: &Site, line: &Line) -> Result<Answer, Refusal> {
-    let live = site.status.watch().ok_or_else(|| {
-        let sentence = "as many watch as may at a time; come again in a while";
+/// Who has a place to watch: behind a proxy everybody has one address, so the holder of a token has places of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Watcher {
+    /// Somebody without a token.
+    At(Source),
+    /// A viewer, an operator, an orchestrator.
+    Named(String),
+}
+
+pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) -> Result<Answer, Refusal> {
+    let watcher = who.name.clone().map_or_else(|| Watcher::At(Source::of(peer)), Watcher::Named);
+    let full = || {
+        let sentence =
+            "as many watch as may at a time; come again in a while, or with a token that fewer use";
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
-    })?;
+    };
+    let cut = Cut::default();
+    let seat = site.seats.enter(watcher, &cut).ok_or_else(full)?;
+    // Whoever gave up its place for this one needs a moment to leave.
+    let live = timeout(LEAVE_WAIT, async {
+        loop {
+            match site.status.watch() {
+                Some(live) => break live,
+                None => sleep(LEAVE_POLL).await,
+            }
+        }
+    });
+    let live = live.await.map_err(|_| full())?;
     let mesh = site.status.mesh().await;
     let (events, body) = mpsc::channel(WAITING_MAX);
     let first = [COME_AGAIN.as_bytes(), &event_text("mesh", &mesh)].concat();
@@ -41,10 +71,11 @@ pub(super) async fn events(site: &Site, line: &Line) -> Result<Answer, Refusal> 
     line.is_stream();
     tokio::spawn(async move {
         // Whole: the receiver alone would leave its leave to watch behind.
-        let mut live = live;
+        let (mut live, _seat) = (live, seat);
         tokio::select! {
             () = pass_on(&mut live.events, events) => {}
             () = line.stopping() => {}
+            () = cut.notified() => {}
         }
         line.end();
     });

@@ -37,8 +37,10 @@ export function keep(token) {
 export const hasToken = () => kept !== null;
 
 function headers(token = kept) {
-  if (!token) return {};
-  const all = { authorization: `Bearer ${token.token}` };
+  // Behind a proxy that passes on nothing of where it was asked, only the page knows.
+  const all = { "postbell-page": location.origin };
+  if (!token) return all;
+  all.authorization = `Bearer ${token.token}`;
   if (token.agent) all["postbell-agent"] = encodeURIComponent(token.agent);
   return all;
 }

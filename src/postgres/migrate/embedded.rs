@@ -80,6 +80,11 @@ pub const MIGRATIONS: &[Migration] = &[
         name: "set_aside",
         sql: include_str!("../../../sql/migrations/0016_set_aside.sql"),
     },
+    Migration {
+        version: 17,
+        name: "unrouted",
+        sql: include_str!("../../../sql/migrations/0017_unrouted.sql"),
+    },
 ];
 
 /// The migrations that create or adopt tables of the user's.
@@ -97,10 +102,14 @@ pub const TRIGGERS: &[Trigger] = &[
     Trigger { name: "resolved", sql: include_str!("../../../triggers/resolved.sql") },
     Trigger { name: "route", sql: include_str!("../../../triggers/route.sql") },
     Trigger { name: "truncated", sql: include_str!("../../../triggers/truncated.sql") },
+    Trigger { name: "unseen", sql: include_str!("../../../triggers/unseen.sql") },
 ];
 
 /// The trigger that makes deliveries: while it is absent, messages wait without one.
 pub(super) const ROUTE: &str = "route";
+
+/// The trigger that fires where the others do not.
+pub(super) const UNSEEN: &str = "unseen";
 
 /// The version this binary works with.
 pub fn version_wanted() -> i32 {

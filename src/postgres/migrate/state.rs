@@ -4,9 +4,10 @@ use std::time::SystemTime;
 
 use tokio_postgres::Row;
 
-use super::embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, digest, version_wanted};
+use super::embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, UNSEEN, digest, version_wanted};
 use crate::postgres::cell::Cells;
 use crate::postgres::connection::Connection;
+use crate::postgres::drift::{Difference, differences};
 use crate::postgres::error::StoreError;
 
 const FOUND: &str = include_str!("../../../sql/queries/schema_found.sql");
@@ -47,6 +48,10 @@ pub enum SchemaState {
         /// The one of POSTBELL_SCHEMA; `None`: it does not exist.
         wanted: Option<String>,
     },
+    /// There are tables of Postbell, and no record of migrations.
+    Copied,
+    /// These parts are missing or not as they must be.
+    Drifted(Vec<String>),
     /// These triggers are missing, disabled, or of another version.
     TriggersStale(Vec<String>),
     /// As it should be.
@@ -77,6 +82,13 @@ impl SchemaState {
                      {wanted}: set POSTBELL_SCHEMA={found}, or use another database, then run `postbell migrate`"
                 )
             }
+            Self::Copied => "schema postbell is there without its record of migrations, as after `pg_dump --schema-only`: run \
+                             `postbell migrate`, which puts it in order"
+                .to_owned(),
+            Self::Drifted(sentences) => format!(
+                "this database has drifted from what Postbell made: {}; run `postbell migrate`, which mends it or says how",
+                sentences.join("; ")
+            ),
             Self::TriggersStale(names) => format!(
                 "the trigger {} is missing, disabled or out of date, so messages are not delivered, or presence and \
                  alerts not kept: run `postbell migrate`",
@@ -134,6 +146,10 @@ pub(super) struct Found {
     pub(super) tables: Vec<String>,
     pub(super) applied: Vec<Applied>,
     pub(super) triggers: Vec<Installed>,
+    /// There is more of Postbell than the record of migrations.
+    pub(super) has_parts: bool,
+    /// What differs from this version's schema, where that is what was applied.
+    pub(super) drift: Vec<Difference>,
 }
 
 impl Found {
@@ -146,17 +162,26 @@ impl Found {
             schema: row.cell("schema")?,
             installed_for: row.cell("installed_for")?,
             tables: row.cell("tables")?,
+            has_parts: row.cell("has_parts")?,
             ..Self::default()
         };
         if row.cell("has_migrations")? {
-            let rows = connection.query(MIGRATIONS_LIST, &[]).await?;
+            let rows = unless_unreadable(connection.query(MIGRATIONS_LIST, &[]).await)?;
             found.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
         }
         if row.cell("has_triggers")? {
-            let rows = connection.query(TRIGGERS_FOUND, &[]).await?;
+            let rows = unless_unreadable(connection.query(TRIGGERS_FOUND, &[]).await)?;
             found.triggers = rows.iter().map(installed).collect::<Result<_, _>>()?;
         }
+        if found.version() == version_wanted() && found.schema.is_some() {
+            found.drift = differences(connection).await?;
+        }
         Ok(found)
+    }
+
+    /// Whether nothing differs from what its record says, so that what is done to it can be tried first.
+    pub(super) fn is_whole(&self) -> bool {
+        self.drift.iter().all(Difference::is_only_slow) && (self.version() > 0 || !self.has_parts)
     }
 
     /// The newest migration that was applied.
@@ -173,12 +198,18 @@ impl Found {
         let Some(found) = self.triggers.iter().find(|t| t.name == trigger.name) else {
             return TriggerState::Missing;
         };
-        match found.enabled.as_deref() {
-            None => TriggerState::Missing,
-            // R: fires only where a replica applies changes, so not for a producer.
-            Some("D" | "R") => TriggerState::Disabled,
+        let difference =
+            self.drift.iter().find(|d| d.needed.kind == "trigger" && d.needed.name == trigger.full_name());
+        match (found.enabled.as_deref(), difference) {
+            (None, _) => TriggerState::Missing,
+            (Some("D"), _) => TriggerState::Disabled,
+            // Fires only where a replica applies changes, so not for a producer; one is meant for that.
+            (Some("R"), _) if trigger.name != UNSEEN => TriggerState::Disabled,
             _ if found.sha256 != digest(trigger.sql) => TriggerState::Outdated,
-            _ => TriggerState::Current,
+            (_, Some(difference)) if difference.found.is_none() => TriggerState::Missing,
+            (_, Some(difference)) if difference.is_disabled() => TriggerState::Disabled,
+            (_, Some(_)) => TriggerState::Outdated,
+            (_, None) => TriggerState::Current,
         }
     }
 
@@ -190,7 +221,7 @@ impl Found {
     pub(super) fn state(&self) -> SchemaState {
         let (found, wanted) = (self.version(), version_wanted());
         if found == 0 {
-            return SchemaState::Missing;
+            return if self.has_parts { SchemaState::Copied } else { SchemaState::Missing };
         }
         if found > wanted {
             return SchemaState::Newer { found, wanted };
@@ -204,6 +235,11 @@ impl Found {
         }
         if found < wanted {
             return SchemaState::Older { found, wanted };
+        }
+        let drifted = self.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow());
+        let drifted: Vec<_> = drifted.map(Difference::sentence).collect();
+        if !drifted.is_empty() {
+            return SchemaState::Drifted(drifted);
         }
         let stale = self.stale_triggers();
         match stale.is_empty() {
@@ -230,6 +266,14 @@ fn refuse_encoding(encoding: &str) -> Result<(), StoreError> {
          read: make another with `create database NAME encoding 'UTF8' template template0`, load a dump of this one \
          into it, and name it in the database URL"
     )))
+}
+
+/// A table that lacks a column says nothing: it is made anew.
+fn unless_unreadable(rows: Result<Vec<Row>, StoreError>) -> Result<Vec<Row>, StoreError> {
+    match rows {
+        Err(error) if error.sqlstate() == Some("42703") => Ok(Vec::new()),
+        rows => rows,
+    }
 }
 
 fn applied(row: &Row) -> Result<Applied, StoreError> {

@@ -7,6 +7,9 @@ use crate::postgres::connection::Connection;
 use crate::postgres::error::StoreError;
 
 const RECORD: &str = include_str!("../../../sql/queries/triggers_record.sql");
+const STRAYS: &str = include_str!("../../../sql/queries/triggers_strays.sql");
+const KNOWN: &str = include_str!("../../../sql/queries/broadcasts_known.sql");
+const LOOKED: &str = include_str!("../../../sql/queries/looked.sql");
 const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
 
 /// Whether deliveries are to be made for what waits: the route trigger did not fire before.
@@ -30,7 +33,8 @@ pub(super) async fn install(
         return Ok(None);
     }
     let make_up = makes_up(found, stale);
-    match install_in_transaction(connection, stale, make_up).await {
+    let routes = stale.iter().any(|t| t.name == ROUTE);
+    match install_in_transaction(connection, stale, routes, make_up).await {
         Ok(deliveries) => Ok(make_up.then_some(deliveries)),
         Err(error) => {
             roll_back(connection).await;
@@ -49,9 +53,11 @@ pub(super) async fn install(
 async fn install_in_transaction(
     connection: &Connection,
     stale: &[&'static Trigger],
+    routes: bool,
     make_up: bool,
 ) -> Result<u64, StoreError> {
     connection.batch(BEGIN).await?;
+    connection.batch(STRAYS).await?;
     for trigger in stale {
         connection.batch(trigger.sql).await?;
         connection.execute(RECORD, &[&trigger.name, &digest(trigger.sql)]).await?;
@@ -61,6 +67,10 @@ async fn install_in_transaction(
         deliveries = connection.execute(ADOPT_WAITING, &[]).await?;
         // A broker may be asleep on this database already, if only the trigger had gone.
         connection.batch("notify postbell").await?;
+    }
+    if routes {
+        connection.execute(KNOWN, &[&make_up]).await?;
+        connection.execute(LOOKED, &[&make_up]).await?;
     }
     connection.batch("commit").await?;
     Ok(deliveries)

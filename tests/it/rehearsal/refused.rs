@@ -72,6 +72,19 @@ async fn columns_that_the_table_computes_demands_or_fills_in_are_named() {
     .await;
 }
 
+/// An enumeration or a domain is a type that the broker's statements were not written for.
+#[tokio::test]
+async fn types_of_the_meshs_own_are_named() {
+    let status = "drop column status cascade, add status word default 'pending'";
+    for make in [
+        "create type word as enum ('pending', 'delivered', 'processed', 'failed')",
+        "create domain word as text check (value <> 'processed')",
+    ] {
+        let change = format!("{make}; alter table agent_messages {status}");
+        refused(&change, &["public.agent_messages cannot be adopted: status is word, not text"]).await;
+    }
+}
+
 /// Two names for one agent in the table would be two inboxes of a broker.
 #[tokio::test]
 async fn a_collation_that_takes_names_for_the_same_is_named() {
@@ -93,6 +106,10 @@ async fn triggers_that_stop_a_message_are_named() {
         &["The trigger audit of public.agent_messages fails", "function missing(uuid) does not exist"],
     )
     .await;
+    // A function whose name is the end of another's is not blamed for it.
+    let innocent = "create function f() returns trigger language plpgsql as $f$ begin return null; end $f$;
+                    create trigger innocent after insert on agent_messages for each row execute function f();";
+    refused(&format!("{innocent} {audit}"), &["The trigger audit of public.agent_messages fails"]).await;
     let swallow = trigger("swallow", "before insert", "agent_messages", "return null;");
     refused(
         &swallow,

@@ -66,7 +66,7 @@ async fn one(seed: u64) {
     let mut two = Two::after(&ddl).await;
     let holder = two.mesh.db.sql().await;
     for n in 0..8 {
-        let tag = two.to_a(&n.to_string()).await["tag"].clone();
+        let tag = two.send_a(&n.to_string()).await["tag"].clone();
         if n == 3 {
             let hold = "begin; select from agent_messages where to_agent_id = 'a' for update";
             holder.batch_execute(hold).await.unwrap();

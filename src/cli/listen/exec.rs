@@ -1,0 +1,302 @@
+//! `listen --exec`: a command for each message.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStderr, ChildStdin};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::reason::{LastLine, harmless};
+use super::tally::Of;
+use crate::cli::family::{self, Family, NOT_EXECUTABLE, NOT_FOUND, Start};
+use crate::cli::signals::Told;
+use crate::client::Delivery;
+
+/// What one variable of the environment may hold, its name and the two characters around its value included: 32 pages.
+const VARIABLE_BYTES_MAX: usize = 128 * 1024;
+/// A message whose command the system could not start for want of something comes again after so long.
+const WANT_WAIT: Duration = Duration::from_secs(1);
+/// When everything that could write to it is gone, what is still in the pipe is read for so long.
+const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
+const SHELL: (&str, &str) = if cfg!(windows) { ("cmd", "/C") } else { ("/bin/sh", "-c") };
+
+/// What became of a message.
+pub(super) struct Handled {
+    pub(super) of: Of,
+    pub(super) end: End,
+}
+
+/// See [`Handled`].
+pub(super) enum End {
+    Acked,
+    Failed(String),
+    Dead(String),
+    /// Nobody's fault: uncounted.
+    GivenBack,
+    /// The command cannot be started, this time with a sentence and an exit status.
+    NotStarted(String, u8),
+}
+
+impl Handled {
+    pub(super) fn acked(of: Of) -> Self {
+        Self { of, end: End::Acked }
+    }
+}
+
+/// The exit status that says why this command line can run for no message, told on standard error. Only where that can be
+/// known before: its first word names no program.
+pub(super) fn why_not(command: &str) -> Option<u8> {
+    let word = command.split_ascii_whitespace().next().unwrap_or("");
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '+' | '-');
+    if cfg!(windows) || word.starts_with('-') || word.is_empty() || !word.chars().all(is_plain) {
+        return None;
+    }
+    let (shell, flag) = SHELL;
+    let mut asking = Command::new(shell);
+    asking.args([flag, r#"command -v "$1""#, shell, word]);
+    let sentence = match asking.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status() {
+        Ok(status) if status.success() => return None,
+        Ok(_) if std::path::Path::new(word).is_file() => {
+            (format!("{word} is not executable"), NOT_EXECUTABLE)
+        }
+        Ok(_) => (format!("{word} is not there"), NOT_FOUND),
+        Err(e) => (format!("the shell {shell} cannot be started: {e}"), family::code_of_fault(&e)),
+    };
+    let (sentence, code) = sentence;
+    tracing::error!("the command of --exec cannot run, so no message is taken: {sentence}");
+    Some(code)
+}
+
+/// A command that handles messages.
+pub(super) struct Exec {
+    command: OsString,
+    limit: Duration,
+    grace: Duration,
+    /// Whether it ever ran as it should: then it can be started.
+    has_worked: AtomicBool,
+}
+
+impl Exec {
+    pub(super) fn new(command: &str, limit: Duration, grace: Duration) -> Self {
+        Self { command: command.into(), limit, grace, has_worked: AtomicBool::new(false) }
+    }
+
+    /// Runs the command for a message and tells the broker what came of it.
+    pub(super) async fn handle(
+        &self,
+        delivery: Delivery,
+        told: watch::Receiver<Option<(Told, u32)>>,
+    ) -> Handled {
+        let of = Of::from(&delivery);
+        let end = self.run(&delivery, told).await;
+        match &end {
+            End::Acked => delivery.ack().await,
+            End::Failed(reason) | End::NotStarted(reason, _) => {
+                tracing::warn!(id = %delivery.id(), %reason, "the command failed");
+                delivery.fail(reason, None).await;
+            }
+            End::Dead(reason) => {
+                tracing::warn!(id = %delivery.id(), %reason, "the message cannot be handed to the command");
+                delivery.dead(reason).await;
+            }
+            End::GivenBack => delivery.release(Duration::ZERO).await,
+        }
+        Handled { of, end }
+    }
+
+    async fn run(&self, delivery: &Delivery, told: watch::Receiver<Option<(Told, u32)>>) -> End {
+        if told.borrow().is_some() {
+            return End::GivenBack;
+        }
+        let variables = variables(delivery);
+        if let Some(reason) = variables.iter().find_map(|(name, value)| misfit(name, value)) {
+            return End::Dead(reason);
+        }
+        let mut family = match self.start(variables) {
+            Ok(family) => family,
+            Err(e) => return not_started(&e).await,
+        };
+        let (stdin, stderr) = (family.stdin(), family.stderr());
+        let mut last_line = LastLine::default();
+        let (ended, was_told) = {
+            let ended = self.until_ended(&mut family, told);
+            let talk =
+                async { tokio::join!(feed(stdin, delivery.payload()), pass_on(stderr, &mut last_line)) };
+            tokio::pin!(ended, talk);
+            tokio::select! {
+                ended = &mut ended => {
+                    // Whoever has fled from the command may hold its standard error for ever.
+                    let _ = timeout(LAST_WORDS_WAIT, talk).await;
+                    ended
+                }
+                _ = &mut talk => ended.await,
+            }
+        };
+        self.judge(ended, was_told, last_line)
+    }
+
+    fn start(&self, variables: Vec<(&'static str, String)>) -> io::Result<Family> {
+        let (shell, flag) = SHELL;
+        let hidden = &["POSTBELL_TOKEN", "POSTBELL_TOKEN_FILE"];
+        let args = [flag.into(), self.command.clone()];
+        Start { program: OsStr::new(shell), args: &args, variables, hidden, piped: true, grace: self.grace }
+            .run()
+    }
+
+    /// How it ended, and whether it was told to.
+    async fn until_ended(
+        &self,
+        family: &mut Family,
+        mut told: watch::Receiver<Option<(Told, u32)>>,
+    ) -> (Ended, bool) {
+        let signal = tokio::select! {
+            status = family.wait() => return (Ended::of(status), false),
+            () = tokio::time::sleep(self.limit) => None,
+            told = heard(&mut told, 1) => Some(told),
+        };
+        let Some(signal) = signal else {
+            let is_gone = family.end_within(self.grace).await.is_some();
+            return (if is_gone { Ended::TookTooLong } else { Ended::Not }, false);
+        };
+        family.pass(signal);
+        tokio::select! {
+            status = family.wait() => return (Ended::of(status), true),
+            () = tokio::time::sleep(self.grace) => {}
+            _ = heard(&mut told, 2) => {}
+        }
+        (family.end().await.map_or(Ended::Not, Ended::With), true)
+    }
+
+    fn judge(&self, ended: Ended, was_told: bool, last_line: LastLine) -> End {
+        match ended {
+            Ended::With(status) if status.success() => {
+                self.has_worked.store(true, Ordering::Relaxed);
+                End::Acked
+            }
+            Ended::Not => {
+                End::Failed("a process that the command started cannot be ended, and goes on".to_owned())
+            }
+            // It did not fail by itself, as far as anybody can know.
+            _ if was_told => End::GivenBack,
+            Ended::With(status) => {
+                let reason = last_line.text().unwrap_or_else(|| in_words(status));
+                let code = family::code_of(status);
+                if [NOT_FOUND, NOT_EXECUTABLE].contains(&code) && !self.has_worked.load(Ordering::Relaxed) {
+                    return End::NotStarted(reason, code);
+                }
+                End::Failed(reason)
+            }
+            Ended::TookTooLong => End::Failed(format!(
+                "the command took longer than {}",
+                humantime::format_duration(self.limit)
+            )),
+            Ended::Lost(reason) => End::Failed(format!("the command was lost: {reason}")),
+        }
+    }
+}
+
+/// Returns when somebody was told so often.
+async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> Told {
+    let is_so = |told: &Option<(Told, u32)>| told.is_some_and(|(_, times)| times >= often);
+    let signal = match told.wait_for(is_so).await {
+        Ok(told) => told.map(|(signal, _)| signal),
+        Err(_) => None,
+    };
+    match signal {
+        Some(signal) => signal,
+        // Nobody is left to tell.
+        None => std::future::pending().await,
+    }
+}
+
+enum Ended {
+    With(ExitStatus),
+    TookTooLong,
+    Lost(String),
+    /// Something of it lives on, whatever is done.
+    Not,
+}
+
+impl Ended {
+    fn of(status: io::Result<ExitStatus>) -> Self {
+        match status {
+            Ok(status) => Self::With(status),
+            Err(e) => Self::Lost(e.to_string()),
+        }
+    }
+}
+
+fn in_words(status: ExitStatus) -> String {
+    match family::code_of(status) {
+        code @ 129..=192 => format!("the command ended with status {code}: signal {}", code - 128),
+        code => format!("the command ended with status {code}"),
+    }
+}
+
+/// What the system says that has nothing to do with the message, or much.
+async fn not_started(fault: &io::Error) -> End {
+    let reason = format!("the command cannot be started: {fault}");
+    match fault.kind() {
+        io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => End::Failed(reason),
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
+            End::NotStarted(reason, family::code_of_fault(fault))
+        }
+        _ => {
+            tracing::warn!(%reason, "the message is given back");
+            tokio::time::sleep(WANT_WAIT).await;
+            End::GivenBack
+        }
+    }
+}
+
+fn variables(delivery: &Delivery) -> Vec<(&'static str, String)> {
+    vec![
+        ("POSTBELL_ID", delivery.id().to_string()),
+        ("POSTBELL_FROM", delivery.from().to_owned()),
+        ("POSTBELL_TYPE", delivery.message_type().to_owned()),
+        ("POSTBELL_PRIORITY", delivery.priority().to_string()),
+        ("POSTBELL_ATTEMPT", delivery.attempt().to_string()),
+        ("POSTBELL_CREATED_AT", delivery.created_at().to_owned()),
+        ("POSTBELL_CORRELATION_ID", delivery.correlation_id().unwrap_or("").to_owned()),
+        ("POSTBELL_HEADERS", delivery.headers().map_or("", RawValue::get).to_owned()),
+    ]
+}
+
+/// Why no environment can hold this variable.
+fn misfit(name: &str, value: &str) -> Option<String> {
+    if value.contains('\0') {
+        return Some(format!("{name} would hold a zero character, which no variable can"));
+    }
+    let bytes = name.len() + value.len() + 2;
+    (bytes > VARIABLE_BYTES_MAX)
+        .then(|| format!("{name} would be {bytes} bytes, and a variable holds at most {VARIABLE_BYTES_MAX}"))
+}
+
+/// A command that does not read its input, or only its beginning, may still succeed.
+async fn feed(stdin: Option<ChildStdin>, payload: &str) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(payload.as_bytes()).await;
+    }
+}
+
+/// Shows what a command writes to standard error, whatever bytes those are, and keeps the last line.
+async fn pass_on(stderr: Option<ChildStderr>, last_line: &mut LastLine) {
+    let Some(mut stderr) = stderr else { return };
+    let mut piece = vec![0; 8 * 1024];
+    while let Ok(n @ 1..) = stderr.read(&mut piece).await {
+        last_line.feed(&piece[..n]);
+        // Where nobody reads ours, the command goes on all the same.
+        let _ = io::Write::write_all(&mut io::stderr(), &piece[..n]);
+    }
+}
+
+/// A name from outside, for a sentence.
+pub(super) fn name(text: &str) -> String {
+    super::reason::cut(&harmless(text), 100)
+}

@@ -1,0 +1,86 @@
+//! Text from outside, made harmless for a terminal: names, reasons, payloads and ids may hold what it obeys or what
+//! turns its letters round.
+
+use std::borrow::Cow;
+use std::fmt::Write;
+
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
+
+/// Stands for what is not shown.
+const INSTEAD: char = '\u{fffd}';
+
+/// Whether a terminal obeys it, or it changes how the text around it looks: control characters, formatting ones (the
+/// bidirectional, the invisible), and separators of lines.
+pub(super) fn is_hostile(c: char) -> bool {
+    // Nearly all text.
+    if matches!(c, ' '..='~') {
+        return false;
+    }
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
+}
+
+/// As one line: every such character is replaced by one that is seen.
+pub(in crate::cli) fn one_line(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| if c == '\t' || c == '\n' { ' ' } else { INSTEAD })
+}
+
+/// The same with its lines and tabs kept: for text that is ours.
+pub(in crate::cli) fn lines(text: &str) -> Cow<'_, str> {
+    replaced(text, |c| if c == '\t' || c == '\n' { c } else { INSTEAD })
+}
+
+fn replaced(text: &str, by: impl Fn(char) -> char) -> Cow<'_, str> {
+    match text.contains(is_hostile) {
+        false => Cow::Borrowed(text),
+        true => Cow::Owned(text.chars().map(|c| if is_hostile(c) { by(c) } else { c }).collect()),
+    }
+}
+
+/// A JSON text as one line that says the same: in its strings these characters are escaped, between its tokens they are blanks.
+pub(in crate::cli) fn json(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hostile) {
+        return Cow::Borrowed(text);
+    }
+    let mut safe = String::with_capacity(text.len() + 16);
+    let mut units = [0; 2];
+    for c in text.chars() {
+        match c {
+            // Within a string these are escaped already.
+            '\n' | '\r' | '\t' => safe.push(' '),
+            c if is_hostile(c) => {
+                for unit in c.encode_utf16(&mut units) {
+                    // Writing to a string cannot fail.
+                    let _ = write!(safe, "\\u{unit:04x}");
+                }
+            }
+            c => safe.push(c),
+        }
+    }
+    Cow::Owned(safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_obeys_is_replaced_and_the_rest_is_kept() {
+        for text in ["Ünïcode, 漢字, עברית, 🙂, a\u{301}", "", "plain"] {
+            assert!(matches!(one_line(text), Cow::Borrowed(same) if same == text), "{text}");
+        }
+        assert_eq!(one_line("a\x1b[2J\nb\u{9b}\u{202e}\u{2028}c"), "a\u{fffd}[2J b\u{fffd}\u{fffd}\u{fffd}c");
+        assert_eq!(lines("a\tb\nc\r"), "a\tb\nc\u{fffd}");
+    }
+
+    #[test]
+    fn json_says_the_same() {
+        let all: String = ('\0'..='\u{10ffff}').filter(|c| is_hostile(*c)).collect();
+        assert!(all.chars().count() > 200, "the controls, the format characters, the separators");
+        let value = serde_json::json!({ &all: [all] });
+        let pretty = serde_json::to_string_pretty(&value).expect("json");
+        let safe = json(&pretty);
+        assert!(!safe.contains(is_hostile));
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&safe).expect("json"), value);
+    }
+}

@@ -1,0 +1,177 @@
+//! What the agent asks: carried out while a broker is there, kept while none is.
+
+use std::future::Future;
+
+use tokio::sync::mpsc;
+
+use super::session::Session;
+use super::{Driver, End, ORDERS_AT_ONCE, Order, Settled};
+use crate::client::{ClientError, ORDERS_MAX};
+use crate::protocol::ClientFrame;
+use crate::protocol::frame::{Ack, Nack, NackOutcome, Topic, Window, push_line};
+
+impl Driver {
+    pub(super) async fn carry_out(&mut self, session: &mut Session, orders: &mut Vec<Order>) -> Option<End> {
+        for order in orders.drain(..) {
+            match order {
+                Order::Send(send, answer) => {
+                    if let Some(frame) = self.pending.send(send, answer) {
+                        self.write_send(session, frame);
+                    }
+                }
+                Order::Settle { tag, generation, settled } if generation == self.generation => {
+                    session.held.remove(tag);
+                    self.settle(session, tag, settled);
+                }
+                // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
+                // sender going out of scope.
+                Order::Settle { .. } => {}
+                Order::Want { pattern, wanted, answer } => {
+                    let topic = Topic { reference: Some(self.pending.ack(answer)), topic: pattern };
+                    let frame =
+                        if wanted { ClientFrame::Subscribe(topic) } else { ClientFrame::Unsubscribe(topic) };
+                    push_line(&mut session.out, &frame);
+                }
+                Order::Question(correlation_id, answer) => self.pending.question(correlation_id, answer),
+                Order::Ask(frame, answer) => {
+                    if let Some((reference, frame)) = self.pending.ask(*frame, answer)
+                        && let Err(error) = session.push(&frame)
+                    {
+                        self.pending.refused(Some(&reference), &error);
+                    }
+                }
+                Order::Window(n) => {
+                    self.builder.hello.window = Some(n);
+                    push_line(&mut session.out, &ClientFrame::Window(Window { n }));
+                }
+                Order::Close(done) => {
+                    let _ = session.flush().await;
+                    let _ = session.say(&ClientFrame::Bye {}).await;
+                    return Some(End::Closed(Some(done)));
+                }
+            }
+        }
+        None
+    }
+
+    /// Writes a message, or tells its sender why it cannot be.
+    pub(super) fn write_send(&mut self, session: &mut Session, send: crate::protocol::frame::Send) {
+        let reference = send.reference.clone();
+        if let Err(error) = session.push_send(send) {
+            self.pending.refused(reference.as_deref(), &error);
+        }
+    }
+
+    fn settle(&mut self, session: &mut Session, tag: u64, settled: Settled) {
+        match settled {
+            Settled::Ack(None) => session.acks.push(tag),
+            Settled::Ack(Some(answer)) => {
+                let reference = Some(self.pending.ack(answer));
+                let ack = Ack { tag: Some(tag), tags: Vec::new(), reference };
+                push_line(&mut session.out, &ClientFrame::Ack(ack));
+            }
+            Settled::Nack(nack) => push_line(&mut session.out, &ClientFrame::Nack(nack)),
+            Settled::Dropped(id) => {
+                let nack = if self.dropped.is_again(id) {
+                    tracing::warn!(%id, "a message was dropped a second time without an outcome: a failed attempt");
+                    let reason = "its handler ended twice without an outcome".to_owned();
+                    Nack { tag, outcome: NackOutcome::Fail, delay_ms: None, reason: Some(reason) }
+                } else {
+                    Nack { tag, outcome: NackOutcome::Release, delay_ms: None, reason: None }
+                };
+                push_line(&mut session.out, &ClientFrame::Nack(nack));
+            }
+        }
+    }
+
+    /// Does this while no broker is there, and meanwhile takes what the agent asks: messages wait for the next connection, outcomes
+    /// mean nothing any more. `None` when the agent has closed the client.
+    pub(super) async fn meanwhile<T>(
+        &mut self,
+        orders: &mut mpsc::Receiver<Order>,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::pin!(work);
+        let mut batch = Vec::new();
+        let mut is_open = true;
+        loop {
+            let room = ORDERS_MAX.saturating_sub(self.waiting.len()).min(ORDERS_AT_ONCE);
+            tokio::select! {
+                done = &mut work => return Some(done),
+                n = orders.recv_many(&mut batch, room), if room > 0 && is_open => {
+                    is_open = n > 0;
+                    // Nobody asks any more; what was asked is still written when a broker is there.
+                    if !is_open && self.pending.is_empty() && self.waiting.is_empty() {
+                        return None;
+                    }
+                    for order in batch.drain(..) {
+                        if let Some(done) = self.keep(order) {
+                            self.closing = Some(done);
+                            return None;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Keeps what can wait. Gives back who waits for the client to be closed.
+    fn keep(&mut self, order: Order) -> Option<tokio::sync::oneshot::Sender<()>> {
+        match order {
+            Order::Send(send, answer) => self.pending.hold(send, answer),
+            // The broker gave it back when the connection fell.
+            Order::Settle { .. } => {}
+            Order::Window(n) => {
+                self.builder.hello.window = Some(n);
+                // The next hello may be on its way with another one.
+                self.waiting.retain(|order| !matches!(order, Order::Window(_)));
+                self.waiting.push(Order::Window(n));
+            }
+            Order::Question(correlation_id, answer) => self.pending.question(correlation_id, answer),
+            Order::Close(done) => return Some(done),
+            order @ (Order::Want { .. } | Order::Ask(..)) => {
+                // Those who have given up leave room for others.
+                self.waiting.retain(Order::is_wanted);
+                self.waiting.push(order);
+            }
+        }
+        None
+    }
+
+    /// The client ends, and says so to everybody who waits.
+    pub(super) fn end(&mut self, orders: &mut mpsc::Receiver<Order>, error: &ClientError) {
+        orders.close();
+        while let Ok(order) = orders.try_recv() {
+            if let Some(done) = self.keep(order) {
+                let _ = done.send(());
+            }
+        }
+        for order in std::mem::take(&mut self.waiting) {
+            order.refuse(error);
+        }
+        self.pending.end(error);
+    }
+}
+
+impl Order {
+    /// Whether somebody waits for its answer still.
+    fn is_wanted(&self) -> bool {
+        match self {
+            Self::Want { answer, .. } => !answer.is_closed(),
+            Self::Ask(_, answer) => !answer.is_closed(),
+            _ => true,
+        }
+    }
+
+    fn refuse(self, error: &ClientError) {
+        match self {
+            Self::Want { answer, .. } => {
+                let _ = answer.send(Err(error.clone()));
+            }
+            Self::Ask(_, answer) => {
+                let _ = answer.send(Err(error.clone()));
+            }
+            _ => {}
+        }
+    }
+}

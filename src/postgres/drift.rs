@@ -1,0 +1,172 @@
+//! What a database has, against what this version needs: `postbell doctor`, `postbell migrate` and the running broker compare.
+//!
+//! The list of what is needed is not written by hand: it is what `sql/queries/catalog.sql` finds on a freshly migrated
+//! database, kept in `sql/needed.json` by a test. The comparison is pure.
+
+mod cure;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::cell::Cells;
+use super::connection::Connection;
+use super::error::StoreError;
+
+const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");
+
+/// What this version needs, in the order in which it can be made.
+static NEEDED: LazyLock<Vec<Object>> = LazyLock::new(|| {
+    // A test reads it: a file that cannot be read fails there, and never at a user's.
+    serde_json::from_str(include_str!("../../sql/needed.json")).unwrap_or_default()
+});
+
+/// A statement failed in a way that hints at drift, somewhere in this process; looked at by [`was_smelt`].
+static SMELT: AtomicBool = AtomicBool::new(false);
+
+/// A part of the schema.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Object {
+    /// `table`, `column`, `trigger` and so on.
+    pub kind: String,
+    /// The table that it is a part of; a schema, or nothing, for what is no part of a table.
+    pub parent: String,
+    /// Its name.
+    pub name: String,
+    /// What has to be equal.
+    pub definition: String,
+    /// The SQL that makes it.
+    pub remake: String,
+}
+
+/// Something that is not as it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What is needed.
+    pub needed: &'static Object,
+    /// What there is instead; `None`: nothing.
+    pub found: Option<String>,
+}
+
+impl Difference {
+    /// What differs, without what to do.
+    pub fn sentence(&self) -> String {
+        let Object { kind, parent, name, definition, .. } = self.needed;
+        let what = match kind.as_str() {
+            "column" => format!("column {parent}.{name}"),
+            "trigger" | "constraint" | "index" => format!("{kind} {name} on {parent}"),
+            "index by" => return format!("{parent} has no index that begins with {name}"),
+            "key" => return format!("{parent}.{name} is no primary key and not unique"),
+            "function" => format!("function {name}"),
+            "table" => format!("table {name}"),
+            _ => format!("{kind} {parent}.{name}"),
+        };
+        let Some(found) = &self.found else { return format!("{what} is missing") };
+        match kind.as_str() {
+            "trigger" if self.is_disabled() => format!("{what} is disabled"),
+            "column" => format!("{what} is \"{found}\" and must be \"{definition}\""),
+            "index" if found.ends_with("(invalid)") => format!("{what} is invalid"),
+            _ => format!("{what} is not as this version needs it"),
+        }
+    }
+
+    /// Whether the broker works all the same, more slowly.
+    pub fn is_only_slow(&self) -> bool {
+        self.needed.kind == "index by"
+    }
+
+    /// Whether it is a trigger that somebody switched off.
+    pub fn is_disabled(&self) -> bool {
+        let fires = |text: &str| text.split('|').nth(1).map(str::to_owned);
+        self.needed.kind == "trigger"
+            && self.found.as_deref().is_some_and(|f| fires(f) != fires(&self.needed.definition))
+    }
+}
+
+/// Every difference, in the order in which they can be mended.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn differences(connection: &Connection) -> Result<Vec<Difference>, StoreError> {
+    let found = read(connection).await?;
+    Ok(compare(&NEEDED, &found))
+}
+
+/// What there is; on a freshly migrated database this is what is needed.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn read(connection: &Connection) -> Result<Vec<Object>, StoreError> {
+    let mut found = Vec::new();
+    for row in connection.query(CATALOG, &[]).await? {
+        found.push(Object {
+            kind: row.cell("kind")?,
+            parent: row.cell("parent")?,
+            name: row.cell("name")?,
+            definition: row.cell::<_, Option<_>>("definition")?.unwrap_or_default(),
+            remake: row.cell::<_, Option<_>>("remake")?.unwrap_or_default(),
+        });
+    }
+    Ok(found)
+}
+
+/// What is needed, for tests.
+pub fn needed() -> &'static [Object] {
+    &NEEDED
+}
+
+/// Of a table that is missing nothing else is said. What there is besides is the user's.
+fn compare(needed: &'static [Object], found: &[Object]) -> Vec<Difference> {
+    let key = |o: &Object| (o.kind.clone(), o.parent.clone(), o.name.clone());
+    let found: HashMap<_, _> = found.iter().map(|o| (key(o), o.definition.as_str())).collect();
+    let is_there = |table: &str| {
+        found.keys().any(|(kind, _, name)| kind == "table" && name == table)
+            || !needed.iter().any(|o| o.kind == "table" && o.name == table)
+    };
+    let difference = |needed: &'static Object| {
+        let there = found.get(&key(needed)).copied();
+        let is_right = there.is_some_and(|there| is_satisfied(needed, there));
+        let of_missing = needed.kind != "table" && !is_there(&needed.parent);
+        (!is_right && !of_missing).then(|| Difference { needed, found: there.map(str::to_owned) })
+    };
+    needed.iter().filter_map(difference).collect()
+}
+
+/// A user's column may be looser than the one that Postbell would make.
+fn is_satisfied(needed: &Object, there: &str) -> bool {
+    if there == needed.definition {
+        return true;
+    }
+    if needed.kind != "column" || needed.parent.starts_with("postbell.") {
+        return false;
+    }
+    let bare = |text: &str| {
+        let text = text.strip_suffix(" has a default").unwrap_or(text);
+        text.strip_suffix(" must be given").unwrap_or(text).to_owned()
+    };
+    let must_be_given = there.ends_with(" must be given");
+    bare(there) == bare(&needed.definition)
+        && (!must_be_given || needed.definition.ends_with(" must be given"))
+}
+
+/// Errors of a statement that names something that is not there: what the catalog says is asked soon.
+pub(super) fn smell(sqlstate: &str) {
+    // Undefined column, table, function, object, schema; a column without a value.
+    if matches!(sqlstate, "42703" | "42P01" | "42883" | "42704" | "3F000" | "42501" | "23502") {
+        SMELT.store(true, Ordering::Relaxed);
+    }
+}
+
+/// As if a statement had failed so.
+pub fn note_smell() {
+    SMELT.store(true, Ordering::Relaxed);
+}
+
+/// Whether some statement failed so since this was asked last.
+pub fn was_smelt() -> bool {
+    SMELT.swap(false, Ordering::Relaxed)
+}

@@ -1,0 +1,71 @@
+//! What this role may do with what a broker works with.
+
+use tokio_postgres::Row;
+
+use super::cell::Cells;
+use super::connection::Connection;
+use super::error::StoreError;
+
+const RIGHTS: &str = include_str!("../../sql/queries/doctor_rights.sql");
+
+/// Rights that this role lacks on one table, sequence or function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Lack {
+    role: String,
+    rights: String,
+    on: String,
+}
+
+impl Lack {
+    /// What is lacking.
+    pub(crate) fn sentence(&self) -> String {
+        format!("{} lacks {} on {}", self.role, self.rights, self.on)
+    }
+
+    /// What to do.
+    pub(crate) fn way_out(&self) -> String {
+        format!("connect as the owner of the tables, or `{}`", self.grant())
+    }
+
+    /// What gives it.
+    pub(crate) fn grant(&self) -> String {
+        format!("grant {} on {} to {}", self.rights, self.on, self.role)
+    }
+}
+
+/// What is lacking.
+pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreError> {
+    let mut found = Vec::new();
+    for row in connection.query(RIGHTS, &[]).await? {
+        let lacking: Vec<String> = row.cell("lacking")?;
+        if !lacking.is_empty() {
+            found.push(Lack { role: row.cell("role")?, rights: lacking.join(", "), on: row.cell("name")? });
+        }
+    }
+    Ok(found)
+}
+
+/// Tables of which row level security hides rows, a sentence each, where nothing is lacking; and who this is, where there
+/// is a table at all.
+pub(crate) async fn hidden(connection: &Connection) -> Result<(Vec<String>, Option<String>), StoreError> {
+    let (mut found, mut role) = (Vec::new(), None);
+    for row in connection.query(RIGHTS, &[]).await? {
+        role = Some(row.cell::<_, String>("role")?);
+        let lacking: Vec<String> = row.cell("lacking")?;
+        if lacking.is_empty() && row.cell("hides_rows")? {
+            found.push(sentence(&row)?);
+        }
+    }
+    Ok((found, role))
+}
+
+fn sentence(row: &Row) -> Result<String, StoreError> {
+    let (table, role): (String, String) = (row.cell("name")?, row.cell("role")?);
+    let forced = match row.cell("is_forced")? {
+        true => format!(" or `alter table {table} no force row level security`"),
+        false => String::new(),
+    };
+    Ok(format!(
+        "row level security hides rows of {table} from {role}: connect as its owner, or `alter role {role} bypassrls`{forced}"
+    ))
+}
