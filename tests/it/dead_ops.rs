@@ -281,7 +281,7 @@ async fn the_dead_letters_of_others_are_not_walked() {
     let broker = Connection::open(&db.target()).await.expect("connects");
     let text = include_str!("../../sql/queries/dead_page.sql");
     broker.batch(&format!("prepare page as {text}")).await.expect("prepared");
-    let explain = "explain (analyze, buffers, costs off, timing off) execute page('a', 0, 100, 4096)";
+    let explain = "explain (analyze, buffers, costs off, timing off) execute page('a', 0, 100)";
     let rows = broker.query(explain, &[]).await.expect("explained");
     let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let removed = plan.iter().any(|line| line.contains("Rows Removed"));
