@@ -40,8 +40,7 @@ cross join lateral (select * from agent_messages m where m.message_id = d.messag
 cross join lateral (
   select case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
                    + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
-                   + coalesce(octet_length(m.to_group), 0) + coalesce(octet_length(m.to_instance), 0)
-                   + coalesce(octet_length(m.ordering_key), 0) <= $7::int
+                   + coalesce(octet_length(m.to_group), 0) + coalesce(octet_length(m.to_instance), 0) <= $7::int
               then coalesce(pg_column_size(m.payload), 0) + coalesce(pg_column_size(m.headers), 0) end as stored,
          case when pg_column_size(m.payload) <= $6::int and pg_column_size(m.payload #> '{}') <= $6
                    and (m.headers is null

@@ -192,7 +192,7 @@ impl Found {
         // They may have waited in the table since their messages were created.
         let clocks = Clocks { database: row.cell("clock")?, here: Instant::now(), unseen: None };
         let Some(stored) = row.cell::<_, Option<i32>>("stored")? else {
-            let sentence = format!("its names and keys have more than {NAMES_BYTES_MAX} bytes");
+            let sentence = format!("its names have more than {NAMES_BYTES_MAX} bytes");
             let (_, entry) = entry(&row, &clocks, Content::Unfit(Unfit::TooLarge(sentence)))?;
             return Ok(Self { entry, left: None });
         };
