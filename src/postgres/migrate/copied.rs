@@ -29,7 +29,7 @@ pub(super) async fn settle(connection: &Connection, found: &Found) -> Result<(),
 }
 
 async fn holds(connection: &Connection) -> Result<bool, StoreError> {
-    Ok(connection.query_one(HOLDS, &[]).await?.cell("holds")?)
+    connection.query_one(HOLDS, &[]).await?.cell("holds")
 }
 
 async fn clear(connection: &Connection) -> Result<(), StoreError> {
