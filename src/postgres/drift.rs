@@ -9,7 +9,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +25,8 @@ static NEEDED: LazyLock<Vec<Object>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../sql/needed.json")).unwrap_or_default()
 });
 
-/// A statement failed in a way that hints at drift, somewhere in this process; looked at by [`was_smelt`].
-static SMELT: AtomicBool = AtomicBool::new(false);
+/// How many errors smelled of drift in this process. A number and not a flag: each broker of a process looks for itself.
+static SMELLS: AtomicU64 = AtomicU64::new(0);
 
 /// A part of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,16 +157,16 @@ fn is_satisfied(needed: &Object, there: &str) -> bool {
 pub(super) fn smell(sqlstate: &str) {
     // Undefined column, table, function, object, schema; a column without a value.
     if matches!(sqlstate, "42703" | "42P01" | "42883" | "42704" | "3F000" | "42501" | "23502") {
-        SMELT.store(true, Ordering::Relaxed);
+        note_smell();
     }
 }
 
 /// As if a statement had failed so.
 pub fn note_smell() {
-    SMELT.store(true, Ordering::Relaxed);
+    SMELLS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Whether some statement failed so since this was asked last.
-pub fn was_smelt() -> bool {
-    SMELT.swap(false, Ordering::Relaxed)
+/// How many statements have failed so: more than at the last comparison call for another.
+pub fn smells() -> u64 {
+    SMELLS.load(Ordering::Relaxed)
 }

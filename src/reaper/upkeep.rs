@@ -44,6 +44,8 @@ pub struct Upkeep {
 /// What was seen last.
 struct Seen {
     compared: Option<Instant>,
+    /// How many errors had smelled of drift then.
+    smells: u64,
     said: Vec<String>,
     look_after: Instant,
 }
@@ -51,7 +53,7 @@ struct Seen {
 impl Upkeep {
     /// Keeps up, for ever.
     pub async fn run(self) {
-        let mut seen = Seen { compared: None, said: Vec::new(), look_after: Instant::now() };
+        let mut seen = Seen { compared: None, smells: drift::smells(), said: Vec::new(), look_after: Instant::now() };
         loop {
             let pause = match self.sweep(&mut seen).await {
                 Ok(again) => again,
@@ -60,7 +62,9 @@ impl Upkeep {
                     SWEEP_EVERY
                 }
             };
-            let hinted = drift::was_smelt();
+            // Before the comparison: an error during it calls for another.
+            let smells = drift::smells();
+            let hinted = smells != seen.smells;
             let since = seen.compared.map(|at| at.elapsed());
             if since.is_none_or(|since| {
                 since >= COMPARE_EVERY || (hinted || !seen.said.is_empty()) && since >= COMPARE_MIN
@@ -68,10 +72,7 @@ impl Upkeep {
                 if let Err(e) = self.compare(&mut seen).await {
                     tracing::warn!(error = %e, "the schema could not be compared with what it must be; trying again");
                 }
-                seen.compared = Some(Instant::now());
-            } else if hinted {
-                // Not forgotten until it was looked at.
-                drift::note_smell();
+                (seen.compared, seen.smells) = (Some(Instant::now()), smells);
             }
             sleep(pause).await;
         }

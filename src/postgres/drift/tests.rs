@@ -99,9 +99,13 @@ fn a_table_that_is_made_anew_has_the_rows_that_it_came_with() {
 
 #[test]
 fn only_some_errors_smell_of_drift() {
-    was_smelt();
-    smell("40001");
-    assert!(!was_smelt());
-    smell("42P01");
-    assert!(was_smelt() && !was_smelt());
+    // Other tests may fail so meanwhile: the number only grows.
+    let of = |code| {
+        let before = smells();
+        smell(code);
+        smells() > before
+    };
+    assert!(of("42P01"));
+    let is_quiet = (0..100).any(|_| !of("40001"));
+    assert!(is_quiet);
 }
