@@ -333,6 +333,7 @@ create view postbell.intact as
     m.from_agent_id,
     m.deliver_at,
     c.message_id AS broadcast,
+    z.message_id AS aside,
     u.noted_id,
     u.message_id AS unseen,
     u.moved,
@@ -359,6 +360,7 @@ create view postbell.intact as
    FROM postbell.deliveries d,
     postbell.messages m,
     postbell.broadcasts c,
+    postbell.set_aside z,
     postbell.unseen u,
     postbell.leases l,
     postbell.brokers b,
@@ -761,6 +763,7 @@ begin
     select m.message_id from postbell.messages m
     where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
       and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
+      and not exists (select from postbell.set_aside s where s.message_id = m.message_id)
       and not exists (select from postbell.broadcasts b where b.message_id = m.message_id
                         and m.to_agent_id is null and m.to_group is null)
     order by m.created_at, m.message_id
@@ -1038,9 +1041,17 @@ CREATE OR REPLACE FUNCTION postbell.resolve_alert(tables name, alert uuid)
 AS $function$
 begin
   perform pg_catalog.set_config('search_path', postbell.users_path(tables), true);
-  update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
-  where a.alert_id operator(pg_catalog.=) alert
-    and (a.status is null or a.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text);
+  begin
+    -- An alert that somebody holds, or whose table does not take it, must not keep the agent from being online.
+    update postbell.alerts a set status = 'resolved', resolved_at = pg_catalog.now(), resolved_by = 'postbell'
+    where a.alert_id operator(pg_catalog.=) (
+      select l.alert_id from postbell.alerts l
+      where l.alert_id operator(pg_catalog.=) alert
+        and (l.status is null or l.status::pg_catalog.text operator(pg_catalog.<>) 'resolved'::pg_catalog.text)
+      for no key update skip locked);
+  exception when others then
+    raise warning 'postbell: the alert of an absence could not be resolved (SQLSTATE %)', sqlstate;
+  end;
 end
 $function$
 ;
@@ -1114,6 +1125,8 @@ begin
     cross join lateral (select * from postbell.messages m where m.message_id = i.id offset 0) m
     where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())
       and not exists (select from postbell.deliveries d where d.message_id = m.message_id offset 0)
+      -- It is over, and the table refuses to say so.
+      and not exists (select from postbell.set_aside s where s.message_id = m.message_id offset 0)
   ), to_many as (
     insert into postbell.broadcasts (message_id)
     select w.message_id from waiting w where w.to_agent_id is null and w.to_group is null
@@ -1129,7 +1142,7 @@ begin
   cross join lateral (
     select coalesce(w.to_agent_id, 'group:' || w.to_group) as inbox where w.to_agent_id is not null or w.to_group is not null
     union all
-    select f.inbox from to_many t cross join lateral postbell.recipients(w.from_agent_id, w.topic, w.to_environment) f (inbox)
+    select f.inbox from to_many t cross join lateral postbell.recipients(coalesce(w.from_agent_id, ''), w.topic, w.to_environment) f (inbox)
     where t.message_id = w.message_id
   ) r
   order by w.created_at, w.message_id, r.inbox;
