@@ -53,7 +53,8 @@ struct Seen {
 impl Upkeep {
     /// Keeps up, for ever.
     pub async fn run(self) {
-        let mut seen = Seen { compared: None, smells: drift::smells(), said: Vec::new(), look_after: Instant::now() };
+        let mut seen =
+            Seen { compared: None, smells: drift::smells(), said: Vec::new(), look_after: Instant::now() };
         loop {
             let pause = match self.sweep(&mut seen).await {
                 Ok(again) => again,

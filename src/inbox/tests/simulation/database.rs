@@ -314,7 +314,7 @@ impl Row {
 
 /// As one that is dear to read. Not with a key: what failed is given back to its key by the tail alone.
 fn left_if(left: bool, mut entry: Entry) -> Entry {
-    if left && entry.ordering_key().is_none() {
+    if left {
         entry.body = None;
         entry.terms.get_or_insert_default().unfit = Some(Unfit::Left);
     }
