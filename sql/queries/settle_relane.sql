@@ -4,7 +4,7 @@
 with relaned as (
   update postbell.deliveries d set priority = a.lane, txid = pg_current_xact_id()
   from unnest($1::bigint[], $2::smallint[], $3::smallint[]) as a (delivery_id, attempt, lane)
-  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.dead_at is null and d.due_at is null
+  where d.delivery_id = any (array[a.delivery_id]) and d.attempt = a.attempt and d.state <> 'dead' and d.due_at is null
     and d.priority + 0 = 0
   returning d.delivery_id
 )
