@@ -54,22 +54,21 @@ async fn a_ping_goes_through_the_mesh_and_leaves_nothing() {
 async fn a_ping_says_which_hop_failed() {
     let mesh = Mesh::start().await;
     let token = mesh.db.agent("probe").await;
-    // Stored, but its delivery never comes: somebody took the trigger away.
+    // Stored, but its delivery does not come: a trigger of the user's puts everything off.
     mesh.db
         .sql()
         .await
-        .batch_execute("alter table agent_messages disable trigger postbell_route")
+        .batch_execute(
+            "create function put_off() returns trigger language plpgsql as $$
+               begin new.deliver_at := now() + interval '1 day'; return new; end $$;
+             create trigger put_off before insert on agent_messages for each row execute function put_off()",
+        )
         .await
         .unwrap();
     let said = ping(&mesh, &token, &["--within", "5s"]).await;
     assert_eq!(said.status, Some(1));
     assert!(said.stderr.contains("it was stored (COMMIT), but not delivered"), "{}", said.stderr);
-    mesh.db
-        .sql()
-        .await
-        .batch_execute("alter table agent_messages enable trigger postbell_route")
-        .await
-        .unwrap();
+    mesh.db.sql().await.batch_execute("drop trigger put_off on agent_messages").await.unwrap();
 
     // Somebody's message is not taken from them.
     insert(&mesh.db.sql().await, "probe", 1, "\"for another\"").await;

@@ -132,10 +132,11 @@ async fn a_poison_message_ends_in_the_dead_letters_and_the_inbox_goes_on() {
         let mut raw = mesh.raw_with("a", &token, 1).await;
         let msg = raw.expect("msg").await;
         assert_eq!((&msg["payload"], &msg["attempt"]), (&"poison".into(), &attempt.into()));
-        // Dropped with the message in hand: the agent died of it. Seen by the broker before the next one comes, or that
-        // one would be given what is left.
+        // Dropped with the message in hand: the agent died of it. Seen by the broker and written before the next one comes,
+        // or that one would be given what is left.
         drop(raw);
         mesh.until_metric("postbell_sessions", |sessions| sessions == 0.0).await;
+        mesh.until_metric("postbell_unsettled", |unsettled| unsettled == 0.0).await;
     }
     let mut raw = mesh.raw_with("a", &token, 1).await;
     assert_eq!(raw.expect("msg").await["payload"], "food");

@@ -240,6 +240,7 @@ async fn a_life_is_told_whole_and_its_content_to_those_who_may_read() {
 #[tokio::test]
 async fn watchers_are_bounded_and_leave_no_trace() {
     let mesh = mesh("local").await;
+    mesh.until_ready(true).await;
     let mut all = Vec::new();
     for _ in 0..WATCHERS_MAX {
         all.push(Stream::open(&mesh, &[]).await);
