@@ -1,7 +1,8 @@
 -- Takes a lock that nobody holds, or, with its fence, holds it for longer. $1 key, $2 agent, $3 milliseconds, $4 the fence
 -- of the one that holds it (null: it does not), $5 the most that it may hold (null: no limit), $6 its role. One row: `fence` if it is held now by whoever asks; else who holds it, for
 -- how many milliseconds, or that the task is done, or that the agent may not lock this (`may`), or no more (`is_full`). What it let end a minute ago is removed.
--- Called by src/postgres/locks.rs. Uses locks' primary key, locks_held.
+-- Called by src/postgres/locks.rs. Uses locks' primary key, locks_held; `coalesce` and the joined text keep the planner from
+-- reading the latter whole where the key is known.
 with ended as (
   delete from postbell.locks
   where key = any (array(select l.key from postbell.locks l
@@ -25,7 +26,8 @@ with ended as (
 ), kept as (
   update postbell.locks l set until = clock_timestamp() + $3::bigint * interval '1 millisecond'
   from allowed a
-  where l.key = $1::text and l.fence = $4::bigint and l.agent_id || '' = $2::text and l.done_at is null and a.may
+  where l.key = $1::text and l.fence = $4::bigint and l.agent_id || '' = $2::text
+    and coalesce(l.done_at, 'infinity') = 'infinity' and a.may
   returning l.fence
 ), mine as (
   select fence from taken union all select fence from kept

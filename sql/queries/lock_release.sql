@@ -1,6 +1,6 @@
 -- Gives a lock back, or, $4, marks its task as done. $1 key, $2 agent, $3 fence: a holder that lost it changes nothing. $5 the
--- most tasks that it may have marked (null: no limit). Called by src/postgres/locks.rs. Uses locks' primary key, locks_done; the
--- joined text keeps the planner from an agent's locks.
+-- most tasks that it may have marked (null: no limit). Called by src/postgres/locks.rs. Uses locks' primary key, locks_done; `coalesce`
+-- and the joined text keep the planner from an agent's locks.
 with counted as (
   select $4::boolean and $5::bigint is not null
            and (select count(*) from (select from postbell.locks l
@@ -9,11 +9,11 @@ with counted as (
 ), done as (
   update postbell.locks set done_at = clock_timestamp()
   where $4::boolean and not (select is_full from counted)
-    and key = $1::text and fence = $3::bigint and agent_id || '' = $2::text and done_at is null
+    and key = $1::text and fence = $3::bigint and agent_id || '' = $2::text and coalesce(done_at, 'infinity') = 'infinity'
   returning key
 ), released as (
   delete from postbell.locks
-  where not $4::boolean and key = $1::text and fence = $3::bigint and agent_id || '' = $2::text and done_at is null
+  where not $4::boolean and key = $1::text and fence = $3::bigint and agent_id || '' = $2::text and coalesce(done_at, 'infinity') = 'infinity'
   returning key
 )
 select exists (select from done union all select from released) as was_held, is_full from counted
