@@ -36,12 +36,14 @@ class Watch:
         self._wanted = threading.Event()
         # Where it stood, once that was told.
         self._told: str | None = None
-        self._seen_at = time.monotonic()
+        self._seen_at = self._looked_at = time.monotonic()
         self._thread = threading.Thread(target=self._turn, name=f"postbell-watch-{agent}", daemon=True)
         self._thread.start()
 
     def look(self) -> None:
         """Something is in hand."""
+        # In the loop: the thread may come to its turn only when what is in hand has let it.
+        self._looked_at = time.monotonic()
         if not self._wanted.is_set():
             self._wanted.set()
 
@@ -79,7 +81,7 @@ class Watch:
             elif self._wanted.wait(_IDLE_SECONDS):
                 break
         # It went round when it took what came.
-        self._seen_at = time.monotonic()
+        self._seen_at = max(self._seen_at, self._looked_at)
 
     def _answer(self, half: float) -> None:
         now = time.monotonic()

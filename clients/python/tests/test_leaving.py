@@ -251,8 +251,8 @@ class Stops(unittest.TestCase):
             agent.connect()
             agent.on()(lambda message: agent.close())
             self.assertEqual(agent.run(report=False), 1)
-            self.assertEqual(broker.outcomes()[1], "release: None")
             broker.wait(lambda said: said[0][-1]["op"] == "(gone)")
+            self.assertEqual(broker.outcomes()[1], "release: None")
             self.assertEqual(broker.said[0][-2]["op"], "bye")
             agent.close()
 
@@ -268,6 +268,7 @@ class Stops(unittest.TestCase):
 
         with fake([msg(1), msg(2)]) as broker:
             self.assertEqual(asyncio.run(closed(broker.url)), 1)
+            broker.wait(lambda said: said[0][-1]["op"] == "(gone)")
             self.assertEqual(broker.outcomes()[1], "release: None")
 
     def test_an_async_handler_that_calls_what_blocks_is_told_so(self) -> None:
