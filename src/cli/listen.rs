@@ -185,11 +185,17 @@ impl Listener<'_> {
         signals: &mut Signals,
     ) -> anyhow::Result<(Left, Tally)> {
         let state = self.client.state();
+        // What came after the message that showed that the command cannot be started: given back as it is.
+        let mut untouched = Vec::new();
         let mut left = loop {
             let idle = tokio::time::sleep(self.args.until_idle.unwrap_or_default());
             tokio::select! {
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { break Left::ByItself };
+                    if self.exec.as_ref().is_some_and(|exec| exec.is_useless()) {
+                        untouched.push(delivery);
+                        continue;
+                    }
                     let Some(delivery) = self.ours(delivery).await else { continue };
                     self.taken += 1;
                     self.handle(delivery).await;
@@ -217,6 +223,7 @@ impl Listener<'_> {
                 }
             }
         };
+        drop(untouched);
         // Commands that run are waited for: their messages are theirs.
         loop {
             tokio::select! {

@@ -80,11 +80,19 @@ pub(super) struct Exec {
     grace: Duration,
     /// Whether it ever ran as it should: then it can be started.
     has_worked: AtomicBool,
+    /// It cannot be started: known before the message that showed it is given back.
+    is_useless: AtomicBool,
 }
 
 impl Exec {
     pub(super) fn new(command: &str, limit: Duration, grace: Duration) -> Self {
-        Self { command: command.into(), limit, grace, has_worked: AtomicBool::new(false) }
+        let (has_worked, is_useless) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { command: command.into(), limit, grace, has_worked, is_useless }
+    }
+
+    /// Whether it showed that it cannot be started.
+    pub(super) fn is_useless(&self) -> bool {
+        self.is_useless.load(Ordering::Relaxed)
     }
 
     /// Runs the command for a message and tells the broker what came of it.
@@ -188,6 +196,7 @@ impl Exec {
                 let reason = last_line.text().unwrap_or_else(|| in_words(status));
                 let code = family::code_of(status);
                 if [NOT_FOUND, NOT_EXECUTABLE].contains(&code) && !self.has_worked.load(Ordering::Relaxed) {
+                    self.is_useless.store(true, Ordering::Relaxed);
                     return End::NotStarted(reason, code);
                 }
                 End::Failed(reason)
