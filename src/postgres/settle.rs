@@ -140,29 +140,10 @@ pub async fn open(target: &Target) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Writes a batch, a statement and so a transaction for each kind in it. When this returns all are committed.
+/// Writes a batch of one kind by one statement, and so one transaction. When this returns all are committed.
 ///
 /// # Errors
 /// See [`StoreError`]; then it may or may not be committed, and writing it again changes nothing more.
-pub async fn settle(connection: &Connection, batch: &[Settle]) -> Result<Settled, StoreError> {
-    let mut settled = Settled { became: vec![Became::Stale; batch.len()], why: None };
-    for kind in [Kind::Relane, Kind::Ack, Kind::Retry, Kind::Dead, Kind::Expired] {
-        let places: Vec<usize> = (0..batch.len()).filter(|i| Kind::of(&batch[*i].outcome) == kind).collect();
-        if places.is_empty() {
-            continue;
-        }
-        let those: Vec<Settle> = places.iter().map(|i| batch[*i].clone()).collect();
-        for (place, became) in places.into_iter().zip(settle_kind(connection, kind, &those).await?.became) {
-            settled.became[place] = became;
-        }
-    }
-    Ok(settled)
-}
-
-/// Writes a batch of one kind by one statement.
-///
-/// # Errors
-/// See [`settle`].
 pub async fn settle_kind(
     connection: &Connection,
     kind: Kind,
@@ -195,7 +176,7 @@ pub async fn settle_kind(
 /// that needs one is set aside: the deliveries' own changes then depend on nothing of the user's.
 ///
 /// # Errors
-/// See [`settle`].
+/// See [`settle_kind`].
 pub async fn settle_each(
     connection: &Connection,
     batch: &[Settle],

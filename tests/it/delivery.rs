@@ -6,7 +6,7 @@ use std::time::Duration;
 use postbell::inbox::event::{Outcome, Settle};
 use postbell::postgres::Connection;
 use postbell::postgres::migrate::migrate;
-use postbell::postgres::settle::settle;
+use postbell::postgres::settle::{Kind, settle_kind};
 
 use crate::harness::{EXISTING_MESH, fresh, migrated, roles};
 use crate::mesh::{Mesh, insert, next};
@@ -138,7 +138,7 @@ async fn a_broadcast_is_processed_with_its_last_delivery_whatever_is_settled_tog
         [vec![ack(ids[0], 0), ack(ids[1], 7)], vec![ack(ids[1], 0)], vec![ack(ids[2], 0), ack(ids[0], 0)]];
     let mut seen = Vec::new();
     for batch in batches {
-        settle(&broker, &batch).await.unwrap();
+        settle_kind(&broker, Kind::Ack, &batch).await.unwrap();
         seen.push(db.ask::<String>("select status from agent_messages").await);
     }
     assert_eq!(seen, ["pending", "pending", "processed"]);
