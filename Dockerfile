@@ -13,22 +13,28 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 # First the dependencies, from the manifests alone: this layer is built again only when one of them changes. Every
 # member of the workspace must be there (tests/it/container.rs checks it), with something to compile.
 COPY Cargo.toml Cargo.lock ./
+COPY clients/rust/Cargo.toml clients/rust/
+COPY crates/engine/Cargo.toml crates/engine/
 COPY loadtest/Cargo.toml loadtest/
 COPY tests/faults/Cargo.toml tests/faults/
 # The target is named, so that the flag is for the binary and not for what runs during the build (macros are libraries).
 RUN rustc -vV | sed -n 's/^host: //p' > target-triple \
- && mkdir -p src loadtest/src tests/it tests/faults/src/bin \
- && touch src/lib.rs tests/faults/src/lib.rs \
+ && mkdir -p src clients/rust/src crates/engine/src loadtest/src tests/it tests/faults/src/bin \
+ && touch src/lib.rs clients/rust/src/lib.rs crates/engine/src/lib.rs tests/faults/src/lib.rs \
  && for main in src/main.rs loadtest/src/main.rs tests/it/main.rs tests/faults/src/bin/soak.rs; do \
       echo 'fn main() {}' > "$main"; \
     done \
  && cargo build --release --locked --bin postbell --target "$(cat target-triple)"
 
+COPY clients/rust/README.md clients/rust/
+COPY clients/rust/src clients/rust/src
+COPY crates/engine/README.md crates/engine/
+COPY crates/engine/src crates/engine/src
 COPY src src
 COPY sql sql
 COPY triggers triggers
 # Newer than what the stubs were compiled to, whatever the time of the files.
-RUN touch src/lib.rs src/main.rs \
+RUN touch clients/rust/src/lib.rs crates/engine/src/lib.rs src/lib.rs src/main.rs \
  && cargo build --release --locked --bin postbell --target "$(cat target-triple)" \
  && cp "target/$(cat target-triple)/release/postbell" /postbell \
  && strip /postbell \

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::inbox::SessionId;
 use crate::postgres::agents::{AgentRow, Role, RoleLimits, TokenHash};
 use crate::postgres::listen::Rope;
 use crate::postgres::{Pool, access};
-use crate::protocol::ErrorCode;
-use crate::protocol::limits::LINE_BYTES_MAX;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::protocol::limits::LINE_BYTES_MAX;
+use postbell_engine::inbox::SessionId;
 
 pub use quota::{Outstanding, Quota, SLOW_DOWN_MIN};
 

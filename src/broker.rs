@@ -23,12 +23,10 @@ use crate::config::Config;
 use crate::dead_letters::{self, REQUESTS_MAX};
 use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::flow::Flow;
-use crate::guard::Guard;
 use crate::health::Health;
 use crate::http::api::Site;
 use crate::http::api::admission::Admission;
 use crate::http::{self, HttpState};
-use crate::inbox::dispatcher::{Dispatcher, Rules};
 use crate::leaser::Leaser;
 use crate::metrics::Metrics;
 use crate::postgres::agents::Token;
@@ -47,6 +45,8 @@ use crate::spans::Spans;
 use crate::status::Status;
 use crate::tailer::Tailer;
 use crate::{agent_metrics, listener, publisher, reaper, server, settler};
+use postbell_engine::guard::Guard;
+use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
 
 /// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);

@@ -7,12 +7,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::certificates::shown;
-use crate::guard::Places;
 use crate::postgres::agents::{TokenHash, hash};
 use crate::postgres::alerts::AlertTimes;
 use crate::postgres::{DatabaseUrl, Target};
-use crate::retry::RetryPolicy;
+use postbell_client::certificates::shown;
+use postbell_engine::guard::Places;
+use postbell_engine::retry::RetryPolicy;
 
 /// The shortest token of an operator or a viewer.
 pub const TOKEN_CHARS_MIN: usize = 20;

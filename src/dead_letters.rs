@@ -9,9 +9,9 @@ use tokio::time::Instant;
 
 use crate::dispatch::Outgoing;
 use crate::postgres::{Pool, StoreError, dead};
-use crate::protocol::frame::dead::{DeadLetter, DeadLetters, Done};
-use crate::protocol::limits::{DEAD_IDS_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::protocol::frame::dead::{DeadLetter, DeadLetters, Done};
+use postbell_client::protocol::limits::{DEAD_IDS_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 /// Requests that may wait, each of another agent. When it is full, a session answers `slow_down`.
 pub const REQUESTS_MAX: usize = 64;

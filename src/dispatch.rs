@@ -12,12 +12,12 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
-use crate::inbox::dispatcher::{Dispatcher, Here};
-use crate::inbox::event::{Effect, Event, Owner, Push, Refill, Settle, Trouble};
-use crate::inbox::{SessionId, Tag};
 use crate::metrics::Metrics;
-use crate::protocol::limits::WINDOW_MAX;
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::protocol::limits::WINDOW_MAX;
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::inbox::dispatcher::{Dispatcher, Here};
+use postbell_engine::inbox::event::{Effect, Event, Owner, Push, Refill, Settle, Trouble};
+use postbell_engine::inbox::{SessionId, Tag};
 
 /// What waits for the dispatcher. When it is full, sessions wait before they read on, and the tail before it
 /// takes more rows from the server.
@@ -37,7 +37,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most refills of one statement.
 pub const REFILL_BATCH_MAX: usize = 64;
 
-const _: () = assert!(SETTLE_BATCH_MAX <= crate::inbox::dispatcher::UNSETTLED_MAX);
+const _: () = assert!(SETTLE_BATCH_MAX <= postbell_engine::inbox::dispatcher::UNSETTLED_MAX);
 
 /// For a session's socket.
 #[derive(Debug)]

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::inbox::event::{Outcome, Push, Settle};
 use gathering::Gathering;
 pub use gathering::{Frame, Head, More, Passed};
 use journal::Journal;
 pub use journal::Moment;
 pub use minutes::MINUTES;
 use minutes::Minutes;
+use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
 /// Those who watch at a time; more are told to come again.
 pub const WATCHERS_MAX: usize = 32;

@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::config::{Config, SETTINGS};
 use crate::postgres::DatabaseUrl;
-use crate::protocol::codec::{LineError, LineReader};
-use crate::protocol::frame::push_line;
-use crate::protocol::{ClientFrame, ServerFrame};
+use postbell_client::protocol::codec::{LineError, LineReader};
+use postbell_client::protocol::frame::push_line;
+use postbell_client::protocol::{ClientFrame, ServerFrame};
 
 pub use session::session;
 
@@ -95,7 +95,7 @@ impl AsyncRead for Pieces<'_> {
 pub fn urls(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let _ = DatabaseUrl::parse(&text);
-    if let Ok(address) = crate::client::address(&text) {
+    if let Ok(address) = postbell_client::address(&text) {
         assert!(address.contains(':'), "{address} has no port");
     }
     // The rest of the URL is the text: what follows the password must not bring it out.

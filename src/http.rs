@@ -34,12 +34,12 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use crate::guard::Source;
 use crate::health::Health;
 use crate::open_files;
 use crate::sockets;
 use api::Site;
 use places::{Cut, Place, Places, WhenFull};
+use postbell_engine::guard::Source;
 use routes::Routes;
 
 /// Brings the gauges that are read from the database up to date, before a scrape. It is dropped unfinished

@@ -10,13 +10,13 @@ use uuid::Uuid;
 
 use crate::dispatch::{Input, LeaseRequest};
 use crate::health::{Health, Standstill};
-use crate::inbox::event::{Event, Trouble};
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::postgres::lease::{Acquired, BrokerRow, LEASE, RENEW_EVERY, acquire, leave, release, renew, want};
 use crate::postgres::listen::Rope;
 use crate::postgres::{Connection, StoreError, Target};
 use crate::presence::Presence;
+use postbell_engine::inbox::event::{Event, Trouble};
 
 /// How long an inbox that some other broker owns, it is not known which, is left alone before it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_millis(250);

@@ -1,77 +1,36 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
-#[cfg(feature = "tls")]
-pub mod certificates;
-pub mod client;
-pub mod message;
-pub mod moment;
-pub mod pace;
-pub mod protocol;
-
-// Each spelled out: rustfmt does not look into macros, nor at the files behind them.
-#[cfg(feature = "server")]
 pub mod access;
-#[cfg(feature = "server")]
 pub mod agent_metrics;
-#[cfg(feature = "server")]
-pub mod bell;
-#[cfg(feature = "server")]
 pub mod broker;
-#[cfg(feature = "server")]
-pub mod bucket;
-#[cfg(feature = "server")]
 pub mod cli;
-#[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
 pub mod dead_letters;
-#[cfg(feature = "server")]
 pub mod devdb;
-#[cfg(feature = "server")]
 pub mod dispatch;
-#[cfg(feature = "server")]
 pub mod flow;
-#[cfg(all(feature = "server", any(test, fuzzing)))]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-#[cfg(feature = "server")]
-pub mod guard;
-#[cfg(feature = "server")]
 pub mod health;
-#[cfg(feature = "server")]
 pub mod http;
-#[cfg(feature = "server")]
-pub mod inbox;
-#[cfg(feature = "server")]
 pub mod leaser;
-#[cfg(feature = "server")]
 pub mod listener;
-#[cfg(feature = "server")]
 pub mod metrics;
-#[cfg(feature = "server")]
+pub mod moment;
 pub mod open_files;
-#[cfg(feature = "server")]
+pub mod pace;
 pub mod postgres;
-#[cfg(feature = "server")]
 pub mod presence;
-#[cfg(feature = "server")]
 pub mod publisher;
-#[cfg(feature = "server")]
 pub mod reaper;
-#[cfg(feature = "server")]
 pub mod refiller;
-#[cfg(feature = "server")]
-pub mod retry;
-#[cfg(feature = "server")]
 pub mod server;
-#[cfg(feature = "server")]
 pub mod session;
-#[cfg(feature = "server")]
 pub mod settler;
-#[cfg(feature = "server")]
 pub mod sockets;
-#[cfg(feature = "server")]
 pub mod spans;
-#[cfg(feature = "server")]
 pub mod status;
-#[cfg(feature = "server")]
 pub mod tailer;
+
+/// The client by its old name, for one more release: it is the package `postbell-client`.
+pub use postbell_client as client;

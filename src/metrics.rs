@@ -21,12 +21,12 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
-use crate::message::Priority;
-use crate::protocol::ErrorCode;
-use crate::protocol::limits::PROTO;
 use declare::{counter, counters, float_gauge, float_gauges, flow, gauge, gauges, histogram, replaced};
 use family::Family;
 use flow::Flow;
+use postbell_client::message::Priority;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::protocol::limits::PROTO;
 
 pub use flow::ENVIRONMENTS_MAX;
 pub use labels::{CloseReason, DeadReason, FailReason};

@@ -18,11 +18,11 @@ use crate::dispatch::Outbox;
 use crate::metrics::Metrics;
 use crate::postgres::Target;
 use crate::postgres::publish::{Patience, Writer};
-use crate::protocol::frame::Send;
 use crate::spans::Spans;
 pub use aside::{ASIDE_MAX, HELD_WAIT};
 use aside::{Aside, Given};
 use item::{Item, Teller, Verdict};
+use postbell_client::protocol::frame::Send;
 use suspects::Suspects;
 
 /// What may wait to be inserted. When it is full, sessions that send wait before they read on.

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 
 use crate::dispatch::Input;
 use crate::health::{Duty, Health};
-use crate::inbox::event::{Event, Refill};
 use crate::postgres::payload::Wary;
 use crate::postgres::refill::{Refilled, refill};
 use crate::postgres::{Pool, StoreError};
+use postbell_engine::inbox::event::{Event, Refill};
 
 /// Wait after a failed refill: the dispatcher asks again at once.
 const PAUSE_AFTER_FAILURE: std::time::Duration = std::time::Duration::from_millis(250);

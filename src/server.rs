@@ -10,12 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::guard::Place;
 use crate::metrics::CloseReason;
 use crate::pace::Pace;
-use crate::protocol::limits::HELLO_WAIT;
 use crate::session::{self, Sessions};
 use crate::{open_files, sockets};
+use postbell_client::protocol::limits::HELLO_WAIT;
+use postbell_engine::guard::Place;
 use tls::{NotAccepted, Tls};
 
 /// Connections at once, authenticated or not.

@@ -30,20 +30,22 @@ use crate::config::TlsFiles;
 use crate::dead_letters::{self, Ask};
 use crate::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
 use crate::flow::Flow;
-use crate::guard::{Guard, Place};
-use crate::inbox::SessionId;
-use crate::inbox::event::{Event, Request};
 use crate::metrics::{CloseReason, Metrics};
 use crate::postgres::Pool;
 use crate::postgres::lease::BrokerRow;
 use crate::presence::{Absence, Presence};
-use crate::protocol::codec::{LineError, LineReader};
-use crate::protocol::frame::{Ack, Begun, Extend, Nack, NackOutcome, Window, push_line};
-use crate::protocol::limits::{HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX};
-use crate::protocol::secret::redact;
-use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::publisher::Publish;
 use crate::spans::Spans;
+use postbell_client::protocol::codec::{LineError, LineReader};
+use postbell_client::protocol::frame::{Ack, Begun, Extend, Nack, NackOutcome, Window, push_line};
+use postbell_client::protocol::limits::{
+    HEARTBEATS_MISSED_MAX, LINE_BYTES_MAX, REASON_BYTES_MAX, WINDOW_MAX,
+};
+use postbell_client::protocol::secret::redact;
+use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::guard::{Guard, Place};
+use postbell_engine::inbox::SessionId;
+use postbell_engine::inbox::event::{Event, Request};
 
 pub use door::turn_away;
 use link::Link;
@@ -165,7 +167,7 @@ pub async fn serve(
     hello_by: Instant,
     shared: Sessions,
 ) {
-    let mut reader = LineReader::new(read, crate::protocol::limits::HELLO_LINE_BYTES_MAX);
+    let mut reader = LineReader::new(read, postbell_client::protocol::limits::HELLO_LINE_BYTES_MAX);
     let (end, whole) = match hello::greet(&mut reader, &mut write, (peer, place), hello_by, &shared).await {
         Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
         Err(end) => (end, true),

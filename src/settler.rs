@@ -21,12 +21,12 @@ use tokio::time::{sleep, sleep_until, timeout_at};
 use crate::dispatch::{Input, Inputs};
 use crate::flow::Flow;
 use crate::health::{Duty, Health};
-use crate::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
 use crate::metrics::{DeadReason, FailReason, Metrics};
 use crate::pace::Pace;
 use crate::postgres::error::Fault;
 use crate::postgres::settle::{self, Became, Kind, Settled, settle_each, settle_kind};
 use crate::postgres::{Connection, StoreError, Target};
+use postbell_engine::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
 
 /// The first and the longest wait before a connection is tried again; short, since every settled ack waits.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@ mod otel;
 
 use std::time::Duration;
 
-use crate::message::Trace;
+use postbell_client::message::Trace;
 
 /// Where spans go. Clones share it.
 #[derive(Clone, Debug, Default)]

@@ -21,12 +21,12 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::dispatch::Input;
 use crate::flow::{Flow, Watch};
 use crate::health::Health;
-use crate::inbox::dispatcher::Here;
 use crate::metrics::Metrics;
 use crate::postgres::Pool;
 use crate::postgres::lease::BrokerRow;
 use crate::postgres::status::{Bounds, Reading, read};
 use mesh::{Mesh, This};
+use postbell_engine::inbox::dispatcher::Here;
 
 /// Frames of what passes, a second.
 pub const FRAMES_PER_SECOND: u32 = 5;

@@ -7,10 +7,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-use crate::bell::{Bell, Flag, Heard};
 use crate::dispatch::Input;
 use crate::health::{Duty, Health};
-use crate::inbox::event::Event;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::postgres::listen::Rope;
@@ -18,6 +16,8 @@ use crate::postgres::payload::{Wary, may_be_a_row};
 use crate::postgres::tail::{Cursor, Round, set_armed};
 use crate::postgres::{Connection, StoreError, Target};
 use crate::reaper::Alarm;
+use postbell_engine::bell::{Bell, Flag, Heard};
+use postbell_engine::inbox::event::Event;
 
 /// A round that takes longer is given up with its connection: the promise is 5 s.
 const ROUND_WAIT: Duration = Duration::from_secs(4);

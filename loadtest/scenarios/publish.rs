@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use postbell::client::{Client, Outgoing};
-use postbell::message::MessageType;
+use postbell_client::message::MessageType;
+use postbell_client::{Client, Outgoing};
 use serde_json::value::RawValue;
 
 use super::Spec;

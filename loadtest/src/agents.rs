@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
-use postbell::client::{Builder, Client, Deliveries};
+use postbell_client::{Builder, Client, Deliveries};
 use tokio::task::JoinHandle;
 
 use crate::broker::Broker;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::bucket::{Bucket, Rate};
 use crate::postgres::agents::RoleLimits;
+use postbell_engine::bucket::{Bucket, Rate};
 
 /// Nobody is asked to come again sooner: a refused line costs as much to read as one that is taken.
 pub const SLOW_DOWN_MIN: Duration = Duration::from_millis(50);

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use super::STALE_AFTER;
 use crate::metrics::AGENT_METRICS_MAX;
 use crate::postgres::agent_metrics::Measured;
-use crate::protocol::limits::NAME_BYTES_MAX;
+use postbell_client::protocol::limits::NAME_BYTES_MAX;
 
 /// An agent and the name of what it measured.
 type Key = (String, String);

@@ -7,8 +7,8 @@ use tokio::time::{sleep, timeout};
 
 use super::Stopped;
 use crate::dispatch::{Input, Inputs, Load};
-use crate::inbox::event::Event;
 use crate::session::Phase;
+use postbell_engine::inbox::event::Event;
 
 /// How long the last outcomes, and giving back the inboxes, may take once the sessions have ended.
 pub(super) const SETTLE_WAIT: Duration = Duration::from_secs(5);

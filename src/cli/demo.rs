@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{agent, output};
-use crate::client::{Builder, Client, Deliveries};
 use crate::postgres::{Connection, Pool, Target};
+use postbell_client::{Builder, Client, Deliveries};
 
 const AGENTS: [&str; 2] = ["demo-validator", "demo-reporter"];
 /// What one shows of the whole.

@@ -19,8 +19,8 @@ use tokio::task::JoinSet;
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
 use super::{Outcome, output};
-use crate::client::{Client, ClientError, Deliveries, Delivery, State};
 use exec::{Exec, Handled};
+use postbell_client::{Client, ClientError, Deliveries, Delivery, State};
 use tally::Tally;
 
 /// A message that is left to others comes again after so long: one that nobody handles must not turn in a circle.

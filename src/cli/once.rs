@@ -11,8 +11,8 @@ use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
 use super::{Outcome, output};
-use crate::client::Client;
-use crate::client::lock::{Acquired, Lock};
+use postbell_client::Client;
+use postbell_client::lock::{Acquired, Lock};
 
 /// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
 const EXIT_HELD: u8 = 75;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::send::ConnectArgs;
 use super::{Outcome, output};
-use crate::client::{Client, ClientError, Deliveries, Delivery, Outgoing, State};
-use crate::message::{MessageType, Priority};
+use postbell_client::message::{MessageType, Priority};
+use postbell_client::{Client, ClientError, Deliveries, Delivery, Outgoing, State};
 
 /// By this a message of an earlier ping is known, which came too late for it.
 const KEY_PREFIX: &str = "postbell-ping-";

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::certificates::{PemFile, provider, system_roots};
 use crate::config::{ConfigError, OPERATOR_TOKEN, VIEWER_TOKEN};
+use postbell_client::certificates::{PemFile, provider, system_roots};
 
 /// How long the broker may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);

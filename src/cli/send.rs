@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Outcome, output};
-use crate::client::{Builder, Client, Outgoing, Receipt};
 use crate::config::ConfigError;
-use crate::message::{MessageType, Priority};
+use postbell_client::message::{MessageType, Priority};
+use postbell_client::{Builder, Client, Outgoing, Receipt};
 
 /// Lines that are under way at once; the broker inserts them together.
 const AT_ONCE: usize = 256;

@@ -13,9 +13,9 @@ use super::remote::{Events, RemoteArgs};
 use super::serve::stop_signal;
 use super::{Outcome, output};
 use crate::flow::{Frame, Passed};
-use crate::message::{MessageType, Priority};
 use crate::moment::rfc3339_millis;
 use crate::status::mesh::Mesh;
+use postbell_client::message::{MessageType, Priority};
 
 /// Follow what passes through a broker, line by line.
 ///

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Step, tenths};
-use crate::inbox::event::{Outcome, Push, Settle};
+use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
 /// Events that a frame tells one by one.
 const EVENTS_MAX: usize = 50;
@@ -196,7 +196,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::protocol::frame::MsgBody;
+    use postbell_client::protocol::frame::MsgBody;
 
     fn push(delivery_id: i64, from: &str) -> Push {
         let payload = RawValue::from_string(r#"{"from":"payload","id":1}"#.to_owned()).expect("JSON");

@@ -7,8 +7,8 @@ use std::time::Instant;
 use uuid::Uuid;
 
 use super::{Step, tenths};
-use crate::bucket::{Bucket, Rate};
-use crate::inbox::event::{Outcome, Push, Settle};
+use postbell_engine::bucket::{Bucket, Rate};
+use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
 /// What is kept. When it is full, the oldest goes.
 const MOMENTS_MAX: usize = 8_192;
@@ -139,7 +139,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::inbox::event::FailCause;
+    use postbell_engine::inbox::event::FailCause;
 
     fn push(delivery_id: i64, message: u128) -> Push {
         Push {

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::{cut, cuts_and_stream, runtime};
-use crate::inbox::Entry;
-use crate::inbox::dispatcher::{Dispatcher, Rules};
-use crate::inbox::event::{Effect, Event};
-use crate::message::{LANES, Priority};
-use crate::protocol::ServerFrame;
-use crate::protocol::limits::WINDOW_MAX;
-use crate::retry::RetryPolicy;
 use crate::session::rehearsal::{Seen, play};
+use postbell_client::message::{LANES, Priority};
+use postbell_client::protocol::ServerFrame;
+use postbell_client::protocol::limits::WINDOW_MAX;
+use postbell_engine::inbox::Entry;
+use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
+use postbell_engine::inbox::event::{Effect, Event};
+use postbell_engine::retry::RetryPolicy;
 
 /// Said first where the input's second byte is odd, so that what comes after it is found soon.
 const HELLO: &[u8] = b"{\"op\":\"hello\",\"agent\":\"a\",\"token\":\"t\",\"window\":50}\n";

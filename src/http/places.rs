@@ -112,7 +112,7 @@ impl<K: Key> Drop for Place<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guard::Source;
+    use postbell_engine::guard::Source;
 
     fn source(n: u8) -> Source {
         Source::of([127, 0, 0, n].into())

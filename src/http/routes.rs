@@ -13,7 +13,7 @@ use tracing::{debug, error};
 use super::answer::{Answer, JSON, TEXT, busy, not_allowed, respond};
 use super::places::Places;
 use super::{House, HttpState, Line, api, page};
-use crate::guard::Source;
+use postbell_engine::guard::Source;
 
 const NOT_FOUND: &str =
     "There is nothing here. The paths are /, /metrics, /health, /health/ready and /health/live.\n";

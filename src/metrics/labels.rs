@@ -1,6 +1,6 @@
 //! The values that a label may have. An enum cannot be misspelled and cannot grow without bound.
 
-use crate::protocol::ErrorCode;
+use postbell_client::protocol::ErrorCode;
 
 /// Why an attempt failed; it is counted and retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

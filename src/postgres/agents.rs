@@ -14,8 +14,8 @@ use super::connection::Params;
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::moment;
-use crate::protocol::frame::{EVERYBODY, GROUP_INBOX};
-use crate::protocol::limits::NAME_BYTES_MAX;
+use postbell_client::protocol::frame::{EVERYBODY, GROUP_INBOX};
+use postbell_client::protocol::limits::NAME_BYTES_MAX;
 
 const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
 const LIST: &str = include_str!("../../sql/queries/agent_list.sql");

@@ -7,8 +7,8 @@ use tokio_postgres::Row;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-use crate::message::Priority;
 use crate::metrics::{ALERTS_MAX, DEEPEST_MAX, MeshReading, OTHERS, PAIRS_MAX};
+use postbell_client::message::Priority;
 
 const WAITING: &str = include_str!("../../sql/queries/gauges_waiting.sql");
 const AGENTS: &str = include_str!("../../sql/queries/gauges_agents.sql");

@@ -12,8 +12,8 @@ use super::connection::Connection;
 use super::error::StoreError;
 use super::listen::canary_channel;
 use super::pool::Pool;
-use crate::certificates::Fingerprint;
-use crate::inbox::event::Owner;
+use postbell_client::certificates::Fingerprint;
+use postbell_engine::inbox::event::Owner;
 
 /// How long a broker that is not heard of keeps its inboxes.
 pub const LEASE: Duration = Duration::from_secs(3);

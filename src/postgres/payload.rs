@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-use crate::inbox::Unfit;
-use crate::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX};
+use postbell_client::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX};
+use postbell_engine::inbox::Unfit;
 
 const PAYLOAD: &str = include_str!("../../sql/queries/payload.sql");
 

@@ -10,7 +10,7 @@ use super::cell::Cells;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 use super::pool::POOL_WAIT;
-use crate::protocol::frame::{EVERYBODY, Send};
+use postbell_client::protocol::frame::{EVERYBODY, Send};
 
 const PUBLISH: &str = include_str!("../../sql/queries/publish.sql");
 const FIRST: &str = include_str!("../../sql/queries/publish_first.sql");

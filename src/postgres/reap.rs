@@ -26,7 +26,7 @@ pub const BATCH_ROWS: i64 = 2_000;
 /// A message that expired while it is with an agent is marked delivered by then, and left alone.
 const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 
-const _: () = assert!(crate::inbox::in_flight::MARK_AFTER.as_millis() < EXPIRY_GRACE.as_millis());
+const _: () = assert!(postbell_engine::inbox::in_flight::MARK_AFTER.as_millis() < EXPIRY_GRACE.as_millis());
 
 /// What became ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

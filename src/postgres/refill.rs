@@ -16,10 +16,10 @@ use super::connection::Params;
 use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed};
 use super::pool::Pool;
 use super::row::{Clocks, Content, entry};
-use crate::inbox::event::{KeyRows, Refill};
-use crate::inbox::lane::REFILL_ROWS_MAX;
-use crate::inbox::{Entry, Unfit};
-use crate::message::REPLIES;
+use postbell_client::message::REPLIES;
+use postbell_engine::inbox::event::{KeyRows, Refill};
+use postbell_engine::inbox::lane::REFILL_ROWS_MAX;
+use postbell_engine::inbox::{Entry, Unfit};
 
 const REFILL: &str = include_str!("../../sql/queries/refill.sql");
 const REFILL_KEY: &str = include_str!("../../sql/queries/refill_key.sql");

@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::cell::Cells;
 use super::error::StoreError;
-use crate::inbox::{Entry, Terms, Unfit};
-use crate::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
 use crate::moment::rfc3339;
-use crate::protocol::frame::MsgBody;
-use crate::protocol::limits::{LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
 use crate::spans::Spans;
+use postbell_client::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
+use postbell_client::protocol::frame::MsgBody;
+use postbell_client::protocol::limits::{LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
+use postbell_engine::inbox::{Entry, Terms, Unfit};
 
 /// The database's clock and ours at about the same moment, so that ages need no clock of this machine.
 #[derive(Clone, Copy, Debug)]

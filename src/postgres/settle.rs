@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
-use crate::inbox::event::{Outcome, Settle};
+use postbell_engine::inbox::event::{Outcome, Settle};
 
 const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
 const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");

@@ -9,7 +9,7 @@ use super::aside::{Count, counts};
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-use crate::message::Priority;
+use postbell_client::message::Priority;
 
 pub use messages::{Delivery, MESSAGES_MAX, Message, messages};
 

@@ -16,8 +16,8 @@ use super::connection::Connection;
 use super::error::StoreError;
 use super::payload::{NAMES_BYTES_MAX, Wary, Weighed};
 use super::row::{Clocks, Content, entry};
-use crate::inbox::Entry;
-use crate::inbox::event::Snapshot;
+use postbell_engine::inbox::Entry;
+use postbell_engine::inbox::event::Snapshot;
 
 /// Rows handed on at once.
 const CHUNK_ROWS: usize = 512;

@@ -11,7 +11,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::error::StoreError;
 use super::url::{DatabaseUrl, SslMode};
-use crate::certificates::{Judge, Judged, PemFile, Shown, provider, system_roots};
+use postbell_client::certificates::{Judge, Judged, PemFile, Shown, provider, system_roots};
 
 /// What [`super::connection`] needs to speak TLS as the URL asks.
 ///

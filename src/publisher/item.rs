@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::{Held, Publish};
 use crate::dispatch::{Outbox, Outgoing};
-use crate::message::Trace;
 use crate::metrics::Metrics;
 use crate::postgres::publish;
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
 use crate::spans::{Spans, Step};
+use postbell_client::message::Trace;
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 /// A send that is not answered yet.
 pub(super) struct Item {

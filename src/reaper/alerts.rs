@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::BETWEEN_BATCHES;
-use crate::client::RECONNECT_MAX;
 use crate::metrics::Metrics;
 use crate::postgres::alerts::{ALERTS_MAX, AlertTimes, Look, escalate, raise_offline};
 use crate::postgres::{Pool, StoreError};
+use postbell_client::RECONNECT_MAX;
 
 /// However late the next is due, one looks so often: something may have been written by somebody else.
 const OFFLINE_EVERY: Duration = Duration::from_secs(10);

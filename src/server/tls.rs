@@ -18,17 +18,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use x509_cert::der::Decode;
 
-use crate::certificates::{FileFault, Fingerprint, PemFile, provider};
 use crate::config::{TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TlsFiles};
 use crate::metrics::Metrics;
 use crate::moment::rfc3339_seconds;
+use postbell_client::certificates::{FileFault, Fingerprint, PemFile, provider};
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// How long a client whose handshake failed may take to read why.
 const LINGER: Duration = Duration::from_secs(1);
 /// The longest hello, which is taken from the socket before its refusal: closing on unread bytes would drop that.
-const HELLO_BYTES: usize = crate::protocol::limits::HELLO_LINE_BYTES_MAX;
+const HELLO_BYTES: usize = postbell_client::protocol::limits::HELLO_LINE_BYTES_MAX;
 /// The first byte of every TLS connection: a record of the handshake's type.
 const HANDSHAKE_RECORD: u8 = 0x16;
 

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use super::{End, Session};
 use crate::access::{SLOW_DOWN_MIN, Ticket};
 use crate::dead_letters::{Ask, Request, Which};
-use crate::protocol::frame::dead::{Chosen, Dead};
-use crate::protocol::limits::DEAD_LETTERS_MAX;
-use crate::protocol::{ErrorCode, ProtocolError};
+use postbell_client::protocol::frame::dead::{Chosen, Dead};
+use postbell_client::protocol::limits::DEAD_LETTERS_MAX;
+use postbell_client::protocol::{ErrorCode, ProtocolError};
 
 impl Session<'_> {
     /// Asks for a page of dead letters, or answers why not.

@@ -8,13 +8,13 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::End;
-use crate::guard::{BUSY_RETRY, Place};
 use crate::metrics::{CloseReason, Metrics};
 use crate::postgres::agents::Denial;
-use crate::protocol::frame::push_line;
-use crate::protocol::limits::HELLO_LINE_BYTES_MAX;
-use crate::protocol::secret::redact;
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::protocol::frame::push_line;
+use postbell_client::protocol::limits::HELLO_LINE_BYTES_MAX;
+use postbell_client::protocol::secret::redact;
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::guard::{BUSY_RETRY, Place};
 
 /// Turns a connection away for which there is no place: one line, if it is spoken in clear and the kernel takes it at once,
 /// and no task.

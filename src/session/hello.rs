@@ -9,19 +9,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
 use crate::access::Ticket;
-use crate::guard::Place;
-use crate::inbox::SessionId;
 use crate::postgres::agents::{AgentRow, Denial};
 use crate::postgres::grants::{self, Kind};
 use crate::postgres::{agents, lease};
 use crate::presence::Card;
-use crate::protocol::codec::{LineReader, write_whole};
-use crate::protocol::frame::{GROUP_INBOX, Hello, Limits, Welcome, push_line};
-use crate::protocol::limits::{
+use postbell_client::protocol::codec::{LineReader, write_whole};
+use postbell_client::protocol::frame::{GROUP_INBOX, Hello, Limits, Welcome, push_line};
+use postbell_client::protocol::limits::{
     HEARTBEAT_MS_DEFAULT, HEARTBEAT_MS_MAX, HEARTBEAT_MS_MIN, HELLO_WAIT, HOLD_DEFAULT, HOLD_SECONDS_MAX,
     LINE_BYTES_MAX, PAYLOAD_BYTES_MAX, PROTO, WINDOW_DEFAULT, WINDOW_MAX,
 };
-use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::guard::Place;
+use postbell_engine::inbox::SessionId;
 
 /// Where a role sets no bound.
 const HOLD_MAX: Duration = Duration::from_secs(HOLD_SECONDS_MAX);
@@ -34,7 +34,7 @@ pub(super) struct Greeted {
     /// What it takes from: its own, or a group's. A session has one, so that its window and its link are one inbox's.
     pub(super) inbox: Arc<str>,
     pub(super) instance: Option<String>,
-    /// See [`Event::Join`](crate::inbox::event::Event::Join).
+    /// See [`Event::Join`](postbell_engine::inbox::event::Event::Join).
     pub(super) rank: Option<i64>,
     pub(super) window: u32,
     /// How long it may hold a delivery by extending.

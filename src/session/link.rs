@@ -15,16 +15,16 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::hello::Greeted;
 use super::route::Route;
 use super::{End, FAREWELL_WAIT, Phase, Sessions, slow_reader};
-use crate::client::connection::Connection;
-use crate::client::{Builder, ClientError};
 use crate::dispatch::{Input, Outgoing};
-use crate::inbox::Tag;
-use crate::inbox::event::{Event, Owner, Trouble};
 use crate::pace::Pace;
-use crate::protocol::codec::write_whole;
-use crate::protocol::frame::{Nack, NackOutcome, push_line, retag_msg};
-use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
-use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::connection::Connection;
+use postbell_client::protocol::codec::write_whole;
+use postbell_client::protocol::frame::{Nack, NackOutcome, push_line, retag_msg};
+use postbell_client::protocol::limits::HEARTBEATS_MISSED_MAX;
+use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::{Builder, ClientError};
+use postbell_engine::inbox::Tag;
+use postbell_engine::inbox::event::{Event, Owner, Trouble};
 
 /// An owner that does not welcome a link within this time counts as lost. With the lease of a dead owner (3 s) and one
 /// more attempt it must stay under the promised 5 s.

@@ -6,8 +6,8 @@ use super::subscribing::refusal;
 use super::{End, Session};
 use crate::access::Ticket;
 use crate::postgres::locks::{self, Acquired, Asker};
-use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::protocol::frame::lock::{Acquire, Lock, Release, Released};
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
     /// Takes a lock, or says whose it is.

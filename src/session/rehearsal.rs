@@ -14,18 +14,20 @@ use crate::access::Access;
 use crate::dead_letters::{Ask, REQUESTS_MAX};
 use crate::dispatch::{Input, OUTBOX_MAX};
 use crate::flow::Flow;
-use crate::guard::{Guard, Places};
-use crate::inbox::event::Event;
 use crate::metrics::Metrics;
 use crate::postgres::agents::{AgentRow, RoleLimits, Token, hash};
 use crate::postgres::lease::BrokerRow;
 use crate::postgres::{DatabaseUrl, Pool, Target};
 use crate::presence::Presence;
-use crate::protocol::codec::LineReader;
-use crate::protocol::frame::Send;
-use crate::protocol::limits::{HELLO_LINE_BYTES_MAX, HELLO_WAIT, HOLD_DEFAULT, WINDOW_DEFAULT, WINDOW_MAX};
 use crate::publisher::Publish;
 use crate::spans::Spans;
+use postbell_client::protocol::codec::LineReader;
+use postbell_client::protocol::frame::Send;
+use postbell_client::protocol::limits::{
+    HELLO_LINE_BYTES_MAX, HELLO_WAIT, HOLD_DEFAULT, WINDOW_DEFAULT, WINDOW_MAX,
+};
+use postbell_engine::guard::{Guard, Places};
+use postbell_engine::inbox::event::Event;
 
 /// Room for every answer to the bytes of one rehearsal, so that nobody waits for the socket.
 const SOCKET_BYTES: usize = 4 * 1024 * 1024;

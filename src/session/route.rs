@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::inbox::Tag;
-use crate::protocol::ClientFrame;
+use postbell_client::protocol::ClientFrame;
+use postbell_engine::inbox::Tag;
 
 /// What waits to be written to the owner. When it is full the session waits before it reads on.
 const FRAMES_MAX: usize = 64;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use super::{End, Session, stopping, writing};
 use crate::access::Outstanding;
 use crate::postgres::agents::Role;
-use crate::protocol::frame::{EVERYBODY, Send};
-use crate::protocol::{ErrorCode, ProtocolError};
 use crate::publisher::Publish;
+use postbell_client::protocol::frame::{EVERYBODY, Send};
+use postbell_client::protocol::{ErrorCode, ProtocolError};
 
 impl Session<'_> {
     /// Hands a message to the publisher, or answers why not.

@@ -3,8 +3,8 @@
 use super::{End, Session};
 use crate::postgres::StoreError;
 use crate::postgres::subscriptions::{self, SUBSCRIPTIONS_MAX};
-use crate::protocol::frame::Topic;
-use crate::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::protocol::frame::Topic;
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
     /// Answers once it is committed. The session reads on only then: what it sends next finds the subscription.

@@ -11,14 +11,14 @@ use super::hello::Greeted;
 use super::route::Route;
 use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
 use crate::dispatch::{Input, Outgoing};
-use crate::inbox::Tag;
-use crate::inbox::event::{Event, Owner, Push};
-use crate::protocol::codec::write_whole;
-use crate::protocol::frame::{Send, Window, push_line, push_msg};
-use crate::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use crate::protocol::written::fits;
-use crate::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use crate::spans::Step;
+use postbell_client::protocol::codec::write_whole;
+use postbell_client::protocol::frame::{Send, Window, push_line, push_msg};
+use postbell_client::protocol::limits::{ENVELOPE_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use postbell_client::protocol::written::fits;
+use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::inbox::Tag;
+use postbell_engine::inbox::event::{Event, Owner, Push};
 
 /// How long one write may take before its session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
 
 use super::Step;
-use crate::message::Trace;
+use postbell_client::message::Trace;
 
 #[derive(Clone, Debug)]
 pub(super) struct Tracer {

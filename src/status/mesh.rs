@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::PRIORITIES;
+use postbell_client::message::PRIORITIES;
 
 /// A delivery should take no longer, whatever happens short of the database itself.
 pub const TARGET_MS: u64 = 5_000;

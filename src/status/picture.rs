@@ -6,11 +6,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::mesh::{Agent, Broker, Depth, Edge, Environment, Group, SetAside, Standing, TARGET_MS, Unknown};
-use crate::inbox::dispatcher::Here;
-use crate::message::PRIORITY_HIGHEST;
 use crate::postgres::aside::Count;
 use crate::postgres::status::{self as rows, Reading};
-use crate::protocol::frame::GROUP_INBOX;
+use postbell_client::message::PRIORITY_HIGHEST;
+use postbell_client::protocol::frame::GROUP_INBOX;
+use postbell_engine::inbox::dispatcher::Here;
 
 /// Agents that are told one by one: the most troubled first. The environments count all.
 pub(super) const AGENTS_MAX: usize = 1_000;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postbell::access::{Access, Ticket};
-use postbell::client::ClientError;
 use postbell::postgres::agents::{self, authenticate, remove, rotate, set_enabled};
 use postbell::postgres::listen::{Rope, listen};
-use postbell::protocol::ErrorCode;
+use postbell_client::ClientError;
+use postbell_client::protocol::ErrorCode;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
@@ -160,7 +160,7 @@ async fn disabling_ends_sessions_on_every_broker_and_gives_back_what_they_had() 
     there.expect_error("disabled", true).await;
     // The client does not come again.
     let mut state = client.state();
-    let closed = state.wait_for(|s| matches!(s, postbell::client::State::Closed(_)));
+    let closed = state.wait_for(|s| matches!(s, postbell_client::State::Closed(_)));
     let closed = timeout(PATIENCE, closed).await.expect("closed").expect("a state").clone();
     assert!(format!("{closed:?}").contains("Disabled"), "{closed:?}");
     // It is not the agent's failure.
@@ -287,7 +287,7 @@ async fn all_agents_of_one_address_come_back_at_once_however_few_places_there_ar
     mesh.until_metric("postbell_sessions", |n| n == AGENTS as f64).await;
     assert!(mesh.metric("postbell_closed_total{reason=\"busy\"}").await > 0.0, "there were places for all");
     for (client, _) in &clients {
-        assert!(!matches!(*client.state().borrow(), postbell::client::State::Closed(_)));
+        assert!(!matches!(*client.state().borrow(), postbell_client::State::Closed(_)));
     }
 }
 

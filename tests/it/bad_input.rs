@@ -77,7 +77,7 @@ async fn a_line_of_ten_megabytes_ends_its_session_and_no_other() {
 async fn a_payload_over_the_limit_is_refused_with_its_ref() {
     let mesh = Mesh::start().await;
     let mut raw = mesh.raw("a", 5).await;
-    let payload = "x".repeat(postbell::protocol::limits::PAYLOAD_BYTES_MAX);
+    let payload = "x".repeat(postbell_client::protocol::limits::PAYLOAD_BYTES_MAX);
     raw.say(&format!(r#"{{"op":"send","ref":"big","to":"b","type":"data","payload":"{payload}"}}"#)).await;
     assert_eq!(raw.expect_error("payload_too_large", false).await["ref"], "big");
     let largest = &payload[2..];

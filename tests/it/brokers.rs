@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postbell::broker::Stopped;
-use postbell::client::Builder;
+use postbell_client::Builder;
 use tokio::task::JoinSet;
 
 use crate::gate::Gate;

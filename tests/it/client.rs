@@ -6,9 +6,9 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postbell::client::{Client, ClientError, Deliveries, Outgoing, State};
-use postbell::message::MessageType;
-use postbell::protocol::ErrorCode;
+use postbell_client::message::MessageType;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::{Client, ClientError, Deliveries, Outgoing, State};
 use tokio::time::timeout;
 use tracing_subscriber::fmt::MakeWriter;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postbell::client::{Builder, ClientError, Deliveries, Outgoing};
-use postbell::message::MessageType;
+use postbell_client::message::MessageType;
+use postbell_client::{Builder, ClientError, Deliveries, Outgoing};
 use serde_json::json;
 use tokio::time::timeout;
 

@@ -2,9 +2,9 @@
 
 use faults::proxy::Proxy;
 use faults::schedule::Net;
-use postbell::client::{Client, ClientError, Which};
 use postbell::postgres::Connection;
-use postbell::protocol::ErrorCode;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::{Client, ClientError, Which};
 use serde_json::Value;
 use tokio::time::timeout;
 

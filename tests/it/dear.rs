@@ -5,8 +5,8 @@ mod odd;
 
 use std::time::{Duration, Instant};
 
-use postbell::client::Deliveries;
 use postbell::postgres::dead::{self, Filter};
+use postbell_client::Deliveries;
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE, insert, next};

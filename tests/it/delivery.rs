@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use postbell::inbox::event::{Outcome, Settle};
 use postbell::postgres::Connection;
 use postbell::postgres::migrate::migrate;
 use postbell::postgres::settle::{Kind, settle_kind};
+use postbell_engine::inbox::event::{Outcome, Settle};
 
 use crate::harness::{EXISTING_MESH, fresh, migrated, roles};
 use crate::mesh::{Mesh, insert, next};
@@ -100,7 +100,8 @@ async fn a_broadcast_reaches_every_registered_agent_but_its_sender() {
         .batch_execute("update agent_registry set enabled = false where agent_id = 'off'")
         .await
         .unwrap();
-    let send = postbell::client::Outgoing::new("*", postbell::message::MessageType::Alert, &"all").unwrap();
+    let send =
+        postbell_client::Outgoing::new("*", postbell_client::message::MessageType::Alert, &"all").unwrap();
     agents[0].0.send(send).await.unwrap();
     for (_, deliveries) in &mut agents[1..] {
         let delivery = next(deliveries).await;

@@ -4,9 +4,9 @@ mod failover;
 
 use std::time::{Duration, Instant};
 
-use postbell::client::{Client, ClientError, Outgoing};
-use postbell::message::MessageType;
 use postbell::publisher::HELD_WAIT;
+use postbell_client::message::MessageType;
+use postbell_client::{Client, ClientError, Outgoing};
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE};

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::process::Command;
 
 use postbell::broker::Stopped;
-use postbell::client::Builder;
+use postbell_client::Builder;
 
 use crate::harness::{fresh, migrated};
 use crate::mesh::{Mesh, insert, next};
@@ -19,7 +19,7 @@ async fn a_stop_waits_for_what_is_in_flight() {
     let acking = tokio::spawn(async move {
         let mut state = client.state();
         delivery.ack_confirmed().await.expect("the ack counts while the broker drains");
-        let _ = state.wait_for(|s| !matches!(s, postbell::client::State::Connected { .. })).await;
+        let _ = state.wait_for(|s| !matches!(s, postbell_client::State::Connected { .. })).await;
     });
     let (db, stopped) = mesh.stop().await;
     acking.await.unwrap();

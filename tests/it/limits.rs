@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use postbell::client::{ClientError, Outgoing};
-use postbell::message::MessageType;
 use postbell::postgres::agents::{RoleLimits, authenticate};
-use postbell::protocol::ErrorCode;
+use postbell_client::message::MessageType;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::{ClientError, Outgoing};
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 

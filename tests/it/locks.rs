@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use postbell::client::ClientError;
-use postbell::client::lock::{Acquired, Lock};
-use postbell::protocol::ErrorCode;
+use postbell_client::ClientError;
+use postbell_client::lock::{Acquired, Lock};
+use postbell_client::protocol::ErrorCode;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 

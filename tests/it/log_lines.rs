@@ -4,8 +4,8 @@ use std::io::BufRead;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use postbell::client::{Builder, Client, ClientError, Outgoing};
-use postbell::message::MessageType;
+use postbell_client::message::MessageType;
+use postbell_client::{Builder, Client, ClientError, Outgoing};
 use tokio::time::timeout;
 
 use crate::harness::{TestDb, migrated};

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use postbell::broker::{self, Stopped};
-use postbell::client::{Builder, Client, Deliveries};
 use postbell::config::Config;
 use postbell::postgres::agents::{self, NewAgent};
+use postbell_client::{Builder, Client, Deliveries};
 use prometheus::Registry;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
@@ -262,6 +262,6 @@ pub(crate) async fn insert(sql: &tokio_postgres::Client, to: &str, priority: i32
 }
 
 /// The next delivery.
-pub(crate) async fn next(deliveries: &mut Deliveries) -> postbell::client::Delivery {
+pub(crate) async fn next(deliveries: &mut Deliveries) -> postbell_client::Delivery {
     timeout(PATIENCE, deliveries.next()).await.expect("a delivery").expect("an open client")
 }

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use faults::proxy::Proxy;
 use faults::schedule::{End, Net};
-use postbell::client::Outgoing;
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::message::MessageType;
 use postbell::postgres::migrate::migrate;
 use postbell::postgres::{DatabaseUrl, Target};
+use postbell_client::Outgoing;
+use postbell_client::message::MessageType;
 
 use tokio::time::timeout;
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postbell::client::{Builder, ClientError, State};
-use postbell::protocol::ErrorCode;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::{Builder, ClientError, State};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -71,7 +71,7 @@ async fn a_silent_session_is_closed_and_a_pinging_one_is_not() {
         mesh.builder("a", &token).heartbeat(std::time::Duration::from_secs(1)).connect().await.unwrap().0;
     silent.expect_error("silent", true).await;
     let state = client.state().borrow().clone();
-    assert!(matches!(state, postbell::client::State::Connected { session: 2, .. }), "{state:?}");
+    assert!(matches!(state, postbell_client::State::Connected { session: 2, .. }), "{state:?}");
 }
 
 /// A hello that says who its agent is.

@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use crate::mesh::{Mesh, insert, next};
 
 /// Exactly these come, and nothing is found by the safety round alone.
-async fn expect(mesh: &Mesh, deliveries: &mut postbell::client::Deliveries, payloads: &[&str]) {
+async fn expect(mesh: &Mesh, deliveries: &mut postbell_client::Deliveries, payloads: &[&str]) {
     let mut left: BTreeSet<&str> = payloads.iter().copied().collect();
     while !left.is_empty() {
         let delivery = next(deliveries).await;

@@ -6,7 +6,7 @@
 
 use crate::mesh::{Mesh, Raw};
 
-const SPEC: &str = include_str!("../../src/protocol/PROTOCOL.md");
+const SPEC: &str = include_str!("../../clients/rust/src/protocol/PROTOCOL.md");
 
 fn transcripts() -> Vec<(String, Vec<&'static str>)> {
     let mut found = Vec::new();

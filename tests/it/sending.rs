@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postbell::client::{ClientError, Outgoing};
-use postbell::message::{MessageType, Priority};
+use postbell_client::message::{MessageType, Priority};
+use postbell_client::{ClientError, Outgoing};
 
 use crate::mesh::{Mesh, next};
 

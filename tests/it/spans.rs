@@ -1,7 +1,7 @@
 //! Spans of messages that belong to a trace, as a collector gets them.
 
-use postbell::client::Outgoing;
-use postbell::message::MessageType;
+use postbell_client::Outgoing;
+use postbell_client::message::MessageType;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

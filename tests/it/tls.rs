@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use postbell::certificates::Fingerprint;
-use postbell::client::{Builder, ClientError, State};
+use postbell_client::certificates::Fingerprint;
+use postbell_client::{Builder, ClientError, State};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;

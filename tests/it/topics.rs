@@ -1,10 +1,10 @@
 //! Topics and environments: who gets what is sent to many.
 
-use postbell::client::{ClientError, Deliveries, Outgoing};
-use postbell::message::MessageType;
 use postbell::postgres::subscriptions::SUBSCRIPTIONS_MAX;
-use postbell::protocol::ErrorCode;
-use postbell::protocol::topic::matches;
+use postbell_client::message::MessageType;
+use postbell_client::protocol::ErrorCode;
+use postbell_client::protocol::topic::matches;
+use postbell_client::{ClientError, Deliveries, Outgoing};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio_postgres::Client;

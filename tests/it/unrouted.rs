@@ -5,9 +5,9 @@ mod histories;
 
 use std::time::{Duration, Instant};
 
-use postbell::client::Deliveries;
 use postbell::postgres::Connection;
 use postbell::postgres::doctor::examine;
+use postbell_client::Deliveries;
 
 use crate::harness::{migrated, number, texts};
 use crate::mesh::{Mesh, insert, next};

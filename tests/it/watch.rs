@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use postbell::client::{Client, Deliveries, Outgoing};
-use postbell::message::MessageType;
 use postbell::postgres::agents::{self, NewAgent};
+use postbell_client::message::MessageType;
+use postbell_client::{Client, Deliveries, Outgoing};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 

@@ -19,7 +19,7 @@ from postbell import Agent, DeadLetters, Lock, Message, Refused
 
 from .mesh import ROOT
 
-PAGE = ROOT / "src" / "protocol" / "PROTOCOL.md"
+PAGE = ROOT / "clients" / "rust" / "src" / "protocol" / "PROTOCOL.md"
 BY_ITSELF = {"ping", "pong", "extend", "window", "begun"}
 #: Those that every transcript together must have made it write.
 SPOKEN = {"hello", "ack", "nack", "send", "subscribe", "unsubscribe", "acquire", "release", "dead", "redrive", "purge", "bye"}

@@ -11,8 +11,8 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use crate::certificates::PemFile;
 use crate::server::tls::expiry;
+use postbell_client::certificates::PemFile;
 
 /// Whom the certificate is made out to.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];

@@ -16,7 +16,7 @@ use super::reason::{LastLine, harmless};
 use super::tally::Of;
 use crate::cli::family::{self, Family, NOT_EXECUTABLE, NOT_FOUND, Start};
 use crate::cli::signals::Told;
-use crate::client::Delivery;
+use postbell_client::Delivery;
 
 /// What one variable of the environment may hold, its name and the two characters around its value included: 32 pages.
 const VARIABLE_BYTES_MAX: usize = 128 * 1024;

@@ -1,6 +1,6 @@
 //! The reason of a failed attempt: the last line that the command wrote to standard error, cut and made harmless.
 
-use crate::protocol::limits::REASON_BYTES_MAX;
+use postbell_client::protocol::limits::REASON_BYTES_MAX;
 
 /// Of a line so much is kept: its end is cut once more when it is made harmless.
 const LINE_BYTES_MAX: usize = 4 * REASON_BYTES_MAX;

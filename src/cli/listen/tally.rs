@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::exec::{End, Handled, name};
 use super::summary;
 use crate::cli::output;
-use crate::client::Delivery;
+use postbell_client::Delivery;
 
 /// Of so many messages it is known that their last attempt failed; with more of them something has failed anyway.
 const FAILING_MAX: usize = 10_000;

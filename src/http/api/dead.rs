@@ -14,8 +14,8 @@ use super::{Refusal, Site};
 use crate::dead_letters::{Ask, Which, carry_out};
 use crate::http::answer::{Answer, json, not_allowed};
 use crate::postgres::dead::{self, DeadLetter, Filter};
-use crate::protocol::ServerFrame;
-use crate::protocol::frame::dead::{Chosen, Done};
+use postbell_client::protocol::ServerFrame;
+use postbell_client::protocol::frame::dead::{Chosen, Done};
 
 /// A page of the list.
 const LIMIT_DEFAULT: i64 = 50;

@@ -11,11 +11,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::admission::Who;
 use super::{Refusal, Site};
-use crate::guard::Source;
 use crate::http::Line;
 use crate::http::answer::{Answer, stream};
 use crate::http::places::Cut;
 use crate::status::event_text;
+use postbell_engine::guard::Source;
 
 /// What waits for a reader besides what its socket holds.
 const WAITING_MAX: usize = 4;

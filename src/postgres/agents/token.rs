@@ -4,7 +4,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::protocol::secret::TOKEN_PREFIX as PREFIX;
+use postbell_client::protocol::secret::TOKEN_PREFIX as PREFIX;
 
 const RANDOM_BYTES: usize = 32;
 /// The alphabet of RFC 4648's base64url: 32 bytes are 43 characters, without padding.

@@ -4,14 +4,14 @@ use std::time::SystemTime;
 
 use tokio_postgres::Row;
 
-use crate::message::Priority;
 use crate::moment::rfc3339;
 use crate::postgres::Pool;
 use crate::postgres::cell::Cells;
 use crate::postgres::error::StoreError;
 use crate::postgres::payload;
-use crate::protocol::frame::dead::DeadLetter;
-use crate::protocol::limits::{
+use postbell_client::message::Priority;
+use postbell_client::protocol::frame::dead::DeadLetter;
+use postbell_client::protocol::limits::{
     DEAD_LETTERS_BYTES_MAX, DEAD_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX,
 };
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Rehearsed;
-use crate::message::MessageType;
 use crate::postgres::error::StoreError;
+use postbell_client::message::MessageType;
 
 /// How many things that do not work a sentence lists.
 const SO_MAX: usize = 6;

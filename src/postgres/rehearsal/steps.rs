@@ -5,8 +5,8 @@
 
 use serde_json::{Value, json};
 
-use crate::message::MessageType;
-use crate::protocol::limits::{NAME_BYTES_MAX, REASON_BYTES_MAX};
+use postbell_client::message::MessageType;
+use postbell_client::protocol::limits::{NAME_BYTES_MAX, REASON_BYTES_MAX};
 
 const MESSAGES: &str = "agent_messages";
 const REGISTRY: &str = "agent_registry";

@@ -1,5 +1,5 @@
 use super::*;
-use crate::message::Priority;
+use postbell_client::message::Priority;
 
 const ME: Uuid = Uuid::from_u128(1);
 

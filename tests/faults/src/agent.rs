@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use postbell::client::{Builder, Client, Deliveries, State};
+use postbell_client::{Builder, Client, Deliveries, State};
 
 use crate::handler::handle_all;
 use crate::ledger::What;

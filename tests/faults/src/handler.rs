@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use postbell::client::{Deliveries, Delivery};
+use postbell_client::{Deliveries, Delivery};
 
 use crate::ledger::What;
 use crate::task::{Task, Wish};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postbell::client::Builder;
+use postbell_client::Builder;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpListener;

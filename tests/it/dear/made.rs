@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use postbell::protocol::written::written_bytes;
+use postbell_client::protocol::written::written_bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;

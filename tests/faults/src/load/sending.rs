@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use postbell::client::{Client, ClientError, Outgoing};
-use postbell::message::{MessageType, Priority};
+use postbell_client::message::{MessageType, Priority};
+use postbell_client::{Client, ClientError, Outgoing};
 use tokio::task::JoinSet;
 
 use super::{Draft, Noticed, Shared, Source};

@@ -1,0 +1,190 @@
+//! How to connect: where the broker is, who the agent is, and what it wants to be sent.
+
+#[cfg(feature = "tls")]
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use uuid::Uuid;
+
+#[cfg(feature = "link")]
+use super::connection::Connection;
+use super::connection::{self, Address};
+use super::delivery::Deliveries;
+use super::driver::Driver;
+use super::error::is_final;
+#[cfg(feature = "tls")]
+use super::tls;
+use super::{Client, ClientError, ORDERS_MAX, UNDER_WAY_KIB_MAX};
+use crate::protocol::ErrorCode;
+use crate::protocol::frame::Hello;
+use crate::protocol::limits::{PROTO, WINDOW_MAX};
+
+/// The first wait before reconnecting is around this.
+const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+
+/// `host:port` of a broker's URL, for the tests that try any text.
+///
+/// # Errors
+/// [`ClientError::Url`].
+#[cfg(any(test, fuzzing, feature = "fuzzing"))]
+pub fn address(url: &str) -> Result<String, ClientError> {
+    Address::parse(url).map(|address| address.text().to_owned())
+}
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    pub(super) url: String,
+    pub(super) hello: Hello,
+    /// No other process can have this instance: it was made up here.
+    is_instance_ours: bool,
+    pub(super) auto_extend: bool,
+    pub(super) reconnect_first: Duration,
+    #[cfg(feature = "tls")]
+    pub(super) trust: tls::Trust,
+}
+
+impl Builder {
+    /// An agent and its token, and where the broker is: `tcp://host:port`, or `tcp+tls://host:port` to encrypt and
+    /// to verify the broker, by the system's trusted roots if nothing else is said.
+    pub fn new(url: &str, agent: &str, token: &str) -> Self {
+        let hello = Hello {
+            proto: PROTO,
+            agent: agent.to_owned(),
+            token: token.to_owned(),
+            instance: Some(Uuid::new_v4().simple().to_string()),
+            group: None,
+            broker: None,
+            rank: None,
+            hold_ms: None,
+            client: Some(concat!("postbell-rust/", env!("CARGO_PKG_VERSION")).to_owned()),
+            window: None,
+            heartbeat_ms: None,
+            environment: None,
+            capabilities: None,
+            version: None,
+        };
+        Self {
+            url: url.to_owned(),
+            hello,
+            is_instance_ours: true,
+            auto_extend: true,
+            reconnect_first: RECONNECT_FIRST,
+            #[cfg(feature = "tls")]
+            trust: tls::Trust::default(),
+        }
+    }
+
+    /// The broker's certificate must come from a CA in this PEM file. Read at every connection.
+    #[cfg(feature = "tls")]
+    pub fn ca_file(mut self, path: impl AsRef<Path>) -> Self {
+        self.trust.ca = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// The broker's certificate must have this SHA-256, in hex. That is enough, whoever issued it, to whatever name,
+    /// until whenever; with [`Self::ca_file`] both must be right.
+    #[cfg(feature = "tls")]
+    pub fn pin_sha256(mut self, fingerprint: &str) -> Self {
+        self.trust.pin = Some(fingerprint.to_owned());
+        self
+    }
+
+    /// What the broker may ask of its clients: PEM files of a certificate with its chain, and of its key. Read at every
+    /// connection.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        self.trust.shown = Some((certificate.as_ref().to_owned(), key.as_ref().to_owned()));
+        self
+    }
+
+    /// The most deliveries at once; 0 only sends.
+    pub fn window(mut self, window: u32) -> Self {
+        self.hello.window = Some(window.min(WINDOW_MAX));
+        self
+    }
+
+    /// A name for this process, instead of one by chance: a newer session of the same agent and instance takes over from
+    /// an older one, and replies are for an instance.
+    pub fn instance(mut self, instance: &str) -> Self {
+        self.hello.instance = Some(instance.to_owned());
+        self.is_instance_ours = false;
+        self
+    }
+
+    /// Whether connecting again would only repeat this refusal, or take the place of somebody else. Where nobody can have
+    /// this instance but this process, a hello of its own that it had given up arrived after the one that followed it.
+    pub(super) fn is_final(&self, code: ErrorCode) -> bool {
+        is_final(code) && !(code == ErrorCode::TakenOver && self.is_instance_ours)
+    }
+
+    /// Take from this group, which other agents take from too, each message going to one of them; not from the agent's own
+    /// inbox, for which another connection can be made.
+    pub fn group(mut self, group: &str) -> Self {
+        self.hello.group = Some(group.to_owned());
+        self
+    }
+
+    /// A broker that links for a session of its own, whose agent may hold deliveries for so long: the token is its credential.
+    #[cfg(feature = "link")]
+    #[doc(hidden)]
+    pub fn broker(mut self, id: Uuid, rank: Option<i64>, hold: Duration) -> Self {
+        (self.hello.broker, self.hello.rank) = (Some(id), rank);
+        self.hello.hold_ms = Some(u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// Connects once, and leaves the rest to whoever asks.
+    #[cfg(feature = "link")]
+    #[doc(hidden)]
+    pub async fn open(&self) -> Result<Connection, ClientError> {
+        connection::open(&Address::parse(&self.url)?, self).await
+    }
+
+    /// How often each side says that it lives.
+    pub fn heartbeat(mut self, every: Duration) -> Self {
+        self.hello.heartbeat_ms = Some(u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// Whether deadlines of deliveries that are held are moved by themselves; they are, unless told otherwise.
+    pub fn auto_extend(mut self, yes: bool) -> Self {
+        self.auto_extend = yes;
+        self
+    }
+
+    /// Around which wait reconnecting begins; each next one is twice as long, up to [`RECONNECT_MAX`](crate::RECONNECT_MAX).
+    pub fn reconnect_first(mut self, wait: Duration) -> Self {
+        self.reconnect_first = wait;
+        self
+    }
+
+    /// Connects once; from then on the connection is kept up.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn connect(self) -> Result<(Client, Deliveries), ClientError> {
+        let address = Address::parse(&self.url)?;
+        // Whoever asks for verification must not get a connection in clear.
+        #[cfg(feature = "tls")]
+        if !address.tls && !self.trust.is_empty() {
+            let sentence = "a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://";
+            return Err(ClientError::Url(sentence.to_owned()));
+        }
+        let first = connection::open(&address, &self).await?;
+        let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
+        // A broker never pushes more than the window, so this cannot overflow.
+        let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);
+        let (state, state_rx) = watch::channel(first.state());
+        let instance = self.hello.instance.as_deref().unwrap_or_default().into();
+        let unreadable = Arc::<AtomicU64>::default();
+        let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state, unreadable.clone());
+        tokio::spawn(driver.run(first, orders_rx));
+        let room = Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize));
+        let client = Client { orders: orders.clone(), room, state: state_rx, instance, unreadable };
+        Ok((client, Deliveries::new(deliveries, orders)))
+    }
+}

@@ -1,0 +1,289 @@
+//! The task that keeps a client connected: reads, writes what it is asked to, and starts over when it must.
+
+mod hear;
+mod orders;
+mod session;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{sleep, sleep_until};
+use uuid::Uuid;
+
+use super::connection::{self, Address, Connection};
+use super::delivery::Delivery;
+use super::dropped::Dropped;
+use super::pace::Pace;
+use super::pending::{AckAnswer, AskAnswer, Pending, SendAnswer};
+use super::{Builder, CLOSE_WAIT, ClientError, RECONNECT_MAX, State};
+use crate::protocol::ClientFrame;
+use crate::protocol::frame::{Nack, Send, push_line};
+use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
+use session::Session;
+
+/// Orders that are carried out by one write.
+const ORDERS_AT_ONCE: usize = 256;
+/// A broker that asks for more is said to live no more often.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
+/// What becomes of a delivery.
+#[derive(Debug)]
+pub(super) enum Settled {
+    Ack(Option<AckAnswer>),
+    Nack(Nack),
+    /// The agent let it go without a word.
+    Dropped(Uuid),
+}
+
+/// What the agent asks of its client.
+#[derive(Debug)]
+pub(super) enum Order {
+    Send(Box<Send>, SendAnswer),
+    Settle {
+        tag: u64,
+        generation: u64,
+        settled: Settled,
+    },
+    /// The agent has these in hand.
+    Begun {
+        tags: Vec<u64>,
+        generation: u64,
+    },
+    Window(u32),
+    Want {
+        pattern: String,
+        wanted: bool,
+        answer: AckAnswer,
+    },
+    /// The answer to the message with this correlation id is not one of the deliveries.
+    Question(String, oneshot::Sender<Delivery>),
+    /// Of dead letters or locks: gets its `ref`, and is answered once.
+    Ask(Box<ClientFrame>, AskAnswer),
+    Close(oneshot::Sender<()>),
+}
+
+/// Why a connection ended.
+enum End {
+    /// The agent closed the client.
+    Closed(Option<oneshot::Sender<()>>),
+    /// Start over after a pause; after about this, if that is longer.
+    Fell(String, Duration),
+    /// Start over after at most this: the broker is stopping.
+    Drained(Duration),
+    /// Do not.
+    Final(ClientError),
+}
+
+/// See the module.
+pub(super) struct Driver {
+    builder: Builder,
+    address: Address,
+    deliveries: mpsc::Sender<Delivery>,
+    orders: mpsc::WeakSender<Order>,
+    state: watch::Sender<State>,
+    unreadable: Arc<AtomicU64>,
+    pending: Pending,
+    dropped: Dropped,
+    /// Requests that came while no broker was there.
+    waiting: Vec<Order>,
+    /// Who waits for the client to be closed.
+    closing: Option<oneshot::Sender<()>>,
+    generation: u64,
+}
+
+impl Driver {
+    pub(super) fn new(
+        builder: Builder,
+        address: Address,
+        deliveries: mpsc::Sender<Delivery>,
+        orders: mpsc::WeakSender<Order>,
+        state: watch::Sender<State>,
+        unreadable: Arc<AtomicU64>,
+    ) -> Self {
+        Self {
+            builder,
+            address,
+            deliveries,
+            orders,
+            state,
+            unreadable,
+            pending: Pending::default(),
+            dropped: Dropped::default(),
+            waiting: Vec::new(),
+            closing: None,
+            generation: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self, first: Connection, mut orders: mpsc::Receiver<Order>) {
+        let why = self.keep_up(first, &mut orders).await;
+        self.state.send_replace(State::Closed(why.clone()));
+        self.end(&mut orders, &why);
+        if let Some(done) = self.closing.take() {
+            let _ = done.send(());
+        }
+    }
+
+    /// Until it is closed, or can never be connected again.
+    async fn keep_up(&mut self, first: Connection, orders: &mut mpsc::Receiver<Order>) -> ClientError {
+        let mut pace = Pace::new(self.builder.reconnect_first, RECONNECT_MAX);
+        let mut next = Some(first);
+        loop {
+            let end = match next.take() {
+                Some(connection) => {
+                    self.state.send_replace(connection.state());
+                    pace.reset();
+                    self.live(connection, orders).await
+                }
+                None => {
+                    let (address, builder) = (self.address.clone(), self.builder.clone());
+                    match self.meanwhile(orders, connection::open(&address, &builder)).await {
+                        Some(Ok(connection)) => {
+                            next = Some(connection);
+                            continue;
+                        }
+                        Some(Err(e)) => self.not_opened(e),
+                        None => End::Closed(None),
+                    }
+                }
+            };
+            let wait = match end {
+                End::Closed(done) => {
+                    self.closing = self.closing.take().or(done);
+                    return ClientError::Closed;
+                }
+                End::Final(e) => return e,
+                End::Fell(reason, not_before) => {
+                    // Spread as well: many were told the same.
+                    let not_before = not_before.mul_f64(rand::rng().random_range(0.5..1.5));
+                    let wait = pace.next_wait().max(not_before);
+                    tracing::debug!(%reason, ?wait, "the broker is away; connecting again");
+                    wait
+                }
+                // Spread, so that a thousand agents do not arrive at the next broker together.
+                End::Drained(within) => within.mul_f64(rand::rng().random::<f64>()),
+            };
+            self.state.send_replace(State::Reconnecting);
+            if self.meanwhile(orders, sleep(wait)).await.is_none() {
+                return ClientError::Closed;
+            }
+        }
+    }
+
+    fn not_opened(&self, error: ClientError) -> End {
+        match error {
+            // Somebody must look, though it may pass: a renewal that is half done, a network in between.
+            e @ (ClientError::Tls { .. } | ClientError::Invalid(_)) => {
+                tracing::warn!(error = %e, "the connection cannot be made again; trying on");
+                End::Fell(e.to_string(), Duration::ZERO)
+            }
+            e => self.refused(e),
+        }
+    }
+
+    /// What follows from a refusal of the whole connection.
+    fn refused(&self, error: ClientError) -> End {
+        match error {
+            ClientError::Refused { code, .. } if self.builder.is_final(code) => End::Final(error),
+            ClientError::Refused { retry, .. } => End::Fell(error.to_string(), retry.unwrap_or_default()),
+            _ => fell(error),
+        }
+    }
+
+    async fn live(&mut self, connection: Connection, orders: &mut mpsc::Receiver<Order>) -> End {
+        self.generation += 1;
+        let mut session = Session::new(connection, Instant::now());
+        for send in self.pending.interrupted() {
+            self.write_send(&mut session, send);
+        }
+        let mut batch = std::mem::take(&mut self.waiting);
+        let end = match self.carry_out(&mut session, &mut batch).await {
+            Some(end) => end,
+            None => self.serve(&mut session, orders, batch).await,
+        };
+        if matches!(end, End::Fell(..) | End::Drained(_)) {
+            self.pending.interrupted();
+        }
+        end
+    }
+
+    async fn serve(
+        &mut self,
+        session: &mut Session,
+        orders: &mut mpsc::Receiver<Order>,
+        mut batch: Vec<Order>,
+    ) -> End {
+        let mut leave_at = None;
+        loop {
+            for send in self.pending.take_due(Instant::now()) {
+                self.write_send(session, send);
+            }
+            if let Err(end) = session.flush().await {
+                return end;
+            }
+            if let Some(within) = session.draining
+                && session.held.is_empty()
+                && self.pending.is_empty()
+            {
+                let _ = session.say(&ClientFrame::Bye {}).await;
+                return End::Drained(within);
+            }
+            // Nobody asks any more; what was asked is waited for.
+            if leave_at.is_some_and(|at| self.pending.is_empty() || at <= Instant::now()) {
+                let _ = session.say(&ClientFrame::Bye {}).await;
+                return End::Closed(None);
+            }
+            let heartbeat = Duration::from_millis(session.connection.welcome.heartbeat_ms.into());
+            let heartbeat = heartbeat.max(HEARTBEAT_MIN);
+            let ping_at = session.wrote_at + heartbeat / 2;
+            let silent_at = session.heard_at + heartbeat * HEARTBEATS_MISSED_MAX;
+            let held = &session.held;
+            let others =
+                [held.next_due(), held.next_look(Instant::now()), self.pending.resume_at(), leave_at];
+            let wake = others.into_iter().flatten().chain([silent_at]).fold(ping_at, Instant::min);
+            tokio::select! {
+                line = session.connection.reader.next_line() => {
+                    let line = match line {
+                        Ok(Some(line)) => line,
+                        Ok(None) => return fell("the broker closed the connection"),
+                        Err(e) => return fell(e),
+                    };
+                    session.look_for_block(wake, Instant::now());
+                    if let Some(end) = self.hear(session, &line) {
+                        return end;
+                    }
+                }
+                n = orders.recv_many(&mut batch, ORDERS_AT_ONCE), if leave_at.is_none() => {
+                    if n == 0 {
+                        leave_at = Some(Instant::now() + CLOSE_WAIT);
+                    }
+                    session.look_for_block(wake, Instant::now());
+                    if let Some(end) = self.carry_out(session, &mut batch).await {
+                        return end;
+                    }
+                }
+                () = sleep_until(wake.into()) => {
+                    let now = Instant::now();
+                    session.look_for_block(wake, now);
+                    if now >= silent_at + heartbeat {
+                        // It was this process that could not listen.
+                        session.heard_at = now;
+                    } else if now >= silent_at {
+                        return fell("the broker is silent");
+                    }
+                    session.look_at_deadlines(now);
+                    if now >= ping_at {
+                        push_line(&mut session.out, &ClientFrame::Ping {});
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn fell(reason: impl ToString) -> End {
+    End::Fell(reason.to_string(), Duration::ZERO)
+}

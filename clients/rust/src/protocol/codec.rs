@@ -1,0 +1,179 @@
+//! Lines over a socket: the only file of the protocol that knows tokio.
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// What a fresh reader holds; 10,000 idle sessions must not cost 10,000 large buffers.
+const READ_BYTES_MIN: usize = 1024;
+
+/// Why no further line can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LineError {
+    /// The peer sent more than the limit without a newline.
+    #[error("a line is longer than {0} bytes")]
+    TooLong(usize),
+    /// The socket failed.
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Splits a byte stream into lines, holding at most one line over what the socket gave at once.
+pub struct LineReader<R> {
+    source: R,
+    buffer: BytesMut,
+    /// How much of `buffer` was already searched, so that a long line in small pieces is searched once.
+    searched: usize,
+    line_bytes_max: usize,
+}
+
+impl<R: AsyncRead + Unpin> LineReader<R> {
+    /// Reads lines of at most `line_bytes_max` bytes, not counting the newline.
+    pub fn new(source: R, line_bytes_max: usize) -> Self {
+        Self { source, buffer: BytesMut::new(), searched: 0, line_bytes_max }
+    }
+
+    /// From now on lines may be as long as this.
+    pub fn set_limit(&mut self, line_bytes_max: usize) {
+        self.line_bytes_max = line_bytes_max;
+    }
+
+    /// What the buffer holds on to, for the tests that bound it.
+    #[cfg(any(test, fuzzing, feature = "fuzzing"))]
+    pub fn held_bytes(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// The next line without its newline; `None` at the end of the stream. A last line without a newline is
+    /// dropped: it may be cut. Cancel-safe: what was read stays in the buffer.
+    ///
+    /// # Errors
+    /// See [`LineError`]; the reader is of no use afterwards.
+    pub async fn next_line(&mut self) -> Result<Option<Bytes>, LineError> {
+        loop {
+            if let Some(line) = self.buffered_line()? {
+                return Ok(Some(line));
+            }
+            self.buffer.reserve(READ_BYTES_MIN);
+            if self.source.read_buf(&mut self.buffer).await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A line that has already arrived, without waiting.
+    ///
+    /// # Errors
+    /// [`LineError::TooLong`].
+    pub fn buffered_line(&mut self) -> Result<Option<Bytes>, LineError> {
+        let end = self.buffer[self.searched..].iter().position(|&b| b == b'\n');
+        let Some(end) = end.map(|i| i + self.searched) else {
+            self.searched = self.buffer.len();
+            if self.buffer.len() > self.line_bytes_max {
+                return Err(LineError::TooLong(self.line_bytes_max));
+            }
+            return Ok(None);
+        };
+        if end > self.line_bytes_max {
+            return Err(LineError::TooLong(self.line_bytes_max));
+        }
+        let mut line = self.buffer.split_to(end + 1);
+        self.searched = 0;
+        line.truncate(end);
+        if line.last() == Some(&b'\r') {
+            line.truncate(end - 1);
+        }
+        Ok(Some(line.freeze()))
+    }
+}
+
+/// Hands all of it to the system. TLS holds the last of a write back while the socket is full, and nothing would push
+/// that along but the next write.
+///
+/// # Errors
+/// The socket failed.
+pub async fn write_whole(target: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> std::io::Result<()> {
+    target.write_all(bytes).await?;
+    target.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Everything the reader makes of `pieces`, arriving one by one.
+    fn lines_of(pieces: Vec<Vec<u8>>, limit: usize) -> (Vec<Bytes>, bool) {
+        let mut mock = Pieces(pieces.into());
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");
+        runtime.block_on(async {
+            let mut reader = LineReader::new(&mut mock, limit);
+            let mut lines = Vec::new();
+            loop {
+                match reader.next_line().await {
+                    Ok(Some(line)) => lines.push(line),
+                    Ok(None) => return (lines, false),
+                    Err(LineError::TooLong(_)) => return (lines, true),
+                    Err(LineError::Io(e)) => panic!("{e}"),
+                }
+            }
+        })
+    }
+
+    struct Pieces(std::collections::VecDeque<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            buf: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            while let Some(mut piece) = self.0.pop_front() {
+                if piece.is_empty() {
+                    continue;
+                }
+                let rest = piece.split_off(piece.len().min(buf.remaining()));
+                buf.put_slice(&piece);
+                if !rest.is_empty() {
+                    self.0.push_front(rest);
+                }
+                break;
+            }
+            std::task::Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn the_limit_counts_the_line_and_not_its_newline() {
+        assert_eq!(lines_of(vec![b"12345\n".to_vec()], 5), (vec![Bytes::from("12345")], false));
+        assert_eq!(lines_of(vec![b"123456\n".to_vec()], 5), (vec![], true));
+        assert_eq!(lines_of(vec![b"12345".to_vec(), b"6".to_vec()], 5), (vec![], true));
+    }
+
+    #[test]
+    fn a_carriage_return_goes_and_a_cut_line_is_dropped() {
+        assert_eq!(lines_of(vec![b"a\r\n\nb".to_vec()], 9), (vec![Bytes::from("a"), Bytes::new()], false));
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_write_is_held_back() {
+        let mut buffered = tokio::io::BufWriter::new(Vec::new());
+        write_whole(&mut buffered, b"a line\n").await.expect("writes");
+        assert_eq!(buffered.get_ref(), b"a line\n");
+    }
+
+    proptest! {
+        #[test]
+        fn lines_do_not_depend_on_how_the_bytes_arrive(
+            bytes in proptest::collection::vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..200),
+            cuts in proptest::collection::vec(0usize..200, 0..20),
+            limit in 0usize..40,
+        ) {
+            let whole = lines_of(vec![bytes.clone()], limit);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|c| c.min(bytes.len())).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|w| bytes[w[0]..w[1]].to_vec()).collect();
+            prop_assert_eq!(lines_of(pieces, limit), whole);
+        }
+    }
+}

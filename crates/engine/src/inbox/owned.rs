@@ -1,0 +1,363 @@
+//! One inbox: its lanes, who has sessions on it, and how far its ownership is.
+
+mod aside;
+mod turns;
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::event::{KeyRefill, KeyRows, LaneRefill};
+use super::lane::{Known, Lane, ROOM_SCARCE, Room};
+use super::order::{Around, KEYS_MAX, KEYS_MAX_SCARCE, Order};
+use super::{Entry, SessionId};
+use postbell_client::message::{LANES, REPLIES};
+
+pub(super) use turns::OLDEST_EVERY;
+
+/// Replies that nobody here waits for, on their way to the lanes of their priorities: so many at once, so that their
+/// writing delays nobody's acks.
+pub(super) const RELANES_MAX: usize = 500;
+
+/// How far this broker's ownership of the inbox is.
+///
+/// `Acquiring` → `Loading` (the lease is committed) → `Owned` (a tail round that began later has ended, so every
+/// row is brought by the tail or visible to a refill) → `Leaving` (no session left; outcomes are being written)
+/// → `Releasing` (the lease is being given back) → gone. A session that joins meanwhile turns `Leaving` back to
+/// `Owned`, and waits for `Releasing` to end. `Elsewhere`: another broker's; kept while outcomes are being written of what
+/// was pushed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ownership {
+    Acquiring,
+    Elsewhere,
+    Loading { since: Instant, epoch: i64 },
+    Owned { epoch: i64 },
+    Leaving { epoch: i64 },
+    Releasing,
+}
+
+/// An attempt at a delivery: its row, and how many attempts failed before. An outcome is written where both match.
+pub(super) type Attempt = (i64, u32);
+
+/// Where a delivery is taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This one, that its ordering key has let go.
+    Order(i64),
+    /// This lane.
+    Lane(usize),
+    /// This reply, in the lane of replies.
+    Reply(i64),
+    /// What was set aside until a session has nothing else.
+    Aside,
+}
+
+/// An attempt that left its lane. It can be both: it is given back, the tail brings it again and it is pushed, all
+/// before the news of the COMMIT is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Unsettled {
+    in_flight: u32,
+    settling: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    pub(super) ownership: Ownership,
+    /// The lease is asked for and not answered: nothing is pushed meanwhile. There is one question at a time.
+    pub(super) asking: bool,
+    /// This broker's lease lapsed while it asked: the answer may be from before.
+    pub(super) ask_again: bool,
+    lanes: [Lane; LANES],
+    pub(super) order: Order,
+    /// What is to be alone with its session, and waits for one that has nothing else.
+    aside: VecDeque<Entry>,
+    /// How many replies are on their way to other lanes.
+    relaning: usize,
+    /// In the order in which they get the next delivery.
+    pub(super) sessions: VecDeque<SessionId>,
+    unsettled: HashMap<Attempt, Unsettled>,
+    /// Settled while a refill was under way, which may have read the row before.
+    settled_in_refill: HashSet<Attempt>,
+    refilling: bool,
+    /// The refill under way is for lanes that were forgotten since: its answer says nothing.
+    refill_is_stale: bool,
+    /// The open round of the tail brought something.
+    in_round: bool,
+    /// A refill met a delivery whose outcome is being written: the next one waits for the news, rather than
+    /// asking the table over and over.
+    waits_for_settle: bool,
+    pushes: u64,
+    pushed_at: Option<Instant>,
+    /// Since when one of its sessions has had room, without a break.
+    room_since: Option<Instant>,
+    /// Nothing is at hand though something may wait: since when, and the pushes until then.
+    stalled: Option<(Instant, u64)>,
+}
+
+impl Inbox {
+    /// An inbox whose lease is being asked for.
+    pub(super) fn new() -> Self {
+        Self {
+            ownership: Ownership::Acquiring,
+            asking: true,
+            ask_again: false,
+            lanes: std::array::from_fn(|_| Lane::unread()),
+            order: Order::default(),
+            aside: VecDeque::new(),
+            relaning: 0,
+            sessions: VecDeque::new(),
+            unsettled: HashMap::new(),
+            settled_in_refill: HashSet::new(),
+            refilling: false,
+            refill_is_stale: false,
+            in_round: false,
+            waits_for_settle: false,
+            pushes: 0,
+            pushed_at: None,
+            room_since: None,
+            stalled: None,
+        }
+    }
+
+    /// Forgets what its lanes hold, to read it anew.
+    pub(super) fn forget(&mut self, ownership: Ownership) {
+        self.read_anew();
+        self.ownership = ownership;
+    }
+
+    fn read_anew(&mut self) {
+        self.lanes = std::array::from_fn(|_| Lane::unread_in(self.in_round));
+        self.forget_aside();
+        self.order.forget(self.in_round);
+        self.refill_is_stale = self.refilling;
+        self.waits_for_settle = false;
+        self.settled_in_refill.clear();
+    }
+
+    pub(super) fn is_owned(&self) -> bool {
+        matches!(self.ownership, Ownership::Owned { .. }) && !self.asking
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        let aside: usize = self.aside.iter().map(Entry::cost_bytes).sum();
+        self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes() + aside
+    }
+
+    /// A delivery that the tail brought. True: the first one in this round.
+    pub(super) fn arrive(&mut self, entry: Entry, room: Room) -> bool {
+        // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the
+        // one in flight will match this row as well.
+        let first = !std::mem::replace(&mut self.in_round, true);
+        if self.is_in_flight(&entry) || self.is_aside(&entry) {
+            return first;
+        }
+        // A reply waits for no other of its key.
+        let entry = if entry.lane == REPLIES {
+            Some(entry)
+        } else {
+            let (lanes, order) = (&self.lanes, &mut self.order);
+            order.take_back(entry, || Around::of(lanes, true))
+        };
+        if let Some(entry) = entry.as_ref().filter(|entry| entry.is_left()) {
+            self.lanes[entry.lane].leave(entry.delivery_id);
+        } else if let Some(entry) = entry {
+            self.lanes[entry.lane].arrive(entry, room);
+        }
+        first
+    }
+
+    /// A round of the tail is whole.
+    pub(super) fn end_round(&mut self) {
+        self.in_round = false;
+        self.lanes.iter_mut().for_each(Lane::end_round);
+        self.order.end_round();
+    }
+
+    /// The lanes and keys to read on, if it is time; there is one refill of an inbox at a time.
+    pub(super) fn begin_refill(&mut self, room: Room) -> (Vec<LaneRefill>, Vec<KeyRefill>) {
+        if self.refilling || self.waits_for_settle || !self.is_owned() {
+            return Default::default();
+        }
+        self.keep_keys(room);
+        let mut lanes = Vec::new();
+        for (position, lane) in self.lanes.iter_mut().enumerate() {
+            if lane.wants_refill(room) {
+                let (above, rows) = lane.begin_refill(room);
+                lanes.push(LaneRefill { lane: position, above, rows });
+            }
+        }
+        let keys = if self.order.is_hungry() {
+            let (held, in_round) = (&self.lanes, self.in_round);
+            self.order.begin_refill(|| Around::of(held, in_round))
+        } else {
+            Vec::new()
+        };
+        self.refilling = !lanes.is_empty() || !keys.is_empty();
+        (lanes, keys)
+    }
+
+    /// Too many keys are given up: what of them waits comes by the lanes once more.
+    fn keep_keys(&mut self, room: Room) {
+        let front = self.lanes.iter().filter_map(Lane::front).min();
+        self.order.end_lingering(front.unwrap_or(i64::MAX));
+        let keys_max = if room == ROOM_SCARCE { KEYS_MAX_SCARCE } else { KEYS_MAX };
+        if self.order.keep_to(keys_max) {
+            self.read_anew();
+        }
+    }
+
+    /// The answer: by lane and by key, the rows that were asked for, and those that came.
+    pub(super) fn end_refill(
+        &mut self,
+        lanes: Vec<(usize, usize, Vec<Entry>)>,
+        keys: Vec<KeyRows>,
+        room: Room,
+    ) {
+        let settled = std::mem::take(&mut self.settled_in_refill);
+        if !std::mem::take(&mut self.refilling) || std::mem::take(&mut self.refill_is_stale) {
+            return;
+        }
+        let (unsettled, aside) = (&self.unsettled, &self.aside);
+        let waits = Cell::new(false);
+        let is_aside = |attempt: Attempt| aside.iter().any(|entry| attempt_of(entry) == attempt);
+        let known = |entry: &Entry| match unsettled.get(&attempt_of(entry)) {
+            Some(u) if u.in_flight > 0 => Known::Held,
+            None if is_aside(attempt_of(entry)) => Known::Held,
+            None if entry.is_left() => Known::Left,
+            Some(_) => {
+                waits.set(true);
+                Known::Settling
+            }
+            None if settled.contains(&attempt_of(entry)) => Known::Settling,
+            None => Known::New,
+        };
+        let order = &self.order;
+        // A key with a lane of its own brings its deliveries by that, those that are being settled as well.
+        let in_lane = |entry: &Entry| {
+            let is_held = entry.lane != REPLIES && order.holds(entry);
+            if is_held { Known::Held } else { known(entry) }
+        };
+        for (position, asked, rows) in lanes {
+            self.lanes[position].end_refill(rows, asked, room, in_lane);
+        }
+        self.order.end_refill(keys, known);
+        self.waits_for_settle = waits.get();
+    }
+
+    pub(super) fn cancel_refill(&mut self) {
+        self.refilling = false;
+        self.refill_is_stale = false;
+        self.settled_in_refill.clear();
+        for lane in &mut self.lanes {
+            lane.cancel_refill();
+        }
+        self.order.cancel_refill();
+    }
+
+    /// A reply is on its way to another lane.
+    pub(super) fn relane(&mut self) {
+        self.relaning += 1;
+    }
+
+    /// It is there. True: others may follow.
+    pub(super) fn relaned(&mut self) -> bool {
+        self.relaning = self.relaning.saturating_sub(1);
+        !self.lanes[REPLIES].is_empty()
+    }
+
+    pub(super) fn may_relane(&self) -> bool {
+        self.relaning < RELANES_MAX
+    }
+
+    /// It was handed to a session. Only pushes count towards the turn of the oldest.
+    pub(super) fn pushed(&mut self, now: Instant, entry: &Entry) {
+        self.pushes += 1;
+        self.pushed_at = Some(now);
+        self.unsettled.entry(attempt_of(entry)).or_default().in_flight += 1;
+        if entry.lane != REPLIES {
+            self.order.pushed(entry);
+        }
+    }
+
+    /// A session has it no more; its outcome is known.
+    pub(super) fn landed(&mut self, attempt: Attempt) {
+        let unsettled = self.unsettled.entry(attempt).or_default();
+        unsettled.in_flight = unsettled.in_flight.saturating_sub(1);
+    }
+
+    /// Its outcome will be written.
+    pub(super) fn settling(&mut self, attempt: Attempt) {
+        self.unsettled.entry(attempt).or_default().settling += 1;
+    }
+
+    /// An outcome is committed. True: a refill waited for that.
+    pub(super) fn settled(&mut self, attempt: Attempt) -> bool {
+        let Some(unsettled) = self.unsettled.get_mut(&attempt) else { return false };
+        unsettled.settling = unsettled.settling.saturating_sub(1);
+        if *unsettled == Unsettled::default() {
+            self.unsettled.remove(&attempt);
+        }
+        if self.refilling {
+            self.settled_in_refill.insert(attempt);
+        }
+        std::mem::take(&mut self.waits_for_settle)
+    }
+
+    /// Takes note whether one of its sessions has room.
+    pub(super) fn note_room(&mut self, now: Instant, has_room: bool) {
+        self.room_since = has_room.then(|| self.room_since.unwrap_or(now));
+    }
+
+    /// How long a delivery has waited for the broker, and not for its agent. What became ready before a session had room is
+    /// a backlog, and waits for those before it: for the broker only while none of them is pushed. What its key held back waits
+    /// for those with the same.
+    pub(super) fn waited(&self, now: Instant, source: Source, entry: &Entry) -> Duration {
+        let (Some(room_since), Source::Lane(_) | Source::Reply(_)) = (self.room_since, source) else {
+            return Duration::ZERO;
+        };
+        let ready = entry.ready_for(now);
+        if ready <= now.saturating_duration_since(room_since) {
+            return ready;
+        }
+        now.saturating_duration_since(self.pushed_at.map_or(room_since, |at| at.max(room_since)))
+    }
+
+    /// The longest wait at this moment, while a session has room. Where nothing is at hand, because the inbox is not owned yet
+    /// or its rows do not come, it counts from the first look that found it so, with no push in between.
+    pub(super) fn longest_wait(&mut self, now: Instant) -> Duration {
+        // A reply may wait for its own process.
+        let ordinary = self.lanes.iter().enumerate().filter(|(lane, _)| *lane != REPLIES);
+        let fronts = ordinary.filter_map(|(lane, held)| Some((lane, held.first()?)));
+        let held = fronts.map(|(lane, entry)| self.waited(now, Source::Lane(lane), entry)).max();
+        let may_wait = !self.is_owned() || self.has_unread();
+        if held.is_some() || !may_wait {
+            self.stalled = None;
+            return held.unwrap_or_default();
+        }
+        let (since, pushes) = self.stalled.unwrap_or((now, self.pushes));
+        let since = if pushes == self.pushes { since } else { now };
+        self.stalled = Some((since, self.pushes));
+        now.saturating_duration_since(since)
+    }
+
+    fn is_in_flight(&self, entry: &Entry) -> bool {
+        self.unsettled.get(&attempt_of(entry)).is_some_and(|u| u.in_flight > 0)
+    }
+
+    /// Whether it can be forgotten, or given back: every delivery that left a lane has its outcome in the table,
+    /// and no answer is under way that the inbox's next life would take for its own.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.unsettled.is_empty() && !self.refilling && !self.asking
+    }
+}
+
+impl Around {
+    fn of(lanes: &[Lane; LANES], round_is_open: bool) -> Self {
+        Self { newest_held: lanes.iter().filter_map(Lane::back).max().unwrap_or(0), round_is_open }
+    }
+}
+
+pub(super) fn attempt_of(entry: &Entry) -> Attempt {
+    (entry.delivery_id, entry.attempt)
+}

@@ -1,0 +1,7 @@
+#![doc = include_str!("../README.md")]
+
+pub mod bell;
+pub mod bucket;
+pub mod guard;
+pub mod inbox;
+pub mod retry;
