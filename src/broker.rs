@@ -3,6 +3,7 @@
 //! Sockets and the stop signal come from outside, so a test runs exactly what production runs.
 
 mod address;
+pub mod config;
 mod draining;
 mod gauges;
 
@@ -18,33 +19,36 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::access::Access;
-use crate::config::Config;
-use crate::dead_letters::{self, REQUESTS_MAX};
-use crate::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
-use crate::flow::Flow;
-use crate::health::Health;
-use crate::http::api::Site;
-use crate::http::api::admission::Admission;
-use crate::http::{self, HttpState};
-use crate::leaser::Leaser;
-use crate::metrics::Metrics;
-use crate::postgres::agents::Token;
-use crate::postgres::lease::{BrokerRow, LEASE_MARGIN};
-use crate::postgres::listen::{Rope, round_trip};
-use crate::postgres::migrate::schema_state;
-use crate::postgres::payload::Wary;
-use crate::postgres::{Connection, Pool, StoreError};
-use crate::presence::Presence;
-use crate::publisher::PUBLISHES_MAX;
-use crate::refiller::Refiller;
-use crate::server::tls::{Tls, TlsError};
-use crate::session::{Phase, Sessions};
-use crate::settler::Settler;
-use crate::spans::Spans;
-use crate::status::Status;
-use crate::tailer::Tailer;
-use crate::{agent_metrics, listener, publisher, reaper, server, settler};
+use crate::agents::access::Access;
+use crate::agents::presence::Presence;
+use crate::agents::server;
+use crate::agents::server::tls::{Tls, TlsError};
+use crate::agents::session::{Phase, Sessions};
+use crate::broker::config::Config;
+use crate::pipeline::alarm::Alarm;
+use crate::pipeline::dead_letters::{self, REQUESTS_MAX};
+use crate::pipeline::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
+use crate::pipeline::leaser::Leaser;
+use crate::pipeline::publisher::PUBLISHES_MAX;
+use crate::pipeline::refiller::Refiller;
+use crate::pipeline::settler::Settler;
+use crate::pipeline::tailer::Tailer;
+use crate::pipeline::{listener, publisher, reaper, settler};
+use crate::store::agents::Token;
+use crate::store::lease::{BrokerRow, LEASE_MARGIN};
+use crate::store::listen::{Rope, round_trip};
+use crate::store::migrate::schema_state;
+use crate::store::payload::Wary;
+use crate::store::{Connection, Pool, StoreError};
+use crate::watch::agent_metrics;
+use crate::watch::flow::Flow;
+use crate::watch::health::Health;
+use crate::watch::http::api::Site;
+use crate::watch::http::api::admission::Admission;
+use crate::watch::http::{self, HttpState};
+use crate::watch::metrics::Metrics;
+use crate::watch::spans::Spans;
+use crate::watch::status::Status;
 use postbell_engine::guard::Guard;
 use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
 
@@ -270,7 +274,7 @@ impl House {
         let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, self.metrics.clone()));
 
         let target = || config.database.clone();
-        let alarm = reaper::Alarm::default();
+        let alarm = Alarm::default();
         let leaser = Leaser {
             target: target(),
             broker: self.broker.clone(),

@@ -30,9 +30,9 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{ConfigError, EXIT_USAGE};
-use crate::postgres::Target;
-use crate::postgres::grants::Kind as Grant;
+use crate::broker::config::{ConfigError, EXIT_USAGE};
+use crate::store::Target;
+use crate::store::grants::Kind as Grant;
 use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
@@ -207,5 +207,5 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
 
 /// The database of a command that needs nothing else.
 fn target(args: &DatabaseArgs) -> anyhow::Result<Target> {
-    Ok(crate::config::database(|env| args.value(env))?)
+    Ok(crate::broker::config::database(|env| args.value(env))?)
 }

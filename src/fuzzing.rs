@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::config::{Config, SETTINGS};
-use crate::postgres::DatabaseUrl;
+use crate::broker::config::{Config, SETTINGS};
+use crate::store::DatabaseUrl;
 use postbell_client::protocol::codec::{LineError, LineReader};
 use postbell_client::protocol::frame::push_line;
 use postbell_client::protocol::{ClientFrame, ServerFrame};

@@ -177,7 +177,7 @@ PROCESS = ("The processes", [
 
 BROKER = {
     "title": "Postbell: brokers",
-    "text": "Is it well, is it in time, and if not, where does it stand still? What each metric is: src/metrics.rs.",
+    "text": "Is it well, is it in time, and if not, where does it stand still? What each metric is: src/watch/metrics.rs.",
     "links": [("postbell-mesh", "The mesh", "Agents, what flows between them, dead letters and alerts")],
     "rows": [WELL, FLOW, TIME, WAITING, FAILURES, BELL, DATABASE, BROKERS, PROCESS],
 }

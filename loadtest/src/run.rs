@@ -18,7 +18,7 @@ pub(crate) fn run(names: &[String], quick: bool, wanted: &Wanted, out: &Path) ->
     let specs = choose(names)?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     // Ten thousand agents are as many sockets, here as in the broker.
-    postbell::open_files::raise_bound();
+    postbell::base::open_files::raise_bound();
     let stage = Stage::set(wanted)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ran = runtime.block_on(run_all(&specs, quick, wanted, &stage));

@@ -1,6 +1,6 @@
 -- Deliveries for the messages that wait although no trigger routed them: those of a mesh that is adopted, or that
 -- came in while the trigger was gone. By the same rules as triggers/route.sql, in the order of their creation; what
--- has expired is left out. Called by src/postgres/migrate/triggers.rs in the transaction that makes the trigger,
+-- has expired is left out. Called by src/store/migrate/triggers.rs in the transaction that makes the trigger,
 -- which lets no insert slip in between. Reads agent_messages whole, once; uses deliveries_message.
 insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
 select m.message_id, r.inbox,

@@ -8,7 +8,7 @@
 --   key       the id is no primary key and not unique at once: one message could be two
 --   kind      not an ordinary table (metrics may be partitioned: they are only read)
 -- Every column that a migration adds is listed (tests/it/adoption.rs compares). What constraints, triggers and lengths do is
--- found by trying (rehearsal.sql). Called by src/postgres/adopt.rs. Reads the catalogs only.
+-- found by trying (rehearsal.sql). Called by src/store/adopt.rs. Reads the catalogs only.
 with wanted (table_name, column_name, types, needed) as (
   values
     ('agent_messages', 'message_id', '{uuid}', true),

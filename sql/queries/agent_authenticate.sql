@@ -1,6 +1,6 @@
 -- What a hello is checked against, with the limits of the agent's role: $1 agent_id. The hashes are compared in Rust, in
 -- constant time; the previous one only until its time. `rank` orders the sessions of an agent: it is this clock's, in µs.
--- Called by src/postgres/agents/admission.rs. Uses the primary keys of agent_registry and role_limits.
+-- Called by src/store/agents/admission.rs. Uses the primary keys of agent_registry and role_limits.
 select r.agent_id, coalesce(r.role, 'agent') as role,
        coalesce(r.environment, 'unknown') as environment, r.enabled is not false as enabled, r.token_hash,
        case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous,

@@ -1,6 +1,6 @@
 -- What agents measured in the last $1 seconds, the newest first, at most $2 rows; times in Unix seconds of the database's
 -- clock. One row at least, which has the time alone. Values that no float can hold are left out, and what claims to be from a
--- later minute than this. Called by src/postgres/agent_metrics.rs, every 15 s. Uses an index that begins with recorded_at.
+-- later minute than this. Called by src/store/agent_metrics.rs, every 15 s. Uses an index that begins with recorded_at.
 select extract(epoch from now())::float8 as now, m.agent_id, m.metric_name, m.value, m.recorded_at
 from (select) one
 left join lateral (

@@ -1,5 +1,5 @@
 -- A new token for an agent: $1 agent_id, $2 SHA-256 of the token, $3 for how many milliseconds the old one is accepted
--- besides; 0 ends it, and any older one, at once. No row: not registered. Called by src/postgres/agents.rs. Uses
+-- besides; 0 ends it, and any older one, at once. No row: not registered. Called by src/store/agents.rs. Uses
 -- agent_registry's primary key.
 update agent_registry
 set token_hash = $2::bytea, token_set_at = now(),

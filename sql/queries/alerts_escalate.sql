@@ -1,7 +1,7 @@
 -- Alerts that nobody acknowledged in $1 milliseconds, at most $2 at once: a message to the topic alerts.escalated, and one to
 -- each orchestrator that did not subscribe to it. Says how many, and in how many milliseconds the next is due. What is taken
 -- from the queue is taken once, by one broker; an alert that was acknowledged meanwhile is only taken. Called by
--- src/postgres/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for what is due.
+-- src/store/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for what is due.
 with due as (
   delete from postbell.escalations e
   where e.alert_id = any (array(

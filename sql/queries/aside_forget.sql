@@ -1,5 +1,5 @@
 -- Presence that has not been refused again for a minute, and what is of a message that is no more, at most $1 of these.
--- Called by src/postgres/aside.rs, once a minute. Reads set_aside whole.
+-- Called by src/store/aside.rs, once a minute. Reads set_aside whole.
 delete from postbell.set_aside s
 where aside_id = any (array(
   select aside_id from postbell.set_aside w

@@ -1,5 +1,5 @@
 -- The broker stops: its leases and itself, and agents of whose end it could not write. $1 broker. Called by
--- src/postgres/lease.rs. Uses leases_broker; reads agent_registry once.
+-- src/store/lease.rs. Uses leases_broker; reads agent_registry once.
 with given_back as (
   delete from postbell.leases where broker_id = $1
 ), absent as (

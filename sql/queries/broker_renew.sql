@@ -3,7 +3,7 @@
 -- still, in sentences. Inserts the row where it is missing (first call, or swept by another broker after a long silence). `lapsed`: the lease had ended, so another broker may have taken
 -- inboxes. While it is armed, producers ring for it until that lease ends: postbell.bell only grows here, and arm() alone
 -- makes it less. $9: this connection does not hold the lock yet that tells the others that the process lives; `wanted`:
--- inboxes that another broker asks for. Called by src/postgres/lease.rs. Uses the primary key of brokers, and
+-- inboxes that another broker asks for. Called by src/store/lease.rs. Uses the primary key of brokers, and
 -- leases_wanted; `prior` reads the row as it was.
 with prior as (
   select lease_until from postbell.brokers where broker_id = $1

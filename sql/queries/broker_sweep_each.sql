@@ -1,5 +1,5 @@
 -- The same as broker_sweep.sql, with the registry agent by agent, after that was refused: $1 milliseconds, $2 the broker that
--- sweeps. Called by src/postgres/reap.rs. Uses leases_broker; the registry is read, whole, only where a broker is gone.
+-- sweeps. Called by src/store/reap.rs. Uses leases_broker; the registry is read, whole, only where a broker is gone.
 with gone as (
   delete from postbell.brokers
   where lease_until < now() - $1::bigint * interval '1 millisecond' and broker_id <> $2

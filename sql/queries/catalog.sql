@@ -1,6 +1,6 @@
 -- What there is of all that this version needs, and how to make each part of it: on a freshly migrated database this is the
 -- list of what is needed, kept as sql/needed.json by tests/it/drift.rs; on any other it is what that list is compared with.
--- Called by src/postgres/drift.rs. Reads the catalogs only.
+-- Called by src/store/drift.rs. Reads the catalogs only.
 --   definition  what has to be equal. Casts, parentheses and white space are left out where they depend on the types of an
 --               adopted table or on the server's version; of the user's columns only what the statements rely on is in it.
 --   remake      what makes it where it is missing, for the search_path of the user's schema.

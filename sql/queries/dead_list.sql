@@ -1,5 +1,5 @@
 -- Dead letters, the newest delivery first: $1 only of this inbox, $2 only with this in the reason, $3 only deliveries
--- before this one (the last of the page before), $4 how many. Called by src/postgres/dead.rs. Uses deliveries_dead
+-- before this one (the last of the page before), $4 how many. Called by src/store/dead.rs. Uses deliveries_dead
 -- whole, since an operator asks, and agent_messages's primary key. `+ 0` keeps it from walking the primary key
 -- backwards instead, past every delivery that is not dead.
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,

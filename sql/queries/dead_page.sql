@@ -1,5 +1,5 @@
 -- The dead letters of inbox $1, the oldest first, after delivery $2, at most $3, for an agent that asks. Called by
--- src/postgres/dead/page.rs, which reads their payloads by payload.sql. Uses deliveries_dead from the delivery on, and
+-- src/store/dead/page.rs, which reads their payloads by payload.sql. Uses deliveries_dead from the delivery on, and
 -- agent_messages's primary key. Texts are cut, so that a page is bounded whatever SQL wrote; as bytes, since what is not
 -- UTF-8 cannot be counted in characters.
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, substr(textsend(d.last_error), 1, 1000) as reason, d.dead_at,

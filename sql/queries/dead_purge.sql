@@ -1,6 +1,6 @@
 -- Dead letters go for good: $1 these deliveries (null: all of the inbox), $2 of this inbox (null: of any, where deliveries
 -- are named), after delivery $3, at most $4. Their messages stay failed until retention; a broadcast is failed when the
--- last of its deliveries goes this way. Returns how many and the last of them. Called by src/postgres/dead.rs. Uses
+-- last of its deliveries goes this way. Returns how many and the last of them. Called by src/store/dead.rs. Uses
 -- deliveries_dead from the delivery on, or the primary key, and deliveries_message.
 with of_inbox as (
   -- The array keeps the inbox a part of the order, which the primary key cannot give.

@@ -1,7 +1,7 @@
 -- Dead letters are ready again, as if new: $1 these deliveries (null: all of the inbox), $2 of this inbox (null: of any,
 -- where deliveries are named), after delivery $3, at most $4. Setting txid puts them before the tail; the bell is
 -- always rung, in the same transaction, since the inbox's owner may be another process. Returns how many and the last of
--- them. Called by src/postgres/dead.rs. Uses deliveries_dead from the delivery on, or the primary key.
+-- them. Called by src/store/dead.rs. Uses deliveries_dead from the delivery on, or the primary key.
 with of_inbox as (
   -- The array keeps the inbox a part of the order, which the primary key cannot give.
   select delivery_id from postbell.deliveries

@@ -1,6 +1,6 @@
 -- For each table, view, sequence and function the broker works with: which rights this role lacks; and of a table, whether row
 -- level security hides rows from it (it owns the table without FORCE, or bypasses it). In schema postbell that is all there is,
--- but for the triggers' functions, which nobody calls. Called by src/postgres/rights.rs. Catalogs only.
+-- but for the triggers' functions, which nobody calls. Called by src/store/rights.rs. Catalogs only.
 with users (name, privileges) as (
   values ('agent_messages', '{select,insert,update,delete}'::text[]),
          ('agent_registry', '{select,insert,update,delete}'),

@@ -1,5 +1,5 @@
 -- Inboxes with ready deliveries that no registered agent has, but for those of groups, and how many (up to $2), at most $1 inboxes.
--- Called by src/postgres/doctor/mesh.rs. Uses deliveries_lane, a step an inbox (a loose index scan).
+-- Called by src/store/doctor/mesh.rs. Uses deliveries_lane, a step an inbox (a loose index scan).
 with recursive inbox (name) as (
   (select d.inbox from postbell.deliveries d where d.state = 'ready' order by d.inbox limit 1)
   union all

@@ -1,5 +1,5 @@
 -- How many messages wait and have no delivery, of each kind up to $1; and how many were noted as written unseen. Called by
--- src/postgres/doctor/house.rs. Reads agent_messages until it has found so many, or whole.
+-- src/store/doctor/house.rs. Reads agent_messages until it has found so many, or whole.
 select (select count(*) from (
           select from agent_messages m
           where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())

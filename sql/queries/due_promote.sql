@@ -1,5 +1,5 @@
 -- Scheduled deliveries whose time has come become ready, at most $1 of them; says how many, and in how many
--- milliseconds the next is due. Called by src/postgres/reap.rs, each second and at the time it said.
+-- milliseconds the next is due. Called by src/store/reap.rs, each second and at the time it said.
 -- Uses deliveries_due; now() and not clock_timestamp(), which no index is searched by.
 with due as (
   select delivery_id from postbell.deliveries

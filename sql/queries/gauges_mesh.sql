@@ -1,4 +1,4 @@
--- The mesh as a whole: who is where, who sends to whom, what is dead. Called by src/postgres/gauges.rs every 15 seconds, when
+-- The mesh as a whole: who is where, who sends to whom, what is dead. Called by src/store/gauges.rs every 15 seconds, when
 -- somebody asks for the metrics. $1 where the last reading's flow ended, $2 how many pairs of agents, $3 how many agents
 -- with dead letters are named, $4 how many kinds of alerts. Uses agent_messages_created_at for the messages since then (a
 -- minute's at most), deliveries_dead whole, agent_alerts_created_at where it is ours; walks the registry.

@@ -1,3 +1,3 @@
--- How much of the last day each agent was here, at most $1 of them. Called by src/postgres/gauges.rs at most once a minute,
+-- How much of the last day each agent was here, at most $1 of them. Called by src/store/gauges.rs at most once a minute,
 -- when somebody asks for the metrics. Uses presence_history_agent for each agent.
 select agent_id, coalesce(environment, 'unknown') as environment, uptime from agent_uptime(interval '24 hours') where uptime is not null limit $1::bigint

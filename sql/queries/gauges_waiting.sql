@@ -1,4 +1,4 @@
--- What waits. Called by src/postgres/gauges.rs at most every few seconds, when somebody asks for the metrics. Reads
+-- What waits. Called by src/store/gauges.rs at most every few seconds, when somebody asks for the metrics. Reads
 -- deliveries_lane from end to end, once; then one message a priority, and the registry once an inbox that has something.
 -- kind 'priority': how many at priority `name` (a reply to a process counts as the highest), and since when (Unix seconds).
 -- 'agent': how many for a registered agent or a group, for the $1 with the most; without a name for the others together.

@@ -1,7 +1,7 @@
 -- Takes a lock that nobody holds, or, with its fence, holds it for longer. $1 key, $2 agent, $3 milliseconds, $4 the fence
 -- of the one that holds it (null: it does not), $5 the most that it may hold (null: no limit), $6 its role. One row: `fence` if it is held now by whoever asks; else who holds it, for
 -- how many milliseconds, or that the task is done, or that the agent may not lock this (`may`), or no more (`is_full`). What it let end a minute ago is removed.
--- Called by src/postgres/locks.rs. Uses locks' primary key, locks_held; `coalesce` and the joined text keep the planner from
+-- Called by src/store/locks.rs. Uses locks' primary key, locks_held; `coalesce` and the joined text keep the planner from
 -- reading the latter whole where the key is known.
 with ended as (
   delete from postbell.locks

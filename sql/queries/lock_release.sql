@@ -1,5 +1,5 @@
 -- Gives a lock back, or, $4, marks its task as done. $1 key, $2 agent, $3 fence: a holder that lost it changes nothing. $5 the
--- most tasks that it may have marked (null: no limit). Called by src/postgres/locks.rs. Uses locks' primary key, locks_done; `coalesce`
+-- most tasks that it may have marked (null: no limit). Called by src/store/locks.rs. Uses locks' primary key, locks_done; `coalesce`
 -- and the joined text keep the planner from an agent's locks.
 with counted as (
   select $4::boolean and $5::bigint is not null

@@ -1,5 +1,5 @@
 -- The record of migrations, which the first of them needs. One statement; does nothing where it exists already,
--- and needs no right to create schemas where an administrator made this one. Called by src/postgres/migrate.rs.
+-- and needs no right to create schemas where an administrator made this one. Called by src/store/migrate.rs.
 do $$
 begin
   if to_regnamespace('postbell') is null then

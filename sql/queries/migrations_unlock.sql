@@ -1,3 +1,3 @@
 -- Gives back the lock of migrations_lock.sql at once, also where a pooler keeps the session open.
--- Called by src/postgres/migrate.rs.
+-- Called by src/store/migrate.rs.
 select pg_advisory_unlock($1)

@@ -2,7 +2,7 @@
 -- made text before it is known to be of bounded cost: `stored` takes no reading at all; `raw` unpacks (JSON text is a quarter of
 -- its raw size at least); `digits` is, to within a factor of two, what numbers take that are longer than 16 digits: 1e131071
 -- is stored in 10 bytes. What goes beyond has no payload here, and the figure that says so. Called by
--- src/postgres/payload.rs. Uses agent_messages' primary key.
+-- src/store/payload.rs. Uses agent_messages' primary key.
 select k.message_id, s.stored, r.raw, g.digits, octet_length(t.payload) + coalesce(octet_length(t.headers), 0) as bytes,
        case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) <= $2 then t.payload end as payload,
        case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) <= $2 then t.headers end as headers

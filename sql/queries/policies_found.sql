@@ -1,4 +1,4 @@
--- What `postbell policies apply` must know before. Called by src/postgres/migrate/policies.rs. Catalogs only.
+-- What `postbell policies apply` must know before. Called by src/store/migrate/policies.rs. Catalogs only.
 -- missing: of Supabase's roles; foreign: policies that the mesh had, which ours narrow; shut_out: roles
 -- that use a table now and see no row once row level security is on.
 with tables (oid, name, rls) as (

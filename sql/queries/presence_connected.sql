@@ -1,7 +1,7 @@
 -- Agents that have just connected here: online, and alive now. $1 broker; each further array has one element an agent, sorted by
 -- agent as in every statement of presence, so that two brokers cannot deadlock: $2 agents, and what their hellos said, null
 -- where they did not: $3 environments, $4 capabilities as text, $5 versions. triggers/presence.sql keeps the history and
--- resolves the alert of an absence. Gives those that were written. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
+-- resolves the alert of an absence. Gives those that were written. Called by src/store/presence.rs. Uses agent_registry's primary key.
 update agent_registry r
 set last_heartbeat = now(), updated_at = now(), status = 'online', offline_reason = null,
     connected_to = case when $1::uuid = any (r.connected_to) then r.connected_to

@@ -1,5 +1,5 @@
 -- Agents whose last session here ended, sorted: offline, unless another broker has them still. $1 broker, $2 agents, $3 why
--- each is gone. Gives those that were written: not those that somebody holds. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
+-- each is gone. Gives those that were written: not those that somebody holds. Called by src/store/presence.rs. Uses agent_registry's primary key.
 update agent_registry r
 set last_heartbeat = now(), updated_at = now(),
     connected_to = array_remove(r.connected_to, $1::uuid),

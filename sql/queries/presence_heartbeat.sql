@@ -1,6 +1,6 @@
 -- Agents with a session here, sorted: alive now. $1 broker, $2 agents. A status that an agent set itself (busy, error) is left
 -- alone while it lives. One row: a digest of what their hellos were checked against, which is another one when somebody's
--- access changed, or when others are here. Called by src/postgres/presence.rs. Uses agent_registry's primary key.
+-- access changed, or when others are here. Called by src/store/presence.rs. Uses agent_registry's primary key.
 with here as (
   update agent_registry r
   set last_heartbeat = now(), updated_at = now(),

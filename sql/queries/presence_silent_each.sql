@@ -1,5 +1,5 @@
 -- The same as presence_silent.sql, agent by agent, after that was refused: $1 seconds. Says how many are offline now. Called by
--- src/postgres/presence.rs. Reads agent_registry whole.
+-- src/store/presence.rs. Reads agent_registry whole.
 with late as (
   select array_agg(agent_id::text order by agent_id) as agents from agent_registry
   where status <> 'offline'

@@ -2,7 +2,7 @@
 -- $2 sender, $3 recipient (null: all), $4 type, $5 payload as text, $6 priority, $7 delay and $8 time to live in
 -- milliseconds, $9 dedupe key, $10 correlation id, $11 headers as text, $12 topic, $13 environment,
 -- $14 group, $15 instance, $16 ordering key. Returns the ids that are new: the others have a dedupe key that this sender
--- used before. Called by src/postgres/publish.rs. Uses agent_messages_dedupe.
+-- used before. Called by src/store/publish.rs. Uses agent_messages_dedupe.
 insert into agent_messages (message_id, from_agent_id, to_agent_id, message_type, payload, priority, status,
                             deliver_at, expires_at, dedupe_key, correlation_id, headers,
                             topic, to_environment, to_group, to_instance, ordering_key)

@@ -1,4 +1,4 @@
--- The first message of a sender with a dedupe key. $1 senders, $2 keys. Called by src/postgres/publish.rs.
+-- The first message of a sender with a dedupe key. $1 senders, $2 keys. Called by src/store/publish.rs.
 -- Uses agent_messages_dedupe.
 select k.n, m.message_id
 from unnest($1::text[], $2::text[]) with ordinality as k (sender, dedupe_key, n)

@@ -1,6 +1,6 @@
 -- Broadcasts whose last two recipients settled in the same instant on two brokers, or that nobody was there for:
 -- an hour later none has a delivery left, so they are processed. At most $1 at once. Called by
--- src/postgres/reap.rs. Uses the index on created_at and deliveries_message.
+-- src/store/reap.rs. Uses the index on created_at and deliveries_message.
 with done as (
   select m.message_id from agent_messages m
   where coalesce(m.to_agent_id, m.to_group) is null and m.created_at < now() - interval '1 hour'

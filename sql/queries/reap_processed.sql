@@ -1,5 +1,5 @@
 -- Retention: messages that ended more than $1 seconds ago, at most $2 at once. Dead letters keep theirs: their
--- delivery is still there. Called by src/postgres/reap.rs. Uses the index on created_at (agent_messages_created_at,
+-- delivery is still there. Called by src/store/reap.rs. Uses the index on created_at (agent_messages_created_at,
 -- or the adopted table's own) and deliveries_message.
 with old as (
   select message_id from agent_messages m

@@ -1,4 +1,4 @@
--- Messages to many that are over need not be known as routed any more: at most $1 at once. Called by src/postgres/reap.rs.
+-- Messages to many that are over need not be known as routed any more: at most $1 at once. Called by src/store/reap.rs.
 -- Walks broadcasts, which holds what is not over and the last ten minutes; uses the primary key of agent_messages.
 with over as (
   select b.message_id from postbell.broadcasts b

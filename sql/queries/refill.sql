@@ -3,7 +3,7 @@
 -- text; $6 the most bytes that a payload and headers may each have, stored and unpacked, to be made text here; $7 the most
 -- bytes of a message's names; $8 where in $9 the ordering keys are that are left out (JSON objects), null: none; $10 at how many
 -- rows of a lane it looks at most: the last of as many comes in any case and says where to go on (`is_cut`). `stored` and
--- a payload that is null: see tail.sql. Called by src/postgres/refill.rs. Uses
+-- a payload that is null: see tail.sql. Called by src/store/refill.rs. Uses
 -- deliveries_lane from the id on, so that neither the backlog nor the dead tuples before it are walked, and agent_messages' key.
 -- A key that is left out costs a look at its rows, not at their messages, and none of what it has is read twice.
 -- `offset 0` reads each snapshot once, not once a row.

@@ -1,6 +1,6 @@
 -- The next deliveries of some ordering keys, oldest first, whatever their priorities, but only those the tail has brought
 -- already. One element a key: $1 inboxes, $2 keys, $3 ids to start above, $4 row counts, $5 the tail's snapshots as text; $6
--- and $7 as in refill.sql. Called by src/postgres/refill.rs. Uses deliveries_key from the id on, and
+-- and $7 as in refill.sql. Called by src/store/refill.rs. Uses deliveries_key from the id on, and
 -- agent_messages' key. Replies (priority 0) wait for no other of their key. See refill.sql for the forms.
 select clock_timestamp() as clock, r.key_no::int as lane_no, d.delivery_id, d.inbox, d.priority as lane, d.attempt, d.due_at,
        d.message_id,

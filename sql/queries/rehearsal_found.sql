@@ -1,2 +1,2 @@
--- What sql/queries/rehearsal.sql found in the transaction that is open, as JSON. Called by src/postgres/rehearsal.rs.
+-- What sql/queries/rehearsal.sql found in the transaction that is open, as JSON. Called by src/store/rehearsal.rs.
 select current_setting('postbell.rehearsed')

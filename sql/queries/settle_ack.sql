@@ -1,5 +1,5 @@
 -- Acknowledged: the deliveries go, their messages are processed. $1 delivery ids, $2 attempts: one that does not match was
--- settled before, or is another attempt's. Called by src/postgres/settle.rs. Uses the primary keys; deliveries_message for a
+-- settled before, or is another attempt's. Called by src/store/settle.rs. Uses the primary keys; deliveries_message for a
 -- broadcast, which is processed when its last delivery is settled.
 -- The delivery before its message, which is not the order of pollers: that one reads each delivery twice and costs 1.3 times as
 -- much. A poller is no deadlock's victim all the same (settle_session.sql), and the other statements take the message first.

@@ -1,5 +1,5 @@
 -- Dead letters. $1 delivery ids, $2 attempts, $3 how many attempts to add, $4 reasons. Called by
--- src/postgres/settle.rs. Uses the primary keys and the locks as settle_ack.sql does, and gives what that gives. A broadcast
+-- src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does, and gives what that gives. A broadcast
 -- fails only in this recipient's delivery.
 with those as materialized (
   select d.delivery_id, d.attempt, d.message_id, a.added, a.reason

@@ -1,5 +1,5 @@
 -- Expired before they were delivered: a message to one inbox fails with the reason, the deliveries go.
--- $1 delivery ids, $2 attempts. Called by src/postgres/settle.rs. Uses the primary keys and the locks as settle_ack.sql does,
+-- $1 delivery ids, $2 attempts. Called by src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does,
 -- and gives what that gives.
 with those as materialized (
   select d.delivery_id, d.attempt, d.message_id

@@ -1,5 +1,5 @@
 -- Replies to processes that are not here go to the lanes of their priorities. $1 delivery ids, $2 attempts, $3 lanes.
--- Called by src/postgres/settle.rs. Uses the primary key (see settle_ack.sql; the sum keeps the planner from the
+-- Called by src/store/settle.rs. Uses the primary key (see settle_ack.sql; the sum keeps the planner from the
 -- lanes' index). The new txid brings the row to the tail again.
 with relaned as (
   update postbell.deliveries d set priority = a.lane, txid = pg_current_xact_id()

@@ -1,5 +1,5 @@
 -- Given back or failed: ready again, at once or after a delay. $1 delivery ids, $2 attempts, $3 how many attempts
--- to add (0: given back), $4 delays in milliseconds, $5 reasons. Called by src/postgres/settle.rs. Uses the
+-- to add (0: given back), $4 delays in milliseconds, $5 reasons. Called by src/store/settle.rs. Uses the
 -- primary keys and the locks as settle_ack.sql does. The new txid brings the row to the tail again; a message marked
 -- delivered waits again. One row: the deliveries that were changed, null for all of them.
 with those as materialized (

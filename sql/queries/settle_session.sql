@@ -1,4 +1,4 @@
--- What a connection that writes to the user's tables sets beside session.sql. Called by src/postgres/settle.rs. A row that
+-- What a connection that writes to the user's tables sets beside session.sql. Called by src/store/settle.rs. A row that
 -- somebody holds is waited for a moment, then put aside. No statement lasts as long as the server lets a deadlock be: whoever
 -- waits for one of ours cannot be the deadlock's victim, since ours has ended before the server looks.
 select set_config('lock_timeout', greatest(least(100, setting::int / 4), 1) || 'ms', false),

@@ -1,5 +1,5 @@
 -- The registry for the status page, by name, at most $1: who is where, as presence has it, and which broker has the inbox.
--- Called by src/postgres/status.rs while somebody watches. Reads agent_registry whole; uses the primary keys of leases and
+-- Called by src/store/status.rs while somebody watches. Reads agent_registry whole; uses the primary keys of leases and
 -- brokers.
 select r.agent_id, coalesce(r.agent_type, 'agent') as agent_type, coalesce(r.environment, 'unknown') as environment,
        coalesce(r.role, 'agent') as role, r.enabled is not false as enabled, coalesce(r.status, 'unknown') as status,

@@ -1,5 +1,5 @@
 -- The last messages from and to agent $1, the newest first, at most $2, with what is left of their deliveries. Texts
--- are cut as bytes: what is not UTF-8 has no characters. Called by src/postgres/status/messages.rs when somebody opens an
+-- are cut as bytes: what is not UTF-8 has no characters. Called by src/store/status/messages.rs when somebody opens an
 -- agent, which reads the payloads by payload.sql.
 -- An index by agent would be paid for by every insert; so what waits is found by deliveries_lane, what is dead by
 -- deliveries_dead, and what is done among the newest $3 messages by the index on created_at. Then agent_messages_pkey and

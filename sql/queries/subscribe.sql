@@ -1,5 +1,5 @@
 -- An agent wants a topic from now on: $1 agent, $2 pattern, $3 the most subscriptions it may have. One row: whether it
--- has it now; not, if it has as many others. Called by src/postgres/subscriptions.rs. Uses subscriptions_agent.
+-- has it now; not, if it has as many others. Called by src/store/subscriptions.rs. Uses subscriptions_agent.
 with others as (
   select count(*) as n from (select from postbell.subscriptions where agent_id = $1::text limit $3::bigint) s
 ), added as (

@@ -1,10 +1,10 @@
 -- The tail: every delivery that a transaction made ready since the last round, each exactly once.
 -- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most bytes that a payload
 -- with its headers may have, stored and unpacked, to be made text here; $5 the most bytes of a message's names. Called by
--- src/postgres/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
+-- src/store/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
 -- planner from starting at the inboxes or the messages, and `is true` from the index of this broker's leases: the cost must
 -- be the new rows, never the backlog, never the number of agents.
--- `in_company`: the words that src/inbox/dispatcher/blame.rs begins the reason by.
+-- `in_company`: the words that crates/engine/src/inbox/dispatcher/blame.rs begins the reason by.
 -- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
 -- `stored` is what payload and headers take in the table, which costs nothing to know; null where the names are too long,
 -- which are left out then. A payload that is null is left to a refill, which reads it beside the others (payload.sql). `#> '{}'`

@@ -2,8 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::config::Config;
-use crate::postgres::local_ip;
+use crate::broker::config::Config;
+use crate::store::local_ip;
 
 /// What is set; else the listening address; else, where it listens on every address, the one that its connections to
 /// the database leave from: there the others are as well.

@@ -6,8 +6,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Stopped;
-use crate::dispatch::{Input, Inputs, Load};
-use crate::session::Phase;
+use crate::agents::session::Phase;
+use crate::pipeline::dispatch::{Input, Inputs, Load};
 use postbell_engine::inbox::event::Event;
 
 /// How long the last outcomes, and giving back the inboxes, may take once the sessions have ended.

@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::health::Health;
-use crate::http::Refresh;
-use crate::metrics::{AGENTS_MAX, Metrics};
-use crate::postgres::gauges::{self, FlowEnd};
-use crate::postgres::{Pool, StoreError, aside};
-use crate::presence::Presence;
+use crate::agents::presence::Presence;
+use crate::store::gauges::{self, FlowEnd};
+use crate::store::{Pool, StoreError, aside};
+use crate::watch::health::Health;
+use crate::watch::http::Refresh;
+use crate::watch::metrics::{AGENTS_MAX, Metrics};
 
 /// Counting a large backlog is work for the database: several scrapers share an answer.
 const FRESH: Duration = Duration::from_secs(10);

@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::agents::{self, Agent, NewAgent, Token, WAITING_COUNTED_MAX};
-use crate::postgres::{Pool, Target};
+use crate::store::agents::{self, Agent, NewAgent, Token, WAITING_COUNTED_MAX};
+use crate::store::{Pool, Target};
 
 /// A command uses one connection.
 const POOL_SIZE: u32 = 1;

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::agent::one_connection;
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::aside::{self, Chosen, Filter};
-use crate::postgres::{Connection, settle};
+use crate::store::aside::{self, Chosen, Filter};
+use crate::store::{Connection, settle};
 
 /// What can be done with what is set aside; its help is in [`super::Command`].
 #[derive(Subcommand)]

@@ -9,8 +9,8 @@ use super::agent::one_connection;
 use super::output::plain;
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::Pool;
-use crate::postgres::dead::{self, Chosen, DeadMessage, Filter};
+use crate::store::Pool;
+use crate::store::dead::{self, Chosen, DeadMessage, Filter};
 
 /// Characters of a reason that the table shows.
 const REASON_CHARS_MAX: usize = 60;

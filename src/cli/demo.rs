@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{agent, output};
-use crate::postgres::{Connection, Pool, Target};
+use crate::store::{Connection, Pool, Target};
 use postbell_client::{Builder, Client, Deliveries};
 
 const AGENTS: [&str; 2] = ["demo-validator", "demo-reporter"];

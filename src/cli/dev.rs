@@ -12,11 +12,11 @@ use super::serve::{bind, report, stop_signal};
 use super::settings::BrokerArgs;
 use super::{Outcome, agent, demo, output};
 use crate::broker;
-use crate::config::{Config, DATABASE_URL, DRAIN, OPERATOR_TOKEN, TLS_CERT, TLS_KEY};
+use crate::broker::config::{Config, DATABASE_URL, DRAIN, OPERATOR_TOKEN, TLS_CERT, TLS_KEY};
 use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
-use crate::postgres::agents::Token;
-use crate::postgres::migrate::migrate;
-use crate::postgres::{Pool, Target};
+use crate::store::agents::Token;
+use crate::store::migrate::migrate;
+use crate::store::{Pool, Target};
 
 /// The agent that is there for people to try with.
 const YOU: &str = "you";

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::health::{ask, parse};
 use super::settings::{DatabaseArgs, HttpArgs};
 use super::{Outcome, output, target};
-use crate::postgres::doctor::{Check, Level, examine};
+use crate::store::doctor::{Check, Level, examine};
 
 /// How long a broker on this machine may take to answer; there need not be one.
 const BROKER_WAIT: Duration = Duration::from_secs(1);
@@ -51,7 +51,7 @@ async fn status_page(args: &HttpArgs) -> Option<Check> {
         #[serde(default)]
         behind_proxy: bool,
     }
-    let address = crate::config::http(|env| args.value(env)).ok()?;
+    let address = crate::broker::config::http(|env| args.value(env)).ok()?;
     let answer = timeout(BROKER_WAIT, ask(address, "/api/me")).await.ok()?.ok()?;
     let me: Me = serde_json::from_str(parse(&answer)?.1).ok()?;
     me.behind_proxy.then(|| Check {

@@ -8,8 +8,8 @@ use serde_json::json;
 use super::agent::one_connection;
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::Pool;
-use crate::postgres::grants::{self, Kind};
+use crate::store::Pool;
+use crate::store::grants::{self, Kind};
 
 /// What can be done; its help is in [`super::Command`].
 #[derive(Subcommand)]

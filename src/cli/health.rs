@@ -50,7 +50,7 @@ struct Condition {
 }
 
 pub(super) async fn run(args: HealthArgs) -> Outcome {
-    let address = crate::config::http(|env| args.http.value(env))?;
+    let address = crate::broker::config::http(|env| args.http.value(env))?;
     let path = if args.live { "/health/live" } else { "/health/ready" };
     let Ok(answer) = timeout(args.within, ask(address, path)).await else {
         bail!("{address} did not answer within {}", humantime::format_duration(args.within));

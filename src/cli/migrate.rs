@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::Connection;
-use crate::postgres::migrate::{self, Plan, Rehearsal};
+use crate::store::Connection;
+use crate::store::migrate::{self, Plan, Rehearsal};
 
 /// Bring the database's schema to this version
 ///

@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
-use crate::postgres::doctor::open;
-use crate::postgres::migrate::policies::{self, Applied, POLICIES, PolicyFile, ROLES};
+use crate::store::doctor::open;
+use crate::store::migrate::policies::{self, Applied, POLICIES, PolicyFile, ROLES};
 
 /// What can be done with the policies; its help is in [`super::Command`].
 #[derive(Subcommand)]

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::config::{ConfigError, OPERATOR_TOKEN, VIEWER_TOKEN};
+use crate::broker::config::{ConfigError, OPERATOR_TOKEN, VIEWER_TOKEN};
 use postbell_client::certificates::{PemFile, provider, system_roots};
 
 /// How long the broker may take to answer.

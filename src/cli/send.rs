@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Outcome, output};
-use crate::config::ConfigError;
+use crate::broker::config::ConfigError;
 use postbell_client::message::{MessageType, Priority};
 use postbell_client::{Builder, Client, Outgoing, Receipt};
 

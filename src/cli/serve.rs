@@ -9,10 +9,10 @@ use tokio::net::TcpListener;
 
 use super::Outcome;
 use super::settings::BrokerArgs;
+use crate::agents::server::tls::Tls;
+use crate::base::open_files;
+use crate::broker::config::Config;
 use crate::broker::{self, Stopped};
-use crate::config::Config;
-use crate::open_files;
-use crate::server::tls::Tls;
 
 pub(super) async fn run(args: BrokerArgs) -> Outcome {
     let config = Config::parse(|env| args.value(env))?;

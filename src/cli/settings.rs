@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 
-use crate::config::{DATABASE_URL, DATABASE_URL_DIRECT, HTTP, PORT, SCHEMA, SETTINGS, Setting};
+use crate::broker::config::{DATABASE_URL, DATABASE_URL_DIRECT, HTTP, PORT, SCHEMA, SETTINGS, Setting};
 
 /// The settings that were given, by the name of their environment variable.
 // No Debug: a database URL has a password.

@@ -12,9 +12,9 @@ use super::output::plain::one_line as plain;
 use super::remote::{Events, RemoteArgs};
 use super::serve::stop_signal;
 use super::{Outcome, output};
-use crate::flow::{Frame, Passed};
-use crate::moment::rfc3339_millis;
-use crate::status::mesh::Mesh;
+use crate::base::moment::rfc3339_millis;
+use crate::watch::flow::{Frame, Passed};
+use crate::watch::status::mesh::Mesh;
 use postbell_client::message::{MessageType, Priority};
 
 /// Follow what passes through a broker, line by line.
@@ -172,7 +172,7 @@ fn text(passed: &Passed, at: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Head, Step};
+    use crate::watch::flow::{Head, Step};
 
     fn passed(from: &str, to: &str) -> Passed {
         let head = Head {

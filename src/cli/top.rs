@@ -21,9 +21,9 @@ use super::Outcome;
 use super::output::plain;
 use super::remote::{Event, Remote, RemoteArgs};
 use super::serve::stop_signal;
-use crate::flow::{Frame, Passed};
-use crate::pace::Pace;
-use crate::status::mesh::Mesh;
+use crate::base::pace::Pace;
+use crate::watch::flow::{Frame, Passed};
+use crate::watch::status::mesh::Mesh;
 
 /// Lines of what passed that are kept: more than a screen has.
 const PASSED_MAX: usize = 200;

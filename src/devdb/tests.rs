@@ -1,7 +1,7 @@
 use std::io::{BufRead, BufReader};
 
 use super::*;
-use crate::postgres::{Connection, DatabaseUrl, Target};
+use crate::store::{Connection, DatabaseUrl, Target};
 
 fn options(data: Data) -> Options {
     let bin_dir = std::env::var_os("POSTBELL_TEST_PG").map(PathBuf::from);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::{cut, cuts_and_stream, runtime};
-use crate::session::rehearsal::{Seen, play};
+use crate::agents::session::rehearsal::{Seen, play};
 use postbell_client::message::{LANES, Priority};
 use postbell_client::protocol::ServerFrame;
 use postbell_client::protocol::limits::WINDOW_MAX;

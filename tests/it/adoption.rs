@@ -1,7 +1,7 @@
 //! A mesh that lives already is taken over without a loss, and what is no mesh is left alone.
 
-use postbell::postgres::migrate::{migrate, plan};
-use postbell::postgres::{Connection, Target};
+use postbell::store::migrate::{migrate, plan};
+use postbell::store::{Connection, Target};
 
 use crate::harness::{EXISTING_MESH, TestDb, fresh, number, roles, text, texts};
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use postbell::postgres::agents::{
+use postbell::store::agents::{
     AgentRow, Denial, NewAgent, RoleLimits, add, authenticate, list, remove, rotate, set_enabled,
 };
 
 use crate::harness::{EXISTING_MESH, command, fresh, migrated, number, roles, text};
-use postbell::postgres::migrate::migrate;
+use postbell::store::migrate::migrate;
 
 fn agent(agent_id: &str) -> NewAgent<'_> {
     NewAgent { agent_id, ..NewAgent::default() }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postbell::postgres::grants::{self, Kind};
+use postbell::store::grants::{self, Kind};
 use serde_json::Value;
 use tokio::time::timeout;
 

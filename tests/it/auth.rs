@@ -4,9 +4,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postbell::access::{Access, Ticket};
-use postbell::postgres::agents::{self, authenticate, remove, rotate, set_enabled};
-use postbell::postgres::listen::{Rope, listen};
+use postbell::agents::access::{Access, Ticket};
+use postbell::store::agents::{self, authenticate, remove, rotate, set_enabled};
+use postbell::store::listen::{Rope, listen};
 use postbell_client::ClientError;
 use postbell_client::protocol::ErrorCode;
 use tokio::process::{Child, Command};
@@ -23,7 +23,7 @@ struct Listening {
     access: Access,
     rope: Arc<Rope>,
     db: TestDb,
-    _connection: postbell::postgres::Connection,
+    _connection: postbell::store::Connection,
 }
 
 impl Listening {

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::Command;
 
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{DatabaseUrl, Target};
+use postbell::store::migrate::migrate;
+use postbell::store::{DatabaseUrl, Target};
 
 use crate::gate::Gate;
 use crate::harness::TestDb;

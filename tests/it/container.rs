@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use futures_util::future::join_all;
-use postbell::config::{DRAIN, HTTP, LISTEN, POOL_SIZE};
+use postbell::broker::config::{DRAIN, HTTP, LISTEN, POOL_SIZE};
 use postbell_client::Outgoing;
 use postbell_client::message::MessageType;
 use serde_json::Value;

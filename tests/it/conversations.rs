@@ -68,9 +68,9 @@ async fn what_a_group_loses_or_cannot_do_is_accounted_for_as_an_agents() {
     let known = "select count(*) from postbell.deliveries where inbox = 'group:diggers' and state = 'dead'";
     assert_eq!(mesh.db.ask::<i64>(known).await, 1);
     b.close().await;
-    let refused = postbell::postgres::agents::add(
+    let refused = postbell::store::agents::add(
         &mesh.db.pool(),
-        &postbell::postgres::agents::NewAgent { agent_id: "group:diggers", ..Default::default() },
+        &postbell::store::agents::NewAgent { agent_id: "group:diggers", ..Default::default() },
     )
     .await;
     assert!(refused.expect_err("a group's name").to_string().contains("cannot begin with group:"));

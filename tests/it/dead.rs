@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use postbell::postgres::dead::{Chosen, Filter, list, purge, redrive, show};
-use postbell::postgres::listen::{Rope, listen};
-use postbell::postgres::{Connection, Pool};
+use postbell::store::dead::{Chosen, Filter, list, purge, redrive, show};
+use postbell::store::listen::{Rope, listen};
+use postbell::store::{Connection, Pool};
 use uuid::Uuid;
 
 use crate::harness::{TestDb, command, migrated, number, text};

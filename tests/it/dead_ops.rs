@@ -2,7 +2,7 @@
 
 use faults::proxy::Proxy;
 use faults::schedule::Net;
-use postbell::postgres::Connection;
+use postbell::store::Connection;
 use postbell_client::protocol::ErrorCode;
 use postbell_client::{Client, ClientError, Which};
 use serde_json::Value;

@@ -5,7 +5,7 @@ mod odd;
 
 use std::time::{Duration, Instant};
 
-use postbell::postgres::dead::{self, Filter};
+use postbell::store::dead::{self, Filter};
 use postbell_client::Deliveries;
 use tokio::time::timeout;
 

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use postbell::postgres::Connection;
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::settle::{Kind, settle_kind};
+use postbell::store::Connection;
+use postbell::store::migrate::migrate;
+use postbell::store::settle::{Kind, settle_kind};
 use postbell_engine::inbox::event::{Outcome, Settle};
 
 use crate::harness::{EXISTING_MESH, fresh, migrated, roles};

@@ -1,8 +1,8 @@
 //! `postbell doctor`, on healthy and on sick databases.
 
-use postbell::postgres::doctor::{Check, Level, examine};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{DatabaseUrl, Target};
+use postbell::store::doctor::{Check, Level, examine};
+use postbell::store::migrate::migrate;
+use postbell::store::{DatabaseUrl, Target};
 
 use crate::harness::{EXISTING_MESH, command, fresh, migrated, roles};
 

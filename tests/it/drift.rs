@@ -6,10 +6,10 @@ mod copies;
 mod running;
 mod users;
 
-use postbell::postgres::Connection;
-use postbell::postgres::doctor::{Check, Level, examine};
-use postbell::postgres::drift::{self, Object};
-use postbell::postgres::migrate::{MIGRATIONS, TRIGGERS, migrate, plan, schema_state};
+use postbell::store::Connection;
+use postbell::store::doctor::{Check, Level, examine};
+use postbell::store::drift::{self, Object};
+use postbell::store::migrate::{MIGRATIONS, TRIGGERS, migrate, plan, schema_state};
 
 use crate::harness::{EXISTING_MESH, TestDb, command, fresh, migrated, number, roles, texts};
 use crate::mesh::{Mesh, insert, next};

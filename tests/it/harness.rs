@@ -4,8 +4,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{Connection, DatabaseUrl, Pool, Target};
+use postbell::store::migrate::migrate;
+use postbell::store::{Connection, DatabaseUrl, Pool, Target};
 use tokio::sync::{Mutex, OnceCell};
 
 /// The mesh that lives in people's databases today.

@@ -4,7 +4,7 @@ mod failover;
 
 use std::time::{Duration, Instant};
 
-use postbell::publisher::HELD_WAIT;
+use postbell::pipeline::publisher::HELD_WAIT;
 use postbell_client::message::MessageType;
 use postbell_client::{Client, ClientError, Outgoing};
 use tokio::time::timeout;

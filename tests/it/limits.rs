@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postbell::postgres::agents::{RoleLimits, authenticate};
+use postbell::store::agents::{RoleLimits, authenticate};
 use postbell_client::message::MessageType;
 use postbell_client::protocol::ErrorCode;
 use postbell_client::{ClientError, Outgoing};

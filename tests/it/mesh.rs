@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use postbell::broker::config::Config;
 use postbell::broker::{self, Stopped};
-use postbell::config::Config;
-use postbell::postgres::agents::{self, NewAgent};
+use postbell::store::agents::{self, NewAgent};
 use postbell_client::{Builder, Client, Deliveries};
 use prometheus::Registry;
 use serde_json::Value;

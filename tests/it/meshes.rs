@@ -8,9 +8,9 @@ mod changes;
 
 use std::time::Duration;
 
-use postbell::postgres::Connection;
-use postbell::postgres::agents::{self, NewAgent};
-use postbell::postgres::migrate::{Plan, migrate, plan};
+use postbell::store::Connection;
+use postbell::store::agents::{self, NewAgent};
+use postbell::store::migrate::{Plan, migrate, plan};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::timeout;

@@ -2,8 +2,8 @@
 //! it is full no commit with a NOTIFY succeeds.
 
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{DatabaseUrl, Target};
+use postbell::store::migrate::migrate;
+use postbell::store::{DatabaseUrl, Target};
 
 use crate::harness::TestDb;
 use crate::mesh::{Mesh, insert, next};

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use faults::proxy::Proxy;
 use faults::schedule::{End, Net};
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{DatabaseUrl, Target};
+use postbell::store::migrate::migrate;
+use postbell::store::{DatabaseUrl, Target};
 use postbell_client::Outgoing;
 use postbell_client::message::MessageType;
 

@@ -87,7 +87,7 @@ async fn no_statement_that_runs_often_reads_a_table_or_an_index_whole() {
             db.client().await.batch("vacuum analyze").await.expect("vacuum");
         }
         // With the settings of the broker's own connections.
-        let broker = postbell::postgres::Connection::open(&db.target()).await.expect("connects");
+        let broker = postbell::store::Connection::open(&db.target()).await.expect("connects");
         for (name, parameters, index, text) in OFTEN {
             let nulls = match parameters {
                 0 => String::new(),

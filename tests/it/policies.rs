@@ -5,7 +5,7 @@ mod alerts;
 mod catalog;
 mod command;
 
-use postbell::postgres::migrate::policies::{Applied, apply};
+use postbell::store::migrate::policies::{Applied, apply};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_postgres::error::SqlState;
 

@@ -3,9 +3,9 @@
 mod migrating;
 mod refused;
 
-use postbell::postgres::doctor::{Check, Level, examine};
-use postbell::postgres::migrate::{SchemaState, migrate, plan, schema_state};
-use postbell::postgres::{Connection, DatabaseUrl, Target};
+use postbell::store::doctor::{Check, Level, examine};
+use postbell::store::migrate::{SchemaState, migrate, plan, schema_state};
+use postbell::store::{Connection, DatabaseUrl, Target};
 
 use crate::harness::{EXISTING_MESH, TestDb, fresh, migrated, number, roles, text};
 

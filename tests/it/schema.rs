@@ -1,7 +1,7 @@
 //! Migrations, the dump of what they make, and the triggers.
 
-use postbell::postgres::Connection;
-use postbell::postgres::migrate::{
+use postbell::store::Connection;
+use postbell::store::migrate::{
     MIGRATIONS, SchemaState, migrate, plan, schema_state, status, version_wanted,
 };
 use tokio_postgres::types::ToSql;

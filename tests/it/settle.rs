@@ -6,7 +6,7 @@ mod registry;
 
 use std::time::Duration;
 
-use postbell::postgres::doctor::{Level, examine};
+use postbell::store::doctor::{Level, examine};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -85,7 +85,7 @@ impl Two {
 pub(crate) async fn adopted() -> TestDb {
     let db = fresh().await;
     roles(&db.client().await, EXISTING_MESH).await;
-    postbell::postgres::migrate::migrate(&db.target()).await.expect("migrates");
+    postbell::store::migrate::migrate(&db.target()).await.expect("migrates");
     db
 }
 

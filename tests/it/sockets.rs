@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postbell::flow::WATCHERS_MAX;
-use postbell::sockets::UNSENT_BYTES_MAX;
+use postbell::base::sockets::UNSENT_BYTES_MAX;
+use postbell::watch::flow::WATCHERS_MAX;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -101,7 +101,7 @@ async fn streams_of_one_address_or_token_leave_room_for_others() {
 async fn connections_that_never_end_shut_nobody_out() {
     let mesh = Mesh::start().await;
     // Each takes two files of this process; what it may have open is none of the broker's business.
-    let files = postbell::open_files::raise_bound().unwrap_or(1_024);
+    let files = postbell::base::open_files::raise_bound().unwrap_or(1_024);
     let many = (files as usize / 4).min(2_500);
     let mut held = Vec::new();
     for n in 0..many {

@@ -6,7 +6,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use postbell::flow::WATCHERS_MAX;
+use postbell::watch::flow::WATCHERS_MAX;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -1,6 +1,6 @@
 //! Topics and environments: who gets what is sent to many.
 
-use postbell::postgres::subscriptions::SUBSCRIPTIONS_MAX;
+use postbell::store::subscriptions::SUBSCRIPTIONS_MAX;
 use postbell_client::message::MessageType;
 use postbell_client::protocol::ErrorCode;
 use postbell_client::protocol::topic::matches;
@@ -78,7 +78,7 @@ async fn a_subscription_outlives_its_session_and_ends_with_its_agent() {
     raw.expect_error("disabled", true).await;
     publish(&sql, "psql", "alerts.high", "2").await;
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 1, "only what it had");
-    postbell::postgres::agents::remove(&mesh.db.pool(), "a", true).await.expect("removed");
+    postbell::store::agents::remove(&mesh.db.pool(), "a", true).await.expect("removed");
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.subscriptions").await, 0);
 }
 

@@ -5,8 +5,8 @@ mod histories;
 
 use std::time::{Duration, Instant};
 
-use postbell::postgres::Connection;
-use postbell::postgres::doctor::examine;
+use postbell::store::Connection;
+use postbell::store::doctor::examine;
 use postbell_client::Deliveries;
 
 use crate::harness::{migrated, number, texts};

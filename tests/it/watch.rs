@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use postbell::postgres::agents::{self, NewAgent};
+use postbell::store::agents::{self, NewAgent};
 use postbell_client::message::MessageType;
 use postbell_client::{Client, Deliveries, Outgoing};
 use tokio::task::JoinSet;

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 
-const source = await readFile(new URL("../../src/http/page/layout.js", import.meta.url), "utf8");
+const source = await readFile(new URL("../../src/watch/http/page/layout.js", import.meta.url), "utf8");
 const { layout } = await import(`data:text/javascript,${encodeURIComponent(source)}`);
 
 const STANDINGS = ["ok", "late", "stranded", "error", "offline", "disabled"];

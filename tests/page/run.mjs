@@ -57,7 +57,7 @@ async function open(options = {}, hash = "") {
 async function fromDisk(route) {
   const response = await route.fetch();
   const name = new URL(route.request().url()).pathname.replace(/^\/(page\/)?/, "") || "index.html";
-  await route.fulfill({ response, body: await readFile(new URL(`../../src/http/page/${name}`, import.meta.url)) });
+  await route.fulfill({ response, body: await readFile(new URL(`../../src/watch/http/page/${name}`, import.meta.url)) });
 }
 
 /** Waits until a text is there. */

@@ -11,7 +11,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 
-use crate::server::tls::expiry;
+use crate::agents::server::tls::expiry;
 use postbell_client::certificates::PemFile;
 
 /// Whom the certificate is made out to.
@@ -106,8 +106,8 @@ fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::TlsFiles;
-    use crate::server::tls::Tls;
+    use crate::agents::server::tls::Tls;
+    use crate::broker::config::TlsFiles;
 
     #[test]
     fn what_is_made_serves_is_kept_and_is_made_again_when_it_is_no_use() {

@@ -56,7 +56,7 @@ impl Task {
 pub(in crate::cli) fn main(words: &[OsString]) -> ExitCode {
     let Some(task) = Task::parse(words) else {
         output::fault(&format!("{} is for postbell itself", super::WORD));
-        return ExitCode::from(crate::config::EXIT_USAGE);
+        return ExitCode::from(crate::broker::config::EXIT_USAGE);
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.and_then(|runtime| runtime.block_on(keep(task))) {

@@ -11,7 +11,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Paragraph, Widget};
 
 use super::State;
-use crate::status::mesh::{Level, Mesh};
+use crate::watch::status::mesh::{Level, Mesh};
 
 /// The colours of a terminal's own theme, so that light and dark are the user's.
 pub(super) const QUIET: Style = Style::new().add_modifier(Modifier::DIM);

@@ -166,13 +166,11 @@ pub async fn connect(url: &str) -> Result<(Sql, tokio::task::JoinHandle<()>), to
 /// The server refuses.
 pub async fn terminate(sql: &Sql, backend: Backend) -> anyhow::Result<i64> {
     let is = match backend {
-        Backend::Tail => "query like '%src/postgres/tail.rs%'",
+        Backend::Tail => "query like '%src/store/tail.rs%'",
         Backend::Bell => "query ilike 'listen postbell%'",
-        Backend::Settler => "query like '%src/postgres/settle.rs%'",
-        Backend::Lease => "query like '%src/postgres/lease.rs%'",
-        Backend::Pool => {
-            "query !~ 'src/postgres/(tail|settle|lease).rs' and query not ilike 'listen postbell%'"
-        }
+        Backend::Settler => "query like '%src/store/settle.rs%'",
+        Backend::Lease => "query like '%src/store/lease.rs%'",
+        Backend::Pool => "query !~ 'src/store/(tail|settle|lease).rs' and query not ilike 'listen postbell%'",
         Backend::Producers => "true",
     };
     let who = if backend == Backend::Producers { "producer" } else { "postbell" };

@@ -1,9 +1,9 @@
 //! Rows of adopted tables with nulls and odd values in every column, and bytes that are no text.
 
 use futures_util::SinkExt;
-use postbell::postgres::agents::{self, NewAgent};
-use postbell::postgres::dead::{self, Filter};
-use postbell::postgres::doctor::{Level, examine};
+use postbell::store::agents::{self, NewAgent};
+use postbell::store::dead::{self, Filter};
+use postbell::store::doctor::{Level, examine};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 

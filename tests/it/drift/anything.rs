@@ -1,8 +1,8 @@
 //! Any single object that the version needs, dropped or altered in any way, with messages waiting or not.
 
-use postbell::postgres::Connection;
-use postbell::postgres::drift::{Object, needed};
-use postbell::postgres::migrate::{migrate, plan, schema_state};
+use postbell::store::Connection;
+use postbell::store::drift::{Object, needed};
+use postbell::store::migrate::{migrate, plan, schema_state};
 
 use super::{a_message_lives, told};
 use crate::harness::{migrated, number};

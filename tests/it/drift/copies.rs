@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use postbell::postgres::migrate::{SchemaState, migrate, schema_state};
+use postbell::store::migrate::{SchemaState, migrate, schema_state};
 use tokio::process::Command;
 
 use super::{a_message_lives, run, told};

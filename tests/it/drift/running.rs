@@ -32,7 +32,7 @@ async fn readiness_names_a_trigger_that_is_off_and_messages_come_all_the_same() 
     let sql = mesh.db.sql().await;
     run(&client, "alter table agent_messages disable trigger postbell_route").await;
     // A failing statement hints at it; otherwise it is compared once a minute.
-    postbell::postgres::drift::note_smell();
+    postbell::store::drift::note_smell();
     insert(&sql, "a", 5, "1").await;
     next(&mut deliveries).await.ack_confirmed().await.expect("acknowledged");
     let body = mesh.until_ready(false).await;

@@ -1,6 +1,6 @@
 //! The user's own triggers run with the search_path that they would have without us, and with nobody else's.
 
-use postbell::postgres::migrate::migrate;
+use postbell::store::migrate::migrate;
 
 use super::run;
 use crate::harness::{EXISTING_MESH, TestDb, fresh, number, roles, texts};

@@ -3,8 +3,8 @@
 use std::process::Command;
 
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{Connection, DatabaseUrl, Pool, StoreError, Target};
+use postbell::store::migrate::migrate;
+use postbell::store::{Connection, DatabaseUrl, Pool, StoreError, Target};
 use tokio::time::{sleep, timeout};
 
 use super::{refused, to};

@@ -1,7 +1,7 @@
 //! The policies on a mesh that had its own, too open ones; and what `postbell doctor` says before and after.
 
-use postbell::postgres::doctor::{Check, Level, examine};
-use postbell::postgres::migrate::migrate;
+use postbell::store::doctor::{Check, Level, examine};
+use postbell::store::migrate::migrate;
 
 use super::{ROLES, apply_on, as_agent, try_as};
 use crate::harness::{EXISTING_MESH, TestDb, fresh, roles};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postbell::postgres::doctor::{Level, examine};
+use postbell::store::doctor::{Level, examine};
 
 use super::{apply_on, claim, closed};
 use crate::harness::{migrated, texts};

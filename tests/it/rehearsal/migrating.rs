@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postbell::postgres::migrate::{Plan, Rehearsal, migrate, migrate_with, plan};
+use postbell::store::migrate::{Plan, Rehearsal, migrate, migrate_with, plan};
 
 use super::{mesh_with, warned};
 use crate::harness::{EXISTING_MESH, TestDb, command, fresh, number, roles, texts};

@@ -1,7 +1,7 @@
 //! Tables in which no message could live are refused by the name of what stops it.
 
-use postbell::postgres::Connection;
-use postbell::postgres::migrate::{migrate, plan};
+use postbell::store::Connection;
+use postbell::store::migrate::{migrate, plan};
 
 use super::{mesh_with, owned, refused, trigger};
 

@@ -1,6 +1,6 @@
 //! A registry that refuses, or holds, the row of one agent keeps the presence of no other.
 
-use postbell::postgres::agents::{self, NewAgent};
+use postbell::store::agents::{self, NewAgent};
 
 use super::{Two, adopted, doctor_says};
 use crate::mesh::Mesh;

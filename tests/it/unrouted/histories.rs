@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use postbell::postgres::Connection;
+use postbell::store::Connection;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 

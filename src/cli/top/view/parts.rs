@@ -9,8 +9,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, RenderDirection, Row, Sparkline, Table, Widget, Wrap};
 
 use super::{QUIET, STRONG};
-use crate::flow::{Passed, Step};
-use crate::status::mesh::{Agent, Delivery, Mesh, Standing, TARGET_MS};
+use crate::watch::flow::{Passed, Step};
+use crate::watch::status::mesh::{Agent, Delivery, Mesh, Standing, TARGET_MS};
 
 /// The sign, the word and the colour of a standing: never the colour alone.
 fn standing(standing: Standing) -> (&'static str, Color) {

@@ -2,8 +2,10 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 
 use super::*;
-use crate::flow::{Frame, Head, Passed, Step};
-use crate::status::mesh::{Agent, Delivery, Depth, Environment, Finding, Standing, TARGET_MS, Verdict};
+use crate::watch::flow::{Frame, Head, Passed, Step};
+use crate::watch::status::mesh::{
+    Agent, Delivery, Depth, Environment, Finding, Standing, TARGET_MS, Verdict,
+};
 
 fn screen(state: &State, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).expect("a terminal");

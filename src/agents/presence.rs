@@ -1,0 +1,183 @@
+//! Presence: a session is the heartbeat. The registry is written at once when an agent comes or goes, and every
+//! ten seconds in one batch for those that are here.
+
+mod agents;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+use crate::store::listen::Rope;
+use crate::store::presence::{self, Left, SILENT_AFTER};
+use crate::store::{Pool, StoreError};
+use crate::watch::health::{Duty, Health};
+use agents::{Agents, Change};
+
+pub use crate::store::presence::{Absence, Card};
+
+/// How often those that are here are written.
+pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+
+const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 10 <= SILENT_AFTER.as_secs());
+
+/// What the database did not take for now is tried again so soon.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// Who is connected to this broker.
+#[derive(Clone, Debug)]
+pub struct Presence(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    broker: Uuid,
+    agents: Mutex<Agents>,
+    changed: Notify,
+    lapsed: Notify,
+}
+
+impl Presence {
+    /// Nobody, yet.
+    pub fn new(broker: Uuid) -> Self {
+        let agents = Mutex::default();
+        Self(Arc::new(Shared { broker, agents, changed: Notify::new(), lapsed: Notify::new() }))
+    }
+
+    /// A session of this agent began, and said so much of it.
+    pub fn joined(&self, agent: &Arc<str>, card: Option<Card>) {
+        if self.agents().join(agent, card) {
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// A session of this agent ended; if it was the last one, this is why the agent is gone.
+    pub fn left(&self, agent: &Arc<str>, absence: Absence) {
+        if self.agents().leave(agent, absence) {
+            self.0.changed.notify_one();
+        }
+    }
+
+    /// Whether an agent has a session here.
+    pub fn is_connected(&self, agent: &str) -> bool {
+        self.agents().has(agent)
+    }
+
+    /// This broker's lease had ended: the others may have written its agents offline.
+    pub fn lapsed(&self) {
+        self.0.lapsed.notify_one();
+    }
+
+    fn agents(&self) -> std::sync::MutexGuard<'_, Agents> {
+        self.0.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the registry for ever. What the heartbeats bring back of the agents' access is compared with the last time:
+    /// a notification that was lost is made up for on `rope`, at no statement of its own.
+    pub async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
+        let mut access = None;
+        let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
+        loop {
+            tokio::select! {
+                () = self.0.changed.notified() => {
+                    health.began(Duty::Presence, std::time::Instant::now());
+                    let written = self.write_changed(&pool).await;
+                    if written.is_err() {
+                        heartbeat = heartbeat.min(Instant::now() + AFTER_FAILURE);
+                    }
+                    told(&health, written);
+                    continue;
+                }
+                () = self.0.lapsed.notified() => {}
+                () = sleep_until(heartbeat) => {}
+            }
+            heartbeat = Instant::now() + HEARTBEAT_EVERY;
+            health.began(Duty::Presence, std::time::Instant::now());
+            // What could not be written before is written now.
+            let changed = self.write_changed(&pool).await;
+            let here = self.agents().here();
+            let names: Vec<&str> = here.iter().map(|a| &**a).collect();
+            if names.is_empty() {
+                told(&health, changed);
+                continue;
+            }
+            match presence::heartbeat(&pool, self.0.broker, &names).await {
+                Ok((now, left)) => {
+                    told(&health, changed);
+                    self.say(&left);
+                    if now != access || now.is_none() {
+                        access = now;
+                        rope.hear_access();
+                    }
+                }
+                Err(e) => {
+                    tracing::warn!(error = %e, "heartbeats could not be written; trying again");
+                    heartbeat = Instant::now() + AFTER_FAILURE;
+                    told(&health, Err(e));
+                }
+            }
+        }
+    }
+
+    /// Writes those that came and went since the last time. Of an agent whose row does not take it, or is held, it is tried again
+    /// with the next heartbeats; the others are written.
+    ///
+    /// # Errors
+    /// See [`StoreError`]; then all of it is tried again.
+    pub async fn write_changed(&self, pool: &Pool) -> Result<(), StoreError> {
+        let mut changed = self.agents().take_changed();
+        match self.write(pool, &changed).await {
+            Ok(left) => {
+                self.say(&left);
+                changed.retain(|(agent, _)| left.unwritten.iter().any(|l| **l == **agent));
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "presence could not be written; trying again");
+                self.agents().put_back(changed);
+                return Err(e);
+            }
+        }
+        if !changed.is_empty() {
+            self.agents().put_back(changed);
+        }
+        Ok(())
+    }
+
+    async fn write(&self, pool: &Pool, changed: &[(Arc<str>, Change)]) -> Result<Left, StoreError> {
+        let (mut came, mut went) = (Vec::new(), Vec::new());
+        for (agent, change) in changed {
+            match change {
+                Change::Came(card) => came.push((&**agent, card)),
+                Change::Went(absence) => went.push((&**agent, *absence)),
+            }
+        }
+        let mut left = Left::default();
+        if !went.is_empty() {
+            left = presence::disconnected(pool, self.0.broker, &went).await?;
+        }
+        if !came.is_empty() {
+            let came = presence::connected(pool, self.0.broker, &came).await?;
+            left.unwritten.extend(came.unwritten);
+            left.refused.extend(came.refused);
+        }
+        Ok(left)
+    }
+
+    /// Once for each agent and reason.
+    fn say(&self, left: &Left) {
+        for (agent, why) in &left.refused {
+            if self.agents().is_news(agent, why) {
+                tracing::warn!(agent, why, "the registry does not take this agent's presence");
+            }
+        }
+    }
+}
+
+/// What became of the duty.
+fn told(health: &Health, written: Result<(), StoreError>) {
+    match written {
+        Ok(()) => health.succeeded(Duty::Presence),
+        Err(e) => health.failed(Duty::Presence, e.to_string()),
+    }
+}

@@ -1,0 +1,287 @@
+//! The way of a session to the broker that owns its inbox, where that is another one: an ordinary session there, under
+//! this broker's credential. What the owner pushes is written to the agent under tags of this session; what the agent
+//! says of it is passed back.
+//!
+//! There is one link a session, and not one a broker: so windows, deadlines and slow readers stay the owner's business,
+//! each session's by itself, and nothing is dispatched twice.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::hello::Greeted;
+use super::route::Route;
+use super::{End, FAREWELL_WAIT, Phase, Sessions, slow_reader};
+use crate::base::pace::Pace;
+use crate::pipeline::dispatch::{Input, Outgoing};
+use postbell_client::connection::Connection;
+use postbell_client::protocol::codec::write_whole;
+use postbell_client::protocol::frame::{Nack, NackOutcome, push_line, retag_msg};
+use postbell_client::protocol::limits::HEARTBEATS_MISSED_MAX;
+use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
+use postbell_client::{Builder, ClientError};
+use postbell_engine::inbox::Tag;
+use postbell_engine::inbox::event::{Event, Owner, Trouble};
+
+/// An owner that does not welcome a link within this time counts as lost. With the lease of a dead owner (3 s) and one
+/// more attempt it must stay under the promised 5 s.
+const LINK_WAIT: Duration = Duration::from_millis(500);
+/// Both sides of a link say something so often; twice as long a silence ends it, at about the time at which the lease of
+/// an owner that died without a word does.
+const LINK_HEARTBEAT: Duration = Duration::from_millis(1_500);
+/// A link that stood for so long was a good one: the next attempt comes at once.
+const GOOD_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_FIRST: Duration = Duration::from_millis(20);
+const AGAIN_MAX: Duration = Duration::from_millis(250);
+const FRAMES_AT_ONCE: usize = 64;
+
+/// See the module.
+pub(super) struct Link<'a> {
+    greeted: &'a Greeted,
+    shared: &'a Sessions,
+    route: &'a Route,
+    outbox: mpsc::WeakSender<Outgoing>,
+    connection: Option<Connection>,
+    /// False while a line to the owner may have been cut.
+    whole: bool,
+    /// The highest tag of this session so far.
+    last_tag: Tag,
+    pace: Pace,
+    /// How often it tried: of two attempts the later one counts, whichever comes first.
+    attempts: i64,
+}
+
+/// How a link ended: the session goes on.
+type Lost = Option<Trouble>;
+
+impl<'a> Link<'a> {
+    pub(super) fn new(
+        greeted: &'a Greeted,
+        shared: &'a Sessions,
+        route: &'a Route,
+        outbox: mpsc::WeakSender<Outgoing>,
+    ) -> Self {
+        let pace = Pace::new(AGAIN_FIRST, AGAIN_MAX);
+        Self { greeted, shared, route, outbox, connection: None, whole: true, last_tag: 0, pace, attempts: 0 }
+    }
+
+    /// Links to each owner that the session is told of, until one ends the session.
+    pub(super) async fn follow(&mut self, mut elsewhere: mpsc::Receiver<(Owner, Tag)>) -> End {
+        while let Some((owner, last_tag)) = elsewhere.recv().await {
+            if !matches!(*self.shared.phase.borrow(), Phase::Running) {
+                // This broker is stopping: the agent finishes what it has and goes elsewhere itself.
+                break;
+            }
+            self.last_tag = last_tag;
+            self.attempts += 1;
+            // On the heap: their states are kilobytes, and most sessions never link.
+            let lost = match Box::pin(self.connect(&owner)).await {
+                Ok(connection) => match Box::pin(self.relay(connection, owner.broker)).await {
+                    Ok(lost) => lost,
+                    Err(end) => return end,
+                },
+                Err(lost) => lost,
+            };
+            sleep(self.pace.next_wait()).await;
+            let (session, above) = (self.greeted.session, self.last_tag);
+            let rejoin = Event::Rejoin { session, above, trouble: lost };
+            if self.shared.inputs.send(Input::Event(rejoin)).await.is_err() {
+                break;
+            }
+        }
+        pending().await
+    }
+
+    /// As the owner's row says: over TLS, and then to nobody but the certificate in it.
+    fn caller(&self, owner: &Owner) -> Builder {
+        let identity = &self.shared.identity;
+        let scheme = if owner.certificate.is_some() { "tcp+tls" } else { "tcp" };
+        let url = format!("{scheme}://{}", owner.address);
+        let mut builder = Builder::new(&url, &self.greeted.inbox, identity.token.reveal())
+            .broker(
+                identity.id,
+                self.greeted.rank.map(|rank| rank.saturating_add(self.attempts)),
+                self.greeted.hold,
+            )
+            .window(self.route.window())
+            .heartbeat(LINK_HEARTBEAT);
+        if let Some(instance) = &self.greeted.instance {
+            builder = builder.instance(instance);
+        }
+        if let Some(pin) = &owner.certificate {
+            builder = builder.pin_sha256(pin);
+            // An owner that asks its clients for a certificate is shown this broker's own.
+            if let Some(files) = &self.shared.tls {
+                builder = builder.client_certificate(&files.certificate, &files.key);
+            }
+        }
+        builder
+    }
+
+    async fn connect(&self, owner: &Owner) -> Result<Connection, Lost> {
+        let opened = timeout(LINK_WAIT, self.caller(owner).open()).await;
+        let error = match opened.unwrap_or(Err(ClientError::Timeout(LINK_WAIT))) {
+            Ok(connection) => return Ok(connection),
+            Err(e) => e,
+        };
+        let agent = &self.greeted.agent;
+        tracing::info!(%error, %agent, owner = %owner.address, "no link to the owner of this inbox");
+        Err(match error {
+            ClientError::Refused { code: ErrorCode::NotOwner | ErrorCode::Stopping, .. } => None,
+            ClientError::Unreachable { kind, .. } => {
+                let refuses = kind == std::io::ErrorKind::ConnectionRefused;
+                Some(Trouble { owner: owner.broker, refuses })
+            }
+            _ => Some(Trouble { owner: owner.broker, refuses: false }),
+        })
+    }
+
+    /// Passes on both ways for as long as the link stands.
+    async fn relay(&mut self, connection: Connection, owner: uuid::Uuid) -> Result<Lost, End> {
+        let base = self.last_tag;
+        let mut frames = self.route.open(base);
+        self.connection = Some(connection);
+        self.shared.metrics.links.inc();
+        tracing::info!(session = self.greeted.session, agent = %self.greeted.agent, %owner, "linked to the owner");
+        let since = Instant::now();
+        let ended = self.pass_on(&mut frames).await;
+        self.shared.metrics.links.dec();
+        self.connection = None;
+        self.whole = true;
+        for reference in self.route.close().references {
+            let sentence =
+                "the inbox moved to another broker before this was confirmed; it may be delivered again";
+            let error = ProtocolError::new(ErrorCode::Unavailable, sentence).for_ref(Some(reference));
+            self.hand_over(Outgoing::Frame(error.into()))?;
+        }
+        if since.elapsed() > GOOD_AFTER {
+            self.pace.reset();
+        }
+        let lost = ended?;
+        tracing::info!(session = self.greeted.session, agent = %self.greeted.agent, ?lost, "the link to the owner ended");
+        Ok(lost.map(|refuses| Trouble { owner, refuses }))
+    }
+
+    /// `Some`: cut. `None`: the owner gave the inbox up.
+    async fn pass_on(&mut self, frames: &mut mpsc::Receiver<ClientFrame>) -> Result<Option<bool>, End> {
+        let heartbeat = LINK_HEARTBEAT;
+        let (mut heard_at, mut wrote_at) = (Instant::now(), Instant::now());
+        let (mut batch, mut buffer) = (Vec::new(), Vec::new());
+        const CUT: Result<Option<bool>, End> = Ok(Some(false));
+        loop {
+            let Some(connection) = self.connection.as_mut() else { return CUT };
+            tokio::select! {
+                line = connection.reader.next_line() => {
+                    let Ok(Some(line)) = line else { return CUT };
+                    heard_at = Instant::now();
+                    match self.hear(&line, &mut buffer)? {
+                        Heard::More => {}
+                        Heard::GivenUp => return Ok(None),
+                        Heard::Cut => return CUT,
+                    }
+                }
+                _ = frames.recv_many(&mut batch, FRAMES_AT_ONCE) => {
+                    batch.drain(..).for_each(|frame| push_line(&mut buffer, &frame));
+                }
+                () = sleep_until((wrote_at + heartbeat / 2).into()) => push_line(&mut buffer, &ClientFrame::Ping {}),
+                () = sleep_until((heard_at + heartbeat * HEARTBEATS_MISSED_MAX).into()) => return CUT,
+            }
+            if !buffer.is_empty() {
+                if !self.write(&buffer).await {
+                    return CUT;
+                }
+                wrote_at = Instant::now();
+                buffer.clear();
+            }
+        }
+    }
+
+    fn hear(&mut self, line: &[u8], answers: &mut Vec<u8>) -> Result<Heard, End> {
+        let Ok(frame) = ServerFrame::decode(line) else { return Ok(Heard::Cut) };
+        match frame {
+            Some(ServerFrame::Msg(msg)) => {
+                let deadline = Duration::from_millis(msg.deadline_ms);
+                let Some(tag) = self.route.pushed(Instant::now(), msg.tag, deadline) else {
+                    return Ok(Heard::Cut);
+                };
+                let Some(line) = retag_msg(line, tag) else { return Ok(Heard::Cut) };
+                self.last_tag = tag;
+                self.hand_over(Outgoing::Relayed(tag, line))?;
+            }
+            Some(ServerFrame::Acked { reference }) => {
+                self.route.answered(&reference);
+                self.hand_over(Outgoing::Frame(ServerFrame::Acked { reference }))?;
+            }
+            Some(ServerFrame::Error { code: ErrorCode::TakenOver, message, .. }) => {
+                return Err(End::Refused(ProtocolError::new(ErrorCode::TakenOver, message)));
+            }
+            Some(ServerFrame::Error { code: ErrorCode::NotOwner | ErrorCode::Stopping, .. }) => {
+                return Ok(Heard::GivenUp);
+            }
+            Some(ServerFrame::Error { fatal: true, .. }) => return Ok(Heard::Cut),
+            Some(ServerFrame::Error { code, reference, .. }) => {
+                if let Some(reference) = &reference {
+                    self.route.answered(reference);
+                }
+                // Its own sentence names its own tags.
+                let sentence = "the inbox's owner refused it: settled before, or its deadline passed";
+                let error = ProtocolError::new(code, sentence).for_ref(reference);
+                self.hand_over(Outgoing::Frame(error.into()))?;
+            }
+            Some(ServerFrame::Ping {}) => push_line(answers, &ClientFrame::Pong {}),
+            _ => {}
+        }
+        Ok(Heard::More)
+    }
+
+    fn hand_over(&self, outgoing: Outgoing) -> Result<(), End> {
+        let slow = || End::Refused(slow_reader());
+        self.outbox.upgrade().ok_or_else(slow)?.try_send(outgoing).map_err(|_| slow())
+    }
+
+    async fn write(&mut self, buffer: &[u8]) -> bool {
+        let Some(connection) = self.connection.as_mut() else { return false };
+        self.whole = false;
+        let written = timeout(LINK_WAIT, write_whole(&mut connection.writer, buffer)).await;
+        self.whole = matches!(written, Ok(Ok(())));
+        self.whole
+    }
+
+    /// The session ended: what the agent did not see is given back, the rest is the owner's to fail.
+    pub(super) async fn farewell(mut self, written: Tag, by_broker: bool) {
+        let left = self.route.close();
+        if self.connection.is_none() {
+            return;
+        }
+        self.shared.metrics.links.dec();
+        let mut buffer = Vec::new();
+        for (theirs, tag) in left.in_flight {
+            if by_broker || tag > written {
+                let release =
+                    Nack { tag: theirs, outcome: NackOutcome::Release, delay_ms: None, reason: None };
+                push_line(&mut buffer, &ClientFrame::Nack(release));
+            }
+        }
+        push_line(&mut buffer, &ClientFrame::Bye {});
+        // After a line that was cut in the middle, others would only be garbage.
+        if !self.whole || !self.write(&buffer).await {
+            return;
+        }
+        let Some(Connection { mut reader, mut writer, .. }) = self.connection.take() else { return };
+        // Closing while something is unread would reset the connection, and could take the last lines with it.
+        let end = async {
+            let _ = writer.shutdown().await;
+            while let Ok(Some(_)) = reader.next_line().await {}
+        };
+        let _ = timeout(FAREWELL_WAIT, end).await;
+    }
+}
+
+enum Heard {
+    More,
+    GivenUp,
+    Cut,
+}

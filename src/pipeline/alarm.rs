@@ -1,0 +1,27 @@
+//! When something that is scheduled is due: the tail says so, the reaper waits for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+/// The time of the next scheduled delivery. Holds one time, the earliest that was set and not yet taken; clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Alarm(Arc<(Mutex<Option<Instant>>, Notify)>);
+
+impl Alarm {
+    /// Something is due then.
+    pub fn set(&self, at: Instant) {
+        let mut next = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if next.is_none_or(|next| at < next) {
+            *next = Some(at);
+            self.0.1.notify_one();
+        }
+    }
+
+    /// Waits until an earlier time is set, and takes that time; `None` where somebody took the time before. Cancel-safe.
+    pub async fn changed(&self) -> Option<Instant> {
+        self.0.1.notified().await;
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}

@@ -1,0 +1,154 @@
+//! Dead letters by the protocol: a task carries out what agents ask, one request after the other, so that it never takes
+//! more than one connection from what is delivered.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+
+use crate::pipeline::dispatch::Outgoing;
+use crate::store::{Pool, StoreError, dead};
+use postbell_client::protocol::frame::dead::{DeadLetter, DeadLetters, Done};
+use postbell_client::protocol::limits::{DEAD_IDS_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
+
+/// Requests that may wait, each of another agent. When it is full, a session answers `slow_down`.
+pub const REQUESTS_MAX: usize = 64;
+/// A request that waited longer is answered without being tried: its client has given it up, or soon will.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Which dead letters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// These deliveries; of this inbox alone, if one is given.
+    Ids(Vec<i64>, Option<Arc<str>>),
+    /// Those of an inbox after a delivery.
+    Inbox(Arc<str>, i64),
+}
+
+/// What is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "PROTOCOL.md describes each once")]
+pub enum Ask {
+    List { inbox: Arc<str>, after: i64, limit: usize },
+    Redrive(Which),
+    Purge(Which),
+}
+
+/// What an agent asks, which may.
+#[derive(Debug)]
+pub struct Request {
+    /// Who, for the log.
+    pub agent: Arc<str>,
+    /// What.
+    pub ask: Ask,
+    /// For the answer.
+    pub reference: Option<String>,
+    /// When.
+    pub asked_at: Instant,
+    /// Where the answer goes, if the session lives so long.
+    pub outbox: mpsc::WeakSender<Outgoing>,
+    /// Its agent's turn: the next one has it once the answer is written.
+    pub turn: OwnedSemaphorePermit,
+}
+
+/// Answers until every session is gone.
+pub async fn run(pool: Pool, mut requests: mpsc::Receiver<Request>, wake: Arc<Notify>) {
+    while let Some(request) = requests.recv().await {
+        // Its session is gone.
+        if request.outbox.strong_count() == 0 {
+            continue;
+        }
+        let answer = if request.asked_at.elapsed() > WAIT_MAX {
+            Err(StoreError::unavailable("the database is away, or answers slowly"))
+        } else {
+            answer(&pool, &request).await
+        };
+        if matches!(answer, Ok(ServerFrame::Redriven(_))) {
+            wake.notify_one();
+        }
+        let frame = answer.unwrap_or_else(|e| refusal(&e, request.reference.clone()));
+        if let Some(outbox) = request.outbox.upgrade() {
+            // An outbox that is full has a session that is closed for it.
+            let _ = outbox.try_send(Outgoing::Answer(Box::new(frame), request.turn));
+        }
+    }
+}
+
+async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreError> {
+    carry_out(pool, &request.agent, &request.ask, request.reference.clone()).await
+}
+
+/// Does what is asked by somebody who may: an agent, or an operator by the HTTP API. Who redrives wakes the tail afterwards.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn carry_out(
+    pool: &Pool,
+    by: &str,
+    ask: &Ask,
+    reference: Option<String>,
+) -> Result<ServerFrame, StoreError> {
+    match ask {
+        Ask::List { inbox, after, limit } => {
+            let most = (*limit).clamp(1, DEAD_LETTERS_MAX);
+            // One more tells whether there are more.
+            let letters = dead::page(pool, inbox, *after, most as i64 + 1).await?;
+            Ok(ServerFrame::DeadLetters(fit(letters, most, reference)))
+        }
+        Ask::Redrive(which) => {
+            let (ids, inbox, from) = which.parameters();
+            let done = dead::redrive_some(pool, ids, inbox, from).await?;
+            let inbox = inbox.unwrap_or("by number");
+            tracing::info!(agent = by, inbox, count = done.count, "dead letters were redriven");
+            Ok(ServerFrame::Redriven(which.done(done, reference)))
+        }
+        Ask::Purge(which) => {
+            let (ids, inbox, from) = which.parameters();
+            let done = dead::purge_some(pool, ids, inbox, from).await?;
+            let inbox = inbox.unwrap_or("by number");
+            tracing::info!(agent = by, inbox, count = done.count, "dead letters were purged");
+            Ok(ServerFrame::Purged(which.done(done, reference)))
+        }
+    }
+}
+
+/// As many as were asked for and as fit.
+fn fit(mut letters: Vec<DeadLetter>, most: usize, reference: Option<String>) -> DeadLetters {
+    let found = letters.len();
+    let mut bytes = 0;
+    let fits = |letter: &&DeadLetter| {
+        bytes += serde_json::to_vec(letter).map_or(0, |json| json.len());
+        bytes <= DEAD_LETTERS_BYTES_MAX
+    };
+    let shown = letters.iter().take(most).take_while(fits).count();
+    letters.truncate(shown);
+    DeadLetters { reference, letters, more: shown < found }
+}
+
+impl Which {
+    fn parameters(&self) -> (Option<&[i64]>, Option<&str>, (i64, i64)) {
+        let most = DEAD_IDS_MAX as i64;
+        match self {
+            Self::Ids(ids, inbox) => (Some(ids), inbox.as_deref(), (i64::MIN, most)),
+            Self::Inbox(inbox, after) => (None, Some(inbox), (*after, most)),
+        }
+    }
+
+    fn done(&self, done: dead::Done, reference: Option<String>) -> Done {
+        let count = u64::try_from(done.count).unwrap_or(0);
+        let more = matches!(self, Self::Inbox(..)) && count >= DEAD_IDS_MAX as u64;
+        Done { reference, count, last: done.last, more }
+    }
+}
+
+fn refusal(error: &StoreError, reference: Option<String>) -> ServerFrame {
+    let (code, sentence) = if error.is_retryable() {
+        // A COMMIT whose answer was lost cannot be told from one that never was.
+        (ErrorCode::Unavailable, format!("{error}; it may or may not have been done: asking again is safe"))
+    } else {
+        (ErrorCode::Rejected, error.to_string())
+    };
+    ProtocolError::new(code, sentence).for_ref(reference).into()
+}

@@ -1,0 +1,258 @@
+//! The task around the [`Dispatcher`]: feeds it, and carries out what it wants.
+//!
+//! It awaits its events only. What it wants written waits in its own queues until the task that writes has room:
+//! so a slow database makes the next batch larger, and never stops a session. The queues are bounded by what the
+//! dispatcher allows (its windows, `UNSETTLED_MAX`, one refill an inbox), and `MARKS_MAX`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::time::sleep_until;
+use uuid::Uuid;
+
+use crate::watch::metrics::Metrics;
+use postbell_client::protocol::limits::WINDOW_MAX;
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::inbox::dispatcher::{Dispatcher, Here};
+use postbell_engine::inbox::event::{Effect, Event, Owner, Push, Refill, Settle, Trouble};
+use postbell_engine::inbox::{SessionId, Tag};
+
+/// What waits for the dispatcher. When it is full, sessions wait before they read on, and the tail before it
+/// takes more rows from the server.
+pub const INPUTS_MAX: usize = 8_192;
+/// How many inputs are handled before their effects are carried out.
+const INPUTS_AT_ONCE: usize = 256;
+/// What a session may have waiting besides its window: answers. A client that asks without reading is closed.
+const ANSWERS_MAX: usize = 4_096;
+/// The room of a session's outbox.
+pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
+/// The most outcomes of one batch.
+pub const SETTLE_BATCH_MAX: usize = 1_000;
+/// Marks that wait to be written; what is more goes without.
+const MARKS_MAX: usize = 10_000;
+/// How often the longest wait is looked for: a look at every inbox, and by itself no statement.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The most refills of one statement.
+pub const REFILL_BATCH_MAX: usize = 64;
+
+const _: () = assert!(SETTLE_BATCH_MAX <= postbell_engine::inbox::dispatcher::UNSETTLED_MAX);
+
+/// For a session's socket.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A delivery.
+    Push(Push),
+    /// A delivery that the inbox's owner pushed: its tag here, and its line.
+    Relayed(Tag, Vec<u8>),
+    /// For the session itself: its inbox is another broker's. Its tags went up to this one.
+    Elsewhere(Owner, Tag),
+    /// An answer.
+    Frame(ServerFrame),
+    /// An answer that may be large, and its agent's turn: no other one is made for it before this one is written.
+    Answer(Box<ServerFrame>, OwnedSemaphorePermit),
+    /// The last line.
+    Close(ProtocolError),
+}
+
+/// The way to a session's socket. When it is full the session is closed as a slow reader.
+pub type Outbox = mpsc::Sender<Outgoing>;
+
+/// What the dispatcher's task is told.
+#[derive(Debug)]
+pub enum Input {
+    /// Something happened.
+    Event(Event),
+    /// A session joins: its event, and the way to it.
+    Join(Outbox, Event),
+    /// Somebody wants to know who is here.
+    Survey(oneshot::Sender<HashMap<Arc<str>, Here>>),
+}
+
+/// The way to the dispatcher's task.
+pub type Inputs = mpsc::Sender<Input>;
+
+/// A change of ownership to ask of the database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseRequest {
+    /// Take it. How its owner was lost, if it was.
+    Acquire(Arc<str>, Option<Trouble>),
+    /// Give it back.
+    Release(Arc<str>),
+}
+
+/// The tasks that carry out what the dispatcher wants. Each channel holds one batch: while one is written, the
+/// next one gathers here.
+pub struct Ports {
+    /// To the settler.
+    pub settle: mpsc::Sender<Vec<Settle>>,
+    /// Messages to be marked delivered.
+    pub mark: mpsc::Sender<Vec<Uuid>>,
+    /// To the refiller.
+    pub refill: mpsc::Sender<Vec<Refill>>,
+    /// To the task that holds the leases.
+    pub lease: mpsc::Sender<Vec<LeaseRequest>>,
+    /// Starts a round of the tail.
+    pub wake: Arc<Notify>,
+}
+
+/// How much there is to do still.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions.
+    pub sessions: usize,
+    /// Deliveries with agents.
+    pub in_flight: usize,
+    /// Outcomes to write.
+    pub unsettled: usize,
+    /// Whether some inbox is this broker's.
+    pub has_inboxes: bool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    settles: Vec<Settle>,
+    marks: Vec<Uuid>,
+    refills: VecDeque<Refill>,
+    leases: Vec<LeaseRequest>,
+}
+
+/// Runs until every sender of `inputs` is gone.
+pub async fn run(
+    mut dispatcher: Dispatcher,
+    mut inputs: mpsc::Receiver<Input>,
+    ports: Ports,
+    load: watch::Sender<Load>,
+    metrics: Metrics,
+) {
+    let mut outboxes: HashMap<SessionId, Outbox> = HashMap::new();
+    let mut waiting = Waiting::default();
+    let mut buffer = Vec::with_capacity(INPUTS_AT_ONCE);
+    let mut look = Instant::now();
+    loop {
+        let wake = dispatcher.next_wake();
+        tokio::select! {
+            n = inputs.recv_many(&mut buffer, INPUTS_AT_ONCE) => if n == 0 { return },
+            Ok(permit) = ports.settle.reserve(), if !waiting.settles.is_empty() => permit.send(waiting.take_batch()),
+            Ok(permit) = ports.mark.reserve(), if !waiting.marks.is_empty() => {
+                permit.send(std::mem::take(&mut waiting.marks));
+            }
+            Ok(permit) = ports.refill.reserve(), if !waiting.refills.is_empty() => {
+                let n = waiting.refills.len().min(REFILL_BATCH_MAX);
+                permit.send(waiting.refills.drain(..n).collect());
+            }
+            Ok(permit) = ports.lease.reserve(), if !waiting.leases.is_empty() => {
+                permit.send(std::mem::take(&mut waiting.leases));
+            }
+            () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
+            () = sleep_until(look.into()) => {}
+        }
+        let now = Instant::now();
+        for input in buffer.drain(..) {
+            let event = match input {
+                Input::Event(event) => event,
+                Input::Join(outbox, event) => {
+                    if let Event::Join { session, .. } = &event {
+                        outboxes.insert(*session, outbox);
+                    }
+                    event
+                }
+                Input::Survey(answer) => {
+                    // Whoever asked may have given up.
+                    let _ = answer.send(dispatcher.survey());
+                    continue;
+                }
+            };
+            if let Event::Leave { session, .. } = &event {
+                outboxes.remove(session);
+            }
+            dispatcher.handle(now, event);
+        }
+        for effect in dispatcher.advance(now) {
+            carry_out(effect, &mut outboxes, &mut waiting, &ports.wake);
+        }
+        publish_load(&dispatcher, &load, &metrics);
+        if look <= now {
+            look = now + LOOK_EVERY;
+            metrics.longest_wait.set(dispatcher.longest_wait(now).as_secs_f64());
+            metrics.inboxes.set(dispatcher.inboxes() as i64);
+        }
+    }
+}
+
+impl Waiting {
+    fn take_batch(&mut self) -> Vec<Settle> {
+        if self.settles.len() <= SETTLE_BATCH_MAX {
+            return std::mem::take(&mut self.settles);
+        }
+        let rest = self.settles.split_off(SETTLE_BATCH_MAX);
+        std::mem::replace(&mut self.settles, rest)
+    }
+
+    /// A mark is a hint: what a table that does not keep up leaves over is given up.
+    fn mark(&mut self, messages: Vec<Uuid>) {
+        let room = MARKS_MAX.saturating_sub(self.marks.len());
+        self.marks.extend(messages.into_iter().take(room));
+    }
+}
+
+fn carry_out(
+    effect: Effect,
+    outboxes: &mut HashMap<SessionId, Outbox>,
+    waiting: &mut Waiting,
+    wake: &Notify,
+) {
+    match effect {
+        Effect::Push(session, push) => hand_over(outboxes, session, Outgoing::Push(push)),
+        Effect::Acked(session, reference) => {
+            hand_over(outboxes, session, Outgoing::Frame(ServerFrame::Acked { reference }));
+        }
+        Effect::Refuse(session, error) => hand_over(outboxes, session, Outgoing::Frame(error.into())),
+        Effect::Close(session, code) => {
+            hand_over(outboxes, session, Outgoing::Close(ProtocolError::new(code, farewell(code))));
+        }
+        Effect::Settle(settle) => waiting.settles.push(settle),
+        Effect::Mark(messages) => waiting.mark(messages),
+        Effect::Elsewhere(session, owner, last_tag) => {
+            hand_over(outboxes, session, Outgoing::Elsewhere(owner, last_tag));
+        }
+        Effect::Acquire(inbox, trouble) => waiting.leases.push(LeaseRequest::Acquire(inbox, trouble)),
+        Effect::Release(inbox) => waiting.leases.push(LeaseRequest::Release(inbox)),
+        Effect::Refill(refill) => waiting.refills.push_back(refill),
+        Effect::WakeTail => wake.notify_one(),
+    }
+}
+
+/// Without its outbox a session ends, and what it was not written comes back by its `Leave`.
+fn hand_over(outboxes: &mut HashMap<SessionId, Outbox>, session: SessionId, outgoing: Outgoing) {
+    if let Some(outbox) = outboxes.get(&session)
+        && outbox.try_send(outgoing).is_err()
+    {
+        outboxes.remove(&session);
+    }
+}
+
+fn farewell(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::TakenOver => "this agent and instance connected again; the newer session goes on",
+        ErrorCode::NotOwner => "the inbox is not this broker's; ask the database whose it is",
+        ErrorCode::Stopping => "the broker is stopping; connect again",
+        _ => "the broker ends this session",
+    }
+}
+
+fn publish_load(dispatcher: &Dispatcher, load: &watch::Sender<Load>, metrics: &Metrics) {
+    let now = Load {
+        sessions: dispatcher.sessions(),
+        in_flight: dispatcher.in_flight(),
+        unsettled: dispatcher.unsettled(),
+        has_inboxes: !dispatcher.is_empty(),
+    };
+    if *load.borrow() != now {
+        metrics.in_flight.set(now.in_flight as i64);
+        metrics.sessions.set(now.sessions as i64);
+        metrics.unsettled.set(now.unsettled as i64);
+        load.send_replace(now);
+    }
+}

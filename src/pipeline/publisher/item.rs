@@ -1,0 +1,113 @@
+//! A send on its way, and what it is answered.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Held, Publish};
+use crate::base::trace;
+use crate::pipeline::dispatch::{Outbox, Outgoing};
+use crate::store::publish;
+use crate::watch::metrics::Metrics;
+use crate::watch::spans::{Spans, Step};
+use postbell_client::message::Trace;
+use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
+
+/// A send that is not answered yet.
+pub(super) struct Item {
+    pub(super) message: publish::Outgoing,
+    pub(super) since: Instant,
+    outbox: Outbox,
+    held: Held,
+    trace: Option<Trace>,
+}
+
+/// What became of a send.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// It is committed, or the first one with its dedupe key is.
+    Stored(Uuid),
+    /// The table does not take it, and never will.
+    Refused(String),
+    /// It is not stored for now.
+    NotStored(String),
+    /// A COMMIT whose answer was lost cannot be told from one that never was.
+    Unknown(String),
+}
+
+impl From<Publish> for Item {
+    fn from(Publish { from, send, outbox, held }: Publish) -> Self {
+        let trace = trace::named_by(send.headers.as_ref().map(|h| h.get()));
+        let message = publish::Outgoing { id: Uuid::now_v7(), from, send };
+        Self { message, since: Instant::now(), outbox, held, trace }
+    }
+}
+
+impl Item {
+    pub(super) fn agent(&self) -> &Arc<str> {
+        &self.message.from
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.message.send.payload.get().len()
+    }
+
+    /// Whether another transaction can hold its key.
+    pub(super) fn has_key(&self) -> bool {
+        self.message.send.dedupe_key.is_some()
+    }
+
+    /// From now on it takes no room of the queue that all share.
+    pub(super) fn give_back_room(&mut self) {
+        self.held.1 = None;
+    }
+}
+
+/// Whom to tell besides the sender.
+#[derive(Clone)]
+pub(super) struct Teller {
+    pub(super) wake: Arc<Notify>,
+    pub(super) metrics: Metrics,
+    pub(super) spans: Spans,
+}
+
+impl Teller {
+    /// Answers a send.
+    pub(super) fn tell(&self, item: Item, verdict: Verdict) {
+        let Item { message, since, outbox, held, trace } = item;
+        let reference = message.send.reference;
+        if let Some(trace) = &trace {
+            let (agent, took) = (&*message.from, since.elapsed());
+            self.spans.done(trace, Step { name: "send", agent, took, attempt: 0 });
+        }
+        let frame = match verdict {
+            Verdict::Stored(id) => {
+                self.metrics.published.inc();
+                self.wake.notify_one();
+                ServerFrame::Sent { reference, id }
+            }
+            Verdict::Refused(sentence) => refusal(ErrorCode::Rejected, sentence, reference),
+            Verdict::NotStored(sentence) => {
+                let sentence = format!("{sentence}; the message is not stored: send it again");
+                refusal(ErrorCode::Unavailable, sentence, reference)
+            }
+            Verdict::Unknown(sentence) => {
+                let advice =
+                    "the message may or may not be stored: send it again, with a dedupe_key to be sure";
+                refusal(ErrorCode::Unavailable, format!("{sentence}; {advice}"), reference)
+            }
+        };
+        // Whoever hears the answer may send the next one.
+        drop(held);
+        // A session that does not read its answers is closed by the dispatcher's next push, or by its own silence.
+        if outbox.try_send(Outgoing::Frame(frame)).is_err() {
+            tracing::debug!("an answer was dropped: its session is gone or does not read");
+        }
+    }
+}
+
+fn refusal(code: ErrorCode, sentence: String, reference: Option<String>) -> ServerFrame {
+    ProtocolError::new(code, sentence).for_ref(reference).into()
+}

@@ -1,0 +1,120 @@
+//! The reaper: what time alone changes.
+
+pub mod alerts;
+pub mod upkeep;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::{sleep, sleep_until};
+
+use uuid::Uuid;
+
+use crate::pipeline::alarm::Alarm;
+use crate::store::presence::{self, SILENT_AFTER};
+use crate::store::reap::{self, BATCH_ROWS};
+use crate::store::{Pool, StoreError, aside};
+use crate::watch::health::{Duty, Health};
+use crate::watch::metrics::Metrics;
+
+/// Scheduled deliveries are looked for at least this often; those it knows of are promoted at their time.
+const DUE_EVERY: Duration = Duration::from_secs(2);
+const EXPIRED_EVERY: Duration = Duration::from_secs(5);
+const BROKERS_EVERY: Duration = Duration::from_secs(5);
+const SILENT_EVERY: Duration = Duration::from_secs(15);
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+const BROADCASTS_EVERY: Duration = Duration::from_secs(600);
+/// A sweep that failed is tried again so soon, however rare it is.
+const AFTER_FAILURE: Duration = Duration::from_secs(10);
+/// Between two batches of one sweep: the sweep must not be what the database is busy with.
+const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
+
+/// Promotes what is due, for ever.
+pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
+    let mut next = Instant::now();
+    loop {
+        tokio::select! {
+            () = sleep_until(next.into()) => {}
+            at = alarm.changed() => {
+                next = at.map_or(next, |at| at.min(next));
+                continue;
+            }
+        }
+        next = Instant::now() + DUE_EVERY;
+        health.began(Duty::Promotion, Instant::now());
+        match reap::promote_due(&pool).await {
+            Ok(promoted) => {
+                health.succeeded(Duty::Promotion);
+                if promoted.rows > 0 {
+                    wake.notify_one();
+                }
+                if promoted.rows == BATCH_ROWS {
+                    next = Instant::now();
+                } else if let Some(wait) = promoted.next {
+                    next = next.min(Instant::now() + wait);
+                }
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again");
+                health.failed(Duty::Promotion, e.to_string());
+            }
+        }
+    }
+}
+
+/// How long locks, and that their tasks are done, are known where messages are kept for ever.
+const LOCKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
+
+/// The history of presence goes back at least so far, whatever is kept of messages: people ask for a month's uptime.
+pub const PRESENCE_KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+/// Expires, removes and forgets, for ever. Where messages are kept for ever (`retention` is none), presence is not.
+pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metrics: Metrics) {
+    tokio::join!(
+        every(EXPIRED_EVERY, || async {
+            let rows = reap::expire(&pool).await?;
+            metrics.expired.inc_by(rows);
+            Ok(rows)
+        }),
+        every(BROKERS_EVERY, || async {
+            let brokers = reap::forget_silent_brokers(&pool, broker).await?;
+            if brokers > 0 {
+                tracing::info!(brokers, "forgot brokers that have been silent");
+            }
+            Ok(0)
+        }),
+        every(SILENT_EVERY, || presence::silent(&pool, SILENT_AFTER)),
+        // One after the other: they are in no hurry, and there are few connections.
+        every(RETENTION_EVERY, || async {
+            let messages = match retention {
+                Some(age) => reap::remove_older(&pool, age).await?,
+                None => 0,
+            };
+            let locks = reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT)).await?;
+            let asides = aside::forget(&pool).await?;
+            let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
+            Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
+        }),
+        every(BROADCASTS_EVERY, || async {
+            let finished = reap::finish_broadcasts(&pool).await?;
+            Ok(finished.max(reap::forget_routed(&pool).await?))
+        }),
+    );
+}
+
+async fn every<F>(pause: Duration, work: impl Fn() -> F)
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
+    loop {
+        match work().await {
+            Ok(rows) if rows >= BATCH_ROWS as u64 => sleep(BETWEEN_BATCHES).await,
+            Ok(_) => sleep(pause).await,
+            Err(e) => {
+                tracing::warn!(error = %e, "a sweep failed; trying again");
+                sleep(pause.min(AFTER_FAILURE)).await;
+            }
+        }
+    }
+}

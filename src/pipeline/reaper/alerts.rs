@@ -1,0 +1,89 @@
+//! Alerts that time makes: an agent stays away, or nobody acknowledges. Any broker may look; the database lets one of them
+//! act (`sql/queries/alerts_offline.sql`, `alerts_escalate.sql`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::BETWEEN_BATCHES;
+use crate::store::alerts::{ALERTS_MAX, AlertTimes, Look, escalate, raise_offline};
+use crate::store::{Pool, StoreError};
+use crate::watch::metrics::Metrics;
+use postbell_client::RECONNECT_MAX;
+
+/// However late the next is due, one looks so often: something may have been written by somebody else.
+const OFFLINE_EVERY: Duration = Duration::from_secs(10);
+const ESCALATE_EVERY: Duration = Duration::from_secs(30);
+const LOOK_MIN: Duration = Duration::from_secs(1);
+
+// Unless somebody sets it otherwise, an agent whose connection merely fell is back before anybody is told.
+const _: () = assert!(RECONNECT_MAX.as_secs() < 15);
+
+/// Raises and escalates, for ever. Agents first get the time to come back that they have at any other moment: those of a
+/// broker that was away for an hour have been, too.
+pub async fn run(pool: Pool, times: AlertTimes, wake: Arc<Notify>, metrics: Metrics) {
+    let raise = async {
+        sleep(times.offline).await;
+        let every = look_every(times.offline, OFFLINE_EVERY);
+        at_due(every, &wake, &metrics.alerts_raised, || raise_offline(&pool, times.offline)).await;
+    };
+    let every = look_every(times.escalate, ESCALATE_EVERY);
+    let escalate = at_due(every, &wake, &metrics.alerts_escalated, || escalate(&pool, times.escalate));
+    tokio::join!(raise, escalate);
+}
+
+/// What is written right after a look is due so much later: the next look must not come after that.
+fn look_every(due_after: Duration, at_most: Duration) -> Duration {
+    due_after.clamp(LOOK_MIN, at_most)
+}
+
+async fn at_due<F>(every: Duration, wake: &Notify, done: &IntCounter, work: impl Fn() -> F)
+where
+    F: Future<Output = Result<Look, StoreError>>,
+{
+    loop {
+        let pause = match work().await {
+            Ok(look) => {
+                if look.rows > 0 {
+                    done.inc_by(look.rows as u64);
+                    wake.notify_one();
+                }
+                pause(look, every)
+            }
+            Err(e) => {
+                tracing::warn!(error = %e, "alerts could not be looked after; trying again");
+                every
+            }
+        };
+        sleep(pause).await;
+    }
+}
+
+fn pause(look: Look, every: Duration) -> Duration {
+    match look.rows == ALERTS_MAX {
+        true => BETWEEN_BATCHES,
+        false => look.next.map_or(every, |next| next.clamp(BETWEEN_BATCHES, every)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_next_look_is_when_something_is_due_and_never_late_for_what_nobody_knows_of_yet() {
+        let look = |rows, next| Look { rows, next };
+        assert_eq!(pause(look(0, None), SECOND * 30), SECOND * 30);
+        assert_eq!(pause(look(3, Some(SECOND * 7)), SECOND * 30), SECOND * 7);
+        assert_eq!(pause(look(0, Some(SECOND * 50)), SECOND * 30), SECOND * 30);
+        assert_eq!(pause(look(ALERTS_MAX, Some(SECOND)), SECOND * 30), BETWEEN_BATCHES);
+        assert_eq!(pause(look(0, Some(Duration::ZERO)), SECOND * 30), BETWEEN_BATCHES);
+        assert_eq!(look_every(SECOND * 60, ESCALATE_EVERY), ESCALATE_EVERY);
+        assert_eq!(look_every(SECOND * 5, ESCALATE_EVERY), SECOND * 5);
+    }
+}

@@ -1,0 +1,297 @@
+//! The settler: writes outcomes, batch after batch, and never depends on what the user's table makes of them.
+//!
+//! A batch is written by one statement a kind. Where a row, a constraint, a trigger or a lock of the user's refuses it, its
+//! outcomes are written one by one, in one statement: each delivery's own change is made, and what the message's row does
+//! not take is set aside with the reason (`postbell.set_aside`, which [`aside`] tries again). Only a server that cannot
+//! be reached keeps an outcome here, since the agent has done its part; and a delivery that another transaction holds.
+//!
+//! A batch that was committed although the answer was lost is written twice, which changes nothing: each outcome is
+//! compared with its attempt. What the second time finds settled counts as written by the first.
+
+pub mod aside;
+pub mod marker;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, sleep_until, timeout_at};
+
+use crate::base::pace::Pace;
+use crate::pipeline::dispatch::{Input, Inputs};
+use crate::store::error::Fault;
+use crate::store::settle::{self, Became, Kind, Settled, settle_each, settle_kind};
+use crate::store::{Connection, StoreError, Target};
+use crate::watch::flow::Flow;
+use crate::watch::health::{Duty, Health};
+use crate::watch::metrics::{DeadReason, FailReason, Metrics};
+use postbell_engine::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
+
+/// The first and the longest wait before a connection is tried again; short, since every settled ack waits.
+const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+const RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Two batches begin at least so far apart, unless somebody waits for the news of a COMMIT: each costs a flush of the
+/// log, which producers wait for too, and most of what a settle of a few rows costs is not the rows.
+const SETTLE_EVERY: Duration = Duration::from_millis(5);
+/// A delivery that another transaction holds is tried again so soon.
+const HELD_FOR: Duration = Duration::from_millis(200);
+/// A table that refuses statements for all is spared them for this long at last; one by one costs a few times as much.
+const CAREFUL_MAX: Duration = Duration::from_secs(30);
+/// A server that answers, but says over and over that it cannot for now, may only repeat what a trigger raises.
+const PASSING_MAX: u32 = 2;
+/// That something was set aside is logged at most so often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
+
+/// What the settler works with.
+pub struct Settler {
+    /// Where outcomes are written.
+    pub target: Target,
+    /// The dispatcher, told of what is written.
+    pub inputs: mpsc::WeakSender<Input>,
+    /// Starts a round of the tail, for what is ready again.
+    pub wake: Arc<Notify>,
+    /// Told that something was set aside.
+    pub aside: Arc<Notify>,
+    /// Told how it goes.
+    pub health: Health,
+    /// Counts what is written.
+    pub metrics: Metrics,
+    /// Shows what is written.
+    pub flow: Flow,
+}
+
+/// What is known of the database.
+struct Desk {
+    connection: Option<Connection>,
+    pace: Pace,
+    /// Until when no statement for all is tried, and how often in a row one was refused.
+    careful_until: Instant,
+    refusals: u32,
+    said: Option<Instant>,
+}
+
+impl Settler {
+    /// Runs until the dispatcher's task is gone and its last batch is written.
+    pub async fn run(self, mut batches: mpsc::Receiver<Vec<Settle>>) {
+        let pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
+        let now = Instant::now();
+        let mut desk = Desk { connection: None, pace, careful_until: now, refusals: 0, said: None };
+        let mut next = now;
+        // Deliveries that another transaction holds.
+        let mut held: Vec<Settle> = Vec::new();
+        let mut held_until = now;
+        loop {
+            sleep_until(next.into()).await;
+            let mut batch = if held.is_empty() {
+                match batches.recv().await {
+                    Some(batch) => batch,
+                    None => return,
+                }
+            } else {
+                match timeout_at(held_until.into(), batches.recv()).await {
+                    Ok(Some(batch)) => batch,
+                    Ok(None) => {
+                        sleep_until(held_until.into()).await;
+                        Vec::new()
+                    }
+                    Err(_) => Vec::new(),
+                }
+            };
+            if batch.iter().all(|s| s.answer.is_none()) {
+                next = Instant::now() + SETTLE_EVERY;
+            }
+            if held_until <= Instant::now() {
+                batch.append(&mut held);
+                held_until = Instant::now() + HELD_FOR;
+            }
+            self.health.began(Duty::Settle, Instant::now());
+            for (kind, batch) in by_kind(batch) {
+                let settled = self.write(&mut desk, kind, &batch).await;
+                held.extend(self.tell(batch, &settled).await);
+            }
+            self.health.succeeded(Duty::Settle);
+        }
+    }
+
+    /// Tries until the outcomes are written or set aside.
+    async fn write(&self, desk: &mut Desk, kind: Kind, batch: &[Settle]) -> Settled {
+        // An answer was lost: what is settled now may be by us.
+        let mut in_doubt = false;
+        let mut failures = 0;
+        loop {
+            let tried = self.try_once(desk, kind, batch, failures >= PASSING_MAX).await;
+            match tried {
+                Ok(mut settled) => {
+                    desk.pace.reset();
+                    if in_doubt {
+                        let stale = settled.became.iter_mut().filter(|b| **b == Became::Stale);
+                        stale.for_each(|b| *b = Became::Written);
+                    }
+                    if settled.became.contains(&Became::Aside) {
+                        self.aside.notify_one();
+                        desk.say(&settled);
+                    }
+                    return settled;
+                }
+                Err(e) => {
+                    in_doubt |= e.sqlstate().is_none();
+                    failures += u32::from(e.sqlstate().is_some());
+                    if e.sqlstate().is_none() {
+                        desk.connection = None;
+                    }
+                    let (wait, outcomes) = (desk.pace.next_wait(), batch.len());
+                    self.health.failed(Duty::Settle, format!("{e}; {outcomes} outcomes wait to be written"));
+                    tracing::warn!(error = %e, outcomes, ?wait, "settling failed; trying again");
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// A statement for all; one by one where that is refused; and without the user's rows where that takes too long.
+    async fn try_once(
+        &self,
+        desk: &mut Desk,
+        kind: Kind,
+        batch: &[Settle],
+        insist: bool,
+    ) -> Result<Settled, StoreError> {
+        let connection = match &mut desk.connection {
+            Some(open) if !open.is_closed() => open,
+            closed => closed.insert(settle::open(&self.target).await?),
+        };
+        if !kind.marks() {
+            return settle_kind(connection, kind, batch).await;
+        }
+        if !insist && desk.careful_until <= Instant::now() {
+            match settle_kind(connection, kind, batch).await {
+                Ok(settled) => {
+                    desk.refusals = 0;
+                    self.metrics.settle_batch.observe(batch.len() as f64);
+                    return Ok(settled);
+                }
+                Err(e) if e.sqlstate().is_none() || e.fault() == Fault::Passing => return Err(e),
+                Err(e) => {
+                    tracing::debug!(error = %e, "a batch of outcomes was refused: one by one");
+                    desk.refusals += 1;
+                    desk.careful_until = Instant::now() + careful(desk.refusals);
+                }
+            }
+        }
+        let settled = match settle_each(connection, batch, true).await {
+            Err(e) if e.sqlstate().is_some() => settle_each(connection, batch, false).await?,
+            settled => settled?,
+        };
+        self.metrics.settle_batch.observe(batch.len() as f64);
+        Ok(settled)
+    }
+
+    /// Counts and tells what is written; gives back what is held.
+    async fn tell(&self, batch: Vec<Settle>, settled: &Settled) -> Vec<Settle> {
+        let (mut over, mut held, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+        for (settle, became) in batch.into_iter().zip(&settled.became) {
+            if *became == Became::Held {
+                held.push(settle);
+                continue;
+            }
+            if matches!(became, Became::Written | Became::Aside) {
+                count(&settle, &self.metrics);
+                changed.push(settle.clone());
+            }
+            over.push(settle);
+        }
+        if changed.iter().any(|s| is_ready_again(&s.outcome)) {
+            self.wake.notify_one();
+        }
+        self.flow.settled(Instant::now(), &changed);
+        if !over.is_empty() {
+            report(self.inputs.upgrade(), over).await;
+        }
+        held
+    }
+}
+
+impl Desk {
+    /// Not for each batch: a table that refuses one refuses many.
+    fn say(&mut self, settled: &Settled) {
+        let aside = settled.became.iter().filter(|b| **b == Became::Aside).count();
+        if self.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            self.said = Some(Instant::now());
+            let why = settled.why.as_deref().unwrap_or_default();
+            tracing::warn!(
+                outcomes = aside,
+                why,
+                "outcomes were set aside; `postbell aside list` shows them"
+            );
+        }
+    }
+}
+
+/// How long statements for all are not tried after so many refusals in a row: after the first not at all, since most often it was
+/// one row.
+fn careful(refusals: u32) -> Duration {
+    match refusals {
+        0 | 1 => Duration::ZERO,
+        n => (Duration::from_secs(1) * 2u32.pow((n - 2).min(5))).min(CAREFUL_MAX),
+    }
+}
+
+fn by_kind(batch: Vec<Settle>) -> BTreeMap<Kind, Vec<Settle>> {
+    let mut kinds: BTreeMap<Kind, Vec<Settle>> = BTreeMap::new();
+    for settle in batch {
+        kinds.entry(Kind::of(&settle.outcome)).or_default().push(settle);
+    }
+    kinds
+}
+
+async fn report(inputs: Option<Inputs>, settles: Vec<Settle>) {
+    if let Some(inputs) = inputs {
+        // The dispatcher's task may be gone: then nobody needs to know.
+        let _ = inputs.send(Input::Event(Event::Settled(settles))).await;
+    }
+}
+
+/// Once for each outcome, when it is written.
+fn count(settle: &Settle, metrics: &Metrics) {
+    match &settle.outcome {
+        Outcome::Ack { handled } => {
+            metrics.acked.inc();
+            metrics.handling_seconds.observe(handled.as_secs_f64());
+        }
+        Outcome::Fail { cause, .. } => metrics.failed(match cause {
+            FailCause::Nack => FailReason::Nack,
+            FailCause::Deadline => FailReason::Deadline,
+            FailCause::Disconnect => FailReason::Disconnect,
+        }),
+        Outcome::Dead { cause, .. } => metrics.dead(match cause {
+            DeadCause::MaxAttempts => DeadReason::MaxAttempts,
+            DeadCause::Rejected => DeadReason::Rejected,
+            DeadCause::PayloadTooLarge => DeadReason::PayloadTooLarge,
+            DeadCause::Unreadable => DeadReason::Unreadable,
+        }),
+        Outcome::Expired => metrics.expired.inc(),
+        Outcome::Release { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } => {}
+    }
+}
+
+fn is_ready_again(outcome: &Outcome) -> bool {
+    match outcome {
+        Outcome::Release { delay } | Outcome::Fail { delay, .. } => delay.is_zero(),
+        Outcome::Spare { .. } | Outcome::Relane { .. } => true,
+        Outcome::Ack { .. } | Outcome::Dead { .. } | Outcome::Expired => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_refuses_again_and_again_is_spared() {
+        assert_eq!(careful(1), Duration::ZERO);
+        assert_eq!(careful(2), Duration::from_secs(1));
+        assert_eq!(careful(4), Duration::from_secs(4));
+        assert_eq!(careful(40), CAREFUL_MAX);
+    }
+}

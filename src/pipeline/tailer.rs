@@ -1,0 +1,193 @@
+//! The task that tails: when the [`Bell`] says so, on a connection of its own.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{sleep, sleep_until, timeout};
+use uuid::Uuid;
+
+use crate::base::pace::Pace;
+use crate::pipeline::alarm::Alarm;
+use crate::pipeline::dispatch::Input;
+use crate::store::listen::Rope;
+use crate::store::payload::{Wary, may_be_a_row};
+use crate::store::tail::{Cursor, Round, set_armed};
+use crate::store::{Connection, StoreError, Target};
+use crate::watch::health::{Duty, Health};
+use crate::watch::metrics::Metrics;
+use postbell_engine::bell::{Bell, Flag, Heard};
+use postbell_engine::inbox::event::Event;
+
+/// A round that takes longer is given up with its connection: the promise is 5 s.
+const ROUND_WAIT: Duration = Duration::from_secs(4);
+const RECONNECT_FIRST: Duration = Duration::from_millis(50);
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// What the tail needs of the others.
+pub struct Tailer {
+    /// Where to read.
+    pub target: Target,
+    /// This broker.
+    pub broker: Uuid,
+    /// What is heard.
+    pub rope: Arc<Rope>,
+    /// This broker made something ready.
+    pub wake: Arc<Notify>,
+    /// This broker's lease had lapsed: producers did not ring.
+    pub lapsed: Arc<Notify>,
+    /// Where the rows go.
+    pub inputs: mpsc::WeakSender<Input>,
+    /// When a scheduled delivery is due.
+    pub alarm: Alarm,
+    /// Whether rows have cost too much of late.
+    pub wary: Arc<Wary>,
+    /// Told of canaries, and of rounds.
+    pub health: Health,
+    /// Told of rings and rows.
+    pub metrics: Metrics,
+}
+
+impl Tailer {
+    /// Tails until the dispatcher's task is gone, on new connections where one is lost. The cursor survives them,
+    /// so nothing that commits meanwhile is missed.
+    pub async fn run(self) {
+        let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
+        let mut bell = Bell::new(Instant::now());
+        let mut cursor = None;
+        while self.inputs.strong_count() > 0 {
+            self.health.began(Duty::Tail, Instant::now());
+            let Err(e) = self.follow(&mut bell, &mut cursor, &mut pace).await else { return };
+            self.health.failed(Duty::Tail, e.to_string());
+            let wait = pace.next_wait();
+            tracing::warn!(error = %e, ?wait, "the tail's connection failed; trying again");
+            sleep(wait).await;
+        }
+    }
+
+    async fn follow(
+        &self,
+        bell: &mut Bell,
+        cursor: &mut Option<Cursor>,
+        pace: &mut Pace,
+    ) -> Result<(), StoreError> {
+        let connection = Connection::open(&self.target).await?;
+        let cursor = self.resume(&connection, cursor).await?;
+        // The flag may say anything after an outage: write it, then start over.
+        bell.wake_up(Instant::now());
+        set_armed(&connection, self.broker, false).await?;
+        loop {
+            tokio::select! {
+                () = sleep_until(bell.due().into()) => {}
+                () = self.rope.changed() => {}
+                () = self.wake.notified() => bell.wake(Instant::now()),
+                () = self.lapsed.notified() => self.write(&connection, bell.wake_up(Instant::now())).await?,
+            }
+            let flag = bell.hear(Instant::now(), self.hear());
+            self.write(&connection, flag).await?;
+            if bell.due() > Instant::now() {
+                continue;
+            }
+            let Some(round) = self.round(&connection, cursor).await? else { return Ok(()) };
+            pace.reset();
+            let now = Instant::now();
+            match bell.round(now, round.rows, &round.in_progress, self.hear()) {
+                Some(Flag::Arm) => {
+                    set_armed(&connection, self.broker, true).await?;
+                    bell.armed(Instant::now());
+                }
+                flag => self.write(&connection, flag).await?,
+            }
+            self.measure(bell);
+        }
+    }
+
+    /// The cursor to go on from: the one that there is, unless the server is not the one that it is of.
+    async fn resume<'a>(
+        &self,
+        connection: &Connection,
+        cursor: &'a mut Option<Cursor>,
+    ) -> Result<&'a mut Cursor, StoreError> {
+        let restored = Cursor::adopt_restored(connection).await?;
+        if restored > 0 {
+            tracing::warn!(
+                restored,
+                "deliveries of another cluster's transactions, from a dump, were made this one's"
+            );
+        }
+        let server = Cursor::start(connection).await?;
+        if cursor.as_ref().is_some_and(|cursor| cursor.is_ahead_of(&server)) {
+            tracing::warn!(
+                "the database is behind what was read of it: restored, or failed over; reading it anew"
+            );
+            if let Some(inputs) = self.inputs.upgrade() {
+                // The dispatcher's task may be gone: then nobody reads on.
+                let _ = inputs.send(Input::Event(Event::TailBroken)).await;
+            }
+            *cursor = None;
+        }
+        Ok(cursor.get_or_insert(server))
+    }
+
+    /// One round; `None` once the dispatcher's task is gone.
+    async fn round(&self, connection: &Connection, cursor: &mut Cursor) -> Result<Option<Round>, StoreError> {
+        let Some(inputs) = self.inputs.upgrade() else { return Ok(None) };
+        self.health.began(Duty::Tail, Instant::now());
+        let mut brought = false;
+        // When the dispatcher's queue is full this waits, and so does the server: no row is held twice.
+        let bring = |rows| async {
+            let _ = inputs.send(Input::Event(Event::Arrived(rows))).await;
+        };
+        let late =
+            || StoreError::unavailable(format!("a round of the tail took over {} s", ROUND_WAIT.as_secs()));
+        let round =
+            timeout(ROUND_WAIT, cursor.round(connection, (self.broker, &self.wary), bring, &mut brought))
+                .await;
+        let is_late = round.is_err();
+        let round = match round.unwrap_or_else(|_| Err(late())) {
+            Ok(round) => round,
+            Err(e) => {
+                // The next round makes nothing text: a row that cannot be read, or not in time, is a refill's to find.
+                if is_late || may_be_a_row(&e) {
+                    self.wary.warn(Instant::now());
+                }
+                if brought {
+                    let _ = inputs.send(Input::Event(Event::TailBroken)).await;
+                }
+                return Err(e);
+            }
+        };
+        self.health.succeeded(Duty::Tail);
+        if let Some(due) = round.next_due {
+            self.alarm.set(due);
+        }
+        self.metrics.tail_rows.inc_by(round.rows);
+        let event = Event::TailRound { started_at: round.started_at, snapshot: round.snapshot.clone() };
+        Ok(inputs.send(Input::Event(event)).await.is_ok().then_some(round))
+    }
+
+    async fn write(&self, connection: &Connection, flag: Option<Flag>) -> Result<(), StoreError> {
+        match flag {
+            Some(flag) => set_armed(connection, self.broker, flag == Flag::Arm).await,
+            None => Ok(()),
+        }
+    }
+
+    fn hear(&self) -> Heard {
+        // The order matters: see `Rope::canary`.
+        let canary = self.rope.canary();
+        let rings = self.rope.rings();
+        if let Some(round_trip) = self.rope.take_round_trip() {
+            self.metrics.bell_roundtrip_seconds.observe(round_trip.as_secs_f64());
+            self.health.bell_seen(Instant::now());
+        }
+        Heard { up: self.rope.is_up(), rings, canary, canary_sent: self.rope.canary_sent() }
+    }
+
+    fn measure(&self, bell: &Bell) {
+        let metrics = &self.metrics;
+        metrics.bell_armed.set(i64::from(bell.is_armed()));
+        metrics.bell_rings.inc_by(self.rope.rings().saturating_sub(metrics.bell_rings.get()));
+        metrics.tail_late.inc_by(bell.late().saturating_sub(metrics.tail_late.get()));
+    }
+}

@@ -1,0 +1,271 @@
+//! What the user's tables did not take: tried again, listed, dropped. See `sql/migrations/0016_set_aside.sql`.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::cell::Cells;
+use super::connection::Connection;
+use super::error::{Fault, StoreError};
+use super::pool::Pool;
+use crate::base::moment;
+
+const RETRY: &str = include_str!("../../sql/queries/aside_retry.sql");
+const SLOW: &str = include_str!("../../sql/queries/aside_slow.sql");
+const NEXT: &str = include_str!("../../sql/queries/aside_next.sql");
+const DUE: &str = include_str!("../../sql/queries/aside_due.sql");
+const FORGET: &str = include_str!("../../sql/queries/aside_forget.sql");
+const LIST: &str = include_str!("../../sql/queries/aside_list.sql");
+const CHOSEN: &str = include_str!("../../sql/queries/aside_chosen.sql");
+const DROP: &str = include_str!("../../sql/queries/aside_drop.sql");
+const SOON: &str = include_str!("../../sql/queries/aside_soon.sql");
+const COUNTS: &str = include_str!("../../sql/queries/aside_counts.sql");
+
+/// The most that one statement tries or drops.
+const BATCH_ROWS: i64 = 500;
+/// For how long one statement tries.
+const TRY_MS: i32 = 300;
+/// What is counted: a table that refuses everything must not make looking at it dear.
+pub const COUNTED_MAX: i64 = 100_000;
+/// Why one is tried later, of which nothing else is known.
+const TOOK_TOO_LONG: &str = "the change of the row of agent_messages takes too long: look for a trigger that is slow, or for a lock that is held";
+
+/// What became of those that were tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Tried {
+    /// Written.
+    pub written: u64,
+    /// Not needed any more: somebody else ended the message, or made it wait again.
+    pub gone: u64,
+    /// Still not taken.
+    pub refused: u64,
+}
+
+impl Tried {
+    /// How many.
+    pub fn all(&self) -> u64 {
+        self.written + self.gone + self.refused
+    }
+
+    fn add(&mut self, other: Self) {
+        self.written += other.written;
+        self.gone += other.gone;
+        self.refused += other.refused;
+    }
+}
+
+/// One that is set aside.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the columns of postbell.set_aside")]
+pub struct Aside {
+    /// What retry and drop name it by.
+    #[serde(rename = "number")]
+    pub aside_id: i64,
+    pub message_id: Option<Uuid>,
+    pub inbox: String,
+    pub kind: String,
+    pub status: String,
+    pub reason: String,
+    #[serde(serialize_with = "moment::serialize")]
+    pub since: Option<SystemTime>,
+    pub tries: i32,
+}
+
+/// How many of a kind are set aside.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Count {
+    pub kind: String,
+    pub count: u64,
+    pub since_seconds: f64,
+    /// One of the reasons, and how many there are.
+    pub reason: String,
+    pub reasons: i64,
+    /// One of the inboxes.
+    pub inbox: String,
+}
+
+/// Which are to be listed.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Filter<'a> {
+    pub inbox: Option<&'a str>,
+    pub kind: Option<&'a str>,
+    pub before: Option<i64>,
+    pub limit: i64,
+}
+
+/// Which are to be tried or dropped: these numbers, or those of an inbox, or all.
+#[derive(Clone, Copy, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Chosen<'a> {
+    pub ids: Option<&'a [i64]>,
+    pub inbox: Option<&'a str>,
+}
+
+/// Tries what is due, for a moment. `connection` should wait for nothing for long.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn retry_due(connection: &Connection) -> Result<Tried, StoreError> {
+    match retry(connection, None).await {
+        Err(e) if is_of_a_row(&e) => {}
+        tried => return tried,
+    }
+    // One of them took all of the time, or failed in a way that nothing catches: each alone, to find which.
+    let mut tried = Tried::default();
+    for row in connection.query(DUE, &[&BATCH_ROWS]).await? {
+        tried.add(retry_one(connection, row.cell("aside_id")?).await?);
+    }
+    Ok(tried)
+}
+
+async fn retry_one(connection: &Connection, id: i64) -> Result<Tried, StoreError> {
+    match retry(connection, Some(&[id])).await {
+        Err(e) if is_of_a_row(&e) => {
+            connection.execute(SLOW, &[&id, &TOOK_TOO_LONG]).await?;
+            Ok(Tried { refused: 1, ..Tried::default() })
+        }
+        tried => tried,
+    }
+}
+
+/// The server answered: not the connection is at fault.
+fn is_of_a_row(e: &StoreError) -> bool {
+    e.sqlstate().is_some() && e.fault() != Fault::Passing
+}
+
+async fn retry(connection: &Connection, ids: Option<&[i64]>) -> Result<Tried, StoreError> {
+    let mut tried = Tried::default();
+    for row in connection.query(RETRY, &[&ids, &BATCH_ROWS, &TRY_MS]).await? {
+        match row.cell("became")? {
+            "written" => tried.written += 1,
+            "gone" => tried.gone += 1,
+            _ => tried.refused += 1,
+        }
+    }
+    Ok(tried)
+}
+
+/// Tries these, at an operator's word.
+///
+/// # Errors
+/// See [`StoreError`]; what was written before it stays so.
+pub async fn retry_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<Tried, StoreError> {
+    let (mut tried, mut after) = (Tried::default(), i64::MIN);
+    loop {
+        let ids = some(connection, chosen, after).await?;
+        let Some(last) = ids.last() else { return Ok(tried) };
+        after = *last;
+        for id in &ids {
+            tried.add(retry_one(connection, *id).await?);
+        }
+    }
+}
+
+/// Lets these rest; says how many.
+///
+/// # Errors
+/// See [`StoreError`]; what was dropped before it stays so.
+pub async fn drop_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<u64, StoreError> {
+    let (mut dropped, mut after) = (0, i64::MIN);
+    loop {
+        let ids = some(connection, chosen, after).await?;
+        let Some(last) = ids.last() else { return Ok(dropped) };
+        after = *last;
+        dropped += connection.execute(DROP, &[&ids]).await?;
+    }
+}
+
+/// Makes the first of these due now; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn retry_soon(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreError> {
+    pool.execute(SOON, &[&first_of(pool, chosen).await?]).await
+}
+
+/// Lets the first of these rest; says how many.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn drop_some(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreError> {
+    pool.execute(DROP, &[&first_of(pool, chosen).await?]).await
+}
+
+async fn first_of(pool: &Pool, chosen: Chosen<'_>) -> Result<Vec<i64>, StoreError> {
+    let rows = pool.query(CHOSEN, &[&chosen.ids, &chosen.inbox, &i64::MIN, &(2 * BATCH_ROWS)]).await?;
+    rows.iter().map(|row| row.cell("aside_id")).collect()
+}
+
+async fn some(connection: &Connection, chosen: Chosen<'_>, after: i64) -> Result<Vec<i64>, StoreError> {
+    let rows = connection.query(CHOSEN, &[&chosen.ids, &chosen.inbox, &after, &BATCH_ROWS]).await?;
+    rows.iter().map(|row| row.cell("aside_id")).collect()
+}
+
+/// In how long the next is due; `None`: nothing is set aside.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn next_due(pool: &Pool) -> Result<Option<Duration>, StoreError> {
+    let next: Option<i64> = pool.query_one(NEXT, &[]).await?.cell("next_ms")?;
+    Ok(next.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
+}
+
+/// Forgets what needs no place any more.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn forget(pool: &Pool) -> Result<u64, StoreError> {
+    pool.execute(FORGET, &[&BATCH_ROWS]).await
+}
+
+/// A page, the newest first.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<Aside>, StoreError> {
+    let Filter { inbox, kind, before, limit } = filter;
+    let rows = pool.query(LIST, &[inbox, kind, before, limit]).await?;
+    let aside = |row: &tokio_postgres::Row| {
+        Ok(Aside {
+            aside_id: row.cell("aside_id")?,
+            message_id: row.cell("message_id")?,
+            inbox: row.cell("inbox")?,
+            kind: row.cell("kind")?,
+            status: row.cell("status")?,
+            reason: row.cell("reason")?,
+            since: row.cell("since").ok(),
+            tries: row.cell("tries")?,
+        })
+    };
+    rows.iter().map(aside).collect()
+}
+
+/// How many there are of each kind that has any, counted up to [`COUNTED_MAX`] together.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn counts(pool: &Pool) -> Result<Vec<Count>, StoreError> {
+    pool.query(COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
+}
+
+/// The same on a connection.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn counts_on(connection: &Connection) -> Result<Vec<Count>, StoreError> {
+    connection.query(COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
+}
+
+fn count(row: &tokio_postgres::Row) -> Result<Count, StoreError> {
+    Ok(Count {
+        kind: row.cell("kind")?,
+        count: row.count("n")?,
+        since_seconds: row.cell("since_seconds")?,
+        reason: row.cell("reason")?,
+        reasons: row.cell("reasons")?,
+        inbox: row.cell("inbox")?,
+    })
+}

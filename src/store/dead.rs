@@ -1,0 +1,256 @@
+//! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
+
+mod page;
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::cell::Cells;
+use super::error::StoreError;
+use super::payload::{self, Text};
+use super::pool::Pool;
+use crate::base::moment;
+
+pub use page::{LETTER_BYTES_MAX, page};
+
+const INBOXES: &str = include_str!("../../sql/queries/dead_inboxes.sql");
+const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
+const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
+const REDRIVE: &str = include_str!("../../sql/queries/dead_redrive.sql");
+const PURGE: &str = include_str!("../../sql/queries/dead_purge.sql");
+
+/// Payload and headers, as text, to be shown to an operator.
+const SHOWN_BYTES_MAX: i32 = 16 * 1024 * 1024;
+
+/// Dead letters that one transaction redrives or purges: a hundred thousand at once would be a long lock, and a wave.
+const BATCH_ROWS: i64 = 5_000;
+
+/// Which dead letters to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter<'a> {
+    /// Only of this inbox.
+    pub inbox: Option<&'a str>,
+    /// Only with this text in the reason.
+    pub reason: Option<&'a str>,
+    /// Only deliveries with a lower number: the last one of the page before.
+    pub before: Option<i64>,
+    /// How many at most.
+    pub limit: i64,
+}
+
+/// Which dead letters to redrive or purge.
+#[derive(Clone, Debug)]
+pub enum Chosen<'a> {
+    /// These deliveries.
+    Ids(&'a [i64]),
+    /// All of this inbox.
+    Inbox(&'a str),
+    /// All.
+    All,
+}
+
+/// What one transaction redrove or purged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// How many.
+    pub count: i64,
+    /// The one with the highest number.
+    pub last: Option<i64>,
+}
+
+/// A dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[expect(missing_docs, reason = "the columns of deliveries and agent_messages")]
+pub struct DeadLetter {
+    /// What redrive and purge name it by.
+    pub delivery_id: i64,
+    pub message_id: Uuid,
+    pub inbox: String,
+    pub from_agent_id: String,
+    pub message_type: String,
+    pub priority: i16,
+    /// How many deliveries went wrong.
+    pub attempt: i16,
+    pub reason: Option<String>,
+    #[serde(serialize_with = "moment::serialize")]
+    pub dead_at: Option<SystemTime>,
+    #[serde(serialize_with = "moment::serialize")]
+    pub created_at: Option<SystemTime>,
+}
+
+/// A dead letter with all there is of its message.
+#[derive(Debug, Serialize)]
+#[expect(missing_docs, reason = "the columns of agent_messages")]
+pub struct DeadMessage {
+    #[serde(flatten)]
+    pub letter: DeadLetter,
+    #[serde(serialize_with = "moment::serialize")]
+    pub expires_at: Option<SystemTime>,
+    pub correlation_id: Option<String>,
+    pub dedupe_key: Option<String>,
+    pub headers: Option<Box<RawValue>>,
+    /// Null where it is left out.
+    pub payload: Box<RawValue>,
+    /// Why payload and headers are not shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_out: Option<String>,
+}
+
+/// A page of dead letters, the newest first.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, StoreError> {
+    let Filter { inbox, reason, before, limit } = filter;
+    let rows = pool.query(LIST, &[inbox, reason, before, limit]).await?;
+    rows.iter().map(letter).collect()
+}
+
+/// The dead letters of a delivery or of a message, with payloads. `id` is a delivery's number or a message's UUID.
+///
+/// # Errors
+/// It is neither, or none is dead.
+pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError> {
+    let (delivery, message) = (id.parse::<i64>().ok(), Uuid::parse_str(id).ok());
+    if delivery.is_none() && message.is_none() {
+        return Err(StoreError::refused(format!("{id} is neither a delivery's number nor a message's id")));
+    }
+    let rows = pool.query(SHOW, &[&delivery, &message]).await?;
+    if rows.is_empty() {
+        return Err(StoreError::refused(format!(
+            "{id} is no dead letter: `postbell dead list` shows those there are"
+        )));
+    }
+    let messages = rows.iter().map(|row| row.cell("message_id")).collect::<Result<Vec<Uuid>, _>>()?;
+    let texts = payload::read(pool, &messages, SHOWN_BYTES_MAX).await?;
+    let shown = rows.iter().zip(&messages).map(|(row, id)| dead_message(row, texts.get(id)));
+    shown.collect()
+}
+
+/// Makes dead letters ready again, with all their attempts, and rings; says how many.
+///
+/// # Errors
+/// See [`StoreError`]; what was redriven before it stays so.
+pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    in_batches(pool, REDRIVE, chosen).await
+}
+
+/// Deletes dead letters; their messages stay `failed` until retention. Says how many.
+///
+/// # Errors
+/// See [`StoreError`]; what was purged before it stays so.
+pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    in_batches(pool, PURGE, chosen).await
+}
+
+/// Redrives in one transaction: the `ids`, of this inbox if one is given; or the inbox's, from after a delivery on, at most
+/// so many.
+///
+/// # Errors
+/// See [`StoreError`]; then none is redriven, or it is not known whether all are.
+pub async fn redrive_some(
+    pool: &Pool,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+) -> Result<Done, StoreError> {
+    batch(pool, REDRIVE, ids, inbox, (after, most)).await
+}
+
+/// The same for purging.
+///
+/// # Errors
+/// See [`redrive_some`].
+pub async fn purge_some(
+    pool: &Pool,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+) -> Result<Done, StoreError> {
+    batch(pool, PURGE, ids, inbox, (after, most)).await
+}
+
+async fn in_batches(pool: &Pool, sql: &'static str, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
+    match *chosen {
+        Chosen::Ids(ids) => all_of(pool, sql, Some(ids), None).await,
+        Chosen::Inbox(inbox) => all_of(pool, sql, None, Some(inbox)).await,
+        Chosen::All => {
+            let mut total = 0;
+            for row in pool.query(INBOXES, &[]).await? {
+                total += all_of(pool, sql, None, Some(row.cell("inbox")?)).await?;
+            }
+            Ok(total)
+        }
+    }
+}
+
+/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
+async fn all_of(
+    pool: &Pool,
+    sql: &'static str,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+) -> Result<i64, StoreError> {
+    let (mut total, mut after) = (0, i64::MIN);
+    loop {
+        let done = batch(pool, sql, ids, inbox, (after, BATCH_ROWS)).await?;
+        total += done.count;
+        after = done.last.unwrap_or(after);
+        if done.count < BATCH_ROWS {
+            return Ok(total);
+        }
+    }
+}
+
+async fn batch(
+    pool: &Pool,
+    sql: &'static str,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+) -> Result<Done, StoreError> {
+    let row = pool.query_one(sql, &[&ids, &inbox, &after, &most]).await?;
+    Ok(Done { count: row.cell("n")?, last: row.cell("last")? })
+}
+
+fn letter(row: &Row) -> Result<DeadLetter, StoreError> {
+    Ok(DeadLetter {
+        delivery_id: row.cell("delivery_id")?,
+        message_id: row.cell("message_id")?,
+        inbox: row.text("inbox")?.unwrap_or_default(),
+        from_agent_id: row.text("from_agent_id")?.unwrap_or_default(),
+        message_type: row.text("message_type")?.unwrap_or_default(),
+        priority: row.cell("priority")?,
+        attempt: row.cell("attempt")?,
+        reason: row.text("reason")?,
+        dead_at: row.cell("dead_at")?,
+        created_at: row.cell("created_at")?,
+    })
+}
+
+fn dead_message(row: &Row, text: Option<&Text>) -> Result<DeadMessage, StoreError> {
+    let (headers, payload, left_out) = match text {
+        Some(Text::Whole { payload, headers }) => {
+            (headers.clone().and_then(json), json(payload.clone()), None)
+        }
+        Some(Text::Unfit(unfit)) => (None, None, Some(unfit.sentence().to_owned())),
+        None => (None, None, Some("the message is gone".to_owned())),
+    };
+    Ok(DeadMessage {
+        letter: letter(row)?,
+        expires_at: row.cell("expires_at")?,
+        correlation_id: row.text("correlation_id")?,
+        dedupe_key: row.text("dedupe_key")?,
+        headers,
+        payload: payload.unwrap_or_else(|| RawValue::NULL.to_owned()),
+        left_out,
+    })
+}
+
+fn json(text: String) -> Option<Box<RawValue>> {
+    RawValue::from_string(text).ok()
+}

@@ -1,0 +1,147 @@
+//! The user's tables and agents: what makes them slow, open or deaf.
+
+use super::{Check, listed};
+use crate::store::cell::{Cells, Lossy};
+use crate::store::connection::Connection;
+use crate::store::error::StoreError;
+
+const INDEXES: &str = include_str!("../../../sql/queries/doctor_indexes.sql");
+const POLICIES: &str = include_str!("../../../sql/queries/doctor_policies.sql");
+const AGENTS: &str = include_str!("../../../sql/queries/doctor_agents.sql");
+const BROKERS: &str = include_str!("../../../sql/queries/doctor_brokers.sql");
+const UNKNOWN: &str = include_str!("../../../sql/queries/doctor_unknown.sql");
+
+/// Names that a sentence lists.
+const NAMES_MAX: usize = 10;
+/// What waits in one inbox is counted up to here.
+const WAITING_COUNTED_MAX: i64 = 10_000;
+
+/// Indexes on an adopted table that make each ack dearer.
+pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(INDEXES, &[]).await?;
+    if rows.is_empty() {
+        return Ok(vec![Check::ok("indexes", "none holds what an ack changes")]);
+    }
+    let names: Vec<String> = rows
+        .iter()
+        .map(|row| {
+            let columns: Vec<String> = row.cell("columns")?;
+            Ok(format!("{} ({})", row.cell::<_, &str>("name")?, columns.join(", ")))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    Ok(vec![Check::warn(
+        "indexes",
+        format!(
+            "{} on agent_messages: with any of them each ack writes to every index of the table instead of one page \
+             (no HOT update). The broker uses none; if no poller needs them any more, `drop index concurrently` each",
+            listed(&names, NAMES_MAX)
+        ),
+    )])
+}
+
+/// Policies and grants that let every logged-in user read all.
+pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(POLICIES, &[]).await?;
+    let checks: Vec<_> = rows
+        .iter()
+        .map(|row| {
+            let (table, roles): (String, Vec<String>) = (row.cell("table_name")?, row.cell("roles")?);
+            let who = roles.join(" and ");
+            Ok(Check::warn(
+                "policies",
+                match row.cell::<_, Option<String>>("policy")? {
+                    Some(policy) => format!(
+                        "policy \"{policy}\" lets {who} read every row of {table}: bind it to the role it is meant \
+                         for, as in `alter policy \"{policy}\" on {table} to service_role`"
+                    ),
+                    None => format!(
+                        "{who} may read every row of {table}, since row level security is off: `alter table {table} \
+                         enable row level security`, or revoke the right"
+                    ),
+                },
+            ))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    match checks.is_empty() {
+        true => Ok(vec![Check::ok("policies", "no policy or grant opens all messages to every user")]),
+        false => Ok(checks),
+    }
+}
+
+/// Brokers that live and have a duty that stands still.
+pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let rows = connection.query(BROKERS, &[]).await?;
+    let mut checks = Vec::new();
+    for row in &rows {
+        let (name, standstill): (String, Option<String>) = (row.try_get("name")?, row.try_get("standstill")?);
+        if let Some(sentences) = standstill {
+            checks.push(Check::fail("brokers", format!("{name} stands still: {sentences}")));
+        }
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok(
+            "brokers",
+            match rows.len() {
+                0 => "none is running".to_owned(),
+                1 => "one is running, and every part of it gets on".to_owned(),
+                n => format!("{n} are running, and every part of each gets on"),
+            },
+        ));
+    }
+    Ok(checks)
+}
+
+/// Agents that cannot connect for want of a token.
+pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let row = connection.query_one(AGENTS, &[]).await?;
+    let (registered, without): (i64, Vec<String>) =
+        (row.cell("registered")?, names(row.cell("without_token")?));
+    Ok(vec![match (registered, without.first()) {
+        (0, _) => Check::warn(
+            "agents",
+            "none is registered, so none can connect: `postbell agent add NAME --environment pc`",
+        ),
+        (_, Some(first)) => Check::warn(
+            "agents",
+            format!(
+                "{} of {registered} have no token and cannot connect ({}): `postbell agent add {first}` gives one",
+                without.len(),
+                listed(&without, NAMES_MAX)
+            ),
+        ),
+        (_, None) => Check::ok("agents", format!("{registered} registered, all with a token")),
+    }])
+}
+
+fn names(texts: Vec<Lossy>) -> Vec<String> {
+    texts.into_iter().map(|text| text.0).collect()
+}
+
+/// Messages for names that nobody has: misspelt, or of an agent that is yet to come.
+pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let asked = NAMES_MAX as i64 + 1;
+    let rows = connection.query(UNKNOWN, &[&asked, &WAITING_COUNTED_MAX]).await?;
+    if rows.is_empty() {
+        return Ok(vec![Check::ok("recipients", "every message that waits is for a registered agent")]);
+    }
+    let mut names: Vec<String> = rows
+        .iter()
+        .take(NAMES_MAX)
+        .map(|row| {
+            let waiting: i64 = row.cell("waiting")?;
+            let more = if waiting == WAITING_COUNTED_MAX { " or more" } else { "" };
+            Ok(format!("{} ({waiting}{more})", row.text("name")?.unwrap_or_default()))
+        })
+        .collect::<Result<_, StoreError>>()?;
+    if rows.len() > NAMES_MAX {
+        names.push("and others".to_owned());
+    }
+    Ok(vec![Check::warn(
+        "recipients",
+        format!(
+            "messages wait for names that no agent is registered under: {}. Register them (`postbell agent add`), or \
+             correct the sender",
+            names.join(", ")
+        ),
+    )])
+}

@@ -1,0 +1,118 @@
+//! Mends what differs from the schema that this version needs, each part in a transaction of its own.
+
+use super::state::Found;
+use super::{BEGIN, Plan, roll_back, triggers};
+use crate::store::cell::Cells;
+use crate::store::connection::Connection;
+use crate::store::drift::{Difference, differences};
+use crate::store::error::StoreError;
+use crate::store::rights;
+
+const LOOK: &str = include_str!("../../../sql/queries/sweep_all.sql");
+
+/// One part may need another: a view a column, a default a sequence.
+const ROUNDS_MAX: usize = 8;
+
+/// Everything that is as it is now and not history: what differs is mended, then the triggers are installed.
+pub(super) async fn finish(
+    connection: &Connection,
+    done: &mut Plan,
+    applied: usize,
+) -> Result<(), StoreError> {
+    let had_drift = !Found::read(connection).await?.drift.is_empty();
+    if had_drift {
+        // The plan said what differed then; this is what was done.
+        done.mends.retain(|m| m.starts_with("the record"));
+        done.mends.extend(mend(connection).await?);
+    }
+    let found = Found::read(connection).await?;
+    let left: Vec<_> =
+        found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()).collect();
+    if !left.is_empty() {
+        // Triggers on what is not whole would only fail.
+        done.triggers.clear();
+        done.left = left.into_iter().map(told).collect();
+        return Ok(());
+    }
+    let triggers = found.stale_triggers();
+    done.triggers = triggers.iter().map(|t| t.full_name()).collect();
+    done.deliveries = triggers::install(connection, &found, &triggers, applied).await?;
+    // Messages that came while something was wrong have no deliveries; a missing trigger was made up for when it was made.
+    if !done.mends.is_empty() || had_drift && done.deliveries.is_none() {
+        let ready = look(connection).await?;
+        done.deliveries = done.deliveries.map(|n| n + ready).or(Some(ready).filter(|n| *n > 0));
+    }
+    let (granted, lacking) = rights(connection).await?;
+    done.mends.extend(granted);
+    done.left = left_over(connection).await?;
+    done.left.extend(lacking);
+    Ok(())
+}
+
+/// Mends all but the triggers, which triggers.rs installs; says what was mended, as it was.
+async fn mend(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut mended = Vec::new();
+    for _ in 0..ROUNDS_MAX {
+        let mut progress = false;
+        for difference in differences(connection).await? {
+            let sentence = difference.sentence();
+            let Some(cure) = difference.cure() else { continue };
+            match apply(connection, &cure).await {
+                Ok(()) => {
+                    progress = true;
+                    if !mended.contains(&sentence) {
+                        mended.push(sentence);
+                    }
+                }
+                Err(error) if error.is_retryable() => return Err(error),
+                // Said at the end, with a way out, unless a later round mends it.
+                Err(error) => tracing::debug!(%error, sentence, "not mended"),
+            }
+        }
+        if !progress {
+            break;
+        }
+    }
+    Ok(mended)
+}
+
+/// What is left after the triggers were installed, each with what to do.
+async fn left_over(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    Ok(differences(connection).await?.iter().filter(|d| !d.is_only_slow()).map(told).collect())
+}
+
+/// Gives this role what it lacks of what a broker needs, where it may: says what, and what it may not.
+async fn rights(connection: &Connection) -> Result<(Vec<String>, Vec<String>), StoreError> {
+    let before = rights::lacking(connection).await?;
+    for right in &before {
+        if let Err(error) = apply(connection, &right.grant()).await {
+            tracing::debug!(%error, right = right.sentence(), "not granted");
+        }
+    }
+    // Where nothing may be granted Postgres warns, and says that it did.
+    let after = rights::lacking(connection).await?;
+    let granted = before.iter().filter(|right| !after.contains(right)).map(rights::Lack::sentence);
+    let lacking = after.iter().map(|right| format!("{}: {}", right.sentence(), right.way_out()));
+    Ok((granted.collect(), lacking.collect()))
+}
+
+/// A difference, and what to do about it.
+pub(super) fn told(difference: &Difference) -> String {
+    format!("{}: {}", difference.sentence(), difference.way_out())
+}
+
+/// After something was mended: messages that came meanwhile have no deliveries.
+async fn look(connection: &Connection) -> Result<u64, StoreError> {
+    let ready: Option<i64> = connection.query_one(LOOK, &[]).await?.cell("ready")?;
+    Ok(u64::try_from(ready.unwrap_or(0)).unwrap_or(0))
+}
+
+async fn apply(connection: &Connection, cure: &str) -> Result<(), StoreError> {
+    // A function may name a table that comes after it.
+    let result =
+        connection.batch(&format!("{BEGIN}; set local check_function_bodies = off; {cure}; commit")).await;
+    if result.is_err() {
+        roll_back(connection).await;
+    }
+    result
+}

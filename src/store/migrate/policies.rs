@@ -1,0 +1,148 @@
+//! `postbell policies`: rights and row level policies for the roles of Supabase's API, applied on purpose and never by
+//! `postbell migrate`, since the pollers of a mesh live by the rights they have.
+
+use serde::Serialize;
+
+use super::state::schema_state;
+use super::{BEGIN, LOCK_KEY, SESSION, UNLOCK, lock, roll_back};
+use crate::store::cell::Cells;
+use crate::store::connection::{Connection, Target};
+use crate::store::error::StoreError;
+
+const FOUND: &str = include_str!("../../../sql/queries/policies_found.sql");
+
+/// A file of `sql/policies`, which can be applied over an older one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PolicyFile {
+    /// The file's name without ending.
+    pub name: &'static str,
+    /// What it makes so, in a sentence.
+    pub does: &'static str,
+    /// What makes it so.
+    pub sql: &'static str,
+}
+
+/// What makes the roles where Supabase has not.
+pub const ROLES: PolicyFile = PolicyFile {
+    name: "roles",
+    does: "anon, authenticated and service_role exist",
+    sql: include_str!("../../../sql/policies/roles.sql"),
+};
+
+/// Every other file, in the order in which they are applied.
+pub const POLICIES: &[PolicyFile] = &[
+    PolicyFile {
+        name: "claims",
+        does: "policies know the agent of the token's claim app_metadata.agent_id",
+        sql: include_str!("../../../sql/policies/claims.sql"),
+    },
+    PolicyFile {
+        name: "agent_messages",
+        does: "authenticated sends as its agent, reads what is its agent's, and marks what was sent to it; anon nothing",
+        sql: include_str!("../../../sql/policies/agent_messages.sql"),
+    },
+    PolicyFile {
+        name: "agent_registry",
+        does: "authenticated sees the agents without their tokens, and writes its own heartbeat; anon nothing",
+        sql: include_str!("../../../sql/policies/agent_registry.sql"),
+    },
+    PolicyFile {
+        name: "agent_alerts",
+        does: "authenticated raises its agent's alerts and acknowledges those, an orchestrator any; all agents see them; anon nothing",
+        sql: include_str!("../../../sql/policies/agent_alerts.sql"),
+    },
+    PolicyFile {
+        name: "agent_metrics",
+        does: "authenticated writes what its agent measures; all agents see it; anon nothing",
+        sql: include_str!("../../../sql/policies/agent_metrics.sql"),
+    },
+    PolicyFile {
+        name: "closed",
+        does: "schema postbell is closed to all three",
+        sql: include_str!("../../../sql/policies/closed.sql"),
+    },
+];
+
+/// What was done, and what an administrator should know of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Applied {
+    /// Roles that were created.
+    pub created_roles: Vec<String>,
+    /// Files, by their names.
+    pub files: Vec<&'static str>,
+    /// Policies that were there before; they can open no more than ours now.
+    pub foreign: Vec<String>,
+    /// Roles with rights of their own on a table whose row level security was off: they see no row now.
+    pub shut_out: Vec<String>,
+}
+
+/// Applies every policy in one transaction; a second call leaves what the first one made.
+///
+/// # Errors
+/// The schema is not that of this version, a role is missing and was not to be created, or this role may not do it;
+/// then nothing was changed.
+pub async fn apply(target: &Target, create_roles: bool) -> Result<Applied, StoreError> {
+    let connection = Connection::open(target).await?;
+    connection.batch(SESSION).await?;
+    if let Some(refusal) = schema_state(&connection).await?.refusal() {
+        return Err(StoreError::refused(refusal));
+    }
+    lock(&connection).await?;
+    let done = apply_locked(&connection, create_roles).await;
+    let unlocked = connection.query(UNLOCK, &[&LOCK_KEY]).await;
+    let done = done?;
+    unlocked?;
+    Ok(done)
+}
+
+async fn apply_locked(connection: &Connection, create_roles: bool) -> Result<Applied, StoreError> {
+    let found = connection.query_one(FOUND, &[]).await?;
+    let missing: Vec<String> = found.cell("missing")?;
+    if !missing.is_empty() && !create_roles {
+        return Err(StoreError::refused(format!(
+            "this database has no role {}, so nothing was applied: on Supabase they are there from the start; where \
+             PostgREST stands before a Postgres of your own, `postbell policies apply --create-roles` makes them \
+             (nobody can log in as one); where nothing but the broker and its owner connect, no policies are needed",
+            missing.join(", ")
+        )));
+    }
+    let files: Vec<&PolicyFile> =
+        (!missing.is_empty()).then_some(&ROLES).into_iter().chain(POLICIES).collect();
+    if let Err(error) = in_transaction(connection, &files).await {
+        roll_back(connection).await;
+        return Err(StoreError::refused(format!(
+            "the policies were not applied, and nothing of them remains: {error}"
+        )));
+    }
+    Ok(Applied {
+        created_roles: missing,
+        files: files.iter().map(|f| f.name).collect(),
+        foreign: found.cell("foreign")?,
+        shut_out: found.cell("shut_out")?,
+    })
+}
+
+async fn in_transaction(connection: &Connection, files: &[&PolicyFile]) -> Result<(), StoreError> {
+    connection.batch(BEGIN).await?;
+    for file in files {
+        connection.batch(file.sql).await?;
+    }
+    connection.batch("commit").await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_folder_is_listed() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql/policies");
+        let entries = std::fs::read_dir(folder).expect("folder");
+        let names = entries.map(|e| e.expect("entry").file_name().into_string().expect("UTF-8"));
+        let mut names: Vec<_> = names.filter(|name| name.ends_with(".sql")).collect();
+        names.sort();
+        let mut listed: Vec<_> = [ROLES].iter().chain(POLICIES).map(|f| format!("{}.sql", f.name)).collect();
+        listed.sort();
+        assert_eq!(names, listed);
+    }
+}

@@ -1,0 +1,77 @@
+//! Installs the triggers of `triggers/`, and makes up for the time that the route trigger was absent.
+
+use super::embedded::{ROUTE, Trigger, digest};
+use super::state::{Found, TriggerState};
+use super::{BEGIN, roll_back};
+use crate::store::connection::Connection;
+use crate::store::error::StoreError;
+
+const RECORD: &str = include_str!("../../../sql/queries/triggers_record.sql");
+const STRAYS: &str = include_str!("../../../sql/queries/triggers_strays.sql");
+const KNOWN: &str = include_str!("../../../sql/queries/broadcasts_known.sql");
+const LOOKED: &str = include_str!("../../../sql/queries/looked.sql");
+const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
+
+/// Whether deliveries are to be made for what waits: the route trigger did not fire before.
+pub(super) fn makes_up(found: &Found, stale: &[&'static Trigger]) -> bool {
+    let routed =
+        |t: &Trigger| matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated);
+    stale.iter().any(|t| t.name == ROUTE && !routed(t))
+}
+
+/// Installs these in one transaction. Where the route trigger did not fire before, that transaction also makes the
+/// deliveries of what waits: CREATE TRIGGER waits for every writer and keeps new ones out until the commit, so no
+/// message slips between. Returns how many deliveries it made; `None` if there was nothing to make up for. `applied`: how
+/// many migrations were applied before it.
+pub(super) async fn install(
+    connection: &Connection,
+    found: &Found,
+    stale: &[&'static Trigger],
+    applied: usize,
+) -> Result<Option<u64>, StoreError> {
+    if stale.is_empty() {
+        return Ok(None);
+    }
+    let make_up = makes_up(found, stale);
+    let routes = stale.iter().any(|t| t.name == ROUTE);
+    match install_in_transaction(connection, stale, routes, make_up).await {
+        Ok(deliveries) => Ok(make_up.then_some(deliveries)),
+        Err(error) => {
+            roll_back(connection).await;
+            let there = match applied {
+                0 => String::new(),
+                n => format!(" The {n} migrations before them were applied and stay."),
+            };
+            Err(StoreError::refused(format!(
+                "the triggers were not installed, and nothing of them remains: {error}.{there} When that is mended run \
+                 `postbell migrate` again: it goes on with the triggers"
+            )))
+        }
+    }
+}
+
+async fn install_in_transaction(
+    connection: &Connection,
+    stale: &[&'static Trigger],
+    routes: bool,
+    make_up: bool,
+) -> Result<u64, StoreError> {
+    connection.batch(BEGIN).await?;
+    connection.batch(STRAYS).await?;
+    for trigger in stale {
+        connection.batch(trigger.sql).await?;
+        connection.execute(RECORD, &[&trigger.name, &digest(trigger.sql)]).await?;
+    }
+    let mut deliveries = 0;
+    if make_up {
+        deliveries = connection.execute(ADOPT_WAITING, &[]).await?;
+        // A broker may be asleep on this database already, if only the trigger had gone.
+        connection.batch("notify postbell").await?;
+    }
+    if routes {
+        connection.execute(KNOWN, &[&make_up]).await?;
+        connection.execute(LOOKED, &[&make_up]).await?;
+    }
+    connection.batch("commit").await?;
+    Ok(deliveries)
+}

@@ -1,0 +1,188 @@
+//! What the rehearsal found, and what it is worth: those of one cause in one sentence.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Rehearsed;
+use crate::store::error::StoreError;
+use postbell_client::message::MessageType;
+
+/// How many things that do not work a sentence lists.
+const SO_MAX: usize = 6;
+
+/// As sql/queries/rehearsal.sql writes it.
+#[derive(Deserialize)]
+pub(super) struct Found {
+    pub(super) schema: String,
+    pub(super) role: String,
+    /// The goals and steps that were reached, with the way where there are several.
+    pub(super) reached: BTreeMap<String, Option<String>>,
+    pub(super) deliveries: Option<u64>,
+    /// Messages to many that wait and have no recipient, by what addresses them.
+    pub(super) unreached: BTreeMap<String, u64>,
+    pub(super) faults: Vec<Fault>,
+}
+
+/// A step that failed: what steps.rs says of it, columns of the server's error, and of the catalogs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Fault {
+    pub(super) level: String,
+    /// The table that the step is about; `None`: a migration or a trigger.
+    pub(super) table: Option<String>,
+    /// What does not work then; of a migration its name.
+    pub(super) so: String,
+    pub(super) goal: Option<String>,
+    /// What to say instead of `so` where the goal was reached by the words of the mesh's own.
+    pub(super) otherwise: Option<String>,
+    /// The step sends messages of this type.
+    pub(super) r#type: Option<String>,
+    /// The only error that makes it a fault.
+    pub(super) only: Option<String>,
+    pub(super) sqlstate: String,
+    pub(super) said: String,
+    pub(super) of_schema: Option<String>,
+    pub(super) of_table: Option<String>,
+    pub(super) column: Option<String>,
+    pub(super) constraint: Option<String>,
+    /// The columns of a key that is there twice.
+    pub(super) key: Option<String>,
+    /// Row level security holds for this role.
+    pub(super) row_security: Option<bool>,
+    pub(super) triggers: Option<Vec<String>>,
+    pub(super) rules: Option<Vec<String>>,
+    pub(super) default: Option<String>,
+    /// Columns that are shorter than what is written to them, with their types.
+    pub(super) narrow: Option<Vec<String>>,
+}
+
+/// There was nothing to try it with. The codes that begin with PB are sql/queries/rehearsal.sql's own.
+const NOTHING_THERE: &str = "PB000";
+
+/// Faults of one cause.
+struct Cause {
+    refuses: bool,
+    why: String,
+    so: Vec<String>,
+    advice: String,
+}
+
+impl Found {
+    /// Refusals and warnings.
+    ///
+    /// # Errors
+    /// A sentence: a lock was not given, so nothing is known.
+    pub(super) fn judge(self) -> Result<Rehearsed, StoreError> {
+        if let Some(held) = self.faults.iter().find(|f| matches!(f.sqlstate.as_str(), "55P03" | "40P01")) {
+            return Err(held.lock());
+        }
+        let mut rehearsed =
+            Rehearsed { deliveries: self.deliveries, took: Duration::ZERO, ..Rehearsed::default() };
+        rehearsed.warnings.extend(self.unreached());
+        for cause in self.causes() {
+            let to = if cause.refuses { &mut rehearsed.refusals } else { &mut rehearsed.warnings };
+            to.push(cause.sentence());
+        }
+        Ok(rehearsed)
+    }
+
+    /// What waits and is for nobody would be over without anybody having had it.
+    fn unreached(&self) -> impl Iterator<Item = String> {
+        let table = format!("{}.agent_messages", self.schema);
+        self.unreached.iter().filter(|(_, n)| **n > 0).map(move |(column, n)| match column.as_str() {
+            "all" => format!("{table}: {n} messages that wait are for all, and no agent but their sender is registered"),
+            _ => format!(
+                "{table}: {n} messages that wait have something in column {column} that no agent wants or is in, so nobody \
+                 gets them. If they are for all, set it to null before you migrate"
+            ),
+        })
+    }
+
+    fn causes(&self) -> Vec<Cause> {
+        // A table may take some types only; one that takes none lets no agent send.
+        let sends = self.faults.iter().filter(|f| f.r#type.is_some()).count() < MessageType::ALL.len();
+        let mut causes: Vec<Cause> = Vec::new();
+        for fault in &self.faults {
+            let Some(refuses) = self.weight(fault, sends) else { continue };
+            let so = match (&fault.r#type, &fault.otherwise) {
+                (Some(_), _) if !sends => "agents cannot send".to_owned(),
+                (_, Some(otherwise)) if self.way(fault).is_some() => otherwise.clone(),
+                _ => fault.so.clone(),
+            };
+            let (why, advice) = fault.explain(&self.schema, &self.role);
+            match causes.iter_mut().find(|c| c.why == why) {
+                Some(cause) => {
+                    cause.refuses |= refuses;
+                    if !cause.so.contains(&so) {
+                        cause.so.push(so);
+                    }
+                }
+                None => causes.push(Cause { refuses, why, so: vec![so], advice }),
+            }
+        }
+        causes
+    }
+
+    /// Whether it refuses; `None`: it is no fault, since what it was for was reached by the words of the mesh's own.
+    fn weight(&self, fault: &Fault, sends: bool) -> Option<bool> {
+        if fault.sqlstate == NOTHING_THERE || fault.only.as_ref().is_some_and(|only| *only != fault.sqlstate)
+        {
+            return None;
+        }
+        let refuses = fault.level == "refuse" || (!sends && fault.r#type.is_some());
+        match self.way(fault) {
+            None => Some(refuses),
+            Some("own") => None,
+            Some(_) => Some(false),
+        }
+    }
+
+    /// By which way what the step was for was reached all the same.
+    fn way(&self, fault: &Fault) -> Option<&str> {
+        self.reached.get(fault.goal.as_ref()?)?.as_deref()
+    }
+}
+
+impl Cause {
+    fn sentence(&self) -> String {
+        let so = match self.so.len() {
+            n if n > SO_MAX => format!("{}; and {} things more", self.so[..SO_MAX].join("; "), n - SO_MAX),
+            _ => self.so.join("; "),
+        };
+        // A name stays as it is written.
+        let why = match self.why.split(' ').next() {
+            Some("the" | "one") => capital(&self.why),
+            _ => self.why.clone(),
+        };
+        // Of a migration the cause says already what was not done.
+        match self.so.iter().any(|so| why.starts_with(so.as_str())) {
+            true => format!("{why}. {}", self.advice),
+            false => format!("{why}, so {so}. {}", self.advice),
+        }
+    }
+}
+
+impl Fault {
+    /// Somebody holds what it needs.
+    fn lock(&self) -> StoreError {
+        let held = "another transaction holds the table, or rows of it; try again when it has ended";
+        StoreError::unavailable(match self.table {
+            None => self.not_applied(held),
+            Some(_) => format!("this could not be tried: {held}"),
+        })
+    }
+
+    pub(super) fn not_applied(&self, why: &str) -> String {
+        format!("{} was not applied, and nothing of it remains: {why}", self.so)
+    }
+}
+
+pub(super) fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

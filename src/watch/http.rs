@@ -1,0 +1,284 @@
+//! Metrics, health and the status page over HTTP/1.1, for Prometheus, a platform's health check, and people.
+//!
+//! One request for each connection: a scrape comes every few seconds, and a connection that cannot be kept
+//! cannot be kept for no purpose. So every connection has one deadline, but for streams of events, which are few and
+//! have bounds of their own (`api/events.rs`); and [`HttpLimits`] bounds all that a stranger can take.
+//!
+//! Nobody waits for a place. Who has not sent a whole request stands in the **lobby**, from where the oldest is sent away when it
+//! is full; a request then takes a place of its kind. Health and metrics have places of their own, so that whatever is done to
+//! this port by others, who asks how the broker is is told at once.
+
+mod answer;
+pub mod api;
+mod page;
+mod places;
+mod routes;
+#[cfg(test)]
+mod tests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus::Registry;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{debug, warn};
+
+use crate::base::open_files;
+use crate::base::sockets;
+use crate::watch::health::Health;
+use api::Site;
+use places::{Cut, Place, Places, WhenFull};
+use postbell_engine::guard::Source;
+use routes::Routes;
+
+/// Brings the gauges that are read from the database up to date, before a scrape. It is dropped unfinished
+/// when it takes longer than [`HttpLimits::refresh_wait`], and never runs twice at a time.
+pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// Connections whose request is not whole yet.
+pub const LOBBY_MAX: usize = 256;
+/// Requests for health that are answered at a time. An answer fits into a socket, so it takes no time.
+pub const HEALTH_MAX: usize = 64;
+/// Scrapes at a time.
+pub const SCRAPES_MAX: usize = 16;
+/// All other requests at a time.
+pub const PAGE_MAX: usize = 96;
+/// The part of the files that this process may have open that goes to the lobby and to the page, each: one in so many.
+const PART_OF_FILES: u64 = 16;
+/// How long a client may take to send its request line and headers.
+pub const HEADER_WAIT_MS: u64 = 3_000;
+/// How long a scrape waits for fresh gauges. Stale gauges are better than a failed scrape: Prometheus gives
+/// up after 10 s, and just then, with a slow database, the other metrics matter.
+pub const REFRESH_WAIT_MS: u64 = 2_000;
+/// How long a connection may last, from accept to the last byte read by the client.
+pub const CONNECTION_WAIT_MS: u64 = 15_000;
+/// How long requests in progress may go on when the broker stops.
+pub const GRACE_MS: u64 = 2_000;
+/// The request line and headers together; also the least that hyper's buffer may be.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// The pause after a failed accept: out of file descriptors, the next one would fail as well.
+const ACCEPT_PAUSE_MS: u64 = 100;
+
+const _: () = assert!(HEADER_WAIT_MS + REFRESH_WAIT_MS < CONNECTION_WAIT_MS);
+
+/// What one client, and all of them together, may take. The defaults are the constants of this module.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpLimits {
+    /// See [`LOBBY_MAX`]; fewer where the process may open few files.
+    pub lobby_max: usize,
+    /// See [`PAGE_MAX`]; fewer where the process may open few files.
+    pub page_max: usize,
+    /// See [`HEADER_WAIT_MS`].
+    pub header_wait: Duration,
+    /// See [`REFRESH_WAIT_MS`].
+    pub refresh_wait: Duration,
+    /// See [`CONNECTION_WAIT_MS`].
+    pub connection_wait: Duration,
+    /// See [`GRACE_MS`].
+    pub grace: Duration,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        let files = open_files::bound().map_or(usize::MAX, |files| (files / PART_OF_FILES) as usize);
+        Self {
+            lobby_max: LOBBY_MAX.min(files),
+            page_max: PAGE_MAX.min(files),
+            header_wait: Duration::from_millis(HEADER_WAIT_MS),
+            refresh_wait: Duration::from_millis(REFRESH_WAIT_MS),
+            connection_wait: Duration::from_millis(CONNECTION_WAIT_MS),
+            grace: Duration::from_millis(GRACE_MS),
+        }
+    }
+}
+
+/// What the endpoints show.
+#[derive(Clone)]
+pub struct HttpState {
+    /// What `/metrics` encodes.
+    pub registry: Registry,
+    /// What `/health` answers from.
+    pub health: Health,
+    /// Run before each scrape.
+    pub refresh: Option<Refresh>,
+    /// The status page and its API.
+    pub site: Option<Site>,
+    /// The bounds.
+    pub limits: HttpLimits,
+}
+
+impl HttpState {
+    /// Without a refresh, without a status page and with the default limits.
+    pub fn new(registry: Registry, health: Health) -> Self {
+        Self { registry, health, refresh: None, site: None, limits: HttpLimits::default() }
+    }
+}
+
+/// The places of each kind.
+#[derive(Clone)]
+struct House {
+    lobby: Places<Source>,
+    health: Places<Source>,
+    scrapes: Places<Source>,
+    page: Places<Source>,
+}
+
+impl House {
+    fn new(limits: &HttpLimits) -> Self {
+        Self {
+            lobby: Places::new(limits.lobby_max, WhenFull::TakeOldest),
+            health: Places::new(HEALTH_MAX, WhenFull::TakeOldest),
+            scrapes: Places::new(SCRAPES_MAX, WhenFull::TakeOldest),
+            page: Places::new(limits.page_max, WhenFull::Refuse),
+        }
+    }
+}
+
+/// Serves until `stop`, then lets the requests in progress end, within [`HttpLimits::grace`].
+pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()>) {
+    let limits = state.limits;
+    let house = House::new(&limits);
+    // Dropping the sender tells every connection to finish.
+    let (stopping_tx, stopping) = watch::channel(());
+    let routes = Arc::new(Routes::new(state, house.clone()));
+    // Owned here: if this future is dropped, so is every connection.
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        let (stream, peer) = tokio::select! {
+            () = &mut stop => break,
+            accepted = accept(&listener) => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let line = Line::new(stopping.clone());
+        // The lobby refuses nobody: the oldest there leaves.
+        line.stand(house.lobby.enter(Source::of(peer), line.cut()));
+        connections.spawn(serve_one(stream, peer, routes.clone(), limits, line));
+    }
+    // The port is closed first, so nobody waits in its queue for an answer that will not come.
+    drop(listener);
+    drop(stopping_tx);
+    let finished = timeout(limits.grace, async { while connections.join_next().await.is_some() {} });
+    match finished.await {
+        Ok(()) => debug!("http: every request ended"),
+        Err(_) => {
+            warn!(open = connections.len(), "http: requests were still open after the grace and are cut")
+        }
+    }
+}
+
+/// The next connection. Safe to drop at any await.
+async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                sockets::bound(&stream);
+                return (stream, peer.ip());
+            }
+            Err(error) => {
+                warn!(%error, "http: a connection could not be accepted");
+                sleep(Duration::from_millis(ACCEPT_PAUSE_MS)).await;
+            }
+        }
+    }
+}
+
+/// Answers one request. How it ends concerns the client alone, so an error is only worth a debug line.
+async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits: HttpLimits, line: Line) {
+    let mut stopping = line.0.stopping.clone();
+    let service = service_fn(|request| {
+        let (routes, line) = (routes.clone(), line.clone());
+        async move { Ok::<_, Infallible>(routes.answer(peer, request, &line).await) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.header_wait)
+            .keep_alive(false)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .serve_connection(TokioIo::new(stream), service)
+    );
+    let ended = async {
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            // Only ever an error: nothing is sent, the sender is dropped.
+            _ = stopping.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.as_mut().await
+            }
+        }
+    };
+    tokio::select! {
+        ended = ended => if let Err(error) = ended {
+            debug!(%error, "http: a connection ended early");
+        },
+        () = line.deadline(&limits) => debug!("http: a connection took too long and is cut"),
+        () = line.0.cut.notified() => debug!("http: a connection gives up its place to a newer one"),
+    }
+}
+
+/// A connection, as what answers on it sees it.
+#[derive(Clone)]
+pub(crate) struct Line(Arc<LineState>);
+
+struct LineState {
+    streams: AtomicBool,
+    ended: Notify,
+    stopping: watch::Receiver<()>,
+    cut: Cut,
+    // Never held across an await.
+    place: Mutex<Option<Place<Source>>>,
+}
+
+impl Line {
+    fn new(stopping: watch::Receiver<()>) -> Self {
+        let (streams, ended, cut) = (AtomicBool::new(false), Notify::new(), Cut::default());
+        Self(Arc::new(LineState { streams, ended, stopping, cut, place: Mutex::default() }))
+    }
+
+    fn cut(&self) -> &Cut {
+        &self.0.cut
+    }
+
+    /// Takes a place, and gives back the one it had.
+    fn stand(&self, place: Option<Place<Source>>) {
+        let mut mine = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
+        let _before = std::mem::replace(&mut *mine, place);
+    }
+
+    /// From now on it may last, until [`end`](Self::end). Streams have places of their own.
+    fn is_stream(&self) {
+        self.0.streams.store(true, Ordering::Relaxed);
+        self.stand(None);
+    }
+
+    /// The stream is over: its reader has the grace to read the rest.
+    fn end(&self) {
+        self.0.ended.notify_one();
+    }
+
+    /// Waits until the server stops.
+    async fn stopping(&self) {
+        // Only ever an error: nothing is sent, the sender is dropped.
+        let _ = self.0.stopping.clone().changed().await;
+    }
+
+    async fn deadline(&self, limits: &HttpLimits) {
+        sleep(limits.connection_wait).await;
+        if self.0.streams.load(Ordering::Relaxed) {
+            self.0.ended.notified().await;
+            sleep(limits.grace).await;
+        }
+    }
+}

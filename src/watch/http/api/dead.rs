@@ -1,0 +1,112 @@
+//! Dead letters: read by those who may read, redriven and purged by operators, as the protocol does it.
+
+use std::sync::Arc;
+
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body, Bytes};
+use hyper::header::CONTENT_TYPE;
+use hyper::{Method, Request, StatusCode};
+use serde::Serialize;
+
+use super::admission::{May, Who};
+use super::query::{Query, decode};
+use super::{Refusal, Site};
+use crate::pipeline::dead_letters::{Ask, Which, carry_out};
+use crate::store::dead::{self, DeadLetter, Filter};
+use crate::watch::http::answer::{Answer, json, not_allowed};
+use postbell_client::protocol::ServerFrame;
+use postbell_client::protocol::frame::dead::{Chosen, Done};
+
+/// A page of the list.
+const LIMIT_DEFAULT: i64 = 50;
+const LIMIT_MAX: i64 = 200;
+/// What a request may say: a thousand ids of twenty digits.
+const BODY_BYTES_MAX: usize = 32 * 1024;
+
+#[derive(Serialize)]
+struct Letters {
+    letters: Vec<DeadLetter>,
+    /// There are more: ask again, `before` the last one's number.
+    more: bool,
+}
+
+pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<Answer, Refusal> {
+    who.must(May::Read)?;
+    let limit = query.number("limit")?.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
+    let filter = Filter {
+        inbox: query.text("inbox"),
+        reason: query.text("reason"),
+        before: query.number("before")?,
+        limit: limit + 1,
+    };
+    let mut letters = site.ask(dead::list(&site.pool, &filter)).await?;
+    let more = letters.len() > limit as usize;
+    letters.truncate(limit as usize);
+    Ok(json(&Letters { letters, more }))
+}
+
+pub(super) async fn show(site: &Site, who: &Who, id: &str) -> Result<Answer, Refusal> {
+    who.must(May::Read)?;
+    let found = site.ask(dead::show(&site.pool, &decode(id)?)).await;
+    Ok(json(&found.map_err(|refusal| match refusal.status {
+        StatusCode::CONFLICT => Refusal { status: StatusCode::NOT_FOUND, ..refusal },
+        _ => refusal,
+    })?))
+}
+
+/// Redrives or purges.
+pub(super) async fn settle<B>(
+    site: &Site,
+    who: &Who,
+    request: Request<B>,
+    ask: fn(Which) -> Ask,
+) -> Result<Answer, Refusal>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    if *request.method() != Method::POST {
+        return Ok(not_allowed("POST"));
+    }
+    who.must(May::Operate)?;
+    is_json(&request)?;
+    let which = which(chosen(request.into_body()).await?)?;
+    let by = who.name.as_deref().unwrap_or("operator");
+    let done = match site.ask(carry_out(&site.pool, by, &ask(which), None)).await? {
+        ServerFrame::Redriven(done) => {
+            site.wake.notify_one();
+            done
+        }
+        ServerFrame::Purged(done) => done,
+        _ => Done { reference: None, count: 0, last: None, more: false },
+    };
+    Ok(json(&done))
+}
+
+/// A form of another page cannot say this without asking us first.
+pub(super) fn is_json<B>(request: &Request<B>) -> Result<(), Refusal> {
+    let is_json = |value: &hyper::header::HeaderValue| value.as_bytes().starts_with(b"application/json");
+    match request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
+        true => Ok(()),
+        false => Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send application/json")),
+    }
+}
+
+/// Which are named in a body.
+pub(super) async fn chosen<B>(body: B) -> Result<Chosen, Refusal>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let too_large =
+        || Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, format!("say it in at most {BODY_BYTES_MAX} bytes"));
+    let body = Box::pin(Limited::new(body, BODY_BYTES_MAX)).collect().await.map_err(|_| too_large())?;
+    serde_json::from_slice(&body.to_bytes())
+        .map_err(|e| Refusal::bad(format!("say {{\"ids\": [1, 2]}} or {{\"inbox\": \"name\"}}: {e}")))
+}
+
+fn which(chosen: Chosen) -> Result<Which, Refusal> {
+    chosen.check().map_err(|e| Refusal::bad(e.message))?;
+    Ok(match chosen.inbox {
+        Some(inbox) => Which::Inbox(Arc::from(inbox), chosen.after.unwrap_or(i64::MIN)),
+        None => Which::Ids(chosen.ids, None),
+    })
+}

@@ -1,0 +1,61 @@
+//! Messages from environment to environment, and the bound of what an environment's name may make.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use prometheus::core::{Collector, Desc};
+use prometheus::{IntCounterVec, Opts, proto::MetricFamily};
+
+use crate::store::gauges::OTHERS;
+
+/// Environments that have series of their own; the others, by name, are [`OTHERS`]. Their pairs are this squared.
+pub const ENVIRONMENTS_MAX: usize = 16;
+
+/// A counter for each pair of environments that are known, from 0 on.
+#[derive(Clone, Debug)]
+pub(super) struct Flow {
+    counters: IntCounterVec,
+    /// Counters cannot be taken back, so who came first stays.
+    known: Arc<Mutex<BTreeSet<String>>>,
+}
+
+impl Flow {
+    pub(super) fn new(opts: Opts) -> Result<Self, prometheus::Error> {
+        let counters = IntCounterVec::new(opts, &["from_environment", "to_environment"])?;
+        Ok(Self { counters, known: Arc::default() })
+    }
+
+    /// Makes an environment known, if there is room; gives back its label's value.
+    pub(super) fn label<'a>(&self, environment: &'a str) -> Result<&'a str, prometheus::Error> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.contains(environment) {
+            return Ok(environment);
+        }
+        if known.len() >= ENVIRONMENTS_MAX {
+            return Ok(OTHERS);
+        }
+        known.insert(environment.to_owned());
+        for other in known.iter() {
+            for pair in [[environment, other], [other, environment]] {
+                let _at_zero = self.counters.get_metric_with_label_values(&pair)?;
+            }
+        }
+        Ok(environment)
+    }
+
+    pub(super) fn add(&self, from: &str, to: &str, messages: u64) -> Result<(), prometheus::Error> {
+        let pair = [self.label(from)?, self.label(to)?];
+        self.counters.get_metric_with_label_values(&pair)?.inc_by(messages);
+        Ok(())
+    }
+}
+
+impl Collector for Flow {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counters.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.counters.collect()
+    }
+}
