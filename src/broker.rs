@@ -23,7 +23,7 @@ use crate::agents::access::Access;
 use crate::agents::presence::Presence;
 use crate::agents::server;
 use crate::agents::server::tls::{Tls, TlsError};
-use crate::agents::session::{Phase, Sessions};
+use crate::agents::session::{Phase, Shared};
 use crate::broker::config::Config;
 use crate::pipeline::alarm::Alarm;
 use crate::pipeline::dead_letters::{self, REQUESTS_MAX};
@@ -186,13 +186,12 @@ impl House {
         let http = tokio::spawn(http::serve(http, state, async {
             let _ = http_stopped.await;
         }));
-        let sessions = Sessions {
+        let shared = Arc::new(Shared {
             broker: config.name.as_str().into(),
             identity: self.broker.clone(),
             tls: config.tls.clone(),
             linked: watch::Sender::new(0),
-            // The server knows.
-            encrypted: false,
+            encrypted: tls.is_some(),
             allow_plaintext: config.allow_plaintext,
             pool: self.pool.clone(),
             guard: Guard::new(config.unauthenticated),
@@ -205,13 +204,13 @@ impl House {
             metrics: self.metrics.clone(),
             flow: self.flow.clone(),
             spans: self.spans.clone(),
-            last_id: Arc::new(AtomicU64::new(0)),
-        };
-        let linked = sessions.linked.subscribe();
+            last_id: AtomicU64::new(0),
+        });
+        let linked = shared.linked.subscribe();
         if let Some(tls) = tls.clone() {
             background.spawn(tls.follow(self.metrics.clone()));
         }
-        let accepting = tokio::spawn(server::serve(agents, tls, sessions, async {
+        let accepting = tokio::spawn(server::serve(agents, tls, shared, async {
             let _ = accept_stopped.await;
         }));
 

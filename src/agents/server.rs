@@ -4,13 +4,14 @@ pub mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::agents::session::{self, Sessions};
+use crate::agents::session::{self, Shared};
 use crate::base::pace::Pace;
 use crate::base::{open_files, sockets};
 use crate::watch::metrics::CloseReason;
@@ -28,15 +29,14 @@ const KEPT_MAX: u64 = 600;
 const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Sessions::phase`]. With `tls` every
+/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Shared::phase`]. With `tls` every
 /// session is encrypted. A broker that drains accepts still: the others link to it for what is left.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
-    mut sessions: Sessions,
+    shared: Arc<Shared>,
     stop: impl Future<Output = ()>,
 ) {
-    sessions.encrypted = tls.is_some();
     let mut running = JoinSet::new();
     let most = connections_max(open_files::bound());
     let mut pace = Pace::new(ACCEPT_PAUSE_FIRST, ACCEPT_PAUSE_MAX);
@@ -48,11 +48,11 @@ pub async fn serve(
             accepted = listener.accept(), if running.len() < most => match accepted {
                 Ok((socket, peer)) => {
                     pace.reset();
-                    match sessions.guard.admit(peer.ip()) {
+                    match shared.guard.admit(peer.ip()) {
                         Some(place) => {
-                            running.spawn(serve_one(socket, peer, place, tls.clone(), sessions.clone()));
+                            running.spawn(serve_one(socket, peer, place, tls.clone(), shared.clone()));
                         }
-                        None => session::turn_away(socket, tls.is_none(), &sessions.metrics),
+                        None => session::turn_away(socket, tls.is_none(), &shared.metrics),
                     }
                 }
                 Err(e) => {
@@ -65,7 +65,7 @@ pub async fn serve(
         }
     }
     drop(listener);
-    drop(sessions);
+    drop(shared);
     while let Some(ended) = running.join_next().await {
         log_panic(ended);
     }
@@ -76,7 +76,7 @@ fn connections_max(files: Option<u64>) -> usize {
     usize::try_from(left).map_or(CONNECTIONS_MAX, |left| left.min(CONNECTIONS_MAX))
 }
 
-async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Option<Tls>, sessions: Sessions) {
+async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Option<Tls>, shared: Arc<Shared>) {
     // The handshake and the hello together.
     let hello_by = Instant::now() + HELLO_WAIT;
     sockets::bound(&socket);
@@ -87,16 +87,16 @@ async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Optio
     }
     let Some(tls) = tls else {
         let (read, write) = socket.into_split();
-        return session::serve(read, write, peer, place, hello_by, sessions).await;
+        return session::serve(read, write, peer, place, hello_by, &shared).await;
     };
     // On the heap: its state is large, and gone when the session begins.
     let refused = match Box::pin(tls.accept(socket, hello_by)).await {
         Ok(stream) => {
             let (read, write) = tokio::io::split(stream);
-            return session::serve(read, write, peer, place, hello_by, sessions).await;
+            return session::serve(read, write, peer, place, hello_by, &shared).await;
         }
         Err(NotAccepted::Plain(mut socket)) => {
-            return session::refuse_plaintext(&mut socket, peer, &sessions).await;
+            return session::refuse_plaintext(&mut socket, peer, &shared).await;
         }
         Err(refused) => refused,
     };
@@ -104,7 +104,7 @@ async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Optio
         NotAccepted::Gone => CloseReason::Disconnect,
         _ => CloseReason::Tls,
     };
-    sessions.metrics.closed(reason);
+    shared.metrics.closed(reason);
     match refused {
         NotAccepted::Late => tracing::info!(%peer, "a TLS handshake took too long"),
         NotAccepted::Failed(e, socket) => {

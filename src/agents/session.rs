@@ -55,9 +55,8 @@ use route::{Away, Route};
 /// How long the last line may take: the peer may not read.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 
-/// What every session shares.
-#[derive(Clone)]
-pub struct Sessions {
+/// What every session shares: one for them all, behind an `Arc`.
+pub struct Shared {
     /// This broker's name.
     pub broker: Arc<str>,
     /// Who this broker is, for those it links to.
@@ -93,7 +92,7 @@ pub struct Sessions {
     /// Told of pushes that belong to a trace.
     pub spans: Spans,
     /// The last session's id.
-    pub last_id: Arc<AtomicU64>,
+    pub last_id: AtomicU64,
 }
 
 /// How far the broker's stopping is.
@@ -104,7 +103,7 @@ pub enum Phase {
     /// Each session is asked to leave at a moment of its own within this time, and gets nothing from then on. No new agent
     /// is let in; links are, for what is left.
     Draining(Duration),
-    /// Sessions are ended.
+    /// Shared are ended.
     Closing,
 }
 
@@ -153,7 +152,7 @@ struct Session<'a> {
     agent: Arc<str>,
     /// None: it is a link.
     ticket: Option<&'a Ticket>,
-    shared: &'a Sessions,
+    shared: &'a Shared,
     route: &'a Route,
     outbox: Outbox,
 }
@@ -165,11 +164,11 @@ pub async fn serve(
     peer: SocketAddr,
     place: Place,
     hello_by: Instant,
-    shared: Sessions,
+    shared: &Shared,
 ) {
     let mut reader = LineReader::new(read, postbell_client::protocol::limits::HELLO_LINE_BYTES_MAX);
-    let (end, whole) = match hello::greet(&mut reader, &mut write, (peer, place), hello_by, &shared).await {
-        Ok(greeted) => run(reader, &mut write, greeted, &shared).await,
+    let (end, whole) = match hello::greet(&mut reader, &mut write, (peer, place), hello_by, shared).await {
+        Ok(greeted) => run(reader, &mut write, greeted, shared).await,
         Err(end) => (end, true),
     };
     shared.metrics.closed(end.reason());
@@ -192,7 +191,7 @@ pub async fn serve(
 }
 
 /// Refuses a client that speaks plainly where TLS is spoken.
-pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Sessions) {
+pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Shared) {
     let sentence = "this port speaks TLS only: use a tcp+tls:// URL. If this line crossed a network, so did its \
                     token, in clear: rotate it by `postbell agent rotate`";
     shared.metrics.closed(CloseReason::Refused(ErrorCode::PlaintextRefused));
@@ -218,7 +217,7 @@ async fn run(
     mut reader: LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
     mut greeted: hello::Greeted,
-    shared: &Sessions,
+    shared: &Shared,
 ) -> (End, bool) {
     let (outbox, outgoing) = mpsc::channel(OUTBOX_MAX);
     let id = greeted.session;
@@ -276,7 +275,7 @@ async fn read_lines(
     reader: &mut LineReader<impl AsyncRead + Unpin>,
     silence: Duration,
     greeted: &hello::Greeted,
-    shared: &Sessions,
+    shared: &Shared,
     route: &Route,
     outbox: &mpsc::WeakSender<Outgoing>,
 ) -> End {
@@ -432,7 +431,7 @@ fn nack_request(nack: Nack) -> Request {
     }
 }
 
-impl Sessions {
+impl Shared {
     fn next_id(&self) -> SessionId {
         self.last_id.fetch_add(1, Ordering::Relaxed) + 1
     }

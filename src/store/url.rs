@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio_postgres::config::Host;
 
 /// When a silent server connection is probed, how often, and after how many silent probes it is given up.
@@ -86,7 +87,10 @@ impl DatabaseUrl {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             match key {
                 "sslmode" => ssl_mode = parse_ssl_mode(value)?,
-                "sslrootcert" => ssl_root_cert = Some(PathBuf::from(percent_decode(value))),
+                "sslrootcert" => {
+                    ssl_root_cert =
+                        Some(PathBuf::from(percent_decode_str(value).decode_utf8_lossy().into_owned()))
+                }
                 _ if PASSED_ON.contains(&key) => passed.push(pair),
                 _ => ignored.push(key.to_owned()),
             }
@@ -205,26 +209,6 @@ fn parse_ssl_mode(value: &str) -> Result<SslMode, UrlError> {
         "verify-full" => SslMode::VerifyFull,
         _ => return fault("sslmode must be disable, prefer, require, verify-ca or verify-full"),
     })
-}
-
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let hex = (bytes[i] == b'%').then(|| bytes.get(i + 1..i + 3)).flatten();
-        match hex.and_then(|h| u8::from_str_radix(std::str::from_utf8(h).ok()?, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                i += 3;
-            }
-            None => {
-                out.push(bytes[i]);
-                i += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 #[cfg(test)]

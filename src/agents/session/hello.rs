@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{End, FAREWELL_WAIT, Phase, Sessions, door, line_fault, stopping};
+use super::{End, FAREWELL_WAIT, Phase, Shared, door, line_fault, stopping};
 use crate::agents::access::Ticket;
 use crate::agents::presence::Card;
 use crate::store::agents::{AgentRow, Denial};
@@ -67,7 +67,7 @@ pub(super) async fn greet(
     write: &mut (impl AsyncWrite + Unpin),
     (peer, place): (SocketAddr, Place),
     hello_by: Instant,
-    shared: &Sessions,
+    shared: &Shared,
 ) -> Result<Greeted, End> {
     let hello = read_hello(reader, hello_by).await?;
     if hello.proto != PROTO {
@@ -125,7 +125,7 @@ struct Admitted {
     ticket: Option<Ticket>,
 }
 
-async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Sessions) -> Result<Admitted, End> {
+async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Shared) -> Result<Admitted, End> {
     let heard = shared.access.heard();
     let found = match hello.broker {
         Some(broker) => lease::authenticate(&shared.pool, broker, &hello.token)
@@ -161,7 +161,7 @@ async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Sessions)
     Ok(Admitted { session, rank: Some(agent.rank), hold, agent: agent.into(), ticket: Some(ticket) })
 }
 
-async fn may_take(group: &str, agent: &AgentRow, shared: &Sessions) -> Result<(), End> {
+async fn may_take(group: &str, agent: &AgentRow, shared: &Shared) -> Result<(), End> {
     match grants::may_use(&shared.pool, Kind::Group, group, &agent.agent_id, &agent.role).await {
         Ok(true) => Ok(()),
         Ok(false) => {

@@ -14,7 +14,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::hello::Greeted;
 use super::route::Route;
-use super::{End, FAREWELL_WAIT, Phase, Sessions, slow_reader};
+use super::{End, FAREWELL_WAIT, Phase, Shared, slow_reader};
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, Outgoing};
 use postbell_client::connection::Connection;
@@ -41,7 +41,7 @@ const FRAMES_AT_ONCE: usize = 64;
 /// See the module.
 pub(super) struct Link<'a> {
     greeted: &'a Greeted,
-    shared: &'a Sessions,
+    shared: &'a Shared,
     route: &'a Route,
     outbox: mpsc::WeakSender<Outgoing>,
     connection: Option<Connection>,
@@ -60,7 +60,7 @@ type Lost = Option<Trouble>;
 impl<'a> Link<'a> {
     pub(super) fn new(
         greeted: &'a Greeted,
-        shared: &'a Sessions,
+        shared: &'a Shared,
         route: &'a Route,
         outbox: mpsc::WeakSender<Outgoing>,
     ) -> Self {

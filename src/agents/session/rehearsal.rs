@@ -1,6 +1,7 @@
 //! A session without a broker around it: bytes go in as they are cut, and what it made of them comes out. The agent is
 //! taken at its word, so this is compiled for tests and fuzzing only.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
 
 use prometheus::Registry;
@@ -9,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{End, Phase, Sessions, hello, run, say_last};
+use super::{End, Phase, Shared, hello, run, say_last};
 use crate::agents::access::Access;
 use crate::agents::presence::Presence;
 use crate::pipeline::dead_letters::{Ask, REQUESTS_MAX};
@@ -65,7 +66,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
     let (publishes, publishes_rx) = mpsc::channel(OUTBOX_MAX);
     let (dead_letters, mut asked) = mpsc::channel(REQUESTS_MAX);
     let (_running, phase) = watch::channel(Phase::Running);
-    let shared = Sessions {
+    let shared = Shared {
         broker: "rehearsal".into(),
         identity: BrokerRow {
             id: Uuid::nil(),
@@ -89,7 +90,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         metrics: SHARED.0.clone(),
         flow: Flow::new(std::time::Instant::now()),
         spans: Spans::default(),
-        last_id: Arc::default(),
+        last_id: AtomicU64::default(),
     };
     let (ended_with_bytes, (), written, events, sends) = tokio::join!(
         serve_as_said(theirs, shared),
@@ -104,7 +105,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
 }
 
 /// As [`super::serve`], but for the authentication.
-async fn serve_as_said(socket: DuplexStream, shared: Sessions) -> bool {
+async fn serve_as_said(socket: DuplexStream, shared: Shared) -> bool {
     let (read, mut write) = split(socket);
     let mut reader = LineReader::new(read, HELLO_LINE_BYTES_MAX);
     let (end, whole) = match greet_as_said(&mut reader, &mut write, &shared).await {
@@ -122,7 +123,7 @@ async fn serve_as_said(socket: DuplexStream, shared: Sessions) -> bool {
 async fn greet_as_said(
     reader: &mut LineReader<ReadHalf<DuplexStream>>,
     write: &mut WriteHalf<DuplexStream>,
-    shared: &Sessions,
+    shared: &Shared,
 ) -> Result<hello::Greeted, End> {
     let said = hello::read_hello(reader, Instant::now() + HELLO_WAIT).await?;
     let session = shared.next_id();

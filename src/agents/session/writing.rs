@@ -9,7 +9,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::hello::Greeted;
 use super::route::Route;
-use super::{End, Phase, Progress, Sessions, slow_reader, stopping};
+use super::{End, Phase, Progress, Shared, slow_reader, stopping};
 use crate::pipeline::dispatch::{Input, Outgoing};
 use crate::watch::spans::Step;
 use postbell_client::protocol::codec::write_whole;
@@ -68,7 +68,7 @@ pub(super) async fn write_lines(
     mut outgoing: mpsc::Receiver<Outgoing>,
     elsewhere: mpsc::Sender<(Owner, Tag)>,
     greeted: &Greeted,
-    shared: &Sessions,
+    shared: &Shared,
     route: &Route,
     progress: &Progress,
 ) -> End {
@@ -129,7 +129,7 @@ fn moment(greeted: &Greeted, spread: Duration) -> Instant {
     Instant::now() + spread.mul_f64(share)
 }
 
-async fn stop_pushing(greeted: &Greeted, shared: &Sessions, route: &Route) {
+async fn stop_pushing(greeted: &Greeted, shared: &Shared, route: &Route) {
     if let Some(frames) = route.set_window(0) {
         // A link that has just closed pushes nothing either.
         let _ = frames.send(ClientFrame::Window(Window { n: 0 })).await;
@@ -175,7 +175,7 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
     lines
 }
 
-fn note(pushes: &[Push], greeted: &Greeted, shared: &Sessions) {
+fn note(pushes: &[Push], greeted: &Greeted, shared: &Shared) {
     let now = Instant::now();
     // Of a link the agent is not known here.
     let agent = (!greeted.is_link() && greeted.agent != greeted.inbox).then_some(&*greeted.agent);

@@ -1,5 +1,7 @@
 //! Words of a path or a query. Pure.
 
+use percent_encoding::percent_decode_str;
+
 use super::Refusal;
 
 /// The parameters of a query.
@@ -7,10 +9,10 @@ use super::Refusal;
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
+    /// As a form writes it: a space may be a plus.
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            // A form writes a space so; a path does not.
             Ok((decode(&name.replace('+', " "))?, decode(&value.replace('+', " "))?))
         });
         Ok(Self(pairs.collect::<Result<_, Refusal>>()?))
@@ -28,21 +30,16 @@ impl Query {
     }
 }
 
-/// Percent-decodes a word; what it makes must be UTF-8 that Postgres takes.
+/// Percent-decodes a word, which must become UTF-8 that Postgres takes. A `%` without two digits is refused: the library would
+/// let it stand, and a name with a typing error would look like one that nobody has.
 pub(super) fn decode(word: &str) -> Result<String, Refusal> {
     let bad = || Refusal::bad(format!("{word:?} is not percent-encoded UTF-8"));
-    let mut bytes = Vec::with_capacity(word.len());
-    let mut rest = word.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-        let (Some(high), Some(low)) = (digit(rest.next()), digit(rest.next())) else { return Err(bad()) };
-        bytes.push((high * 16 + low) as u8);
+    let is_escape = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    if !word.split('%').skip(1).all(is_escape) {
+        return Err(bad());
     }
-    String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or_else(bad)
+    let text = percent_decode_str(word).decode_utf8().map_err(|_| bad())?;
+    if text.contains('\0') { Err(bad()) } else { Ok(text.into_owned()) }
 }
 
 #[cfg(test)]
