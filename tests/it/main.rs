@@ -22,6 +22,7 @@ mod container;
 mod conversations;
 mod dead;
 mod dead_ops;
+mod dead_rows;
 mod dear;
 mod delivery;
 mod doctor;
