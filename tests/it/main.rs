@@ -24,6 +24,7 @@ mod dead;
 mod dead_ops;
 mod dead_rows;
 mod dear;
+mod deferred;
 mod delivery;
 mod doctor;
 mod documents;
