@@ -37,6 +37,7 @@ mod gate;
 mod harness;
 mod held_sends;
 mod house;
+mod kept_out;
 mod lifecycle;
 mod limits;
 mod locks;
