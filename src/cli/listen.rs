@@ -2,7 +2,7 @@
 
 mod exec;
 mod reason;
-mod summary;
+pub(super) mod summary;
 mod tally;
 
 use std::collections::HashSet;

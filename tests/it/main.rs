@@ -46,6 +46,8 @@ mod mesh;
 mod meshes;
 mod misuse;
 mod notify_queue;
+#[cfg(target_os = "linux")]
+mod once_summary;
 mod operators;
 mod outage;
 mod outcomes;
