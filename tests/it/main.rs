@@ -38,6 +38,8 @@ mod harness;
 mod held_sends;
 mod house;
 mod kept_out;
+#[cfg(target_os = "linux")]
+mod leaving;
 mod lifecycle;
 mod limits;
 mod locks;
