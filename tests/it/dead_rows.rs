@@ -105,9 +105,18 @@ async fn an_agent_is_told_which_one_is_refused() {
     assert_eq!(mesh.db.ask::<Vec<i64>>(DEAD).await, [third]);
     assert_eq!(mesh.db.ask::<i64>(AS_NEW).await, 5);
     // Of an inbox the rest is done, and asked for on.
+    let sql = mesh.db.sql().await;
+    sql.batch_execute("alter table agent_messages drop constraint no_third").await.unwrap();
     bury(&mesh.db).await;
-    assert!(client.redrive(Which::Inbox("a")).await.unwrap() >= 5);
+    sql.batch_execute(ddl).await.unwrap();
+    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap(), 10);
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries where state = 'dead'").await, 2);
+    // Where nothing of it can be done, that is the answer.
+    let refused = client.redrive(Which::Inbox("a")).await.expect_err("both are refused");
+    assert!(
+        refused.to_string().contains("0 were redriven") && refused.to_string().contains(name),
+        "{refused}"
+    );
 }
 
 /// A poller takes the message and then its delivery. Who redrives takes neither from it, and it is no deadlock's victim.
@@ -125,7 +134,8 @@ async fn what_a_poller_holds_is_passed_over() {
             .batch_execute("begin; select from agent_messages where payload = '3' for update")
             .await
             .unwrap();
-        let asked = command(&db, &["dead", op, "--all"]);
+        let args = ["dead", op, "--all"];
+        let asked = command(&db, &args);
         let ended = timeout(Duration::from_secs(20), asked).await.expect("nobody is waited for");
         assert_eq!(ended.status, 1, "{op}: {}", ended.stderr);
         assert!(ended.stderr.contains("1 are held by another transaction"), "{op}: {}", ended.stderr);
