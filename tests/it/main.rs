@@ -22,7 +22,9 @@ mod container;
 mod conversations;
 mod dead;
 mod dead_ops;
+mod dead_rows;
 mod dear;
+mod deferred;
 mod delivery;
 mod doctor;
 mod documents;
@@ -35,6 +37,9 @@ mod gate;
 mod harness;
 mod held_sends;
 mod house;
+mod kept_out;
+#[cfg(target_os = "linux")]
+mod leaving;
 mod lifecycle;
 mod limits;
 mod locks;
@@ -43,6 +48,8 @@ mod mesh;
 mod meshes;
 mod misuse;
 mod notify_queue;
+#[cfg(target_os = "linux")]
+mod once_summary;
 mod operators;
 mod outage;
 mod outcomes;
