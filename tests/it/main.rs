@@ -32,6 +32,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
+mod grants;
 mod harness;
 mod held_sends;
 mod house;
@@ -62,6 +63,7 @@ mod settle;
 mod sockets;
 #[cfg(feature = "otel")]
 mod spans;
+mod standstill;
 mod status;
 mod terminal;
 mod tls;
