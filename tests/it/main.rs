@@ -34,6 +34,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
+mod grants;
 mod harness;
 mod held_sends;
 mod house;
@@ -69,6 +70,7 @@ mod settle;
 mod sockets;
 #[cfg(feature = "otel")]
 mod spans;
+mod standstill;
 mod status;
 mod terminal;
 mod tls;
