@@ -1,6 +1,6 @@
 //! A duty that stands still is told wherever somebody looks, and all is well again once the cause is gone.
 
-use postbell::postgres::doctor::{Level, examine};
+use postbell::store::doctor::{Level, examine};
 use tokio::time::{sleep, timeout};
 
 use crate::harness::{TestDb, fresh, migrated};
@@ -55,7 +55,7 @@ async fn all_is_well(mesh: &Mesh, admin: &TestDb) {
 async fn owned_mesh() -> (TestDb, Mesh) {
     let admin = fresh().await;
     let owner = owned(&admin, &admin.client().await).await;
-    postbell::postgres::migrate::migrate(&owner).await.expect("migrates");
+    postbell::store::migrate::migrate(&owner).await.expect("migrates");
     let mesh = Mesh::on(TestDb::at(owner_url(&admin)), &[]).await;
     (admin, mesh)
 }

@@ -1,8 +1,8 @@
 //! The answer to a settle is lost after its COMMIT: what it wrote is counted once all the same.
 
 use postbell::devdb::{Data, DevPostgres, Options};
-use postbell::postgres::migrate::migrate;
-use postbell::postgres::{DatabaseUrl, Target};
+use postbell::store::migrate::migrate;
+use postbell::store::{DatabaseUrl, Target};
 use tokio::time::timeout;
 
 use crate::harness::TestDb;
