@@ -69,3 +69,4 @@ mod topics;
 mod unrouted;
 mod views;
 mod watch;
+mod words;
