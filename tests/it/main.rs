@@ -78,3 +78,4 @@ mod topics;
 mod unrouted;
 mod views;
 mod watch;
+mod words;
