@@ -76,6 +76,11 @@ class Lock:
         beside somebody else."""
         await self._lost.wait()
 
+    def when_over(self, tell: Callable[[Lock], object]) -> None:
+        """Told once it is not renewed any more."""
+        if self._renewing:
+            self._renewing.add_done_callback(lambda _: tell(self))
+
     def drop(self) -> None:
         """It is not renewed any more, and ends by its time."""
         if self._renewing:
@@ -181,9 +186,9 @@ class Locks:
                 if answer.get("held") or answer.get("holder"):
                     break
             lock = Lock(ask, key, ttl_ms, asked_at, answer)
-            if lock._renewing:
+            if lock.held:
                 self._locks.add(lock)
-                lock._renewing.add_done_callback(lambda _: self._locks.discard(lock))
+                lock.when_over(self._locks.discard)
             return lock
 
         return Locking(acquire)
