@@ -82,7 +82,7 @@ class Agent:
         if self._driver is not None and self._driver.ended is None:
             return
         if self._driver is not None and isinstance(self._driver.ended, Forked):
-            # What is left of the parent's. From here on it is told of forks of this process.
+            # The parent's is left behind. From here on it is told of forks of this process.
             self._driver, self._asker, self._takers = None, None, 0
             self._locks = Locks()
             forks.tell(self)
@@ -114,7 +114,7 @@ class Agent:
         self._locks.drop_all()
         driver.set_window(0)
         driver.release_waiting()
-        # What is in hand when the agent falls over may be why.
+        # A message in hand when the agent falls over may be why.
         outcome = blame(fault)
         for message in driver.hands.all_taken():
             delay_ms = milliseconds("delay", outcome.delay)
@@ -200,9 +200,8 @@ class Agent:
 
     async def send(self, **fields: Unpack[Sending]) -> str:
         """Sends a message to an agent (or ``"*"``), to those that subscribed to a topic, to an environment, or to one of a
-        group; gives back its id once it is committed. Messages to an inbox with the same `ordering_key` are handled one after
-        the other; `to_instance` is the process of that agent that waits for an answer. What the broker refuses by `slow_down`
-        is sent again by itself.
+        group; gives back its id once it is committed. The fields and their meanings are those of `fields.Sending`. A send
+        that the broker refuses by `slow_down` is sent again by itself.
 
         `Interrupted` says that the connection fell and nobody knows whether it was stored; with a `dedupe_key` it is
         sent again instead."""
@@ -211,9 +210,9 @@ class Agent:
         return await self._open().calls.send(frame)
 
     async def request(self, **fields: Unpack[Question]) -> Reply:
-        """Sends a question and waits for its answer: what the other says by `Message.reply`. Of several that are asked, the
-        first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not pushed by then is
-        not delivered any more. `Unreadable` is an answer that Python does not hold."""
+        """Sends a question (`fields.Question`) and waits for its answer, which the other gives by `Message.reply`. Where
+        several are asked, the first answer counts. `NoAnswer` says who did not answer within `timeout`; a question that was
+        not pushed by then is not delivered any more. `Unreadable` is an answer that Python does not hold."""
         check("request", fields, Question)
         recipient = Recipient.of(fields)
         async with self._question(recipient, fields.pop("timeout", ANSWER_WAIT_SECONDS)) as asked:
@@ -225,9 +224,9 @@ class Agent:
             raise NoAnswer(str(recipient), asked.seconds, asked.correlation_id)
 
     async def request_all(self, **fields: Unpack[Questions]) -> list[Reply]:
-        """Sends a question to many and gives back the answers that came within `timeout`, in their order; sooner where there
-        are `count` of them. None at all is an empty list. Of one that Python does not hold `fault` says so, and its
-        `payload` raises it."""
+        """Sends a question (`fields.Questions`) to many and gives back the answers that came within `timeout`, in their
+        order; sooner where there are `count` of them. None at all is an empty list. An answer that Python does not hold says
+        so by its `fault`, and its `payload` raises it."""
         check("request_all", fields, Questions)
         replies: list[Reply] = []
         timeout, count = fields.pop("timeout", ANSWER_WAIT_SECONDS), fields.pop("count", None)

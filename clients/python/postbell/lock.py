@@ -26,14 +26,14 @@ TRIES_MAX = 5
 
 
 class Asker(Protocol):
-    """What a lock asks the broker by."""
+    """Asks the broker, for a lock."""
 
     def __call__(self, frame: Frame, within: float = ...) -> Awaitable[Frame]:
         """The broker's answer."""
 
 
 class Lock:
-    """What became of asking for a lock. While it is held it is renewed by itself; when this process dies, others get it
+    """The answer to asking for a lock. While it is held it is renewed by itself; when this process dies, others get it
     after its time.
 
     As a context it is given back at the end of the block, unless `done` was said in it; the end raises `LockLost` where it
@@ -167,7 +167,7 @@ class Locking:
 
 
 class Locks:
-    """Those of an agent, which end with it."""
+    """The locks of an agent, which end with it."""
 
     def __init__(self) -> None:
         self._locks: set[Lock] = set()

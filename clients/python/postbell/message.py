@@ -44,7 +44,7 @@ class Release(Exception):
 
 
 class Settler(Protocol):
-    """What a message is settled by."""
+    """The side of a message that tells the broker."""
 
     def ack(self, message: Message, told: Callable[[bool], None] | None) -> None:
         """Handled; `told` whether that is committed."""
@@ -63,7 +63,7 @@ class Settler(Protocol):
 
 
 class Facts:
-    """What a message says of itself."""
+    """The fields of a message."""
 
     __slots__ = ("frame", "id", "sender", "type")
 
@@ -85,7 +85,7 @@ class Facts:
 
     @property
     def payload(self) -> Any:
-        """What was sent, as `json.loads` has it."""
+        """The value that was sent, as `json.loads` has it."""
         return self.frame.get("payload")
 
     @property
@@ -118,7 +118,7 @@ class Facts:
 
     @property
     def correlation_id(self) -> str | None:
-        """What it is an answer to, or will be answered by."""
+        """The id by which a question and its answers belong together."""
         return self._text("correlation_id")
 
     @property
@@ -157,7 +157,7 @@ class Reply(Facts):
 
     @property
     def payload(self) -> Any:
-        """What was answered, as `json.loads` has it. Raises `Unreadable` where Python does not hold it."""
+        """The value that was answered, as `json.loads` has it. Raises `Unreadable` where Python does not hold it."""
         if self.fault:
             raise self.fault
         return self.frame.get("payload")

@@ -17,7 +17,7 @@ from .limits import WINDOW_DEFAULT, WINDOW_MAX
 from .tls import Trust
 from .version import VERSION
 
-#: What an agent can do, in words of whoever asks for it.
+#: The things that an agent can do, in the words of those who ask for them.
 Capabilities = Sequence[Any] | Mapping[str, Any]
 
 URL_DEFAULT = "tcp://127.0.0.1:7440"
@@ -36,11 +36,11 @@ class Settings:
     instance: str
     #: Nobody else can have this instance's name: whoever takes over from us is ourselves.
     is_instance_ours: bool
-    #: What it takes from instead of its own inbox.
+    #: The group that it takes from instead of its own inbox.
     group: str | None
     window: int | None
     heartbeat_ms: int | None
-    #: What it says of itself to the registry.
+    #: For the registry.
     capabilities: Capabilities | None
     version: str | None
 
@@ -57,7 +57,7 @@ class Settings:
 
 
 def read(agent: str | None, *, environ: Mapping[str, str] = os.environ, **given: Unpack[Given]) -> Settings:
-    """What is given, else POSTBELL_…; an empty variable counts as none."""
+    """Settings that are given, else POSTBELL_…; an empty variable counts as none."""
 
     def of(name: str, given: object) -> str | None:
         return str(given) if given is not None else environ.get(name) or None
@@ -69,7 +69,7 @@ def read(agent: str | None, *, environ: Mapping[str, str] = os.environ, **given:
         client_cert=of("POSTBELL_CLIENT_CERT", given.get("client_cert")),
         client_key=of("POSTBELL_CLIENT_KEY", given.get("client_key")),
     )
-    # Whoever asks for verification must not get a connection in clear.
+    # A caller that asks for verification must not get a connection in clear.
     if trust.is_given and not address.tls:
         raise Invalid("a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://")
     window, heartbeat = given.get("window"), given.get("heartbeat")
