@@ -72,7 +72,7 @@ class Keywords(unittest.TestCase):
             for name in kind.__optional_keys__:
                 at = [n for n, line in enumerate(source) if line.startswith(f"    {name}: ")]
                 self.assertTrue(at, name)
-                # An agent and a message have an `environment` each.
-                self.assertLessEqual(len(at), 2 if name == "environment" else 1, f"{name} is written once")
+                # An agent is in an environment and may take from a group; a message may be for either.
+                self.assertLessEqual(len(at), 2 if name in ("environment", "group") else 1, f"{name} is written once")
                 for n in at:
                     self.assertTrue(source[n - 1].startswith("    #: "), f"{name} has a meaning")
