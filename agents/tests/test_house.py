@@ -69,3 +69,15 @@ def test_what_is_shared_knows_no_agent() -> None:
 def test_no_file_is_too_large_to_know_by_heart() -> None:
     for file in [*SOURCES.rglob("*.py"), *Path(__file__).parent.rglob("*.py")]:
         assert len(file.read_text().splitlines()) <= LINES_MAX, file
+
+
+def test_the_library_is_this_repositorys_or_none() -> None:
+    # No public index takes a version with a label after the +.
+    version = (
+        (Path(__file__).parents[2] / "clients/python/postbell/version.py")
+        .read_text()
+        .rpartition('VERSION = "')[2]
+        .split('"')[0]
+    )
+    assert "+" in version
+    assert f'"postbell=={version}"' in (Path(__file__).parents[1] / "pyproject.toml").read_text()

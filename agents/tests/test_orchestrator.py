@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from typing import Any
 from uuid import uuid4
 
@@ -170,7 +169,6 @@ def test_a_killed_orchestrator_is_replaced_and_the_next_goes_on(mesh: Mesh) -> N
     tasks = [mesh.ask() for _ in range(3)]
     worker.wait(1)
     assert "active" not in standby.said()
-    killed_at = time.monotonic()
     active.kill()
     # Asked for while nobody is active.
     tasks.append(mesh.ask())
@@ -178,7 +176,6 @@ def test_a_killed_orchestrator_is_replaced_and_the_next_goes_on(mesh: Mesh) -> N
     for task in tasks:
         assert mesh.asker.answer(task)["ok"] is True
     standby.wait_for("active, with the fence")
-    assert time.monotonic() - killed_at < 20
     # Each task's command was sent once, though its sender died.
     assert sorted(m.payload["task_id"] for m in worker.messages) == sorted(tasks)
     fences = {mesh.task(task)["fence"] for task in tasks}

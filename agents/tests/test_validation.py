@@ -147,7 +147,7 @@ def test_two_runs_at_once_open_one_alert(stage: Stage, who: Credentials) -> None
 
     def run(_: int) -> UUID:
         with database.transaction() as connection:
-            together.wait(10)
+            together.wait(30)
             [lasting] = Alerts(who.name, "test", "public").write(connection, [finding], set())
         return lasting.alert_id
 

@@ -1,6 +1,6 @@
 -- Agents with a session here, sorted: alive now. $1 broker, $2 agents. A status that an agent set itself (busy, error) is left
 -- alone while it lives. One row: a digest of what their hellos were checked against, which is another one when somebody's
--- access changed, or when others are here. Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- access changed, or when others are here; and those that were not written, null for none. Called by src/store/presence.rs. Uses agent_registry's primary key.
 with here as (
   update agent_registry r
   set last_heartbeat = now(), updated_at = now(),
@@ -18,4 +18,7 @@ with here as (
   returning r.agent_id, r.enabled, r.role, r.token_hash,
             case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous
 )
-select coalesce(sum(hashtextextended(here::text, 0)), 0)::text as access from here
+select coalesce(sum(hashtextextended(here::text, 0)), 0)::text as access,
+       case when count(*) < cardinality($2)
+            then array(select unnest($2) except select agent_id::text from here order by 1) end as unwritten
+from here

@@ -2,14 +2,17 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::agent::one_connection;
-use super::settings::DatabaseArgs;
+use super::dead::chosen::{ChosenArgs, CommonArgs};
 use super::{Outcome, output, target};
 use crate::store::aside::{self, Chosen, Filter};
 use crate::store::{Connection, settle};
+
+/// Of a number that is not there.
+const UNKNOWN: &str = "not set aside: `postbell aside list`";
 
 /// What can be done with what is set aside; its help is in [`super::Command`].
 #[derive(Subcommand)]
@@ -34,15 +37,6 @@ Exit status: 0 nothing of it is left; 1 something is still refused; 64 wrong usa
 }
 
 #[derive(Args)]
-pub(super) struct CommonArgs {
-    #[command(flatten)]
-    database: DatabaseArgs,
-    /// Print JSON
-    #[arg(long, env = "POSTBELL_JSON")]
-    json: bool,
-}
-
-#[derive(Args)]
 pub(super) struct ListArgs {
     /// Only of this inbox, or of this agent's presence
     #[arg(long, env = "POSTBELL_INBOX")]
@@ -60,24 +54,8 @@ pub(super) struct ListArgs {
     common: CommonArgs,
 }
 
-#[derive(Args)]
-#[command(group = ArgGroup::new("chosen").required(true).args(["ids", "inbox", "all"]))]
-pub(super) struct ChosenArgs {
-    /// The numbers, as `postbell aside list` shows them
-    #[arg(value_name = "NUMBER")]
-    ids: Vec<i64>,
-    /// All of this inbox
-    #[arg(long, env = "POSTBELL_INBOX")]
-    inbox: Option<String>,
-    /// All there is
-    #[arg(long, env = "POSTBELL_ALL")]
-    all: bool,
-    #[command(flatten)]
-    common: CommonArgs,
-}
-
 impl ChosenArgs {
-    fn chosen(&self) -> Chosen<'_> {
+    fn aside(&self) -> Chosen<'_> {
         let ids = Some(self.ids.as_slice()).filter(|ids| !ids.is_empty());
         Chosen { ids, inbox: self.inbox.as_deref() }
     }
@@ -86,20 +64,13 @@ impl ChosenArgs {
     async fn connect(&self) -> anyhow::Result<Connection> {
         Ok(settle::open(&target(&self.common.database)?.impatient()).await?)
     }
-
-    fn unknown(&self, count: u64) {
-        let asked = self.ids.len() as u64;
-        if count < asked {
-            tracing::warn!("{} of the {asked} named are not set aside: `postbell aside list`", asked - count);
-        }
-    }
 }
 
 pub(super) async fn run(command: AsideCommand) -> Outcome {
     match command {
         AsideCommand::List(args) => list(&args).await?,
         AsideCommand::Retry(args) => {
-            let tried = aside::retry_chosen(&args.connect().await?, args.chosen()).await?;
+            let tried = aside::retry_chosen(&args.connect().await?, args.aside()).await?;
             if args.common.json {
                 output::json(&tried);
             } else {
@@ -107,19 +78,19 @@ pub(super) async fn run(command: AsideCommand) -> Outcome {
                     "written {}, not needed any more {}, still refused {}",
                     tried.written, tried.gone, tried.refused
                 ));
-                args.unknown(tried.all());
+                args.warn_of_unknown(tried.all(), UNKNOWN);
             }
             if tried.refused > 0 {
                 return Ok(ExitCode::FAILURE);
             }
         }
         AsideCommand::Drop(args) => {
-            let dropped = aside::drop_chosen(&args.connect().await?, args.chosen()).await?;
+            let dropped = aside::drop_chosen(&args.connect().await?, args.aside()).await?;
             if args.common.json {
                 output::json(&json!({"dropped": dropped}));
             } else {
                 output::line(&format!("dropped {dropped}"));
-                args.unknown(dropped);
+                args.warn_of_unknown(dropped, UNKNOWN);
             }
         }
     }

@@ -1,19 +1,23 @@
 //! `postbell dead`: deliveries that were given up.
 
+pub(super) mod chosen;
+
 use std::process::ExitCode;
 
-use clap::{ArgGroup, Args, Subcommand};
-use serde_json::json;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
 
 use super::agent::one_connection;
 use super::output::plain;
-use super::settings::DatabaseArgs;
 use super::{Outcome, output, target};
 use crate::store::Pool;
-use crate::store::dead::{self, Chosen, DeadMessage, Filter};
+use crate::store::dead::{self, Chosen, DeadMessage, Done, Filter, Partly, Refusal};
+use chosen::{ChosenArgs, CommonArgs};
 
 /// Characters of a reason that the table shows.
 const REASON_CHARS_MAX: usize = 60;
+/// So many dead letters that are refused are named; JSON has all.
+const REFUSED_MAX: usize = 20;
 
 /// What can be done with dead letters; its help is in [`super::Command`].
 #[derive(Subcommand)]
@@ -29,22 +33,17 @@ pub(super) enum DeadCommand {
     /// Make dead letters ready again, with all their attempts
     #[command(after_help = "Examples:
   postbell dead redrive 1234 1240
-  postbell dead redrive --inbox validation-agent")]
+  postbell dead redrive --inbox validation-agent
+
+Exit status: 0 all are ready; 1 some stay dead, for the reasons that are told; 64 wrong usage.")]
     Redrive(ChosenArgs),
     /// Throw dead letters away; their messages stay failed until retention removes them
     #[command(after_help = "Examples:
   postbell dead purge 1234
-  postbell dead purge --inbox old-agent")]
-    Purge(ChosenArgs),
-}
+  postbell dead purge --inbox old-agent
 
-#[derive(Args)]
-pub(super) struct CommonArgs {
-    #[command(flatten)]
-    database: DatabaseArgs,
-    /// Print JSON
-    #[arg(long, env = "POSTBELL_JSON")]
-    json: bool,
+Exit status: 0 all are gone; 1 some stay, for the reasons that are told; 64 wrong usage.")]
+    Purge(ChosenArgs),
 }
 
 #[derive(Args)]
@@ -73,44 +72,51 @@ pub(super) struct ShowArgs {
     common: CommonArgs,
 }
 
-#[derive(Args)]
-#[command(group = ArgGroup::new("chosen").required(true).args(["ids", "inbox", "all"]))]
-pub(super) struct ChosenArgs {
-    /// The deliveries' numbers
-    #[arg(value_name = "NUMBER")]
-    ids: Vec<i64>,
-    /// Every dead letter of this inbox
-    #[arg(long, env = "POSTBELL_INBOX")]
-    inbox: Option<String>,
-    /// Every dead letter there is
-    #[arg(long, env = "POSTBELL_ALL")]
-    all: bool,
-    #[command(flatten)]
-    common: CommonArgs,
-}
-
 impl ChosenArgs {
-    fn chosen(&self) -> Chosen<'_> {
+    fn dead(&self) -> Chosen<'_> {
         match (&self.inbox, self.ids.as_slice()) {
             (Some(inbox), _) => Chosen::Inbox(inbox),
             (None, []) => Chosen::All,
             (None, ids) => Chosen::Ids(ids),
         }
     }
+}
 
-    /// One that is not dead (any more) is not an error of the others, but whoever named it should know.
-    fn report(&self, what: &str, count: i64) {
-        if self.common.json {
-            return output::json(&json!({what: count}));
+/// The count, and what stays dead.
+fn report(args: &ChosenArgs, what: &str, done: Result<i64, Partly>) -> Outcome {
+    let (done, error, is_whole) = match done {
+        Ok(count) => (Done { count, looked: count, ..Done::default() }, None, true),
+        Err(Partly { done, error }) => (done, error, false),
+    };
+    if args.common.json {
+        let mut said = Map::from_iter([(what.to_owned(), json!(done.count))]);
+        if !is_whole {
+            let refused =
+                done.refused.iter().map(|r| json!({"delivery_id": r.delivery_id, "reason": r.reason}));
+            said.insert("refused".to_owned(), Value::Array(refused.collect()));
+            said.insert("held".to_owned(), json!(done.held));
         }
-        output::line(&format!("{what} {count}"));
-        let asked = i64::try_from(self.ids.len()).unwrap_or(i64::MAX);
-        if self.inbox.is_none() && count < asked {
-            tracing::warn!(
-                "{} of the {asked} named are no dead letters: `postbell dead list`",
-                asked - count
-            );
+        output::json(&said);
+    } else {
+        output::line(&format!("{what} {}", done.count));
+        for Refusal { delivery_id, reason } in done.refused.iter().take(REFUSED_MAX) {
+            tracing::warn!("{delivery_id} stays dead: {reason}");
         }
+        if let Some(more) = done.refused.len().checked_sub(REFUSED_MAX).filter(|more| *more > 0) {
+            tracing::warn!("{more} more stay dead for such reasons: --json names each");
+        }
+        if done.held > 0 {
+            tracing::warn!("{} are held by another transaction: try again when it has ended", done.held);
+        }
+        if error.is_none() {
+            let known = u64::try_from(done.looked).unwrap_or(0);
+            args.warn_of_unknown(known, "no dead letters: `postbell dead list`");
+        }
+    }
+    match error {
+        Some(error) => Err(error.into()),
+        None if is_whole => Ok(ExitCode::SUCCESS),
+        None => Ok(ExitCode::FAILURE),
     }
 }
 
@@ -125,10 +131,10 @@ pub(super) async fn run(command: DeadCommand) -> Outcome {
             }
         }
         DeadCommand::Redrive(args) => {
-            args.report("redriven", dead::redrive(&pool(&args.common)?, &args.chosen()).await?);
+            return report(&args, "redriven", dead::redrive(&pool(&args.common)?, &args.dead()).await);
         }
         DeadCommand::Purge(args) => {
-            args.report("purged", dead::purge(&pool(&args.common)?, &args.chosen()).await?);
+            return report(&args, "purged", dead::purge(&pool(&args.common)?, &args.dead()).await);
         }
     }
     Ok(ExitCode::SUCCESS)

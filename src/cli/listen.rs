@@ -2,7 +2,7 @@
 
 mod exec;
 mod reason;
-mod summary;
+pub(super) mod summary;
 mod tally;
 
 use std::collections::HashSet;
@@ -223,6 +223,9 @@ impl Listener<'_> {
                 }
             }
         };
+        // Before any outcome makes room for another message: what is pushed to somebody who leaves is lost an attempt. A client
+        // that is closed gets nothing anyway.
+        let _ = self.client.set_window(0).await;
         drop(untouched);
         // Commands that run are waited for: their messages are theirs.
         loop {

@@ -1,10 +1,12 @@
 //! `postbell once`: a command that one of several jobs runs, wherever they are started.
 
+mod report;
+
 use std::ffi::OsString;
 use std::process::{ExitCode, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use tokio::time::timeout;
 
 use super::family::{self, Family, Start};
@@ -13,6 +15,7 @@ use super::signals::{Signals, Told};
 use super::{Outcome, output};
 use postbell_client::Client;
 use postbell_client::lock::{Acquired, Lock};
+use report::Report;
 
 /// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
 const EXIT_HELD: u8 = 75;
@@ -63,23 +66,37 @@ pub(super) async fn run(args: OnceArgs) -> Outcome {
         connected = connecting => connected?,
         told = signals.next() => return Ok(ExitCode::from(told.code())),
     };
-    let outcome = match ask(&client, &args, &mut signals).await? {
-        Asked::Stopped(told) => Ok(ExitCode::from(told.code())),
-        Asked::Answered(Acquired::Held(lock)) => run_under(lock, &args, &mut signals).await,
+    let outcome = ask_and_run(&client, &args, &mut signals).await;
+    client.close().await;
+    match &outcome {
+        Ok(report) => report.tell(&args),
+        Err(e) => Report::new(1, format!("{e:#}")).tell(&args),
+    }
+    Ok(ExitCode::from(outcome?.code))
+}
+
+async fn ask_and_run(client: &Client, args: &OnceArgs, signals: &mut Signals) -> anyhow::Result<Report> {
+    match ask(client, args, signals).await? {
+        Asked::Stopped(told) => Ok(stopped_before(told)),
+        Asked::Answered(Acquired::Held(lock)) => run_under(lock, args, signals).await,
         Asked::Answered(Acquired::Taken { holder, left, is_done }) => {
             let holder = holder.unwrap_or_else(|| "another agent".to_owned());
             if is_done {
                 tracing::info!(key = args.key, by = holder, "the task is done already");
-                Ok(ExitCode::SUCCESS)
+                Ok(Report::new(0, format!("done already, by {holder}")))
             } else {
                 let left = left.map(|left| humantime::format_duration(left).to_string());
                 tracing::info!(key = args.key, by = holder, left, "somebody else is at it");
-                Ok(ExitCode::from(EXIT_HELD))
+                let how =
+                    format!("{holder} is at it and has the lock, for {} more", left.unwrap_or_default());
+                Ok(Report::new(EXIT_HELD, how))
             }
         }
-    };
-    client.close().await;
-    outcome
+    }
+}
+
+fn stopped_before(told: Told) -> Report {
+    Report::new(told.code(), format!("stopped by {} before it began", told.name()))
 }
 
 enum Asked {
@@ -111,45 +128,58 @@ enum Ended {
     Not,
 }
 
-async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> Outcome {
+async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> anyhow::Result<Report> {
     if let Some(told) = signals.came().await {
         give_back(lock, &args.key).await;
-        return Ok(ExitCode::from(told.code()));
+        return Ok(stopped_before(told));
     }
+    let began = Instant::now();
     let mut family = match start(&lock, args) {
         Ok(family) => family,
         Err(e) => {
             give_back(lock, &args.key).await;
             let program = args.command.first().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
             output::fault(&format!("{} cannot be started: {e}", program.escape_debug()));
-            return Ok(ExitCode::from(family::code_of_fault(&e)));
+            return Ok(Report::new(family::code_of_fault(&e), format!("it cannot be started: {e}")));
         }
     };
-    match until_ended(&mut family, &lock, args, signals).await.context("the command was lost")? {
+    let ended = until_ended(&mut family, &lock, args, signals).await.context("the command was lost")?;
+    let took = began.elapsed();
+    Ok(end(lock, args, ended).await?.after(took))
+}
+
+/// What follows for the lock.
+async fn end(lock: Lock, args: &OnceArgs, ended: Ended) -> anyhow::Result<Report> {
+    let failed = |sentence: String| {
+        output::fault(&sentence);
+        Report::new(1, sentence)
+    };
+    Ok(match ended {
         Ended::ByItself(status) if status.success() => {
             lock.done().await?;
-            Ok(ExitCode::SUCCESS)
+            Report::new(0, "done: it runs under this key no more")
         }
         Ended::ByItself(status) => {
             give_back(lock, &args.key).await;
-            Ok(ExitCode::from(family::code_of(status)))
+            Report::new(family::code_of(status), "failed: the lock is given back")
         }
         Ended::Stopped(told, status) => {
             give_back(lock, &args.key).await;
             tracing::warn!(signal = told.name(), "stopped: the command and all that it started have ended");
             // It may say that all is well, but not that the task is done.
-            Ok(ExitCode::from(family::code_of(status).max(1)))
+            let how = format!("stopped by {}: the lock is given back", told.name());
+            Report::new(family::code_of(status).max(1), how)
         }
-        Ended::LockLost => bail!(
+        Ended::LockLost => failed(format!(
             "the lock {} could not be held while the command ran, so that was ended: another may run it",
             args.key
-        ),
-        Ended::Not => bail!(
+        )),
+        Ended::Not => failed(format!(
             "a process that the command started cannot be ended; the lock {} is not given back, and ends by its time ({})",
             args.key,
             humantime::format_duration(args.ttl)
-        ),
-    }
+        )),
+    })
 }
 
 fn start(lock: &Lock, args: &OnceArgs) -> std::io::Result<Family> {

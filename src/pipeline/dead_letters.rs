@@ -2,7 +2,7 @@
 //! more than one connection from what is delivered.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -17,6 +17,9 @@ use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 pub const REQUESTS_MAX: usize = 64;
 /// A request that waited longer is answered without being tried: its client has given it up, or soon will.
 const WAIT_MAX: Duration = Duration::from_secs(10);
+/// For how long halves of a request are tried where a row of it is refused: others wait for their turn meanwhile.
+const HALVES_WAIT: Duration = Duration::from_secs(2);
+const _: () = assert!(HALVES_WAIT.as_millis() < WAIT_MAX.as_millis());
 
 /// Which dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,17 +102,17 @@ pub async fn carry_out(
         }
         Ask::Redrive(which) => {
             let (ids, inbox, from) = which.parameters();
-            let done = dead::redrive_some(pool, ids, inbox, from).await?;
+            let done = dead::redrive_some(pool, ids, inbox, from, Clock::now() + HALVES_WAIT).await?;
             let inbox = inbox.unwrap_or("by number");
             tracing::info!(agent = by, inbox, count = done.count, "dead letters were redriven");
-            Ok(ServerFrame::Redriven(which.done(done, reference)))
+            Ok(ServerFrame::Redriven(which.done(by, "redriven", done, reference)?))
         }
         Ask::Purge(which) => {
             let (ids, inbox, from) = which.parameters();
-            let done = dead::purge_some(pool, ids, inbox, from).await?;
+            let done = dead::purge_some(pool, ids, inbox, from, Clock::now() + HALVES_WAIT).await?;
             let inbox = inbox.unwrap_or("by number");
             tracing::info!(agent = by, inbox, count = done.count, "dead letters were purged");
-            Ok(ServerFrame::Purged(which.done(done, reference)))
+            Ok(ServerFrame::Purged(which.done(by, "purged", done, reference)?))
         }
     }
 }
@@ -136,10 +139,31 @@ impl Which {
         }
     }
 
-    fn done(&self, done: dead::Done, reference: Option<String>) -> Done {
+    /// The answer. Who named them is told by an error which of them stay dead, and why; so is who named an inbox of which nothing
+    /// can be done. Else the answer must say how to go on to the rest of the inbox, and the log has the reasons.
+    fn done(
+        &self,
+        by: &str,
+        what: &str,
+        done: dead::Done,
+        reference: Option<String>,
+    ) -> Result<Done, StoreError> {
         let count = u64::try_from(done.count).unwrap_or(0);
-        let more = matches!(self, Self::Inbox(..)) && count >= DEAD_IDS_MAX as u64;
-        Done { reference, count, last: done.last, more }
+        let more = matches!(self, Self::Inbox(..)) && done.looked >= DEAD_IDS_MAX as i64;
+        if !done.is_whole() {
+            let left = done.left();
+            tracing::warn!(agent = by, count, left, "not all dead letters that were chosen were {what}");
+            if matches!(self, Self::Ids(..)) || (count == 0 && !more) {
+                let sentence = format!("{count} were {what}; {left}");
+                let is_for_now = done.refused.is_empty();
+                return Err(if is_for_now {
+                    StoreError::unavailable(sentence)
+                } else {
+                    StoreError::refused(sentence)
+                });
+            }
+        }
+        Ok(Done { reference, count, last: done.last, more })
     }
 }
 

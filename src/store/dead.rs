@@ -1,5 +1,6 @@
 //! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
 
+mod batch;
 mod page;
 
 use std::time::SystemTime;
@@ -15,19 +16,14 @@ use super::payload::{self, Text};
 use super::pool::Pool;
 use crate::base::moment;
 
+pub use batch::{Done, Partly, Refusal, purge, purge_some, redrive, redrive_some};
 pub use page::{LETTER_BYTES_MAX, page};
 
-const INBOXES: &str = include_str!("../../sql/queries/dead_inboxes.sql");
 const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
 const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
-const REDRIVE: &str = include_str!("../../sql/queries/dead_redrive.sql");
-const PURGE: &str = include_str!("../../sql/queries/dead_purge.sql");
 
 /// Payload and headers, as text, to be shown to an operator.
 const SHOWN_BYTES_MAX: i32 = 16 * 1024 * 1024;
-
-/// Dead letters that one transaction redrives or purges: a hundred thousand at once would be a long lock, and a wave.
-const BATCH_ROWS: i64 = 5_000;
 
 /// Which dead letters to list.
 #[derive(Clone, Debug, Default)]
@@ -51,15 +47,6 @@ pub enum Chosen<'a> {
     Inbox(&'a str),
     /// All.
     All,
-}
-
-/// What one transaction redrove or purged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Done {
-    /// How many.
-    pub count: i64,
-    /// The one with the highest number.
-    pub last: Option<i64>,
 }
 
 /// A dead letter.
@@ -129,92 +116,6 @@ pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError>
     let texts = payload::read(pool, &messages, SHOWN_BYTES_MAX).await?;
     let shown = rows.iter().zip(&messages).map(|(row, id)| dead_message(row, texts.get(id)));
     shown.collect()
-}
-
-/// Makes dead letters ready again, with all their attempts, and rings; says how many.
-///
-/// # Errors
-/// See [`StoreError`]; what was redriven before it stays so.
-pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
-    in_batches(pool, REDRIVE, chosen).await
-}
-
-/// Deletes dead letters; their messages stay `failed` until retention. Says how many.
-///
-/// # Errors
-/// See [`StoreError`]; what was purged before it stays so.
-pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
-    in_batches(pool, PURGE, chosen).await
-}
-
-/// Redrives in one transaction: the `ids`, of this inbox if one is given; or the inbox's, from after a delivery on, at most
-/// so many.
-///
-/// # Errors
-/// See [`StoreError`]; then none is redriven, or it is not known whether all are.
-pub async fn redrive_some(
-    pool: &Pool,
-    ids: Option<&[i64]>,
-    inbox: Option<&str>,
-    (after, most): (i64, i64),
-) -> Result<Done, StoreError> {
-    batch(pool, REDRIVE, ids, inbox, (after, most)).await
-}
-
-/// The same for purging.
-///
-/// # Errors
-/// See [`redrive_some`].
-pub async fn purge_some(
-    pool: &Pool,
-    ids: Option<&[i64]>,
-    inbox: Option<&str>,
-    (after, most): (i64, i64),
-) -> Result<Done, StoreError> {
-    batch(pool, PURGE, ids, inbox, (after, most)).await
-}
-
-async fn in_batches(pool: &Pool, sql: &'static str, chosen: &Chosen<'_>) -> Result<i64, StoreError> {
-    match *chosen {
-        Chosen::Ids(ids) => all_of(pool, sql, Some(ids), None).await,
-        Chosen::Inbox(inbox) => all_of(pool, sql, None, Some(inbox)).await,
-        Chosen::All => {
-            let mut total = 0;
-            for row in pool.query(INBOXES, &[]).await? {
-                total += all_of(pool, sql, None, Some(row.cell("inbox")?)).await?;
-            }
-            Ok(total)
-        }
-    }
-}
-
-/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
-async fn all_of(
-    pool: &Pool,
-    sql: &'static str,
-    ids: Option<&[i64]>,
-    inbox: Option<&str>,
-) -> Result<i64, StoreError> {
-    let (mut total, mut after) = (0, i64::MIN);
-    loop {
-        let done = batch(pool, sql, ids, inbox, (after, BATCH_ROWS)).await?;
-        total += done.count;
-        after = done.last.unwrap_or(after);
-        if done.count < BATCH_ROWS {
-            return Ok(total);
-        }
-    }
-}
-
-async fn batch(
-    pool: &Pool,
-    sql: &'static str,
-    ids: Option<&[i64]>,
-    inbox: Option<&str>,
-    (after, most): (i64, i64),
-) -> Result<Done, StoreError> {
-    let row = pool.query_one(sql, &[&ids, &inbox, &after, &most]).await?;
-    Ok(Done { count: row.cell("n")?, last: row.cell("last")? })
 }
 
 fn letter(row: &Row) -> Result<DeadLetter, StoreError> {

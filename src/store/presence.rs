@@ -1,6 +1,6 @@
 //! Presence: the registry says who is connected.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -16,6 +16,8 @@ const HEARTBEAT: &str = include_str!("../../sql/queries/presence_heartbeat.sql")
 const DISCONNECTED: &str = include_str!("../../sql/queries/presence_disconnected.sql");
 const EACH: &str = include_str!("../../sql/queries/presence_each.sql");
 const SILENT_EACH: &str = include_str!("../../sql/queries/presence_silent_each.sql");
+const VERSIONS: &str = include_str!("../../sql/queries/presence_versions.sql");
+const KEPT_OUT: &str = include_str!("../../sql/queries/presence_kept_out.sql");
 const SILENT: &str = include_str!("../../sql/queries/presence_silent.sql");
 
 /// An agent that keeps its row alive by SQL, and has not for so long, is offline.
@@ -75,12 +77,6 @@ pub struct Left {
 }
 
 impl Left {
-    fn without(asked: &[&str], written: &[Row]) -> Result<Self, StoreError> {
-        let written: HashSet<&str> = written.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
-        let unwritten = asked.iter().filter(|agent| !written.contains(**agent));
-        Ok(Self { unwritten: unwritten.map(|agent| (*agent).to_owned()).collect(), refused: Vec::new() })
-    }
-
     fn of_each(rows: &[Row]) -> Result<Self, StoreError> {
         let mut left = Self::default();
         for row in rows {
@@ -117,6 +113,49 @@ async fn each(
     Left::of_each(&pool.query(EACH, params).await?)
 }
 
+/// Those of `asked` that a statement for all did not write.
+fn without<'a>(asked: &[&'a str], written: &[Row]) -> Result<Vec<&'a str>, StoreError> {
+    let written: HashSet<&str> = written.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
+    Ok(asked.iter().filter(|agent| !written.contains(**agent)).copied().collect())
+}
+
+/// Of each agent the version of its row: another one after the row was written.
+async fn versions(pool: &Pool, names: &[&str]) -> Result<HashMap<String, String>, StoreError> {
+    let rows = pool.query(VERSIONS, &[&names]).await?;
+    rows.iter().map(|row| Ok((row.cell("agent_id")?, row.cell("version")?))).collect()
+}
+
+/// One agent after the other, and then a look at whether the rows are others now: a trigger or a rule may keep a change out without
+/// an error, and then nobody would ever hear of it.
+async fn each_and_look(
+    pool: &Pool,
+    op: &str,
+    broker: Uuid,
+    names: &[&str],
+    said: Said<'_>,
+) -> Result<Left, StoreError> {
+    let before = versions(pool, names).await?;
+    let mut left = each(pool, op, broker, names, said).await?;
+    let after = versions(pool, names).await?;
+    let told: HashSet<&str> = left
+        .unwritten
+        .iter()
+        .chain(left.refused.iter().map(|(agent, _)| agent))
+        .map(String::as_str)
+        .collect();
+    let is_same = |name: &str| before.get(name).is_some_and(|version| after.get(name) == Some(version));
+    let kept: Vec<&str> = names.iter().copied().filter(|n| !told.contains(n) && is_same(n)).collect();
+    if !kept.is_empty() {
+        let status = if op == "disconnected" { "offline" } else { "online" };
+        for row in pool.query(KEPT_OUT, &[&kept, &status]).await? {
+            let agent: String = row.cell("agent_id")?;
+            left.unwritten.push(agent.clone());
+            left.refused.push((agent, row.cell("why")?));
+        }
+    }
+    Ok(left)
+}
+
 /// The first session of these agents began, or one that says something of the agent. Sorted by agent, as everywhere here, so
 /// that two brokers cannot deadlock.
 ///
@@ -124,23 +163,35 @@ async fn each(
 /// See [`StoreError`].
 pub async fn connected(pool: &Pool, broker: Uuid, agents: &[(&str, &Card)]) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
-    let of = |field: fn(&Card) -> &Option<String>| -> Vec<Option<&str>> {
+    let (environments, capabilities, versions) = words(agents);
+    let written = pool.query(CONNECTED, &[&broker, &names, &environments, &capabilities, &versions]).await;
+    let left: Vec<&str> = match written {
+        Err(e) if !e.is_retryable() => names,
+        written => without(&names, &written?)?,
+    };
+    if left.is_empty() {
+        return Ok(Left::default());
+    }
+    let agents: Vec<(&str, &Card)> =
+        agents.iter().filter(|(agent, _)| left.binary_search(agent).is_ok()).copied().collect();
+    let (environments, capabilities, versions) = words(&agents);
+    let said = Said {
+        environments: Some(&environments),
+        capabilities: Some(&capabilities),
+        versions: Some(&versions),
+        reasons: None,
+    };
+    each_and_look(pool, "connected", broker, &left, said).await
+}
+
+type Words<'a> = Vec<Option<&'a str>>;
+
+/// What hellos said, an array a column.
+fn words<'a>(agents: &[(&str, &'a Card)]) -> (Words<'a>, Words<'a>, Words<'a>) {
+    let of = |field: fn(&Card) -> &Option<String>| -> Words<'a> {
         agents.iter().map(|(_, card)| field(card).as_deref()).collect()
     };
-    let (environments, capabilities) = (of(|c| &c.environment), of(|c| &c.capabilities));
-    let versions = of(|c| &c.version);
-    match pool.query(CONNECTED, &[&broker, &names, &environments, &capabilities, &versions]).await {
-        Err(e) if !e.is_retryable() => {
-            let said = Said {
-                environments: Some(&environments),
-                capabilities: Some(&capabilities),
-                versions: Some(&versions),
-                reasons: None,
-            };
-            each(pool, "connected", broker, &names, said).await
-        }
-        written => Left::without(&names, &written?),
-    }
+    (of(|c| &c.environment), of(|c| &c.capabilities), of(|c| &c.version))
 }
 
 /// These agents, sorted, have a session still. Gives a digest of what their hellos were checked against: where it is another
@@ -153,12 +204,16 @@ pub async fn heartbeat(
     broker: Uuid,
     agents: &[&str],
 ) -> Result<(Option<String>, Left), StoreError> {
-    match pool.query_one(HEARTBEAT, &[&broker, &agents]).await {
-        Err(e) if !e.is_retryable() => {
-            Ok((None, each(pool, "heartbeat", broker, agents, Said::default()).await?))
+    let (access, unwritten) = match pool.query_one(HEARTBEAT, &[&broker, &agents]).await {
+        Err(e) if !e.is_retryable() => (None, Some(agents.iter().map(|agent| (*agent).to_owned()).collect())),
+        written => {
+            let row = written?;
+            (Some(row.cell("access")?), row.cell::<_, Option<Vec<String>>>("unwritten")?)
         }
-        written => Ok((Some(written?.cell("access")?), Left::default())),
-    }
+    };
+    let Some(unwritten) = unwritten else { return Ok((access, Left::default())) };
+    let names: Vec<&str> = unwritten.iter().map(String::as_str).collect();
+    Ok((access, each_and_look(pool, "heartbeat", broker, &names, Said::default()).await?))
 }
 
 /// The last session of these agents, sorted, ended.
@@ -168,13 +223,17 @@ pub async fn heartbeat(
 pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)]) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let reasons: Vec<&str> = agents.iter().map(|(_, absence)| absence.as_str()).collect();
-    match pool.query(DISCONNECTED, &[&broker, &names, &reasons]).await {
-        Err(e) if !e.is_retryable() => {
-            let said = Said { reasons: Some(&reasons), ..Said::default() };
-            each(pool, "disconnected", broker, &names, said).await
-        }
-        written => Left::without(&names, &written?),
+    let left = match pool.query(DISCONNECTED, &[&broker, &names, &reasons]).await {
+        Err(e) if !e.is_retryable() => names,
+        written => without(&names, &written?)?,
+    };
+    if left.is_empty() {
+        return Ok(Left::default());
     }
+    let of_left = agents.iter().filter(|(agent, _)| left.binary_search(agent).is_ok());
+    let reasons: Vec<&str> = of_left.map(|(_, absence)| absence.as_str()).collect();
+    let said = Said { reasons: Some(&reasons), ..Said::default() };
+    each_and_look(pool, "disconnected", broker, &left, said).await
 }
 
 /// Writes those offline whose heartbeat is older than this; says how many.

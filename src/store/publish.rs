@@ -3,16 +3,21 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use futures_util::future::join3;
 use tokio::time::timeout;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::{Connection, Target};
+use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
 use super::pool::POOL_WAIT;
 use postbell_client::protocol::frame::{EVERYBODY, Send};
 
 const PUBLISH: &str = include_str!("../../sql/queries/publish.sql");
+/// The time of a statement does not count what is deferred to the COMMIT, such as a user's constraint trigger. So that is done
+/// before, in a statement of its own.
+const END: &str = "set constraints all immediate; commit";
 const FIRST: &str = include_str!("../../sql/queries/publish_first.sql");
 
 /// A message to insert.
@@ -31,7 +36,7 @@ pub struct Outgoing {
 pub struct Patience {
     /// Waiting for one lock, such as that of a dedupe key whose transaction is not over.
     pub lock: Duration,
-    /// In all, before the COMMIT: triggers are part of it.
+    /// In all, before the COMMIT: triggers are part of it. Those that are deferred have as much once more.
     pub statement: Duration,
 }
 
@@ -57,7 +62,14 @@ impl Held {
 /// Writes messages, on a connection of its own: its patience is not that of others. Opened when it is needed.
 pub struct Writer {
     target: Target,
-    open: Option<(Connection, Patience)>,
+    open: Option<Open>,
+}
+
+struct Open {
+    connection: Connection,
+    patience: Patience,
+    /// Whether the insert is prepared on it.
+    is_prepared: bool,
 }
 
 impl Writer {
@@ -73,7 +85,7 @@ impl Writer {
 
     /// Whether the last insert's connection goes on: then an error of it was about its rows, or passes.
     pub fn is_open(&self) -> bool {
-        self.open.as_ref().is_some_and(|(connection, _)| !connection.is_closed())
+        self.open.as_ref().is_some_and(|open| !open.connection.is_closed())
     }
 
     /// Inserts a batch in one transaction and says, in the same order, under which id each message is known: its own,
@@ -87,17 +99,20 @@ impl Writer {
         batch: &[&Outgoing],
         patience: Patience,
     ) -> Result<Vec<Option<Uuid>>, StoreError> {
-        publish(self.connection(patience).await?, batch).await
+        let open = self.open(patience).await?;
+        let published = publish(open, batch).await;
+        open.is_prepared = published.is_ok();
+        published
     }
 
-    async fn connection(&mut self, patience: Patience) -> Result<&Connection, StoreError> {
-        let usable = self.open.take().filter(|(connection, _)| !connection.is_closed());
-        let (connection, known) = match usable {
-            Some((connection, patience)) => (connection, Some(patience)),
+    async fn open(&mut self, patience: Patience) -> Result<&mut Open, StoreError> {
+        let usable = self.open.take().filter(|open| !open.connection.is_closed());
+        let (connection, known, is_prepared) = match usable {
+            Some(open) => (open.connection, Some(open.patience), open.is_prepared),
             None => {
                 let sentence = format!("no connection was made in {} s", POOL_WAIT.as_secs());
                 let opened = timeout(POOL_WAIT, Connection::open(&self.target)).await;
-                (opened.unwrap_or_else(|_| Err(StoreError::unavailable(sentence)))?, None)
+                (opened.unwrap_or_else(|_| Err(StoreError::unavailable(sentence)))?, None, false)
             }
         };
         if known != Some(patience) {
@@ -105,7 +120,7 @@ impl Writer {
             let set = format!("set lock_timeout = {lock}; set statement_timeout = {statement}");
             connection.batch(&set).await?;
         }
-        Ok(&self.open.insert((connection, patience)).0)
+        Ok(self.open.insert(Open { connection, patience, is_prepared }))
     }
 }
 
@@ -121,7 +136,24 @@ pub fn held(error: &StoreError) -> Option<Held> {
     }
 }
 
-async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Option<Uuid>>, StoreError> {
+/// Inserts in a transaction of three messages. Where the insert is prepared they are written at once, in this order, and so cost
+/// one round trip; else whoever prepares would write it after the others.
+async fn insert(open: &Open, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+    let connection = &open.connection;
+    let begin = connection.batch("begin");
+    let (insert, end) = (connection.query(PUBLISH, params), connection.batch(END));
+    let (began, rows, ended) = match open.is_prepared {
+        true => join3(begin, insert, end).await,
+        false => (begin.await, insert.await, end.await),
+    };
+    let inserted = began.and(rows).and_then(|rows| ended.map(|()| rows));
+    if inserted.is_err() && !connection.is_closed() {
+        connection.batch("rollback").await?;
+    }
+    inserted
+}
+
+async fn publish(open: &Open, batch: &[&Outgoing]) -> Result<Vec<Option<Uuid>>, StoreError> {
     macro_rules! column {
         ($o:ident => $value:expr) => {
             batch.iter().map(|$o| $value).collect::<Vec<_>>()
@@ -143,36 +175,32 @@ async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Opt
     let keys = column!(o => o.send.dedupe_key.as_deref());
     let correlations = column!(o => o.send.correlation_id.as_deref());
     let headers = column!(o => o.send.headers.as_ref().map(|h| h.get()));
-    let rows = connection
-        .query(
-            PUBLISH,
-            &[
-                &ids,
-                &senders,
-                &recipients,
-                &types,
-                &payloads,
-                &priorities,
-                &delays,
-                &ttls,
-                &keys,
-                &correlations,
-                &headers,
-                &topics,
-                &environments,
-                &groups,
-                &instances,
-                &ordering_keys,
-            ],
-        )
-        .await?;
+    let params: Params<'_> = &[
+        &ids,
+        &senders,
+        &recipients,
+        &types,
+        &payloads,
+        &priorities,
+        &delays,
+        &ttls,
+        &keys,
+        &correlations,
+        &headers,
+        &topics,
+        &environments,
+        &groups,
+        &instances,
+        &ordering_keys,
+    ];
+    let rows = insert(open, params).await?;
     if rows.len() == batch.len() {
         return Ok(ids.into_iter().map(Some).collect());
     }
     let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
     let known: Vec<&Outgoing> = batch.iter().copied().filter(|o| !new.contains(&o.id)).collect();
     // The new ones are committed, whatever becomes of the question after the others.
-    let firsts = firsts(connection, &known).await.unwrap_or_else(|error| {
+    let firsts = firsts(&open.connection, &known).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the first messages of some dedupe keys could not be read");
         HashMap::new()
     });

@@ -22,7 +22,9 @@ mod container;
 mod conversations;
 mod dead;
 mod dead_ops;
+mod dead_rows;
 mod dear;
+mod deferred;
 mod delivery;
 mod doctor;
 mod documents;
@@ -32,9 +34,13 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
+mod grants;
 mod harness;
 mod held_sends;
 mod house;
+mod kept_out;
+#[cfg(target_os = "linux")]
+mod leaving;
 mod lifecycle;
 mod limits;
 mod locks;
@@ -43,6 +49,8 @@ mod mesh;
 mod meshes;
 mod misuse;
 mod notify_queue;
+#[cfg(target_os = "linux")]
+mod once_summary;
 mod operators;
 mod outage;
 mod outcomes;
@@ -62,6 +70,7 @@ mod settle;
 mod sockets;
 #[cfg(feature = "otel")]
 mod spans;
+mod standstill;
 mod status;
 mod terminal;
 mod tls;
@@ -69,3 +78,4 @@ mod topics;
 mod unrouted;
 mod views;
 mod watch;
+mod words;

@@ -4,6 +4,7 @@ mod adopted;
 mod alerts;
 mod catalog;
 mod command;
+mod groups;
 
 use postbell::store::migrate::policies::{Applied, apply};
 use tokio_postgres::SimpleQueryMessage;
@@ -36,7 +37,7 @@ const AGENTS: &str = "
       ('a', null, 'data', '\"a to all\"'), ('boss', null, 'data', '\"boss to all\"')";
 
 /// A database with agents and messages on which the policies were applied, after everything had been granted.
-async fn closed() -> TestDb {
+pub(crate) async fn closed() -> TestDb {
     let db = migrated().await;
     let client = db.client().await;
     roles(&client, ROLES).await;
@@ -58,7 +59,12 @@ fn claim(agent: &str) -> String {
 
 /// Does one statement as PostgREST does: in a transaction, as the role, with the claims. The first column of each row, or
 /// the number of rows for what gives none.
-async fn try_as(db: &TestDb, role: &str, claims: &str, statement: &str) -> Result<Vec<String>, SqlState> {
+pub(crate) async fn try_as(
+    db: &TestDb,
+    role: &str,
+    claims: &str,
+    statement: &str,
+) -> Result<Vec<String>, SqlState> {
     let sql = db.sql().await;
     let begin = format!(
         "begin; select set_config('request.jwt.claims', '{}', true); set local role {role}",
@@ -82,7 +88,7 @@ async fn try_as(db: &TestDb, role: &str, claims: &str, statement: &str) -> Resul
     Ok(if is_select { rows } else { vec![changed.to_string()] })
 }
 
-async fn as_agent(db: &TestDb, agent: &str, statement: &str) -> Result<Vec<String>, SqlState> {
+pub(crate) async fn as_agent(db: &TestDb, agent: &str, statement: &str) -> Result<Vec<String>, SqlState> {
     try_as(db, "authenticated", &claim(agent), statement).await
 }
 
@@ -92,7 +98,7 @@ fn none() -> Result<Vec<String>, SqlState> {
     Ok(vec!["0".to_owned()])
 }
 
-fn one() -> Result<Vec<String>, SqlState> {
+pub(crate) fn one() -> Result<Vec<String>, SqlState> {
     Ok(vec!["1".to_owned()])
 }
 

@@ -1,5 +1,7 @@
 //! What the user's tables refuse, or hold, is set aside by itself; everybody else is served.
 
+mod columns;
+mod counted;
 mod generated;
 mod operators;
 mod registry;

@@ -13,28 +13,66 @@ import psycopg
 from psycopg import sql
 from psycopg.abc import AdaptContext
 from psycopg.rows import DictRow, dict_row
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from .config import Section
-from .faults import Fault
+from .faults import Fault, Unavailable
 
 Connection = psycopg.Connection[DictRow]
 
-#: Kept open between two uses; more are opened where handlers run side by side, and closed after use.
-IDLE_CONNECTIONS_MAX = 2
-#: One that rested for longer may have been cut by a proxy on the way, and is asked before it is used.
+#: A connection that rested for longer may have been cut by a proxy on the way, and is asked before it is used.
 TRUSTED_SECONDS = 15.0
+#: A connection that nobody used for so long is closed.
+IDLE_SECONDS = 60.0
 CONNECT_WAIT_SECONDS = 10
+#: A block that waits for a connection waits for so long: others have them all, or the database is away.
+TAKE_WAIT_SECONDS = 10.0
+CLOSE_WAIT_SECONDS = 2.0
+#: Where nobody says how many are used at once.
+CONNECTIONS_MAX = 20
+
+
+class Resting(psycopg.Connection[DictRow]):
+    """A connection of the pool's, which knows since when it rests."""
+
+    rested_at = 0.0
 
 
 class Database:
     """A Postgres database. Any thread may use it."""
 
-    def __init__(self, url: str, *, application: str, statement_timeout_seconds: float = 60.0) -> None:
+    def __init__(
+        self, url: str, *, application: str, statement_timeout_seconds: float = 60.0, connections_max: int = CONNECTIONS_MAX
+    ) -> None:
         self._url = url
-        self._application = application
         self._statement_timeout_ms = round(statement_timeout_seconds * 1000)
-        self._idle: list[tuple[Connection, float]] = []
-        self._lock = threading.Lock()
+        self._options: dict[str, Any] = {
+            "autocommit": True,
+            "row_factory": dict_row,
+            # A pooler that gives each transaction another server knows no prepared statements.
+            "prepare_threshold": None,
+            "connect_timeout": CONNECT_WAIT_SECONDS,
+            "application_name": application,
+            "keepalives_idle": 30,
+        }
+        self._pool: ConnectionPool[Resting] = ConnectionPool(
+            url,
+            connection_class=Resting,
+            kwargs=self._options,
+            min_size=0,
+            max_size=connections_max,
+            max_idle=IDLE_SECONDS,
+            timeout=TAKE_WAIT_SECONDS,
+            # Who waits is told why after this; the next use begins anew.
+            reconnect_timeout=TAKE_WAIT_SECONDS,
+            num_workers=1,
+            configure=self._configure,
+            check=_check,
+            name=application,
+            open=False,
+        )
+        self._opening = threading.Lock()
+        self._is_reached = False
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -49,62 +87,50 @@ class Database:
         try:
             yield connection
         except BaseException:
-            # What state it is in is not worth knowing.
+            # What state it is in is not worth knowing: the pool drops what is closed.
             connection.close()
             raise
-        self._give_back(connection)
+        finally:
+            # Not by the pool's `reset`: that runs in its thread, and a close at that moment forgets the connection.
+            connection.rested_at = time.monotonic()
+            self._pool.putconn(connection)
 
-    def _take(self) -> Connection:
-        while True:
-            with self._lock:
-                if not self._idle:
-                    break
-                connection, since = self._idle.pop()
-            if time.monotonic() - since < TRUSTED_SECONDS or _lives(connection):
-                return connection
-        return self.connect()
+    def _take(self) -> Resting:
+        with self._opening:
+            if not self._is_reached:
+                # The pool connects in a thread of its own, and tells nobody why it cannot. This one tells at once.
+                self.connect().close()
+                self._pool.open()
+                self._is_reached = True
+        try:
+            return self._pool.getconn()
+        except PoolTimeout as late:
+            self._is_reached = False
+            self.connect().close()
+            raise Unavailable(f"no connection to the database was free within {TAKE_WAIT_SECONDS:g} s") from late
 
     def connect(self) -> Connection:
-        """One more, which the caller closes."""
+        """One more, not of the pool's, which the caller closes: for a lock that lasts as long as its connection."""
         try:
-            connection: Connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                row_factory=dict_row,
-                # A pooler that gives each transaction another server knows no prepared statements.
-                prepare_threshold=None,
-                connect_timeout=CONNECT_WAIT_SECONDS,
-                application_name=self._application,
-                keepalives_idle=30,
-            )
+            connection: Connection = psycopg.Connection[DictRow].connect(self._url, **self._options)
         except psycopg.OperationalError as fault:
-            raise Fault(f"the database cannot be reached: {str(fault).strip()}") from fault
-        # Not as a startup option, which some poolers refuse.
-        connection.execute("select set_config('statement_timeout', %s, false)", [str(self._statement_timeout_ms)])
+            raise Unavailable(f"the database cannot be reached: {str(fault).strip()}") from fault
+        self._configure(connection)
         return connection
 
-    def _give_back(self, connection: Connection) -> None:
-        with self._lock:
-            if not connection.closed and len(self._idle) < IDLE_CONNECTIONS_MAX:
-                self._idle.append((connection, time.monotonic()))
-                return
-        connection.close()
+    def _configure(self, connection: Connection) -> None:
+        # Not as a startup option, which some poolers refuse.
+        connection.execute("select set_config('statement_timeout', %s, false)", [str(self._statement_timeout_ms)])
 
     def close(self) -> None:
-        """Those that rest; those in use are closed when they are given back, or with the process."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection, _ in idle:
-            connection.close()
+        """Connections that rest; a connection in use is closed when it is given back, or with the process."""
+        self._pool.close(CLOSE_WAIT_SECONDS)
 
 
-def _lives(connection: Connection) -> bool:
-    try:
-        connection.execute("select 1")
-    except psycopg.Error:
-        connection.close()
-        return False
-    return True
+def _check(connection: Resting) -> None:
+    """Raises where it does not live; the pool then makes another."""
+    if connection.rested_at and time.monotonic() - connection.rested_at >= TRUSTED_SECONDS:
+        ConnectionPool.check_connection(connection)
 
 
 class Name(sql.Identifier):

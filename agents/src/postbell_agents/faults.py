@@ -16,5 +16,9 @@ def sentence(fault: BaseException) -> str:
     return str(fault)
 
 
+class Unavailable(Fault):
+    """The database cannot be reached: nothing was tried, and the same may work later."""
+
+
 class ConfigFault(Fault):
     """The configuration is wrong; nothing was tried."""

@@ -6,25 +6,25 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from . import dead, forks, outgoing, settings
-from .asking import Question
+from .asking import Question as Asking
 from .dead import DeadLetters
 from .driver import Driver
 from .errors import Closed, Forked, Invalid, NoAnswer
+from .fields import Addressed, Draining, Given, Question, Questions, Sending, Serving, Unpack, check
 from .frames import Frame
-from .handlers import Terms, Unhandled, serve
+from .handlers import Terms, serve
 from .leaving import blame
-from .limits import ANSWER_WAIT_SECONDS, GRACE_SECONDS, LOCK_SECONDS
+from .limits import ANSWER_WAIT_SECONDS, LOCK_SECONDS
 from .lock import Locking, Locks
 from .message import Duration, Message, Reply, milliseconds
+from .outcomes import exit_of
 from .outgoing import Recipient
 from .registry import Handlers
-from .settings import Capabilities
-from .tally import Summary
+from .tally import Failed, Summary
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -43,41 +43,11 @@ class Agent:
     It may be opened again after it was closed; it belongs to the event loop that it was opened in.
     """
 
-    def __init__(
-        self,
-        name: str | None = None,
-        *,
-        url: str | None = None,
-        token: str | None = None,
-        window: int | None = None,
-        instance: str | None = None,
-        group: str | None = None,
-        environment: str | None = None,
-        capabilities: Capabilities | None = None,
-        version: str | None = None,
-        heartbeat: float | None = None,
-        ca: str | Path | None = None,
-        pin: str | None = None,
-        client_cert: str | Path | None = None,
-        client_key: str | Path | None = None,
-    ) -> None:
-        self._settings = settings.read(
-            name,
-            url=url,
-            token=token,
-            ca=ca,
-            pin=pin,
-            client_cert=client_cert,
-            client_key=client_key,
-            environment=environment,
-            instance=instance,
-            group=group,
-            window=window,
-            heartbeat=heartbeat,
-            capabilities=capabilities,
-            version=version,
-        )
-        self._handlers = Handlers()
+    def __init__(self, name: str | None = None, **given: Unpack[Given]) -> None:
+        check("Agent", given, Given)
+        self._settings = settings.read(name, **given)
+        #: Who handles what.
+        self.handlers = Handlers()
         self._driver: Driver | None = None
         # For answers, which come to the agent's own inbox: of one that takes a group's messages.
         self._asker: Driver | None = None
@@ -88,7 +58,7 @@ class Agent:
 
     def forked(self) -> None:
         """In a child, where no handlers run: it may be opened here, as another instance unless it was given a name."""
-        self._handlers.forget()
+        self.handlers.forget()
         if self._settings.is_instance_ours:
             self._settings = replace(self._settings, instance=settings.new_instance())
 
@@ -112,7 +82,7 @@ class Agent:
         if self._driver is not None and self._driver.ended is None:
             return
         if self._driver is not None and isinstance(self._driver.ended, Forked):
-            # What is left of the parent's. From here on it is told of forks of this process.
+            # The parent's is left behind. From here on it is told of forks of this process.
             self._driver, self._asker, self._takers = None, None, 0
             self._locks = Locks()
             forks.tell(self)
@@ -144,7 +114,7 @@ class Agent:
         self._locks.drop_all()
         driver.set_window(0)
         driver.release_waiting()
-        # What is in hand when the agent falls over may be why.
+        # A message in hand when the agent falls over may be why.
         outcome = blame(fault)
         for message in driver.hands.all_taken():
             delay_ms = milliseconds("delay", outcome.delay)
@@ -187,16 +157,9 @@ class Agent:
         A handler gets the `Message`. An `async def` runs in the event loop; a `def` runs in a thread of its own, where it
         may block. Returning acknowledges; raising fails the attempt with the exception as reason; see `Retry`, `Dead` and
         `Release`."""
-        return self._handlers.on(*types)
+        return self.handlers.on(*types)
 
-    async def run(
-        self,
-        concurrency: int = 1,
-        *,
-        unhandled: Unhandled = "leave",
-        grace: float = GRACE_SECONDS,
-        report: bool = True,
-    ) -> Summary:
+    async def run(self, concurrency: int = 1, **serving: Unpack[Serving]) -> Summary:
         """Handles messages until `stop`, SIGTERM or SIGINT, then finishes what it has begun, for at most `grace` seconds;
         says how many messages it took, and what became of them. Raises why the connection ended for good, and what a handler
         ended the process with. The window is `concurrency`, unless the agent was given one.
@@ -204,114 +167,71 @@ class Agent:
         `unhandled` is what becomes of messages whose type has no handler: ``leave`` gives them back, uncounted, for a minute
         or for as long as they are old, up to an hour; ``dead`` makes them dead letters; ``fail`` fails the attempt.
         `report=False` says nothing at the end."""
-        terms = Terms(concurrency, idle=None, unhandled=unhandled, grace=grace, failures_ok=True, report=report)
-        return await serve(self, self._handlers, terms)
+        check("run", serving, Serving)
+        terms = Terms(concurrency, idle=None, failures_ok=True, **serving)
+        return await self._serve(terms)
 
-    async def drain(
-        self,
-        idle: float = 5.0,
-        concurrency: int = 1,
-        *,
-        failures_ok: bool = False,
-        unhandled: Unhandled = "leave",
-        grace: float = GRACE_SECONDS,
-        report: bool = True,
-    ) -> Summary:
+    async def drain(self, idle: float = 5.0, concurrency: int = 1, **serving: Unpack[Draining]) -> Summary:
         """For scheduled jobs: like `run`, and leaves when nothing came for `idle` seconds and nothing is being handled.
         Raises `Unreachable` where the broker is away for long, and `Failed` at the end where messages were not handled: a
         script that does not catch it exits by 1. With `failures_ok` they are only counted."""
-        terms = Terms(concurrency, idle=idle, unhandled=unhandled, grace=grace, failures_ok=failures_ok, report=report)
-        return await serve(self, self._handlers, terms)
+        check("drain", serving, Draining)
+        terms = Terms(concurrency, idle=idle, **serving)
+        return await self._serve(terms)
+
+    async def _serve(self, terms: Terms) -> Summary:
+        if self.handlers.is_empty:
+            raise Invalid("there is no handler: give one by @agent.on(…), or read agent.messages()")
+        self._open()
+        window = self._settings.window or terms.concurrency
+        with self.handlers.stopping() as stop, self._taking(window) as driver:
+            summary, leaving = await serve(driver, self.handlers, terms, stop)
+        if leaving:
+            # Where it ends no more than a thread, the agent is not shown online, doing nothing.
+            await self.close()
+            raise exit_of(leaving)
+        if not terms.failures_ok and not summary.is_clean:
+            raise Failed(self.name, summary)
+        return summary
 
     def stop(self) -> None:
         """Ends `run` and `drain` once they have finished what they have begun. From any thread."""
-        self._handlers.stop()
+        self.handlers.stop()
 
-    async def send(
-        self,
-        *,
-        to: str | None = None,
-        topic: str | None = None,
-        environment: str | None = None,
-        group: str | None = None,
-        type: str = "data",
-        payload: Any = None,
-        priority: int = 5,
-        delay: Duration | None = None,
-        ttl: Duration | None = None,
-        correlation_id: str | None = None,
-        headers: dict[str, Any] | None = None,
-        dedupe_key: str | None = None,
-        ordering_key: str | None = None,
-        to_instance: str | None = None,
-    ) -> str:
+    async def send(self, **fields: Unpack[Sending]) -> str:
         """Sends a message to an agent (or ``"*"``), to those that subscribed to a topic, to an environment, or to one of a
-        group; gives back its id once it is committed. Messages to an inbox with the same `ordering_key` are handled one after
-        the other; `to_instance` is the process of that agent that waits for an answer. What the broker refuses by `slow_down`
-        is sent again by itself.
+        group; gives back its id once it is committed. The fields and their meanings are those of `fields.Sending`. A send
+        that the broker refuses by `slow_down` is sent again by itself.
 
         `Interrupted` says that the connection fell and nobody knows whether it was stored; with a `dedupe_key` it is
         sent again instead."""
-        frame = outgoing.message(
-            Recipient(to, topic, environment, group),
-            type=type,
-            payload=payload,
-            priority=priority,
-            delay=delay,
-            ttl=ttl,
-            correlation_id=correlation_id,
-            headers=headers,
-            dedupe_key=dedupe_key,
-            ordering_key=ordering_key,
-            to_instance=to_instance,
-        )
+        check("send", fields, Sending)
+        frame = outgoing.message(Recipient.of(fields), **fields)
         return await self._open().calls.send(frame)
 
-    async def request(
-        self,
-        *,
-        to: str | None = None,
-        topic: str | None = None,
-        environment: str | None = None,
-        group: str | None = None,
-        type: str = "query",
-        payload: Any = None,
-        timeout: Duration = ANSWER_WAIT_SECONDS,
-        priority: int = 5,
-        headers: dict[str, Any] | None = None,
-    ) -> Reply:
-        """Sends a question and waits for its answer: what the other says by `Message.reply`. Of several that are asked, the
-        first one's. `NoAnswer` says who did not answer within `timeout`; a question that was not pushed by then is
-        not delivered any more. `Unreadable` is an answer that Python does not hold."""
-        recipient = Recipient(to, topic, environment, group)
-        async with self._question(recipient, timeout) as asked:
-            await asked.send(type=type, payload=payload, priority=priority, headers=headers)
+    async def request(self, **fields: Unpack[Question]) -> Reply:
+        """Sends a question (`fields.Question`) and waits for its answer, which the other gives by `Message.reply`. Where
+        several are asked, the first answer counts. `NoAnswer` says who did not answer within `timeout`; a question that was
+        not pushed by then is not delivered any more. `Unreadable` is an answer that Python does not hold."""
+        check("request", fields, Question)
+        recipient = Recipient.of(fields)
+        async with self._question(recipient, fields.pop("timeout", ANSWER_WAIT_SECONDS)) as asked:
+            await asked.send(fields)
             if reply := await asked.next():
                 if reply.fault:
                     raise reply.fault
                 return reply
             raise NoAnswer(str(recipient), asked.seconds, asked.correlation_id)
 
-    async def request_all(
-        self,
-        *,
-        to: str | None = None,
-        topic: str | None = None,
-        environment: str | None = None,
-        group: str | None = None,
-        type: str = "query",
-        payload: Any = None,
-        timeout: Duration = ANSWER_WAIT_SECONDS,
-        count: int | None = None,
-        priority: int = 5,
-        headers: dict[str, Any] | None = None,
-    ) -> list[Reply]:
-        """Sends a question to many and gives back the answers that came within `timeout`, in their order; sooner where there
-        are `count` of them. None at all is an empty list. Of one that Python does not hold `fault` says so, and its
-        `payload` raises it."""
+    async def request_all(self, **fields: Unpack[Questions]) -> list[Reply]:
+        """Sends a question (`fields.Questions`) to many and gives back the answers that came within `timeout`, in their
+        order; sooner where there are `count` of them. None at all is an empty list. An answer that Python does not hold says
+        so by its `fault`, and its `payload` raises it."""
+        check("request_all", fields, Questions)
         replies: list[Reply] = []
-        async with self._question(Recipient(to, topic, environment, group), timeout) as asked:
-            await asked.send(type=type, payload=payload, priority=priority, headers=headers)
+        timeout, count = fields.pop("timeout", ANSWER_WAIT_SECONDS), fields.pop("count", None)
+        async with self._question(Recipient.of(fields), timeout) as asked:
+            await asked.send(fields)
             while (count is None or len(replies) < count) and (reply := await asked.next()):
                 replies.append(reply)
         return replies
@@ -389,7 +309,7 @@ class Agent:
 class _Asked:
     """A question under way, for so long."""
 
-    def __init__(self, driver: Driver, question: Question, recipient: Recipient, seconds: float) -> None:
+    def __init__(self, driver: Driver, question: Asking, recipient: Recipient, seconds: float) -> None:
         self.correlation_id = question.correlation_id
         self.seconds = seconds
         self._driver = driver
@@ -397,18 +317,16 @@ class _Asked:
         self._recipient = recipient
         self._until = asyncio.get_running_loop().time() + seconds
 
-    async def send(self, *, type: str, payload: Any, priority: int, headers: dict[str, Any] | None) -> None:
-        frame = outgoing.message(
-            self._recipient,
-            type=type,
-            payload=payload,
-            priority=priority,
-            ttl=self.seconds,
-            correlation_id=self.correlation_id,
-            headers=outgoing.headers(headers) | {"reply_to": self._driver.settings.instance},
+    async def send(self, fields: Addressed) -> None:
+        message: dict[str, Any] = {"type": "query", **fields}
+        message |= {
+            "ttl": self.seconds,
+            "correlation_id": self.correlation_id,
+            "headers": outgoing.headers(fields.get("headers")) | {"reply_to": self._driver.settings.instance},
             # It is one question, also when the connection falls before the broker says that it has it.
-            dedupe_key=self.correlation_id,
-        )
+            "dedupe_key": self.correlation_id,
+        }
+        frame = outgoing.message(self._recipient, **message)
         await self._driver.calls.send(frame, self.seconds)
 
     async def next(self) -> Reply | None:

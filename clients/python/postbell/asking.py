@@ -85,4 +85,4 @@ class Asking:
     def answered(self, message: Facts, fault: str | None = None) -> bool:
         """Tells whoever asked, also why the answer cannot be read; false if nobody waits for it any more."""
         question = self._open.get(message.correlation_id or "")
-        return question is not None and question.answered(Reply(message._frame, fault))
+        return question is not None and question.answered(Reply(message.frame, fault))

@@ -15,21 +15,21 @@ from .message import Duration, Facts, Message
 T = TypeVar("T")
 
 
-class Caller(Protocol):
-    """What waits for work in the event loop's thread."""
+class Call(Protocol):
+    """Waits for work in the event loop's thread."""
 
-    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+    def __call__(self, work: Coroutine[Any, Any, T]) -> T:
         """What came of it."""
 
 
 class SyncMessage(Facts):
     """A `Message` whose methods block until they are done."""
 
-    __slots__ = ("_agent", "_message")
+    __slots__ = ("_call", "_message")
 
-    def __init__(self, agent: Caller, message: Message) -> None:
-        super().__init__(message._frame)
-        self._agent = agent
+    def __init__(self, call: Call, message: Message) -> None:
+        super().__init__(message.frame)
+        self._call = call
         self._message = message
 
     @property
@@ -39,19 +39,19 @@ class SyncMessage(Facts):
 
     def ack(self, *, confirm: bool = True) -> bool:
         """See `Message.ack`."""
-        return self._agent._call(self._message.ack(confirm=confirm))
+        return self._call(self._message.ack(confirm=confirm))
 
     def fail(self, reason: str, delay: Duration | None = None) -> bool:
         """See `Message.fail`."""
-        return self._agent._call(self._message.fail(reason, delay))
+        return self._call(self._message.fail(reason, delay))
 
     def dead(self, reason: str) -> bool:
         """See `Message.dead`."""
-        return self._agent._call(self._message.dead(reason))
+        return self._call(self._message.dead(reason))
 
     def release(self, delay: Duration | None = None) -> bool:
         """See `Message.release`."""
-        return self._agent._call(self._message.release(delay))
+        return self._call(self._message.release(delay))
 
     def reply(
         self,
@@ -61,14 +61,14 @@ class SyncMessage(Facts):
         ttl: Duration | None = ANSWER_TTL_SECONDS,
     ) -> str:
         """See `Message.reply`."""
-        return self._agent._call(self._message.reply(payload, headers=headers, ttl=ttl))
+        return self._call(self._message.reply(payload, headers=headers, ttl=ttl))
 
 
 class SyncLock:
     """A `Lock` whose methods block until they are done. It is renewed by itself, whatever the script does meanwhile."""
 
-    def __init__(self, agent: Caller, lock: Lock) -> None:
-        self._agent = agent
+    def __init__(self, call: Call, lock: Lock) -> None:
+        self._call = call
         self._lock = lock
 
     @property
@@ -103,11 +103,11 @@ class SyncLock:
 
     def release(self) -> None:
         """See `Lock.release`."""
-        self._agent._call(self._lock.release())
+        self._call(self._lock.release())
 
     def done(self) -> None:
         """See `Lock.done`."""
-        self._agent._call(self._lock.done())
+        self._call(self._lock.done())
 
     def __enter__(self) -> SyncLock:
         return self
@@ -115,4 +115,4 @@ class SyncLock:
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None) -> None:
         # In a child that was forked it is not ours to give back.
         with suppress(Forked):
-            self._agent._call(self._lock.__aexit__(kind, fault, trace))
+            self._call(self._lock.__aexit__(kind, fault, trace))

@@ -16,9 +16,9 @@ Ask = Callable[[Frame], Awaitable[Frame]]
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """What could not be handled, and why."""
+    """A message that could not be handled, and why."""
 
-    #: What `redrive` and `purge` name it by. The same message may be dead in other inboxes.
+    #: The name of it for `redrive` and `purge`. The same message may be dead in other inboxes.
     id: int
     message_id: str
     inbox: str

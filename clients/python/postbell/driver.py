@@ -143,7 +143,7 @@ class Driver:
             self._connection.write_now(lambda: session.take_output(now))
 
     def _begun(self, messages: list[Message]) -> None:
-        if self.session and (tags := [message._tag for message in messages if message._generation == self._generation]):
+        if self.session and (tags := [message.tag for message in messages if message.connection == self._generation]):
             self.session.begun(tags)
             self._wake_soon()
 
@@ -179,16 +179,16 @@ class Driver:
             return
         self.tally.acked(message_id, message.attempt)
         self.hands.handled(message_id)
-        if self.session is None or message._generation != self._generation:
+        if self.session is None or message.connection != self._generation:
             logger.info("%s was handled after its connection fell: it comes again, to be acknowledged", message_id)
             if told:
                 told(False)
             return
         if told:
-            self.session.ack_alone(message._tag, self._ack_answer(message_id, told))
+            self.session.ack_alone(message.tag, self._ack_answer(message_id, told))
             self._wake.set()
             return
-        self.session.ack(message._tag, message_id)
+        self.session.ack(message.tag, message_id)
         if not len(self.hands):
             self._wake.set()
         else:
@@ -226,9 +226,9 @@ class Driver:
             return False
         if is_counted:
             self.tally.settled(message.id, outcome, message.attempt)
-        if self.session is None or message._generation != self._generation:
+        if self.session is None or message.connection != self._generation:
             return False
-        self.session.nack(message._tag, outcome, delay_ms=delay_ms, reason=reason)
+        self.session.nack(message.tag, outcome, delay_ms=delay_ms, reason=reason)
         self._wake.set()
         return True
 
@@ -259,9 +259,8 @@ class Driver:
     def _settle(self, message: Message) -> bool:
         """False if something became of it before."""
         self.check_ours()
-        was_settled, message._is_settled = message._is_settled, True
         self.hands.settled(message.id)
-        return not was_settled
+        return message.settle()
 
     def dropped(self, message_id: str, tag: int, generation: int) -> None:
         """A message was forgotten; from whatever thread that is noticed in."""
@@ -378,7 +377,7 @@ class Driver:
         if not self._is_closing:
             self.connected.clear()
         for message in self.hands.empty():
-            message._is_settled = True
+            message.settle()
         self.pending.interrupted()
 
     async def _write(self, connection: Connection, session: Session, reading: asyncio.Task[None]) -> None:
@@ -437,17 +436,17 @@ class Driver:
         before = self.hands.taken(message.id)
         if self.hands.is_handled(message.id):
             # It was handled here when its connection fell.
-            message._is_settled = True
+            message.settle()
             session.ack(event.tag, message.id)
         elif self.asking.is_answer(message):
-            message._is_settled = True
+            message.settle()
             if not self.asking.answered(message):
                 logger.info("%r came when nobody waited for it any more", message)
             session.ack(event.tag, message.id)
         elif before is not None and not before.is_settled:
             # Somebody is at it still: what becomes of it is said by the new tag.
-            message._is_settled = True
-            before._tag, before._generation = event.tag, self._generation
+            message.settle()
+            before.tag, before.connection = event.tag, self._generation
             # It need not be the oldest here.
             self._begun([before])
         elif self.window == 0 or len(self.hands) >= WINDOW_MAX:

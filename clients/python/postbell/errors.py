@@ -1,4 +1,4 @@
-"""What can go wrong. The text of each is a sentence for people; the broker's refusals are in its own words."""
+"""The exceptions. The text of each is a sentence for people; the broker's refusals are in its own words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEVER: Final = frozenset({"rejected", "forbidden", "unknown_op", "payload_too_l
 
 
 class PostbellError(Exception):
-    """What everything here that goes wrong is."""
+    """The base of all exceptions here."""
 
     @property
     def is_retryable(self) -> bool:
@@ -31,7 +31,7 @@ class PostbellError(Exception):
 
 
 class Invalid(PostbellError, ValueError):
-    """What was given cannot be sent, or connected with."""
+    """A value cannot be sent, or a setting cannot be connected with."""
 
 
 class Unreachable(PostbellError):
@@ -81,14 +81,14 @@ class Refused(PostbellError):
 
 
 class NoBroker(PostbellError):
-    """What answers does not speak the protocol."""
+    """The server that answers does not speak the protocol."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"what answers is no Postbell broker: {reason}")
 
 
 class Unreadable(PostbellError, ValueError):
-    """What arrived is nothing that Python holds; the text says which field, and why."""
+    """A value arrived that Python does not hold; the text says which field, and why."""
 
 
 class Forked(PostbellError):

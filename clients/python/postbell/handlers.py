@@ -10,12 +10,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from . import outcomes
 from .errors import Closed, Invalid, Unreachable, Unreadable
+from .fields import Unhandled
 from .leaving import was_cancelled
 from .limits import (
+    GRACE_SECONDS,
     INTERRUPT_SECONDS,
     LEFT_SECONDS_MAX,
     LEFT_SECONDS_MIN,
@@ -27,17 +29,14 @@ from .message import Message, reason_of, shown
 from .outcomes import Outcome
 from .registry import Handler, Handlers, is_async, name_of
 from .repeats import Repeats, place_of
-from .tally import Failed, Summary, Tally
+from .tally import Summary, Tally
 from .threads import Threads
 
 if TYPE_CHECKING:
-    from .agent import Agent
     from .driver import Driver
 
 logger = logging.getLogger("postbell")
 
-#: What becomes of a message whose type nobody handles.
-Unhandled = Literal["leave", "dead", "fail"]
 _UNHANDLED = {
     "leave": 'they stay with the broker and come again later; @agent.on() would take them, unhandled="dead" ends them',
     "dead": "they are dead letters",
@@ -52,13 +51,13 @@ class Terms:
     concurrency: int
     #: Leaves after so long without a message; never where it is none.
     idle: float | None
-    unhandled: Unhandled
+    unhandled: Unhandled = "leave"
     #: A stop waits so long for what was begun.
-    grace: float
+    grace: float = GRACE_SECONDS
     #: Messages that were not handled in the end are no exception.
-    failures_ok: bool
+    failures_ok: bool = False
     #: Says at the end what became of all.
-    report: bool
+    report: bool = True
 
     def __post_init__(self) -> None:
         if not 1 <= self.concurrency <= WINDOW_MAX:
@@ -69,30 +68,23 @@ class Terms:
             raise Invalid(f"grace is a number of seconds, not {self.grace}")
 
 
-async def serve(agent: Agent, handlers: Handlers, terms: Terms) -> Summary:
-    """Handles messages until it is stopped or idle; says what became of them."""
-    if handlers.is_empty:
-        raise Invalid("there is no handler: give one by @agent.on(…), or read agent.messages()")
-    agent._open()
-    with handlers.stopping() as stop, agent._taking(agent._settings.window or terms.concurrency) as driver:
-        driver.tally = tally = Tally()
-        threads = Threads(terms.concurrency, f"postbell-{agent.name}")
-        serving = _Serving(driver, handlers, threads, terms)
-        try:
-            await serving.run(stop)
-        finally:
-            threads.end()
-            summary = Summary.of(serving.taken, tally)
-            if terms.report:
-                summary.report(agent.name)
-    if leaving := serving.leaving or handlers.left:
-        handlers.left = None
-        # Where it ends no more than a thread, the agent is not shown online, doing nothing.
-        await agent.close()
-        raise outcomes.exit_of(leaving)
-    if not terms.failures_ok and not summary.is_clean:
-        raise Failed(agent.name, summary)
-    return summary
+async def serve(
+    driver: Driver, handlers: Handlers, terms: Terms, stop: asyncio.Event
+) -> tuple[Summary, BaseException | None]:
+    """Handles messages until it is stopped or idle; says what became of them, and what a handler ended the process with."""
+    name = driver.settings.agent
+    driver.tally = tally = Tally()
+    threads = Threads(terms.concurrency, f"postbell-{name}")
+    serving = _Serving(driver, handlers, threads, terms)
+    try:
+        await serving.run(stop)
+    finally:
+        threads.end()
+        summary = Summary.of(serving.taken, tally)
+        if terms.report:
+            summary.report(name)
+    leaving, handlers.left = serving.leaving or handlers.left, None
+    return summary, leaving
 
 
 class _Handling:

@@ -49,7 +49,7 @@ class Hands:
         """In a forked child: all of it is the parent's. Nobody is woken, since no loop goes round here."""
         self._ended = error
         for message in (*self._waiting, *self.all_taken()):
-            message._is_settled = True
+            message.settle()
         self._waiting.clear()
         self._taken.clear()
 

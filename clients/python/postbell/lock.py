@@ -26,14 +26,14 @@ TRIES_MAX = 5
 
 
 class Asker(Protocol):
-    """What a lock asks the broker by."""
+    """Asks the broker, for a lock."""
 
     def __call__(self, frame: Frame, within: float = ...) -> Awaitable[Frame]:
         """The broker's answer."""
 
 
 class Lock:
-    """What became of asking for a lock. While it is held it is renewed by itself; when this process dies, others get it
+    """The answer to asking for a lock. While it is held it is renewed by itself; when this process dies, others get it
     after its time.
 
     As a context it is given back at the end of the block, unless `done` was said in it; the end raises `LockLost` where it
@@ -75,6 +75,11 @@ class Lock:
         """Returns when the lock is not ours any more though nobody gave it back: whoever goes on with the task does it
         beside somebody else."""
         await self._lost.wait()
+
+    def when_over(self, tell: Callable[[Lock], object]) -> None:
+        """Told once it is not renewed any more."""
+        if self._renewing:
+            self._renewing.add_done_callback(lambda _: tell(self))
 
     def drop(self) -> None:
         """It is not renewed any more, and ends by its time."""
@@ -162,7 +167,7 @@ class Locking:
 
 
 class Locks:
-    """Those of an agent, which end with it."""
+    """The locks of an agent, which end with it."""
 
     def __init__(self) -> None:
         self._locks: set[Lock] = set()
@@ -181,9 +186,9 @@ class Locks:
                 if answer.get("held") or answer.get("holder"):
                     break
             lock = Lock(ask, key, ttl_ms, asked_at, answer)
-            if lock._renewing:
+            if lock.held:
                 self._locks.add(lock)
-                lock._renewing.add_done_callback(lambda _: self._locks.discard(lock))
+                lock.when_over(self._locks.discard)
             return lock
 
         return Locking(acquire)

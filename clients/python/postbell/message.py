@@ -44,7 +44,7 @@ class Release(Exception):
 
 
 class Settler(Protocol):
-    """What a message is settled by."""
+    """The side of a message that tells the broker."""
 
     def ack(self, message: Message, told: Callable[[bool], None] | None) -> None:
         """Handled; `told` whether that is committed."""
@@ -52,7 +52,7 @@ class Settler(Protocol):
     def nack(self, message: Message, outcome: str, *, delay_ms: int | None, reason: str | None) -> bool:
         """Not handled; true if the broker is told."""
 
-    def dropped(self, message_id: str, tag: int, generation: int) -> None:
+    def dropped(self, message_id: str, tag: int, connection: int) -> None:
         """Forgotten."""
 
     def check_ours(self) -> None:
@@ -63,9 +63,9 @@ class Settler(Protocol):
 
 
 class Facts:
-    """What a message says of itself."""
+    """The fields of a message."""
 
-    __slots__ = ("_frame", "id", "sender", "type")
+    __slots__ = ("frame", "id", "sender", "type")
 
     def __init__(self, frame: Frame) -> None:
         try:
@@ -80,30 +80,31 @@ class Facts:
             raise Unreadable(f"it has no {fault.args[0]}") from fault
         if not are_texts:
             raise Unreadable("its id, from, type or created_at is no text")
-        self._frame = frame
+        #: The broker's line, decoded.
+        self.frame = frame
 
     @property
     def payload(self) -> Any:
-        """What was sent, as `json.loads` has it."""
-        return self._frame.get("payload")
+        """The value that was sent, as `json.loads` has it."""
+        return self.frame.get("payload")
 
     @property
     def priority(self) -> int:
         """1 (highest) to 10."""
-        value = self._frame.get("priority")
+        value = self.frame.get("priority")
         return value if type(value) is int else PRIORITY_DEFAULT
 
     @property
     def attempt(self) -> int:
         """Which attempt this is, from 1."""
-        value = self._frame.get("attempt")
+        value = self.frame.get("attempt")
         return value if type(value) is int else 1
 
     @property
     def created_at(self) -> datetime:
         """When it was inserted, by the database's clock; the earliest or the latest that Python has where it has no such
         time."""
-        return _instant(self._frame["created_at"])
+        return _instant(self.frame["created_at"])
 
     @property
     def topic(self) -> str | None:
@@ -117,14 +118,14 @@ class Facts:
 
     @property
     def correlation_id(self) -> str | None:
-        """What it is an answer to, or will be answered by."""
+        """The id by which a question and its answers belong together."""
         return self._text("correlation_id")
 
     @property
     def headers(self) -> dict[str, Any]:
         """The JSON object that travelled along; empty where there is none."""
         # Plain SQL may have written anything.
-        headers = self._frame.get("headers")
+        headers = self.frame.get("headers")
         return headers if isinstance(headers, dict) else {}
 
     @property
@@ -134,7 +135,7 @@ class Facts:
         return value if isinstance(value, str) else None
 
     def _text(self, key: str) -> str | None:
-        value = self._frame.get(key)
+        value = self.frame.get(key)
         return value if isinstance(value, str) else None
 
     def __repr__(self) -> str:
@@ -156,32 +157,38 @@ class Reply(Facts):
 
     @property
     def payload(self) -> Any:
-        """What was answered, as `json.loads` has it. Raises `Unreadable` where Python does not hold it."""
+        """The value that was answered, as `json.loads` has it. Raises `Unreadable` where Python does not hold it."""
         if self.fault:
             raise self.fault
-        return self._frame.get("payload")
+        return self.frame.get("payload")
 
 
 class Message(Facts):
     """A delivery. Something must become of it: `ack`, `fail`, `dead` or `release`; until then its deadline is moved by
     itself. One that is forgotten fails."""
 
-    __slots__ = ("__weakref__", "_generation", "_is_settled", "_settler", "_tag")
+    __slots__ = ("__weakref__", "_is_settled", "_settler", "connection", "tag")
 
-    def __init__(self, settler: Settler, frame: Frame, tag: int, generation: int) -> None:
+    def __init__(self, settler: Settler, frame: Frame, tag: int, connection: int) -> None:
         # First: what follows may raise, and then `__del__` looks at it.
         self._is_settled = True
         super().__init__(frame)
         self._settler = settler
-        self._tag = tag
-        # Which connection the tag belongs to: it means nothing on another.
-        self._generation = generation
+        #: By this the broker knows the delivery, for as long as the connection lives.
+        self.tag = tag
+        #: Which connection the tag belongs to, as the agent counts them.
+        self.connection = connection
         self._is_settled = False
 
     @property
     def is_settled(self) -> bool:
         """Whether something became of it here."""
         return self._is_settled
+
+    def settle(self) -> bool:
+        """For the agent: something became of it, and nothing else can any more. False where something had before."""
+        was_settled, self._is_settled = self._is_settled, True
+        return not was_settled
 
     async def ack(self, *, confirm: bool = True) -> bool:
         """Handled. True once it is committed; false where it is not known to be, because the connection fell or the
@@ -228,7 +235,7 @@ class Message(Facts):
 
     def __del__(self) -> None:
         if not self._is_settled:
-            self._settler.dropped(self.id, self._tag, self._generation)
+            self._settler.dropped(self.id, self.tag, self.connection)
 
 
 def milliseconds(what: str, duration: Duration | None) -> int | None:

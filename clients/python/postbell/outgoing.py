@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .errors import Invalid
+from .fields import Sending, Unpack
 from .frames import Frame, encode
 from .limits import LINE_BYTES_MAX
-from .message import Duration, milliseconds
+from .message import milliseconds
 
 #: What a `ref` adds to a line.
 _REF_BYTES = 32
@@ -26,6 +28,11 @@ class Recipient:
     def __post_init__(self) -> None:
         if sum(address is not None for address in (self.to, self.topic, self.environment, self.group)) != 1:
             raise Invalid("a message needs one of to=, topic=, environment= and group=")
+
+    @staticmethod
+    def of(fields: Mapping[str, Any]) -> Recipient:
+        """Taken out of the fields of a message."""
+        return Recipient(*(fields.get(name) for name in ("to", "topic", "environment", "group")))
 
     def __str__(self) -> str:
         if self.to is not None:
@@ -48,38 +55,18 @@ def _object(given: object) -> dict[str, Any]:
     return given
 
 
-def message(
-    recipient: Recipient,
-    *,
-    type: str,
-    payload: Any,
-    priority: int = 5,
-    delay: Duration | None = None,
-    ttl: Duration | None = None,
-    correlation_id: str | None = None,
-    headers: dict[str, Any] | None = None,
-    dedupe_key: str | None = None,
-    ordering_key: str | None = None,
-    to_instance: str | None = None,
-) -> Frame:
-    """A ``send``."""
-    if to_instance is not None and recipient.to is None:
+def message(recipient: Recipient, **fields: Unpack[Sending]) -> Frame:
+    """A ``send``; whom it is for is in the recipient."""
+    if fields.get("to_instance") is not None and recipient.to is None:
         raise Invalid("to_instance= names a process of the agent in to=")
-    frame: Frame = {
-        "op": "send",
-        "to": recipient.to,
-        "topic": recipient.topic,
-        "environment": recipient.environment,
-        "group": recipient.group,
-        "to_instance": to_instance,
-        "type": type,
-        "priority": priority,
-        "delay_ms": milliseconds("delay", delay),
-        "ttl_ms": milliseconds("ttl", ttl),
-        "correlation_id": correlation_id,
+    headers = fields.get("headers")
+    frame: Frame = {"op": "send", **vars(recipient), "type": "data", "priority": 5, **fields}
+    # Last by habit: who cannot read a payload reads the fields before it.
+    payload = frame.pop("payload", None)
+    frame |= {
+        "delay_ms": milliseconds("delay", frame.pop("delay", None)),
+        "ttl_ms": milliseconds("ttl", frame.pop("ttl", None)),
         "headers": headers if headers is None else _object(headers),
-        "dedupe_key": dedupe_key,
-        "ordering_key": ordering_key,
         "payload": payload,
     }
     # The broker would end the session.

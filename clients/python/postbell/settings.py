@@ -12,11 +12,12 @@ from typing import Any
 
 from .address import Address, parse_url
 from .errors import Invalid
+from .fields import Given, Unpack
 from .limits import WINDOW_DEFAULT, WINDOW_MAX
 from .tls import Trust
 from .version import VERSION
 
-#: What an agent can do, in words of whoever asks for it.
+#: The things that an agent can do, in the words of those who ask for them.
 Capabilities = Sequence[Any] | Mapping[str, Any]
 
 URL_DEFAULT = "tcp://127.0.0.1:7440"
@@ -35,11 +36,11 @@ class Settings:
     instance: str
     #: Nobody else can have this instance's name: whoever takes over from us is ourselves.
     is_instance_ours: bool
-    #: What it takes from instead of its own inbox.
+    #: The group that it takes from instead of its own inbox.
     group: str | None
     window: int | None
     heartbeat_ms: int | None
-    #: What it says of itself to the registry.
+    #: For the registry.
     capabilities: Capabilities | None
     version: str | None
 
@@ -55,55 +56,39 @@ class Settings:
         return WINDOW_DEFAULT if self.window is None else self.window
 
 
-def read(
-    agent: str | None,
-    *,
-    url: str | None,
-    token: str | None,
-    ca: str | Path | None,
-    pin: str | None,
-    client_cert: str | Path | None,
-    client_key: str | Path | None,
-    environment: str | None,
-    instance: str | None,
-    group: str | None,
-    window: int | None,
-    heartbeat: float | None,
-    capabilities: Capabilities | None,
-    version: str | None,
-    environ: Mapping[str, str] = os.environ,
-) -> Settings:
-    """What is given, else POSTBELL_…; an empty variable counts as none."""
+def read(agent: str | None, *, environ: Mapping[str, str] = os.environ, **given: Unpack[Given]) -> Settings:
+    """Settings that are given, else POSTBELL_…; an empty variable counts as none."""
 
     def of(name: str, given: object) -> str | None:
         return str(given) if given is not None else environ.get(name) or None
 
-    address = parse_url(of("POSTBELL_URL", url) or URL_DEFAULT)
+    address = parse_url(of("POSTBELL_URL", given.get("url")) or URL_DEFAULT)
     trust = Trust(
-        ca=of("POSTBELL_CA", ca),
-        pin=of("POSTBELL_PIN", pin),
-        client_cert=of("POSTBELL_CLIENT_CERT", client_cert),
-        client_key=of("POSTBELL_CLIENT_KEY", client_key),
+        ca=of("POSTBELL_CA", given.get("ca")),
+        pin=of("POSTBELL_PIN", given.get("pin")),
+        client_cert=of("POSTBELL_CLIENT_CERT", given.get("client_cert")),
+        client_key=of("POSTBELL_CLIENT_KEY", given.get("client_key")),
     )
-    # Whoever asks for verification must not get a connection in clear.
+    # A caller that asks for verification must not get a connection in clear.
     if trust.is_given and not address.tls:
         raise Invalid("a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://")
+    window, heartbeat = given.get("window"), given.get("heartbeat")
     if window is not None and not 0 <= window <= WINDOW_MAX:
         raise Invalid(f"a window is between 0 and {WINDOW_MAX}, not {window}")
-    named = of("POSTBELL_INSTANCE", instance)
+    named = of("POSTBELL_INSTANCE", given.get("instance"))
     return Settings(
         agent=of("POSTBELL_AGENT", agent) or _missing("the agent's name", "POSTBELL_AGENT"),
-        token=_token(of("POSTBELL_TOKEN", token), environ.get("POSTBELL_TOKEN_FILE")),
+        token=_token(of("POSTBELL_TOKEN", given.get("token")), environ.get("POSTBELL_TOKEN_FILE")),
         address=address,
         trust=trust,
-        environment=of("ENVIRONMENT", environment),
+        environment=of("ENVIRONMENT", given.get("environment")),
         instance=named or new_instance(),
         is_instance_ours=named is None,
-        group=of("POSTBELL_GROUP", group),
+        group=of("POSTBELL_GROUP", given.get("group")),
         window=window,
         heartbeat_ms=None if heartbeat is None else round(heartbeat * 1000),
-        capabilities=capabilities,
-        version=version,
+        capabilities=given.get("capabilities"),
+        version=given.get("version"),
     )
 
 

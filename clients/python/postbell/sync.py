@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -17,12 +16,11 @@ from .agent import Agent
 from .blocking import SyncLock, SyncMessage
 from .dead import DeadLetters
 from .errors import Closed, Forked, Invalid
-from .handlers import Unhandled
-from .limits import ANSWER_WAIT_SECONDS, GRACE_SECONDS, LOCK_SECONDS
+from .fields import Draining, Given, Question, Questions, Sending, Serving, Unpack
+from .limits import LOCK_SECONDS
 from .lock import Lock, Locking
 from .message import Duration, Reply
 from .outcomes import LEAVING
-from .settings import Capabilities
 from .signals import on_signals
 from .tally import Summary
 
@@ -33,41 +31,9 @@ H = TypeVar("H", bound=Callable[..., Any])
 class SyncAgent:
     """`Agent` without `async`: each method blocks until it is done, and any thread may call it."""
 
-    def __init__(
-        self,
-        name: str | None = None,
-        *,
-        url: str | None = None,
-        token: str | None = None,
-        window: int | None = None,
-        instance: str | None = None,
-        group: str | None = None,
-        environment: str | None = None,
-        capabilities: Capabilities | None = None,
-        version: str | None = None,
-        heartbeat: float | None = None,
-        ca: str | Path | None = None,
-        pin: str | None = None,
-        client_cert: str | Path | None = None,
-        client_key: str | Path | None = None,
-    ) -> None:
-        self._agent = Agent(
-            name,
-            url=url,
-            token=token,
-            window=window,
-            instance=instance,
-            group=group,
-            environment=environment,
-            heartbeat=heartbeat,
-            capabilities=capabilities,
-            version=version,
-            ca=ca,
-            pin=pin,
-            client_cert=client_cert,
-            client_key=client_key,
-        )
-        self._agent._handlers.in_thread = lambda message: SyncMessage(self, message)
+    def __init__(self, name: str | None = None, **given: Unpack[Given]) -> None:
+        self._agent = Agent(name, **given)
+        self._agent.handlers.in_thread = lambda message: SyncMessage(self._call, message)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
@@ -140,7 +106,7 @@ class SyncAgent:
         if self._loop is None or self._is_forked:
             return
         try:
-            self._call(self._agent._leave(fault))
+            self._call(self._agent.__aexit__(None if fault is None else type(fault), fault, None))
         finally:
             with self._lock:
                 self._is_leaving = True
@@ -175,7 +141,7 @@ class SyncAgent:
         try:
             while True:
                 try:
-                    message = SyncMessage(self, self._call(anext(messages)))
+                    message = SyncMessage(self._call, self._call(anext(messages)))
                 except StopAsyncIteration:
                     return
                 yield message
@@ -189,33 +155,15 @@ class SyncAgent:
         """See `Agent.on`. A `def` gets a `SyncMessage`."""
         return self._agent.on(*types)
 
-    def run(
-        self,
-        concurrency: int = 1,
-        *,
-        unhandled: Unhandled = "leave",
-        grace: float = GRACE_SECONDS,
-        report: bool = True,
-    ) -> Summary:
+    def run(self, concurrency: int = 1, **serving: Unpack[Serving]) -> Summary:
         """See `Agent.run`. Handlers run in threads of their own, `concurrency` of them."""
         with self._serving():
-            return self._call(self._agent.run(concurrency, unhandled=unhandled, grace=grace, report=report))
+            return self._call(self._agent.run(concurrency, **serving))
 
-    def drain(
-        self,
-        idle: float = 5.0,
-        concurrency: int = 1,
-        *,
-        failures_ok: bool = False,
-        unhandled: Unhandled = "leave",
-        grace: float = GRACE_SECONDS,
-        report: bool = True,
-    ) -> Summary:
+    def drain(self, idle: float = 5.0, concurrency: int = 1, **serving: Unpack[Draining]) -> Summary:
         """See `Agent.drain`."""
         with self._serving():
-            return self._call(
-                self._agent.drain(idle, concurrency, failures_ok=failures_ok, unhandled=unhandled, grace=grace, report=report)
-            )
+            return self._call(self._agent.drain(idle, concurrency, **serving))
 
     def stop(self) -> None:
         """Ends `run` and `drain` once they have finished what they have begun. From any thread, or a signal's handler."""
@@ -223,101 +171,17 @@ class SyncAgent:
             with suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._agent.stop)
 
-    def send(
-        self,
-        *,
-        to: str | None = None,
-        topic: str | None = None,
-        environment: str | None = None,
-        group: str | None = None,
-        type: str = "data",
-        payload: Any = None,
-        priority: int = 5,
-        delay: Duration | None = None,
-        ttl: Duration | None = None,
-        correlation_id: str | None = None,
-        headers: dict[str, Any] | None = None,
-        dedupe_key: str | None = None,
-        ordering_key: str | None = None,
-        to_instance: str | None = None,
-    ) -> str:
+    def send(self, **fields: Unpack[Sending]) -> str:
         """See `Agent.send`."""
-        return self._call(
-            self._agent.send(
-                to=to,
-                topic=topic,
-                environment=environment,
-                group=group,
-                type=type,
-                payload=payload,
-                priority=priority,
-                delay=delay,
-                ttl=ttl,
-                correlation_id=correlation_id,
-                headers=headers,
-                dedupe_key=dedupe_key,
-                ordering_key=ordering_key,
-                to_instance=to_instance,
-            )
-        )
+        return self._call(self._agent.send(**fields))
 
-    def request(
-        self,
-        *,
-        to: str | None = None,
-        topic: str | None = None,
-        environment: str | None = None,
-        group: str | None = None,
-        type: str = "query",
-        payload: Any = None,
-        timeout: Duration = ANSWER_WAIT_SECONDS,
-        priority: int = 5,
-        headers: dict[str, Any] | None = None,
-    ) -> Reply:
+    def request(self, **fields: Unpack[Question]) -> Reply:
         """See `Agent.request`."""
-        return self._call(
-            self._agent.request(
-                to=to,
-                topic=topic,
-                environment=environment,
-                group=group,
-                type=type,
-                payload=payload,
-                timeout=timeout,
-                priority=priority,
-                headers=headers,
-            )
-        )
+        return self._call(self._agent.request(**fields))
 
-    def request_all(
-        self,
-        *,
-        to: str | None = None,
-        topic: str | None = None,
-        environment: str | None = None,
-        group: str | None = None,
-        type: str = "query",
-        payload: Any = None,
-        timeout: Duration = ANSWER_WAIT_SECONDS,
-        count: int | None = None,
-        priority: int = 5,
-        headers: dict[str, Any] | None = None,
-    ) -> list[Reply]:
+    def request_all(self, **fields: Unpack[Questions]) -> list[Reply]:
         """See `Agent.request_all`."""
-        return self._call(
-            self._agent.request_all(
-                to=to,
-                topic=topic,
-                environment=environment,
-                group=group,
-                type=type,
-                payload=payload,
-                timeout=timeout,
-                count=count,
-                priority=priority,
-                headers=headers,
-            )
-        )
+        return self._call(self._agent.request_all(**fields))
 
     def lock(self, key: str, ttl: Duration = LOCK_SECONDS) -> SyncLock:
         """See `Agent.lock`; it asks at once, and is used by ``with``."""
@@ -326,7 +190,7 @@ class SyncAgent:
             locking: Locking = self._agent.lock(key, ttl)
             return await locking
 
-        return SyncLock(self, self._call(acquire()))
+        return SyncLock(self._call, self._call(acquire()))
 
     def subscribe(self, topic: str) -> None:
         """See `Agent.subscribe`."""
@@ -389,7 +253,7 @@ class SyncAgent:
                     break
                 except LEAVING as leaving:
                     # Out of a task that a handler started.
-                    self._agent._handlers.leave(leaving)
+                    self._agent.handlers.leave(leaving)
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()

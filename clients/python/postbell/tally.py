@@ -1,4 +1,4 @@
-"""What became of the messages that an agent took, in numbers: at the end of `run` and `drain` it is said."""
+"""The outcomes of the messages that an agent took, counted; `run` and `drain` say them at their end."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.handled = self.failed = self.retried = self.dead = self.released = self.left = 0
-        #: Those whose last outcome here was no success; what does not fit is only counted.
+        #: Messages whose last outcome here was no success; what does not fit is only counted.
         self.lost_ids: dict[str, None] = {}
         self.more_lost = 0
-        #: Those that came again, and were handled: another run may have lost them.
+        #: Messages that came again, and were handled: another run may have lost them.
         self.mended_ids: dict[str, None] = {}
-        #: What failed: the type of message, and the kind of failure.
+        #: Kinds of failure: the type of message, and the kind of failure.
         self.kinds: Counter[tuple[str, str]] = Counter()
 
     def acked(self, message_id: str, attempt: int) -> None:
@@ -55,13 +55,13 @@ class Tally:
             self.more_lost += 1
 
     def kind(self, message_type: str, what: str) -> None:
-        """What kind of failure it was."""
+        """Counts a kind of failure."""
         kind = (message_type, what)
         self.kinds[kind if kind in self.kinds or len(self.kinds) < TALLY_KINDS_MAX else _OTHERS] += 1
 
 
 class Summary(int):
-    """What `run` and `drain` give back: the number of messages that handlers took, and what became of them."""
+    """The result of `run` and `drain`: the number of messages that handlers took, and what became of them."""
 
     #: Acknowledged.
     handled: int
@@ -75,7 +75,7 @@ class Summary(int):
     released: int
     #: Given back because nobody here handles their type; not counted.
     left: int
-    #: What failed, and how often: the type of message, and the kind of failure.
+    #: How often each kind of failure happened: the type of message, and the kind of failure.
     kinds: dict[tuple[str, str], int]
     _lost_ids: frozenset[str]
     _more_lost: int
@@ -83,7 +83,7 @@ class Summary(int):
 
     @classmethod
     def of(cls, taken: int, tally: Tally) -> Summary:
-        """What the tally has."""
+        """Made from a tally."""
         summary = cls(taken)
         for name in _NUMBERS:
             setattr(summary, name, getattr(tally, name))

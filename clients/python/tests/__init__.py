@@ -9,5 +9,5 @@ logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
 # Nor are they whoever runs the tests.
 for name in [name for name in os.environ if name.startswith("POSTBELL_") or name == "ENVIRONMENT"]:
-    if name not in ("POSTBELL_BIN", "POSTBELL_TEST_PG"):
+    if name not in ("POSTBELL_BIN", "POSTBELL_TEST_PG", "POSTBELL_TEST_REQUIRE"):
         del os.environ[name]

@@ -69,8 +69,8 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         self.assertFalse(await away.ack(), "nobody was there to take it")
         await asyncio.to_thread(mesh().start_broker)
         # It is known again by its id, once it was pushed again; until then there is no tag to acknowledge.
-        generation = held._generation
-        while held._generation == generation:
+        generation = held.connection
+        while held.connection == generation:
             await asyncio.sleep(0.02)
         self.assertTrue(await held.ack())
         await self.nothing_but_the_last(who, agent, peer)

@@ -18,6 +18,7 @@ from postbell import Agent, Forked, Message, SyncAgent, SyncMessage
 
 from .fake import WAIT_SECONDS, fake, msg
 from .mesh import mesh
+from .require import needs
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -53,7 +54,7 @@ def raises(call: Callable[[], object]) -> None:
     raise AssertionError(f"{call} went on")
 
 
-@unittest.skipUnless(hasattr(os, "fork"), "there is no fork here")
+@needs(hasattr(os, "fork"), "there is no fork here")
 class Forks(unittest.TestCase):
     def test_everything_raises_in_the_child_of_a_script_and_the_parent_goes_on(self) -> None:
         who = mesh().agent("forker")

@@ -112,7 +112,7 @@ class Small(unittest.TestCase):
             frame = {"id": "m", "from": "a", "type": "data", "created_at": f"2026-11-24T02:00:{text}"}
             message = Message(None, frame, 1, 1)  # type: ignore[arg-type]
             self.assertEqual(message.created_at, datetime(2026, 11, 24, 2, 0, 5, microsecond, tzinfo=timezone.utc))
-            message._is_settled = True
+            message.settle()
 
     def test_waits_grow_with_jitter_up_to_the_bound_and_start_anew(self) -> None:
         pace = Pace(0.1, 2)

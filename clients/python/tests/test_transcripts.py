@@ -133,7 +133,7 @@ class Play:
             for _, task in self._asked.values():
                 task.cancel()
             for message in self._taken.values():
-                message._is_settled = True
+                message.settle()
             await self._agent.close()
 
     async def _client(self, line: str, following: str) -> None:

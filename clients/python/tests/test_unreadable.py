@@ -17,6 +17,7 @@ from postbell.salvage import Unread, salvage
 
 from .fake import FACES, KINDS, Frame, drain, fake, handler, msg
 from .mesh import WAIT_SECONDS, mesh
+from .require import needs
 
 #: Deeper than the interpreter reads: since 3.12 that is another bound than `sys.getrecursionlimit`.
 LEVELS = 2_000 if sys.version_info < (3, 12) else 200_000
@@ -94,7 +95,7 @@ class Payloads(unittest.TestCase):
                 if wanted is not None:
                     self.assertEqual(got[f"m{n}"], wanted)
 
-    @unittest.skipUnless(hasattr(sys, "set_int_max_str_digits"), "this interpreter has no such setting")
+    @needs(hasattr(sys, "set_int_max_str_digits"), "this interpreter has no such setting")
     def test_no_interpreter_setting_makes_a_number_a_weapon(self) -> None:
         before, depth = sys.get_int_max_str_digits(), sys.getrecursionlimit()
         # A megabyte of digits takes a second of the square of it; a hundred thousand levels a whole stack.

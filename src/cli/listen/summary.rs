@@ -17,7 +17,7 @@ const CELL_BYTES_MAX: usize = 200;
 const _: () = assert!(NAMED_MAX * 4 * CELL_BYTES_MAX * 10 < 500_000);
 
 /// Appends to the job's summary, if this runs in a job. A summary that cannot be written is no failure of the job.
-pub(super) fn append(text: impl FnOnce() -> String) {
+pub(in crate::cli) fn append(text: impl FnOnce() -> String) {
     let Some(path) = std::env::var_os(VARIABLE).filter(|path| !path.is_empty()) else { return };
     let opened = std::fs::OpenOptions::new().append(true).create(true).open(&path);
     if let Err(e) = opened.and_then(|mut file| file.write_all(text().as_bytes())) {
@@ -48,7 +48,7 @@ pub(super) fn markdown(agent: &str, counts: &[(&str, u64)], failing: &[&Failing]
 }
 
 /// Text that is text: every character that could mean something to Markdown or HTML by its number.
-fn cell(text: &str) -> String {
+pub(in crate::cli) fn cell(text: &str) -> String {
     let mut out = String::new();
     for c in cut(&harmless(text), CELL_BYTES_MAX).chars() {
         if c.is_alphanumeric() || matches!(c, ' ' | ',' | '…') {

@@ -1,88 +1,73 @@
 //! A server that takes no writes is not the end of a message: another one will.
 
-use std::process::Command;
-
 use postbell::devdb::{Data, DevPostgres, Options};
 use postbell::store::migrate::migrate;
 use postbell::store::{Connection, DatabaseUrl, Pool, StoreError, Target};
 use tokio::time::{sleep, timeout};
 
 use super::{refused, to};
-use crate::harness::TestDb;
+use crate::gate::Gate;
+use crate::harness::{TestDb, require};
 use crate::mesh::{Mesh, PATIENCE, next, sql_at};
 
-fn options(data: Data, port: Option<u16>) -> Options {
+fn options() -> Options {
     let bin_dir = std::env::var_os("POSTBELL_TEST_PG").map(Into::into);
-    let settings = port.map(|port| ("port".to_owned(), port.to_string())).into_iter().collect();
-    Options { data, bin_dir, settings, environment: Vec::new() }
-}
-
-/// Copies a running server for a standby of it. `None`: there is no `pg_basebackup` here.
-async fn copy(server: &DevPostgres, folder: &std::path::Path) -> Option<()> {
-    let url = server.url();
-    let (password, port) = (password_of(&url), port_of(&url));
-    let data: String =
-        sql_at(&url).await.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
-    std::fs::write(folder.join("password"), password).unwrap();
-    let copied = Command::new(server.bin_dir().join("pg_basebackup"))
-        .args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", "postgres", "-R", "-c", "fast", "-D"])
-        .arg(folder.join("data"))
-        .env("PGPASSWORD", password)
-        .output();
-    let copied = match copied {
-        Ok(copied) => copied,
-        Err(e) => {
-            eprintln!("skipped: no pg_basebackup ({e})");
-            return None;
-        }
-    };
-    assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
-    // As root the copy is root's, and the server another account's.
-    let chown = Command::new("chown").args(["-R", &format!("--reference={data}")]).arg(folder).status();
-    assert!(chown.unwrap().success());
-    Some(())
-}
-
-fn password_of(url: &str) -> &str {
-    url.split(['@', ':']).nth(2).unwrap()
-}
-
-fn port_of(url: &str) -> u16 {
-    url.rsplit([':', '/']).nth(1).unwrap().parse().unwrap()
+    Options { data: Data::Temporary, bin_dir, settings: Vec::new(), environment: Vec::new() }
 }
 
 async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(act).await.unwrap()
 }
 
+/// Waits until the standby has all that was committed.
+async fn caught_up(primary: &DevPostgres) {
+    let sql = sql_at(&primary.url()).await;
+    let follows =
+        "select exists (select from pg_stat_replication where replay_lsn >= pg_current_wal_flush_lsn())";
+    let following = async {
+        while !sql.query_one(follows, &[]).await.unwrap().get::<_, bool>(0) {
+            sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, following).await.expect("the standby follows");
+}
+
 /// A failover as managed servers do it: the same address leads to what was the standby, which takes writes a little later.
 #[tokio::test]
 async fn a_failover_to_a_standby_refuses_nothing_for_good() {
-    let folder = tempfile::tempdir().unwrap();
-    let primary = blocking(|| DevPostgres::start(options(Data::Temporary, None)).unwrap()).await;
+    let primary = blocking(|| DevPostgres::start(options()).unwrap()).await;
+    if !primary.bin_dir().join("pg_basebackup").exists() {
+        return require("pg_basebackup, beside the server's other programs");
+    }
     let url = primary.url();
-    let db = TestDb::at(url.clone());
     migrate(&Target::new(DatabaseUrl::parse(&url).unwrap(), "public")).await.unwrap();
+    let (gate, leads_to) = Gate::late().await;
+    let address = |url: &str| url.split(['@', '/']).nth(3).unwrap().parse().unwrap();
+    leads_to.send(vec![address(&url)]).unwrap();
+    let db = TestDb::at(url.replace(&address(&url).to_string(), &gate.address.to_string()));
     let (a, r) = (db.agent("a").await, db.agent("r").await);
     let mesh = Mesh::on(db, &[]).await;
     let (sender, _) = mesh.builder("a", &a).connect().await.unwrap();
     let (_receiver, mut deliveries) = mesh.builder("r", &r).window(10).connect().await.unwrap();
     sender.send(to("r", &"before")).await.unwrap();
     next(&mut deliveries).await.ack_confirmed().await.unwrap();
-    if copy(&primary, folder.path()).await.is_none() {
-        return;
-    }
+    let folder = tempfile::tempdir().unwrap();
+    let of = folder.path().to_owned();
+    let (primary, standby) = blocking(move || {
+        let standby = primary.standby(&of).unwrap();
+        (primary, standby)
+    })
+    .await;
+    caught_up(&primary).await;
+    leads_to.send(vec![address(&standby.url())]).unwrap();
     blocking(move || drop(primary)).await;
-    let data = Data::Kept(folder.path().to_owned());
-    let port = port_of(&url);
-    let standby = blocking(move || DevPostgres::start(options(data, Some(port))).unwrap()).await;
     // Read only: to be sent again, and never rejected.
     for _ in 0..5 {
         let (code, sentence) =
             refused(timeout(PATIENCE, sender.send(to("r", &"during"))).await.expect("answered"));
         assert_eq!(code, "unavailable", "{sentence}");
     }
-    let sql = sql_at(&url).await;
+    let sql = sql_at(&standby.url()).await;
     assert!(sql.query_one("select pg_promote()", &[]).await.unwrap().get::<_, bool>(0));
     let stored = async {
         while let Err(error) = sender.send(to("r", &"after").dedupe_key("after")).await {

@@ -3,7 +3,8 @@
 use postbell::store::Connection;
 use postbell::store::migrate::{migrate, plan};
 
-use super::{mesh_with, owned, refused, trigger};
+use super::{everything, mesh_with, owned, refused, trigger};
+use crate::harness::{EXISTING_MESH, TestDb, command, fresh, roles};
 
 #[tokio::test]
 async fn constraints_that_refuse_every_acknowledgement_or_agent_are_named() {
@@ -180,4 +181,34 @@ async fn row_level_security_that_binds_the_owner_is_named() {
     let refused = migrate(&owner).await.expect_err("refused").to_string();
     assert!(refused.contains("row level security") && refused.contains("public.agent_messages"), "{refused}");
     assert!(refused.contains("no force row level security"), "{refused}");
+}
+
+/// A text of any bytes, or of the letters of a few countries, is no place for every message.
+#[tokio::test]
+async fn a_database_of_another_encoding_is_refused_by_its_name() {
+    let first = fresh().await;
+    let name: String = first.ask("select current_database()::text").await;
+    for encoding in ["SQL_ASCII", "LATIN1"] {
+        let database = format!("{name}_{}", encoding.to_lowercase());
+        let create = format!(
+            "create database {database} encoding '{encoding}' lc_collate 'C' lc_ctype 'C' template template0"
+        );
+        first.sql().await.batch_execute(&create).await.expect("created");
+        let db = TestDb::at(first.url_of(&database));
+        let client = db.client().await;
+        roles(&client, EXISTING_MESH).await;
+        let before = everything(&client).await;
+        for args in [&["migrate", "--dry-run"][..], &["migrate"], &["doctor"]] {
+            let ended = command(&db, args).await;
+            assert_eq!(ended.status, 1, "{args:?} on {encoding}: {}{}", ended.stdout, ended.stderr);
+            let said = ended.stdout + &ended.stderr;
+            let mend = "create database NAME encoding 'UTF8' template template0";
+            for part in
+                [format!("the encoding {encoding}").as_str(), "Postbell needs UTF8", mend, "the database URL"]
+            {
+                assert!(said.contains(part), "{args:?} on {encoding} does not say {part}: {said}");
+            }
+            assert_eq!(everything(&client).await, before, "{args:?} on {encoding}");
+        }
+    }
 }

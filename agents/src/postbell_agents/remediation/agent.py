@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from ..config import Section
 from ..database import Connection
-from ..faults import Fault, sentence
+from ..faults import Fault, Unavailable, sentence
 from ..job import Job
 from ..settings import Common, common
 from ..tables import ensure
@@ -88,6 +88,9 @@ class Remediation(Job):
         chosen = allowed(self._fixes, finding)
         try:
             done = [self._apply(message, fix) for fix in chosen]
+        except Unavailable:
+            # No fault of the finding's: it comes again.
+            raise
         except (Fault, psycopg.DataError, psycopg.ProgrammingError, psycopg.IntegrityError) as fault:
             # The next attempt would end the same way: whoever wrote the fix must look at it.
             raise Dead(sentence(fault)) from fault

@@ -50,7 +50,7 @@ export function dead(holder, identity) {
     const may = identity.may();
     byId("dead-aside").textContent = mesh.dead > 0 ? several(mesh.dead, "letter") : "";
     if (mesh.dead === 0) {
-      return fill(holder, said && h("p", { role: "status" }, said), h("p", { class: "empty" }, "None. A delivery becomes one after its last attempt failed, when its agent says so, or when it can never be delivered. It then waits here, with the reason, until somebody redrives or purges it."));
+      return fill(holder, said && h("p", { role: "status" }, said), h("p", { class: "empty" }, "None. A delivery becomes one after its last attempt failed, when its agent says so, or when it can never be delivered. The letter then waits here, with the reason, until somebody redrives or purges it."));
     }
     if (!may.reads) {
       return fill(holder, h("div", { class: "empty" }, h("p", {}, `${several(mesh.dead, "delivery was", "deliveries were")} given up. Reasons may quote messages, so reading them takes a token.`), h("p", {}, h("button", { type: "button", class: "main", "data-key": "enter", onclick: identity.enter }, "Enter a token"))));

@@ -1,0 +1,24 @@
+-- Presence that agent_registry keeps out without an error is set aside, so that an operator hears of it: $1 agents, $2 what was to
+-- be written. Gives the agents and why: what could have done so, by name. Called by src/store/presence.rs. Uses
+-- set_aside_presence.
+with suspects as (
+  -- Those that run before the row of an UPDATE is written: bits 1, 2 and 16 of tgtype.
+  select 'the trigger ' || t.tgname as name from pg_trigger t
+  where t.tgrelid = to_regclass('agent_registry') and not t.tgisinternal and t.tgname !~ '^postbell_'
+    and t.tgenabled in ('O', 'A') and t.tgtype & 19 = 19
+  union all
+  select 'the rule ' || w.rulename from pg_rewrite w
+  where w.ev_class = to_regclass('agent_registry') and w.ev_type = '2' and w.ev_enabled in ('O', 'A')
+), why as (
+  select case count(*) when 0 then 'something of agent_registry, which is no trigger of an UPDATE,'
+                       when 1 then min(name) || ' of agent_registry'
+                       else 'one of these of agent_registry (' || string_agg(name, ', ' order by name) || ')' end
+         || ' keeps the change out without an error: let it pass what sessions with the setting postbell.broker = on write' as why
+  from suspects
+)
+insert into postbell.set_aside as s (inbox, kind, status, reason, next_try)
+select a.agent_id, 'presence', $2::text, w.why, clock_timestamp()
+from unnest($1::text[]) as a (agent_id) cross join why w
+on conflict (inbox) where kind = 'presence' do update
+set status = excluded.status, reason = excluded.reason, next_try = excluded.next_try, tries = s.tries + 1
+returning s.inbox as agent_id, s.reason as why

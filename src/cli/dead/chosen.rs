@@ -1,0 +1,40 @@
+//! Which rows a command is for: by their numbers, of an inbox, or all. The same words wherever an operator chooses.
+
+use clap::{ArgGroup, Args};
+
+use crate::cli::settings::DatabaseArgs;
+
+#[derive(Args)]
+pub(in crate::cli) struct CommonArgs {
+    #[command(flatten)]
+    pub(in crate::cli) database: DatabaseArgs,
+    /// Print JSON
+    #[arg(long, env = "POSTBELL_JSON")]
+    pub(in crate::cli) json: bool,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("chosen").required(true).args(["ids", "inbox", "all"]))]
+pub(in crate::cli) struct ChosenArgs {
+    /// Their numbers, as `list` shows them
+    #[arg(value_name = "NUMBER")]
+    pub(in crate::cli) ids: Vec<i64>,
+    /// All of this inbox
+    #[arg(long, env = "POSTBELL_INBOX")]
+    pub(in crate::cli) inbox: Option<String>,
+    /// All there is
+    #[arg(long, env = "POSTBELL_ALL")]
+    all: bool,
+    #[command(flatten)]
+    pub(in crate::cli) common: CommonArgs,
+}
+
+impl ChosenArgs {
+    /// One that is not there (any more) is not an error of the others, but whoever named it should know.
+    pub(in crate::cli) fn warn_of_unknown(&self, known: u64, are_not: &str) {
+        let asked = self.ids.len() as u64;
+        if self.inbox.is_none() && known < asked {
+            tracing::warn!("{} of the {asked} named are {are_not}", asked - known);
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! Redriving and purging: many by one statement; where a row of the user's refuses that, halves of them, down to that row.
+
+use std::fmt;
+use std::time::Instant;
+
+use super::Chosen;
+use crate::store::cell::Cells;
+use crate::store::error::{Fault, StoreError};
+use crate::store::pool::Pool;
+
+const INBOXES: &str = include_str!("../../../sql/queries/dead_inboxes.sql");
+const REDRIVE: &str = include_str!("../../../sql/queries/dead_redrive.sql");
+const PURGE: &str = include_str!("../../../sql/queries/dead_purge.sql");
+const CHOSEN: &str = include_str!("../../../sql/queries/dead_chosen.sql");
+const REFUSED: &str = include_str!("../../../sql/queries/dead_refused.sql");
+
+/// Dead letters that one transaction redrives or purges: a hundred thousand at once would be a long lock, and a wave.
+const BATCH_ROWS: i64 = 5_000;
+/// Of so many refused rows the trigger is looked up; the others say what the database said.
+const EXPLAINED_MAX: usize = 20;
+/// A sentence names so many refused rows.
+const NAMED_MAX: usize = 3;
+const KEPT: &str = "a trigger or a rule of agent_messages keeps the change out without an error: let it pass what sessions with \
+                    the setting postbell.broker = on write";
+
+/// A dead letter that stays one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Its number.
+    pub delivery_id: i64,
+    /// Which constraint, trigger or function of the user's does not take it.
+    pub reason: String,
+}
+
+/// What became of those that were looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// So many were redriven or purged.
+    pub count: i64,
+    /// So many were looked at.
+    pub looked: i64,
+    /// The one with the highest number of these.
+    pub last: Option<i64>,
+    /// So many were passed over, since another transaction holds them.
+    pub held: i64,
+    /// So many were not tried, since those that are refused took all of the time.
+    pub untried: usize,
+    /// What the user's table does not take.
+    pub refused: Vec<Refusal>,
+}
+
+impl Done {
+    /// Whether there is nothing to say of it but the count.
+    pub fn is_whole(&self) -> bool {
+        self.held == 0 && self.untried == 0 && self.refused.is_empty()
+    }
+
+    /// What stays dead, and why; empty if nothing does.
+    pub fn left(&self) -> String {
+        let mut parts: Vec<String> = Vec::new();
+        for Refusal { delivery_id, reason } in self.refused.iter().take(NAMED_MAX) {
+            parts.push(format!("delivery {delivery_id} stays dead: {reason}"));
+        }
+        let more = self.refused.len().saturating_sub(NAMED_MAX);
+        if more > 0 {
+            parts.push(format!("{more} more are refused"));
+        }
+        if self.held > 0 {
+            parts.push(format!("{} are held by another transaction: ask again when it has ended", self.held));
+        }
+        if self.untried > 0 {
+            parts.push(format!("{} were not tried, for want of time: ask again for these", self.untried));
+        }
+        parts.join("; ")
+    }
+
+    fn add(&mut self, other: Self) {
+        self.count += other.count;
+        self.looked += other.looked;
+        self.last = self.last.max(other.last);
+        self.held += other.held;
+        self.untried += other.untried;
+        self.refused.extend(other.refused);
+    }
+}
+
+/// Not all that was chosen was redriven or purged. What was done stays done.
+#[derive(Debug)]
+pub struct Partly {
+    /// What became of it.
+    pub done: Done,
+    /// Why nothing more was tried.
+    pub error: Option<StoreError>,
+}
+
+impl fmt::Display for Partly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "done: {}; {}", self.done.count, self.done.left())?;
+        self.error.as_ref().map_or(Ok(()), |error| write!(f, "; then: {error}"))
+    }
+}
+
+impl std::error::Error for Partly {}
+
+/// Makes dead letters ready again, with all their attempts, and rings; says how many.
+///
+/// # Errors
+/// See [`Partly`].
+pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
+    all(&Write::redrive(pool), chosen).await
+}
+
+/// Deletes dead letters; their messages stay `failed` until retention. Says how many.
+///
+/// # Errors
+/// See [`Partly`].
+pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
+    all(&Write::purge(pool), chosen).await
+}
+
+/// Redrives the `ids`, of this inbox if one is given; or the inbox's, from after a delivery on, at most so many. In one
+/// transaction, unless a row is refused; then until this moment.
+///
+/// # Errors
+/// See [`StoreError`]; then it is not known which were redriven.
+pub async fn redrive_some(
+    pool: &Pool,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+    until: Instant,
+) -> Result<Done, StoreError> {
+    some(&Write { until: Some(until), ..Write::redrive(pool) }, Range { ids, inbox, after, most }).await
+}
+
+/// The same for purging.
+///
+/// # Errors
+/// See [`redrive_some`].
+pub async fn purge_some(
+    pool: &Pool,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    (after, most): (i64, i64),
+    until: Instant,
+) -> Result<Done, StoreError> {
+    some(&Write { until: Some(until), ..Write::purge(pool) }, Range { ids, inbox, after, most }).await
+}
+
+/// What is done to dead letters.
+struct Write<'a> {
+    pool: &'a Pool,
+    sql: &'static str,
+    /// What it makes of a message's status.
+    status: &'static str,
+    /// Halves are tried until this moment.
+    until: Option<Instant>,
+}
+
+impl<'a> Write<'a> {
+    fn redrive(pool: &'a Pool) -> Self {
+        Self { pool, sql: REDRIVE, status: "pending", until: None }
+    }
+
+    fn purge(pool: &'a Pool) -> Self {
+        Self { pool, sql: PURGE, status: "failed", until: None }
+    }
+}
+
+/// Which dead letters a statement is for.
+#[derive(Clone, Copy)]
+struct Range<'a> {
+    ids: Option<&'a [i64]>,
+    inbox: Option<&'a str>,
+    after: i64,
+    most: i64,
+}
+
+async fn all(write: &Write<'_>, chosen: &Chosen<'_>) -> Result<i64, Partly> {
+    let mut done = Done::default();
+    let error = in_batches(write, chosen, &mut done).await.err();
+    if error.is_none() && done.is_whole() { Ok(done.count) } else { Err(Partly { done, error }) }
+}
+
+async fn in_batches(write: &Write<'_>, chosen: &Chosen<'_>, done: &mut Done) -> Result<(), StoreError> {
+    match *chosen {
+        Chosen::Ids(ids) => all_of(write, Some(ids), None, done).await,
+        Chosen::Inbox(inbox) => all_of(write, None, Some(inbox), done).await,
+        Chosen::All => {
+            for row in write.pool.query(INBOXES, &[]).await? {
+                all_of(write, None, Some(row.cell("inbox")?), done).await?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
+async fn all_of(
+    write: &Write<'_>,
+    ids: Option<&[i64]>,
+    inbox: Option<&str>,
+    done: &mut Done,
+) -> Result<(), StoreError> {
+    let mut after = i64::MIN;
+    loop {
+        let batch = some(write, Range { ids, inbox, after, most: BATCH_ROWS }).await?;
+        let is_last = batch.looked < BATCH_ROWS;
+        after = batch.last.unwrap_or(after);
+        done.add(batch);
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
+async fn some(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
+    match statement(write, range).await {
+        Err(e) if is_of_a_row(&e) => halves(write, range).await,
+        done => done,
+    }
+}
+
+async fn statement(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
+    let Range { ids, inbox, after, most } = range;
+    let row = write.pool.query_one(write.sql, &[&ids, &inbox, &after, &most]).await?;
+    let kept: Vec<i64> = row.cell("kept")?;
+    Ok(Done {
+        count: row.cell("n")?,
+        looked: row.cell("looked")?,
+        last: row.cell("last")?,
+        held: row.cell("held")?,
+        untried: 0,
+        refused: kept
+            .into_iter()
+            .map(|delivery_id| Refusal { delivery_id, reason: KEPT.to_owned() })
+            .collect(),
+    })
+}
+
+/// The server answered, and goes on: one of the rows may be to blame.
+fn is_of_a_row(e: &StoreError) -> bool {
+    let is_of_the_server = |code: &str| ["08", "25", "57P"].iter().any(|start| code.starts_with(start));
+    e.sqlstate().is_some_and(|code| !is_of_the_server(code)) && e.fault() != Fault::Ours
+}
+
+/// What was refused as a whole: halves of it, until each row that is refused is alone.
+async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
+    let Range { ids, inbox, after, most } = range;
+    let rows = write.pool.query(CHOSEN, &[&ids, &inbox, &after, &most]).await?;
+    let numbers = rows.iter().map(|row| row.cell("delivery_id")).collect::<Result<Vec<i64>, _>>()?;
+    let (looked, last) = (numbers.len() as i64, numbers.last().copied());
+    let mut done = Done::default();
+    let mut parts = vec![numbers.as_slice()];
+    while let Some(part) = parts.pop() {
+        if write.until.is_some_and(|until| Instant::now() >= until) {
+            done.untried += part.len();
+            continue;
+        }
+        let these = Range { ids: Some(part), inbox, after: i64::MIN, most: part.len() as i64 };
+        match (statement(write, these).await, part) {
+            (Ok(some), _) => done.add(some),
+            (Err(e), &[delivery_id]) if is_of_a_row(&e) => {
+                let is_explained = done.refused.len() < EXPLAINED_MAX;
+                let why = if is_explained { why_refused(write, delivery_id).await } else { None };
+                done.refused.push(Refusal { delivery_id, reason: why.unwrap_or_else(|| e.to_string()) });
+            }
+            (Err(e), part) if is_of_a_row(&e) => {
+                let (first, second) = part.split_at(part.len() / 2);
+                parts.extend([second, first]);
+            }
+            (Err(e), _) => return Err(e),
+        }
+    }
+    // Those that are no dead letters any more were looked at all the same.
+    Ok(Done { looked, last, ..done })
+}
+
+/// The constraint or the trigger by name, where it can be found by writing the row once more, which is rolled back.
+async fn why_refused(write: &Write<'_>, delivery_id: i64) -> Option<String> {
+    let mut why = None;
+    let read = |row: Option<&tokio_postgres::Row>| {
+        why = row.and_then(|row| row.cell::<_, Option<String>>("why").ok().flatten());
+        Err::<(), _>(StoreError::refused("rolled back"))
+    };
+    // What it says is why the caller was refused already.
+    let _ = write.pool.in_transaction(REFUSED, &[&delivery_id, &write.status], read).await;
+    why
+}

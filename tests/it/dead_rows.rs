@@ -1,0 +1,146 @@
+//! Redriving and purging where the user's table refuses, or somebody holds, one of the rows: the rest is done, and that one is named.
+
+use std::time::Duration;
+
+use postbell_client::protocol::ErrorCode;
+use postbell_client::{ClientError, Which};
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::harness::{TestDb, command, migrated};
+use crate::mesh::{Mesh, PATIENCE};
+
+/// What refuses the message of the third dead letter that is to wait again, and how it is named.
+const REFUSALS: &[(&str, &str)] = &[
+    (
+        "alter table agent_messages add constraint no_third check (status <> 'pending' or payload <> '3') not valid",
+        "no_third",
+    ),
+    (
+        "create function third() returns trigger language plpgsql as $$
+         begin if new.payload = '3' then raise exception 'secret %', new; end if; return new; end $$;
+         create trigger not_the_third before update on agent_messages for each row execute function third()",
+        "not_the_third",
+    ),
+    (
+        "create function third() returns trigger language plpgsql as $$
+         begin if new.payload = '3' then return null; end if; return new; end $$;
+         create trigger not_the_third before update on agent_messages for each row execute function third()",
+        "without an error",
+    ),
+    (
+        "create function third() returns trigger language plpgsql as $$
+         begin if new.payload = '3' then raise exception 'secret'; end if; return null; end $$;
+         create constraint trigger not_the_third after update on agent_messages deferrable initially deferred
+         for each row execute function third()",
+        "third()",
+    ),
+];
+
+/// Six dead letters of inbox a, with the payloads 1 to 6.
+async fn bury(db: &TestDb) {
+    db.sql()
+        .await
+        .batch_execute(
+            "set postbell.broker = on;
+             insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
+             select 'x', 'a', 'command', to_jsonb(n) from generate_series(1, 6) n;
+             update postbell.deliveries set state = 'dead', dead_at = now(), attempt = 10, last_error = 'no such county';
+             update agent_messages set status = 'failed', error_message = 'gave up'",
+        )
+        .await
+        .expect("dead letters");
+}
+
+const DEAD: &str =
+    "select array_agg(delivery_id order by delivery_id) from postbell.deliveries where state = 'dead'";
+const AS_NEW: &str = "select count(*) from postbell.deliveries d join agent_messages m using (message_id)
+                      where d.state = 'ready' and d.attempt = 0 and m.status = 'pending' and m.error_message is null";
+
+async fn third(db: &TestDb) -> i64 {
+    db.ask("select delivery_id from postbell.deliveries join agent_messages using (message_id) where payload = '3'").await
+}
+
+#[tokio::test]
+async fn a_row_that_is_refused_stays_dead_alone_and_is_named() {
+    for (ddl, name) in REFUSALS {
+        let db = migrated().await;
+        bury(&db).await;
+        db.sql().await.batch_execute(ddl).await.expect(ddl);
+        let third = third(&db).await;
+        let ended = command(&db, &["dead", "redrive", "--all"]).await;
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, "redriven 5\n"), "{name}: {}", ended.stderr);
+        let said = format!("{third} stays dead: ");
+        assert!(ended.stderr.contains(&said) && ended.stderr.contains(name), "{name}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
+        assert_eq!(db.ask::<i64>(AS_NEW).await, 5, "{name}");
+        assert_eq!(db.ask::<Vec<i64>>(DEAD).await, [third], "{name}");
+        let said = command(&db, &["dead", "redrive", "--inbox", "a", "--json"]).await.stdout;
+        let said: Value = serde_json::from_str(&said).expect("JSON");
+        assert_eq!(
+            (&said["redriven"], &said["refused"][0]["delivery_id"]),
+            (&0.into(), &third.into()),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_told_which_one_is_refused() {
+    let (ddl, name) = REFUSALS[0];
+    let mesh = Mesh::start().await;
+    bury(&mesh.db).await;
+    mesh.db.sql().await.batch_execute(ddl).await.expect(ddl);
+    let third = third(&mesh.db).await;
+    let (client, _deliveries) = mesh.connect("a", 0).await;
+    let all: Vec<i64> = client.dead_letters(None, None).await.unwrap().letters.iter().map(|l| l.id).collect();
+    match client.redrive(Which::Ids(&all)).await.expect_err("one is refused") {
+        ClientError::Refused { code, message, .. } => {
+            assert_eq!(code, ErrorCode::Rejected, "{message}");
+            assert!(message.contains("5 were redriven") && message.contains(name), "{message}");
+            assert!(message.contains(&format!("delivery {third} stays dead")), "{message}");
+        }
+        other => panic!("{other}"),
+    }
+    assert_eq!(mesh.db.ask::<Vec<i64>>(DEAD).await, [third]);
+    assert_eq!(mesh.db.ask::<i64>(AS_NEW).await, 5);
+    // Of an inbox the rest is done, and asked for on.
+    let sql = mesh.db.sql().await;
+    sql.batch_execute("alter table agent_messages drop constraint no_third").await.unwrap();
+    bury(&mesh.db).await;
+    sql.batch_execute(ddl).await.unwrap();
+    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap(), 10);
+    assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries where state = 'dead'").await, 2);
+    // Where nothing of it can be done, that is the answer.
+    let refused = client.redrive(Which::Inbox("a")).await.expect_err("both are refused");
+    assert!(
+        refused.to_string().contains("0 were redriven") && refused.to_string().contains(name),
+        "{refused}"
+    );
+}
+
+/// A poller takes the message and then its delivery. Who redrives takes neither from it, and it is no deadlock's victim.
+#[tokio::test]
+async fn what_a_poller_holds_is_passed_over() {
+    for op in ["redrive", "purge"] {
+        let db = migrated().await;
+        bury(&db).await;
+        // A broadcast, whose message purging writes as well.
+        let broadcast = "set postbell.broker = on;
+             update agent_messages set to_agent_id = null where payload = '3'; set postbell.broker = off";
+        let poller = db.sql().await;
+        poller.batch_execute(broadcast).await.unwrap();
+        poller
+            .batch_execute("begin; select from agent_messages where payload = '3' for update")
+            .await
+            .unwrap();
+        let args = ["dead", op, "--all"];
+        let asked = command(&db, &args);
+        let ended = timeout(Duration::from_secs(20), asked).await.expect("nobody is waited for");
+        assert_eq!(ended.status, 1, "{op}: {}", ended.stderr);
+        assert!(ended.stderr.contains("1 are held by another transaction"), "{op}: {}", ended.stderr);
+        assert!(ended.stdout.ends_with(" 5\n"), "{op}: {}", ended.stdout);
+        let end = "update agent_messages set status = 'processed' where payload = '3'; commit";
+        timeout(PATIENCE, poller.batch_execute(end)).await.expect("goes on").expect("is no victim");
+    }
+}
