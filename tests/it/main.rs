@@ -32,6 +32,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
+mod habits;
 mod harness;
 mod held_sends;
 mod house;
@@ -55,6 +56,7 @@ mod producers;
 mod protocol;
 mod reaper;
 mod rehearsal;
+mod require;
 mod scheduled;
 mod schema;
 mod sending;

@@ -32,7 +32,7 @@ async fn copy(server: &DevPostgres, folder: &std::path::Path) -> Option<()> {
     let copied = match copied {
         Ok(copied) => copied,
         Err(e) => {
-            eprintln!("skipped: no pg_basebackup ({e})");
+            crate::require::missing(&format!("no pg_basebackup ({e})"));
             return None;
         }
     };
