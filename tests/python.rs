@@ -2,12 +2,14 @@
 //! after the others, and its waits are not theirs.
 //!
 //! `POSTBELL_PYTHON` names another interpreter than `python3`, such as that of a virtual environment with pytest in it; where
-//! there is no pytest, `unittest` runs the same tests. Where there is no Python that the library can run on, nothing is
-//! tested, and a line says so.
+//! there is no pytest, `unittest` runs the same tests. A machine without a Python that the library can run on tests nothing,
+//! and says so or fails: see `it/require.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::io::Write;
+#[path = "it/require.rs"]
+mod require;
+
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -15,10 +17,7 @@ use std::process::{Command, Output};
 fn the_tests_of_the_python_library_pass() {
     let python = std::env::var("POSTBELL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     if let Err(why) = usable(&python) {
-        // Past the harness, which shows nothing of a test that passes.
-        let mut stderr = std::io::stderr();
-        writeln!(stderr, "SKIPPED: the Python library is not tested: {why}").unwrap();
-        return;
+        return require::missing(&format!("the Python library is not tested: {why}"));
     }
     let runner: &[&str] = match ask(&python, "import pytest") {
         Ok(found) if found.status.success() => &["-m", "pytest", "-q"],

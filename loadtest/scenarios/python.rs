@@ -48,12 +48,12 @@ struct Said {
 async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let mut found = Found::default();
     let Some(script) = script() else {
-        found.note("Not measured: there is no clients/python beside this program's sources.");
+        found.left_out("there is no clients/python beside this program's sources")?;
         return Ok(found);
     };
     let python = std::env::var("POSTBELL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let Some(version) = version(&python).await else {
-        found.note(format!("Not measured: there is no {python} of 3.10 or newer here."));
+        found.left_out(&format!("there is no {python} of 3.10 or newer here"))?;
         return Ok(found);
     };
     let sql = bench.database.sql().await?;

@@ -91,6 +91,15 @@ impl Found {
         self.notes.push(note.into());
     }
 
+    /// Something is not here, so that a part is not measured: a note, or a failure where `POSTBELL_TEST_REQUIRE` is `all`.
+    pub(crate) fn left_out(&mut self, why: &str) -> anyhow::Result<()> {
+        if std::env::var_os("POSTBELL_TEST_REQUIRE").is_some_and(|value| value == "all") {
+            anyhow::bail!("{why}: POSTBELL_TEST_REQUIRE=all wants it measured");
+        }
+        self.note(format!("Not measured: {why}."));
+        Ok(())
+    }
+
     /// The whole.
     pub(crate) fn into_scenario(self, name: &str, about: &str, method: &str, seconds: f64) -> Scenario {
         Scenario {

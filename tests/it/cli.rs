@@ -8,6 +8,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE, insert};
+use crate::require::missing;
 
 /// `postbell` as this agent, with nothing else in its environment.
 pub(crate) fn postbell(mesh: &Mesh, agent: &str, token: &str, args: &[&str]) -> Command {
@@ -151,7 +152,7 @@ async fn psql_reaches_listen_and_nc() {
     let mut nc = Command::new("nc");
     nc.args(["127.0.0.1", &mesh.agents.port().to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let Ok(mut nc) = nc.kill_on_drop(true).spawn() else {
-        return eprintln!("skipped: nc is not installed");
+        return missing("nc is not installed");
     };
     let mut typed = nc.stdin.take().unwrap();
     let mut seen = BufReader::new(nc.stdout.take().unwrap()).lines();
@@ -162,7 +163,7 @@ async fn psql_reaches_listen_and_nc() {
     let insert = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload) values
                   ('psql', 'listener', 'command', '{\"n\": 1}'), ('psql', 'by-hand', 'command', '{\"n\": 2}')";
     let psql = Command::new("psql").args([&mesh.db.url(), "-c", insert]).output().await;
-    let Ok(psql) = psql else { return eprintln!("skipped: psql is not installed") };
+    let Ok(psql) = psql else { return missing("psql is not installed") };
     assert!(psql.status.success(), "{}", String::from_utf8_lossy(&psql.stderr));
     assert_eq!(listen.json().await["payload"]["n"], 1);
     let line = timeout(PATIENCE, seen.next_line()).await.unwrap().unwrap().unwrap();

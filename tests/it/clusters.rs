@@ -10,6 +10,7 @@ use postbell::store::{DatabaseUrl, Target};
 use crate::gate::Gate;
 use crate::harness::TestDb;
 use crate::mesh::{Mesh, insert, next, sql_at};
+use crate::require::missing;
 
 fn options(data: Data) -> Options {
     let bin_dir = std::env::var_os("POSTBELL_TEST_PG").map(Into::into);
@@ -109,8 +110,7 @@ async fn transaction_ids_wrap_around_while_messages_flow() {
     let bin_dir = server.bin_dir().to_owned();
     in_thread(move || server.stop().expect("stops")).await;
     if !bin_dir.join("pg_resetwal").exists() {
-        println!("skipped: {} has no pg_resetwal", bin_dir.display());
-        return;
+        return missing(&format!("{} has no pg_resetwal", bin_dir.display()));
     }
     move_to_the_brink(&bin_dir, &data);
     let server = in_thread(move || DevPostgres::start(kept).expect("starts")).await;

@@ -11,6 +11,7 @@ use std::process::Command;
 
 use crate::harness::{TestDb, fresh, number};
 use crate::words::every_document;
+use crate::require::missing;
 use blocks::{Block, How, blocks, inline_commands};
 use run::Reader;
 
@@ -41,8 +42,8 @@ fn read(document: &str) -> (String, Vec<Block>) {
 async fn is_followed(document: &str) {
     let db = fresh().await;
     let (_, found) = read(document);
-    if let Some(missing) = missing_tool(&db, &found).await {
-        return eprintln!("skipped: {document}: {missing}");
+    if let Some(tool) = missing_tool(&db, &found).await {
+        return missing(&format!("{document}: {tool}"));
     }
     let mut reader = Reader::new(&db);
     for block in &found {

@@ -200,11 +200,3 @@ pub(crate) async fn text(client: &Connection, sql: &'static str) -> String {
 pub(crate) async fn texts(client: &Connection, sql: &'static str) -> Vec<String> {
     client.query(sql, &[]).await.expect(sql).iter().map(|row| row.get(0)).collect()
 }
-
-/// For a test that ends early because something of this machine is not there: says what is missing, and fails where
-/// POSTBELL_TEST_REQUIRE is `all`, so that nobody takes it for tried.
-pub(crate) fn require(what: &str) {
-    let is_required = std::env::var("POSTBELL_TEST_REQUIRE").is_ok_and(|value| value == "all");
-    assert!(!is_required, "POSTBELL_TEST_REQUIRE is all, and this machine has no {what}: install it");
-    eprintln!("not tried: this machine has no {what}");
-}

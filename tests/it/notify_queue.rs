@@ -7,6 +7,7 @@ use postbell::store::{DatabaseUrl, Target};
 
 use crate::harness::TestDb;
 use crate::mesh::{Mesh, insert, next};
+use crate::require::skipped;
 
 /// The queue has 8 GB before Postgres 17; from then on it can be made small enough for a test.
 const SMALLEST_QUEUE: (&str, &str) = ("max_notify_queue_pages", "64");
@@ -22,9 +23,9 @@ fn server() -> Option<DevPostgres> {
     let any = DevPostgres::start(options(Vec::new())).expect("starts");
     let major = any.version().split('.').next().and_then(|v| v.parse::<u32>().ok()).expect("a version");
     if major < QUEUE_CAN_BE_SMALL_SINCE {
-        println!(
-            "skipped: the notification queue of Postgres {major} cannot be made small; try POSTBELL_TEST_PG of 17"
-        );
+        skipped(&format!(
+            "the notification queue of Postgres {major} cannot be made small; try POSTBELL_TEST_PG of 17"
+        ));
         return None;
     }
     let (name, value) = SMALLEST_QUEUE;

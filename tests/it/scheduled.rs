@@ -8,6 +8,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE};
+use crate::require::missing;
 
 /// A machine that a job runs on.
 struct Runner {
@@ -157,7 +158,7 @@ async fn the_checklist_fails_where_the_mesh_does() {
     let mesh = Mesh::start().await;
     let mut runner = Runner::on(&mesh, "somebody").await;
     if std::process::Command::new("psql").arg("--version").output().is_err() {
-        return eprintln!("skipped: psql is not installed");
+        return missing("psql is not installed");
     }
     runner.set("POSTBELL_URL", "tcp://127.0.0.1:1");
     runner.set("HEALTH_URL", &format!("http://{}", mesh.http));

@@ -9,6 +9,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE, get};
+use crate::require::missing;
 use crate::status::{OPERATOR, VIEWER, ask, mesh};
 
 /// Bytes that the kernel holds for the peer of this local address, unsent or unacknowledged, as Linux tells.
@@ -41,8 +42,7 @@ async fn the_kernel_holds_little_for_an_agent_that_does_not_read() {
     .await
     .unwrap();
     if unsent(mesh.agents, here).is_none() {
-        eprintln!("skipped: this system has no /proc/net/tcp");
-        return;
+        return missing("this system has no /proc/net/tcp");
     }
     let (mut most, mut same) = (0, 0);
     // Until it grows no more.

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::harness::migrated;
 use crate::mesh::{Mesh, PATIENCE, get};
+use crate::require::missing;
 use dashboards::{Dashboard, metrics_of};
 use prometheus::Prometheus;
 
@@ -40,7 +41,7 @@ fn passes(tool: &str, args: &[&str]) -> bool {
             true
         }
         Err(e) => {
-            eprintln!("skipped: {tool} is not installed here ({e})");
+            missing(&format!("{tool} is not installed here ({e})"));
             false
         }
     }
@@ -56,8 +57,7 @@ fn the_dashboards_are_what_their_source_makes() {
 fn the_dashboards_are_of_grafanas_schema() {
     let check = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/grafana");
     if !check.join("node_modules/@grafana/schema").exists() {
-        eprintln!("skipped: tests/grafana has no node_modules; npm install --prefix tests/grafana");
-        return;
+        return missing("tests/grafana has no node_modules; npm install --prefix tests/grafana");
     }
     passes("node", &[check.join("check.mjs").to_str().unwrap()]);
 }
@@ -126,8 +126,7 @@ async fn every_panel_shows_something_and_every_metric_is_looked_at() {
     let (one, two, clients, mut tasks) = busy_mesh().await;
     let Some(prometheus) = Prometheus::start(&[one.http, two.http], &folder().join("alerts.yml")).await
     else {
-        eprintln!("skipped: prometheus is not installed here (Debian: apt-get install prometheus)");
-        return;
+        return missing("prometheus is not installed here (Debian: apt-get install prometheus)");
     };
     tasks.spawn(send(clients[0].clone(), &["worker", "away"]));
     tasks.spawn(send(clients[1].clone(), &["planner", "reporter"]));

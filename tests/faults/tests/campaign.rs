@@ -1,6 +1,9 @@
 //! Two minutes of faults with a fixed seed, on a debug build: nothing may be lost. How fast delivery resumes is for a
 //! machine that does nothing else: `soak` judges that.
 
+#[path = "../../it/require.rs"]
+mod require;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,7 +30,13 @@ async fn two_minutes_of_faults_lose_nothing() {
     };
     let report = run(&wanted).await.unwrap_or_else(|e| panic!("{e:#}; logs are in {}", out.display()));
     report.save(&out).expect("the report is written");
-    println!("{}", report.text());
+    let text = report.text();
+    println!("{text}");
+    for fault in text.lines().filter(|line| line.contains("skipped: ")) {
+        // A file system of one's own takes rights that no package brings.
+        let say = if fault.contains("needs root") { require::skipped } else { require::missing };
+        say(fault);
+    }
     let failures = report.failures();
     assert!(
         failures.is_empty(),

@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::{Scene, lives};
 use crate::mesh::{Mesh, PATIENCE};
+use crate::require::missing;
 
 /// The command is in a group of its own: it reads the terminal all the same, and Ctrl-C ends all of it.
 #[tokio::test]
@@ -25,7 +26,7 @@ async fn a_command_reads_the_terminal_and_ctrl_c_reaches_it() {
     command.env("POSTBELL_URL", mesh.url()).env("POSTBELL_AGENT", "a").env("POSTBELL_TOKEN", &token);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let Ok(mut terminal) = command.spawn() else {
-        return eprintln!("skipped: script is not installed");
+        return missing("script is not installed");
     };
     let mut keys = terminal.stdin.take().expect("keys");
     keys.write_all(b"hello\n").await.expect("typed");

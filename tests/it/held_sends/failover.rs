@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{refused, to};
 use crate::gate::Gate;
-use crate::harness::{TestDb, require};
+use crate::harness::TestDb;
 use crate::mesh::{Mesh, PATIENCE, next, sql_at};
 
 fn options() -> Options {
@@ -37,7 +37,7 @@ async fn caught_up(primary: &DevPostgres) {
 async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     let primary = blocking(|| DevPostgres::start(options()).unwrap()).await;
     if !primary.bin_dir().join("pg_basebackup").exists() {
-        return require("pg_basebackup, beside the server's other programs");
+        return crate::require::missing("pg_basebackup is not beside the server's other programs");
     }
     let url = primary.url();
     migrate(&Target::new(DatabaseUrl::parse(&url).unwrap(), "public")).await.unwrap();

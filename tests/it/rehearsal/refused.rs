@@ -5,6 +5,7 @@ use postbell::store::migrate::{migrate, plan};
 
 use super::{everything, mesh_with, owned, refused, trigger};
 use crate::harness::{EXISTING_MESH, TestDb, command, fresh, roles};
+use crate::require::missing;
 
 #[tokio::test]
 async fn constraints_that_refuse_every_acknowledgement_or_agent_are_named() {
@@ -92,7 +93,7 @@ async fn a_collation_that_takes_names_for_the_same_is_named() {
     let (_db, client) = mesh_with("").await;
     let make = "create collation loose (provider = icu, locale = 'und-u-ks-level2', deterministic = false)";
     if client.batch(make).await.is_err() {
-        return eprintln!("skipped: this Postgres has no ICU");
+        return missing("this Postgres has no ICU");
     }
     let change = format!("{make}; alter table agent_registry alter agent_id type text collate loose");
     refused(&change, &["public.agent_registry", "agent_id has the collation loose"]).await;
