@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::harness::{TestDb, fresh, number};
-use crate::words::every_document;
 use crate::require::missing;
+use crate::words::every_document;
 use blocks::{Block, How, blocks, inline_commands};
 use run::Reader;
 
