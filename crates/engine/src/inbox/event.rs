@@ -370,8 +370,8 @@ pub enum Effect {
     /// The session's inbox belongs to another broker: link to that. The number is the last tag that the session
     /// was given.
     Elsewhere(SessionId, Owner, Tag),
-    /// Ask for the lease of an inbox. There is exactly one answer, [`Event::Acquired`] or
-    /// [`Event::NotAcquired`].
+    /// Ask for the lease of an inbox. The answer is [`Event::Acquired`] or [`Event::NotAcquired`]; after a
+    /// `NotAcquired` without an owner the leaser asks again by itself, so another answer follows.
     Acquire(Arc<str>, Option<Trouble>),
     /// Give the lease of an inbox back.
     Release(Arc<str>),
