@@ -88,7 +88,7 @@ pub struct Ticket {
     pub role_word: Arc<str>,
     /// The role's limits at the time of the hello.
     pub limits: RoleLimits,
-    /// What the agent has left of its limits.
+    /// The rest that the agent has of its limits.
     pub quota: Arc<Quota>,
 }
 
@@ -121,7 +121,8 @@ impl Access {
         self.enter_for(session, agent, token, (instance, None), heard)
     }
 
-    /// The same for a session that takes from a group, and that ends when it may not any more.
+    /// [`enter`](Self::enter) for a session that takes from a group: it ends as well when the agent may not
+    /// take from the group any more.
     ///
     /// # Errors
     /// See [`enter`](Self::enter).

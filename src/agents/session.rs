@@ -1,8 +1,8 @@
 //! A session: one agent's connection, from `hello` to the last line.
 //!
 //! Reading and writing go side by side in one task, so an agent that does not read can still acknowledge, and
-//! an agent that does not write can still be pushed to. What the agent says about deliveries goes to the
-//! dispatcher; what it sends goes to the publisher.
+//! an agent that does not write can still be pushed to. The agent's words about deliveries go to the
+//! dispatcher; its messages go to the publisher.
 
 mod administering;
 mod door;
@@ -124,8 +124,8 @@ impl End {
         }
     }
 
-    /// What the end says about the agent, if this was its last session. A goodbye while the broker stops only
-    /// means that the agent goes to another broker.
+    /// How the end is told to presence, if this was the agent's last session. A goodbye while the broker stops
+    /// only means that the agent goes to another broker.
     fn absence(&self, phase: Phase) -> Absence {
         match self {
             Self::Bye if phase == Phase::Running => Absence::Goodbye,

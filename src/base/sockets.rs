@@ -7,8 +7,8 @@
 use tokio::net::TcpStream;
 
 /// The send buffer: bytes for a peer that does not read. The kernel doubles the figure for its own headers and
-/// counts those too, so a socket holds 256 KiB at most. That is a whole window of 1,000 small messages; with a
-/// round trip of 50 ms it passes 2 MB a second.
+/// counts those too, so a socket holds 256 KiB at most. So much is a whole window of 1,000 small messages, and
+/// with a round trip of 50 ms it passes 2 MB a second.
 pub const UNSENT_BYTES_MAX: usize = 128 * 1024;
 /// The receive buffer: bytes that a peer sent and the broker does not read, before `hello` (a line of at most 8
 /// KiB) or while a session is held back. The kernel doubles this figure in the same way.

@@ -78,7 +78,8 @@ pub enum State {
     Closed(ClientError),
 }
 
-/// A handle on the connection; clones share it. It closes when every clone and the [`Deliveries`] are gone.
+/// A handle on the connection; clones share it. The connection closes when every clone and the [`Deliveries`]
+/// are gone.
 #[derive(Clone, Debug)]
 pub struct Client {
     orders: mpsc::Sender<Order>,

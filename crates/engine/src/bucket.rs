@@ -17,7 +17,7 @@ pub struct Rate {
     pub burst: u64,
 }
 
-/// What is left of a [`Rate`].
+/// The tokens that are left of a [`Rate`].
 #[derive(Clone, Debug)]
 pub struct Bucket {
     rate: Rate,

@@ -139,7 +139,7 @@ impl Entry {
         self.terms.as_ref().is_some_and(|terms| terms.in_company)
     }
 
-    /// What the entry costs in memory, in bytes.
+    /// The memory of the entry, in bytes.
     pub fn cost_bytes(&self) -> usize {
         let terms = self.terms.as_ref().map_or(0, |_| TERMS_BYTES);
         ENTRY_BYTES + terms + self.body.as_ref().map_or(0, Bytes::len)

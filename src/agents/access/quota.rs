@@ -1,4 +1,5 @@
-//! What an agent has left of its role's limits, over all its connections to this broker. Pure: it takes `now`.
+//! The rest that an agent has of its role's limits, over all its connections to this broker. Pure: it takes
+//! `now`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

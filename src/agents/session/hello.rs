@@ -42,8 +42,8 @@ pub(super) struct Greeted {
     /// The longest that it may hold a delivery by extending its deadline.
     pub(super) hold: Duration,
     pub(super) heartbeat: Duration,
-    /// What the hello said about the agent. Taken out when presence is told, and boxed, because an idle session
-    /// must not hold memory for it.
+    /// The card that the hello told. Taken out when presence is told, and boxed, because an idle session must
+    /// not hold memory for it.
     pub(super) card: Option<Box<Card>>,
     /// The permission to be here. A link has none: the broker behind the link has let the agent in.
     pub(super) ticket: Option<Ticket>,

@@ -1,5 +1,5 @@
-//! Locks belong to the agent for a time. They outlive the session, and end by their time if the agent does not
-//! come back.
+//! Locks. A lock belongs to the agent for a time: it outlives the session, and ends by its time if the agent
+//! does not come back.
 
 use std::time::{Duration, Instant};
 

@@ -44,7 +44,7 @@ static SHARED: LazyLock<(Metrics, Pool)> = LazyLock::new(|| {
     (Metrics::register(&Registry::new()).expect("a registry of its own"), Pool::new(target, 1))
 });
 
-/// What a session made of its bytes.
+/// The events, messages and bytes that a session made of its input.
 #[derive(Debug)]
 pub struct Seen {
     /// The events for the dispatcher.

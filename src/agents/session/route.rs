@@ -37,7 +37,7 @@ struct Open {
     frames: mpsc::Sender<ClientFrame>,
 }
 
-/// What was under way when a link closed.
+/// The deliveries and acks that were under way when a link closed.
 #[derive(Debug, Default)]
 pub(super) struct Left {
     /// Each tag of the owner, with this session's tag for the same delivery.

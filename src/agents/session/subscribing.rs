@@ -1,5 +1,5 @@
-//! Subscriptions to topics. They belong to the agent and not to the session, so they stay when the session
-//! ends.
+//! Subscriptions to topics. A subscription belongs to the agent and not to the session, so it stays when the
+//! session ends.
 
 use super::{End, Session};
 use crate::store::StoreError;

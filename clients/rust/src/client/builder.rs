@@ -85,16 +85,16 @@ impl Builder {
         self
     }
 
-    /// The broker's certificate must have this SHA-256, in hex. Then its issuer, its name and its dates do not
-    /// matter, unless [`Self::ca_file`] is given: then both must be right.
+    /// The broker's certificate must have this SHA-256, in hex. The fingerprint alone is enough, whatever the
+    /// issuer, the name and the dates; with [`Self::ca_file`] both must be right.
     #[cfg(feature = "tls")]
     pub fn pin_sha256(mut self, fingerprint: &str) -> Self {
         self.trust.pin = Some(fingerprint.to_owned());
         self
     }
 
-    /// The certificate that a broker may ask of its clients: PEM files of the certificate with its chain, and
-    /// of its key. They are read at every connection.
+    /// The certificate that a broker may ask of its clients. Both PEM files, of the certificate with its chain
+    /// and of its key, are read at every connection.
     #[cfg(feature = "tls")]
     pub fn client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.trust.shown = Some((certificate.as_ref().to_owned(), key.as_ref().to_owned()));

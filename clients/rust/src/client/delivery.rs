@@ -86,7 +86,7 @@ impl Delivery {
         self.message.priority
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.message.attempt
     }

@@ -60,7 +60,7 @@ pub(super) enum Order {
     },
     /// Hand the answer with this correlation id to this sender, and not out as a delivery.
     Question(String, oneshot::Sender<Delivery>),
-    /// A request about dead letters or locks. It gets its `ref` here and is answered once.
+    /// A request about dead letters or locks: gets its `ref` here and is answered once.
     Ask(Box<ClientFrame>, AskAnswer),
     Close(oneshot::Sender<()>),
 }

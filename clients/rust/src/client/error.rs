@@ -25,7 +25,7 @@ pub enum ClientError {
     Tls {
         /// The broker's address.
         address: String,
-        /// What is wrong and what to do.
+        /// A sentence for a person: what is wrong and what to do.
         reason: String,
     },
     /// The broker refused the connection or the request.

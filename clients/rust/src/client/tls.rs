@@ -134,7 +134,7 @@ impl Judge for Pinned {
 )]
 struct NotPinned(Fingerprint);
 
-/// What happened and what to do, if the fault is one of TLS.
+/// The sentence for a fault of TLS, with the advice; `None` if the fault is another.
 pub(super) fn sentence(fault: &io::Error) -> Option<String> {
     use CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,

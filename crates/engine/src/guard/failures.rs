@@ -21,7 +21,7 @@ const _: () = assert!(DELAY_MAX.as_millis() < FORGOTTEN_AFTER.as_millis());
 pub(super) struct Failures {
     /// How often the address failed, and when last.
     counts: HashMap<Source, (u32, Instant)>,
-    /// The same by time, one entry for each of `counts`, so that forgetting does not walk the map.
+    /// The times of `counts` in order, one entry for each, so that forgetting does not walk the map.
     by_time: BTreeSet<(Instant, Source)>,
 }
 

@@ -249,7 +249,7 @@ impl Dispatcher {
         self.unsettled
     }
 
-    /// What the lanes cost in memory, in bytes.
+    /// The memory of all lanes, in bytes.
     pub fn lanes_bytes(&self) -> usize {
         self.lanes_bytes
     }

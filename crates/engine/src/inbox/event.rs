@@ -13,7 +13,7 @@ use postbell_client::protocol::{ErrorCode, ProtocolError};
 /// A snapshot of the database as text: the tail has brought every row that is visible in it.
 pub type Snapshot = Arc<str>;
 
-/// What an agent asks about its deliveries.
+/// A request of an agent about its deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// These deliveries are handled.
@@ -82,7 +82,7 @@ pub struct Trouble {
     pub refuses: bool,
 }
 
-/// What happened.
+/// An input of the dispatcher: something has happened.
 #[derive(Debug)]
 pub enum Event {
     /// An authenticated session asks for its agent's inbox.
@@ -147,7 +147,7 @@ pub enum Event {
         inbox: Arc<str>,
         /// For each lane: its position, the number of rows asked for, and the rows.
         lanes: Vec<(usize, usize, Vec<Entry>)>,
-        /// For each ordering key the same.
+        /// For each ordering key: its name, the number of rows asked for, and the rows.
         keys: Vec<KeyRows>,
     },
     /// The refill of this inbox failed.
@@ -298,7 +298,7 @@ pub struct Push {
     pub delivery_id: i64,
     /// The id of its message.
     pub message_id: Uuid,
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
     /// How long the agent has until the deadline.
     pub deadline: Duration,
@@ -352,7 +352,7 @@ pub struct Refill {
     pub keys: Vec<KeyRefill>,
 }
 
-/// What the dispatcher wants done.
+/// An output of the dispatcher: something is to be done.
 #[derive(Debug)]
 pub enum Effect {
     /// Write a delivery to a session.

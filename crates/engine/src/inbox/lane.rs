@@ -76,7 +76,8 @@ impl Lane {
         Self { more: true, ..Self::default() }
     }
 
-    /// The same; if a tail round is open, it may have brought rows that no refill shows before its end.
+    /// A lane that was not read yet, when a tail round may be open: that round may have brought rows that no
+    /// refill shows before its end.
     pub fn unread_in(round_is_open: bool) -> Self {
         Self { left_in_round: round_is_open.then_some(1), ..Self::unread() }
     }

@@ -37,7 +37,7 @@ pub(super) const PARKED_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// The bound for the keys of an inbox: at most so many delays (the one that ends first ends now), and at most
 /// twice as many keys, beyond which the free ones are forgotten and the lanes are read anew.
 pub(super) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 16_384 };
-/// The same bound while all lanes together are over theirs.
+/// [`KEYS_MAX`] while all lanes together are over their bound.
 pub(super) const KEYS_MAX_SCARCE: usize = if cfg!(test) { 2 } else { 256 };
 /// The room of a key's own lane: small, because one delivery of the key is handled at a time.
 pub(super) const KEY_ROOM: Room = Room { entries: KEY_PARKED_MAX, bytes: 256 * 1024, first_rows: 2 };

@@ -58,7 +58,7 @@ impl Session {
         Err(too_large(format!("the line would be {bytes} bytes, and this broker takes {most}")))
     }
 
-    /// The same for a message, whose payload has a limit of its own.
+    /// Appends a message like [`push`](Self::push); the payload has a limit of its own.
     pub(super) fn push_send(&mut self, send: Send) -> Result<(), ClientError> {
         let (bytes, most) = (send.payload.get().len(), self.connection.welcome.limits.payload_bytes);
         if bytes > most {

@@ -1,4 +1,4 @@
-//! Which deliveries are blamed for the end of a session.
+//! Decides which deliveries are blamed for the end of a session.
 //!
 //! An agent that handles one delivery after the other had the oldest in hand. An agent that handles several
 //! names them by `begun`, and then one of those is to blame. All others are given back, uncounted.

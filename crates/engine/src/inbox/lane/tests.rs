@@ -21,7 +21,7 @@ enum Op {
     Insert(usize),
     Commit(usize),
     StartRound,
-    /// The round that is open brings so many rows; the last ones end it.
+    /// The open round brings so many rows; the last rows end the round.
     Bring(usize),
     BeginRefill,
     ExecuteRefill,
@@ -72,7 +72,7 @@ struct Model {
     uncommitted: Vec<(i64, usize)>,
     /// Ready rows: the commit that made them ready, and their size.
     table: BTreeMap<i64, (Commit, usize)>,
-    /// What the tail has brought as a whole, and the open round.
+    /// The snapshot up to which the tail has brought every row.
     snapshot: Commit,
     round: Option<(Commit, VecDeque<Entry>)>,
     brought_in_round: bool,

@@ -1,4 +1,4 @@
-//! Which delivery of an inbox goes next.
+//! The order in which the deliveries of an inbox go.
 
 use std::sync::Arc;
 
