@@ -1,14 +1,13 @@
 //! A lane: the oldest ready deliveries of one priority of an inbox, in memory; the rest stays in the table.
 //!
-//! Invariant: while `more` is false, the lane holds every ready delivery that was read so far; while `more` is
-//! true, every one up to and including `horizon`. So the front of a non-empty lane is the oldest delivery of
-//! its priority.
+//! Invariant: while `more` is false, the lane holds every ready delivery that was read so far; while `more` is true, every
+//! one up to and including `horizon`. So the front of a non-empty lane is the oldest delivery of its priority.
 //!
-//! Two readers fill the lane, and together they bring each row exactly once: the tail brings the rows that its
-//! snapshot `T` did not show yet, and a refill brings only rows visible in `T`. A row that the tail brings
-//! beyond the horizon is dropped, since it is in the table. No refill may step over such a row if the refill is
-//! under way, or begins before the tail's round has ended: until then `T` does not show the row. So the lane
-//! remembers the lowest id that it dropped, and cuts the refill there.
+//! Two readers fill the lane, and together they bring each row exactly once: the tail brings the rows that its snapshot `T`
+//! did not show yet, and a refill brings only rows visible in `T`. A row that the tail brings beyond the horizon is
+//! dropped, since it is in the table. A refill that is under way then, or that begins before the tail's round has ended,
+//! must not step over such a row, because until then `T` does not show it. So the lane remembers the lowest id that it
+//! dropped, and cuts the refill there.
 
 use std::collections::BTreeMap;
 
@@ -44,8 +43,7 @@ pub enum Known {
     New,
     /// In flight, or held elsewhere in the inbox: skip it.
     Held,
-    /// Being settled, so the row may be the old one or the new one: stop before it, and ask again once the
-    /// outcome is settled.
+    /// Being settled, so the row may be the old one or the new one: stop before it, and ask again once that is known.
     Settling,
     /// Its payload was not read: stop before it, and ask again.
     Left,
@@ -64,9 +62,8 @@ pub struct Lane {
     horizon: i64,
     /// While a refill is under way: the lowest id that it must not step over.
     refilling: Option<i64>,
-    /// `None` between rounds. During a tail round that touched this lane: the lowest delivery id left in the
-    /// table so far (`i64::MAX` if none was). A refill must stop below it, because no snapshot shows that row
-    /// yet.
+    /// `None` between rounds. During a tail round that touched this lane: the lowest delivery id left in the table so far
+    /// (`i64::MAX` if none was). A refill must stop below it, because no snapshot shows that row yet.
     left_in_round: Option<i64>,
 }
 
@@ -76,8 +73,7 @@ impl Lane {
         Self { more: true, ..Self::default() }
     }
 
-    /// A lane that was not read yet, when a tail round may be open: that round may have brought rows that no
-    /// refill shows before its end.
+    /// A lane that was not read yet, while a tail round may be open that has brought rows that no refill shows before its end.
     pub fn unread_in(round_is_open: bool) -> Self {
         Self { left_in_round: round_is_open.then_some(1), ..Self::unread() }
     }
@@ -148,8 +144,7 @@ impl Lane {
         Some(entry)
     }
 
-    /// Holds a delivery without the invariant, for a lane that is used as a plain list and not filled from the
-    /// table.
+    /// Holds a delivery without the invariant, for a lane that is used as a plain list and not filled from the table.
     pub fn put(&mut self, entry: Entry) {
         self.hold(entry);
     }
@@ -175,8 +170,7 @@ impl Lane {
         self.check();
     }
 
-    /// The tail brought a delivery without its payload: a refill brings it and all that come after it, in
-    /// order.
+    /// The tail brought a delivery without its payload: a refill brings it and all that come after it, in order.
     pub fn leave(&mut self, id: i64) {
         self.left_in_round.get_or_insert(i64::MAX);
         if !self.more || id <= self.horizon {
@@ -200,9 +194,8 @@ impl Lane {
             && self.bytes <= room.bytes / 2
     }
 
-    /// The rows to read at once: twice as many as were taken. An agent that takes one message a minute does not
-    /// cause a thousand to be read each time it connects; an agent that takes all it can get soon reaches the
-    /// bound.
+    /// The rows to read at once: twice as many as were taken. An agent that takes one message a minute does not cause a
+    /// thousand to be read each time it connects; an agent that takes all it can get soon reaches the bound.
     fn appetite(&self, room: Room) -> usize {
         self.taken.saturating_mul(2).clamp(room.first_rows, REFILL_ROWS_MAX)
     }
@@ -218,9 +211,9 @@ impl Lane {
         (self.horizon, rows)
     }
 
-    /// Takes the rows of a refill, oldest first; fewer than `asked` mean that the table has no more. A
-    /// statement that stopped at its bound of rows to look at reports `asked` as the number it brings, and its
-    /// last row is the last it looked at.
+    /// Takes the rows of a refill, oldest first; fewer than `asked` mean that the table has no more. A statement that
+    /// stopped at its bound of rows to look at reports `asked` as the number it brings, and its last row is the last it
+    /// looked at.
     pub fn end_refill(
         &mut self,
         rows: Vec<Entry>,

@@ -47,7 +47,7 @@ const KEY_BYTES: usize = 360;
 const _: () = assert!(KEY_PARKED_MAX < PARKED_MAX && KEY_ROOM.bytes < PARKED_BYTES_MAX);
 const _: () = assert!(KEYS_MAX_SCARCE < KEYS_MAX);
 
-/// `Free` → `InFlight` (pushed, or set apart for a session) → `Free` after an ack or a dead letter. After any
+/// `Free` → `InFlight` (pushed, or kept to be pushed apart) → `Free` after an ack or a dead letter. After any
 /// other outcome: → `Writing` (being settled) → `Returning` (settled; a tail round that begins later shows the
 /// row) → `Delayed` (until the delay ends) → `Free`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -62,13 +62,13 @@ impl Dispatcher {
         entry.was_in_company() && self.rules.retry.is_exhausted(entry.attempt + 1)
     }
 
-    /// Sets the delivery aside; false if there is no place.
+    /// Keeps the delivery to be pushed apart; false if there is no place.
     pub(super) fn keep_for_later(&mut self, inbox: &Arc<str>, entry: &Entry) -> bool {
         self.with_inbox(inbox, |state| state.set_aside(entry)) == Some(true)
     }
 
-    /// Pushes deliveries that were set aside, each to a session without any other. Until there is one, the
-    /// least busy session is reserved and gets nothing more.
+    /// Pushes the deliveries that wait to be apart, each to a session without any other. Until there is such a
+    /// session, the least busy one is reserved and gets nothing more.
     pub(super) fn push_aside(&mut self, now: Instant, inbox: &Arc<str>) {
         while self.may_push(now) {
             if self.owned(inbox).and_then(Inbox::first_aside).is_none() {
@@ -84,8 +84,8 @@ impl Dispatcher {
         self.unreserve(inbox);
     }
 
-    /// The session that is reserved for a delivery set aside; if there is none yet, reserves the one with the
-    /// least in flight.
+    /// The session that is reserved for a delivery apart; if there is none yet, reserves the one with the least
+    /// in flight.
     fn reserve(&mut self, inbox: &Arc<str>) -> Option<SessionId> {
         let ids = &self.inboxes.get(inbox)?.sessions;
         let could = |s: &Session| s.is_there() && !s.alone && s.window > 0;
@@ -96,7 +96,7 @@ impl Dispatcher {
         Some(id)
     }
 
-    /// Ends the reservation if nothing is set aside any more.
+    /// Ends the reservation if no delivery waits to be apart any more.
     fn unreserve(&mut self, inbox: &Arc<str>) {
         let Some(state) = self.inboxes.get(inbox) else { return };
         if state.first_aside().is_some() {

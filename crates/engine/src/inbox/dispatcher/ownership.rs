@@ -13,14 +13,12 @@ use postbell_client::protocol::ErrorCode;
 impl Dispatcher {
     pub(super) fn join(&mut self, now: Instant, id: SessionId, session: Session) {
         if session.link && !self.may_serve_link(&session.inbox) {
-            // The link's broker asks the database, which knows the owner. Without this, two brokers could send
-            // a session to each other.
+            // Its broker asks the database for the owner; otherwise two brokers could send the session to each other.
             self.effects.push(Effect::Close(id, ErrorCode::NotOwner));
             return;
         }
         if session.instance.is_some() {
-            // A hello may be late: its broker has linked anew meanwhile, or its agent has gone to another
-            // broker.
+            // A hello may be late: its broker has linked anew meanwhile, or its agent has gone to another broker.
             if self.has_newer(&session) {
                 self.effects.push(Effect::Close(id, ErrorCode::TakenOver));
                 return;
@@ -37,8 +35,7 @@ impl Dispatcher {
         matches!(ownership, Some(Ownership::Loading { .. } | Ownership::Owned { .. }))
     }
 
-    /// The session lost its owner or was turned away: this broker asks for the inbox, which goes to the first
-    /// broker that asks.
+    /// The session lost its owner or was turned away. The first broker that asks for the inbox gets it.
     pub(super) fn rejoin(&mut self, now: Instant, id: SessionId, above: Tag, trouble: Option<Trouble>) {
         let Some(session) = self.sessions.get(&id) else { return };
         let inbox = session.inbox.clone();
@@ -52,14 +49,12 @@ impl Dispatcher {
         self.enter(now, id, inbox, trouble);
     }
 
-    /// Whether this agent and instance has a session here that is certainly newer: both have ranks, and the
-    /// other's is higher.
+    /// Whether this agent and instance has a session here that is certainly newer: of two ranks, the higher.
     fn has_newer(&self, than: &Session) -> bool {
         self.others(than).any(|s| s.rank.zip(than.rank).is_some_and(|(theirs, its)| theirs > its))
     }
 
-    /// Whether this agent and instance has a session here that is newer, or cannot be compared because a rank
-    /// is missing.
+    /// Whether this agent and instance has a session here that is newer, or cannot be compared because a rank is missing.
     fn has_another(&self, than: &Session) -> bool {
         self.others(than).any(|s| s.rank.zip(than.rank).is_none_or(|(theirs, its)| theirs > its))
     }
@@ -80,8 +75,7 @@ impl Dispatcher {
         state.sessions.push_front(id);
         match state.ownership {
             Ownership::Leaving { epoch } => {
-                // The lanes were not kept up while no session was there, and rows that an ordering key waits
-                // for may have come.
+                // The lanes were not kept up meanwhile, and rows that an ordering key waits for may have come.
                 self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));
                 self.loading.push(inbox.clone());
                 self.effects.push(Effect::WakeTail);
@@ -95,8 +89,8 @@ impl Dispatcher {
         self.touched.push(inbox);
     }
 
-    /// The session finishes what is in flight. A link with nothing in flight is closed, so that its broker can
-    /// have the inbox; an agent says goodbye itself.
+    /// The session finishes what is in flight. A link with nothing in flight is closed, so that its broker can have the
+    /// inbox; an agent says goodbye itself.
     pub(super) fn drain(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.draining = true;
@@ -165,8 +159,7 @@ impl Dispatcher {
         self.touched.push(session.inbox);
     }
 
-    /// Gives the inbox back once its last session has left and every outcome is written, so that the next owner
-    /// reads the truth from the table.
+    /// Gives the inbox back once its last session has left and every outcome is in the table, for the next owner to read.
     pub(super) fn give_back_if_left(&mut self, inbox: &Arc<str>) {
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
         if !state.sessions.is_empty() {
@@ -198,8 +191,7 @@ impl Dispatcher {
         }
         match state.ownership {
             Ownership::Releasing => {}
-            // Asked again after the lease had lapsed: the same epoch means that no other broker had the inbox
-            // in between.
+            // Asked again after the lease had lapsed: the same epoch means that no other broker had the inbox in between.
             Ownership::Loading { epoch: e, .. }
             | Ownership::Owned { epoch: e }
             | Ownership::Leaving { epoch: e }
@@ -230,8 +222,7 @@ impl Dispatcher {
         }
     }
 
-    /// Sends the inbox's sessions to its owner. Outcomes of deliveries in flight are still written by this
-    /// broker.
+    /// Sends the inbox's sessions to its owner. Outcomes of deliveries in flight are still written by this broker.
     fn send_elsewhere(&mut self, inbox: &Arc<str>, owner: &Owner) {
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
         state.ownership = Ownership::Elsewhere;
@@ -246,8 +237,7 @@ impl Dispatcher {
         self.give_back_if_left(inbox);
     }
 
-    /// Asks for the lease of an inbox; at most one question is under way, and a second one is asked after its
-    /// answer.
+    /// Asks for the lease of an inbox; at most one question is under way, and a second one is asked after its answer.
     fn ask(&mut self, inbox: Arc<str>, trouble: Option<Trouble>) {
         if let Some(state) = self.inboxes.get_mut(&inbox) {
             state.ask_again = std::mem::replace(&mut state.asking, true);
@@ -284,8 +274,7 @@ impl Dispatcher {
         }
     }
 
-    /// Asks again for every inbox, even if its lease is being asked for: that answer may be from before the
-    /// lapse.
+    /// Asks again for every inbox, even if its lease is being asked for: that answer may be from before the lapse.
     pub(super) fn lease_lapsed(&mut self) {
         let in_doubt =
             |state: &Inbox| !matches!(state.ownership, Ownership::Releasing | Ownership::Elsewhere);

@@ -9,7 +9,7 @@ use crate::inbox::lane::Lane;
 use crate::inbox::owned::{Attempt, attempt_of};
 
 impl Order {
-    /// The delivery was pushed, or set aside for a session.
+    /// The delivery was pushed, or is kept to be pushed apart.
     pub(in crate::inbox) fn pushed(&mut self, entry: &Entry) {
         let Some(name) = entry.ordering_key().cloned() else { return };
         self.key(&name);

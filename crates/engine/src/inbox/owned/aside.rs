@@ -1,8 +1,8 @@
-//! Deliveries that wait for a session with nothing else in flight.
+//! Deliveries that wait to be pushed apart: alone with a session that has nothing else in flight.
 //!
 //! A session that ended with several deliveries in hand does not say which of them is to blame. Each counts as
-//! failed, but none becomes a dead letter by that. Before its last attempt such a delivery waits here, and then
-//! it is pushed apart: alone with its session, so that it shows whether it was the one.
+//! failed, but none becomes a dead letter by that. Before its last attempt such a delivery waits here until it
+//! can be pushed apart, and then it shows whether it was the one.
 
 use super::{Inbox, attempt_of};
 use crate::inbox::Entry;
@@ -11,7 +11,7 @@ use crate::inbox::Entry;
 pub(in crate::inbox) const ASIDE_MAX: usize = 64;
 
 impl Inbox {
-    /// Sets a delivery aside; false if there is no place.
+    /// Keeps a delivery to be pushed apart; false if there is no place.
     pub(in crate::inbox) fn set_aside(&mut self, entry: &Entry) -> bool {
         if self.aside.len() >= ASIDE_MAX {
             return false;
