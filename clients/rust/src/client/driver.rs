@@ -269,8 +269,8 @@ impl Driver {
                     let now = Instant::now();
                     session.look_for_block(wake, now);
                     if now >= silent_at + heartbeat {
-                        // This process itself was blocked and could not read, so the broker gets another
-                        // heartbeat.
+                        // This process itself was blocked and could not read, so the broker's silence counts
+                        // from now.
                         session.heard_at = now;
                     } else if now >= silent_at {
                         return fell("the broker is silent");
