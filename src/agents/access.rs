@@ -1,7 +1,8 @@
-//! Access: what each session came in with, whether it may stay, and what its agent has left of its role's limits.
+//! Access: the token and role that each session came in with, whether it may stay, and what its agent has left
+//! of its limits.
 //!
-//! `agent_registry` notifies when somebody's access changed, and the heartbeats of presence notice it every ten seconds: a
-//! lost notification costs ten seconds, and a mesh at rest no statement.
+//! `agent_registry` notifies when somebody's access changed, and the heartbeats of presence notice the change
+//! within ten seconds. So a lost notification costs ten seconds, and a mesh at rest costs no statement.
 
 mod quota;
 
@@ -23,15 +24,15 @@ pub use quota::{Outstanding, Quota, SLOW_DOWN_MIN};
 
 /// How often the quotas of agents that left are looked at.
 const FORGET_EVERY: Duration = Duration::from_secs(10);
-/// After the database did not answer.
+/// How long to wait after the database did not answer.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// What all agents together may have waiting to be inserted, in bytes: a thousand messages of the largest size would not
-/// fit into a small container. When it is full, sessions that send wait before they read on.
+/// The most bytes of all agents' messages that wait to be inserted: a thousand messages of the largest size
+/// would not fit into a small container. When this is full, sessions that send wait before they read on.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(LINE_BYTES_MAX <= QUEUE_BYTES_MAX);
 
-/// Who is in, and with what; clones share it.
+/// The sessions that are in, and the quotas of their agents; clones share them.
 #[derive(Clone, Debug)]
 pub struct Access(Arc<Shared>);
 
@@ -45,12 +46,12 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inside {
     sessions: HashMap<SessionId, Stay>,
-    /// Bounded by the agents there are: one that left stays until nothing of its quota is used, so that coming again
-    /// does not fill its buckets.
+    /// Bounded by the agents of the mesh. An agent that left stays until nothing of its quota is used, so that
+    /// coming again does not fill its buckets.
     agents: HashMap<Arc<str>, Share>,
 }
 
-/// A session.
+/// A session, and what its access was checked by.
 #[derive(Clone, Debug)]
 struct Stay {
     agent: Arc<str>,
@@ -61,54 +62,54 @@ struct Stay {
     end: Arc<End>,
 }
 
-/// An agent's part.
+/// The quota of an agent, and how many sessions share it.
 #[derive(Debug)]
 struct Share {
     quota: Arc<Quota>,
     sessions: u64,
 }
 
-/// Told once that the session must end.
+/// Tells a session, once, that it must end.
 #[derive(Debug, Default)]
 struct End {
     code: OnceLock<ErrorCode>,
     told: Notify,
 }
 
-/// A session's leave to be here; given back when this is dropped.
+/// A session's permission to be here; given back when this is dropped.
 #[derive(Debug)]
 pub struct Ticket {
     access: Access,
     session: SessionId,
     end: Arc<End>,
-    /// What its agent may do.
+    /// The role, which says what the agent may do.
     pub role: Role,
-    /// The same as the registry has it.
+    /// The role as the registry spells it.
     pub role_word: Arc<str>,
-    /// How much, by the role's limits when it came in.
+    /// The role's limits at the time of the hello.
     pub limits: RoleLimits,
-    /// What its agent has left.
+    /// The rest that the agent has of its limits.
     pub quota: Arc<Quota>,
 }
 
 impl Access {
-    /// With nobody in.
+    /// An access without sessions.
     pub fn new(rope: Arc<Rope>) -> Self {
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
         Self(Arc::new(Shared { rope, inside: Mutex::default(), queue }))
     }
 
-    /// How often access changed so far: ask before authenticating, for [`enter`](Self::enter).
+    /// How many changes of access were heard so far: ask before authenticating, for [`enter`](Self::enter).
     pub fn heard(&self) -> u64 {
         self.0.rope.access()
     }
 
-    /// Lets an authenticated session in. `heard` is from before its agent was looked up: what changed since then may not
-    /// have been seen by that, and is looked at again.
+    /// Lets an authenticated session in. `heard` is from before the agent was looked up: if a change was heard
+    /// since, the look-up may not have seen it, and all sessions are looked up again.
     ///
     /// # Errors
-    /// The agent has as many connections as its role allows: so many. One that the same instance takes over is not
-    /// counted.
+    /// The number of connections that the role allows, if the agent has so many already. A connection that
+    /// takes over from the same instance is let in all the same.
     pub fn enter(
         &self,
         session: SessionId,
@@ -120,7 +121,8 @@ impl Access {
         self.enter_for(session, agent, token, (instance, None), heard)
     }
 
-    /// The same for one that takes from a group, and only while it may.
+    /// [`enter`](Self::enter) for a session that takes from a group: it ends as well when the agent may not
+    /// take from the group any more.
     ///
     /// # Errors
     /// See [`enter`](Self::enter).
@@ -172,14 +174,15 @@ impl Access {
         })
     }
 
-    /// Room for a message that is to be inserted. The longest line fits into the whole, so this ends.
+    /// Waits for room to hold a message until it is inserted. The longest line fits into the whole, so the wait
+    /// ends.
     pub async fn queue_room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let bytes = u32::try_from(bytes.min(QUEUE_BYTES_MAX)).unwrap_or(u32::MAX);
-        // Closed never: nothing closes it.
+        // The semaphore is never closed.
         self.0.queue.clone().acquire_many_owned(bytes).await.ok()
     }
 
-    /// Looks for ever, when something was heard.
+    /// Looks sessions up whenever a change of access is heard, and never ends.
     pub async fn run(self, pool: Pool) {
         let mut every = interval(FORGET_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -193,7 +196,7 @@ impl Access {
         }
     }
 
-    /// Ends the sessions that may not stay; false if the database did not say which.
+    /// Ends the sessions that may not stay; false if the database did not answer.
     async fn check(&self, pool: &Pool) -> bool {
         let stays: Vec<(SessionId, Stay)> =
             self.inside().sessions.iter().map(|(id, stay)| (*id, stay.clone())).collect();
@@ -253,7 +256,7 @@ impl End {
 }
 
 impl Ticket {
-    /// Waits until the session must end; says by which code.
+    /// Waits until the session must end; returns the code.
     pub async fn ended(&self) -> ErrorCode {
         loop {
             if let Some(code) = self.end.code.get() {

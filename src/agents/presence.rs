@@ -1,5 +1,5 @@
 //! Presence: a session is the heartbeat. The registry is written at once when an agent comes or goes, and every
-//! ten seconds in one batch for those that are here.
+//! ten seconds in one batch for the agents that are here.
 
 mod agents;
 
@@ -18,15 +18,15 @@ use agents::{Agents, Change};
 
 pub use crate::store::presence::{Absence, Card};
 
-/// How often those that are here are written.
+/// How often the heartbeats of the agents that are here are written.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 10 <= SILENT_AFTER.as_secs());
 
-/// What the database did not take for now is tried again so soon.
+/// How long to wait after the database refused a write.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
-/// Who is connected to this broker.
+/// The agents that are connected to this broker.
 #[derive(Clone, Debug)]
 pub struct Presence(Arc<Shared>);
 
@@ -39,20 +39,20 @@ struct Shared {
 }
 
 impl Presence {
-    /// Nobody, yet.
+    /// A presence without agents.
     pub fn new(broker: Uuid) -> Self {
         let agents = Mutex::default();
         Self(Arc::new(Shared { broker, agents, changed: Notify::new(), lapsed: Notify::new() }))
     }
 
-    /// A session of this agent began, and said so much of it.
+    /// A session of this agent began; the card is what its hello said.
     pub fn joined(&self, agent: &Arc<str>, card: Option<Card>) {
         if self.agents().join(agent, card) {
             self.0.changed.notify_one();
         }
     }
 
-    /// A session of this agent ended; if it was the last one, this is why the agent is gone.
+    /// A session of this agent ended. If it was the last one, the absence says why the agent is gone.
     pub fn left(&self, agent: &Arc<str>, absence: Absence) {
         if self.agents().leave(agent, absence) {
             self.0.changed.notify_one();
@@ -64,7 +64,7 @@ impl Presence {
         self.agents().has(agent)
     }
 
-    /// This broker's lease had ended: the others may have written its agents offline.
+    /// This broker's lease had ended: other brokers may have written its agents offline.
     pub fn lapsed(&self) {
         self.0.lapsed.notify_one();
     }
@@ -73,8 +73,8 @@ impl Presence {
         self.0.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes the registry for ever. What the heartbeats bring back of the agents' access is compared with the last time:
-    /// a notification that was lost is made up for on `rope`, at no statement of its own.
+    /// Writes the registry, and never ends. The heartbeats bring back a digest of the agents' access. If the
+    /// digest changed, `rope` is told: this makes up for a lost notification without a statement of its own.
     pub async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
         let mut access = None;
         let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
@@ -94,7 +94,7 @@ impl Presence {
             }
             heartbeat = Instant::now() + HEARTBEAT_EVERY;
             health.began(Duty::Presence, std::time::Instant::now());
-            // What could not be written before is written now.
+            // Changes that could not be written before are written now.
             let changed = self.write_changed(&pool).await;
             let here = self.agents().here();
             let names: Vec<&str> = here.iter().map(|a| &**a).collect();
@@ -120,11 +120,11 @@ impl Presence {
         }
     }
 
-    /// Writes those that came and went since the last time. Of an agent whose row does not take it, or is held, it is tried again
-    /// with the next heartbeats; the others are written.
+    /// Writes the agents that came or went since the last time. If the row of an agent refuses the change or is
+    /// locked, that agent is tried again with the next heartbeats, and the others are written.
     ///
     /// # Errors
-    /// See [`StoreError`]; then all of it is tried again.
+    /// See [`StoreError`]; then all changes are tried again.
     pub async fn write_changed(&self, pool: &Pool) -> Result<(), StoreError> {
         let mut changed = self.agents().take_changed();
         match self.write(pool, &changed).await {
@@ -164,7 +164,7 @@ impl Presence {
         Ok(left)
     }
 
-    /// Once for each agent and reason.
+    /// Logs each refusal once for each agent and reason.
     fn say(&self, left: &Left) {
         for (agent, why) in &left.refused {
             if self.agents().is_news(agent, why) {
@@ -174,7 +174,7 @@ impl Presence {
     }
 }
 
-/// What became of the duty.
+/// Reports the outcome of the duty.
 fn told(health: &Health, written: Result<(), StoreError>) {
     match written {
         Ok(()) => health.succeeded(Duty::Presence),

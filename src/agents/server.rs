@@ -1,4 +1,5 @@
-//! The agents' port: accepts connections, encrypts them where a certificate is configured, and gives each its session.
+//! The agents' port: accepts connections, encrypts them if a certificate is configured, and starts a session
+//! for each.
 
 pub mod tls;
 
@@ -19,18 +20,18 @@ use postbell_client::protocol::limits::HELLO_WAIT;
 use postbell_engine::guard::Place;
 use tls::{NotAccepted, Tls};
 
-/// Connections at once, authenticated or not.
+/// The most connections at once, authenticated or not.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// Of the files that this process may have open, one in so many stays free of agents: for the HTTP port, whose answers are wanted
-/// most when there are too many of them, and for the database.
+/// One in so many of the files that this process may open is kept free of agents: for the database, and for the
+/// HTTP port, whose answers are wanted most when there are too many agents.
 const PART_KEPT: u64 = 4;
-/// No more than this is kept of them.
+/// The most files that are kept free of agents.
 const KEPT_MAX: u64 = 600;
 const ACCEPT_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Accepts until `stop`, then waits for the sessions to end; they are told to by [`Shared::phase`]. With `tls` every
-/// session is encrypted. A broker that drains accepts still: the others link to it for what is left.
+/// Accepts until `stop`, then waits for the sessions to end, which [`Shared::phase`] asks of them. With `tls`
+/// every session is encrypted. A broker that drains still accepts: other brokers link to it for what is left.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
@@ -44,7 +45,7 @@ pub async fn serve(
     loop {
         tokio::select! {
             () = &mut stop => break,
-            // Those beyond the bound wait in the kernel's queue.
+            // Connections beyond the bound wait in the kernel's queue.
             accepted = listener.accept(), if running.len() < most => match accepted {
                 Ok((socket, peer)) => {
                     pace.reset();
@@ -56,7 +57,7 @@ pub async fn serve(
                     }
                 }
                 Err(e) => {
-                    // Most often the process is out of file descriptors: sessions that end give them back.
+                    // Usually the process is out of file descriptors: sessions that end give theirs back.
                     tracing::warn!(error = %e, "a connection could not be accepted");
                     tokio::time::sleep(pace.next_wait()).await;
                 }
@@ -77,10 +78,10 @@ fn connections_max(files: Option<u64>) -> usize {
 }
 
 async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Option<Tls>, shared: Arc<Shared>) {
-    // The handshake and the hello together.
+    // One limit for the handshake and the hello together.
     let hello_by = Instant::now() + HELLO_WAIT;
     sockets::bound(&socket);
-    // Small lines must not wait for each other's acknowledgement by TCP.
+    // Without this, a small line would wait until TCP has acknowledged the one before.
     if let Err(e) = socket.set_nodelay(true) {
         tracing::debug!(error = %e, %peer, "the socket ended before its session began");
         return;
@@ -89,7 +90,7 @@ async fn serve_one(socket: TcpStream, peer: SocketAddr, place: Place, tls: Optio
         let (read, write) = socket.into_split();
         return session::serve(read, write, peer, place, hello_by, &shared).await;
     };
-    // On the heap: its state is large, and gone when the session begins.
+    // On the heap: the handshake's state is large, and gone when the session begins.
     let refused = match Box::pin(tls.accept(socket, hello_by)).await {
         Ok(stream) => {
             let (read, write) = tokio::io::split(stream);

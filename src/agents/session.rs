@@ -1,8 +1,8 @@
 //! A session: one agent's connection, from `hello` to the last line.
 //!
-//! Reading and writing go side by side in one task, so an agent that does not read can still acknowledge, and one
-//! that does not write can still be pushed to. Everything it asks of deliveries goes to the dispatcher; what it
-//! sends goes to the publisher.
+//! Reading and writing go side by side in one task, so an agent that does not read can still acknowledge, and
+//! an agent that does not write can still be pushed to. The agent's words about deliveries go to the
+//! dispatcher; its messages go to the publisher.
 
 mod administering;
 mod door;
@@ -52,58 +52,58 @@ use link::Link;
 pub use route::Linked;
 use route::{Away, Route};
 
-/// How long the last line may take: the peer may not read.
+/// How long the last line may take, since the peer may not read.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 
-/// What every session shares: one for them all, behind an `Arc`.
+/// The value that all sessions share, behind one `Arc`.
 pub struct Shared {
     /// This broker's name.
     pub broker: Arc<str>,
-    /// Who this broker is, for those it links to.
+    /// This broker's row: its id and credential for links to other brokers.
     pub identity: BrokerRow,
-    /// Where its own certificate is, for those that ask for one.
+    /// The files of this broker's own certificate, for owners that ask for one.
     pub tls: Option<TlsFiles>,
-    /// Counts what is in flight over links.
+    /// How many deliveries are in flight over links.
     pub linked: Linked,
-    /// Whether the agents' port speaks TLS: then a token crosses no network in clear.
+    /// Whether the agents' port speaks TLS, so that no token crosses a network in clear.
     pub encrypted: bool,
     /// Whether tokens may come unencrypted from other machines.
     pub allow_plaintext: bool,
-    /// For authentication.
+    /// For authentication, locks and subscriptions.
     pub pool: Pool,
-    /// Who stands before the door.
+    /// The places of connections before their hello.
     pub guard: Guard,
-    /// Who is in, and may stay.
+    /// The sessions that are in, and may stay.
     pub access: Access,
-    /// The dispatcher.
+    /// To the dispatcher.
     pub inputs: Inputs,
-    /// The publisher.
+    /// To the publisher.
     pub publishes: mpsc::Sender<Publish>,
-    /// What administers dead letters.
+    /// To the task that administers dead letters.
     pub dead_letters: mpsc::Sender<dead_letters::Request>,
-    /// Who is here.
+    /// The agents that are here.
     pub presence: Presence,
-    /// How far the broker's stopping is.
+    /// How far the broker is with stopping.
     pub phase: watch::Receiver<Phase>,
-    /// Told of pushes and ends.
+    /// Counts pushes and ends of sessions.
     pub metrics: Metrics,
-    /// Told of pushes.
+    /// Shows pushes to viewers of the status page.
     pub flow: Flow,
-    /// Told of pushes that belong to a trace.
+    /// Takes the spans of pushes that belong to a trace.
     pub spans: Spans,
-    /// The last session's id.
+    /// The id of the session that began last.
     pub last_id: AtomicU64,
 }
 
-/// How far the broker's stopping is.
+/// How far the broker is with stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It is not.
+    /// The broker is not stopping.
     Running,
-    /// Each session is asked to leave at a moment of its own within this time, and gets nothing from then on. No new agent
-    /// is let in; links are, for what is left.
+    /// Each session is asked to leave at a moment of its own within this time, and gets nothing from then on.
+    /// New agents are refused; links are accepted, for what is left.
     Draining(Duration),
-    /// Shared are ended.
+    /// All sessions are ended.
     Closing,
 }
 
@@ -124,8 +124,8 @@ impl End {
         }
     }
 
-    /// What it says of the agent, if this was its last session. Of one that was asked to leave by a broker that stops, goodbye
-    /// only means that it goes elsewhere.
+    /// How the end is told to presence, if this was the agent's last session. A goodbye while the broker stops
+    /// only means that the agent goes to another broker.
     fn absence(&self, phase: Phase) -> Absence {
         match self {
             Self::Bye if phase == Phase::Running => Absence::Goodbye,
@@ -139,7 +139,7 @@ impl End {
     }
 }
 
-/// How far the writing is, for when the session ends in the middle of it.
+/// How far the writing is, in case the session ends in the middle of a line.
 struct Progress {
     /// The last tag whose line was written whole.
     written: AtomicU64,
@@ -150,14 +150,14 @@ struct Progress {
 struct Session<'a> {
     id: SessionId,
     agent: Arc<str>,
-    /// None: it is a link.
+    /// `None`: the session is a link of another broker.
     ticket: Option<&'a Ticket>,
     shared: &'a Shared,
     route: &'a Route,
     outbox: Outbox,
 }
 
-/// Serves a connection, encrypted or not, to its end. The hello must be there at `hello_by`.
+/// Serves a connection, encrypted or not, to its end. The hello must come before `hello_by`.
 pub async fn serve(
     read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
@@ -174,23 +174,23 @@ pub async fn serve(
     shared.metrics.closed(end.reason());
     match &end {
         End::Refused(e) => {
-            // A flood of connections must not become one of the log.
+            // Busy is not logged: a flood of connections must not become a flood of lines.
             if e.code != ErrorCode::Busy {
                 tracing::info!(%peer, code = %e.code, reason = %redact(&e.message), "a connection was refused or ended");
             }
-            // After a line that was cut in the middle, another would only be garbage.
+            // After a line that was cut in the middle, another line would be garbage.
             if whole {
                 say_last(&mut write, e.clone()).await;
             }
         }
-        // Over TLS a stream that just ends looks cut.
+        // Over TLS, a stream that ends without a shutdown looks cut.
         End::Bye | End::Disconnect => {
             let _ = timeout(FAREWELL_WAIT, write.shutdown()).await;
         }
     }
 }
 
-/// Refuses a client that speaks plainly where TLS is spoken.
+/// Refuses a client that speaks in clear to a port that speaks TLS.
 pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Shared) {
     let sentence = "this port speaks TLS only: use a tcp+tls:// URL. If this line crossed a network, so did its \
                     token, in clear: rotate it by `postbell agent rotate`";
@@ -202,17 +202,17 @@ pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: Socke
 async fn say_last(write: &mut (impl AsyncWrite + Unpin), error: ProtocolError) {
     let mut line = Vec::new();
     let ProtocolError { code, message, reference, retry_ms } = error;
-    // Whatever its code: the connection ends here.
+    // Fatal whatever the code: the connection ends here.
     push_line(&mut line, &ServerFrame::Error { code, fatal: true, reference, retry_ms, message });
     let said = async {
         write.write_all(&line).await?;
         write.shutdown().await
     };
-    // A peer that is gone or does not read needs no last word.
+    // A peer that is gone, or does not read, needs no last word.
     let _ = timeout(FAREWELL_WAIT, said).await;
 }
 
-/// From the welcome to the end; false if the last line was cut.
+/// From the welcome to the end. False: the last line may have been cut.
 async fn run(
     mut reader: LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
@@ -241,15 +241,15 @@ async fn run(
         tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
     }
     reader.set_limit(LINE_BYTES_MAX);
-    // What the dispatcher sends here it sends through the only other outbox: when that is gone, so is this
-    // session's place. Answers to sends go through a weak one.
+    // The dispatcher holds the outbox. When it drops the outbox, this session has no place any more and ends;
+    // only sends that are under way keep the outbox, until they are answered.
     let weak = outbox.downgrade();
     drop(outbox);
     let progress = Progress { written: AtomicU64::new(0), whole: AtomicBool::new(true) };
     let silence = greeted.heartbeat * HEARTBEATS_MISSED_MAX;
     let route = Route::new(greeted.window, shared.linked.clone());
     let mut link = Link::new(&greeted, shared, &route, weak.clone());
-    // There is one owner at a time.
+    // One is enough: the session has one owner at a time.
     let (elsewhere, owners) = mpsc::channel(1);
     let end = tokio::select! {
         end = read_lines(&mut reader, silence, &greeted, shared, &route, &weak) => end,
@@ -264,7 +264,7 @@ async fn run(
     let by_broker = matches!(&end, End::Refused(e) if matches!(e.code, Stopping | Disabled | RoleChanged));
     let written = progress.written.into_inner();
     let leave = Event::Leave { session: id, written, by_broker };
-    // The dispatcher's task may be gone: then there is nothing to leave.
+    // The dispatcher's task may be gone; then the session has left already.
     let _ = shared.inputs.send(Input::Event(leave)).await;
     link.farewell(written, by_broker).await;
     tracing::info!(session = id, %agent, reason = end.reason().as_str(), "a session ended");
@@ -341,7 +341,7 @@ impl Session<'_> {
                 self.answer(ProtocolError::new(ErrorCode::AlreadyWelcome, sentence).into())
             }
             ClientFrame::Send(send) => self.send(send).await,
-            // On the heap, as those below: an idle session must not hold room for what it rarely asks.
+            // On the heap, as the four below: an idle session must not hold room for rare requests.
             ClientFrame::Subscribe(topic) => Box::pin(self.subscribe(topic, true)).await,
             ClientFrame::Unsubscribe(topic) => Box::pin(self.subscribe(topic, false)).await,
             ClientFrame::Acquire(asked) => Box::pin(self.acquire(asked)).await,
@@ -371,7 +371,7 @@ impl Session<'_> {
             ClientFrame::Window(window) => {
                 let n = window.n.min(WINDOW_MAX);
                 if let Some(frames) = self.route.set_window(n) {
-                    // A link that has just closed: the next one begins with this window.
+                    // A link that has just closed ignores this: the next link begins with this window.
                     let _ = frames.send(ClientFrame::Window(Window { n })).await;
                 }
                 self.request(Request::Window(n)).await
@@ -385,13 +385,14 @@ impl Session<'_> {
         }
     }
 
-    /// A client that asks without reading the answers is closed rather than held in memory.
+    /// A client that asks without reading the answers is closed as a slow reader, rather than held in memory.
     fn answer(&self, frame: ServerFrame) -> Result<(), End> {
         self.outbox.try_send(Outgoing::Frame(frame)).map_err(|_| End::Refused(slow_reader()))
     }
 
-    /// Those of the owner go to it. Where both are concerned, which only a change of ownership does, `acked` speaks of the
-    /// owner's, which come later.
+    /// Acknowledges; the tags that came over the link go to the owner. If tags of both brokers are named, which
+    /// happens only after a change of ownership, `acked` confirms the owner's tags, since those are settled
+    /// later.
     async fn ack(&self, tags: Vec<u64>, reference: Option<String>) -> Result<(), End> {
         let (tags, away) = self.route.split(tags, reference.as_ref());
         let Some(away) = away else { return self.request(Request::Ack { tags, reference }).await };
@@ -408,7 +409,7 @@ impl Session<'_> {
 }
 
 impl<T> Away<T> {
-    /// Tells the owner. If the link has just fallen there is nobody to tell: it gives the delivery back.
+    /// Tells the owner. If the link has just closed, the owner gives the delivery back itself.
     async fn say(self, frame: impl FnOnce(T) -> ClientFrame) -> Result<(), End> {
         let _ = self.frames.send(frame(self.tags)).await;
         Ok(())
@@ -421,7 +422,7 @@ fn nack_request(nack: Nack) -> Request {
     let reason = || {
         let mut reason = reason.unwrap_or_else(|| "the agent gave no reason".to_owned());
         reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
-        // Postgres text cannot hold it.
+        // Postgres text cannot hold a zero character.
         reason.replace('\0', "\u{fffd}")
     };
     match outcome {

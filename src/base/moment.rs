@@ -1,5 +1,6 @@
-//! Times as RFC 3339. SQL may hold any time, from -infinity to infinity, and the library that writes them panics outside
-//! 1970 to 9999; so every time is written here, and `clippy.toml` forbids the library's functions elsewhere.
+//! Times as RFC 3339. SQL may hold any time, from -infinity to infinity, and the library that writes times
+//! panics outside 1970 to 9999. So every time is written here, and `clippy.toml` forbids the library's
+//! functions elsewhere.
 #![allow(clippy::disallowed_methods, reason = "the one place that bounds what it writes")]
 
 use std::time::{Duration, SystemTime};
@@ -7,22 +8,23 @@ use std::time::{Duration, SystemTime};
 /// The last second that RFC 3339 can write: the end of the year 9999.
 const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
-/// With microseconds, such as `2026-11-24T01:02:03.000004Z`; what is out of bounds is the nearest time that is not.
+/// With microseconds, as `2026-11-24T01:02:03.000004Z`. A time outside 1970 to 9999 becomes the nearest time
+/// inside.
 pub fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_micros(bounded(at)).to_string()
 }
 
-/// The same with milliseconds.
+/// With milliseconds; otherwise as [`rfc3339`].
 pub fn rfc3339_millis(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(bounded(at)).to_string()
 }
 
-/// The same with whole seconds.
+/// With whole seconds; otherwise as [`rfc3339`].
 pub fn rfc3339_seconds(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(bounded(at)).to_string()
 }
 
-/// In JSON with whole seconds; null for none and for times before 1970.
+/// As JSON with whole seconds; null for `None` and for times before 1970.
 ///
 /// # Errors
 /// The serializer's.

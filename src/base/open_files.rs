@@ -1,12 +1,12 @@
-//! How many files, and so connections, this process may have open.
+//! The bound on the files, and so on the connections, that this process may have open.
 
-/// Raises the soft bound to the hard one: many systems start a process with 1,024, which is a thousand agents. Says the
-/// bound that holds now, where the system tells.
+/// Raises the soft bound to the hard one, because many systems start a process with 1,024 files: a thousand
+/// agents. Returns the bound that holds now; `None` if the system has none.
 #[cfg(unix)]
 pub fn raise_bound() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Without a hard bound the soft one is left: some systems refuse "none" here.
+    // If there is no hard bound, the soft one is left as it is: some systems refuse "none" here.
     let Some(most) = maximum.filter(|most| current.is_some_and(|now| now < *most)) else { return current };
     match setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum }) {
         Ok(()) => Some(most),
@@ -14,19 +14,19 @@ pub fn raise_bound() -> Option<u64> {
     }
 }
 
-/// The bound that holds now, where the system tells.
+/// The bound that holds now; `None` if the system has none.
 #[cfg(unix)]
 pub fn bound() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Nofile).current
 }
 
-/// There is no such bound here.
+/// Such systems have no bound that can be read.
 #[cfg(not(unix))]
 pub fn bound() -> Option<u64> {
     None
 }
 
-/// There is no such bound here.
+/// Such systems have no bound that can be raised.
 #[cfg(not(unix))]
 pub fn raise_bound() -> Option<u64> {
     None

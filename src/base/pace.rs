@@ -1,5 +1,5 @@
-//! How long to wait before trying again: the one module that names the `backoff` crate, which is no longer
-//! maintained, so that replacing it is an edit of this file.
+//! How long to wait before trying again. Only this module names the `backoff` crate, which is no longer
+//! maintained, so that replacing the crate is an edit of this file.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use backoff::backoff::Backoff;
 pub struct Pace(ExponentialBackoff);
 
 impl Pace {
-    /// Waits around `first`, then twice as long each time, up to `max`; each is spread by half, the first too, so
-    /// that a crowd that lost the same peer does not come back at once.
+    /// Waits of about `first`, then twice as long each time, up to `max`. Each wait is spread by half, the
+    /// first one too, so that a crowd that lost the same peer does not come back at once.
     pub fn new(first: Duration, max: Duration) -> Self {
         Self(ExponentialBackoff {
             current_interval: first,
@@ -30,7 +30,7 @@ impl Pace {
         self.0.next_backoff().unwrap_or(self.0.max_interval)
     }
 
-    /// It worked: the next failure starts from the beginning.
+    /// The attempt succeeded: the next failure starts with the first wait again.
     pub fn reset(&mut self) {
         self.0.reset();
     }

@@ -1,4 +1,4 @@
-//! Whether traces are looked for at all.
+//! Whether messages are searched for traces at all.
 
 use postbell_client::message::Trace;
 

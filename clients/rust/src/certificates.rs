@@ -1,5 +1,5 @@
-//! What every side of TLS here has in common: certificates and keys as PEM files, fingerprints, trusted roots, and a
-//! verifier. Whom to trust is decided by those who use it: the client, the agents' port, the database's connection.
+//! The parts that all TLS connections share: certificates and keys as PEM files, fingerprints, trusted roots,
+//! and a verifier. The users (client, agents' port, connection to the database) decide whom to trust.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -14,17 +14,17 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
 
-/// A file that is of no use, and why.
+/// A file that cannot serve, and why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {what}", path.display())]
 pub struct FileFault {
-    /// The file.
+    /// The file's path.
     pub path: PathBuf,
-    /// What is wrong with it.
+    /// The reason why it cannot serve.
     pub what: String,
 }
 
-/// A file and what was in it. The contents of a key are not shown.
+/// A PEM file and its contents. `Debug` shows only the number of bytes, since the file may be a key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PemFile {
     path: PathBuf,
@@ -38,11 +38,11 @@ impl fmt::Debug for PemFile {
 }
 
 impl PemFile {
-    /// Reads it whole. What begins like PEM is taken for the contents themselves: platforms that have variables but no
-    /// files, as Railway and scheduled jobs, then need none.
+    /// Reads the whole file. A path that begins like PEM is taken for the contents themselves, because some
+    /// platforms (Railway, scheduled jobs) have variables but no files.
     ///
     /// # Errors
-    /// The system refused.
+    /// The system cannot read the file.
     pub fn read(path: &Path) -> Result<Self, FileFault> {
         if let Some(text) = inline(path) {
             return Ok(Self { path: INLINE.into(), contents: text.as_bytes().to_vec() });
@@ -53,10 +53,10 @@ impl PemFile {
         }
     }
 
-    /// The certificates in it, in their order: one at least.
+    /// The certificates in the file, in their order; at least one.
     ///
     /// # Errors
-    /// There is none, or one that cannot be read.
+    /// The file has no certificate, or one that cannot be read.
     pub fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, FileFault> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.contents).collect();
         match found {
@@ -68,12 +68,12 @@ impl PemFile {
         }
     }
 
-    /// The first private key in it.
+    /// The first private key in the file.
     ///
     /// # Errors
-    /// There is none, or it is encrypted or damaged.
+    /// The file has no key, or the key is encrypted or damaged.
     pub fn key(&self) -> Result<PrivateKeyDer<'static>, FileFault> {
-        // The reader's own words may quote the file.
+        // The reader's own sentence may quote the file.
         PrivateKeyDer::from_pem_slice(&self.contents).map_err(|_| {
             self.fault(
                 "the file holds no private key that can be read (-----BEGIN PRIVATE KEY-----, not encrypted)",
@@ -81,10 +81,10 @@ impl PemFile {
         })
     }
 
-    /// The certificates in it as those to trust.
+    /// The certificates in the file, as roots to trust.
     ///
     /// # Errors
-    /// See [`Self::certificates`]; or one cannot be trusted as an issuer.
+    /// See [`Self::certificates`]; or a certificate cannot be trusted as an issuer.
     pub fn roots(&self) -> Result<RootCertStore, FileFault> {
         let mut store = RootCertStore::empty();
         for certificate in self.certificates()? {
@@ -93,13 +93,13 @@ impl PemFile {
         Ok(store)
     }
 
-    /// A fault of this file.
+    /// A fault of this file, with this reason.
     pub fn fault(&self, what: impl Into<String>) -> FileFault {
         FileFault { path: self.path.clone(), what: what.into() }
     }
 }
 
-/// What is named instead of a file where the contents were given: they may be a key, and are never shown.
+/// Named instead of a path if the contents were given: they may be a key, and must not be shown.
 const INLINE: &str = "the PEM text that was given";
 
 fn inline(path: &Path) -> Option<&str> {
@@ -111,11 +111,11 @@ pub fn shown(path: &Path) -> &Path {
     if inline(path).is_some() { Path::new(INLINE) } else { path }
 }
 
-/// Those that this system trusts; empty where it has none.
+/// The roots that this system trusts; empty if it has none.
 pub fn system_roots() -> RootCertStore {
     let mut store = RootCertStore::empty();
     for certificate in rustls_native_certs::load_native_certs().certs {
-        // A system's store may hold one that rustls cannot read; the others still serve.
+        // The system's store may hold a certificate that rustls cannot read; the others still serve.
         let _ = store.add(certificate);
     }
     store
@@ -126,12 +126,12 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// The SHA-256 of a certificate, shown as hex.
+/// The SHA-256 of a certificate, shown as 64 hex digits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// A certificate's.
+    /// The fingerprint of a certificate.
     pub fn of(certificate: &CertificateDer<'_>) -> Self {
         Self(Sha256::digest(certificate).into())
     }
@@ -152,7 +152,8 @@ impl fmt::Debug for Fingerprint {
 impl FromStr for Fingerprint {
     type Err = String;
 
-    /// Takes hex as a broker logs it, and the whole line that `openssl x509 -noout -fingerprint -sha256` prints.
+    /// Takes hex as a broker logs it, and also the whole line that `openssl x509 -noout -fingerprint -sha256`
+    /// prints.
     fn from_str(text: &str) -> Result<Self, String> {
         let hex = text.rsplit('=').next().unwrap_or(text).trim();
         let digits: Option<Vec<u8>> =
@@ -168,35 +169,36 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// What a server shows of itself.
+/// The identity that a server shows in the handshake.
 pub struct Shown<'a> {
-    /// Its own certificate.
+    /// The server's own certificate.
     pub certificate: &'a CertificateDer<'a>,
-    /// Those that lead from it to an issuer.
+    /// The certificates that lead from it to an issuer.
     pub intermediates: &'a [CertificateDer<'a>],
-    /// Whom the client looked for.
+    /// The host name that the client looked for.
     pub name: &'a ServerName<'a>,
-    /// A stapled answer of the issuer's.
+    /// The issuer's stapled answer, empty if there is none.
     pub ocsp: &'a [u8],
-    /// The clock.
+    /// The moment at which the certificates must be valid.
     pub now: UnixTime,
 }
 
-/// Decides about what a server shows.
+/// Decides whether a server's certificate is accepted.
 pub trait Judge: fmt::Debug + Send + Sync {
-    /// Whether it is the one.
+    /// Accepts the certificate.
     ///
     /// # Errors
-    /// It is not, or it cannot be known.
+    /// The certificate is refused, or cannot be judged.
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error>;
 }
 
-/// Leaves the certificate to a [`Judge`]. That the server holds the certificate's key is verified always.
+/// A verifier that leaves the certificate to a [`Judge`], and itself verifies that the server holds the
+/// certificate's key.
 #[derive(Debug)]
 pub struct Judged<J> {
-    /// Who decides.
+    /// Decides about the certificate.
     pub judge: J,
-    /// What verifies the key.
+    /// Verifies the signature by the key.
     pub provider: Arc<CryptoProvider>,
 }
 

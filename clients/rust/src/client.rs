@@ -1,4 +1,4 @@
-//! A handle on the connection, which a task of its own keeps up.
+//! The client: a handle on a connection that a task of its own keeps up.
 
 mod begun;
 mod builder;
@@ -46,17 +46,20 @@ pub use outgoing::Outgoing;
 use pending::SendAnswer;
 pub use request::Answer;
 
-/// What waits to be written. When it is full, whoever asks waits: it is full only while the broker is away.
+/// The most orders that wait to be written. When there are so many, which happens only while the broker is
+/// away, callers wait.
 const ORDERS_MAX: usize = 1_024;
-/// Of messages that are not answered yet, so many KiB: each counts as one and its payload. When it is full, whoever sends waits.
+/// The most KiB of messages without an answer yet; each counts its payload and one more. When this is full,
+/// senders wait.
 const UNDER_WAY_KIB_MAX: u32 = 64 * 1_024;
 const _: () = assert!(UNDER_WAY_KIB_MAX as usize > 16 * LINE_BYTES_MAX / 1_024);
 /// How long a send waits for its answer, reconnects included.
 const SEND_WAIT: Duration = Duration::from_secs(30);
 /// How long closing waits for the last acks to be written.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// The longest wait before reconnecting, give or take half of it. With that 4.5 s: a broker that is back has its agents back within
-/// the 5 s in which messages are promised. A thousand agents make some 300 attempts a second at a broker that is away.
+/// The longest wait before reconnecting, give or take half of it, so 4.5 s: agents find a broker that is back
+/// within the 5 s in which messages are promised. A thousand agents make some 300 attempts a second at a broker
+/// that is away.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(3);
 
 /// How a client is connected.
@@ -69,26 +72,27 @@ pub enum State {
         /// The session's number at the broker.
         session: u64,
     },
-    /// The connection fell; it is being made again.
+    /// The connection was lost, and the client connects again.
     Reconnecting,
-    /// It will not be made again.
+    /// The client will not connect again, for this reason.
     Closed(ClientError),
 }
 
-/// A handle on the connection; clones share it. It closes when every clone and the [`Deliveries`] are gone.
+/// A handle on the connection; clones share it. The connection closes when every clone and the [`Deliveries`]
+/// are gone.
 #[derive(Clone, Debug)]
 pub struct Client {
     orders: mpsc::Sender<Order>,
-    /// For messages that are not answered yet.
+    /// The room for messages without an answer yet, in KiB.
     room: Arc<Semaphore>,
     state: watch::Receiver<State>,
-    /// Answers are for this process.
+    /// The instance that replies to this process name.
     instance: Arc<str>,
     unreadable: Arc<AtomicU64>,
 }
 
 impl Client {
-    /// Sends a message; its id, once it is committed. Many may be under way at once.
+    /// Sends a message and returns its id once it is committed. Many sends may be under way at once.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -97,8 +101,9 @@ impl Client {
         timeout(SEND_WAIT, send).await.unwrap_or(Err(ClientError::Timeout(SEND_WAIT)))
     }
 
-    /// Hands a message over without waiting for its commit. What one task submits is inserted in that order. Waits while 64 MiB
-    /// of messages are not answered, or the broker is away and a thousand requests wait.
+    /// Hands a message over without waiting for its commit. Messages that one task submits are inserted in that
+    /// order. Waits while 64 MiB of messages have no answer, or while the broker is away and a thousand orders
+    /// wait.
     ///
     /// # Errors
     /// The client is closed.
@@ -112,7 +117,7 @@ impl Client {
         Ok(Receipt { answered, state: self.state.clone() })
     }
 
-    /// From now on at most so many deliveries at once.
+    /// Changes the window: the most deliveries in flight from now on.
     ///
     /// # Errors
     /// The client is closed.
@@ -120,22 +125,22 @@ impl Client {
         self.orders.send(Order::Window(window.min(WINDOW_MAX))).await.map_err(|_| self.why_closed())
     }
 
-    /// How many messages could not be read, and are dead letters for that reason.
+    /// How many messages could not be read and became dead letters for that reason.
     pub fn unreadable(&self) -> u64 {
         self.unreadable.load(Ordering::Relaxed)
     }
 
-    /// How it is connected, and each change of that.
+    /// The state of the connection, and each change of it.
     pub fn state(&self) -> watch::Receiver<State> {
         self.state.clone()
     }
 
-    /// Writes what was acknowledged, says goodbye and closes.
+    /// Writes the acks that wait, says goodbye and closes.
     pub async fn close(self) {
         let (done, closed) = oneshot::channel();
         let close = async {
             if self.orders.send(Order::Close(done)).await.is_ok() {
-                // An error says that it is closed already.
+                // An error means that the client is closed already.
                 let _ = closed.await;
             }
         };
@@ -155,7 +160,7 @@ pub struct Receipt {
 }
 
 impl Receipt {
-    /// Its id, once it is committed.
+    /// Waits for the commit and returns the message's id.
     ///
     /// # Errors
     /// See [`ClientError`].

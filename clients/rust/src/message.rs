@@ -1,4 +1,4 @@
-//! What a message is, in words that the table, the protocol and the broker share.
+//! The parts of a message that the table, the protocol and the broker share.
 
 mod trace;
 
@@ -15,14 +15,14 @@ pub const PRIORITY_HIGHEST: u8 = 1;
 pub const PRIORITY_LOWEST: u8 = 10;
 /// How many priorities there are, and so how many lanes an inbox has for them.
 pub const PRIORITIES: usize = (PRIORITY_LOWEST - PRIORITY_HIGHEST + 1) as usize;
-/// The lanes of an inbox: one a priority, at its number, and before them the one of replies.
+/// The lanes of an inbox: the lane of replies at 0, and each priority's lane at its number.
 pub const LANES: usize = PRIORITIES + 1;
-/// The lane of replies to a process: `deliveries.priority` is this there.
+/// The lane of replies to a process: their `deliveries.priority` is 0.
 pub const REPLIES: usize = 0;
 
 const _: () = assert!(REPLIES < PRIORITY_HIGHEST as usize && LANES == PRIORITY_LOWEST as usize + 1);
 
-/// How urgent a message is: 1 (highest) to 10; 5 where the sender says nothing.
+/// How urgent a message is: 1 (highest) to 10; 5 by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "u8")]
 pub struct Priority(u8);
@@ -39,7 +39,7 @@ impl Priority {
         self.0
     }
 
-    /// The position of its lane.
+    /// The position of this priority's lane in an inbox.
     pub fn lane(self) -> usize {
         usize::from(self.0)
     }
@@ -85,7 +85,7 @@ impl fmt::Display for Priority {
     }
 }
 
-/// What kind of message it is; the table's CHECK constraint has the same six.
+/// The type of a message; the table's CHECK constraint has the same six.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "the names are all there is to say")]

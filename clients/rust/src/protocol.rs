@@ -1,7 +1,7 @@
 //! The wire protocol: newline-delimited JSON, specified in `protocol/PROTOCOL.md`, which the tests replay.
 //!
-//! [`frame`] knows no IO and no tokio: it can be tested from byte strings and serves client and server alike.
-//! [`codec`] is the only adaptor to a socket.
+//! [`frame`] knows no IO and no tokio, so it can be tested from byte strings, and it serves client and server
+//! alike. [`codec`] is the only adaptor to a socket.
 
 #[cfg(feature = "client")]
 pub mod codec;

@@ -12,33 +12,34 @@
 //!                                     in progress at arming ended    and once a second
 //! ```
 //!
-//! Why that is exact: a row's transaction has its id before the trigger reads the flag, and what it reads is what was
-//! set last, whatever its snapshot (`postbell.bell` is a sequence). One that was in progress when the flag was set may
-//! have read it before, and rings nothing: Arming waits for all of those. One that got its id later sees the flag and
-//! rings.
+//! This is exact. A row's transaction has its id before the trigger reads the flag, and the trigger reads the
+//! value that was set last, whatever the transaction's snapshot (`postbell.bell` is a sequence). A transaction
+//! that was in progress when the flag was set may have read the old value, and then rings nothing: `Arming`
+//! tails until all such transactions have ended. A transaction that gets its id later sees the flag and rings.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// The shortest pause between two rounds while awake.
 pub const AWAKE_MIN: Duration = Duration::from_millis(2);
-/// The longest: what a message waits at most while the broker is awake.
+/// The longest pause between two rounds while awake, so the longest that a message waits then.
 pub const AWAKE_MAX: Duration = Duration::from_millis(10);
 /// The longest pause while the bell cannot be heard.
 pub const DEAF_MAX: Duration = Duration::from_millis(100);
 /// The longest pause while a transaction that began before arming stays open.
 pub const ARMING_MAX: Duration = Duration::from_millis(250);
-/// The broker arms after so long with at most [`QUIET_ROWS`]: being rung for so few costs less than the clock, and
-/// each is answered at once. Silence is not asked for, or a mesh that was busy once and then goes on with 50 messages a
-/// second would stay awake, and each of them wait for the clock.
+/// The broker arms after so long with at most [`QUIET_ROWS`] rows. Being rung for so few costs less than the
+/// clock does, and each row is answered at once. Silence is not required: a mesh that was busy once and goes on
+/// with 50 messages a second would otherwise stay awake, and each message would wait for the clock.
 pub const QUIET_WINDOW: Duration = Duration::from_millis(100);
-/// See [`QUIET_WINDOW`]. Half of what wakes it again.
+/// The most rows of a quiet [`QUIET_WINDOW`]: half of the rings that wake the broker again.
 pub const QUIET_ROWS: u64 = RINGS_OFTEN / 2;
-/// So many rings in [`RINGS_WINDOW`] are often: 100 a second cost producers more than our own clock costs.
+/// So many rings in [`RINGS_WINDOW`] disarm the bell: 100 rings a second cost producers more than the broker's
+/// clock costs.
 pub const RINGS_OFTEN: u64 = 10;
-/// See [`RINGS_OFTEN`].
+/// The time in which rings are counted for [`RINGS_OFTEN`].
 pub const RINGS_WINDOW: Duration = Duration::from_millis(100);
-/// Whatever happens, one round in so long.
+/// The longest pause between two rounds in any state.
 pub const SAFETY: Duration = Duration::from_secs(1);
 
 const _: () = assert!(AWAKE_MIN.as_millis() < AWAKE_MAX.as_millis());
@@ -48,65 +49,65 @@ const _: () = assert!(ARMING_MAX.as_millis() < SAFETY.as_millis());
 const _: () = assert!(AWAKE_MAX.as_millis() < ARMING_MAX.as_millis());
 const _: () = assert!(DEAF_MAX.as_millis() < ARMING_MAX.as_millis());
 
-/// What the broker's row in `postbell.brokers` should say.
+/// The order to write the flag of this broker's row in `postbell.brokers`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flag {
-    /// Ring.
+    /// Producers ring from now on.
     Arm,
-    /// Do not.
+    /// Producers stop ringing.
     Disarm,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
     Awake,
-    /// `None` until the first round after the flag was set tells what was in progress.
+    /// The transactions to wait for; `None` until the first round after the flag was set has shown them.
     Arming(Option<HashSet<u64>>),
     Asleep,
 }
 
-/// Rows that the safety round found: late, unless a ring for them was only slower than the clock.
+/// Rows that the safety round found: late, unless their ring is only slower than the clock.
 #[derive(Debug)]
 struct Suspect {
     rows: u64,
     rings: u64,
-    /// A canary sent after that round: notifications keep the order of commits, so if it comes back and nothing
-    /// rang, nothing will.
+    /// The number of a canary sent after that round. Notifications keep the order of commits: if this canary
+    /// comes back before any ring, no ring for these rows will come.
     canary: u64,
 }
 
-/// What is heard and was sent, at one moment.
+/// The state of the rope at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heard {
     /// Whether LISTEN is committed on a live connection.
     pub up: bool,
-    /// Rings so far.
+    /// How many rings were heard so far.
     pub rings: u64,
-    /// The last canary that came back.
+    /// The number of the last canary that came back.
     pub canary: u64,
-    /// The last canary that was sent.
+    /// The number of the last canary that was sent.
     pub canary_sent: u64,
 }
 
-/// See the module.
+/// Decides when the tail runs; the module's page explains the states.
 #[derive(Debug)]
 pub struct Bell {
     state: State,
     pause: Duration,
     due: Instant,
-    /// While awake: the rows found since.
+    /// While awake: when the quiet window began, and the rows found since.
     found: (Instant, u64),
     up: bool,
     rings: u64,
     window: (Instant, u64),
     suspect: Option<Suspect>,
     late: u64,
-    /// The round that is due is the safety round: nothing announced anything.
+    /// The round that is due next is the safety round: no ring and no local wake announced a row.
     unannounced: bool,
 }
 
 impl Bell {
-    /// A bell that is awake and due.
+    /// A bell that is awake, with its first round due at once.
     pub fn new(now: Instant) -> Self {
         Self {
             state: State::Awake,
@@ -137,19 +138,20 @@ impl Bell {
         self.state == State::Asleep
     }
 
-    /// How many rows only the safety round found, though the bell was armed.
+    /// How many rows only the safety round found although the bell was armed.
     pub fn late(&self) -> u64 {
         self.late
     }
 
-    /// Takes note of what was heard. `Disarm` says to write the flag; the bell is awake already.
+    /// Takes note of the rope. `Disarm` asks the caller to write the flag; the bell is awake already.
     pub fn hear(&mut self, now: Instant, heard: Heard) -> Option<Flag> {
         let rang = heard.rings - self.rings;
         self.rings = heard.rings;
         self.judge(heard);
         if self.up != heard.up {
             self.up = heard.up;
-            // Deaf: tail on our own clock. Hearing again: what was committed meanwhile rang for nobody.
+            // Deaf: tail on the clock. Hearing again: rows committed meanwhile rang for nobody, so tail at
+            // once.
             return self.wake_up(now);
         }
         if rang == 0 {
@@ -166,13 +168,14 @@ impl Bell {
         None
     }
 
-    /// This broker itself made something ready.
+    /// This broker itself made something ready: tail without a ring.
     pub fn wake(&mut self, now: Instant) {
         self.suspect = None;
         self.announce(now);
     }
 
-    /// The flag in the table may be lost, or was not heeded: start over. `Disarm` is owed to the table.
+    /// Starts over awake, because the flag in the table may be lost or was not heeded. `Disarm` asks the caller
+    /// to write the flag.
     pub fn wake_up(&mut self, now: Instant) -> Option<Flag> {
         let was_armed = self.is_armed();
         self.state = State::Awake;
@@ -186,7 +189,7 @@ impl Bell {
     fn announce(&mut self, now: Instant) {
         self.unannounced = false;
         match self.state {
-            // The clock ticks soon anyway: many announcements must not make many rounds.
+            // The clock ticks soon anyway: many announcements must not cause many rounds.
             State::Awake => {
                 self.pause = AWAKE_MIN;
                 self.due = self.due.min(now + AWAKE_MIN);
@@ -195,14 +198,14 @@ impl Bell {
         }
     }
 
-    /// A round ended: what it found, and which transactions its snapshot shows in progress. `Arm` says to write
-    /// the flag and then call [`armed`](Self::armed).
+    /// A round ended: `rows` are the rows found, `in_progress` the transactions that its snapshot shows open.
+    /// `Arm` asks the caller to write the flag and then to call [`armed`](Self::armed).
     pub fn round(&mut self, now: Instant, rows: u64, in_progress: &[u64], heard: Heard) -> Option<Flag> {
         let unannounced = std::mem::replace(&mut self.unannounced, false);
         if rows > 0 {
             self.pause = AWAKE_MIN;
         } else {
-            // Every state's bound is below this one, and asleep nobody looks at it.
+            // The bound of every state is below ARMING_MAX; asleep, the pause is not used.
             self.pause = (self.pause * 2).min(ARMING_MAX);
         }
         match &mut self.state {
@@ -247,7 +250,7 @@ impl Bell {
         self.unannounced = true;
     }
 
-    /// The flag is committed: from now on whoever gets a transaction id rings.
+    /// The flag is committed: every transaction that gets its id from now on rings.
     pub fn armed(&mut self, now: Instant) {
         self.state = State::Arming(None);
         self.due = now;

@@ -1,39 +1,39 @@
-//! A token bucket: how much may pass, and when the next may. Pure: it takes `now`.
+//! A token bucket: how many tokens may pass now, and when the next may. Pure: it takes `now`.
 //!
-//! Counted in integers (a token is a thousand million parts, and a rate of one a second is one part a nanosecond), so
-//! that nothing is gained or lost by rounding, however often it is asked.
+//! Tokens are counted in integer parts (a token is 10⁹ parts, so a rate of one a second gives one part a
+//! nanosecond): rounding neither gains nor loses anything, however often the bucket is asked.
 
 use std::time::{Duration, Instant};
 
 /// The parts of a token: at one token a second, one part comes each nanosecond.
 const PARTS: u128 = 1_000_000_000;
 
-/// How much may pass. The bounds keep every product within 128 bits.
+/// How many tokens may pass. Both are 64 bits wide, which keeps every product within 128 bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// In the long run, a second; at least 1.
+    /// Tokens a second in the long run; at least 1.
     pub per_second: u64,
-    /// At once, after a pause; at least 1.
+    /// Tokens at once after a pause; at least 1.
     pub burst: u64,
 }
 
-/// What is left of a [`Rate`].
+/// The tokens that are left of a [`Rate`].
 #[derive(Clone, Debug)]
 pub struct Bucket {
     rate: Rate,
-    /// At `at`; at most the burst.
+    /// The parts that were left at `at`; never more than the burst.
     parts: u128,
     at: Instant,
 }
 
 impl Bucket {
-    /// A full one. A rate of 0 counts as 1: a limit slows, and what may not be done at all is not said by it.
+    /// A full bucket. A rate of 0 counts as 1: a bucket slows things down and never forbids them.
     pub fn new(now: Instant, rate: Rate) -> Self {
         let rate = Rate { per_second: rate.per_second.max(1), burst: rate.burst.max(1) };
         Self { rate, parts: u128::from(rate.burst) * PARTS, at: now }
     }
 
-    /// Another rate from now on; what was used stays used.
+    /// Changes the rate from now on; tokens that were used stay used.
     pub fn set_rate(&mut self, now: Instant, rate: Rate) {
         self.refill(now);
         let used = u128::from(self.rate.burst) * PARTS - self.parts;
@@ -41,22 +41,22 @@ impl Bucket {
         *self = Self { parts: full.parts.saturating_sub(used), ..full };
     }
 
-    /// How long until `count` may pass; zero if it may now. More than the burst counts as the burst: a full bucket
-    /// lets anything pass.
+    /// How long until `count` tokens may pass; zero if they may now. A count above the burst counts as the
+    /// burst, so a full bucket lets anything pass.
     pub fn wait(&mut self, now: Instant, count: u64) -> Duration {
         self.refill(now);
         let missing = self.cost(count).saturating_sub(self.parts);
-        // Rounded up: whoever waits so long is not refused again for a nanosecond.
+        // Rounded up: a caller who waits so long is not refused again for a missing nanosecond.
         let nanos = missing.div_ceil(u128::from(self.rate.per_second));
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
-    /// Lets `count` pass. Ask [`wait`](Self::wait) first: what is not there is not taken.
+    /// Takes `count` tokens, or the rest if fewer are left: call [`wait`](Self::wait) first.
     pub fn take(&mut self, count: u64) {
         self.parts = self.parts.saturating_sub(self.cost(count));
     }
 
-    /// Whether nothing is used: then a new one would be the same.
+    /// Whether no token is used, so that a new bucket would be the same.
     pub fn is_full(&mut self, now: Instant) -> bool {
         self.refill(now);
         self.parts == u128::from(self.rate.burst) * PARTS
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!(bucket.wait(now, 1), SECOND);
     }
 
-    /// The same said plainly: every taking with its moment, replayed from the beginning.
+    /// A plain model: all tokens taken, with their moments, replayed from the beginning.
     struct Model {
         rate: Rate,
         began: Instant,
@@ -156,7 +156,7 @@ mod tests {
                 }
                 prop_assert_eq!(bucket.is_full(now), model.parts(now) == u128::from(burst) * PARTS);
             }
-            // What passed in the whole time is at most the burst and what the rate gave.
+            // All tokens that passed are at most the burst and what the rate gave.
             let passed: u128 = model.taken.iter().map(|(_, count)| u128::from(*count)).sum();
             let given = u128::from(burst) * PARTS + (now - began).as_nanos() * u128::from(per_second);
             prop_assert!(passed * PARTS <= given);

@@ -1,15 +1,17 @@
 //! The guard of the agents' port: how many may stand before the door, and how long a wrong token waits for its answer.
 //!
-//! Behind a platform's proxy or a NAT every agent comes from one address, the honest and the others. So:
+//! Behind a platform's proxy or a NAT every agent comes from one address, honest or not. Therefore:
 //!
 //! - **Only failures are delayed.** A hello with a right token is never slowed, whatever failed from its address before:
 //!   five thousand agents that reconnect at once are five thousand successes.
-//! - **Whoever waits for the answer to a wrong token stands aside**, in places of their own, and takes none of those
-//!   that a right token needs. When these are taken too, the answer is `busy`, and no line is logged: a flood of wrong
-//!   tokens costs a bounded number of lines, and the delay need not protect the tokens, which have 256 random bits.
-//! - **A success forgives nothing.** It may be another's, and one valid token must not buy wrong ones their speed.
+//! - **A client that waits for the answer to a wrong token stands aside**, in a place of another kind, and
+//!   takes none of the places that a right token needs. When the places aside are taken too, the answer is
+//!   `busy` and no line is logged, so a flood of wrong tokens costs a bounded number of lines. The delay need
+//!   not protect the tokens: they have 256 random bits.
+//! - **A success forgives no failure.** The success may be another client's of the same address: one valid
+//!   token must not buy fast answers for wrong ones.
 //!
-//! Pure but for its lock, which is held for a few look-ups: it takes `now`, and knows no socket.
+//! Pure except for its lock, which is held for a few look-ups: the guard takes `now` and knows no socket.
 
 mod failures;
 
@@ -20,24 +22,25 @@ use std::time::{Duration, Instant};
 
 use failures::Failures;
 
-/// What the client that finds no place is told to wait.
+/// How long a client that finds no place is told to wait.
 pub const BUSY_RETRY: Duration = Duration::from_millis(500);
 
-/// How many may stand before the door.
+/// How many connections may stand before the door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Places {
-    /// In all.
+    /// From all addresses together.
     pub total: usize,
     /// From one address.
     pub per_address: usize,
 }
 
-/// An address, as far as it says who somebody is: a subscriber of IPv6 has a whole /64.
+/// The address that tells one subscriber from another: the first 64 bits in IPv6, where a subscriber has a
+/// whole /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source(IpAddr);
 
 impl Source {
-    /// Whose address it is.
+    /// The source that this address belongs to.
     pub fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V6(v6) => Self(IpAddr::V6((u128::from(v6) >> 64 << 64).into())),
@@ -46,7 +49,8 @@ impl Source {
     }
 }
 
-/// Those who stand somewhere, by address. Bounded by its places: an address without anybody is forgotten.
+/// The connections that stand in one line, by address. The map is bounded by the places: an address without a
+/// connection is removed.
 #[derive(Debug, Default)]
 struct Standing {
     total: usize,
@@ -75,21 +79,21 @@ impl Standing {
 
 #[derive(Debug, Default)]
 struct Inside {
-    /// Not authenticated yet.
+    /// The line of connections that are not authenticated yet.
     unknown: Standing,
-    /// Refused, and waiting to be told.
+    /// The line of clients that were refused and wait for the answer.
     refused: Standing,
     failures: Failures,
 }
 
-/// The guard; clones share it.
+/// The guard of one port; clones share its state.
 #[derive(Clone, Debug)]
 pub struct Guard {
     places: Places,
     inside: Arc<Mutex<Inside>>,
 }
 
-/// Which line somebody stands in.
+/// The line that a connection stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Unknown,
@@ -105,12 +109,12 @@ pub struct Place {
 }
 
 impl Guard {
-    /// With so many places, and as many again for those who were refused.
+    /// A guard with so many places, and as many again for refused clients.
     pub fn new(places: Places) -> Self {
         Self { places, inside: Arc::default() }
     }
 
-    /// A place for a connection that nobody knows yet; `None` where there is none.
+    /// A place for a connection that is not authenticated yet; `None` if all are taken.
     pub fn admit(&self, address: IpAddr) -> Option<Place> {
         self.enter(Source::of(address), Line::Unknown)
     }
@@ -134,8 +138,8 @@ impl Guard {
 }
 
 impl Place {
-    /// Whoever stands here gave a wrong token: says how long the answer waits, and keeps this place for so long. `None`
-    /// where too many wait already: then there is nothing more to say than `busy`.
+    /// The client gave a wrong token. Returns a place aside and how long the answer must wait there; `None` if
+    /// too many wait already, and then the answer is `busy`.
     pub fn refuse(self, now: Instant) -> Option<(Self, Duration)> {
         let delay = self.guard.inside().failures.add(now, self.source);
         let aside = self.guard.enter(self.source, Line::Refused)?;

@@ -1,7 +1,7 @@
-//! Inboxes: what waits for an agent, what is with it, and what comes next.
+//! Inboxes: the deliveries that wait for an agent, those in flight to the agent, and which comes next.
 //!
-//! Everything here is pure: it takes `now` and data, knows no socket and no SQL, and is tested in microseconds.
-//! [`dispatcher::Dispatcher`] is the one owner of live state.
+//! Everything here is pure: it takes `now` and data, and knows no socket and no SQL. [`dispatcher::Dispatcher`]
+//! is the one owner of live state.
 
 pub mod dispatcher;
 pub mod event;
@@ -20,72 +20,77 @@ use uuid::Uuid;
 
 use postbell_client::message::{Priority, Trace};
 
-/// A session, unique in this broker's life.
+/// The number of a session, unique in this broker's life.
 pub type SessionId = u64;
-/// A delivery within a session, counted from 1.
+/// The number of a delivery within a session, counted from 1.
 pub type Tag = u64;
 
-/// What an entry costs besides its body: the entry itself, its place in the lane, its row's bookkeeping.
+/// The memory of an entry besides its body: the entry itself, its place in the lane, the bookkeeping of its
+/// row.
 const ENTRY_BYTES: usize = 160;
-/// What its terms cost: two names and what holds them.
+/// The memory of an entry's [`Terms`]: two names and the box that holds them.
 const TERMS_BYTES: usize = 160;
 
 /// A ready delivery, read from the table.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Its row; the order of arrival.
+    /// The id of its row, which is the order of arrival.
     pub delivery_id: i64,
-    /// Its message.
+    /// The id of its message.
     pub message_id: Uuid,
-    /// Which lane; see [`postbell_client::message::LANES`].
+    /// The position of its lane; see [`postbell_client::message::LANES`].
     pub lane: usize,
     /// How many attempts failed so far.
     pub attempt: u32,
-    /// When it was read, and how old the message was then by the database's clock.
+    /// When the row was read, by this broker's clock.
     pub read_at: Instant,
-    /// See [`read_at`](Self::read_at).
+    /// How old the message was at [`read_at`](Self::read_at), by the database's clock.
     pub age_when_read: Duration,
-    /// How long it can have been ready by then, at most: since its message was created, or since the round of the tail
-    /// that did not show it yet. So a producer's long transaction, a delay and an earlier attempt are no part of it.
+    /// The longest that the delivery can have been ready at [`read_at`](Self::read_at): since its message was
+    /// created, or since the tail round that did not show it yet. A producer's long transaction, a delay and an
+    /// earlier attempt do not count.
     pub ready_when_read: Duration,
-    /// After this it is not delivered any more.
+    /// From this moment on the message is expired and is not delivered any more.
     pub expires_at: Option<Instant>,
-    /// What most deliveries do not have.
+    /// The conditions that most deliveries do not have.
     pub terms: Option<Box<Terms>>,
-    /// The end of its `msg` line; `None` where it is [`unfit`](Self::unfit), or over the limit.
+    /// The end of its `msg` line; `None` if the delivery is [`unfit`](Self::unfit), or the line would be over
+    /// the limit.
     pub body: Option<Bytes>,
 }
 
-/// To whom, and when, beside the order of the lane.
+/// The conditions of a delivery beside the order of its lane.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// This process, if it is there: a reply.
+    /// A reply to the process of this name, if that process is connected here.
     pub instance: Option<Arc<str>>,
-    /// One after the other with all others of the inbox that have this key.
+    /// The deliveries of the inbox with this key are handled one after the other.
     pub ordering_key: Option<Arc<str>>,
     /// The trace it belongs to, where traces are recorded.
     pub trace: Option<Trace>,
-    /// How urgent it is where it is no reply to anybody here: what its lane was, but for [`instance`](Self::instance).
+    /// The message's priority: a reply (lane 0) whose process is not here is treated by this.
     pub priority: Priority,
-    /// Its last attempt ended with its agent, which handled others as well: which of them it was is not known.
+    /// Its last attempt ended when the agent disconnected with several deliveries in hand: which one is to
+    /// blame is unknown.
     pub in_company: bool,
-    /// Why it has no body.
+    /// Why the delivery has no body.
     pub unfit: Option<Unfit>,
 }
 
 /// Why a delivery cannot be pushed as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfit {
-    /// It was not read whole, since that may be dear: it stays in the table, and a refill of its inbox reads it.
+    /// The payload was not read, since reading it may be expensive: it stays in the table, and a refill of the
+    /// inbox reads it.
     Left,
-    /// It does not fit into a line; the sentence says what is too large.
+    /// The message does not fit into a line; the sentence says what is too large.
     TooLarge(String),
-    /// The table holds what cannot be read; the sentence says what.
+    /// The row cannot be read; the sentence says why.
     Unreadable(String),
 }
 
 impl Unfit {
-    /// Why, for a person.
+    /// The reason, as a sentence for a person.
     pub fn sentence(&self) -> &str {
         match self {
             Self::Left => "it was not read",
@@ -95,7 +100,7 @@ impl Unfit {
 }
 
 impl Entry {
-    /// The key that orders it, if one does.
+    /// The key that orders the delivery, if it has one.
     pub fn ordering_key(&self) -> Option<&Arc<str>> {
         self.terms.as_ref()?.ordering_key.as_ref()
     }
@@ -104,37 +109,37 @@ impl Entry {
         self.terms.get_or_insert_default().ordering_key = Some(key.clone());
     }
 
-    /// The trace it belongs to.
+    /// The trace that the delivery belongs to.
     pub fn trace(&self) -> Option<Trace> {
         self.terms.as_ref()?.trace
     }
 
-    /// Why it has no body.
+    /// Why the delivery has no body.
     pub fn unfit(&self) -> Option<&Unfit> {
         self.terms.as_ref()?.unfit.as_ref()
     }
 
-    /// Whether it stays in the table, for a refill to read.
+    /// Whether the payload stays in the table for a refill to read.
     pub fn is_left(&self) -> bool {
         self.unfit() == Some(&Unfit::Left)
     }
 
-    /// The process it is a reply to.
+    /// The process that the delivery is a reply to.
     pub fn instance(&self) -> Option<&Arc<str>> {
         self.terms.as_ref()?.instance.as_ref()
     }
 
-    /// The lane it is in where nobody waits for it as a reply.
+    /// The lane of its priority, where it queues if nobody here waits for it as a reply.
     pub fn ordinary_lane(&self) -> usize {
         self.terms.as_ref().map_or(Priority::default(), |terms| terms.priority).lane()
     }
 
-    /// See [`Terms::in_company`].
+    /// Whether its last attempt failed in company; see [`Terms::in_company`].
     pub fn was_in_company(&self) -> bool {
         self.terms.as_ref().is_some_and(|terms| terms.in_company)
     }
 
-    /// What it costs in memory.
+    /// The memory of the entry, in bytes.
     pub fn cost_bytes(&self) -> usize {
         let terms = self.terms.as_ref().map_or(0, |_| TERMS_BYTES);
         ENTRY_BYTES + terms + self.body.as_ref().map_or(0, Bytes::len)
@@ -145,7 +150,7 @@ impl Entry {
         self.age_when_read + now.saturating_duration_since(self.read_at)
     }
 
-    /// How long it can have been ready, at most.
+    /// The longest that the delivery can have been ready.
     pub fn ready_for(&self, now: Instant) -> Duration {
         self.ready_when_read + now.saturating_duration_since(self.read_at)
     }

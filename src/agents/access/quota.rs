@@ -1,4 +1,5 @@
-//! What one agent has left of what its role allows, over all its connections to this broker. Pure: it takes `now`.
+//! The rest that an agent has of its role's limits, over all its connections to this broker. Pure: it takes
+//! `now`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,15 +10,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::store::agents::RoleLimits;
 use postbell_engine::bucket::{Bucket, Rate};
 
-/// Nobody is asked to come again sooner: a refused line costs as much to read as one that is taken.
+/// The shortest wait that an agent is told: a refused line costs as much to read as one that is taken.
 pub const SLOW_DOWN_MIN: Duration = Duration::from_millis(50);
 
-/// See the module.
+/// The quota of one agent; its connections share it.
 #[derive(Debug)]
 pub struct Quota {
     buckets: Mutex<Buckets>,
     outstanding: AtomicU64,
-    /// Its one turn to administer dead letters.
+    /// The agent's one turn to administer dead letters.
     turn: Arc<Semaphore>,
 }
 
@@ -25,7 +26,7 @@ pub struct Quota {
 struct Buckets {
     sends: Option<Bucket>,
     bytes: Option<Bucket>,
-    /// Of locks and subscriptions.
+    /// For locks and subscriptions.
     requests: Option<Bucket>,
     outstanding_max: u64,
 }
@@ -35,7 +36,7 @@ struct Buckets {
 pub struct Outstanding(Arc<Quota>);
 
 impl Quota {
-    /// With nothing used.
+    /// A quota of which nothing is used.
     pub fn new(now: Instant, limits: &RoleLimits) -> Self {
         let buckets = Buckets { sends: None, bytes: None, requests: None, outstanding_max: 0 };
         let this = Self {
@@ -47,7 +48,7 @@ impl Quota {
         this
     }
 
-    /// From now on these hold; what was used stays used.
+    /// Changes the limits from now on; what was used stays used.
     pub fn set_limits(&self, now: Instant, limits: &RoleLimits) {
         let mut buckets = self.buckets();
         set(&mut buckets.sends, now, limits.sends_per_second, limits.sends_burst);
@@ -56,10 +57,10 @@ impl Quota {
         buckets.outstanding_max = limits.publishes_outstanding.unwrap_or(u64::MAX);
     }
 
-    /// Lets a message of so many bytes pass; otherwise says when to come again. What is refused uses nothing.
+    /// Lets a message of so many bytes pass. A refused message uses nothing.
     ///
     /// # Errors
-    /// The wait.
+    /// How long the agent must wait.
     pub fn admit(self: &Arc<Self>, now: Instant, bytes: u64) -> Result<Outstanding, Duration> {
         let mut buckets = self.buckets();
         let Buckets { sends, bytes: volume, outstanding_max, .. } = &mut *buckets;
@@ -67,22 +68,23 @@ impl Quota {
             bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(now, count))
         };
         let wait = wait(sends, 1).max(wait(volume, bytes));
-        // Answers come when the database has it: there is no telling when, so soon.
+        // Full: the answers come when the database has the messages, so no better time than the shortest wait
+        // is known.
         let is_full = self.outstanding.load(Ordering::Acquire) >= *outstanding_max;
         if is_full || !wait.is_zero() {
             return Err(wait.max(SLOW_DOWN_MIN));
         }
         sends.iter_mut().for_each(|bucket| bucket.take(1));
         volume.iter_mut().for_each(|bucket| bucket.take(bytes));
-        // Under the lock, so no second send can have passed the same check.
+        // Under the lock, so that two sends cannot both pass the check for the last place.
         self.outstanding.fetch_add(1, Ordering::AcqRel);
         Ok(Outstanding(self.clone()))
     }
 
-    /// Lets a request for a lock or a subscription pass; otherwise says when to come again.
+    /// Lets a request for a lock or a subscription pass.
     ///
     /// # Errors
-    /// The wait.
+    /// How long the agent must wait.
     pub fn request(&self, now: Instant) -> Result<(), Duration> {
         let mut buckets = self.buckets();
         let Some(bucket) = buckets.requests.as_mut() else { return Ok(()) };
@@ -94,13 +96,13 @@ impl Quota {
         Ok(())
     }
 
-    /// The turn to administer dead letters, if nobody has it: one request at a time, over all connections. It is over when
-    /// this is dropped.
+    /// The turn to administer dead letters, if no other request of the agent has it. The turn ends when this is
+    /// dropped.
     pub fn administer(&self) -> Option<OwnedSemaphorePermit> {
         self.turn.clone().try_acquire_owned().ok()
     }
 
-    /// Whether nothing is used: then forgetting it forgives nothing.
+    /// Whether nothing is used, so that forgetting the quota forgives nothing.
     pub fn is_unused(&self, now: Instant) -> bool {
         let mut buckets = self.buckets();
         let Buckets { sends, bytes, requests, .. } = &mut *buckets;

@@ -1,34 +1,34 @@
-//! Who is here, and what of it is to be written: no clock, no database.
+//! The agents that are here, and the changes to write: no clock, no database.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::store::presence::{Absence, Card};
 
-/// What is to be written of an agent.
+/// The change to write for an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It is here, and this is what its last hello said that said something.
+    /// The agent is here. The card is from its last hello that said anything.
     Came(Card),
-    /// It is not.
+    /// The agent is gone.
     Went(Absence),
 }
 
-/// Of more agents it is not remembered what was said.
+/// The most agents whose refusal is remembered; beyond that all are forgotten, and each is logged once more.
 const REFUSED_MAX: usize = 10_000;
 
-/// The agents with sessions here. Bounded by the agents there are.
+/// The agents with sessions here. Bounded by the agents of the mesh.
 #[derive(Debug, Default)]
 pub(super) struct Agents {
     sessions: HashMap<Arc<str>, usize>,
-    /// Since the registry was written last; of each agent only how it ended up.
+    /// Changes since the registry was last written; for each agent the last one only.
     changed: HashMap<Arc<str>, Change>,
-    /// Why a row did not take what was to be written, as it was said last; at most [`REFUSED_MAX`].
+    /// The last refusal that was logged for each agent; at most [`REFUSED_MAX`].
     refused: HashMap<String, String>,
 }
 
 impl Agents {
-    /// A session began; says whether there is something to write.
+    /// A session began; returns whether there is something to write.
     pub(super) fn join(&mut self, agent: &Arc<str>, card: Option<Card>) -> bool {
         let sessions = self.sessions.entry(agent.clone()).or_default();
         *sessions += 1;
@@ -45,7 +45,7 @@ impl Agents {
         true
     }
 
-    /// A session ended; says whether there is something to write.
+    /// A session ended; returns whether there is something to write.
     pub(super) fn leave(&mut self, agent: &Arc<str>, absence: Absence) -> bool {
         let Some(sessions) = self.sessions.get_mut(agent) else { return false };
         *sessions -= 1;
@@ -61,7 +61,7 @@ impl Agents {
         self.sessions.contains_key(agent)
     }
 
-    /// Whether this reason is another one than the last of this agent.
+    /// Whether this refusal differs from the last one of this agent.
     pub(super) fn is_news(&mut self, agent: &str, why: &str) -> bool {
         if self.refused.len() >= REFUSED_MAX {
             self.refused.clear();
@@ -69,21 +69,22 @@ impl Agents {
         self.refused.insert(agent.to_owned(), why.to_owned()).as_deref() != Some(why)
     }
 
-    /// Those that are here, sorted.
+    /// The agents that are here, sorted.
     pub(super) fn here(&self) -> Vec<Arc<str>> {
         let mut here: Vec<_> = self.sessions.keys().cloned().collect();
         here.sort_unstable();
         here
     }
 
-    /// What changed since the last call, sorted by agent.
+    /// The changes since the last call, sorted by agent.
     pub(super) fn take_changed(&mut self) -> Vec<(Arc<str>, Change)> {
         let mut changed: Vec<_> = std::mem::take(&mut self.changed).into_iter().collect();
         changed.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         changed
     }
 
-    /// It could not be written: what happened since then counts, but a hello's word is not lost to one that says nothing.
+    /// Takes back changes that could not be written. Newer changes win, but a newer hello without a card keeps
+    /// the older card.
     pub(super) fn put_back(&mut self, changed: Vec<(Arc<str>, Change)>) {
         for (agent, old) in changed {
             let newer = self.changed.entry(agent).or_insert_with(|| old.clone());

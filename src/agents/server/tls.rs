@@ -1,7 +1,7 @@
-//! TLS on the agents' port: what the broker shows of itself, its renewal without a restart, and the handshake.
+//! TLS on the agents' port: the broker's certificate, its renewal without a restart, and the handshake.
 //!
-//! The files are read again every few seconds and compared whole: times of change are coarse, and in containers the
-//! files are links that are swapped. A new session gets the new certificate; sessions that are open keep theirs.
+//! The files are read again every few seconds and compared whole: times of change are coarse, and in containers
+//! the files are links that are swapped. A new session gets the new certificate; open sessions keep theirs.
 
 use std::io;
 use std::sync::Arc;
@@ -23,21 +23,22 @@ use crate::broker::config::{TLS_CERT, TLS_CLIENT_CA, TLS_KEY, TlsFiles};
 use crate::watch::metrics::Metrics;
 use postbell_client::certificates::{FileFault, Fingerprint, PemFile, provider};
 
-/// How often the files are looked at.
+/// How often the files are read again.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a client whose handshake failed may take to read why.
+/// How long a client whose handshake failed may take to read the alert.
 const LINGER: Duration = Duration::from_secs(1);
-/// The longest hello, which is taken from the socket before its refusal: closing on unread bytes would drop that.
+/// The longest hello in clear, which is read before its refusal: closing on unread bytes would drop the
+/// refusal.
 const HELLO_BYTES: usize = postbell_client::protocol::limits::HELLO_LINE_BYTES_MAX;
 /// The first byte of every TLS connection: a record of the handshake's type.
 const HANDSHAKE_RECORD: u8 = 0x16;
 
-/// The certificate cannot serve: names the setting and the file, and says why.
+/// The certificate cannot serve. The sentence names the setting and the file, and says why.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct TlsError(String);
 
-/// TLS for a port; clones share the certificate.
+/// TLS of one port; clones share the certificate.
 #[derive(Clone, Debug)]
 pub struct Tls {
     files: TlsFiles,
@@ -45,15 +46,15 @@ pub struct Tls {
     shown: Arc<watch::Sender<Fingerprint>>,
 }
 
-/// Why a connection came to no session.
+/// Why a connection became no session.
 pub(super) enum NotAccepted {
-    /// It does not speak TLS.
+    /// The client does not speak TLS.
     Plain(TcpStream),
-    /// It took too long.
+    /// The handshake took too long.
     Late,
-    /// It left without a word.
+    /// The client left before its first byte.
     Gone,
-    /// The two do not agree, or one does not trust the other.
+    /// The two sides do not agree, or one does not trust the other.
     Failed(io::Error, TcpStream),
 }
 
@@ -61,24 +62,24 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// One of them is of no use.
+    /// A file cannot be read, or does not serve.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let identity = Contents::read(files).and_then(Identity::new)?;
         let shown = Arc::new(watch::Sender::new(identity.fingerprint));
         Ok(Self { files: files.clone(), current: Arc::new(watch::Sender::new(identity)), shown })
     }
 
-    /// The SHA-256 of the broker's own certificate, as it is now: what clients and other brokers pin.
+    /// The SHA-256 of the broker's current certificate, which clients and other brokers pin.
     pub fn fingerprint(&self) -> Fingerprint {
         *self.shown.borrow()
     }
 
-    /// The same, and each change of it.
+    /// The current fingerprint, and each change of it.
     pub fn shown(&self) -> watch::Receiver<Fingerprint> {
         self.shown.subscribe()
     }
 
-    /// Takes over what the files hold, whenever that changes. What is of no use is logged once and changes nothing.
+    /// Follows changes of the files. Files that do not serve are logged once and change nothing.
     pub async fn follow(self, metrics: Metrics) {
         self.current.borrow().announce("the agents' port speaks TLS");
         let mut looked_at = Ok(self.current.borrow().contents.clone());
@@ -107,7 +108,7 @@ impl Tls {
         }
     }
 
-    /// The handshake, which must be done `by` then; rustls holds at most 64 KiB of it.
+    /// Does the handshake, which must end before `by`. rustls holds at most 64 KiB of it.
     pub(super) async fn accept(
         &self,
         socket: TcpStream,
@@ -132,7 +133,7 @@ impl Tls {
     }
 }
 
-/// Lets the client read the alert that the handshake ended with: closing on unread bytes would drop it.
+/// Lets the client read the alert that ended the handshake: closing on unread bytes would drop the alert.
 pub(super) async fn linger(mut socket: TcpStream) {
     let read_out = async {
         let _ = socket.shutdown().await;
@@ -142,7 +143,7 @@ pub(super) async fn linger(mut socket: TcpStream) {
     let _ = timeout(LINGER, read_out).await;
 }
 
-/// What the files held.
+/// The contents of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Contents {
     certificate: PemFile,
@@ -165,11 +166,11 @@ fn of(setting: &'static str) -> impl Fn(FileFault) -> TlsError {
     move |fault| TlsError(format!("{setting} {fault}"))
 }
 
-/// What the broker shows.
+/// The certificate that the broker shows, made from the files.
 struct Identity {
     acceptor: TlsAcceptor,
     fingerprint: Fingerprint,
-    /// `None` where the certificate does not say it in a way that is understood.
+    /// `None` if the certificate's date cannot be read.
     expires: Option<SystemTime>,
     contents: Contents,
 }
@@ -218,7 +219,7 @@ impl Identity {
     }
 }
 
-/// Until when a certificate is valid.
+/// The moment at which a certificate expires; `None` if that cannot be read.
 pub fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate.validity.not_after.to_system_time())

@@ -1,4 +1,4 @@
-//! Whose dead letters an agent may administer, and when.
+//! The dead letters that an agent may administer, and when.
 
 use std::sync::Arc;
 
@@ -21,12 +21,13 @@ impl Session<'_> {
         self.ask(reference, ask)
     }
 
-    /// Redrives or purges.
+    /// Asks to redrive or to purge dead letters, or answers why not.
     pub(super) fn settle_dead(self, chosen: Chosen, ask: fn(Which) -> Ask) -> Result<(), End> {
         let Chosen { reference, ids, inbox, after } = chosen;
         let which = match inbox {
             Some(_) => self.inbox_of(inbox).map(|inbox| Which::Inbox(inbox, after.unwrap_or(i64::MIN))),
-            // Numbers of others are as numbers that do not exist: there is nothing to learn from the answer.
+            // The ids of another inbox count as ids that do not exist, so that the answer tells nothing about
+            // them.
             None => self.may_ask().map(|ticket| {
                 let only = (!ticket.role.may_administer()).then(|| self.agent.clone());
                 Which::Ids(ids, only)
@@ -82,7 +83,7 @@ impl Session<'_> {
             outbox: self.outbox.downgrade(),
             turn,
         };
-        // It is full, or the broker stops, which the session is about to hear.
+        // The queue is full, or the broker is stopping, which the session is about to hear.
         self.shared.dead_letters.try_send(request).map_err(|_| {
             slow_down("too many agents ask for dead letters at once; nothing was done".to_owned())
         })

@@ -1,4 +1,4 @@
-//! Those who do not come in: too many before the door, and wrong tokens.
+//! Connections that are not let in: too many before the door, and wrong tokens.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -16,20 +16,20 @@ use postbell_client::protocol::secret::redact;
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 use postbell_engine::guard::{BUSY_RETRY, Place};
 
-/// Turns a connection away for which there is no place: one line, if it is spoken in clear and the kernel takes it at once,
-/// and no task.
+/// Turns a connection away for which there is no place: one line, if the port speaks in clear and the kernel
+/// takes the line at once, and no task.
 pub fn turn_away(socket: TcpStream, in_clear: bool, metrics: &Metrics) {
     metrics.closed(CloseReason::Refused(ErrorCode::Busy));
     if !in_clear {
-        // A handshake is what there is no place for.
+        // TLS would need a handshake, and a handshake needs the place that is missing.
         return;
     }
-    // The kernel itself is asked: tokio does not know yet that this socket can be written.
+    // The kernel is asked directly: tokio does not know yet that this socket is writable.
     let Ok(mut socket) = socket.into_std() else { return };
     let mut line = Vec::new();
     push_line(&mut line, &ServerFrame::from(busy()));
-    // A hello that came already and was not read would make the close a reset, which may overtake the line. Whatever
-    // fails here, the connection ends.
+    // Unread bytes of a hello would make the close a reset, which may overtake the line. Failures are ignored,
+    // since the connection ends anyway.
     let _ = socket.read(&mut [0; HELLO_LINE_BYTES_MAX]);
     let _ = socket.write(&line);
 }
@@ -39,12 +39,13 @@ fn busy() -> ProtocolError {
     ProtocolError::new(ErrorCode::Busy, sentence).retry_after(BUSY_RETRY)
 }
 
-/// The answer to a hello that was refused, after its delay. The log tells why; the client gets the number to ask for.
+/// Answers a refused hello after its delay. The log says why; the client gets the incident number to ask about.
 pub(super) async fn deny(place: Place, peer: SocketAddr, agent: &str, denial: Denial) -> End {
     let Some((_aside, delay)) = place.refuse(Instant::now()) else { return End::Refused(busy()) };
     let incident = format!("{:08x}", rand::random::<u32>());
     let delay_ms = delay.as_millis() as u64;
-    // Quoted, since anybody may write anything here; and people mistake their token for their name.
+    // Quoted, because a client may write anything here, and redacted, because people mistake their token for
+    // their name.
     tracing::warn!(incident, %peer, agent = ?redact(agent), reason = %denial, delay_ms, "a hello was refused");
     sleep(delay).await;
     let sentence = format!("unknown agent or wrong token (incident {incident})");

@@ -1,4 +1,5 @@
-//! The first line: who is it, and may it come in. Before that a connection costs 8 KiB and three seconds.
+//! The first line: who the client is, and whether it may come in. Before that a connection costs 8 KiB and
+//! three seconds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,36 +24,38 @@ use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFra
 use postbell_engine::guard::Place;
 use postbell_engine::inbox::SessionId;
 
-/// Where a role sets no bound.
+/// The longest hold if the role sets no bound.
 const HOLD_MAX: Duration = Duration::from_secs(HOLD_SECONDS_MAX);
 
-/// An agent that may come in.
+/// An agent, or a link, that was let in.
 #[derive(Debug)]
 pub(super) struct Greeted {
     pub(super) session: SessionId,
     pub(super) agent: Arc<str>,
-    /// What it takes from: its own, or a group's. A session has one, so that its window and its link are one inbox's.
+    /// The inbox that it takes from, its agent's or a group's. A session has one inbox, so that its window and
+    /// its link belong to one owner.
     pub(super) inbox: Arc<str>,
     pub(super) instance: Option<String>,
     /// See [`Event::Join`](postbell_engine::inbox::event::Event::Join).
     pub(super) rank: Option<i64>,
     pub(super) window: u32,
-    /// How long it may hold a delivery by extending.
+    /// The longest that it may hold a delivery by extending its deadline.
     pub(super) hold: Duration,
     pub(super) heartbeat: Duration,
-    /// What it said of itself; taken when its presence is told, since an idle session must not hold it. Boxed, for the same.
+    /// The card that the hello told. Taken out when presence is told, and boxed, because an idle session must
+    /// not hold memory for it.
     pub(super) card: Option<Box<Card>>,
-    /// What its agent may do. Another broker's link has none: that broker has let the agent in.
+    /// The permission to be here. A link has none: the broker behind the link has let the agent in.
     pub(super) ticket: Option<Ticket>,
 }
 
 impl Greeted {
-    /// Another broker's, for an agent that is connected there.
+    /// Whether this is another broker's link, for an agent that is connected there.
     pub(super) fn is_link(&self) -> bool {
         self.ticket.is_none()
     }
 
-    /// Waits until its agent may not be here any more; says by which code.
+    /// Waits until the agent may not be here any more; returns the code.
     pub(super) async fn lost_access(&self) -> ErrorCode {
         match &self.ticket {
             Some(ticket) => ticket.ended().await,
@@ -61,7 +64,7 @@ impl Greeted {
     }
 }
 
-/// Reads the hello, authenticates, and says welcome.
+/// Reads the hello, authenticates the client, and says welcome.
 pub(super) async fn greet(
     reader: &mut LineReader<impl AsyncRead + Unpin>,
     write: &mut (impl AsyncWrite + Unpin),
@@ -85,7 +88,7 @@ pub(super) async fn greet(
         return Err(End::Refused(stopping()));
     }
     if hello.broker == Some(shared.identity.id) {
-        // It would take the place of the agent's own session, which waits for it.
+        // Such a link would take the place of the agent's own session, which waits for the link.
         return Err(refused(
             ErrorCode::NotOwner,
             "this is the broker that links, by an address that is also another's",
@@ -116,7 +119,7 @@ pub(super) async fn greet(
     Ok(greeted)
 }
 
-/// Its number, the inbox that it may have, and an agent's leave to be here.
+/// A client that may come in: its session's number, and for an agent its permission to be here.
 struct Admitted {
     session: SessionId,
     agent: Arc<str>,
@@ -137,7 +140,8 @@ async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Shared) -
     };
     let agent = match found {
         Ok(Ok(agent)) => agent,
-        // One answer for an unknown agent, a disabled one and a wrong token: it must not tell which names exist.
+        // One answer for an unknown agent, a disabled one and a wrong token, so that the answer does not tell
+        // which names exist.
         Ok(Err(denial)) => return Err(door::deny(place, peer, &hello.agent, denial).await),
         Err(e) => {
             tracing::warn!(error = %e, %peer, "an agent could not be authenticated");
@@ -178,7 +182,8 @@ async fn may_take(group: &str, agent: &AgentRow, shared: &Shared) -> Result<(), 
     }
 }
 
-/// The inbox, and the instance within it: two agents that share a group may have processes of the same name.
+/// The inbox, and the instance within it. Two agents that share a group may have processes of the same name, so
+/// in a group the instance is a hash of both names.
 pub(super) fn taken_from(
     agent: &Arc<str>,
     group: Option<&str>,
@@ -243,7 +248,7 @@ fn refused(code: ErrorCode, sentence: impl Into<String>) -> End {
     End::Refused(ProtocolError::new(code, sentence))
 }
 
-/// An IPv4 peer of a socket that listens on both families shows as `::ffff:127.0.0.1`.
+/// Loopback is no network. An IPv4 peer of a socket that listens on both families shows as `::ffff:127.0.0.1`.
 fn crosses_a_network(peer: SocketAddr) -> bool {
     !peer.ip().to_canonical().is_loopback()
 }

@@ -1,9 +1,9 @@
-//! The way of a session to the broker that owns its inbox, where that is another one: an ordinary session there, under
-//! this broker's credential. What the owner pushes is written to the agent under tags of this session; what the agent
-//! says of it is passed back.
+//! A link: an ordinary session at the broker that owns the inbox, under this broker's credential. Deliveries
+//! that the owner pushes are written to the agent under tags of this session, and what the agent says about
+//! them is passed back.
 //!
-//! There is one link a session, and not one a broker: so windows, deadlines and slow readers stay the owner's business,
-//! each session's by itself, and nothing is dispatched twice.
+//! Each session has a link of its own. Windows, deadlines and slow readers therefore stay the owner's business,
+//! session by session, and nothing is dispatched twice.
 
 use std::future::pending;
 use std::time::{Duration, Instant};
@@ -26,19 +26,19 @@ use postbell_client::{Builder, ClientError};
 use postbell_engine::inbox::Tag;
 use postbell_engine::inbox::event::{Event, Owner, Trouble};
 
-/// An owner that does not welcome a link within this time counts as lost. With the lease of a dead owner (3 s) and one
-/// more attempt it must stay under the promised 5 s.
+/// An owner that does not welcome a link within this time counts as lost. Together with the lease of a dead
+/// owner (3 s) and one more attempt, this must stay under the promised 5 s.
 const LINK_WAIT: Duration = Duration::from_millis(500);
-/// Both sides of a link say something so often; twice as long a silence ends it, at about the time at which the lease of
-/// an owner that died without a word does.
+/// Both sides of a link say something so often. Twice as long a silence ends the link, at about the time at
+/// which the lease of an owner that died silently ends.
 const LINK_HEARTBEAT: Duration = Duration::from_millis(1_500);
-/// A link that stood for so long was a good one: the next attempt comes at once.
+/// After a link that stood for so long, the next attempt comes after the first wait again.
 const GOOD_AFTER: Duration = Duration::from_secs(1);
 const AGAIN_FIRST: Duration = Duration::from_millis(20);
 const AGAIN_MAX: Duration = Duration::from_millis(250);
 const FRAMES_AT_ONCE: usize = 64;
 
-/// See the module.
+/// The link of one session, to one owner after another.
 pub(super) struct Link<'a> {
     greeted: &'a Greeted,
     shared: &'a Shared,
@@ -50,11 +50,12 @@ pub(super) struct Link<'a> {
     /// The highest tag of this session so far.
     last_tag: Tag,
     pace: Pace,
-    /// How often it tried: of two attempts the later one counts, whichever comes first.
+    /// How many attempts were made, which is added to the rank: of two attempts the later one counts, whichever
+    /// arrives first.
     attempts: i64,
 }
 
-/// How a link ended: the session goes on.
+/// How a link ended, if the session goes on; `None`: the owner gave the inbox up.
 type Lost = Option<Trouble>;
 
 impl<'a> Link<'a> {
@@ -68,16 +69,16 @@ impl<'a> Link<'a> {
         Self { greeted, shared, route, outbox, connection: None, whole: true, last_tag: 0, pace, attempts: 0 }
     }
 
-    /// Links to each owner that the session is told of, until one ends the session.
+    /// Links to each owner that the session is told of, until a link ends the session.
     pub(super) async fn follow(&mut self, mut elsewhere: mpsc::Receiver<(Owner, Tag)>) -> End {
         while let Some((owner, last_tag)) = elsewhere.recv().await {
             if !matches!(*self.shared.phase.borrow(), Phase::Running) {
-                // This broker is stopping: the agent finishes what it has and goes elsewhere itself.
+                // This broker is stopping: the agent finishes what it has and goes to another broker itself.
                 break;
             }
             self.last_tag = last_tag;
             self.attempts += 1;
-            // On the heap: their states are kilobytes, and most sessions never link.
+            // On the heap: the states are kilobytes, and most sessions never link.
             let lost = match Box::pin(self.connect(&owner)).await {
                 Ok(connection) => match Box::pin(self.relay(connection, owner.broker)).await {
                     Ok(lost) => lost,
@@ -95,7 +96,8 @@ impl<'a> Link<'a> {
         pending().await
     }
 
-    /// As the owner's row says: over TLS, and then to nobody but the certificate in it.
+    /// How to call the owner, as its row says: over TLS if it has a certificate, and then only with that
+    /// certificate.
     fn caller(&self, owner: &Owner) -> Builder {
         let identity = &self.shared.identity;
         let scheme = if owner.certificate.is_some() { "tcp+tls" } else { "tcp" };
@@ -139,7 +141,7 @@ impl<'a> Link<'a> {
         })
     }
 
-    /// Passes on both ways for as long as the link stands.
+    /// Passes lines on, both ways, for as long as the link stands.
     async fn relay(&mut self, connection: Connection, owner: uuid::Uuid) -> Result<Lost, End> {
         let base = self.last_tag;
         let mut frames = self.route.open(base);
@@ -165,7 +167,7 @@ impl<'a> Link<'a> {
         Ok(lost.map(|refuses| Trouble { owner, refuses }))
     }
 
-    /// `Some`: cut. `None`: the owner gave the inbox up.
+    /// Returns `None` if the owner gave the inbox up, and `Some(false)` if the link was cut.
     async fn pass_on(&mut self, frames: &mut mpsc::Receiver<ClientFrame>) -> Result<Option<bool>, End> {
         let heartbeat = LINK_HEARTBEAT;
         let (mut heard_at, mut wrote_at) = (Instant::now(), Instant::now());
@@ -226,7 +228,7 @@ impl<'a> Link<'a> {
                 if let Some(reference) = &reference {
                     self.route.answered(reference);
                 }
-                // Its own sentence names its own tags.
+                // The owner's own sentence names the owner's tags, which mean nothing to this agent.
                 let sentence = "the inbox's owner refused it: settled before, or its deadline passed";
                 let error = ProtocolError::new(code, sentence).for_ref(reference);
                 self.hand_over(Outgoing::Frame(error.into()))?;
@@ -250,7 +252,7 @@ impl<'a> Link<'a> {
         self.whole
     }
 
-    /// The session ended: what the agent did not see is given back, the rest is the owner's to fail.
+    /// The session ended: deliveries that the agent did not see are given back, and the owner fails the others.
     pub(super) async fn farewell(mut self, written: Tag, by_broker: bool) {
         let left = self.route.close();
         if self.connection.is_none() {
@@ -266,12 +268,12 @@ impl<'a> Link<'a> {
             }
         }
         push_line(&mut buffer, &ClientFrame::Bye {});
-        // After a line that was cut in the middle, others would only be garbage.
+        // After a line that was cut in the middle, another line would be garbage.
         if !self.whole || !self.write(&buffer).await {
             return;
         }
         let Some(Connection { mut reader, mut writer, .. }) = self.connection.take() else { return };
-        // Closing while something is unread would reset the connection, and could take the last lines with it.
+        // Closing with unread bytes would reset the connection, and could lose the last lines.
         let end = async {
             let _ = writer.shutdown().await;
             while let Ok(Some(_)) = reader.next_line().await {}

@@ -1,4 +1,5 @@
-//! Locks: an agent's, for a time. They outlive the session, and end by themselves where the agent does not come back.
+//! Locks. A lock belongs to the agent for a time: it outlives the session, and ends by its time if the agent
+//! does not come back.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use postbell_client::protocol::frame::lock::{Acquire, Lock, Release, Released};
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
-    /// Takes a lock, or says whose it is.
+    /// Takes a lock, or answers who holds it.
     pub(super) async fn acquire(&self, asked: Acquire) -> Result<(), End> {
         let Acquire { reference, key, ttl_ms, fence } = asked;
         let ticket = match self.may_lock() {
@@ -50,7 +51,7 @@ impl Session<'_> {
         })
     }
 
-    /// Gives a lock back, or says that its task is done.
+    /// Gives a lock back, or marks its task as done.
     pub(super) async fn release(&self, asked: Release) -> Result<(), End> {
         let Release { reference, key, fence, done } = asked;
         let ticket = match self.may_lock() {
@@ -91,7 +92,7 @@ impl Session<'_> {
         self.may_request(ticket).map(|()| ticket)
     }
 
-    /// Locks and subscriptions have a rate of their own.
+    /// Takes one request from the rate of locks and subscriptions.
     pub(super) fn may_request(&self, ticket: &Ticket) -> Result<(), ProtocolError> {
         ticket.quota.request(Instant::now()).map_err(|wait| {
             let sentence = format!(

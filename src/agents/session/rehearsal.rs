@@ -1,5 +1,5 @@
-//! A session without a broker around it: bytes go in as they are cut, and what it made of them comes out. The agent is
-//! taken at its word, so this is compiled for tests and fuzzing only.
+//! A session without a broker around it: bytes go in, cut into pieces, and what the session made of them comes
+//! out. Any token is accepted, so this is compiled for tests and fuzzing only.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock};
@@ -30,31 +30,32 @@ use postbell_client::protocol::limits::{
 use postbell_engine::guard::{Guard, Places};
 use postbell_engine::inbox::event::Event;
 
-/// Room for every answer to the bytes of one rehearsal, so that nobody waits for the socket.
+/// Room for every answer to the bytes of one rehearsal, so that no write waits.
 const SOCKET_BYTES: usize = 4 * 1024 * 1024;
-/// After so many turns everything that can go on has: all of it is one task, and nothing waits for a clock.
+/// After so many turns the session has read everything: all of it runs in one task, and nothing waits for a
+/// clock.
 const TURNS: usize = 100;
-/// Never reached: without a database to ask, nobody is authenticated.
+/// Never connected to: a rehearsal authenticates without a database.
 const NOWHERE: &str = "postgres://nobody@127.0.0.1:1/nothing";
 
-/// Made once: they take a hundred times as long as a session.
+/// Made once, because making them takes a hundred times as long as a session.
 static SHARED: LazyLock<(Metrics, Pool)> = LazyLock::new(|| {
     let target = Target::new(DatabaseUrl::parse(NOWHERE).expect("a URL"), "public");
     (Metrics::register(&Registry::new()).expect("a registry of its own"), Pool::new(target, 1))
 });
 
-/// What a session made of its bytes.
+/// The events, messages and bytes that a session made of its input.
 #[derive(Debug)]
 pub struct Seen {
-    /// What it told the dispatcher.
+    /// The events for the dispatcher.
     pub events: Vec<Event>,
-    /// What it gave to the publisher.
+    /// The messages for the publisher.
     pub sends: Vec<Send>,
-    /// What it asked of dead letters.
+    /// The requests about dead letters.
     pub asks: Vec<Ask>,
-    /// What it wrote.
+    /// The bytes that it wrote.
     pub written: Vec<u8>,
-    /// Whether it ended only because the bytes did; otherwise answers may have been dropped with it.
+    /// Whether the session ended only because the bytes ended; otherwise answers may have been lost with it.
     pub ended_with_bytes: bool,
 }
 
@@ -99,12 +100,12 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         note_inputs(inputs_rx),
         note_publishes(publishes_rx),
     );
-    // Only now, since an answer would give its agent the next turn, sooner or later.
+    // Requests are taken only now: an answer would free the agent's turn at some uncertain moment.
     let asks = std::iter::from_fn(|| asked.try_recv().ok()).map(|request| request.ask).collect();
     Seen { events, sends, asks, written, ended_with_bytes }
 }
 
-/// As [`super::serve`], but for the authentication.
+/// As [`super::serve`], without authentication.
 async fn serve_as_said(socket: DuplexStream, shared: Shared) -> bool {
     let (read, mut write) = split(socket);
     let mut reader = LineReader::new(read, HELLO_LINE_BYTES_MAX);
@@ -156,7 +157,7 @@ async fn greet_as_said(
 
 async fn write_pieces(mut write: WriteHalf<DuplexStream>, pieces: &[&[u8]]) {
     for piece in pieces {
-        // The session may have ended: what is left is for nobody.
+        // The session may have ended: the rest of the pieces is not needed then.
         if write.write_all(piece).await.is_err() {
             return;
         }
@@ -170,14 +171,14 @@ async fn write_pieces(mut write: WriteHalf<DuplexStream>, pieces: &[&[u8]]) {
 
 async fn read_all(mut read: ReadHalf<DuplexStream>) -> Vec<u8> {
     let mut written = Vec::new();
-    // An error ends it as the end does.
+    // An error ends the reading just as the end of the stream does.
     let _ = read.read_to_end(&mut written).await;
     written
 }
 
 async fn note_inputs(mut inputs: mpsc::Receiver<Input>) -> Vec<Event> {
     let mut events = Vec::new();
-    // As the dispatcher's task does: a session without its outbox ends.
+    // The outbox is held as by the dispatcher's task, since a session whose outbox is dropped ends.
     let mut outbox = None;
     while let Some(input) = inputs.recv().await {
         events.push(match input {
@@ -186,7 +187,7 @@ async fn note_inputs(mut inputs: mpsc::Receiver<Input>) -> Vec<Event> {
                 event
             }
             Input::Event(event) => event,
-            // Not a session's.
+            // Sessions send no surveys.
             Input::Survey(_) => continue,
         });
         if matches!(events.last(), Some(Event::Leave { .. })) {

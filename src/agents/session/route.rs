@@ -1,7 +1,7 @@
-//! Which of a session's deliveries came over its link, and where what the agent says of them goes.
+//! Which deliveries of a session came over its link, and where the agent's words about each delivery go.
 //!
-//! The owner counts its tags from 1; here they go on above the session's last one. Its lock is held for a few words and
-//! never across an await.
+//! The owner counts its tags from 1; this session's tags for them go on above its last one. The lock is held
+//! for a few instructions and never across an await.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,13 +13,14 @@ use tokio::sync::{mpsc, watch};
 use postbell_client::protocol::ClientFrame;
 use postbell_engine::inbox::Tag;
 
-/// What waits to be written to the owner. When it is full the session waits before it reads on.
+/// The most frames that wait to be written to the owner. When this is full, the session waits before it reads
+/// on.
 const FRAMES_MAX: usize = 64;
 
-/// Deliveries in flight over all links of this broker: a stopping broker waits for them too.
+/// How many deliveries are in flight over all links of this broker: a stopping broker waits for them, too.
 pub type Linked = watch::Sender<usize>;
 
-/// A link as reading and writing see it; closed while the inbox is this broker's, or nobody's.
+/// A link as seen by reading and writing; closed while this broker owns the inbox, or none does.
 pub(super) struct Route {
     open: Mutex<Option<Open>>,
     window: AtomicU32,
@@ -27,21 +28,21 @@ pub(super) struct Route {
 }
 
 struct Open {
-    /// Its tags are above this one.
+    /// This session's tag is the owner's tag plus this.
     base: Tag,
-    /// By the owner's tags: when each counts as failed there.
+    /// By the owner's tags: when each attempt counts as failed there.
     in_flight: BTreeMap<Tag, Instant>,
-    /// Of acks that the owner has not confirmed.
+    /// The `ref`s of acks that the owner has not confirmed.
     references: HashSet<String>,
     frames: mpsc::Sender<ClientFrame>,
 }
 
-/// What was under way when a link closed.
+/// The deliveries and acks that were under way when a link closed.
 #[derive(Debug, Default)]
 pub(super) struct Left {
-    /// By the owner's tags, and by this session's.
+    /// Each tag of the owner, with this session's tag for the same delivery.
     pub(super) in_flight: Vec<(Tag, Tag)>,
-    /// Of acks that nobody will confirm.
+    /// The `ref`s of acks that will not be confirmed.
     pub(super) references: Vec<String>,
 }
 
@@ -54,12 +55,12 @@ impl Route {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the agent's window is now.
+    /// The agent's window.
     pub(super) fn window(&self) -> u32 {
         self.window.load(Ordering::Relaxed)
     }
 
-    /// A link stands; gives back what is to be written to it.
+    /// Opens the route of a new link; returns the frames to write to the owner.
     pub(super) fn open(&self, base: Tag) -> mpsc::Receiver<ClientFrame> {
         let (frames, to_write) = mpsc::channel(FRAMES_MAX);
         let open = Open { base, in_flight: BTreeMap::new(), references: HashSet::new(), frames };
@@ -67,7 +68,7 @@ impl Route {
         to_write
     }
 
-    /// The link is no more.
+    /// Closes the route, because the link has ended.
     pub(super) fn close(&self) -> Left {
         let Some(open) = self.lock().take() else { return Left::default() };
         self.linked.send_modify(|n| *n = n.saturating_sub(open.in_flight.len()));
@@ -77,13 +78,13 @@ impl Route {
         }
     }
 
-    /// The owner pushed a delivery; its tag here.
+    /// The owner pushed a delivery; returns this session's tag for it.
     pub(super) fn pushed(&self, now: Instant, tag: Tag, deadline: Duration) -> Option<Tag> {
         let mut open = self.lock();
         let open = open.as_mut()?;
         let before = open.in_flight.len();
         if before > self.window() as usize {
-            // The owner gave these up, and pushed others in their place.
+            // The owner has given up the overdue ones, and pushed others in their place.
             open.in_flight.retain(|_, at| *at > now);
         }
         open.in_flight.insert(tag, now + deadline);
@@ -92,14 +93,15 @@ impl Route {
         Some(open.base + tag)
     }
 
-    /// The owner confirmed, or refused, an ack.
+    /// The owner confirmed or refused an ack.
     pub(super) fn answered(&self, reference: &str) {
         if let Some(open) = self.lock().as_mut() {
             open.references.remove(reference);
         }
     }
 
-    /// Splits tags to acknowledge into those of this broker, and those of the owner by its own tags.
+    /// Splits tags to acknowledge into those of this broker and those of the owner, the latter by the owner's
+    /// tags.
     pub(super) fn split(
         &self,
         tags: Vec<Tag>,
@@ -122,7 +124,7 @@ impl Route {
         (here, Some(Away { tags: away, frames: open.frames.clone() }))
     }
 
-    /// One tag that is settled otherwise.
+    /// Takes one tag that is settled in another way than by an ack.
     pub(super) fn take(&self, tag: Tag) -> Option<Away<Tag>> {
         let mut open = self.lock();
         let open = open.as_mut()?;
@@ -131,7 +133,7 @@ impl Route {
         Some(Away { tags: theirs, frames: open.frames.clone() })
     }
 
-    /// One tag whose deadline moves.
+    /// Moves the deadline of one tag.
     pub(super) fn extend(&self, now: Instant, tag: Tag, by: Duration) -> Option<Away<Tag>> {
         let mut open = self.lock();
         let open = open.as_mut()?;
@@ -140,7 +142,8 @@ impl Route {
         Some(Away { tags: theirs, frames: open.frames.clone() })
     }
 
-    /// Splits tags that the agent has begun with into those of this broker, and those of the owner by its own tags.
+    /// Splits tags that the agent has begun with into those of this broker and those of the owner, the latter
+    /// by the owner's tags.
     pub(super) fn begun(&self, tags: Vec<Tag>) -> (Vec<Tag>, Option<Away<Vec<Tag>>>) {
         let open = self.lock();
         let Some(open) = open.as_ref() else { return (tags, None) };
@@ -152,14 +155,14 @@ impl Route {
         (here, Some(Away { tags, frames: open.frames.clone() }))
     }
 
-    /// From now on at most so many; gives back where to say so.
+    /// Changes the window; returns the way to tell the owner, if a link stands.
     pub(super) fn set_window(&self, window: u32) -> Option<mpsc::Sender<ClientFrame>> {
         self.window.store(window, Ordering::Relaxed);
         self.lock().as_ref().map(|open| open.frames.clone())
     }
 }
 
-/// What the owner must be told of, and the way to it.
+/// A message for the owner: its tags, and the way to the link.
 pub(super) struct Away<T> {
     pub(super) tags: T,
     pub(super) frames: mpsc::Sender<ClientFrame>,

@@ -1,4 +1,4 @@
-//! What an agent may send, and how much.
+//! The messages that an agent may send, and how many.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! Subscriptions to topics: the agent's, and not the session's, so they stay when it leaves.
+//! Subscriptions to topics. A subscription belongs to the agent and not to the session, so it stays when the
+//! session ends.
 
 use super::{End, Session};
 use crate::store::StoreError;
@@ -7,7 +8,8 @@ use postbell_client::protocol::frame::Topic;
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
-    /// Answers once it is committed. The session reads on only then: what it sends next finds the subscription.
+    /// Subscribes, or unsubscribes, and answers after COMMIT. Only then does the session read on, so that the
+    /// next line finds the subscription.
     pub(super) async fn subscribe(&self, asked: Topic, wanted: bool) -> Result<(), End> {
         self.answer(match self.change(&asked.topic, wanted).await {
             Ok(()) if wanted => ServerFrame::Subscribed(asked),
@@ -37,7 +39,7 @@ impl Session<'_> {
     }
 }
 
-/// As the database said it.
+/// The refusal for an error of the database, with its sentence.
 pub(super) fn refusal(e: StoreError) -> ProtocolError {
     let code = if e.is_retryable() { ErrorCode::Unavailable } else { ErrorCode::Rejected };
     ProtocolError::new(code, e.to_string())

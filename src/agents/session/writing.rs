@@ -1,4 +1,4 @@
-//! What goes to the socket: deliveries and answers, as many as wait by one write.
+//! Writes deliveries and answers to the socket, all that wait by one write.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,16 +20,16 @@ use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFra
 use postbell_engine::inbox::Tag;
 use postbell_engine::inbox::event::{Event, Owner, Push};
 
-/// How long one write may take before its session is closed as a slow reader.
+/// The longest that one write may take; then the session is closed as a slow reader.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
-/// Asked to leave, a client connects again within this time, at a moment of its own.
+/// A client that is asked to leave connects again within this time, at a moment of its own.
 const DRAIN_WITHIN: Duration = Duration::from_millis(200);
-/// Lines of one write.
+/// The most lines of one write.
 const LINES_AT_ONCE: usize = 256;
-/// A buffer that grew over this is given back: most sessions are idle most of the time.
+/// A buffer that grew over this is given back, because most sessions are idle most of the time.
 const BUFFER_BYTES_KEPT: usize = 16 * 1024;
 
-/// Refuses what would not fit into a `msg` line for its recipient.
+/// Refuses a message that would not fit into a `msg` line for its recipient.
 pub(super) fn check_size(send: &Send) -> Result<(), ProtocolError> {
     let payload = send.payload.get().len();
     let headers = send.headers.as_ref().map_or(0, |h| h.get().len());
@@ -43,7 +43,7 @@ pub(super) fn check_size(send: &Send) -> Result<(), ProtocolError> {
             written_out("payload", PAYLOAD_BYTES_MAX),
         ));
     }
-    // Names may double by JSON's escapes, or grow sixfold for control characters.
+    // JSON's escapes may double a name, or make it six times as long if it has control characters.
     let room = ENVELOPE_BYTES_MAX - 6 * 3 * NAME_BYTES_MAX;
     if headers > room {
         let sentence = format!("the headers have {headers} bytes, at most {room} are allowed");
@@ -62,7 +62,7 @@ fn written_out(what: &str, most: usize) -> String {
     )
 }
 
-/// Writes until the session is to end.
+/// Writes until the session must end.
 pub(super) async fn write_lines(
     write: &mut (impl AsyncWrite + Unpin),
     mut outgoing: mpsc::Receiver<Outgoing>,
@@ -85,7 +85,7 @@ pub(super) async fn write_lines(
                 (Ok(()), Phase::Running) => {}
                 (Ok(()), Phase::Draining(spread)) => drain_at = Some(moment(greeted, spread)),
                 (_, Phase::Closing) | (Err(_), _) => {
-                    // What was answered before this is written before it.
+                    // Answers that were given before this are written before the last line.
                     while let Ok(last) = outgoing.try_recv() {
                         waiting.push(last);
                     }
@@ -101,7 +101,7 @@ pub(super) async fn write_lines(
         }
         let lines = encode(&mut buffer, &mut waiting);
         if let Some(owner) = lines.elsewhere {
-            // There is one owner at a time, and the link takes it before it asks for another.
+            // The link takes one owner before it asks for another, so there is always room.
             let _ = elsewhere.try_send(owner);
         }
         progress.whole.store(false, Ordering::Relaxed);
@@ -122,8 +122,9 @@ pub(super) async fn write_lines(
     }
 }
 
-/// When this session is asked to leave: agents spread over the time, so that they do not come to the next broker all at
-/// once; links after them, since the agents' inboxes are wanted there.
+/// When this session is asked to leave. Agents are spread over the time, so that they do not all reach the next
+/// broker at once. Links come last: their brokers can have an inbox only once this broker's agents have left
+/// it.
 fn moment(greeted: &Greeted, spread: Duration) -> Instant {
     let share = if greeted.is_link() { 1.0 } else { rand::random::<f64>() };
     Instant::now() + spread.mul_f64(share)
@@ -134,17 +135,17 @@ async fn stop_pushing(greeted: &Greeted, shared: &Shared, route: &Route) {
         // A link that has just closed pushes nothing either.
         let _ = frames.send(ClientFrame::Window(Window { n: 0 })).await;
     }
-    // The dispatcher's task may be gone: then nothing is pushed.
+    // The dispatcher's task may be gone; then nothing is pushed either.
     let _ = shared.inputs.send(Input::Event(Event::Drain(greeted.session))).await;
 }
 
-/// What was encoded beside the bytes.
+/// The facts about the lines that were encoded.
 #[derive(Default)]
 struct Lines {
     pushes: Vec<Push>,
     last_tag: Option<Tag>,
     elsewhere: Option<(Owner, Tag)>,
-    /// The last word.
+    /// The last line, if the session ends with it.
     close: Option<ProtocolError>,
 }
 
@@ -165,7 +166,7 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
             Outgoing::Elsewhere(owner, last_tag) => lines.elsewhere = Some((owner, last_tag)),
             Outgoing::Frame(frame) => push_line(buffer, &frame),
             Outgoing::Answer(frame, _turn) => push_line(buffer, &*frame),
-            // What came after it is not written: the deliveries among it are given back.
+            // Lines behind this one are not written, and deliveries among them are given back.
             Outgoing::Close(error) => {
                 lines.close = Some(error);
                 return lines;
@@ -177,7 +178,7 @@ fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
 
 fn note(pushes: &[Push], greeted: &Greeted, shared: &Shared) {
     let now = Instant::now();
-    // Of a link the agent is not known here.
+    // A link's session knows the inbox and not the agent.
     let agent = (!greeted.is_link() && greeted.agent != greeted.inbox).then_some(&*greeted.agent);
     shared.flow.pushed(now, &greeted.inbox, agent, pushes);
     for push in pushes {

@@ -1,24 +1,24 @@
-//! Which deliveries the agent has in hand, for the broker to know should the process die: of several it must be told, of one
-//! it knows without.
+//! The deliveries that the agent has in hand. If the process dies, the broker blames the oldest one; when there
+//! are several in hand, the broker must be told of each by `begun`.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Clones share it.
+/// The tags in hand; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InHand(Arc<Mutex<Tags>>);
 
 #[derive(Debug, Default)]
 struct Tags {
-    /// Of this connection.
+    /// The connection that the tags are of.
     generation: u64,
     out: BTreeSet<u64>,
-    /// Once it was said of some it must be said of each.
+    /// Whether `begun` was sent on this connection: from then on each delivery must be named.
     said: bool,
 }
 
 impl InHand {
-    /// The agent takes one; the tags to tell the broker of.
+    /// The agent takes a delivery. Returns the tags to name by `begun`.
     pub(super) fn begin(&self, generation: u64, tag: u64) -> Vec<u64> {
         let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tags.generation != generation {
@@ -32,7 +32,7 @@ impl InHand {
         if tags.said { tags.out.iter().copied().collect() } else { Vec::new() }
     }
 
-    /// Something became of it.
+    /// The delivery has its outcome.
     pub(super) fn end(&self, generation: u64, tag: u64) {
         let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tags.generation == generation {

@@ -1,4 +1,4 @@
-//! How to connect: where the broker is, who the agent is, and what it wants to be sent.
+//! How to connect: the broker's address, the agent, and the deliveries that it wants.
 
 #[cfg(feature = "tls")]
 use std::path::Path;
@@ -22,7 +22,7 @@ use crate::protocol::ErrorCode;
 use crate::protocol::frame::Hello;
 use crate::protocol::limits::{PROTO, WINDOW_MAX};
 
-/// The first wait before reconnecting is around this.
+/// The first wait before reconnecting is about this long.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 
 /// `host:port` of a broker's URL, for the tests that try any text.
@@ -34,12 +34,12 @@ pub fn address(url: &str) -> Result<String, ClientError> {
     Address::parse(url).map(|address| address.text().to_owned())
 }
 
-/// How to connect.
+/// The settings of a connection.
 #[derive(Clone, Debug)]
 pub struct Builder {
     pub(super) url: String,
     pub(super) hello: Hello,
-    /// No other process can have this instance: it was made up here.
+    /// The instance was made up here, so no other process can have it.
     is_instance_ours: bool,
     pub(super) auto_extend: bool,
     pub(super) reconnect_first: Duration,
@@ -48,8 +48,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// An agent and its token, and where the broker is: `tcp://host:port`, or `tcp+tls://host:port` to encrypt and
-    /// to verify the broker, by the system's trusted roots if nothing else is said.
+    /// An agent, its token, and the broker's URL: `tcp://host:port`, or `tcp+tls://host:port` to encrypt and to
+    /// verify the broker, by the system's trusted roots if nothing else is given.
     pub fn new(url: &str, agent: &str, token: &str) -> Self {
         let hello = Hello {
             proto: PROTO,
@@ -78,57 +78,59 @@ impl Builder {
         }
     }
 
-    /// The broker's certificate must come from a CA in this PEM file. Read at every connection.
+    /// The broker's certificate must come from a CA in this PEM file, which is read at every connection.
     #[cfg(feature = "tls")]
     pub fn ca_file(mut self, path: impl AsRef<Path>) -> Self {
         self.trust.ca = Some(path.as_ref().to_owned());
         self
     }
 
-    /// The broker's certificate must have this SHA-256, in hex. That is enough, whoever issued it, to whatever name,
-    /// until whenever; with [`Self::ca_file`] both must be right.
+    /// The broker's certificate must have this SHA-256, in hex. The fingerprint alone is enough, whatever the
+    /// issuer, the name and the dates; with [`Self::ca_file`] both must be right.
     #[cfg(feature = "tls")]
     pub fn pin_sha256(mut self, fingerprint: &str) -> Self {
         self.trust.pin = Some(fingerprint.to_owned());
         self
     }
 
-    /// What the broker may ask of its clients: PEM files of a certificate with its chain, and of its key. Read at every
-    /// connection.
+    /// The certificate that a broker may ask of its clients. Both PEM files, of the certificate with its chain
+    /// and of its key, are read at every connection.
     #[cfg(feature = "tls")]
     pub fn client_certificate(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         self.trust.shown = Some((certificate.as_ref().to_owned(), key.as_ref().to_owned()));
         self
     }
 
-    /// The most deliveries at once; 0 only sends.
+    /// The most deliveries in flight at once; 0 for a client that only sends.
     pub fn window(mut self, window: u32) -> Self {
         self.hello.window = Some(window.min(WINDOW_MAX));
         self
     }
 
-    /// A name for this process, instead of one by chance: a newer session of the same agent and instance takes over from
-    /// an older one, and replies are for an instance.
+    /// A name for this process, instead of a random one. A newer session of the same agent and instance takes
+    /// over from an older one, and replies go to an instance.
     pub fn instance(mut self, instance: &str) -> Self {
         self.hello.instance = Some(instance.to_owned());
         self.is_instance_ours = false;
         self
     }
 
-    /// Whether connecting again would only repeat this refusal, or take the place of somebody else. Where nobody can have
-    /// this instance but this process, a hello of its own that it had given up arrived after the one that followed it.
+    /// Whether connecting again would only repeat this refusal, or take the place of another process.
+    /// `taken_over` is not final if the instance was made up here: then an older hello of this process arrived
+    /// after a newer one.
     pub(super) fn is_final(&self, code: ErrorCode) -> bool {
         is_final(code) && !(code == ErrorCode::TakenOver && self.is_instance_ours)
     }
 
-    /// Take from this group, which other agents take from too, each message going to one of them; not from the agent's own
-    /// inbox, for which another connection can be made.
+    /// Takes from this group instead of the agent's own inbox. Each message to a group goes to one of the
+    /// agents that take from it. The agent's own inbox needs another connection.
     pub fn group(mut self, group: &str) -> Self {
         self.hello.group = Some(group.to_owned());
         self
     }
 
-    /// A broker that links for a session of its own, whose agent may hold deliveries for so long: the token is its credential.
+    /// Connects as a broker that links, on behalf of an agent that may hold deliveries for so long; the token
+    /// is the broker's credential.
     #[cfg(feature = "link")]
     #[doc(hidden)]
     pub fn broker(mut self, id: Uuid, rank: Option<i64>, hold: Duration) -> Self {
@@ -137,38 +139,39 @@ impl Builder {
         self
     }
 
-    /// Connects once, and leaves the rest to whoever asks.
+    /// Connects once, without a task that keeps the connection up.
     #[cfg(feature = "link")]
     #[doc(hidden)]
     pub async fn open(&self) -> Result<Connection, ClientError> {
         connection::open(&Address::parse(&self.url)?, self).await
     }
 
-    /// How often each side says that it lives.
+    /// How often each side says that it lives, in whole milliseconds.
     pub fn heartbeat(mut self, every: Duration) -> Self {
         self.hello.heartbeat_ms = Some(u32::try_from(every.as_millis()).unwrap_or(u32::MAX));
         self
     }
 
-    /// Whether deadlines of deliveries that are held are moved by themselves; they are, unless told otherwise.
+    /// Whether the client moves the deadlines of deliveries that are held; it does by default.
     pub fn auto_extend(mut self, yes: bool) -> Self {
         self.auto_extend = yes;
         self
     }
 
-    /// Around which wait reconnecting begins; each next one is twice as long, up to [`RECONNECT_MAX`](crate::RECONNECT_MAX).
+    /// About how long the first wait before reconnecting is; each next one is twice as long, up to
+    /// [`RECONNECT_MAX`](crate::RECONNECT_MAX).
     pub fn reconnect_first(mut self, wait: Duration) -> Self {
         self.reconnect_first = wait;
         self
     }
 
-    /// Connects once; from then on the connection is kept up.
+    /// Connects; from then on a task keeps the connection up.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn connect(self) -> Result<(Client, Deliveries), ClientError> {
         let address = Address::parse(&self.url)?;
-        // Whoever asks for verification must not get a connection in clear.
+        // A caller that asks for verification must not get a connection in clear.
         #[cfg(feature = "tls")]
         if !address.tls && !self.trust.is_empty() {
             let sentence = "a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://";
@@ -176,7 +179,7 @@ impl Builder {
         }
         let first = connection::open(&address, &self).await?;
         let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
-        // A broker never pushes more than the window, so this cannot overflow.
+        // A broker never pushes more than the window, so this channel cannot overflow.
         let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);
         let (state, state_rx) = watch::channel(first.state());
         let instance = self.hello.instance.as_deref().unwrap_or_default().into();

@@ -1,4 +1,4 @@
-//! One connection: the address, the hello, and the welcome.
+//! One connection: address, hello and welcome.
 
 use std::time::Duration;
 
@@ -13,22 +13,22 @@ use crate::protocol::limits::LINE_BYTES_MAX;
 use crate::protocol::{ClientFrame, ServerFrame};
 
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// No broker's lines may be longer, whatever it says.
+/// The longest line that is read, even if the broker announces more.
 const READ_BYTES_MAX: usize = 16 * LINE_BYTES_MAX;
 const DEFAULT_PORT: u16 = 7440;
 
 type ReadHalf = Box<dyn AsyncRead + Send + Sync + Unpin>;
 type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
 
-/// An open session. Public for the broker, whose links go on by it.
+/// An open session. Public for the broker, which makes its links of it.
 #[cfg_attr(
     not(feature = "link"),
     allow(unreachable_pub, reason = "nobody outside has it without that feature")
 )]
 pub struct Connection {
-    /// What the broker says.
+    /// The lines of the broker.
     pub reader: LineReader<ReadHalf>,
-    /// What is said to the broker.
+    /// The lines to the broker.
     pub writer: WriteHalf,
     /// The broker's answer to the hello.
     pub welcome: Welcome,
@@ -40,17 +40,17 @@ impl Connection {
     }
 }
 
-/// Where a broker is.
+/// The address of a broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    /// `host:port`, an IPv6 host in brackets.
+    /// `host:port`; an IPv6 host is in brackets.
     text: String,
-    /// Whether it speaks TLS there.
+    /// Whether the broker speaks TLS there.
     pub(super) tls: bool,
 }
 
 impl Address {
-    /// That of a `tcp://` or `tcp+tls://` URL.
+    /// The address in a `tcp://` or `tcp+tls://` URL.
     pub(super) fn parse(url: &str) -> Result<Self, ClientError> {
         let (tls, rest) = match url.strip_prefix("tcp+tls://") {
             Some(rest) => (true, rest),
@@ -79,20 +79,20 @@ impl Address {
         Ok(Self { text, tls })
     }
 
-    /// As it is connected to.
+    /// `host:port`, as it is connected to.
     #[cfg(any(test, fuzzing, feature = "fuzzing"))]
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// Without the port, as a certificate has it.
+    /// The host as a certificate names it: without the port and brackets.
     #[cfg(feature = "tls")]
     pub(super) fn host(&self) -> &str {
         let host = self.text.rsplit_once(':').map_or(&*self.text, |(host, _)| host);
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
     }
 
-    /// The connection to it failed.
+    /// The error for a failed connection to this address.
     pub(super) fn fault(&self, fault: std::io::Error) -> ClientError {
         let address = self.text.clone();
         #[cfg(feature = "tls")]
@@ -109,7 +109,7 @@ pub(crate) async fn open(address: &Address, builder: &Builder) -> Result<Connect
 }
 
 async fn halves(address: &Address, builder: &Builder) -> Result<(ReadHalf, WriteHalf), ClientError> {
-    // What is wrong here is not the broker's business.
+    // First, since a fault here needs no connection to be found.
     #[cfg(feature = "tls")]
     let tls = if address.tls { Some(builder.trust.prepare(address).await?) } else { None };
     #[cfg(not(feature = "tls"))]
@@ -130,7 +130,8 @@ async fn greet(address: &Address, builder: &Builder) -> Result<Connection, Clien
     let (read, mut writer) = halves(address, builder).await?;
     let mut line = Vec::new();
     push_line(&mut line, &ClientFrame::Hello(builder.hello.clone()));
-    // One that refuses may close before it has read the hello: then its own words say why.
+    // A broker that refuses may close before it has read the hello; then its own line says why, and the write's
+    // error does not.
     let said = write_whole(&mut writer, &line).await;
     let mut reader = LineReader::new(read, LINE_BYTES_MAX);
     let line = match reader.next_line().await {

@@ -1,4 +1,4 @@
-//! Dead letters: an agent's own; with the role `orchestrator` those of any inbox.
+//! Dead letters of the agent's own inbox; with the role `orchestrator`, of any inbox.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
 use crate::protocol::limits::DEAD_IDS_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
-/// Where the broker does not say when to come again.
+/// The wait if the broker does not say when to come again.
 const SLOW_DOWN_WAIT: Duration = Duration::from_millis(50);
 
-/// Which dead letters to redrive or to purge.
+/// The dead letters to redrive or to purge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which<'a> {
-    /// These, by their [`DeadLetter::id`](super::DeadLetter::id). Those of an inbox that this agent may not administer count
-    /// as if they did not exist.
+    /// These, by their [`DeadLetter::id`](super::DeadLetter::id). Ids of an inbox that this agent may not
+    /// administer count as ids that do not exist.
     Ids(&'a [i64]),
     /// All of this inbox that are dead when their turn comes.
     Inbox(&'a str),
 }
 
 impl Client {
-    /// A page of dead letters, the oldest first: of this inbox, or of the agent's own; after this one, the last of the page
-    /// before.
+    /// A page of dead letters of this inbox, or of the agent's own, the oldest first. `after` is the id of the
+    /// last letter on the page before.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -42,15 +42,15 @@ impl Client {
         }
     }
 
-    /// Makes dead letters ready again, with all their attempts; says how many were.
+    /// Makes dead letters ready again, with all their attempts; returns how many.
     ///
     /// # Errors
-    /// See [`ClientError`]. Many go in several transactions: what was done before the error stays done.
+    /// See [`ClientError`]. Many go in several transactions, and those before the error stay committed.
     pub async fn redrive(&self, which: Which<'_>) -> Result<u64, ClientError> {
         self.settle_dead(which, ClientFrame::Redrive).await
     }
 
-    /// Throws dead letters away; says how many.
+    /// Deletes dead letters; returns how many.
     ///
     /// # Errors
     /// See [`redrive`](Self::redrive).
@@ -76,7 +76,8 @@ impl Client {
                     let chosen = Chosen { inbox: Some(inbox.to_owned()), after, ..Chosen::default() };
                     let done = self.some(frame(chosen)).await?;
                     count += done.count;
-                    // Each begins after the last: what fails at once is not redriven again.
+                    // Each request begins after the last letter of the one before: a letter that fails again at
+                    // once is not redriven twice.
                     after = done.last.or(after);
                     if !done.more {
                         break;
@@ -94,7 +95,7 @@ impl Client {
         }
     }
 
-    /// One request at a time is answered for an agent: where another one is under way, this one comes again.
+    /// Asks again while the broker answers `slow_down`, as when another request of the agent is under way.
     pub(super) async fn ask(&self, frame: ClientFrame) -> Result<ServerFrame, ClientError> {
         let asking = async {
             loop {

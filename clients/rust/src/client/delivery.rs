@@ -1,4 +1,4 @@
-//! A delivery in the agent's hands: consumed by what becomes of it.
+//! A delivery in the agent's hands, consumed by its outcome.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::protocol::limits::REASON_BYTES_MAX;
 pub struct Deliveries {
     receiver: mpsc::Receiver<Delivery>,
     in_hand: InHand,
-    /// Keeps the connection up while somebody takes deliveries, even if the client's handles are gone.
+    /// Keeps the connection up while somebody takes deliveries, even if all client handles are gone.
     orders: mpsc::Sender<Order>,
 }
 
@@ -28,14 +28,14 @@ impl Deliveries {
         Self { receiver, in_hand: InHand::default(), orders }
     }
 
-    /// The next one; `None` once the client is closed. Cancel-safe.
+    /// Waits for the next delivery; `None` once the client is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Delivery> {
         let mut delivery = self.receiver.recv().await?;
         delivery.is_taken = true;
         let (generation, tag) = (delivery.generation, delivery.message.tag);
         let tags = self.in_hand.begin(generation, tag);
         if !tags.is_empty() {
-            // Full only while the broker is away, and then the tags are void anyway.
+            // The channel is full only while the broker is away, and then the tags are void anyway.
             let _ = self.orders.try_send(Order::Begun { tags, generation });
         }
         delivery.in_hand = Some(self.in_hand.clone());
@@ -43,20 +43,21 @@ impl Deliveries {
     }
 }
 
-/// A delivery, which should be told what became of it.
+/// A delivery, which needs an outcome.
 ///
-/// Dropping it gives it back to the broker, uncounted, which pushes it again; dropped a second time, or by a panic, it is a
-/// failed attempt, so that a handler that never comes to an outcome does not turn in a circle.
+/// A dropped delivery goes back to the broker, uncounted, and is pushed again. If the same message is dropped a
+/// second time, or a panic drops it, that is a failed attempt, so that a handler without an outcome does not go
+/// round for ever.
 #[derive(Debug)]
 pub struct Delivery {
     message: Msg,
-    /// Which connection it came by: tags mean nothing on another.
+    /// The connection that it came by: its tag means nothing on another.
     generation: u64,
-    /// Whether the agent ever had it.
+    /// Whether the agent took it from [`Deliveries`].
     is_taken: bool,
-    /// Where it is kept that the agent has it; not of an answer to a question.
+    /// The deliveries in hand, to remove it from; `None` for the answer to a question.
     in_hand: Option<InHand>,
-    /// `None` once something became of it.
+    /// `None` once it has an outcome.
     orders: Option<mpsc::WeakSender<Order>>,
 }
 
@@ -75,37 +76,37 @@ impl Delivery {
         &self.message.from
     }
 
-    /// What kind of message it is.
+    /// The type of the message.
     pub fn message_type(&self) -> &str {
         &self.message.message_type
     }
 
-    /// 1 (highest) to 10.
+    /// The priority, 1 (highest) to 10.
     pub fn priority(&self) -> u8 {
         self.message.priority
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub fn attempt(&self) -> u32 {
         self.message.attempt
     }
 
-    /// When it was inserted, by the database's clock, as RFC 3339.
+    /// When the message was inserted, by the database's clock, as RFC 3339.
     pub fn created_at(&self) -> &str {
         &self.message.created_at
     }
 
-    /// The topic it was sent to, if it was.
+    /// The topic that the message was sent to, if any.
     pub fn topic(&self) -> Option<&str> {
         self.message.topic.as_deref()
     }
 
-    /// The group it was sent to, if it was.
+    /// The group that the message was sent to, if any.
     pub fn group(&self) -> Option<&str> {
         self.message.group.as_deref()
     }
 
-    /// What it is an answer to, or will be answered by.
+    /// The id that a question and its answer share.
     pub fn correlation_id(&self) -> Option<&str> {
         self.message.correlation_id.as_deref()
     }
@@ -123,7 +124,8 @@ impl Delivery {
     /// The payload as a value.
     ///
     /// # Errors
-    /// [`ClientError::Invalid`]: it is not of that shape. [`dead`](Self::dead) takes the error as its reason.
+    /// [`ClientError::Invalid`]: the payload has another shape. [`dead`](Self::dead) takes the error as its
+    /// reason.
     pub fn payload_as<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
         serde_json::from_str(self.message.payload.get()).map_err(|e| {
             ClientError::Invalid(format!(
@@ -136,28 +138,30 @@ impl Delivery {
         })
     }
 
-    /// Handled. It is not known whether the broker still had it: see [`ack_confirmed`](Self::ack_confirmed).
+    /// Handled. The broker may have taken the delivery back already: [`ack_confirmed`](Self::ack_confirmed)
+    /// tells.
     pub async fn ack(self) {
         self.settle(Settled::Ack(None)).await;
     }
 
-    /// Handled, and committed when this returns.
+    /// Handled; committed when this returns.
     ///
     /// # Errors
-    /// [`ClientError::Interrupted`] if the connection fell, or the broker's refusal if the deadline had passed: then
-    /// it is delivered again.
+    /// [`ClientError::Interrupted`] if the connection was lost, or the broker's refusal if the deadline had
+    /// passed. In both cases the message may be delivered again.
     pub async fn ack_confirmed(self) -> Result<(), ClientError> {
         let (answer, answered) = oneshot::channel();
         self.settle(Settled::Ack(Some(answer))).await;
         answered.await.unwrap_or(Err(ClientError::Interrupted))
     }
 
-    /// Not handled, and nobody's fault: pushed again, not before `delay`.
+    /// Not handled, without a failure: pushed again after `delay`.
     pub async fn release(self, delay: Duration) {
         self.nack(NackOutcome::Release, Some(delay), None).await;
     }
 
-    /// Failed: pushed again after `delay`, or after the broker's growing delay; a dead letter after its last attempt.
+    /// Failed: pushed again after `delay`, or after the broker's growing delay; a dead letter after the last
+    /// attempt.
     pub async fn fail(self, reason: &str, delay: Option<Duration>) {
         self.nack(NackOutcome::Fail, delay, Some(reason.to_owned())).await;
     }
@@ -169,7 +173,8 @@ impl Delivery {
 
     async fn nack(self, outcome: NackOutcome, delay: Option<Duration>, reason: Option<String>) {
         let delay_ms = delay.map(|d| d.as_millis() as u64);
-        // A line that is too long would end the session; a text of Postgres holds no zero character.
+        // Cut, because a line that is too long would end the session; cleaned, because Postgres text holds no
+        // zero character.
         let reason = reason.map(|mut reason| {
             reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
             reason.replace('\0', "\u{fffd}")
@@ -181,7 +186,7 @@ impl Delivery {
     async fn settle(mut self, settled: Settled) {
         let order = Order::Settle { tag: self.message.tag, generation: self.generation, settled };
         if let Some(orders) = self.orders.take().and_then(|orders| orders.upgrade()) {
-            // A closed client has no session that the tag would mean anything in.
+            // A closed client has no session, and so no use for the tag.
             let _ = orders.send(order).await;
         }
     }
@@ -206,7 +211,8 @@ impl Drop for Delivery {
         else {
             return;
         };
-        // It must be told all the same: else it is held, and its deadline moved, for as long as the connection lives.
+        // The broker must still be told: otherwise the delivery counts as held, and its deadline is moved,
+        // while the connection lives.
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn(async move { orders.send(order).await })),
             Err(_) => drop(orders.blocking_send(order)),

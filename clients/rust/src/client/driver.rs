@@ -1,4 +1,4 @@
-//! The task that keeps a client connected: reads, writes what it is asked to, and starts over when it must.
+//! The task that keeps a client connected: it reads, writes what it is asked to, and reconnects when it must.
 
 mod hear;
 mod orders;
@@ -24,21 +24,21 @@ use crate::protocol::frame::{Nack, Send, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
 use session::Session;
 
-/// Orders that are carried out by one write.
+/// The most orders that one write carries out.
 const ORDERS_AT_ONCE: usize = 256;
-/// A broker that asks for more is said to live no more often.
+/// The shortest heartbeat kept, even if the broker asks for a shorter one.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
-/// What becomes of a delivery.
+/// The end of a delivery, as the agent said it.
 #[derive(Debug)]
 pub(super) enum Settled {
     Ack(Option<AckAnswer>),
     Nack(Nack),
-    /// The agent let it go without a word.
+    /// The agent dropped the delivery without an outcome.
     Dropped(Uuid),
 }
 
-/// What the agent asks of its client.
+/// An order of the agent to its client.
 #[derive(Debug)]
 pub(super) enum Order {
     Send(Box<Send>, SendAnswer),
@@ -47,7 +47,7 @@ pub(super) enum Order {
         generation: u64,
         settled: Settled,
     },
-    /// The agent has these in hand.
+    /// The agent has begun with these deliveries.
     Begun {
         tags: Vec<u64>,
         generation: u64,
@@ -58,26 +58,26 @@ pub(super) enum Order {
         wanted: bool,
         answer: AckAnswer,
     },
-    /// The answer to the message with this correlation id is not one of the deliveries.
+    /// Hand the answer with this correlation id to this sender, and not out as a delivery.
     Question(String, oneshot::Sender<Delivery>),
-    /// Of dead letters or locks: gets its `ref`, and is answered once.
+    /// A request about dead letters or locks: gets its `ref` here and is answered once.
     Ask(Box<ClientFrame>, AskAnswer),
     Close(oneshot::Sender<()>),
 }
 
-/// Why a connection ended.
+/// Why a session ended.
 enum End {
     /// The agent closed the client.
     Closed(Option<oneshot::Sender<()>>),
-    /// Start over after a pause; after about this, if that is longer.
+    /// Reconnect after a pause, which is about this long at least.
     Fell(String, Duration),
-    /// Start over after at most this: the broker is stopping.
+    /// Reconnect within this time: the broker is stopping.
     Drained(Duration),
-    /// Do not.
+    /// Do not reconnect.
     Final(ClientError),
 }
 
-/// See the module.
+/// The task behind a [`Client`](super::Client).
 pub(super) struct Driver {
     builder: Builder,
     address: Address,
@@ -87,9 +87,9 @@ pub(super) struct Driver {
     unreadable: Arc<AtomicU64>,
     pending: Pending,
     dropped: Dropped,
-    /// Requests that came while no broker was there.
+    /// Requests that came while no broker was connected.
     waiting: Vec<Order>,
-    /// Who waits for the client to be closed.
+    /// The caller that waits for the client to be closed.
     closing: Option<oneshot::Sender<()>>,
     generation: u64,
 }
@@ -127,7 +127,7 @@ impl Driver {
         }
     }
 
-    /// Until it is closed, or can never be connected again.
+    /// Keeps the client connected until it is closed, or can never be connected again.
     async fn keep_up(&mut self, first: Connection, orders: &mut mpsc::Receiver<Order>) -> ClientError {
         let mut pace = Pace::new(self.builder.reconnect_first, RECONNECT_MAX);
         let mut next = Some(first);
@@ -157,7 +157,7 @@ impl Driver {
                 }
                 End::Final(e) => return e,
                 End::Fell(reason, not_before) => {
-                    // Spread as well: many were told the same.
+                    // Spread as well, because many clients were told the same time.
                     let not_before = not_before.mul_f64(rand::rng().random_range(0.5..1.5));
                     let wait = pace.next_wait().max(not_before);
                     tracing::debug!(%reason, ?wait, "the broker is away; connecting again");
@@ -175,7 +175,7 @@ impl Driver {
 
     fn not_opened(&self, error: ClientError) -> End {
         match error {
-            // Somebody must look, though it may pass: a renewal that is half done, a network in between.
+            // Somebody must look, although the fault may pass: a renewal that is half done, a proxy in between.
             e @ (ClientError::Tls { .. } | ClientError::Invalid(_)) => {
                 tracing::warn!(error = %e, "the connection cannot be made again; trying on");
                 End::Fell(e.to_string(), Duration::ZERO)
@@ -184,7 +184,7 @@ impl Driver {
         }
     }
 
-    /// What follows from a refusal of the whole connection.
+    /// How a session ends after the broker refused it.
     fn refused(&self, error: ClientError) -> End {
         match error {
             ClientError::Refused { code, .. } if self.builder.is_final(code) => End::Final(error),
@@ -231,7 +231,7 @@ impl Driver {
                 let _ = session.say(&ClientFrame::Bye {}).await;
                 return End::Drained(within);
             }
-            // Nobody asks any more; what was asked is waited for.
+            // No handle is left: wait only for the answers to what was asked.
             if leave_at.is_some_and(|at| self.pending.is_empty() || at <= Instant::now()) {
                 let _ = session.say(&ClientFrame::Bye {}).await;
                 return End::Closed(None);
@@ -269,7 +269,8 @@ impl Driver {
                     let now = Instant::now();
                     session.look_for_block(wake, now);
                     if now >= silent_at + heartbeat {
-                        // It was this process that could not listen.
+                        // This process itself was blocked and could not read, so the broker's silence counts
+                        // from now.
                         session.heard_at = now;
                     } else if now >= silent_at {
                         return fell("the broker is silent");

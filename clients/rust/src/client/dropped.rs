@@ -1,13 +1,14 @@
-//! Messages that were dropped without an outcome: once may be anything, twice is a handler that leaves that way.
+//! Messages that were dropped without an outcome. The first time may be an accident; the second time the
+//! handler itself ends without an outcome.
 
 use std::collections::{HashSet, VecDeque};
 
 use uuid::Uuid;
 
-/// So many are remembered, the newest ones.
+/// The most messages that are remembered, the newest ones.
 const REMEMBERED_MAX: usize = 1_024;
 
-/// See the module.
+/// The messages that were dropped before.
 #[derive(Default)]
 pub(super) struct Dropped {
     known: HashSet<Uuid>,
@@ -15,7 +16,7 @@ pub(super) struct Dropped {
 }
 
 impl Dropped {
-    /// Whether this message was dropped before; it is remembered.
+    /// Whether this message was dropped before. Remembers the message.
     pub(super) fn is_again(&mut self, id: Uuid) -> bool {
         if !self.known.insert(id) {
             return true;

@@ -4,38 +4,38 @@ use std::time::Duration;
 
 use crate::protocol::ErrorCode;
 
-/// Why a client, or one of its requests, ended.
+/// The reason why a client, or one of its requests, ended.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ClientError {
-    /// The URL cannot be one.
+    /// The URL is not one of a broker.
     #[error("{0}")]
     Url(String),
     /// The broker cannot be reached.
     #[error("the broker at {address} cannot be reached: {reason}")]
     Unreachable {
-        /// Where it was looked for.
+        /// The address that was tried.
         address: String,
-        /// What the system said, for programs.
+        /// The kind of the system's error, for programs.
         kind: std::io::ErrorKind,
-        /// What the system said.
+        /// The system's error, for people.
         reason: String,
     },
     /// TLS with the broker failed: most often its certificate is not trusted.
     #[error("TLS with the broker at {address} failed: {reason}")]
     Tls {
-        /// Where the broker is.
+        /// The broker's address.
         address: String,
-        /// What is wrong, and what to do.
+        /// A sentence for a person: what is wrong and what to do.
         reason: String,
     },
-    /// The broker refused, with its sentence.
+    /// The broker refused the connection or the request.
     #[error("the broker says: {message} ({code})")]
     Refused {
-        /// Its code.
+        /// The kind of refusal.
         code: ErrorCode,
-        /// Its sentence.
+        /// The broker's sentence.
         message: String,
-        /// Not before this should it be tried again.
+        /// How long to wait before trying again, if the broker said so.
         retry: Option<Duration>,
     },
     /// The peer does not speak the protocol.
@@ -50,12 +50,12 @@ pub enum ClientError {
     /// A question was not answered.
     #[error("{whom} did not answer in {within:?}")]
     NoAnswer {
-        /// Who was asked.
+        /// The agent, topic or group that was asked.
         whom: String,
-        /// How long was waited.
+        /// How long the answer was waited for.
         within: Duration,
     },
-    /// What was given cannot be sent, or connected with.
+    /// The input cannot be sent, or cannot be used to connect.
     #[error("{0}")]
     Invalid(String),
     /// The client was closed.

@@ -5,38 +5,38 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// While something is held, the client looks at the clock so often in the shortest deadline.
+/// While a delivery is held, the client looks at the clock so often within the shortest deadline.
 const LOOKS: u32 = 8;
 
 struct Holding {
     id: Uuid,
     deadline: Duration,
-    /// When something must be done about it.
+    /// When the deadline must be moved, or passes.
     at: Instant,
-    /// When the broker takes it back, unless the deadline is moved before.
+    /// When the broker takes the delivery back, unless its deadline is moved before.
     ends: Instant,
 }
 
-/// See the module.
+/// The held deliveries by tag, and in the order in which something is due.
 #[derive(Default)]
 pub(super) struct Held {
     held: HashMap<u64, Holding>,
     due: BTreeSet<(Instant, u64)>,
-    /// Of all that were held since nothing was.
+    /// The shortest deadline since the last moment when nothing was held.
     shortest: Option<Duration>,
 }
 
-/// What is to be done now.
+/// The work that is due.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Due {
-    /// The tags to extend, each by how much.
+    /// The tags to extend, each with the time from now.
     pub(super) extends: Vec<(u64, Duration)>,
-    /// Those whose deadline has passed.
+    /// The messages whose deadline has passed.
     pub(super) passed: Vec<Uuid>,
 }
 
 impl Held {
-    /// A delivery came. Its deadline is moved when half of it has passed, if deadlines are moved here.
+    /// Adds a delivery. With `extends`, its deadline is moved when half of it has passed.
     pub(super) fn insert(&mut self, now: Instant, tag: u64, id: Uuid, deadline: Duration, extends: bool) {
         let at = now + if extends { deadline / 2 } else { deadline };
         self.held.insert(tag, Holding { id, deadline, at, ends: now + deadline });
@@ -53,7 +53,7 @@ impl Held {
         }
     }
 
-    /// What is due now.
+    /// Takes the work that is due now.
     pub(super) fn take_due(&mut self, now: Instant) -> Due {
         let mut found = Due::default();
         while let Some(&(at, tag)) = self.due.first() {
@@ -63,7 +63,7 @@ impl Held {
             self.due.pop_first();
             let Some(holding) = self.held.get_mut(&tag) else { continue };
             if now >= holding.ends {
-                // The broker has taken it back: nothing is moved any more.
+                // The broker has taken the delivery back: there is no deadline to move any more.
                 found.passed.push(holding.id);
                 continue;
             }
@@ -78,18 +78,18 @@ impl Held {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// When the clock is looked at next, whatever happens: by this a runtime that was blocked is found out.
+    /// When to look at the clock next, whatever happens: a late look shows that the runtime was blocked.
     pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
         self.shortest.map(|shortest| now + shortest / LOOKS)
     }
 
-    /// How late somebody woke who wanted to at this moment, if that is more than half of a deadline.
+    /// How late a wake-up came that was wanted at this moment, if that is more than half of a deadline.
     pub(super) fn was_blocked(&self, wanted: Instant, now: Instant) -> Option<Duration> {
         let late = now.saturating_duration_since(wanted);
         self.shortest.is_some_and(|shortest| late > shortest / 2).then_some(late)
     }
 
-    /// Some of what is held, to name it.
+    /// The messages that are held, to name some of them.
     pub(super) fn some(&self) -> impl Iterator<Item = Uuid> {
         self.held.values().map(|holding| holding.id)
     }
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(held.take_due(now + SECOND / 2), Due::default());
         assert_eq!(held.take_due(now + SECOND), Due { extends: Vec::new(), passed: vec![id] });
         assert_eq!(held.take_due(now + SECOND * 9), Due::default());
-        // Moved too late, because nobody could.
+        // The deadline could not be moved in time.
         held.insert(now, 2, id, SECOND, true);
         assert_eq!(held.take_due(now + SECOND).passed, [id]);
     }

@@ -1,4 +1,4 @@
-//! Locks: of several processes that could do a task, one does.
+//! Locks: one of several processes that could do a task does it.
 
 use std::time::{Duration, Instant};
 
@@ -11,31 +11,31 @@ use super::{Client, ClientError};
 use crate::protocol::frame::lock::{Acquire, Release};
 use crate::protocol::{ClientFrame, ServerFrame};
 
-/// A lock is held for longer when so much of its time has passed.
+/// A lock is renewed when this part of its time has passed.
 const RENEW_AT: u32 = 3;
-/// So much of its time is left when a lock that could not be renewed is given up: for whoever works under it to stop.
+/// A lock that could not be renewed is given up when this part of its time is left, in which the task can stop.
 const MARGIN: u32 = 6;
 const _: () = assert!(MARGIN > RENEW_AT);
-/// After a renewal that failed.
+/// The pause after a renewal that failed.
 const RENEW_AGAIN: Duration = Duration::from_millis(200);
 
-/// What became of asking for a lock.
+/// The answer to asking for a lock.
 #[derive(Debug)]
 pub enum Acquired {
-    /// It is ours.
+    /// This process holds the lock.
     Held(Lock),
-    /// It is not.
+    /// Another agent holds the lock, or the task is done.
     Taken {
-        /// Whose it is, or was when the task was done.
+        /// The agent that holds the lock, or that held it when the task was done.
         holder: Option<String>,
-        /// For how long still, unless the holder says so again.
+        /// How long the holder still has, unless it renews the lock.
         left: Option<Duration>,
         /// The task is done: there is nothing left to do.
         is_done: bool,
     },
 }
 
-/// A lock that is held, and renewed by itself, until this is dropped; then it ends by its time.
+/// A lock that is held, and renewed until this is dropped; then it ends by its time.
 #[derive(Debug)]
 pub struct Lock {
     client: Client,
@@ -47,13 +47,13 @@ pub struct Lock {
 }
 
 impl Client {
-    /// Asks for the lock of a task. It is held for `ttl` at a time, a second to an hour, and renewed by itself; if this
-    /// process dies, others get it after that.
+    /// Asks for the lock of a task. The lock is held for `ttl` at a time, from a second to an hour, and renewed
+    /// by itself. If this process dies, others get the lock after that time.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn lock(&self, key: &str, ttl: Duration) -> Result<Acquired, ClientError> {
-        // From before it was asked: on our clock it ends no later than on the server's.
+        // Counted from before the request, so that the lock ends here no later than at the server.
         let held_until = Instant::now() + ttl;
         let answer = self.hold(key, ttl, None).await?;
         let Some(fence) = answer.fence else {
@@ -98,7 +98,7 @@ async fn renew(
                 held_until = asked_at + ttl;
                 wait = ttl / RENEW_AT;
             }
-            // Away, or too slow: as long as there is time, again.
+            // Away or too slow: try again as long as there is time.
             Ok(Err(e)) if e.is_retryable() && !left.is_zero() => wait = RENEW_AGAIN,
             _ => {
                 is_lost.send_replace(true);
@@ -109,35 +109,36 @@ async fn renew(
 }
 
 impl Lock {
-    /// Grows with each holder: what is written with it can be told from what a holder that is too late still writes.
+    /// A number that grows with each holder: a write that carries it can be told from a late write of an
+    /// earlier holder.
     pub fn fence(&self) -> i64 {
         self.fence
     }
 
-    /// Of the lock's time so much is left when [`lost`](Self::lost) returns because the broker is away.
+    /// How much of the lock's time is left when [`lost`](Self::lost) returns because the broker is away.
     pub fn margin(&self) -> Duration {
         self.ttl / MARGIN
     }
 
-    /// Returns when the lock is not ours any more, or could not be renewed and ends after [`margin`](Self::margin): whoever goes
-    /// on with the task then does it beside somebody else.
+    /// Returns when another agent may get the lock: it is lost, or could not be renewed and ends after
+    /// [`margin`](Self::margin). A process that goes on with the task then does it beside another.
     pub async fn lost(&self) {
-        // The renewing ended by a panic: then nobody renews.
+        // An error means that the renewing panicked: then nobody renews.
         let _ = self.lost.clone().wait_for(|lost| *lost).await;
     }
 
-    /// Gives it back: others may do the task.
+    /// Gives the lock back, so that others may do the task.
     ///
     /// # Errors
-    /// See [`ClientError`]; `rejected` where it was lost.
+    /// See [`ClientError`]; `rejected` if the lock was lost.
     pub async fn release(self) -> Result<(), ClientError> {
         self.end(false).await
     }
 
-    /// The task is done: nobody gets the lock any more, until retention forgets it.
+    /// Marks the task as done: nobody gets the lock any more, until retention forgets it.
     ///
     /// # Errors
-    /// See [`ClientError`]; `rejected` where it was lost: then another does it too, or did.
+    /// See [`ClientError`]; `rejected` if the lock was lost: then another agent does the task too, or did.
     pub async fn done(self) -> Result<(), ClientError> {
         self.end(true).await
     }

@@ -1,4 +1,4 @@
-//! A message on its way out, and what can be said of it.
+//! A message to send, and its options.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::protocol::frame::Send;
 pub struct Outgoing(pub(super) Send);
 
 impl Outgoing {
-    /// To an agent, or to `*`: every registered agent but this one.
+    /// To an agent, or to `*`: every registered agent except this one.
     ///
     /// # Errors
     /// The payload cannot be written as JSON.
@@ -39,38 +39,38 @@ impl Outgoing {
         }))
     }
 
-    /// 1 is the highest.
+    /// How urgent the message is: 1 (highest) to 10.
     pub fn priority(mut self, priority: Priority) -> Self {
         self.0.priority = priority;
         self
     }
 
-    /// Not before this.
+    /// The message is not delivered before this much time has passed.
     pub fn delay(mut self, delay: Duration) -> Self {
         self.0.delay_ms = Some(delay.as_millis() as u64);
         self
     }
 
-    /// Not after this.
+    /// The message expires after this much time.
     pub fn ttl(mut self, ttl: Duration) -> Self {
         self.0.ttl_ms = Some(ttl.as_millis() as u64);
         self
     }
 
-    /// A second message with this key is the same message; so it is safe to send again, which this client then does
-    /// by itself where the connection fell.
+    /// A second message with this key counts as the same message. So it is safe to send again, and the client
+    /// does that by itself when it reconnects.
     pub fn dedupe_key(mut self, key: &str) -> Self {
         self.0.dedupe_key = Some(key.to_owned());
         self
     }
 
-    /// All messages of an inbox with this key are handled one after the other.
+    /// Messages of an inbox with the same key are handled one after the other.
     pub fn ordering_key(mut self, key: &str) -> Self {
         self.0.ordering_key = Some(key.to_owned());
         self
     }
 
-    /// What this is an answer to, or will be answered by.
+    /// The id that a question and its answer share.
     pub fn correlation_id(mut self, id: &str) -> Self {
         self.0.correlation_id = Some(id.to_owned());
         self
@@ -79,7 +79,7 @@ impl Outgoing {
     /// A JSON object that travels along.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The headers cannot be written as JSON.
     pub fn headers(mut self, headers: &impl Serialize) -> Result<Self, ClientError> {
         let headers = serde_json::value::to_raw_value(headers)
             .map_err(|e| ClientError::Invalid(format!("the headers cannot be written as JSON: {e}")))?;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rand::RngExt;
 
-/// Growing waits. Each is spread by half, the first too, so that a crowd that lost the same broker does not come back at once.
+/// Growing waits. Each is spread by half, the first one too, so that a crowd that lost the same broker does not
+/// come back at once.
 #[derive(Debug)]
 pub(super) struct Pace {
     first: Duration,
@@ -13,7 +14,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// Waits around `first`, then twice as long each time, up to `max`.
+    /// Waits of about `first`, then twice as long each time, up to `max`.
     pub(super) fn new(first: Duration, max: Duration) -> Self {
         Self { first, max, next: first }
     }
@@ -25,7 +26,7 @@ impl Pace {
         wait.mul_f64(rand::rng().random_range(0.5..1.5))
     }
 
-    /// The connection stands: the next failure starts from the beginning.
+    /// The connection stands: the next failure starts with the first wait again.
     pub(super) fn reset(&mut self) {
         self.next = self.first;
     }

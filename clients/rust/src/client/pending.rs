@@ -1,4 +1,4 @@
-//! What the client has asked and not heard of yet.
+//! The requests of the client that are not answered yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
@@ -13,7 +13,7 @@ use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
 use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
 use crate::protocol::{ClientFrame, ServerFrame};
 
-/// A send's answer, with its share of what may be under way: given back with the answer.
+/// The sender for the answer to a send, with the send's share of the room, which is given back with the answer.
 #[derive(Debug)]
 pub(super) struct SendAnswer {
     pub(super) answer: oneshot::Sender<Result<Uuid, ClientError>>,
@@ -22,15 +22,15 @@ pub(super) struct SendAnswer {
 
 impl SendAnswer {
     pub(super) fn send(self, outcome: Result<Uuid, ClientError>) {
-        // Whoever asked may have stopped waiting.
+        // The caller may have stopped waiting.
         let _ = self.answer.send(outcome);
     }
 }
 
-/// A confirmed ack's answer.
+/// The sender for the confirmation of an ack or a subscription.
 pub(super) type AckAnswer = oneshot::Sender<Result<(), ClientError>>;
 
-/// The answer to what was asked of dead letters or locks.
+/// The sender for the answer about dead letters or locks.
 pub(super) type AskAnswer = oneshot::Sender<Result<ServerFrame, ClientError>>;
 
 /// Requests by their `ref`.
@@ -40,21 +40,20 @@ pub(super) struct Pending {
     sends: BTreeMap<u64, (Box<Send>, SendAnswer)>,
     acks: HashMap<u64, AckAnswer>,
     asks: HashMap<u64, AskAnswer>,
-    /// Who waits for the answer to a message, by its correlation id.
+    /// The callers that wait for the answer to a message, by its correlation id.
     questions: HashMap<String, oneshot::Sender<Delivery>>,
-    /// Sends that are not under way: those refused by `slow_down`, and since the first of them all that came after, so
-    /// that they keep their order as far as they can.
+    /// Sends that wait: those refused by `slow_down`, those that came after the first of them (so that the
+    /// order is kept as far as possible), and those that came while no broker was connected.
     held: BTreeSet<u64>,
-    /// Not before this are they sent.
+    /// The waiting sends go no earlier than this.
     resume_at: Option<Instant>,
 }
 
-/// Of the sends that were held, so many are under way at once: each answer lets the next one go, and what is refused
-/// again is little.
+/// The most sends under way while others wait: each answer lets the next one go, so that few are refused again.
 const RESUMED_MAX: usize = 256;
 
 impl Pending {
-    /// Takes a send; gives back the frame to write, if it need not wait.
+    /// Takes a send; returns the frame to write, unless the send must wait.
     pub(super) fn send(&mut self, mut send: Box<Send>, answer: SendAnswer) -> Option<Send> {
         self.last += 1;
         send.reference = Some(self.last.to_string());
@@ -66,7 +65,7 @@ impl Pending {
         frame
     }
 
-    /// Takes a send while no broker is there; it goes when one is.
+    /// Takes a send while no broker is connected; it goes when one is.
     pub(super) fn hold(&mut self, mut send: Box<Send>, answer: SendAnswer) {
         self.last += 1;
         send.reference = Some(self.last.to_string());
@@ -74,7 +73,7 @@ impl Pending {
         self.sends.insert(self.last, (send, answer));
     }
 
-    /// The client ends: everybody who waits is told why.
+    /// Ends the client: everybody who waits is told why.
     pub(super) fn end(&mut self, error: &ClientError) {
         for (_, (_, answer)) in std::mem::take(&mut self.sends) {
             answer.send(Err(error.clone()));
@@ -89,21 +88,21 @@ impl Pending {
         self.questions.clear();
     }
 
-    /// Takes an ack to be confirmed; gives back its `ref`.
+    /// Takes the sender for a confirmation; returns the `ref` for it.
     pub(super) fn ack(&mut self, answer: AckAnswer) -> String {
         self.last += 1;
         self.acks.insert(self.last, answer);
         self.last.to_string()
     }
 
-    /// Somebody waits for the answer to a message. Connections may come and go meanwhile.
+    /// Waits for the answer to a message, across reconnects.
     pub(super) fn question(&mut self, correlation_id: String, answer: oneshot::Sender<Delivery>) {
-        // Those that have given up are forgotten when the next one asks.
+        // Callers that have given up are forgotten when the next one asks.
         self.questions.retain(|_, waiting| !waiting.is_closed());
         self.questions.insert(correlation_id, answer);
     }
 
-    /// Hands an answer to whoever waits for it; gives back what nobody does.
+    /// Hands an answer to the caller that waits for it; returns a delivery that nobody waits for.
     pub(super) fn answer(&mut self, delivery: Delivery) -> Option<Delivery> {
         if self.questions.is_empty() || delivery.message_type() != MessageType::Response.as_str() {
             return Some(delivery);
@@ -114,8 +113,8 @@ impl Pending {
         }
     }
 
-    /// Takes what is asked of dead letters or locks; gives back the frame to write and its `ref`, unless whoever asked has given
-    /// up: while the broker was away it may have waited for long.
+    /// Takes a request about dead letters or locks; returns its `ref` and the frame to write. `None` if the
+    /// caller has given up, since the request may have waited long while the broker was away.
     pub(super) fn ask(&mut self, mut frame: ClientFrame, answer: AskAnswer) -> Option<(String, ClientFrame)> {
         if answer.is_closed() {
             return None;
@@ -161,7 +160,7 @@ impl Pending {
         }
     }
 
-    /// The broker takes this send no sooner than `until`; false if it is none of ours.
+    /// The broker takes this send no earlier than `until`; false if the send is not known here.
     pub(super) fn slow_down(&mut self, reference: Option<&str>, until: Instant) -> bool {
         let Some(n) = number(reference).filter(|n| self.sends.contains_key(n)) else { return false };
         self.held.insert(n);
@@ -169,7 +168,7 @@ impl Pending {
         true
     }
 
-    /// The sends that were held and may go now.
+    /// Takes the waiting sends that may go now.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<Send> {
         if self.held.is_empty() || self.resume_at.is_some_and(|at| at > now) {
             return Vec::new();
@@ -180,12 +179,12 @@ impl Pending {
         due.iter().filter_map(|n| self.sends.get(n)).map(|(send, _)| (**send).clone()).collect()
     }
 
-    /// When the next ones may go, if that is a matter of time.
+    /// When the next waiting sends may go, if that is a matter of time.
     pub(super) fn resume_at(&self) -> Option<Instant> {
         self.resume_at
     }
 
-    /// True if somebody was waiting for this refusal.
+    /// A request was refused; true if it is known here.
     pub(super) fn refused(&mut self, reference: Option<&str>, error: &ClientError) -> bool {
         let Some(n) = number(reference) else { return false };
         let (send, ack, ask) = (self.sends.remove(&n), self.acks.remove(&n), self.asks.remove(&n));
@@ -203,7 +202,8 @@ impl Pending {
         known
     }
 
-    /// The connection fell: what is safe to repeat stays, the rest is told. Gives back what to write again.
+    /// The connection was lost: sends that are safe to repeat stay, everybody else is told. Returns the frames
+    /// to write again.
     pub(super) fn interrupted(&mut self) -> Vec<Send> {
         for (_, answer) in self.acks.drain() {
             let _ = answer.send(Err(ClientError::Interrupted));
@@ -211,7 +211,7 @@ impl Pending {
         for (_, answer) in self.asks.drain() {
             let _ = answer.send(Err(ClientError::Interrupted));
         }
-        // What is held was refused or never written: it is safe.
+        // A waiting send was refused or never written, so it is safe to repeat.
         let is_unsafe = |n: &u64, send: &Send| send.dedupe_key.is_none() && !self.held.contains(n);
         let unsafe_ones: Vec<u64> =
             self.sends.iter().filter(|(n, (s, _))| is_unsafe(n, s)).map(|(n, _)| *n).collect();
@@ -280,7 +280,7 @@ mod tests {
         assert!(pending.take_due(now).is_empty(), "until one is answered");
         pending.sent(Some("1"), Uuid::nil());
         assert_eq!(references(&pending.take_due(now)), [RESUMED_MAX + 1]);
-        // The connection falls: those under way are told, those that were held go on.
+        // The connection is lost: sends under way are told, waiting ones go on.
         assert!(pending.interrupted().is_empty(), "none had a dedupe key");
         assert_eq!(pending.take_due(now).len(), RESUMED_MAX);
         assert_eq!(pending.sends.len(), 1_000 - RESUMED_MAX - 1);

@@ -1,4 +1,4 @@
-//! Questions and answers: a message to somebody, and the one that comes back to this process.
+//! Questions and answers: a message to an agent, and the answer that comes back to this process.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::protocol::frame::Send;
 /// The header that names the process which waits for the answer.
 const REPLY_TO: &str = "reply_to";
 
-/// What came back.
+/// The answer to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// The agent that answered.
     pub from: String,
-    /// What it said, as JSON text.
+    /// The payload, as JSON text.
     pub payload: String,
 }
 
@@ -33,13 +33,14 @@ struct Headers {
 }
 
 impl Client {
-    /// Sends a question and waits for its answer, which it acknowledges. The question is not delivered after `within`. Of
-    /// several answers, as from a topic, this is the first; the others come as deliveries.
+    /// Sends a question, waits for its answer and acknowledges the answer. The question expires after `within`,
+    /// unless it has a time to live of its own. If several answers come, as from a topic, this returns the
+    /// first; the others come as deliveries.
     ///
-    /// The answer comes beside the window: a handler may ask while it holds as much as the window allows.
+    /// The answer comes beside the window, so a handler may ask while its window is full.
     ///
     /// # Errors
-    /// [`ClientError::NoAnswer`] names who did not answer; else see [`ClientError`].
+    /// [`ClientError::NoAnswer`] names the agent that did not answer; otherwise see [`ClientError`].
     pub async fn request(&self, question: Outgoing, within: Duration) -> Result<Answer, ClientError> {
         let until = Instant::now() + within;
         let question = self.as_question(question, within)?;
@@ -80,7 +81,7 @@ impl Client {
 }
 
 impl Outgoing {
-    /// The answer to a question: to the process that asked, as urgent as the question was.
+    /// The answer to a question: for the process that asked, with the priority of the question.
     ///
     /// # Errors
     /// The payload cannot be written as JSON.
@@ -88,7 +89,7 @@ impl Outgoing {
         let Self(mut send) = Self::new(question.from(), MessageType::Response, payload)?;
         send.priority = Priority::new(question.priority().into()).unwrap_or_default();
         send.correlation_id = question.correlation_id().map(str::to_owned);
-        // Headers that plain SQL wrote may be anything.
+        // Headers that were written by plain SQL may be anything.
         let headers = question.headers().and_then(|h| serde_json::from_str::<Headers>(h.get()).ok());
         send.to_instance = headers.and_then(|h| h.reply_to);
         Ok(Self(send))

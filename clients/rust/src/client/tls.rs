@@ -1,4 +1,4 @@
-//! TLS to the broker: whom the client trusts, what it shows of itself, and the sentence for what went wrong.
+//! TLS to the broker: the certificates that the client trusts and shows, and the sentences for faults.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ use crate::certificates::{
     FileFault, Fingerprint, Judge, Judged, PemFile, Shown, provider, shown, system_roots,
 };
 
-/// What was given to verify the broker by, and to be verified by.
+/// The certificates by which the broker is verified, and by which the client is.
 #[derive(Clone, Default)]
 pub(super) struct Trust {
-    /// Who must have issued the broker's certificate; the system's roots where nothing is given.
+    /// The CA that must have issued the broker's certificate; the system's roots if none is given.
     pub(super) ca: Option<PathBuf>,
-    /// The broker's certificate itself. Without a CA it is enough.
+    /// The fingerprint of the broker's certificate. Without a CA, the fingerprint alone is enough.
     pub(super) pin: Option<String>,
-    /// The client's certificate and its key.
+    /// The files of the client's certificate and its key.
     pub(super) shown: Option<(PathBuf, PathBuf)>,
 }
 
-// By hand: instead of a file it may hold the key itself.
+// Written by hand: a path may be the key's own text, which must not be shown.
 impl std::fmt::Debug for Trust {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let ca = self.ca.as_deref().map(shown);
@@ -40,7 +40,7 @@ impl Trust {
         self.ca.is_none() && self.pin.is_none() && self.shown.is_none()
     }
 
-    /// What a connection needs.
+    /// The connector and the name for a connection.
     pub(super) async fn prepare(
         &self,
         address: &Address,
@@ -49,12 +49,12 @@ impl Trust {
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| ClientError::Url(format!("{host:?} is no host name that a certificate has")))?;
         let trust = self.clone();
-        // It reads files, those of the system's roots among them.
+        // Blocking, because it reads files, those of the system's roots among them.
         let config = tokio::task::spawn_blocking(move || trust.config()).await.map_err(cannot_set_up)??;
         Ok((TlsConnector::from(Arc::new(config)), name))
     }
 
-    /// Reads the files anew: those of a long-lived client are renewed meanwhile.
+    /// Reads the files anew each time, because they are renewed while a client lives.
     fn config(&self) -> Result<ClientConfig, ClientError> {
         let verifier: Arc<dyn ServerCertVerifier> = match &self.pin {
             None => self.issuer()?,
@@ -78,7 +78,7 @@ impl Trust {
         })
     }
 
-    /// Verifies the chain, the dates and the name.
+    /// The verifier of the chain, the dates and the name.
     fn issuer(&self) -> Result<Arc<WebPkiServerVerifier>, ClientError> {
         let roots = match &self.ca {
             Some(path) => read(path)?.roots().map_err(invalid)?,
@@ -107,7 +107,7 @@ fn cannot_set_up(e: impl std::fmt::Display) -> ClientError {
     ClientError::Invalid(format!("TLS cannot be set up: {e}"))
 }
 
-/// This certificate and no other; where a CA is given as well, it must have issued it.
+/// Accepts this certificate and no other; if a CA is given as well, the CA must have issued it.
 #[derive(Debug)]
 struct Pinned {
     pin: Fingerprint,
@@ -134,7 +134,7 @@ impl Judge for Pinned {
 )]
 struct NotPinned(Fingerprint);
 
-/// What happened and what to do, if the fault is one of TLS.
+/// The sentence for a fault of TLS, with the advice; `None` if the fault is another.
 pub(super) fn sentence(fault: &io::Error) -> Option<String> {
     use CertificateError::{
         Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
@@ -165,7 +165,7 @@ pub(super) fn sentence(fault: &io::Error) -> Option<String> {
         rustls::Error::InvalidCertificate(Other(OtherError(fault))) if fault.is::<NotPinned>() => {
             fault.to_string()
         }
-        // That it is its own CA is all that arrives here, in a word of the library's.
+        // A certificate that is its own CA arrives here only as a word of the library.
         rustls::Error::InvalidCertificate(Other(_)) => {
             "its certificate cannot be verified by a CA: one that is its own, as `openssl req -x509` makes, never can. \
              Where it is the broker's, pin the fingerprint that the broker logs (POSTBELL_PIN, pin_sha256)"

@@ -1,4 +1,4 @@
-//! Topics, environments and groups: messages to many, or to one of many, and subscriptions.
+//! Topics, environments and groups: messages to many agents, or to one of many, and subscriptions.
 
 use serde::Serialize;
 use tokio::sync::oneshot;
@@ -11,10 +11,10 @@ use crate::protocol::frame::Send;
 use crate::protocol::topic::{check_pattern, check_topic};
 
 impl Outgoing {
-    /// To those that subscribed to the topic.
+    /// A message to the agents that subscribed to the topic.
     ///
     /// # Errors
-    /// It is none, or the payload cannot be written as JSON.
+    /// The topic is not one to send to, or the payload cannot be written as JSON.
     pub fn to_topic(
         topic: &str,
         message_type: MessageType,
@@ -25,7 +25,7 @@ impl Outgoing {
         Ok(Self(Send { to: None, topic: Some(topic.to_owned()), ..send }))
     }
 
-    /// To every agent of an environment but this one. That takes the role of an orchestrator.
+    /// A message to every agent of an environment except this one. The agent needs the role `orchestrator`.
     ///
     /// # Errors
     /// The payload cannot be written as JSON.
@@ -38,7 +38,7 @@ impl Outgoing {
         Ok(Self(Send { to: None, environment: Some(environment.to_owned()), ..send }))
     }
 
-    /// To one of the agents that take from the group.
+    /// A message to one of the agents that take from the group.
     ///
     /// # Errors
     /// The payload cannot be written as JSON.
@@ -53,8 +53,8 @@ impl Outgoing {
 }
 
 impl Client {
-    /// From when this returns, the agent gets the messages of topics that match the pattern, also those that are sent while
-    /// it is away.
+    /// Subscribes the agent to all topics that match the pattern, from when this returns. Messages that are
+    /// sent while the agent is away wait for it.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -62,7 +62,7 @@ impl Client {
         self.want(pattern, true).await
     }
 
-    /// From when this returns, it does not.
+    /// Ends a subscription, from when this returns.
     ///
     /// # Errors
     /// See [`ClientError`].

@@ -1,4 +1,5 @@
-//! A line of the broker's that cannot be read: whom it is for, so that it costs one message or one request, and not the client.
+//! A line of the broker that cannot be read: finds out which message or request it is about, so that it costs
+//! that one alone and not the client.
 
 use std::collections::HashMap;
 
@@ -6,22 +7,22 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-/// What such a line is, as far as that can be made out.
+/// The subject of such a line, as far as it can be made out.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// A delivery. Without its tag nothing can be said about it, and its deadline passes.
+    /// A delivery. Without its tag no outcome can be sent, so its deadline passes.
     Msg { tag: Option<u64>, reason: String },
     /// The answer to this request.
     Answer { reference: String },
-    /// No more is known.
+    /// Neither can be made out.
     Line,
 }
 
-/// As a broker begins a `msg` line; what comes after it may be broken.
+/// The beginning of every `msg` line of a broker; the rest may be broken.
 const HEAD: &str = r#"{"op":"msg","tag":"#;
 
 impl Unreadable {
-    /// Reads what can be read.
+    /// Makes out the subject of a line.
     pub(super) fn of(line: &[u8]) -> Self {
         let text = String::from_utf8_lossy(line);
         let Ok(fields) = serde_json::from_str::<HashMap<String, &RawValue>>(&text) else {
@@ -51,7 +52,7 @@ fn get<'a, T: Deserialize<'a>>(fields: &HashMap<String, &'a RawValue>, name: &st
     serde_json::from_str(fields.get(name)?.get()).ok()
 }
 
-/// The first field that is not as it should be.
+/// Names the first field that is not as the protocol says.
 fn fault(fields: &HashMap<String, &RawValue>, line: &[u8]) -> String {
     if std::str::from_utf8(line).is_err() {
         return "its line is no UTF-8".to_owned();
@@ -138,7 +139,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever became of a message on its way, it costs that message alone: it is read, or its tag is known.
+        /// However a message was spoilt on its way, it costs that message alone: it can be read, or its tag is
+        /// known.
         #[test]
         fn a_message_that_was_spoilt_is_known_still(
             at in HEAD.len() + 2..200usize,

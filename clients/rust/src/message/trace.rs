@@ -1,13 +1,13 @@
-//! The trace that a message belongs to: the W3C's `traceparent`, among the message's headers.
+//! The trace that a message belongs to: W3C's `traceparent`, in the message's headers.
 
 use serde::Deserialize;
 
-/// Which trace, and which of its spans the message was sent in. <https://www.w3.org/TR/trace-context/>
+/// A trace, and the span in which the message was sent. <https://www.w3.org/TR/trace-context/>
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trace {
-    /// The trace.
+    /// The id of the trace.
     pub id: u128,
-    /// The sender's span.
+    /// The id of the sender's span.
     pub parent: u64,
     /// Bit 0: the trace is recorded.
     pub flags: u8,
@@ -20,16 +20,17 @@ struct Headers {
 }
 
 impl Trace {
-    /// Reads it from a message's headers, a JSON object. Anything may be there: what is no traceparent is none.
+    /// Reads the trace from a message's headers, a JSON object. Headers may hold anything: without a valid
+    /// `traceparent` there is no trace.
     pub fn from_headers(headers: &str) -> Option<Self> {
-        // Most messages have none, and parsing costs.
+        // Most messages have no trace, and parsing is slow.
         if !headers.contains("traceparent") {
             return None;
         }
         Self::parse(&serde_json::from_str::<Headers>(headers).ok()?.traceparent?)
     }
 
-    /// `00-<32 hex>-<16 hex>-<2 hex>`; a later version may have more behind it.
+    /// Reads `00-<32 hex>-<16 hex>-<2 hex>`; a later version may have more parts.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
         let mut hex = |digits: usize| {

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// What a fresh reader holds; 10,000 idle sessions must not cost 10,000 large buffers.
+/// The room for one read; 10,000 idle sessions must not cost 10,000 large buffers.
 const READ_BYTES_MIN: usize = 1024;
 
 /// Why no further line can be read.
@@ -17,11 +17,11 @@ pub enum LineError {
     Io(#[from] std::io::Error),
 }
 
-/// Splits a byte stream into lines, holding at most one line over what the socket gave at once.
+/// Splits a byte stream into lines. Holds at most one line, and the bytes that one read gave beyond it.
 pub struct LineReader<R> {
     source: R,
     buffer: BytesMut,
-    /// How much of `buffer` was already searched, so that a long line in small pieces is searched once.
+    /// The bytes of `buffer` that were searched already, so that a long line in small pieces is searched once.
     searched: usize,
     line_bytes_max: usize,
 }
@@ -32,22 +32,22 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         Self { source, buffer: BytesMut::new(), searched: 0, line_bytes_max }
     }
 
-    /// From now on lines may be as long as this.
+    /// Changes the longest line from now on, in bytes without the newline.
     pub fn set_limit(&mut self, line_bytes_max: usize) {
         self.line_bytes_max = line_bytes_max;
     }
 
-    /// What the buffer holds on to, for the tests that bound it.
+    /// The capacity of the buffer in bytes, for the tests that bound it.
     #[cfg(any(test, fuzzing, feature = "fuzzing"))]
     pub fn held_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// The next line without its newline; `None` at the end of the stream. A last line without a newline is
-    /// dropped: it may be cut. Cancel-safe: what was read stays in the buffer.
+    /// Waits for the next line, and returns it without its newline; `None` at the end of the stream. A last
+    /// line without a newline may be cut, so it is dropped. Cancel-safe: the bytes read stay in the buffer.
     ///
     /// # Errors
-    /// See [`LineError`]; the reader is of no use afterwards.
+    /// See [`LineError`]; the reader cannot be used afterwards.
     pub async fn next_line(&mut self) -> Result<Option<Bytes>, LineError> {
         loop {
             if let Some(line) = self.buffered_line()? {
@@ -60,7 +60,7 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
         }
     }
 
-    /// A line that has already arrived, without waiting.
+    /// A line that has arrived already; `None` if none is whole yet.
     ///
     /// # Errors
     /// [`LineError::TooLong`].
@@ -86,8 +86,8 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
     }
 }
 
-/// Hands all of it to the system. TLS holds the last of a write back while the socket is full, and nothing would push
-/// that along but the next write.
+/// Hands all bytes to the system. TLS holds back the end of a write while the socket is full, and only the next
+/// write would push that end along: hence the flush.
 ///
 /// # Errors
 /// The socket failed.
@@ -101,7 +101,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Everything the reader makes of `pieces`, arriving one by one.
+    /// The lines that the reader makes of `pieces`, which arrive one by one; true if it ended with a line that
+    /// is too long.
     fn lines_of(pieces: Vec<Vec<u8>>, limit: usize) -> (Vec<Bytes>, bool) {
         let mut mock = Pieces(pieces.into());
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("runtime");

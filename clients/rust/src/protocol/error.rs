@@ -1,4 +1,4 @@
-//! What a client is told when something is wrong.
+//! The refusals that a client is told.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,7 +24,7 @@ macro_rules! error_codes {
                 match self { $(Self::$variant => $word,)* Self::Unknown => "unknown" }
             }
 
-            /// Whether the broker closes the connection after it.
+            /// Whether the broker closes the connection after this code.
             pub fn is_fatal(self) -> bool {
                 match self { $(Self::$variant => $fatal,)* Self::Unknown => false }
             }
@@ -33,25 +33,25 @@ macro_rules! error_codes {
 }
 
 error_codes! {
-    /// The first line was no `hello`.
+    /// The first line was not a `hello`.
     HelloExpected, "hello_expected", true;
     /// No `hello` came in time.
     HelloTimeout, "hello_timeout", true;
-    /// The agent is unknown or disabled, or the token is wrong; which of them is not told.
+    /// The agent is unknown or disabled, or the token is wrong; the answer does not tell which.
     Unauthorized, "unauthorized", true;
     /// The client speaks a version this broker does not.
     ProtoUnsupported, "proto_unsupported", true;
-    /// A token in clear: from another machine where that is not allowed, or at a port that speaks TLS.
+    /// A token in clear, from another machine without permission for that, or at a port that speaks TLS.
     PlaintextRefused, "plaintext_refused", true;
     /// A line is longer than the limit.
     LineTooLong, "line_too_long", true;
-    /// The same agent and instance connected again; that session goes on.
+    /// The same agent and instance connected again, and the newer session goes on.
     TakenOver, "taken_over", true;
     /// Nothing came for two heartbeats.
     Silent, "silent", true;
-    /// The client did not read what was pushed to it.
+    /// The client did not read what was written to it.
     SlowReader, "slow_reader", true;
-    /// To a broker that links: the inbox is not this one's, or not any more.
+    /// For a broker that links: the inbox is not this broker's, or not any more.
     NotOwner, "not_owner", true;
     /// The broker is stopping.
     Stopping, "stopping", true;
@@ -75,9 +75,10 @@ error_codes! {
     UnknownTag, "unknown_tag", false;
     /// The payload or the whole message is over the limit.
     PayloadTooLarge, "payload_too_large", false;
-    /// The agent's role does not allow it.
+    /// The agent's role does not allow this.
     Forbidden, "forbidden", false;
-    /// The agent sends more than its role allows; nothing was stored, send it again after `retry_ms`.
+    /// The agent asks for more than its role allows; nothing was done, and the client may ask again after
+    /// `retry_ms`.
     SlowDown, "slow_down", false;
     /// The database refused the message; the sentence says why.
     Rejected, "rejected", false;
@@ -95,13 +96,13 @@ impl fmt::Display for ErrorCode {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message} ({code})")]
 pub struct ProtocolError {
-    /// What kind of refusal.
+    /// The kind of refusal.
     pub code: ErrorCode,
-    /// What happened and what to do, for a person.
+    /// A sentence for a person: what happened and what to do.
     pub message: String,
-    /// The `ref` of the request it answers.
+    /// The `ref` of the request that this answers.
     pub reference: Option<String>,
-    /// Not before so many milliseconds should the client try again.
+    /// How many milliseconds the client should wait before trying again.
     pub retry_ms: Option<u64>,
 }
 
@@ -111,13 +112,13 @@ impl ProtocolError {
         Self { code, message: message.into(), reference: None, retry_ms: None }
     }
 
-    /// The same, with the advice to try again after this; rounded up.
+    /// Adds the advice to try again after this wait, rounded up to a millisecond.
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_ms = Some(u64::try_from(wait.as_micros().div_ceil(1_000)).unwrap_or(u64::MAX));
         self
     }
 
-    /// The same, answering the request with this `ref`.
+    /// Names the `ref` of the request that this answers.
     pub fn for_ref(mut self, reference: Option<String>) -> Self {
         self.reference = reference;
         self

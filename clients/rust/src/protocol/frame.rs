@@ -1,7 +1,8 @@
-//! The frames, and how a line becomes one: no IO, no clock. Here what a client says; what a broker says is in `server.rs`.
+//! The frames, and how a line becomes one: no IO, no clock. This file has the lines of a client; `server.rs`
+//! has a broker's.
 //!
-//! A line is parsed twice, once for its `op` and once for that op's fields: an internally tagged enum could not
-//! keep the payload as raw text, and could not tell an unknown op from a bad field.
+//! A line is parsed twice, first for its `op` and then for that op's fields: an internally tagged enum could
+//! not keep the payload as raw text, and could not tell an unknown op from a bad field.
 
 pub mod dead;
 pub mod lock;
@@ -37,10 +38,11 @@ pub struct Hello {
     /// Take from this group instead of from the agent's own inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// A broker links for a session of its own: its id; `token` is its credential then, `agent` the inbox.
+    /// The id of a broker that links for a session of its own; then `token` is its credential and `agent` the
+    /// inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub broker: Option<Uuid>,
-    /// With `broker`: which of the sessions of this agent and instance is the newer one.
+    /// With `broker`: the rank; among sessions of the same agent and instance, the highest goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rank: Option<i64>,
     /// With `broker`: the longest that the agent may hold a delivery.
@@ -59,9 +61,9 @@ pub struct Hello {
     pub version: Option<String>,
 }
 
-/// The inbox of a group is called so, and its name; no agent is.
+/// A group's inbox has this prefix and the group's name; no agent's name begins so.
 pub const GROUP_INBOX: &str = "group:";
-/// The recipient that means every registered agent but the sender.
+/// The recipient that stands for every registered agent except the sender.
 pub const EVERYBODY: &str = "*";
 
 fn proto() -> u32 {
@@ -74,19 +76,19 @@ fn proto() -> u32 {
 pub struct Send {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// An agent's name, or `*` for every registered agent but the sender.
+    /// An agent's name, or `*` for every registered agent except the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// Instead of `to`: those that subscribed to it.
+    /// Instead of `to`: the agents that subscribed to this topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
-    /// Instead of `to`: every agent there, but the sender.
+    /// Instead of `to`: every agent of this environment except the sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub environment: Option<String>,
-    /// Instead of `to`: one of those that take from it.
+    /// Instead of `to`: one of the agents that take from this group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// Beside `to`: this process of that agent, if it is there.
+    /// With `to`: this process of that agent, if it is connected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to_instance: Option<String>,
     /// Messages of an inbox with the same key are handled one after the other.
@@ -109,7 +111,7 @@ pub struct Send {
     pub payload: Box<RawValue>,
 }
 
-/// Client to broker: deliveries handled. With a `ref`, `acked` follows after COMMIT.
+/// Client to broker: these deliveries are handled. With a `ref`, `acked` follows after COMMIT.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Ack {
@@ -121,19 +123,19 @@ pub struct Ack {
     pub reference: Option<String>,
 }
 
-/// What a `nack` asks for.
+/// The outcome that a `nack` asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NackOutcome {
-    /// Give it back, not counted as an attempt.
+    /// Give the delivery back; the attempt is not counted.
     Release,
-    /// It failed: counted, and retried after a backoff or `delay_ms`.
+    /// The attempt failed: it is counted, and another follows after a backoff or `delay_ms`.
     Fail,
-    /// To the dead letters at once.
+    /// A dead letter at once.
     Dead,
 }
 
-/// Client to broker: a delivery not handled.
+/// Client to broker: this delivery is not handled.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Nack {
@@ -163,7 +165,7 @@ pub struct Begun {
     pub tags: Vec<u64>,
 }
 
-/// Client to broker: a topic that the agent wants, or does not want any more. Answered after COMMIT.
+/// Client to broker: subscribe to this topic or pattern, or unsubscribe. Answered after COMMIT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Topic {
@@ -219,7 +221,7 @@ struct Op<'a> {
 
 fn op_of(line: &[u8]) -> Result<Op<'_>, ProtocolError> {
     let op: Op<'_> = serde_json::from_slice(line).map_err(|e| {
-        // "op" or "ref" of a wrong type is a bad field; anything else is no JSON object.
+        // An "op" or "ref" of a wrong type is a bad field; anything else is no JSON object.
         let code = match e.classify() {
             serde_json::error::Category::Data if line.trim_ascii_start().starts_with(b"{") => {
                 ErrorCode::BadField
@@ -236,10 +238,10 @@ fn fields<'a, T: Deserialize<'a>>(line: &'a [u8], op: &str) -> Result<T, Protoco
 }
 
 impl ClientFrame {
-    /// Reads a line a client sent, without its newline, and checks every bound that needs no state.
+    /// Reads a line from a client, without its newline, and checks every bound that needs no state.
     ///
     /// # Errors
-    /// `bad_json`, `bad_field` or `unknown_op`, with the line's `ref` where it has one.
+    /// `bad_json`, `bad_field` or `unknown_op`, with the line's `ref` if it has one.
     pub fn decode(line: &[u8]) -> Result<Self, ProtocolError> {
         if std::str::from_utf8(line).is_err() {
             return Err(ProtocolError::new(ErrorCode::BadJson, "the line is not UTF-8"));
@@ -368,7 +370,7 @@ fn check_capabilities(value: &serde_json::Value) -> Result<(), ProtocolError> {
     }
 }
 
-/// Postgres's jsonb cannot hold it. The depth is bounded by the parser.
+/// Whether a zero character is in it, which Postgres's jsonb cannot hold. The parser bounds the depth.
 fn has_zero(value: &serde_json::Value) -> bool {
     match value {
         serde_json::Value::String(text) => text.contains('\0'),
@@ -394,7 +396,7 @@ fn short(field: &str, value: Option<&str>) -> Result<(), ProtocolError> {
         Some(v) if v.len() > NAME_BYTES_MAX => {
             Err(bad(&format!("{field} is longer than {NAME_BYTES_MAX} bytes")))
         }
-        // Postgres text cannot hold it, so no such name can exist.
+        // Postgres text cannot hold a zero character, so no such name can exist.
         Some(v) if v.contains('\0') => Err(bad(&format!("{field} contains a zero character"))),
         _ => Ok(()),
     }

@@ -1,15 +1,15 @@
-//! Tokens stay out of what people read: `Debug`, and the lines of the log that quote a client.
+//! Keeps tokens out of `Debug` and out of log lines that quote a client.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use super::frame::Hello;
 
-/// How every token begins, so that a secret scanner, and [`redact`], know one when they see it.
+/// The beginning of every token, by which a secret scanner and [`redact`] find tokens.
 pub const TOKEN_PREFIX: &str = "pb_";
 
-/// A text in which no token is left: a client that takes its fields for one another, or its agent for its token, has it
-/// quoted in the sentence that refuses it.
+/// The text with every token cut out. A refusal may quote a token, because the client mixed up its fields or
+/// gave its token as its agent.
 pub fn redact(text: &str) -> Cow<'_, str> {
     if !text.contains(TOKEN_PREFIX) {
         return text.into();
@@ -30,7 +30,7 @@ pub fn redact(text: &str) -> Cow<'_, str> {
 
 impl fmt::Debug for Hello {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each field named, so that a new one is shown, or not, on purpose.
+        // Each field is named, so that a new one is shown, or hidden, on purpose.
         let Self {
             proto,
             agent,

@@ -1,11 +1,11 @@
-//! Topics: tokens between dots. A pattern may have `*` for one token, and end in `>` for one or more.
+//! Topics: tokens between dots. A pattern may have `*` for one token, and may end in `>` for one or more.
 
 use super::limits::{NAME_BYTES_MAX, TOPIC_TOKENS_MAX};
 
-/// Whether a message can be sent to this topic; otherwise says why not.
+/// Checks that a message can be sent to this topic.
 ///
 /// # Errors
-/// The sentence.
+/// The sentence that says why not.
 pub fn check_topic(topic: &str) -> Result<(), String> {
     check(topic)?;
     match topic.split('.').find(|token| matches!(*token, "*" | ">")) {
@@ -16,10 +16,10 @@ pub fn check_topic(topic: &str) -> Result<(), String> {
     }
 }
 
-/// Whether this can be subscribed to; otherwise says why not.
+/// Checks that this can be subscribed to.
 ///
 /// # Errors
-/// The sentence.
+/// The sentence that says why not.
 pub fn check_pattern(pattern: &str) -> Result<(), String> {
     check(pattern)?;
     let tokens = pattern.split('.').collect::<Vec<_>>();
@@ -47,7 +47,7 @@ fn check(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a pattern takes a topic in: what `postbell.topic_patterns` decides in the database.
+/// Whether a pattern matches a topic, just as `postbell.topic_patterns` decides in the database.
 pub fn matches(pattern: &str, topic: &str) -> bool {
     let (mut patterns, mut topics) = (pattern.split('.'), topic.split('.'));
     loop {

@@ -1,13 +1,14 @@
-//! How large JSON is once Postgres has made `jsonb` of it and writes it out again.
+//! How large JSON is once Postgres has turned it into `jsonb` and writes it out again.
 //!
-//! A recipient gets what the database writes, not what was sent: white space is normal, of two members with one key the last
-//! is left, escapes are the shortest, and numbers are written out: `1e131071`, eight bytes, has 131,072. This counts without
-//! writing anything, in time that goes by the length of the text alone.
+//! A recipient gets the text that the database writes, not the text that was sent. White space is normal; of
+//! two members with one key the last is kept; escapes are the shortest; numbers are written out, so that
+//! `1e131071`, eight bytes, has 131,072. This counts without writing anything, in a time that depends only on
+//! the length of the text.
 
 use std::collections::HashMap;
 
-/// The bytes of the text that Postgres writes for this JSON, which must be valid. A number that Postgres refuses counts as
-/// if it were written.
+/// The bytes of the text that Postgres writes for this JSON, which must be valid. A number that Postgres would
+/// refuse counts as if Postgres wrote it.
 pub fn written_bytes(json: &str) -> u64 {
     let mut scan = Scan { rest: json.as_bytes(), open: Vec::new(), whole: 0 };
     while let Some((first, rest)) = scan.rest.split_first() {
@@ -25,15 +26,15 @@ pub fn written_bytes(json: &str) -> u64 {
     scan.whole
 }
 
-/// Whether [`written_bytes`] is at most this, which a look at the text often tells: without an exponent only white space
-/// is added, a byte for each comma and colon.
+/// Whether [`written_bytes`] is at most this. A look at the text often suffices: without an exponent only white
+/// space is added, a byte for each comma and colon.
 pub fn fits(json: &str, most: usize) -> bool {
     let has_exponent =
         json.as_bytes().windows(2).any(|w| w[0].is_ascii_digit() && matches!(w[1], b'e' | b'E'));
     (!has_exponent && json.len().saturating_mul(2) <= most) || written_bytes(json) <= most as u64
 }
 
-/// An object's members by their keys: the last of a key is left.
+/// An object's members by their keys; of two with one key, the last is kept.
 #[derive(Default)]
 struct Members {
     sizes: HashMap<Vec<u8>, u64>,
@@ -42,7 +43,7 @@ struct Members {
 
 /// An array or an object that is not closed yet.
 struct Open {
-    /// What its values, and in an object its keys, have in all.
+    /// The bytes of its values and, in an object, of its keys.
     bytes: u64,
     values: u64,
     members: Option<Members>,
@@ -63,7 +64,7 @@ impl<'a> Scan<'a> {
     fn close(&mut self, rest: &'a [u8]) {
         self.rest = rest;
         let Some(open) = self.open.pop() else { return };
-        // Brackets, and a comma with a space between two.
+        // The brackets, and a comma and a space between two values.
         self.value(open.bytes.saturating_add(2 + 2 * open.values.saturating_sub(1)));
     }
 
@@ -72,7 +73,7 @@ impl<'a> Scan<'a> {
         self.value(length as u64);
     }
 
-    /// A value of this size is whole.
+    /// Adds a value of this size to the array or object around it.
     fn value(&mut self, bytes: u64) {
         let Some(open) = self.open.last_mut() else {
             self.whole = bytes;
@@ -84,7 +85,7 @@ impl<'a> Scan<'a> {
             return;
         };
         let Some((key, key_bytes)) = members.key.take() else { return };
-        // A colon with a space.
+        // A colon and a space.
         let member = bytes.saturating_add(key_bytes + 2);
         match members.sizes.insert(key, member) {
             Some(old) => open.bytes = open.bytes.saturating_sub(old),
@@ -108,7 +109,7 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Reads a string to its end, and gives its size with the quotes.
+    /// Reads a string to its end; returns its size with the quotes.
     fn characters(&mut self, mut each: impl FnMut(&[u8])) -> u64 {
         let mut bytes = 2;
         self.rest = self.rest.get(1..).unwrap_or_default();
@@ -132,7 +133,7 @@ impl<'a> Scan<'a> {
         bytes
     }
 
-    /// What follows a backslash.
+    /// Reads the character that an escape stands for, after the backslash.
     fn escape(&mut self) -> char {
         let Some((kind, rest)) = self.rest.split_first() else { return '?' };
         self.rest = rest;
@@ -173,7 +174,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// As Postgres's `escape_json` writes it.
+/// The bytes of a character as Postgres's `escape_json` writes it.
 fn written(c: char) -> u64 {
     match c {
         '"' | '\\' | '\u{8}' | '\u{c}' | '\n' | '\r' | '\t' => 2,
@@ -182,7 +183,8 @@ fn written(c: char) -> u64 {
     }
 }
 
-/// As Postgres's `numeric` writes it: every digit before the point, and as many after it as were given.
+/// The bytes of a number as Postgres's `numeric` writes it: every digit before the point, and as many after it
+/// as were given.
 fn number_bytes(number: &[u8]) -> u64 {
     let (is_negative, number) = match number.strip_prefix(b"-") {
         Some(rest) => (true, rest),
@@ -205,7 +207,7 @@ fn number_bytes(number: &[u8]) -> u64 {
     sign + before.unsigned_abs() + scale.unsigned_abs() + u64::from(scale > 0)
 }
 
-/// Bounded, whatever it says.
+/// Reads the exponent, bounded whatever its digits are.
 fn parse_exponent(text: &[u8]) -> i64 {
     const MOST: i64 = 1 << 40;
     let (sign, digits) = match text.get(1..).unwrap_or_default() {
@@ -222,7 +224,7 @@ mod tests {
 
     #[test]
     fn it_is_as_long_as_postgres_writes_it() {
-        // As `select octet_length(x::jsonb::text)` says.
+        // Each as `select octet_length(x::jsonb::text)` says.
         for (json, written) in [
             ("null", "null"),
             (r#"[1,2 ,true,false]"#, "[1, 2, true, false]"),

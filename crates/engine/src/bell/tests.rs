@@ -6,7 +6,7 @@ fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// A bell that has armed at `now` while these transactions were in progress.
+/// A bell that armed `QUIET_WINDOW` after `now` while these transactions were in progress.
 fn arming(now: Instant, in_progress: &[u64]) -> Bell {
     let mut bell = Bell::new(now);
     bell.hear(now, UP);
@@ -72,7 +72,8 @@ fn slow_ringing_does_not_disarm() {
     assert!(bell.is_asleep());
 }
 
-/// Rounds of a clock that ticks each 10 ms, each finding so many rows, for one second.
+/// Runs a clock that ticks every 10 ms for one second, with so many rows each round; true if the bell stayed
+/// awake.
 fn awake_for_a_second(rows_each: u64) -> bool {
     let now = Instant::now();
     let mut bell = Bell::new(now);
@@ -86,7 +87,7 @@ fn a_busy_mesh_keeps_it_awake_and_a_slow_one_does_not() {
     let now = Instant::now();
     let mut bell = Bell::new(now);
     bell.hear(now, UP);
-    // 50 a second, of which none is 100 ms from the next.
+    // 50 rows a second, 20 ms apart: no quiet window is ever empty.
     let slept = (1..=20).any(|i| bell.round(now + ms(i * 10), i % 2, &[], UP) == Some(Flag::Arm));
     assert!(slept);
 }

@@ -1,17 +1,17 @@
-//! Wrong tokens by address, each answered later than the one before, and forgotten in time.
+//! Counts wrong tokens by address: each is answered later than the one before, and all are forgotten in time.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::Source;
 
-/// The answer to the first wrong token.
+/// How long the answer to the first wrong token waits.
 pub(super) const DELAY_FIRST: Duration = Duration::from_millis(100);
-/// No answer waits longer: a connection that waits costs memory.
+/// The longest wait of an answer: a connection that waits costs memory.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(3);
-/// An address that failed no more for so long is as any other.
+/// An address without a failure for so long starts again at the first delay.
 pub(super) const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
-/// Addresses that are remembered; beyond them the one that failed longest ago is forgotten. About 1 MB.
+/// The most addresses remembered, about 1 MB; beyond that, the address that failed longest ago is forgotten.
 pub(super) const SOURCES_MAX: usize = 8_192;
 
 const _: () = assert!(DELAY_FIRST.as_millis() < DELAY_MAX.as_millis());
@@ -19,14 +19,14 @@ const _: () = assert!(DELAY_MAX.as_millis() < FORGOTTEN_AFTER.as_millis());
 
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// How often, and when last.
+    /// How often the address failed, and when last.
     counts: HashMap<Source, (u32, Instant)>,
-    /// The same by time, so that forgetting walks nothing: one entry for each of `counts`.
+    /// The times of `counts` in order, one entry for each, so that forgetting does not walk the map.
     by_time: BTreeSet<(Instant, Source)>,
 }
 
 impl Failures {
-    /// Counts one more, and says how long its answer waits.
+    /// Counts one more failure and returns how long its answer must wait.
     pub(super) fn add(&mut self, now: Instant, source: Source) -> Duration {
         self.forget(now);
         let before = self.counts.insert(source, (1, now));

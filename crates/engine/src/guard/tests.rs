@@ -11,7 +11,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// A wrong token from there; its delay.
+/// Sends a wrong token from this address; returns the delay of its answer.
 fn fail(guard: &Guard, now: Instant, address: &str) -> Duration {
     let place = guard.admit(ip(address)).expect("a place");
     place.refuse(now).expect("a place aside").1
@@ -56,7 +56,7 @@ fn those_who_were_refused_take_no_place_that_a_right_token_needs() {
     for _ in 0..PLACES.per_address {
         aside.push(guard.admit(ip("10.0.0.1")).expect("a place").refuse(now).expect("a place aside"));
     }
-    // Many wait for their refusal: the next wrong token is told `busy`, a right one has its place.
+    // All places aside are taken: the next wrong token is told `busy`, a right one has its place.
     assert!(guard.admit(ip("10.0.0.1")).expect("a place").refuse(now).is_none());
     let honest: Vec<_> = (0..PLACES.per_address).map(|_| guard.admit(ip("10.0.0.1"))).collect();
     assert!(honest.iter().all(Option::is_some));
@@ -78,7 +78,7 @@ fn what_is_remembered_is_bounded_and_the_oldest_goes_first() {
 }
 
 proptest! {
-    /// The same said plainly: all failures of an address since its last pause.
+    /// A plain model: all failures of an address since its last pause.
     #[test]
     fn the_delay_is_that_of_the_failures_since_the_last_pause(
         steps in proptest::collection::vec((0u8..4, 0u64..400), 1..80),

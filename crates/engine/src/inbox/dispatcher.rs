@@ -1,6 +1,6 @@
 //! The one owner of live state: which session has which delivery, and what comes next.
 //!
-//! Pure: it is told what happened ([`Event`]) and collects what is to be done ([`Effect`]).
+//! Pure: it takes what happened ([`Event`]) and collects what is to be done ([`Effect`]).
 
 mod blame;
 mod ownership;
@@ -28,15 +28,17 @@ use postbell_client::protocol::{ErrorCode, ProtocolError};
 pub use blame::IN_COMPANY;
 pub use replies::REPLIES_WAITING_MAX;
 
-/// All lanes together. Above it every lane keeps to [`ROOM_SCARCE`].
+/// The bound of the memory of all lanes together. Above this bound each lane keeps to [`ROOM_SCARCE`].
 pub const LANES_BYTES_MAX: usize = 96 * 1024 * 1024;
-/// What a session may hold unacknowledged, beside its window; one delivery is allowed whatever its size.
+/// The most bytes that a session may have in flight, beside its window; one delivery is allowed whatever its
+/// size.
 pub const SESSION_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What a session may hold of replies to its own process, beside its window: a handler that has asked waits for its
-/// answer while it fills the window itself. In bytes as many as the window.
+/// The most replies to its own process that a session may have in flight beside its window: a handler that asks
+/// and waits fills the window itself, so the answer could not come otherwise. Their bytes have the bound
+/// [`SESSION_BYTES_MAX`] too.
 pub const REPLIES_MAX: u32 = 64;
-/// Outcomes that wait to be written. Above it nothing is pushed: the database is slower than the agents, or
-/// away, and what it does not know yet would be repeated after a crash.
+/// The most outcomes that wait to be written. Above this number nothing is pushed: the database is slower than
+/// the agents, or away, and after a crash every delivery with an unwritten outcome would be pushed again.
 pub const UNSETTLED_MAX: usize = 100_000;
 
 const _: () = assert!(ROOM.bytes < LANES_BYTES_MAX);
@@ -46,11 +48,11 @@ const _: () = assert!((postbell_client::protocol::limits::WINDOW_MAX as usize) <
 /// How the dispatcher treats deliveries.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
-    /// How long an agent has for a delivery.
+    /// The time from a push to the deadline.
     pub ack_deadline: Duration,
-    /// What becomes of a failed one.
+    /// When a failed delivery is tried again, and when it is dead.
     pub retry: RetryPolicy,
-    /// A lease is not trusted for its last bit: clocks drift, and a push takes time.
+    /// Pushing ends so long before this broker's lease does: clocks drift, and a push takes time.
     pub lease_margin: Duration,
 }
 
@@ -58,26 +60,26 @@ struct Session {
     inbox: Arc<str>,
     instance: Option<String>,
     window: u32,
-    /// All of them, and of these the replies beside the window.
+    /// All deliveries in flight; `replies` counts those among them that went beside the window.
     in_flight: u32,
     in_flight_bytes: usize,
     replies: u32,
     replies_bytes: usize,
-    /// The longest it may hold one by extending.
+    /// The longest that it may hold a delivery by extending its deadline.
     hold: Duration,
-    /// It has said what it has begun with.
+    /// The agent has sent `begun` at least once.
     says_begun: bool,
-    /// It gets nothing until it has nothing, for the sake of what was set aside.
+    /// Nothing is pushed until nothing is in flight here: then the session gets a delivery that is apart.
     reserved: bool,
-    /// It has one of those.
+    /// The delivery in flight is one that is apart.
     alone: bool,
     last_tag: Tag,
-    /// Another broker's.
+    /// The session is a link of another broker.
     link: bool,
     rank: Option<i64>,
-    /// It was asked to leave: it gets nothing more.
+    /// The session was asked to leave: nothing more is pushed.
     draining: bool,
-    /// It was told to end.
+    /// The session was told to end.
     closing: bool,
 }
 
@@ -88,16 +90,16 @@ struct Answer {
     left: usize,
 }
 
-/// What of an inbox is here.
+/// The sessions and deliveries of an inbox at this broker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Here {
-    /// Sessions on it.
+    /// Sessions on the inbox, without links.
     pub sessions: u64,
-    /// Deliveries with them.
+    /// Deliveries in flight to them, and to links.
     pub in_flight: u64,
 }
 
-/// See the module.
+/// Owns all live state and decides what is pushed; see the module's page.
 pub struct Dispatcher {
     rules: Rules,
     sessions: HashMap<SessionId, Session>,
@@ -109,18 +111,19 @@ pub struct Dispatcher {
     lanes_bytes: usize,
     snapshot: Option<Snapshot>,
     lease_until: Option<Instant>,
-    /// When the last whole round of the tail began.
+    /// When the last tail round that ended had begun.
     tailed_at: Option<Instant>,
     stopping: bool,
-    /// Inboxes that the open round of the tail brought something.
+    /// Inboxes for which the open tail round has brought something.
     in_round: Vec<Arc<str>>,
-    /// Inboxes that became `Loading`, and may have become something else since: a round must not look at them all.
+    /// Inboxes that became `Loading` (some may be in another state since), so that a round need not look at all
+    /// inboxes.
     loading: Vec<Arc<str>>,
-    /// Inboxes of which a round of the tail must show what an ordering key waits for.
+    /// Inboxes with an ordering key that waits until a tail round shows its failed message again.
     returning: Vec<Arc<str>>,
-    /// When an ordering key of these inboxes may go on.
+    /// When the delay of an ordering key in this inbox ends.
     delayed: BTreeSet<(Instant, Arc<str>)>,
-    /// Inboxes that may have something to push or to read.
+    /// Inboxes that may have something to push or to read; the next `advance` looks at them.
     touched: Vec<Arc<str>>,
     effects: Vec<Effect>,
     rng: SmallRng,
@@ -152,7 +155,7 @@ impl Dispatcher {
         }
     }
 
-    /// Takes note of what happened. Call [`advance`](Self::advance) after one or several.
+    /// Takes note of an event. Call [`advance`](Self::advance) after one or several.
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Join { session, inbox, instance, window, hold, link, rank } => {
@@ -196,7 +199,7 @@ impl Dispatcher {
         }
     }
 
-    /// Does what time and the events since the last call make possible, and hands out what is to be done.
+    /// Does what time and the events since the last call make possible, and returns what is to be done.
     pub fn advance(&mut self, now: Instant) -> Vec<Effect> {
         self.fail_overdue(now);
         self.wake_keys(now);
@@ -213,7 +216,7 @@ impl Dispatcher {
         std::mem::take(&mut self.effects)
     }
 
-    /// When [`advance`](Self::advance) is due even if nothing happens.
+    /// When [`advance`](Self::advance) is due even if no event comes.
     pub fn next_wake(&self) -> Option<Instant> {
         let key = self.delayed.first().map(|(at, _)| *at);
         self.in_flight.next_wake().into_iter().chain(key).min()
@@ -224,13 +227,13 @@ impl Dispatcher {
         self.in_flight.len()
     }
 
-    /// How many sessions there are.
+    /// How many sessions there are, links included.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Who is here: each inbox with the sessions on it and what is with them. Links count for what they hold alone, since
-    /// their sessions are at another broker.
+    /// The sessions and the deliveries in flight of each inbox. A link counts for its deliveries only, since
+    /// the session behind the link is at another broker.
     pub fn survey(&self) -> HashMap<Arc<str>, Here> {
         let mut found: HashMap<Arc<str>, Here> = HashMap::new();
         for session in self.sessions.values() {
@@ -246,12 +249,12 @@ impl Dispatcher {
         self.unsettled
     }
 
-    /// What the lanes cost in memory.
+    /// The memory of all lanes, in bytes.
     pub fn lanes_bytes(&self) -> usize {
         self.lanes_bytes
     }
 
-    /// Whether every inbox is given back: nothing of this broker is left in the leases.
+    /// Whether every inbox is given back, so that no lease names this broker.
     pub fn is_empty(&self) -> bool {
         self.inboxes.is_empty()
     }
@@ -280,7 +283,7 @@ impl Dispatcher {
         self.effects.push(Effect::Refuse(session, error));
     }
 
-    /// What is known of each inbox, without the bodies.
+    /// The state of each inbox as text, without bodies, for the simulation.
     #[cfg(test)]
     pub(in crate::inbox) fn sketch(&self) -> String {
         self.inboxes.iter().map(|(name, inbox)| format!("{name}: {}\n", inbox.sketch())).collect()

@@ -1,4 +1,4 @@
-//! What the dispatcher is told, and what it wants done.
+//! The dispatcher's input ([`Event`]) and output ([`Effect`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,51 +13,51 @@ use postbell_client::protocol::{ErrorCode, ProtocolError};
 /// A snapshot of the database as text: the tail has brought every row that is visible in it.
 pub type Snapshot = Arc<str>;
 
-/// What an agent asks of the deliveries it has.
+/// A request of an agent about its deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// These are handled.
+    /// These deliveries are handled.
     Ack {
-        /// Which.
+        /// Their tags.
         tags: Vec<Tag>,
-        /// Answer with `acked` after COMMIT.
+        /// If given: answer with `acked` and this `ref` after COMMIT.
         reference: Option<String>,
     },
-    /// Give it back, not counted.
+    /// Give the delivery back; the attempt is not counted.
     Release {
-        /// Which.
+        /// Its tag.
         tag: Tag,
-        /// Not before this.
+        /// How long it must wait before the next push.
         delay: Duration,
     },
-    /// It failed.
+    /// The attempt failed.
     Fail {
-        /// Which.
+        /// Its tag.
         tag: Tag,
-        /// Not before this; by the retry policy where the agent says nothing.
+        /// How long it must wait before the next push; `None`: as the retry policy says.
         delay: Option<Duration>,
-        /// For the dead letter, should it become one.
+        /// The reason for `last_error`.
         reason: String,
     },
-    /// To the dead letters.
+    /// Make the delivery a dead letter at once.
     Dead {
-        /// Which.
+        /// Its tag.
         tag: Tag,
-        /// Why.
+        /// The reason for `last_error`.
         reason: String,
     },
-    /// A later deadline.
+    /// Move the deadline.
     Extend {
-        /// Which.
+        /// Its tag.
         tag: Tag,
-        /// From now.
+        /// The new deadline, counted from now.
         by: Duration,
     },
-    /// A new window.
+    /// Change the session's window.
     Window(u32),
-    /// The agent has begun with these: should it end now, it was one of them.
+    /// The agent has begun with these deliveries, so they are blamed if its session ends now.
     Begun {
-        /// Which.
+        /// Their tags.
         tags: Vec<Tag>,
     },
 }
@@ -65,197 +65,199 @@ pub enum Request {
 /// The broker that an inbox belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
-    /// Its id.
+    /// The broker's id.
     pub broker: Uuid,
-    /// Where it can be reached.
+    /// The address at which the broker can be reached.
     pub address: Arc<str>,
-    /// The SHA-256 of its certificate, where it speaks TLS.
+    /// The SHA-256 of the broker's certificate, if it speaks TLS.
     pub certificate: Option<Arc<str>>,
 }
 
 /// An owner that cannot be reached by the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// Which.
+    /// The owner's id.
     pub owner: Uuid,
-    /// Nobody listens at its address: its process may be dead.
+    /// Nobody listens at its address, so its process may be dead.
     pub refuses: bool,
 }
 
-/// What happened.
+/// An input of the dispatcher: something has happened.
 #[derive(Debug)]
 pub enum Event {
     /// An authenticated session asks for its agent's inbox.
     Join {
-        /// Its id.
+        /// The session's id.
         session: SessionId,
-        /// Its agent's inbox.
+        /// The inbox of its agent or group.
         inbox: Arc<str>,
-        /// Another session of this agent and instance ends.
+        /// Other sessions with the same agent and instance end.
         instance: Option<String>,
-        /// The most unacknowledged deliveries it takes.
+        /// The most deliveries that the session may have in flight.
         window: u32,
-        /// The longest it may hold a delivery by extending its deadline, from the push.
+        /// The longest that the session may hold a delivery by extending its deadline, counted from the push.
         hold: Duration,
-        /// It is another broker's, for a session of its own; it never makes this one ask for the inbox.
+        /// Whether the session is a link of another broker. A link never makes this broker ask for the inbox.
         link: bool,
-        /// Of sessions of one agent and instance the highest goes on; where one has none, the last that came.
+        /// Among sessions with the same agent and instance, the one with the highest rank goes on; if one of
+        /// two has no rank, the one that joined last.
         rank: Option<i64>,
     },
-    /// A session whose inbox was elsewhere has lost its link, and asks again.
+    /// A session whose inbox was elsewhere has lost its link and asks again.
     Rejoin {
-        /// Which.
+        /// The session's id.
         session: SessionId,
-        /// Its tags go on above this one.
+        /// The session's next tags must be above this one.
         above: Tag,
-        /// How the owner was lost.
+        /// How the owner was lost, if it cannot be reached.
         trouble: Option<Trouble>,
     },
-    /// A session is asked to leave: it gets nothing more.
+    /// A session is asked to leave: nothing more is pushed to it.
     Drain(SessionId),
     /// A session ended.
     Leave {
-        /// Which.
+        /// The session's id.
         session: SessionId,
         /// The last tag that was written to its socket.
         written: Tag,
-        /// Whether the broker ended it: then nothing counts as the agent's failure.
+        /// Whether the broker ended the session: then no delivery is blamed.
         by_broker: bool,
     },
-    /// A session asks.
+    /// A session asks something.
     Request {
-        /// Which.
+        /// The session's id.
         session: SessionId,
-        /// What.
+        /// The request.
         request: Request,
     },
-    /// The tail read these.
+    /// Rows that the tail read.
     Arrived(Vec<(Arc<str>, Entry)>),
-    /// A round of the tail is whole: everything visible in its snapshot was brought.
+    /// A tail round has ended: every row that is visible in its snapshot was brought.
     TailRound {
         /// When its statement was sent.
         started_at: Instant,
         /// Its snapshot.
         snapshot: Snapshot,
     },
-    /// A round of the tail failed after it had brought some rows.
+    /// A tail round failed after it had brought some rows.
     TailBroken,
-    /// A refill came.
+    /// The rows of a refill came.
     Refilled {
-        /// Which inbox.
+        /// The inbox that was refilled.
         inbox: Arc<str>,
-        /// Per lane: its position, the rows asked for, and the rows.
+        /// For each lane: its position, the number of rows asked for, and the rows.
         lanes: Vec<(usize, usize, Vec<Entry>)>,
-        /// And per key.
+        /// For each ordering key: its name, the number of rows asked for, and the rows.
         keys: Vec<KeyRows>,
     },
-    /// A refill could not be read.
+    /// The refill of this inbox failed.
     RefillFailed(Arc<str>),
-    /// The inbox is this broker's.
+    /// This broker has the lease of an inbox.
     Acquired {
-        /// Which.
+        /// The inbox.
         inbox: Arc<str>,
         /// The number of this ownership, never used twice.
         epoch: i64,
     },
-    /// The inbox is another live broker's; of which, if that is known.
+    /// Another broker has the lease of an inbox.
     NotAcquired {
-        /// Which.
+        /// The inbox.
         inbox: Arc<str>,
-        /// Whose.
+        /// The owner; `None` if it is not known.
         owner: Option<Owner>,
     },
-    /// Other brokers have sessions for these inboxes and cannot reach this one by the network.
+    /// Other brokers have sessions for these inboxes and cannot reach this broker by the network.
     Wanted(Vec<Arc<str>>),
-    /// The inbox was given back.
+    /// The lease of this inbox was given back.
     Released(Arc<str>),
     /// These outcomes are committed.
     Settled(Vec<Settle>),
-    /// This broker may dispatch until then.
+    /// This broker's own lease is renewed: it may push until this moment.
     LeaseUntil(Instant),
-    /// The broker's lease had ended before it was renewed: another may have taken its inboxes.
-    /// Told before the [`LeaseUntil`](Self::LeaseUntil) of that renewal, so that nothing is pushed in between.
+    /// This broker's own lease had ended before it was renewed, so another broker may have taken its inboxes.
+    /// Sent before the [`LeaseUntil`](Self::LeaseUntil) of that renewal, so that nothing is pushed in between.
     LeaseLapsed,
-    /// Push nothing more: the broker is stopping.
+    /// The broker is stopping: nothing more is pushed.
     Stop,
 }
 
-/// Why a delivery counts as failed: a metric's label.
+/// Why an attempt failed; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailCause {
-    /// The agent said so.
+    /// The agent sent a `nack`.
     Nack,
-    /// Its deadline passed.
+    /// The deadline passed.
     Deadline,
-    /// Its session ended.
+    /// The session ended.
     Disconnect,
 }
 
-/// Why a delivery is dead: a metric's label.
+/// Why a delivery is dead; the label of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeadCause {
-    /// Its last attempt failed.
+    /// The last attempt failed.
     MaxAttempts,
-    /// The agent said so.
+    /// The agent asked for a dead letter.
     Rejected,
-    /// It does not fit into a line.
+    /// The message does not fit into a line.
     PayloadTooLarge,
-    /// Its row cannot be read.
+    /// The row cannot be read.
     Unreadable,
 }
 
 impl DeadCause {
-    /// Whether an agent had it, so that an attempt is counted.
+    /// Whether an agent had the delivery, so that an attempt is counted.
     pub fn was_tried(self) -> bool {
         matches!(self, Self::MaxAttempts | Self::Rejected)
     }
 }
 
-/// What becomes of a delivery.
+/// The end of an attempt, to be written to the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Acknowledged, this long after it was pushed.
+    /// Acknowledged by the agent.
     Ack {
-        /// From the push to the ack.
+        /// The time from the push to the ack.
         handled: Duration,
     },
     /// Ready again after `delay`, with the same attempt.
     Release {
-        /// Zero: at once.
+        /// Zero: ready at once.
         delay: Duration,
     },
     /// Ready again after `delay`, with the next attempt.
     Fail {
-        /// Zero: at once.
+        /// Zero: ready at once.
         delay: Duration,
-        /// Which kind of failure.
+        /// The kind of failure.
         cause: FailCause,
         /// The sentence for `last_error`.
         reason: String,
     },
-    /// Ready again at once, with the same attempt and a reason: its agent ended while it handled this and others.
+    /// Ready again at once, with the same attempt: its last attempt failed in company, which makes no dead
+    /// letter.
     Spare {
         /// The sentence for `last_error`.
         reason: String,
     },
-    /// A reply that nobody here waits for: to the lane of its priority.
+    /// A reply whose process is not here moves to the lane of its priority.
     Relane {
-        /// Which.
+        /// The position of that lane.
         lane: usize,
     },
     /// A dead letter.
     Dead {
-        /// Which kind.
+        /// The kind of reason.
         cause: DeadCause,
         /// The sentence for `last_error`.
         reason: String,
     },
-    /// Too late to deliver.
+    /// The message expired before an agent acknowledged it.
     Expired,
 }
 
 impl Outcome {
-    /// How long until it is tried again, if it is.
+    /// How long until the next attempt; `None` if there is none.
     pub(super) fn delay(&self) -> Option<Duration> {
         match self {
             Self::Release { delay } | Self::Fail { delay, .. } => Some(*delay),
@@ -264,7 +266,7 @@ impl Outcome {
         }
     }
 
-    /// Written as ready: somebody else sees to the delay.
+    /// Drops the delay: the row is written as ready, and the ordering key keeps the delay in memory.
     pub(super) fn go_at_once(&mut self) {
         if let Self::Release { delay } | Self::Fail { delay, .. } = self {
             *delay = Duration::ZERO;
@@ -272,92 +274,92 @@ impl Outcome {
     }
 }
 
-/// An outcome to write. It is compared with the attempt, so one that comes too late changes nothing.
+/// An outcome to write. The statement compares the attempt, so an outcome that comes too late changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settle {
-    /// The inbox it is of.
+    /// The inbox of the delivery.
     pub inbox: Arc<str>,
-    /// Its row.
+    /// The id of its row.
     pub delivery_id: i64,
     /// How many attempts had failed when it was pushed.
     pub attempt: u32,
-    /// What becomes of it.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The `ref` that is answered when it and its siblings are settled.
+    /// The number of the `ref` that is answered once this and the other outcomes of its request are settled.
     pub answer: Option<u64>,
 }
 
 /// A delivery for a session.
 #[derive(Clone, Debug)]
 pub struct Push {
-    /// Its tag in this session.
+    /// The delivery's tag in this session.
     pub tag: Tag,
-    /// Its row.
+    /// The id of its row.
     pub delivery_id: i64,
-    /// Its message.
+    /// The id of its message.
     pub message_id: Uuid,
-    /// Which attempt this is, from 1.
+    /// The number of this attempt, from 1.
     pub attempt: u32,
-    /// How long the agent has.
+    /// How long the agent has until the deadline.
     pub deadline: Duration,
-    /// How old the message is at this moment, and when that was.
+    /// The age of the message, and the moment at which it had that age.
     pub age: (Duration, Instant),
-    /// How long it waited for the broker until then: it was ready, and a session had room.
+    /// How long the delivery waited for the broker: it was ready, and a session had room.
     pub waited: Duration,
-    /// The trace it belongs to.
+    /// The trace that the delivery belongs to.
     pub trace: Option<Trace>,
     /// The end of its `msg` line.
     pub body: Bytes,
 }
 
-/// Rows wanted from one lane: those above an id, at most so many.
+/// Rows wanted for one lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneRefill {
     /// The lane's position.
     pub lane: usize,
-    /// Only rows with a higher id.
+    /// Only rows with a higher id are wanted.
     pub above: i64,
-    /// At most so many.
+    /// The most rows wanted.
     pub rows: usize,
 }
 
-/// Rows wanted of one ordering key, whatever their priorities: those above an id, at most so many.
+/// Rows wanted of one ordering key, whatever their priorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRefill {
     /// The key.
     pub key: Arc<str>,
-    /// Only rows with a higher id.
+    /// Only rows with a higher id are wanted.
     pub above: i64,
-    /// At most so many.
+    /// The most rows wanted.
     pub rows: usize,
 }
 
-/// The rows of one: the key, the rows asked for, and the rows.
+/// The answer for one ordering key: the key, the number of rows asked for, and the rows.
 pub type KeyRows = (Arc<str>, usize, Vec<Entry>);
 
-/// Rows wanted for an inbox: only those visible in the snapshot, since the tail brings the others.
+/// Rows wanted for an inbox: only rows that the snapshot shows, since the tail brings the others.
 #[derive(Clone, Debug)]
 pub struct Refill {
-    /// Whose.
+    /// The inbox.
     pub inbox: Arc<str>,
-    /// What the tail has brought.
+    /// The snapshot up to which the tail has brought every row.
     pub snapshot: Snapshot,
-    /// Which lanes.
+    /// The lanes to read on.
     pub lanes: Vec<LaneRefill>,
     /// The ordering keys that the lanes leave out.
     pub passed: Arc<[Arc<str>]>,
-    /// Which keys are read on by themselves.
+    /// The ordering keys that are read by themselves.
     pub keys: Vec<KeyRefill>,
 }
 
-/// What is to be done.
+/// An output of the dispatcher: something is to be done.
 #[derive(Debug)]
 pub enum Effect {
     /// Write a delivery to a session.
     Push(SessionId, Push),
-    /// The request with this `ref` is committed.
+    /// Tell the session that the request with this `ref` is committed.
     Acked(SessionId, String),
-    /// A request was refused.
+    /// Tell the session that a request was refused.
     Refuse(SessionId, ProtocolError),
     /// End a session.
     Close(SessionId, ErrorCode),
@@ -365,14 +367,16 @@ pub enum Effect {
     Settle(Settle),
     /// Mark these messages `delivered`.
     Mark(Vec<Uuid>),
-    /// The session's inbox is another broker's: link to it. Its tags went up to the last number.
+    /// The session's inbox belongs to another broker: link to that. The number is the last tag that the session
+    /// was given.
     Elsewhere(SessionId, Owner, Tag),
-    /// Ask for an inbox's lease. It is answered once, and an epoch is never used twice.
+    /// Ask for the lease of an inbox. The answer is [`Event::Acquired`] or [`Event::NotAcquired`]; after a
+    /// `NotAcquired` without an owner the leaser asks again by itself, so another answer follows.
     Acquire(Arc<str>, Option<Trouble>),
-    /// Give an inbox's lease back.
+    /// Give the lease of an inbox back.
     Release(Arc<str>),
-    /// Read more of an inbox. It is answered once, by the rows or the failure.
+    /// Read more of an inbox. There is exactly one answer, [`Event::Refilled`] or [`Event::RefillFailed`].
     Refill(Refill),
-    /// Start a round of the tail now.
+    /// Start a tail round now.
     WakeTail,
 }

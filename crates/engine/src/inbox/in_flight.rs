@@ -1,4 +1,4 @@
-//! What is with the agents: pushed and not yet acknowledged, by session and tag, with its deadline.
+//! The deliveries in flight, by session and tag, each with its deadline.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -8,56 +8,56 @@ use uuid::Uuid;
 
 use super::{SessionId, Tag};
 
-/// A delivery longer in flight than this is marked `delivered` in the table; most are acknowledged before, and
-/// cost no write.
+/// A delivery longer in flight than this is marked `delivered` in the table. Most are acknowledged before and
+/// cost no mark.
 pub const MARK_AFTER: Duration = Duration::from_secs(1);
 
 /// A delivery in flight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flight {
-    /// The inbox it came from.
+    /// The inbox that it came from.
     pub inbox: Arc<str>,
-    /// Its row.
+    /// The id of its row.
     pub delivery_id: i64,
     /// How many attempts failed before this one.
     pub attempt: u32,
-    /// Its message.
+    /// The id of its message.
     pub message_id: Uuid,
-    /// The size of its body, counted against the session's bound.
+    /// The size of its body, counted against the session's bound in bytes.
     pub bytes: usize,
-    /// When it was handed to the session.
+    /// When it was pushed.
     pub pushed_at: Instant,
-    /// When it counts as failed.
+    /// When the attempt counts as failed.
     pub deadline: Instant,
-    /// It went beside the window, as a reply.
+    /// Pushed beside the window, as a reply.
     pub is_reply: bool,
-    /// The agent said that it has begun with it.
+    /// The agent has said that it has begun with this delivery.
     pub begun: bool,
-    /// It is alone with its session, to see whether the agent survives it.
+    /// Pushed apart: alone with its session, to see whether the agent survives it.
     pub alone: bool,
 }
 
-/// Every delivery in flight. Each is in `by_tag` and once in `deadlines`, with the same deadline.
+/// Every delivery in flight. Each is once in `by_tag` and once in `deadlines`, with the same deadline.
 #[derive(Debug, Default)]
 pub struct InFlight {
     by_tag: BTreeMap<(SessionId, Tag), Flight>,
     deadlines: BTreeSet<(Instant, SessionId, Tag)>,
-    /// In the order of pushing; the acknowledged are dropped when their time comes.
+    /// In the order of pushing; entries without a flight any more are dropped when their time comes.
     unmarked: VecDeque<(Instant, SessionId, Tag)>,
 }
 
 impl InFlight {
-    /// How many there are.
+    /// How many deliveries are in flight.
     pub fn len(&self) -> usize {
         self.by_tag.len()
     }
 
-    /// Whether there is none.
+    /// Whether none is in flight.
     pub fn is_empty(&self) -> bool {
         self.by_tag.is_empty()
     }
 
-    /// A delivery was handed to a session.
+    /// Adds a delivery that was pushed to a session.
     pub fn insert(&mut self, session: SessionId, tag: Tag, flight: Flight) {
         self.deadlines.insert((flight.deadline, session, tag));
         self.unmarked.push_back((flight.pushed_at, session, tag));
@@ -65,14 +65,14 @@ impl InFlight {
         debug_assert_eq!(self.by_tag.len(), self.deadlines.len());
     }
 
-    /// It is settled; `None` if this session has no such tag (any more).
+    /// Removes a delivery that has its outcome; `None` if this session has no such tag, or no more.
     pub fn take(&mut self, session: SessionId, tag: Tag) -> Option<Flight> {
         let flight = self.by_tag.remove(&(session, tag))?;
         self.deadlines.remove(&(flight.deadline, session, tag));
         Some(flight)
     }
 
-    /// Moves a deadline, to `latest` after the push at most; false if this session has no such tag (any more).
+    /// Moves a deadline, at most to `latest` after the push; false if this session has no such tag, or no more.
     pub fn extend(&mut self, session: SessionId, tag: Tag, deadline: Instant, latest: Duration) -> bool {
         let Some(flight) = self.by_tag.get_mut(&(session, tag)) else { return false };
         let deadline = flight.pushed_at.checked_add(latest).map_or(deadline, |latest| deadline.min(latest));
@@ -82,21 +82,21 @@ impl InFlight {
         true
     }
 
-    /// The agent has begun with it.
+    /// Notes that the agent has begun with a delivery.
     pub fn begin(&mut self, session: SessionId, tag: Tag) {
         if let Some(flight) = self.by_tag.get_mut(&(session, tag)) {
             flight.begun = true;
         }
     }
 
-    /// Everything of a session that ended, oldest push first.
+    /// Removes everything of a session that ended, the oldest push first.
     pub fn take_session(&mut self, session: SessionId) -> Vec<(Tag, Flight)> {
         let tags: Vec<Tag> =
             self.by_tag.range((session, 0)..=(session, Tag::MAX)).map(|((_, tag), _)| *tag).collect();
         tags.into_iter().filter_map(|tag| Some((tag, self.take(session, tag)?))).collect()
     }
 
-    /// One whose deadline has passed.
+    /// Removes one delivery whose deadline has passed.
     pub fn take_overdue(&mut self, now: Instant) -> Option<(SessionId, Tag, Flight)> {
         let &(deadline, session, tag) = self.deadlines.first()?;
         if deadline > now {
@@ -105,7 +105,7 @@ impl InFlight {
         Some((session, tag, self.take(session, tag)?))
     }
 
-    /// The messages that have now been in flight for [`MARK_AFTER`].
+    /// The messages in flight for [`MARK_AFTER`] by now, each once.
     pub fn take_to_mark(&mut self, now: Instant) -> Vec<Uuid> {
         let mut messages = Vec::new();
         while let Some(&(pushed_at, session, tag)) = self.unmarked.front() {
@@ -118,7 +118,7 @@ impl InFlight {
         messages
     }
 
-    /// When there will be something to do.
+    /// The next moment at which a deadline passes or a mark is due.
     pub fn next_wake(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|d| d.0);
         let mark = self.unmarked.front().map(|u| u.0 + MARK_AFTER);

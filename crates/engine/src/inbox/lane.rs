@@ -1,13 +1,13 @@
 //! A lane: the oldest ready deliveries of one priority of an inbox, in memory; the rest stays in the table.
 //!
-//! Invariant: while `more` is false the lane holds every ready delivery that was read so far; while it is true,
-//! every one up to and including `horizon`. So the front of a non-empty lane is the oldest of its priority.
+//! Invariant: while `more` is false, the lane holds every ready delivery that was read so far; while `more` is true, every
+//! one up to and including `horizon`. So the front of a non-empty lane is the oldest delivery of its priority.
 //!
-//! Two readers fill it, and together they bring each row exactly once: the tail brings the rows that its
-//! snapshot `T` did not show yet, a refill brings only rows visible in `T`. What the tail brings beyond the
-//! horizon is dropped (it is in the table); no refill may step over it that was under way meanwhile, or that begins
-//! before the tail's round is whole, since `T` does not show the row until then. So the lane remembers the lowest
-//! id it dropped and cuts the refill there.
+//! Two readers fill the lane, and together they bring each row exactly once: the tail brings the rows that its snapshot `T`
+//! did not show yet, and a refill brings only rows visible in `T`. A row that the tail brings beyond the horizon is
+//! dropped, since it is in the table. A refill that is under way then, or that begins before the tail's round has ended,
+//! must not step over such a row, because until then `T` does not show it. So the lane remembers the lowest id that it
+//! dropped, and cuts the refill there.
 
 use std::collections::BTreeMap;
 
@@ -16,15 +16,15 @@ use super::Entry;
 /// How much a lane may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// In entries.
+    /// The most entries.
     pub entries: usize,
-    /// In bytes of bodies and bookkeeping; one entry is held whatever its size.
+    /// The most bytes of bodies and bookkeeping; one entry is held whatever its size.
     pub bytes: usize,
-    /// The rows of its first refill, when neither the size of its messages nor the pace of its agents is known.
+    /// The rows of the first refill, before the size of the messages and the pace of the agents are known.
     pub first_rows: usize,
 }
 
-/// The rows of the first refill: 64 of the largest are what one broker can hold at once.
+/// The rows of the first refill: 64 of the largest messages are what one broker can hold at once.
 pub const REFILL_ROWS_FIRST: usize = 64;
 /// The room of a lane while memory is plenty.
 pub const ROOM: Room = Room { entries: 2_000, bytes: 2 * 1024 * 1024, first_rows: REFILL_ROWS_FIRST };
@@ -36,45 +36,44 @@ pub const REFILL_ROWS_MAX: usize = 1_000;
 const _: () = assert!(REFILL_ROWS_MAX <= ROOM.entries);
 const _: () = assert!(REFILL_ROWS_FIRST <= REFILL_ROWS_MAX);
 
-/// What a delivery that came in a refill is to the inbox already.
+/// How a delivery that a refill brought is known to the inbox already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing: take it.
+    /// Unknown: take it.
     New,
-    /// It is with a session, or held elsewhere in the inbox: skip it.
+    /// In flight, or held elsewhere in the inbox: skip it.
     Held,
-    /// Its outcome is being written, so the row may be the old one or the new one: stop before it, and ask
-    /// again once the outcome is settled.
+    /// Being settled, so the row may be the old one or the new one: stop before it, and ask again once that is known.
     Settling,
-    /// It was not read whole: stop before it, and ask again.
+    /// Its payload was not read: stop before it, and ask again.
     Left,
 }
 
-/// See the module.
+/// A lane; the module's page states its invariant.
 #[derive(Debug, Default)]
 pub struct Lane {
     held: BTreeMap<i64, Entry>,
     bytes: usize,
-    /// Of all entries that ever came: what sizes a refill.
+    /// The mean cost of the entries that came so far, which sizes a refill.
     entry_bytes_mean: usize,
-    /// How many were given out since it was first read: what sizes a refill, too.
+    /// How many entries were given out since the lane was first read, which sizes a refill as well.
     taken: usize,
     more: bool,
     horizon: i64,
     /// While a refill is under way: the lowest id that it must not step over.
     refilling: Option<i64>,
-    /// Where the open round of the tail brought something: the lowest id that was left in the table since (or the
-    /// highest there is), which no refill may show yet.
+    /// `None` between rounds. During a tail round that touched this lane: the lowest delivery id left in the table so far
+    /// (`i64::MAX` if none was). A refill must stop below it, because no snapshot shows that row yet.
     left_in_round: Option<i64>,
 }
 
 impl Lane {
-    /// A lane of which nothing was read yet.
+    /// A lane that was not read yet.
     pub fn unread() -> Self {
         Self { more: true, ..Self::default() }
     }
 
-    /// The same while a round of the tail may be open, which brought rows that no refill shows before its end.
+    /// A lane that was not read yet, while a tail round may be open that has brought rows that no refill shows before its end.
     pub fn unread_in(round_is_open: bool) -> Self {
         Self { left_in_round: round_is_open.then_some(1), ..Self::unread() }
     }
@@ -89,12 +88,12 @@ impl Lane {
         self.held.is_empty()
     }
 
-    /// What its deliveries cost in memory.
+    /// The memory of its deliveries, in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Whether deliveries may wait in the table that are not held here.
+    /// Whether deliveries may wait in the table that the lane does not hold.
     pub fn has_more(&self) -> bool {
         self.more
     }
@@ -109,7 +108,7 @@ impl Lane {
         self.held.first_key_value().map(|(id, _)| *id)
     }
 
-    /// The size of the oldest delivery's body.
+    /// The size of the oldest delivery's body, in bytes.
     pub fn front_bytes(&self) -> usize {
         self.first().and_then(|entry| entry.body.as_ref()).map_or(0, |body| body.len())
     }
@@ -132,12 +131,12 @@ impl Lane {
         self.held.last_key_value().map(|(id, _)| *id)
     }
 
-    /// This one.
+    /// The delivery with this id, if the lane holds it.
     pub fn get(&self, id: i64) -> Option<&Entry> {
         self.held.get(&id)
     }
 
-    /// Takes this one, wherever it is.
+    /// Takes the delivery with this id, wherever it stands.
     pub fn take(&mut self, id: i64) -> Option<Entry> {
         let entry = self.held.remove(&id)?;
         self.bytes -= entry.cost_bytes();
@@ -145,12 +144,12 @@ impl Lane {
         Some(entry)
     }
 
-    /// Holds one that came from elsewhere than the table: the lane is no part of it.
+    /// Holds a delivery without the invariant, for a lane that is used as a plain list and not filled from the table.
     pub fn put(&mut self, entry: Entry) {
         self.hold(entry);
     }
 
-    /// Leaves everything it holds in the table.
+    /// Gives all its deliveries back to the table.
     pub fn give_back(&mut self) {
         let Some(first) = self.front() else { return };
         self.held.clear();
@@ -159,7 +158,7 @@ impl Lane {
         self.leave_in_table(first);
     }
 
-    /// A delivery that the tail brought.
+    /// The tail brought a delivery.
     pub fn arrive(&mut self, entry: Entry, room: Room) {
         self.left_in_round.get_or_insert(i64::MAX);
         if self.more && entry.delivery_id > self.horizon {
@@ -171,7 +170,7 @@ impl Lane {
         self.check();
     }
 
-    /// A delivery that the tail found and did not read: a refill brings it, and what comes after it, in order.
+    /// The tail brought a delivery without its payload: a refill brings it and all that come after it, in order.
     pub fn leave(&mut self, id: i64) {
         self.left_in_round.get_or_insert(i64::MAX);
         if !self.more || id <= self.horizon {
@@ -189,19 +188,19 @@ impl Lane {
     pub fn wants_refill(&self, room: Room) -> bool {
         self.more
             && self.refilling.is_none()
-            // The very next row waits for the round to end.
+            // No refill may show the very next row before the round has ended.
             && self.left_in_round != Some(self.horizon + 1)
             && self.held.len() <= (room.entries / 2).min(self.taken.max(room.first_rows / 2))
             && self.bytes <= room.bytes / 2
     }
 
-    /// How many rows to read at once: as many as were taken, and as many again. An agent that takes one message a minute
-    /// has no thousand of them read, whenever it connects; one that takes all it can get soon has.
+    /// The rows to read at once: twice as many as were taken. An agent that takes one message a minute does not cause a
+    /// thousand to be read each time it connects; an agent that takes all it can get soon reaches the bound.
     fn appetite(&self, room: Room) -> usize {
         self.taken.saturating_mul(2).clamp(room.first_rows, REFILL_ROWS_MAX)
     }
 
-    /// Starts a refill: rows with an id above the first number, oldest first, at most the second.
+    /// Starts a refill. Returns the id above which it reads and the most rows to bring, oldest first.
     pub fn begin_refill(&mut self, room: Room) -> (i64, usize) {
         self.refilling = Some(self.left_in_round.unwrap_or(i64::MAX));
         let fit = match self.entry_bytes_mean {
@@ -212,8 +211,9 @@ impl Lane {
         (self.horizon, rows)
     }
 
-    /// The rows of the refill, oldest first; fewer than `asked` say that there were no more. A statement that looked at as many
-    /// rows as it may says that it was asked for as many as it brings, and its last one is the last it looked at.
+    /// Takes the rows of a refill, oldest first; fewer than `asked` mean that the table has no more. A statement that
+    /// stopped at its bound of rows to look at reports `asked` as the number it brings, and its last row is the last it
+    /// looked at.
     pub fn end_refill(
         &mut self,
         rows: Vec<Entry>,
@@ -239,26 +239,26 @@ impl Lane {
             }
             last = id;
         }
-        // Whole: every row below `stop` came, else only those up to the last.
+        // Whole: every row below `stop` came. Otherwise only those up to the last row.
         self.more = !whole || stop < i64::MAX;
         self.horizon = if whole { stop - 1 } else { last };
         self.trim(room);
         self.check();
     }
 
-    /// A round of the tail is whole: the next refill shows what was left in the table.
+    /// The tail round has ended: the next refill shows the rows that were left in the table.
     pub fn end_round(&mut self) {
         self.left_in_round = None;
     }
 
-    /// The refill failed.
+    /// The refill failed: another may begin.
     pub fn cancel_refill(&mut self) {
         self.refilling = None;
     }
 
     fn hold(&mut self, entry: Entry) {
         let cost = entry.cost_bytes();
-        // A mean that forgets: 7 parts of what was, one of what came.
+        // A moving mean: seven parts of the past and one of the new entry.
         self.entry_bytes_mean =
             if self.entry_bytes_mean == 0 { cost } else { (self.entry_bytes_mean * 7 + cost) / 8 };
         self.bytes += cost;
@@ -267,7 +267,7 @@ impl Lane {
         }
     }
 
-    /// Gives the youngest back to the table until the rest fits.
+    /// Gives the youngest deliveries back to the table until the rest fits.
     fn trim(&mut self, room: Room) {
         while self.held.len() > room.entries.max(1) || (self.bytes > room.bytes && self.held.len() > 1) {
             let Some((id, entry)) = self.held.pop_last() else { return };

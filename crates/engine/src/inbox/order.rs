@@ -1,17 +1,20 @@
-//! Messages with an ordering key: of each key one is handled at a time, and the others wait.
+//! Ordering keys: the deliveries of one key are handled one at a time, and the others wait.
 //!
-//! A key is taken from the push to the outcome. After an ack, or a dead letter, its next message may go. What failed or was
-//! given back goes first again: it is written as ready at once, also where it is to be delayed, so that whoever owns the
-//! inbox next finds it at its place; the delay is kept here, and the others wait until the table has shown it again.
+//! A key is taken from the push of one of its deliveries to the outcome. After an ack or a dead letter the next
+//! delivery may go. A delivery that failed or was given back goes first again. Its row is written as ready at
+//! once, even if the delivery has a delay, so that the next owner of the inbox finds the row in its place; the
+//! delay is kept here. The others wait until a tail round has shown the row again.
 //!
-//! A few of those that wait are parked here. Where a key has more, or all keys together, it gets a **lane of its own**
-//! ([`Key::own`]): that lane holds the oldest of the key, whatever their priorities, and knows what of the key is left in the
-//! table, by the invariant of every lane. From then on the inbox's lanes pass the key over: their refills leave it out, so
-//! that a blocked key costs one walk over its rows and no memory, and what of it they hold already is dropped when its turn
-//! comes. It is read on by the key's index once the key is free. The lane of its own ends when all was given out, and no
-//! lane of the inbox can hold one of its deliveries from before any more.
+//! A few waiting deliveries are parked here. A key with more of them, or any key when all keys together have
+//! too many, gets a **lane of its own** ([`Key::own`]). That lane holds the oldest deliveries of the key,
+//! whatever their priorities, and keeps the invariant of every lane about the rest in the table. From then on
+//! the inbox's lanes leave the key out: their refills skip its rows, so a blocked key costs one walk over its
+//! rows and no memory, and deliveries of the key that the lanes hold already are dropped when their turn comes.
+//! Once the key is free, refills read it by its index. The lane of its own ends when it is empty, has no more,
+//! and no lane of the inbox can hold a delivery of the key from before it began.
 //!
-//! Of another owner's life nothing is known here: what it had in flight is free to be pushed, as without a key.
+//! Nothing is known here about an earlier owner: a delivery that was in flight there does not hold back its
+//! key.
 
 mod reading;
 mod states;
@@ -24,26 +27,29 @@ use super::Entry;
 use super::lane::{Lane, Room};
 use super::owned::Attempt;
 
-/// How many of one key may wait here before it gets a lane of its own. Few in tests, so that they come to that.
+/// The most parked deliveries of one key; one more gives the key a lane of its own. Small in tests, so that
+/// they reach it.
 pub(super) const KEY_PARKED_MAX: usize = if cfg!(test) { 4 } else { 64 };
-/// And of all keys of an inbox together.
+/// The most parked deliveries of all keys of an inbox together.
 pub(super) const PARKED_MAX: usize = if cfg!(test) { 8 } else { 2_000 };
-/// And bytes.
+/// The most bytes of all parked deliveries of an inbox.
 pub(super) const PARKED_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// How many keys of an inbox may be known at once. Beyond it the delay that ends first ends now, and lanes of keys are given up.
+/// The bound for the keys of an inbox: at most so many delays (the one that ends first ends now), and at most
+/// twice as many keys, beyond which the free ones are forgotten and the lanes are read anew.
 pub(super) const KEYS_MAX: usize = if cfg!(test) { 4 } else { 16_384 };
-/// The same while all lanes together are over their bound.
+/// [`KEYS_MAX`] while all lanes together are over their bound.
 pub(super) const KEYS_MAX_SCARCE: usize = if cfg!(test) { 2 } else { 256 };
-/// The room of a key's own lane: one of the key is handled at a time.
+/// The room of a key's own lane: small, because one delivery of the key is handled at a time.
 pub(super) const KEY_ROOM: Room = Room { entries: KEY_PARKED_MAX, bytes: 256 * 1024, first_rows: 2 };
-/// What a key costs in memory beside its name and what waits.
+/// The memory of a key besides its name and its waiting deliveries.
 const KEY_BYTES: usize = 360;
 
 const _: () = assert!(KEY_PARKED_MAX < PARKED_MAX && KEY_ROOM.bytes < PARKED_BYTES_MAX);
 const _: () = assert!(KEYS_MAX_SCARCE < KEYS_MAX);
 
-/// `Free` → `InFlight` (with an agent) → `Free` if that was its end; else `Writing` (its outcome is being written) →
-/// `Returning` (committed then: a round of the tail that begins later shows it) → `Delayed` (nothing before this) → `Free`.
+/// `Free` → `InFlight` (pushed, or kept to be pushed apart) → `Free` after an ack or a dead letter. After any
+/// other outcome: → `Writing` (being settled) → `Returning` (settled; a tail round that begins later shows the
+/// row) → `Delayed` (until the delay ends) → `Free`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Free,
@@ -53,62 +59,63 @@ enum State {
     Delayed { id: i64, until: Instant },
 }
 
-/// A priority's lane, and an id in it: the order in which deliveries go.
+/// A lane's position and a delivery id: the order in which deliveries go.
 type Turn = (usize, i64);
 
-/// Where a key is looked for.
+/// The list in which a key is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// It waits for an outcome or a delay.
+    /// The key waits for an outcome or a delay.
     Nowhere,
-    /// This one of it may go.
+    /// The key is free, and this delivery of it may go.
     Ready(Turn),
-    /// It is free, and to be read on; its next one was last seen here.
+    /// The key is free, and a refill must read its next delivery, last seen at this turn.
     Hungry(Turn),
-    /// All was given out, and lanes may still hold ids of it up to this one.
+    /// The lane of its own is empty and has no more, but the inbox's lanes may still hold deliveries of the key
+    /// up to this id.
     Lingering(i64),
 }
 
 #[derive(Debug)]
 struct Key {
     state: State,
-    /// Some of those that wait; with a lane of its own, by the invariant of a lane.
+    /// Parked deliveries, oldest first; or, if `own` is set, the lane of its own.
     waiting: Lane,
-    /// It has a lane of its own. The lanes of the inbox hold none of its deliveries above this id.
+    /// Set while the key has a lane of its own: the inbox's lanes hold no delivery of the key above this id.
     own: Option<i64>,
-    /// Where its next one was last seen.
+    /// The turn at which the key's next delivery was last seen.
     hint: Turn,
     place: Place,
 }
 
-/// What of the inbox decides about a key.
+/// The facts about the inbox that a decision about a key needs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Around {
-    /// The highest id that a lane holds.
+    /// The highest id that any lane of the inbox holds.
     pub(super) newest_held: i64,
-    /// The tail is within a round.
+    /// Whether a tail round has brought something for the inbox and has not ended.
     pub(super) round_is_open: bool,
 }
 
-/// See the module.
+/// The ordering keys of one inbox; see the module's page.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     keys: HashMap<Arc<str>, Key>,
-    /// The keys of what is in flight, or being written to be tried again.
+    /// The key of each attempt that is in flight, or being settled and tried again.
     taken: HashMap<Attempt, Arc<str>>,
-    /// Free keys with something that may go, by its turn, and by its id.
+    /// The `Ready` keys: by turn, and by the id of their next delivery.
     ready: BTreeSet<Turn>,
     ready_ids: BTreeMap<i64, Arc<str>>,
     hungry: BTreeSet<(Turn, Arc<str>)>,
     lingering: BTreeSet<(i64, Arc<str>)>,
-    /// Keys whose failed message is committed, in that order.
+    /// Keys whose failed delivery is settled, in the order of settling.
     returning: VecDeque<(Instant, Arc<str>)>,
     delayed: BTreeSet<(Instant, Arc<str>)>,
-    /// Keys to which the open round of the tail brought something.
+    /// Keys for which the open tail round brought something.
     in_round: Vec<Arc<str>>,
     /// Keys that the refill under way reads.
     refilling: Vec<Arc<str>>,
-    /// The names of those with a lane of their own, made when they are asked for.
+    /// The names of the keys with a lane of their own; `None` until asked for again after a change.
     passed: Option<Arc<[Arc<str>]>>,
     parked: usize,
     parked_bytes: usize,
@@ -116,34 +123,35 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// What it costs in memory.
+    /// The memory of keys and parked deliveries, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.parked_bytes + self.key_bytes
     }
 
-    /// Whether this attempt waits here, or will be read here: no lane needs it.
+    /// Whether no lane needs to hold this delivery: it is parked here, or its key has a lane of its own.
     pub(super) fn holds(&self, entry: &Entry) -> bool {
         let Some(key) = entry.ordering_key().and_then(|key| self.keys.get(key)) else { return false };
         key.own.is_some()
             || key.waiting.iter().any(|e| e.delivery_id == entry.delivery_id && e.attempt == entry.attempt)
     }
 
-    /// The next that its key lets go, of one priority.
+    /// The oldest delivery of a priority that its key lets go.
     pub(super) fn ready_in(&self, lane: usize) -> Option<i64> {
         self.ready.range((lane, i64::MIN)..=(lane, i64::MAX)).next().map(|(_, id)| *id)
     }
 
-    /// The oldest that its key lets go.
+    /// The oldest delivery of any priority that its key lets go.
     pub(super) fn oldest_ready(&self) -> Option<i64> {
         self.ready_ids.first_key_value().map(|(id, _)| *id)
     }
 
-    /// One of those.
+    /// The delivery with an id that [`ready_in`](Self::ready_in) or [`oldest_ready`](Self::oldest_ready) gave.
     pub(super) fn ready_entry(&self, id: i64) -> Option<&Entry> {
         self.keys.get(self.ready_ids.get(&id)?)?.waiting.first()
     }
 
-    /// Takes it. Say [`pushed`](Self::pushed) or [`passed_over`](Self::passed_over) of it.
+    /// Takes such a delivery. The caller then calls [`pushed`](Self::pushed) or
+    /// [`passed_over`](Self::passed_over) with it.
     pub(super) fn pop(&mut self, id: i64) -> Option<Entry> {
         let name = self.ready_ids.get(&id)?.clone();
         self.change(&name, |key| {
@@ -151,13 +159,14 @@ impl Order {
             if let Some(entry) = &entry {
                 key.hint = (entry.lane, entry.delivery_id);
             }
-            // Until it is said what became of it.
+            // Taken until the caller says what became of the delivery.
             key.state = State::InFlight;
             entry
         })?
     }
 
-    /// From a lane: gives it back if it may go. Else it is parked, or its key's own lane has it.
+    /// Looks at a delivery that a lane gave out. Returns it if it may go; else parks it, or leaves it to the
+    /// key's own lane.
     pub(super) fn admit(&mut self, entry: Entry, around: impl Fn() -> Around) -> Option<Entry> {
         let Some(key) = entry.ordering_key().and_then(|key| self.keys.get(key)) else { return Some(entry) };
         if key.own.is_none() {
@@ -166,8 +175,8 @@ impl Order {
         None
     }
 
-    /// Takes one that the tail has brought, if its key waits for it, since it must not queue up behind those parked here, or
-    /// if its key has a lane of its own.
+    /// Takes a delivery that the tail brought, if its key waits for just this one (it must not queue behind the
+    /// parked ones) or has a lane of its own. Returns any other.
     pub(super) fn take_back(&mut self, entry: Entry, around: impl Fn() -> Around) -> Option<Entry> {
         let Some(name) = entry.ordering_key() else { return Some(entry) };
         let Some(key) = self.keys.get(name) else { return Some(entry) };
@@ -185,7 +194,8 @@ impl Order {
             State::Writing { id, .. } | State::Returning { id, .. } | State::Delayed { id, .. }
                 if id == entry.delivery_id && entry.is_left() =>
             {
-                // It was not read, and must go before those parked: all of the key is read by its own lane.
+                // Its payload was not read, and it must go before the parked ones: a lane of its own reads the
+                // whole key.
                 let (name, turn) = (name.clone(), (entry.lane, entry.delivery_id));
                 self.give_own_lane(&name, turn, around());
                 None
@@ -216,7 +226,8 @@ impl Order {
         self.parked >= PARKED_MAX || self.parked_bytes >= PARKED_BYTES_MAX
     }
 
-    /// All of it is read anew, by its key. `turn`: of one that waits and is not parked.
+    /// Gives the key a lane of its own, which reads the key anew. `turn` is the turn of a waiting delivery that
+    /// is not parked.
     fn give_own_lane(&mut self, name: &Arc<str>, turn: Turn, around: Around) {
         self.change(name, |key| {
             let first = key.waiting.first().map(|entry| (entry.lane, entry.delivery_id));
@@ -230,7 +241,7 @@ impl Order {
         self.passed = None;
     }
 
-    /// Where too much is parked, an own lane leaves what it holds in the table.
+    /// While too much is parked, a lane of its own gives back to the table what it holds.
     fn keep_bound(&mut self, name: &Arc<str>) {
         if self.parked > PARKED_MAX || self.parked_bytes > PARKED_BYTES_MAX {
             self.change(name, |key| {
@@ -242,7 +253,7 @@ impl Order {
         }
     }
 
-    /// Changes a key and keeps what is counted and listed true; one that has nothing left is forgotten.
+    /// Changes a key, keeps the counts and lists true, and forgets the key if nothing of it is left.
     fn change<R>(&mut self, name: &Arc<str>, change: impl FnOnce(&mut Key) -> R) -> Option<R> {
         let key = self.keys.get_mut(name)?;
         let (parked, bytes, place) = (key.waiting.len(), key.waiting.bytes(), key.place);
@@ -326,7 +337,7 @@ impl Key {
         }
     }
 
-    /// `None`: nothing of it is left.
+    /// The list for the key; `None` if nothing of it is left.
     fn find_place(&self) -> Option<Place> {
         if self.state != State::Free {
             return Some(Place::Nowhere);

@@ -1,4 +1,4 @@
-//! What the broker says.
+//! Reads the lines of the broker.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,13 +13,13 @@ use crate::protocol::frame::{Nack, NackOutcome, Window, push_line};
 use crate::protocol::limits::DURATION_MS_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
-/// What a broker says in milliseconds. No clock goes further than it can count.
+/// A time that the broker gave in milliseconds, bounded because no clock can count much further.
 pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms.min(DURATION_MS_MAX))
 }
 
 impl Driver {
-    /// A line of the broker's, and those that arrived with it.
+    /// Takes a line, and those that arrived with it.
     pub(super) fn hear(&mut self, session: &mut Session, line: &[u8]) -> Option<End> {
         session.heard_at = Instant::now();
         if let Some(end) = self.take(session, line) {
@@ -41,7 +41,7 @@ impl Driver {
     fn take(&mut self, session: &mut Session, line: &[u8]) -> Option<End> {
         let frame = match ServerFrame::decode(line) {
             Ok(Some(frame)) => frame,
-            // An op of a newer broker's.
+            // An op of a newer broker is ignored.
             Ok(None) => return None,
             Err(_) => {
                 self.not_read(session, line);
@@ -81,12 +81,13 @@ impl Driver {
         None
     }
 
-    /// Where nobody takes it, or the broker broke its window, dropping gives it back.
+    /// Hands a delivery to the agent. If nobody takes deliveries, or the broker broke its window, dropping the
+    /// delivery gives it back.
     fn hand_over(&mut self, session: &mut Session, delivery: Delivery) {
         if let Err(TrySendError::Closed(delivery)) = self.deliveries.try_send(delivery)
             && self.builder.hello.window != Some(0)
         {
-            // It would be pushed again, for ever.
+            // Without this, the broker would push the delivery again and again.
             self.builder.hello.window = Some(0);
             push_line(&mut session.out, &ClientFrame::Window(Window { n: 0 }));
             drop(delivery);
@@ -117,7 +118,7 @@ impl Driver {
         None
     }
 
-    /// A line that cannot be read costs the message or the request that it is about.
+    /// A line that cannot be read costs only the message or the request that it is about.
     fn not_read(&mut self, session: &mut Session, line: &[u8]) {
         match Unreadable::of(line) {
             Unreadable::Msg { tag, reason } => {

@@ -1,4 +1,4 @@
-//! What the agent asks: carried out while a broker is there, kept while none is.
+//! The orders of the agent: carried out while a broker is connected, kept while none is.
 
 use std::future::Future;
 
@@ -23,8 +23,8 @@ impl Driver {
                     session.held.remove(tag);
                     self.settle(session, tag, settled);
                 }
-                // A tag of an older connection: the broker gave it back when that fell. An answer is told so by its
-                // sender going out of scope.
+                // The tag is of an older connection, and the broker took the delivery back when that ended. A
+                // caller that waits for the answer learns so because its sender is dropped.
                 Order::Settle { .. } => {}
                 Order::Begun { tags, generation } => {
                     if generation == self.generation {
@@ -59,7 +59,7 @@ impl Driver {
         None
     }
 
-    /// Writes a message, or tells its sender why it cannot be.
+    /// Writes a message, or tells its sender why it cannot be sent.
     pub(super) fn write_send(&mut self, session: &mut Session, send: crate::protocol::frame::Send) {
         let reference = send.reference.clone();
         if let Err(error) = session.push_send(send) {
@@ -89,8 +89,8 @@ impl Driver {
         }
     }
 
-    /// Does this while no broker is there, and meanwhile takes what the agent asks: messages wait for the next connection, outcomes
-    /// mean nothing any more. `None` when the agent has closed the client.
+    /// Does `work` while no broker is connected, and takes orders meanwhile: messages and requests wait for the
+    /// next connection, outcomes have no meaning any more. `None`: the agent has closed the client.
     pub(super) async fn meanwhile<T>(
         &mut self,
         orders: &mut mpsc::Receiver<Order>,
@@ -105,7 +105,8 @@ impl Driver {
                 done = &mut work => return Some(done),
                 n = orders.recv_many(&mut batch, room), if room > 0 && is_open => {
                     is_open = n > 0;
-                    // Nobody asks any more; what was asked is still written when a broker is there.
+                    // No handle is left; messages and requests that wait are still written when a broker is
+                    // back.
                     if !is_open && self.pending.is_empty() && self.waiting.is_empty() {
                         return None;
                     }
@@ -120,22 +121,22 @@ impl Driver {
         }
     }
 
-    /// Keeps what can wait. Gives back who waits for the client to be closed.
+    /// Keeps an order that can wait. Returns the caller that waits for the client to be closed.
     fn keep(&mut self, order: Order) -> Option<tokio::sync::oneshot::Sender<()>> {
         match order {
             Order::Send(send, answer) => self.pending.hold(send, answer),
-            // The broker gave it back when the connection fell.
+            // The broker took the deliveries back when the connection ended.
             Order::Settle { .. } | Order::Begun { .. } => {}
             Order::Window(n) => {
                 self.builder.hello.window = Some(n);
-                // The next hello may be on its way with another one.
+                // Queued as well: the next hello may be on its way already, with the old window.
                 self.waiting.retain(|order| !matches!(order, Order::Window(_)));
                 self.waiting.push(Order::Window(n));
             }
             Order::Question(correlation_id, answer) => self.pending.question(correlation_id, answer),
             Order::Close(done) => return Some(done),
             order @ (Order::Want { .. } | Order::Ask(..)) => {
-                // Those who have given up leave room for others.
+                // Requests whose callers have given up make room for others.
                 self.waiting.retain(Order::is_wanted);
                 self.waiting.push(order);
             }
@@ -143,7 +144,7 @@ impl Driver {
         None
     }
 
-    /// The client ends, and says so to everybody who waits.
+    /// Ends the client: everybody who waits is told why.
     pub(super) fn end(&mut self, orders: &mut mpsc::Receiver<Order>, error: &ClientError) {
         orders.close();
         while let Ok(order) = orders.try_recv() {
@@ -159,7 +160,7 @@ impl Driver {
 }
 
 impl Order {
-    /// Whether somebody waits for its answer still.
+    /// Whether a caller still waits for the answer.
     fn is_wanted(&self) -> bool {
         match self {
             Self::Want { answer, .. } => !answer.is_closed(),

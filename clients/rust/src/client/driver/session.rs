@@ -1,4 +1,4 @@
-//! What lasts as long as a connection.
+//! The state of one connection.
 
 use std::time::{Duration, Instant};
 
@@ -12,22 +12,22 @@ use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Ack, Extend, Send, push_line};
 use crate::protocol::{ClientFrame, ErrorCode};
 
-/// A broker that takes nothing for so long is left.
+/// A broker that takes nothing for so long is given up.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
-/// So many messages are named where many are meant.
+/// The most messages that a warning names.
 const NAMED_MAX: usize = 3;
 
-/// See the module.
+/// One connection, with the deliveries that it brought and the lines that wait to be written.
 pub(super) struct Session {
     pub(super) connection: Connection,
     pub(super) held: Held,
     pub(super) out: Vec<u8>,
-    /// Acks of one write, as one line.
+    /// The acks of the next write, which go as one line.
     pub(super) acks: Vec<u64>,
     pub(super) draining: Option<Duration>,
     pub(super) heard_at: Instant,
     pub(super) wrote_at: Instant,
-    /// Whether a line that means nothing was told of.
+    /// Whether a line that could not be read was logged.
     pub(super) told_of_lines: bool,
 }
 
@@ -45,8 +45,8 @@ impl Session {
         }
     }
 
-    /// Appends a frame to what is written next, unless its line is longer than the broker takes: that would end the session
-    /// for everybody.
+    /// Appends a frame to the next write. A line longer than the broker takes is refused here: sending it would
+    /// end the session for every task that uses the client.
     pub(super) fn push(&mut self, frame: &ClientFrame) -> Result<(), ClientError> {
         let (from, most) = (self.out.len(), self.connection.welcome.limits.line_bytes);
         push_line(&mut self.out, frame);
@@ -58,7 +58,7 @@ impl Session {
         Err(too_large(format!("the line would be {bytes} bytes, and this broker takes {most}")))
     }
 
-    /// The same for a message, whose payload has a limit of its own.
+    /// Appends a message like [`push`](Self::push); the payload has a limit of its own.
     pub(super) fn push_send(&mut self, send: Send) -> Result<(), ClientError> {
         let (bytes, most) = (send.payload.get().len(), self.connection.welcome.limits.payload_bytes);
         if bytes > most {
@@ -67,7 +67,7 @@ impl Session {
         self.push(&ClientFrame::Send(send))
     }
 
-    /// Moves deadlines, and tells of those that have passed.
+    /// Moves deadlines that are due, and warns about those that have passed.
     pub(super) fn look_at_deadlines(&mut self, now: Instant) {
         let due = self.held.take_due(now);
         for (tag, by) in due.extends {
@@ -79,7 +79,7 @@ impl Session {
         }
     }
 
-    /// Somebody wanted to wake at this moment, and woke now.
+    /// Warns if the runtime was blocked: a wake-up was wanted at one moment and came at the other.
     pub(super) fn look_for_block(&self, wanted: Instant, now: Instant) {
         if let Some(late) = self.held.was_blocked(wanted, now) {
             let ids: Vec<String> = self.held.some().take(NAMED_MAX).map(|id| id.to_string()).collect();
@@ -91,7 +91,7 @@ impl Session {
         }
     }
 
-    /// Writes what has gathered, as one write.
+    /// Writes the lines that have gathered, by one write.
     pub(super) async fn flush(&mut self) -> Result<(), End> {
         let tags = std::mem::take(&mut self.acks);
         match tags.as_slice() {

@@ -14,18 +14,18 @@ use crate::protocol::limits::DEAD_IDS_MAX;
 pub struct Dead {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// The agent's own, where it is left out.
+    /// The inbox; if left out, the agent's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbox: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// The last one of the page before.
+    /// The id of the last letter on the page before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<i64>,
 }
 
-/// Client to broker: which dead letters to `redrive` or to `purge`. Answered after COMMIT by `redriven` or `purged`, or by
-/// `error`.
+/// Client to broker: the dead letters to `redrive` or to `purge`. Answered after COMMIT by `redriven` or
+/// `purged`, or by `error`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Chosen {
@@ -33,10 +33,10 @@ pub struct Chosen {
     pub reference: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ids: Vec<i64>,
-    /// All of this inbox.
+    /// Instead of `ids`: all dead letters of this inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub inbox: Option<String>,
-    /// Of the inbox, those after this one: the last of the answer before.
+    /// With `inbox`: only letters after this id, the `last` of the answer before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<i64>,
 }
@@ -45,7 +45,8 @@ pub struct Chosen {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct DeadLetter {
-    /// What `redrive` and `purge` name it by: the delivery's number. The same message may be dead in other inboxes.
+    /// The delivery's id, by which `redrive` and `purge` name the letter. The same message may be dead in other
+    /// inboxes too.
     pub id: i64,
     pub message_id: Uuid,
     pub inbox: String,
@@ -60,7 +61,7 @@ pub struct DeadLetter {
     pub dead_at: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// Whole, or left out where it is long.
+    /// The whole payload; left out if it is long.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<RawValue>>,
 }
@@ -75,7 +76,7 @@ pub struct DeadLetters {
     pub more: bool,
 }
 
-/// Broker to client: so many were redriven or purged, and it is committed.
+/// Broker to client: so many were redriven or purged, and that is committed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Done {
@@ -94,7 +95,8 @@ impl Dead {
 }
 
 impl Chosen {
-    /// All of one's own is too much to ask for by a key that was forgotten.
+    /// Checks that ids or an inbox are named: a client that forgot its keys must not get all of its letters
+    /// redriven or purged.
     ///
     /// # Errors
     /// `bad_field`, with what is wrong.

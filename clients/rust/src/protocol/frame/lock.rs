@@ -14,7 +14,7 @@ pub struct Acquire {
     pub reference: Option<String>,
     pub key: String,
     pub ttl_ms: u64,
-    /// Of the lock that is held, to hold it for longer.
+    /// The fence of the lock, if the client holds it and wants to hold it longer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<i64>,
 }
@@ -31,7 +31,7 @@ pub struct Release {
     pub done: bool,
 }
 
-/// Broker to client: whether the lock is held now by whoever asked.
+/// Broker to client: whether the client holds the lock now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Lock {
@@ -41,12 +41,12 @@ pub struct Lock {
     pub held: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fence: Option<i64>,
-    /// Of another's.
+    /// The agent that holds the lock, if another does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left_ms: Option<u64>,
-    /// The task is done.
+    /// Whether the task is done.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub done: bool,
 }

@@ -1,4 +1,4 @@
-//! What a broker says.
+//! The lines of a broker.
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -9,7 +9,7 @@ use super::lock::{Lock, Released};
 use super::{Topic, fields, op_of};
 use crate::protocol::error::{ErrorCode, ProtocolError};
 
-/// What a session must keep to, told in the welcome.
+/// The bounds of a session, told in the welcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Limits {
@@ -31,7 +31,7 @@ pub struct Welcome {
     pub heartbeat_ms: u32,
 }
 
-/// Broker to client: a delivery pushed.
+/// Broker to client: a delivery.
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Msg {
@@ -55,7 +55,7 @@ pub struct Msg {
     pub payload: Box<RawValue>,
 }
 
-/// The part of a `msg` line that is the same at every push: made once, when the delivery is read.
+/// The part of a `msg` line that is the same at every push; encoded once, when the delivery is read.
 #[derive(Serialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct MsgBody<'a> {
@@ -106,9 +106,9 @@ pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, bod
     out.push(b'\n');
 }
 
-/// A `msg` line, as [`push_msg`] writes it, under another tag; with its newline.
+/// Puts another tag into a `msg` line that [`push_msg`] wrote; returns the line with its newline.
 ///
-/// `None` if it was written by something else.
+/// `None` if the line was written by something else.
 pub fn retag_msg(line: &[u8], tag: u64) -> Option<Vec<u8>> {
     use std::io::Write;
     const HEAD: &[u8] = br#"{"op":"msg","tag":"#;
@@ -122,7 +122,7 @@ pub fn retag_msg(line: &[u8], tag: u64) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// A line from the broker, but for `msg`, which [`push_msg`] writes.
+/// A line from the broker. [`push_msg`] writes `msg`, so this does not serialize that variant.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "op", rename_all = "lowercase")]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
@@ -200,10 +200,10 @@ struct DrainFields {
 }
 
 impl ServerFrame {
-    /// Reads a line a broker sent; `None` is an op newer than this client, to be ignored.
+    /// Reads a line from a broker; `None` for an op that is newer than this client, which ignores the line.
     ///
     /// # Errors
-    /// The line is not what the protocol says: the peer is no Postbell broker.
+    /// The line is not as the protocol says: the peer is no Postbell broker.
     pub fn decode(line: &[u8]) -> Result<Option<Self>, ProtocolError> {
         let op = op_of(line)?;
         let name = op.op.as_deref().unwrap_or("");

@@ -1,7 +1,7 @@
-//! Whose fault the end of a session is.
+//! Decides which deliveries are blamed for the end of a session.
 //!
-//! An agent that handles one after the other had the oldest in hand. One that handles several says what it has begun with;
-//! then it was one of those. The others are given back, uncounted.
+//! An agent that handles one delivery after the other had the oldest in hand. An agent that handles several
+//! names them by `begun`, and then one of those is to blame. All others are given back, uncounted.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +12,13 @@ use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Source};
 use crate::inbox::{Entry, SessionId, Tag};
 
-/// The reason of what was in company begins so: by these words its next attempts know it (sql/queries/tail.sql).
+/// The start of the reason for a delivery that failed in company; sql/queries/tail.sql finds such deliveries by
+/// these words.
 pub const IN_COMPANY: &str = "the agent disconnected while it handled this and others";
 
 impl Dispatcher {
-    /// What was written to the agent may have been handled by half, so a message that kills its agent each time ends in the
-    /// dead letters. What was not written, or not begun with, is given back.
+    /// Fails the deliveries in hand, so that a message which kills its agent each time ends in the dead
+    /// letters. Deliveries that were not written to the socket, or not begun with, are given back.
     pub(super) fn blame(
         &mut self,
         session: &Session,
@@ -46,7 +47,7 @@ impl Dispatcher {
         }
     }
 
-    /// It was one of several: none is dead by that.
+    /// Fails one of several deliveries in hand; this alone never makes a dead letter.
     fn blame_in_company(&mut self, flight: &Flight, others: usize) {
         let reason = format!("{IN_COMPANY} ({others})");
         if self.rules.retry.is_exhausted(flight.attempt + 1) {
@@ -56,17 +57,18 @@ impl Dispatcher {
         }
     }
 
-    /// The last attempt at what was in company.
+    /// Whether this is the last attempt at a delivery that failed in company.
     pub(super) fn must_be_alone(&self, entry: &Entry) -> bool {
         entry.was_in_company() && self.rules.retry.is_exhausted(entry.attempt + 1)
     }
 
-    /// Sets it aside; false if there are too many.
+    /// Keeps the delivery to be pushed apart; false if there is no place.
     pub(super) fn keep_for_later(&mut self, inbox: &Arc<str>, entry: &Entry) -> bool {
         self.with_inbox(inbox, |state| state.set_aside(entry)) == Some(true)
     }
 
-    /// Gives what was set aside to a session that has nothing else, and has one get nothing more until it has nothing.
+    /// Pushes the deliveries that wait to be apart, each to a session without any other. Until there is such a
+    /// session, the least busy one is reserved and gets nothing more.
     pub(super) fn push_aside(&mut self, now: Instant, inbox: &Arc<str>) {
         while self.may_push(now) {
             if self.owned(inbox).and_then(Inbox::first_aside).is_none() {
@@ -82,7 +84,8 @@ impl Dispatcher {
         self.unreserve(inbox);
     }
 
-    /// The session that takes nothing more for the sake of what was set aside; the one that has least.
+    /// The session that is reserved for a delivery apart; if there is none yet, reserves the one with the least
+    /// in flight.
     fn reserve(&mut self, inbox: &Arc<str>) -> Option<SessionId> {
         let ids = &self.inboxes.get(inbox)?.sessions;
         let could = |s: &Session| s.is_there() && !s.alone && s.window > 0;
@@ -93,7 +96,7 @@ impl Dispatcher {
         Some(id)
     }
 
-    /// Nothing is aside any more.
+    /// Ends the reservation if no delivery waits to be apart any more.
     fn unreserve(&mut self, inbox: &Arc<str>) {
         let Some(state) = self.inboxes.get(inbox) else { return };
         if state.first_aside().is_some() {

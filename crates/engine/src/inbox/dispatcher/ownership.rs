@@ -1,4 +1,4 @@
-//! Sessions that come and go, and the leases of their inboxes.
+//! Sessions that join and leave, and the leases of their inboxes.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -13,12 +13,12 @@ use postbell_client::protocol::ErrorCode;
 impl Dispatcher {
     pub(super) fn join(&mut self, now: Instant, id: SessionId, session: Session) {
         if session.link && !self.may_serve_link(&session.inbox) {
-            // Its broker asks the database, which knows the owner; two brokers must not send it to each other.
+            // Its broker asks the database for the owner; otherwise two brokers could send the session to each other.
             self.effects.push(Effect::Close(id, ErrorCode::NotOwner));
             return;
         }
         if session.instance.is_some() {
-            // A hello may come late: from a broker that linked anew meanwhile, or whose agent has gone to another.
+            // A hello may be late: its broker has linked anew meanwhile, or its agent has gone to another broker.
             if self.has_newer(&session) {
                 self.effects.push(Effect::Close(id, ErrorCode::TakenOver));
                 return;
@@ -35,7 +35,7 @@ impl Dispatcher {
         matches!(ownership, Some(Ownership::Loading { .. } | Ownership::Owned { .. }))
     }
 
-    /// Its owner was lost, or gave the inbox back: whoever is asked first by one of the inbox's sessions has it now.
+    /// The session lost its owner or was turned away. The first broker that asks for the inbox gets it.
     pub(super) fn rejoin(&mut self, now: Instant, id: SessionId, above: Tag, trouble: Option<Trouble>) {
         let Some(session) = self.sessions.get(&id) else { return };
         let inbox = session.inbox.clone();
@@ -49,33 +49,33 @@ impl Dispatcher {
         self.enter(now, id, inbox, trouble);
     }
 
-    /// Whether this agent and instance has a session here that is certainly newer.
+    /// Whether this agent and instance has a session here that is certainly newer: of two ranks, the higher.
     fn has_newer(&self, than: &Session) -> bool {
         self.others(than).any(|s| s.rank.zip(than.rank).is_some_and(|(theirs, its)| theirs > its))
     }
 
-    /// Whether this agent and instance came anew while the older session was elsewhere.
+    /// Whether this agent and instance has a session here that is newer, or cannot be compared because a rank is missing.
     fn has_another(&self, than: &Session) -> bool {
         self.others(than).any(|s| s.rank.zip(than.rank).is_none_or(|(theirs, its)| theirs > its))
     }
 
-    /// Of this agent and instance, here.
+    /// The other sessions of this agent and instance here that were not told to end.
     fn others<'a>(&'a self, session: &'a Session) -> impl Iterator<Item = &'a Session> {
         let ids = self.inboxes.get(&session.inbox).into_iter().flat_map(|state| &state.sessions);
         ids.filter_map(|id| self.sessions.get(id)).filter(|s| s.instance == session.instance && !s.closing)
     }
 
-    /// Puts a session on its inbox, and asks for that where it is not this broker's.
+    /// Puts a session on its inbox, and asks for the lease if this broker does not have it.
     fn enter(&mut self, now: Instant, id: SessionId, inbox: Arc<str>, trouble: Option<Trouble>) {
         let state = self.inboxes.entry(inbox.clone()).or_insert_with(|| {
             self.effects.push(Effect::Acquire(inbox.clone(), trouble));
             Inbox::new()
         });
-        // First in turn: it has nothing yet.
+        // First in turn, since it has nothing in flight yet.
         state.sessions.push_front(id);
         match state.ownership {
             Ownership::Leaving { epoch } => {
-                // Its lanes were not kept up while nobody was there; what an ordering key waits for may have come.
+                // The lanes were not kept up meanwhile, and rows that an ordering key waits for may have come.
                 self.with_inbox(&inbox, |state| state.forget(Ownership::Loading { since: now, epoch }));
                 self.loading.push(inbox.clone());
                 self.effects.push(Effect::WakeTail);
@@ -89,8 +89,8 @@ impl Dispatcher {
         self.touched.push(inbox);
     }
 
-    /// It finishes what it has. A link that has nothing left is closed, so that its broker can have the inbox; an agent
-    /// says goodbye itself.
+    /// The session finishes what is in flight. A link with nothing in flight is closed, so that its broker can have the
+    /// inbox; an agent says goodbye itself.
     pub(super) fn drain(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.draining = true;
@@ -108,14 +108,14 @@ impl Dispatcher {
         }
     }
 
-    /// Once: the session leaves by itself.
+    /// Tells the session to end, once; the session then leaves by itself.
     fn close(effects: &mut Vec<Effect>, id: SessionId, session: &mut Session, code: ErrorCode) {
         if !std::mem::replace(&mut session.closing, true) {
             effects.push(Effect::Close(id, code));
         }
     }
 
-    /// Gives inboxes up to the brokers that ask, unless this one has sessions of its own for them.
+    /// Gives inboxes up to the brokers that want them, unless this broker has agents of its own on them.
     pub(super) fn wanted(&mut self, inboxes: Vec<Arc<str>>) {
         for inbox in inboxes {
             let Some(state) = self.inboxes.get(&inbox) else { continue };
@@ -127,7 +127,7 @@ impl Dispatcher {
         }
     }
 
-    /// Ends links: their brokers ask for the inbox anew.
+    /// Ends links, whose brokers then ask for the inbox anew.
     fn turn_away(&mut self, links: Vec<SessionId>) {
         for id in links {
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -136,7 +136,7 @@ impl Dispatcher {
         }
     }
 
-    /// The newest session of an agent and instance goes on; the others are told to end, and leave by themselves.
+    /// Tells all older sessions of an agent and instance to end.
     fn take_over(&mut self, inbox: &Arc<str>, instance: &Option<String>) {
         let Some(state) = self.inboxes.get(inbox) else { return };
         for id in &state.sessions {
@@ -147,7 +147,7 @@ impl Dispatcher {
         }
     }
 
-    /// It ended, by itself or by the broker.
+    /// A session ended, by itself or told by the broker.
     pub(super) fn leave(&mut self, id: SessionId, written: u64, by_broker: bool) {
         let Some(session) = self.sessions.remove(&id) else { return };
         let flights = self.in_flight.take_session(id);
@@ -159,7 +159,7 @@ impl Dispatcher {
         self.touched.push(session.inbox);
     }
 
-    /// The last session left and every outcome is in the table: the next owner reads the truth.
+    /// Gives the inbox back once its last session has left and every outcome is in the table, for the next owner to read.
     pub(super) fn give_back_if_left(&mut self, inbox: &Arc<str>) {
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
         if !state.sessions.is_empty() {
@@ -179,7 +179,7 @@ impl Dispatcher {
 
     pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: i64) {
         let Some(state) = self.inboxes.get_mut(&inbox) else {
-            // It was refused, everybody left, and then it was had after all.
+            // The lease was refused, every session left, and then the lease was granted after all.
             self.effects.push(Effect::Release(inbox));
             return;
         };
@@ -191,7 +191,7 @@ impl Dispatcher {
         }
         match state.ownership {
             Ownership::Releasing => {}
-            // Asked again after the lease had lapsed: nobody had it in between if the epoch is the same.
+            // Asked again after the lease had lapsed: the same epoch means that no other broker had the inbox in between.
             Ownership::Loading { epoch: e, .. }
             | Ownership::Owned { epoch: e }
             | Ownership::Leaving { epoch: e }
@@ -222,7 +222,7 @@ impl Dispatcher {
         }
     }
 
-    /// The inbox's sessions link to its owner. What they have in flight is settled from here all the same.
+    /// Sends the inbox's sessions to its owner. Outcomes of deliveries in flight are still written by this broker.
     fn send_elsewhere(&mut self, inbox: &Arc<str>, owner: &Owner) {
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
         state.ownership = Ownership::Elsewhere;
@@ -237,7 +237,7 @@ impl Dispatcher {
         self.give_back_if_left(inbox);
     }
 
-    /// Asks for an inbox's lease; there is one question at a time.
+    /// Asks for the lease of an inbox; at most one question is under way, and a second one is asked after its answer.
     fn ask(&mut self, inbox: Arc<str>, trouble: Option<Trouble>) {
         if let Some(state) = self.inboxes.get_mut(&inbox) {
             state.ask_again = std::mem::replace(&mut state.asking, true);
@@ -274,7 +274,7 @@ impl Dispatcher {
         }
     }
 
-    /// Every inbox is in doubt, also one whose lease was asked for: the answer may be from before.
+    /// Asks again for every inbox, even if its lease is being asked for: that answer may be from before the lapse.
     pub(super) fn lease_lapsed(&mut self) {
         let in_doubt =
             |state: &Inbox| !matches!(state.ownership, Ownership::Releasing | Ownership::Elsewhere);

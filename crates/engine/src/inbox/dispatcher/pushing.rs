@@ -1,4 +1,4 @@
-//! From a lane to a session: what comes next, and who gets it.
+//! From a lane to a session: which delivery goes next, and which session gets it.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,8 +18,8 @@ impl Session {
             && (ordinary == 0 || ordinary_bytes + bytes <= SESSION_BYTES_MAX)
     }
 
-    /// Beside the window, for replies to its own process. While others wait, replies keep to the share that they have of the
-    /// pushes.
+    /// Whether a reply to the session's own process has room beside the window. While other deliveries wait, at
+    /// most [`OLDEST_EVERY`] - 1 replies are in flight for each delivery of the window.
     pub(super) fn has_room_for_reply(&self, bytes: usize, others_wait: bool) -> bool {
         let share = if others_wait && self.window > 0 {
             self.window.saturating_mul(OLDEST_EVERY as u32 - 1).min(REPLIES_MAX)
@@ -38,7 +38,7 @@ impl Session {
     }
 }
 
-/// What becomes of a delivery without a body.
+/// The outcome of a delivery without a body.
 fn unfit(why: Option<&Unfit>) -> Outcome {
     match why {
         Some(Unfit::Unreadable(what)) => {
@@ -55,7 +55,7 @@ fn unfit(why: Option<&Unfit>) -> Outcome {
 }
 
 impl Dispatcher {
-    /// Pushes what an inbox holds to the sessions that have room, each in its turn, then reads on.
+    /// Pushes the inbox's deliveries to sessions with room, in turn, and then starts a refill if one is due.
     pub(super) fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
         self.note_room(now, inbox);
         self.push_replies(now, inbox);
@@ -63,7 +63,7 @@ impl Dispatcher {
         while self.may_push(now) {
             let Some((source, bytes)) = self.owned(inbox).and_then(Inbox::next) else { break };
             let Some(session) = self.next_session(inbox, bytes) else { break };
-            // What waits for another with its key is not given out now.
+            // `None`: the delivery waits for another one with its key.
             let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { continue };
             if self.must_be_alone(&entry) && self.keep_for_later(inbox, &entry) {
                 self.push_aside(now, inbox);
@@ -99,7 +99,7 @@ impl Dispatcher {
         self.settle(inbox, entry, outcome);
     }
 
-    /// The next session with room for so many bytes, in turn.
+    /// The next session in turn with room for so many bytes.
     pub(super) fn next_session(&mut self, inbox: &Arc<str>, bytes: usize) -> Option<SessionId> {
         let state = self.inboxes.get_mut(inbox)?;
         for _ in 0..state.sessions.len() {
@@ -112,7 +112,7 @@ impl Dispatcher {
         None
     }
 
-    /// Its own process, for a reply that waited in the lane of its priority.
+    /// The session of the process that a reply is for, if it has room; otherwise `next`.
     fn preferred(&self, inbox: &Arc<str>, entry: &Entry, next: SessionId, bytes: usize) -> SessionId {
         let (Some(instance), Some(state)) = (entry.instance(), self.inboxes.get(inbox)) else { return next };
         let is_its = |id: &&SessionId| {
@@ -141,7 +141,7 @@ impl Dispatcher {
             waited
         });
         let (Some(to), Some(waited)) = (self.sessions.get_mut(&session), waited) else { return };
-        // What was looked for by its process goes beside the window.
+        // A reply that goes to the process it answers does not count towards the window.
         let is_reply =
             matches!(source, Source::Reply(_)) && to.instance.as_deref() == entry.instance().map(|i| &**i);
         let alone = source == Source::Aside;

@@ -1,4 +1,4 @@
-//! What the tail and the refills bring.
+//! The rows that the tail and the refills bring.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +12,8 @@ impl Dispatcher {
     pub(super) fn arrived(&mut self, rows: Vec<(Arc<str>, Entry)>) {
         for (inbox, entry) in rows {
             let room = self.room();
-            // An inbox that is unknown here was given back while the statement ran: its next owner reads it.
+            // An inbox that is unknown here was given back while the statement ran: its next owner reads these
+            // rows.
             let Some(first) = self.with_inbox(&inbox, |state| state.arrive(entry, room)) else { continue };
             if first {
                 self.in_round.push(inbox.clone());
@@ -41,7 +42,8 @@ impl Dispatcher {
         self.touched.push(inbox);
     }
 
-    /// A round that began after the lease was committed shows or brings every row of the inbox.
+    /// A tail round that began after the lease was committed has brought every row of the inbox, or its
+    /// snapshot shows the row to refills. The inbox is then owned.
     pub(super) fn tail_round(&mut self, started_at: Instant, snapshot: Snapshot) {
         self.snapshot = Some(snapshot);
         self.tailed_at = Some(started_at);
@@ -71,7 +73,7 @@ impl Dispatcher {
         }
     }
 
-    /// Lets the ordering keys go on whose delay has passed.
+    /// Frees the ordering keys whose delay has ended.
     pub(super) fn wake_keys(&mut self, now: Instant) {
         while self.delayed.first().is_some_and(|(at, _)| *at <= now) {
             let Some((_, inbox)) = self.delayed.pop_first() else { return };
@@ -82,8 +84,8 @@ impl Dispatcher {
         }
     }
 
-    /// A round of the tail broke off after it had brought some rows. It will bring them again, so the lanes are
-    /// read anew from the table, which knows what is in flight.
+    /// A tail round broke off after it had brought some rows, and the next round will bring them again. So all
+    /// lanes are read anew, and the outcomes of deliveries in flight tell which rows to skip.
     pub(super) fn tail_broken(&mut self, now: Instant) {
         let owned: Vec<_> = self.inboxes.keys().cloned().collect();
         for inbox in owned {

@@ -1,7 +1,9 @@
-//! Replies to a process: beside the window of the one they are for, and never in the way of anything else.
+//! Replies to a process: pushed beside the window of the session that asked, and never in the way of other
+//! deliveries.
 //!
-//! The lane of replies prefers only what is a reply to a process that is here, and a few of those that wait for room. All
-//! else goes to the lane of its priority, by a write: there it queues as any other, also if its process comes back.
+//! The lane of replies keeps only replies to processes that are connected here, and a bounded number of those
+//! that wait for room. All others are written to the lane of their priority and queue there, even if the
+//! process comes back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use crate::inbox::event::Outcome;
 use crate::inbox::owned::{Inbox, Source};
 use crate::inbox::{Entry, SessionId};
 
-/// How many replies may wait in their lane for room at processes that are here.
+/// The most replies that wait in their lane for room at processes that are connected here.
 pub const REPLIES_WAITING_MAX: usize = 256;
 
 impl Dispatcher {
@@ -46,7 +48,8 @@ impl Dispatcher {
         named.collect()
     }
 
-    /// To the process that asked, whatever its window; false if it has no room.
+    /// Pushes a reply to the process that asked, whatever the window; false if the bound for replies is
+    /// reached.
     fn push_reply(&mut self, now: Instant, inbox: &Arc<str>, id: i64, session: SessionId) -> bool {
         let Some(state) = self.owned(inbox) else { return false };
         let (bytes, others_wait) = (state.reply(id).map_or(0, body_bytes), state.has_ordinary());
@@ -54,7 +57,7 @@ impl Dispatcher {
         has_room && self.take_reply(now, inbox, id, session)
     }
 
-    /// To any session, where nothing else would go before it.
+    /// Pushes a reply to any session, if it is the next delivery of its priority anyway.
     fn push_as_ordinary(&mut self, now: Instant, inbox: &Arc<str>, id: i64) -> bool {
         let Some(entry) = self.owned(inbox).and_then(|state| state.reply(id).filter(|e| state.is_next(e)))
         else {

@@ -1,4 +1,4 @@
-//! From what an agent says, or fails to say, to the outcome that is written.
+//! From a request, a deadline or the end of a session to the outcome that is written.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,7 +38,7 @@ impl Dispatcher {
                 }
             }
             Request::Begun { tags } => {
-                // Those that it has no more were settled, or too late: nothing to say.
+                // A tag that is not in flight any more was settled or came too late: no answer is needed.
                 tags.into_iter().for_each(|tag| self.in_flight.begin(id, tag));
                 if let Some(session) = self.sessions.get_mut(&id) {
                     session.says_begun = true;
@@ -110,7 +110,7 @@ impl Dispatcher {
         }
     }
 
-    /// A failed attempt: tried again after a delay, or dead if it was the last.
+    /// Ends a failed attempt: another try after a delay, or dead if this attempt was the last.
     pub(super) fn fail(
         &mut self,
         flight: &Flight,
@@ -150,7 +150,7 @@ impl Dispatcher {
         self.write(settle);
     }
 
-    /// The outcome of a delivery that no session had.
+    /// Writes the outcome of a delivery that no session had.
     pub(super) fn settle(&mut self, inbox: &Arc<str>, entry: &Entry, outcome: Outcome) {
         let (delivery_id, attempt) = (entry.delivery_id, entry.attempt);
         self.write(Settle { inbox: inbox.clone(), delivery_id, attempt, outcome, answer: None });

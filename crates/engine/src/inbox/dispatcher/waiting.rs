@@ -1,4 +1,5 @@
-//! How long deliveries wait for the broker, and not for their agents: what the promise of delivery is measured by.
+//! How long deliveries wait for the broker, as opposed to their agents: the promise of delivery is measured by
+//! this.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,14 +7,16 @@ use std::time::{Duration, Instant};
 use super::Dispatcher;
 use crate::inbox::owned::Inbox;
 
-/// A round of the tail comes each second at least. After so long without one nobody knows what waits.
+/// The tail runs once a second at least. After so long without a round nobody knows which deliveries wait.
 pub const TAIL_STALE: Duration = Duration::from_secs(3);
 
 impl Dispatcher {
-    /// The longest that something has waited for this broker at this moment, though its agent is here and has room. What is
-    /// at hand is pushed at once, so anything but zero says what does not go on: the lease, the database, the tail.
+    /// The longest that a delivery has waited for this broker by now, although its agent is here and has room.
+    /// Deliveries in memory are pushed at once, so anything but zero means that the lease, the database or the
+    /// tail does not go on.
     ///
-    /// Call it each second or so: where nothing is known of what waits, it counts from the first call that found it so.
+    /// Call this about once a second: if it is not known which deliveries wait, the wait counts from the first
+    /// call that found it so.
     pub fn longest_wait(&mut self, now: Instant) -> Duration {
         let (mut longest, mut has_room) = (Duration::ZERO, false);
         let sessions = &self.sessions;
@@ -29,12 +32,12 @@ impl Dispatcher {
         if has_room && tail >= TAIL_STALE { longest.max(tail) } else { longest }
     }
 
-    /// How many inboxes this broker serves, or is about to.
+    /// How many inboxes this broker owns, asks for, or still settles outcomes of.
     pub fn inboxes(&self) -> usize {
         self.inboxes.len()
     }
 
-    /// Whether some session has room for the next delivery.
+    /// Notes whether some session of the inbox has room for the next delivery.
     pub(super) fn note_room(&mut self, now: Instant, inbox: &Arc<str>) {
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
         let bytes = Inbox::next(state).map_or(0, |(_, bytes)| bytes);

@@ -21,14 +21,15 @@ enum Op {
     Insert(usize),
     Commit(usize),
     StartRound,
-    /// The round that is open brings so many rows; the last ones end it.
+    /// The open round brings so many rows; the last rows end the round.
     Bring(usize),
     BeginRefill,
     ExecuteRefill,
     ApplyRefill,
     FailRefill,
     Pop,
-    /// A delivery in flight is settled: the outcome is handed out, committed, and then known to be.
+    /// A delivery in flight is settled in three steps: the outcome is handed out, committed, and then known to
+    /// be committed.
     HandOut(usize),
     CommitOutcome(usize, bool),
     LearnOutcome(usize),
@@ -71,7 +72,7 @@ struct Model {
     uncommitted: Vec<(i64, usize)>,
     /// Ready rows: the commit that made them ready, and their size.
     table: BTreeMap<i64, (Commit, usize)>,
-    /// What the tail has brought as a whole, and the open round.
+    /// The snapshot up to which the tail has brought every row.
     snapshot: Commit,
     round: Option<(Commit, VecDeque<Entry>)>,
     brought_in_round: bool,
@@ -177,7 +178,7 @@ impl Model {
         }
         if left.is_empty() {
             self.snapshot = snapshot;
-            // Only lanes that the round brought something are told.
+            // Only lanes for which the round brought something hear of its end.
             if std::mem::take(&mut self.brought_in_round) {
                 self.lane.end_round();
             }
@@ -274,7 +275,7 @@ impl Model {
         }
     }
 
-    /// Everybody finishes: the rest is committed, brought, read, popped and acknowledged.
+    /// Ends the run: the rest is committed, brought, read, popped and acknowledged.
     fn drain(&mut self) {
         for _ in 0..10 * (self.last_id + 10) {
             let ops =
@@ -294,7 +295,7 @@ fn version(entry: &Entry) -> (i64, Commit) {
     (entry.delivery_id, entry.message_id.as_u128() as Commit)
 }
 
-/// Fills a lane once from a table without an end; how many rows it asked for.
+/// Fills a lane once from a table without an end; returns how many rows the lane asked for.
 fn read_on(lane: &mut Lane) -> usize {
     let model = Model::new(ROOM);
     let (above, rows) = lane.begin_refill(ROOM);

@@ -1,4 +1,4 @@
-//! How keys with a lane of their own are read on, and what the lanes of the inbox leave out.
+//! How refills read keys with a lane of their own, and which keys the inbox's lanes leave out.
 
 use std::sync::Arc;
 
@@ -7,11 +7,11 @@ use crate::inbox::Entry;
 use crate::inbox::event::{KeyRefill, KeyRows};
 use crate::inbox::lane::Known;
 
-/// The most keys of one refill.
+/// The most keys that one refill reads.
 pub(in crate::inbox) const KEY_REFILLS_MAX: usize = 16;
 
 impl Order {
-    /// The keys that the lanes of the inbox leave out.
+    /// The keys that the refills of the inbox's lanes leave out.
     pub(in crate::inbox) fn passed(&mut self) -> Arc<[Arc<str>]> {
         let keys = &self.keys;
         let names =
@@ -19,7 +19,7 @@ impl Order {
         self.passed.get_or_insert_with(names).clone()
     }
 
-    /// The keys to read on, the most urgent first.
+    /// Starts the refills of hungry keys, the most urgent first.
     pub(in crate::inbox) fn begin_refill(&mut self, around: impl Fn() -> Around) -> Vec<KeyRefill> {
         let (mut wanted, mut asked) = (Vec::new(), 0);
         let wants =
@@ -29,10 +29,10 @@ impl Order {
             if self.is_over() && !self.make_room(turn, &around) {
                 break;
             }
-            // Not by `change`: it is as hungry as before.
+            // `change` is not needed here: the key stays in the same list.
             let Some(key) = self.keys.get_mut(&name) else { continue };
             let (above, rows) = key.waiting.begin_refill(KEY_ROOM);
-            // No more than can stay: what is read and given back would be read again at once.
+            // No more rows than fit: rows that are read and given back would be read again at once.
             let rows = rows.min(PARKED_MAX.saturating_sub(self.parked + asked)).max(1);
             asked += rows;
             self.refilling.push(name.clone());
@@ -44,7 +44,8 @@ impl Order {
         wanted
     }
 
-    /// What is less urgent than `turn` is left in the table. False: nothing is.
+    /// Leaves the least urgent parked deliveries in the table, if they are less urgent than `turn`. False if
+    /// that made no room.
     fn make_room(&mut self, turn: Turn, around: impl Fn() -> Around) -> bool {
         let Some(last) = self.ready.last().copied().filter(|last| *last > turn) else { return false };
         let Some(name) = self.ready_ids.get(&last.1).cloned() else { return false };
@@ -59,19 +60,19 @@ impl Order {
         !self.is_over()
     }
 
-    /// The rows came.
+    /// Takes the rows of the refill.
     pub(in crate::inbox) fn end_refill(&mut self, keys: Vec<KeyRows>, known: impl Fn(&Entry) -> Known) {
         let refilling = std::mem::take(&mut self.refilling);
         for (name, asked, mut rows) in keys {
             if refilling.contains(&name) {
-                // Also of one that cannot be read: it must free its key.
+                // A row that could not be read has lost its key: it must free the key, too.
                 rows.iter_mut().for_each(|entry| entry.set_ordering_key(&name));
                 self.change(&name, |key| key.waiting.end_refill(rows, asked, KEY_ROOM, &known));
             }
         }
     }
 
-    /// They did not.
+    /// The refill failed.
     pub(in crate::inbox) fn cancel_refill(&mut self) {
         for name in std::mem::take(&mut self.refilling) {
             if let Some(key) = self.keys.get_mut(&name) {
@@ -80,7 +81,7 @@ impl Order {
         }
     }
 
-    /// A round of the tail is whole.
+    /// A tail round has ended.
     pub(in crate::inbox) fn end_round(&mut self) {
         for name in std::mem::take(&mut self.in_round) {
             if let Some(key) = self.keys.get_mut(&name) {
@@ -89,7 +90,7 @@ impl Order {
         }
     }
 
-    /// Whether a key waits to be read on.
+    /// Whether a key waits for a refill.
     pub(in crate::inbox) fn is_hungry(&self) -> bool {
         !self.hungry.is_empty()
     }

@@ -1,4 +1,4 @@
-//! What a key goes through, from the push of one of its messages to its end.
+//! The states of a key, from the push of one of its deliveries to its end.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::inbox::lane::Lane;
 use crate::inbox::owned::{Attempt, attempt_of};
 
 impl Order {
-    /// It is with an agent, or set aside for one.
+    /// The delivery was pushed, or is kept to be pushed apart.
     pub(in crate::inbox) fn pushed(&mut self, entry: &Entry) {
         let Some(name) = entry.ordering_key().cloned() else { return };
         self.key(&name);
@@ -17,7 +17,7 @@ impl Order {
         self.taken.insert(attempt_of(entry), name);
     }
 
-    /// It ended without an agent.
+    /// The delivery got its outcome without a push.
     pub(in crate::inbox) fn passed_over(&mut self, entry: &Entry) {
         if let Some(name) = entry.ordering_key().cloned() {
             self.taken.remove(&attempt_of(entry));
@@ -25,7 +25,8 @@ impl Order {
         }
     }
 
-    /// Its outcome will be written; `again`: it is tried again, after so long. True: this is seen to here.
+    /// An outcome will be written. `again` is the delay until the next attempt, if there is one. True: the
+    /// delay is kept here, so the row must be written as ready at once.
     pub(in crate::inbox) fn settling(&mut self, attempt: Attempt, again: Option<Duration>) -> bool {
         let Some(name) = self.taken.get(&attempt).cloned() else { return false };
         if let Some(delay) = again {
@@ -37,7 +38,7 @@ impl Order {
         false
     }
 
-    /// An outcome is committed. True: a round of the tail that begins after `now` brings it again.
+    /// An outcome is settled. True: a tail round that begins after `now` must show the row again.
     pub(in crate::inbox) fn settled(&mut self, now: Instant, attempt: Attempt) -> bool {
         let Some(name) = self.taken.get(&attempt).cloned() else { return false };
         let Some(key) = self.keys.get_mut(&name) else { return false };
@@ -51,7 +52,7 @@ impl Order {
         true
     }
 
-    /// A round of the tail is whole. True: it began too early for some.
+    /// A tail round has ended. True: some keys wait for a round that begins later.
     pub(in crate::inbox) fn round(&mut self, started_at: Instant) -> bool {
         while self.returning.front().is_some_and(|(since, _)| *since <= started_at) {
             let Some((_, name)) = self.returning.pop_front() else { break };
@@ -91,7 +92,7 @@ impl Order {
         self.change(name, |key| key.state = State::Free);
     }
 
-    /// No lane of the inbox holds an id up to `front` any more, which is the lowest they hold.
+    /// Every id that the inbox's lanes hold is `front` or higher: keys that lingered for lower ids end.
     pub(in crate::inbox) fn end_lingering(&mut self, front: i64) {
         while self.lingering.first().is_some_and(|(until, _)| *until < front) {
             let Some((_, name)) = self.lingering.first().cloned() else { return };
@@ -99,8 +100,8 @@ impl Order {
         }
     }
 
-    /// Keeps to so many keys: of those that wait out a delay the first go now. True: there are still too many, and all that
-    /// are free should be forgotten, and the lanes read anew.
+    /// Keeps the keys within a bound. The delays that end first end now. True: there are still too many keys,
+    /// so the caller must call [`forget`](Self::forget) and read the lanes anew.
     pub(in crate::inbox) fn keep_to(&mut self, keys_max: usize) -> bool {
         while self.delayed.len() > keys_max {
             self.wake_first();
@@ -109,8 +110,8 @@ impl Order {
         self.keys.len() > 2 * keys_max && free > keys_max / 2
     }
 
-    /// Forgets what waits, which is read from the table anew; not who is busy. `round_is_open`: some of it may be in a
-    /// round of the tail that no refill shows yet.
+    /// Forgets the waiting deliveries, which are read from the table anew, but not the keys that are taken.
+    /// `round_is_open`: an open tail round may have brought rows that no refill shows yet.
     pub(in crate::inbox) fn forget(&mut self, round_is_open: bool) {
         self.ready.clear();
         self.ready_ids.clear();
@@ -127,7 +128,7 @@ impl Order {
             }
             key_bytes += super::KEY_BYTES + name.len();
             key.waiting = if key.own.is_some() { Lane::unread_in(round_is_open) } else { Lane::default() };
-            // The lanes hold nothing.
+            // The inbox's lanes are empty now.
             key.own = key.own.map(|_| 0);
             if key.own.is_some() && round_is_open {
                 in_round.push(name.clone());

@@ -1,28 +1,28 @@
-//! What is set aside until a session has nothing else.
+//! Deliveries that wait to be pushed apart: alone with a session that has nothing else in flight.
 //!
-//! A session that ended while its agent handled several deliveries does not say which of them it was. Each counts as failed,
-//! and none becomes a dead letter by that: before its last attempt a delivery waits here, is alone with its session
-//! then, and shows whether it was the one.
+//! A session that ended with several deliveries in hand does not say which of them is to blame. Each counts as
+//! failed, but none becomes a dead letter by that. Before its last attempt such a delivery waits here until it
+//! can be pushed apart, and then it shows whether it was the one.
 
 use super::{Inbox, attempt_of};
 use crate::inbox::Entry;
 
-/// How many may wait; others have their last attempt in company.
+/// The most deliveries that wait here; further ones have their last attempt in company.
 pub(in crate::inbox) const ASIDE_MAX: usize = 64;
 
 impl Inbox {
-    /// Sets one aside. False: there are as many as may be.
+    /// Keeps a delivery to be pushed apart; false if there is no place.
     pub(in crate::inbox) fn set_aside(&mut self, entry: &Entry) -> bool {
         if self.aside.len() >= ASIDE_MAX {
             return false;
         }
-        // Others of its key wait for it.
+        // The others of its key wait for it.
         self.order.pushed(entry);
         self.aside.push_back(entry.clone());
         true
     }
 
-    /// The next of them.
+    /// The delivery that waits longest.
     pub(in crate::inbox) fn first_aside(&self) -> Option<&Entry> {
         self.aside.front()
     }

@@ -1,4 +1,4 @@
-//! Whose turn it is.
+//! The order in which the deliveries of an inbox go.
 
 use std::sync::Arc;
 
@@ -7,13 +7,13 @@ use crate::inbox::Entry;
 use crate::inbox::lane::Lane;
 use postbell_client::message::{LANES, REPLIES};
 
-/// One push in so many takes the oldest ready delivery of the inbox, whatever its lane, so that no priority
-/// starves: under a saturating urgent load the rest still gets 6 % of the pushes.
+/// One push in so many takes the oldest ready delivery of the inbox, whatever its lane. No priority starves
+/// then: under a saturating urgent load the others still get 6 % of the pushes.
 pub(in crate::inbox) const OLDEST_EVERY: u64 = 16;
 
 impl Inbox {
-    /// Where the next delivery to push is, and its size: strictly by priority, and within it by age, but for one in
-    /// [`OLDEST_EVERY`]. Replies go their own way.
+    /// Where the next delivery is, and the size of its body: by priority and then by age, except for one push
+    /// in [`OLDEST_EVERY`]. Replies are not looked at.
     pub(in crate::inbox) fn next(&self) -> Option<(Source, usize)> {
         let turn_of_the_oldest = self.pushes % OLDEST_EVERY == OLDEST_EVERY - 1;
         let source = if turn_of_the_oldest { self.oldest() } else { self.most_urgent() }?;
@@ -36,7 +36,7 @@ impl Inbox {
                 (Some(front), Some(id)) if id < front => return Some(Source::Order(id)),
                 (Some(_), _) => return Some(Source::Lane(lane)),
                 (None, Some(id)) => return Some(Source::Order(id)),
-                // Something more urgent is on its way from the table: less urgent deliveries wait for it.
+                // A more urgent delivery is still in the table: the less urgent ones wait for the refill.
                 (None, None) if self.lanes[lane].has_more() => return None,
                 (None, None) => {}
             }
@@ -51,7 +51,8 @@ impl Inbox {
         fronts.chain(free).min_by_key(|(id, _)| *id).map(|(_, source)| source)
     }
 
-    /// Takes what was shown; `None` if it waits for another with its key. A reply waits for none.
+    /// Takes the delivery that [`next`](Self::next) found; `None` if it waits for another one with its key.
+    /// Replies never wait.
     pub(in crate::inbox) fn pop(&mut self, source: Source) -> Option<Entry> {
         match source {
             Source::Order(id) => self.order.pop(id),
@@ -65,20 +66,20 @@ impl Inbox {
         }
     }
 
-    /// The replies that are held: their ids, and the processes that they are for.
+    /// The replies that are held: their ids, and the processes that they answer.
     pub(in crate::inbox) fn replies(&self) -> Vec<(i64, Option<Arc<str>>)> {
         self.lanes[REPLIES].iter().map(|entry| (entry.delivery_id, entry.instance().cloned())).collect()
     }
 
-    /// One of them.
+    /// The reply with this id, if it is held.
     pub(in crate::inbox) fn reply(&self, id: i64) -> Option<&Entry> {
         self.lanes[REPLIES].get(id)
     }
 
-    /// Whether nothing of any priority would go before this one, which nobody waits for as a reply.
+    /// Whether this reply, taken by the order of its priority, would be the next delivery of the inbox.
     pub(in crate::inbox) fn is_next(&self, entry: &Entry) -> bool {
         let lane = entry.ordinary_lane();
-        // Its key may hold it back, which the lane of its priority knows.
+        // Its key may hold it back, which only the lane of its priority finds out.
         if entry.ordering_key().is_some() {
             return false;
         }
@@ -92,13 +93,13 @@ impl Inbox {
         true
     }
 
-    /// Whether something waits that is no reply.
+    /// Whether a delivery that is no reply waits.
     pub(in crate::inbox) fn has_ordinary(&self) -> bool {
         self.lanes.iter().skip(REPLIES + 1).any(|lane| !lane.is_empty())
             || self.order.oldest_ready().is_some()
     }
 
-    /// Whether something may wait in the table that nobody has read.
+    /// Whether deliveries may wait in the table that were not read yet.
     pub(super) fn has_unread(&self) -> bool {
         self.lanes.iter().any(Lane::has_more) || self.order.is_hungry()
     }
