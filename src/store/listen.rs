@@ -27,7 +27,7 @@ pub const QUEUE_RELIEVED: f64 = 0.25;
 
 const _: () = assert!(QUEUE_RELIEVED < QUEUE_CROWDED);
 
-/// What the listening connection heard, shared with the tasks that need it.
+/// The state of the listening connection, shared with the tasks that need it.
 #[derive(Debug, Default)]
 pub struct Rope {
     rings: AtomicU64,

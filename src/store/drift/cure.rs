@@ -34,7 +34,7 @@ impl Difference {
         }
     }
 
-    /// What the user can do, as it follows the sentence and a colon.
+    /// The user's way out, as it follows the sentence and a colon.
     pub fn way_out(&self) -> String {
         let Object { kind, parent, name, definition, remake } = self.needed;
         let found = self.found.as_deref().unwrap_or_default();
