@@ -52,13 +52,13 @@ use crate::watch::status::Status;
 use postbell_engine::guard::Guard;
 use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
 
-/// The longest that a notification may take at start-up. If it takes longer, LISTEN does not work on this server.
+/// How long a notification may take at start-up. After this time LISTEN counts as not working on this server.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
 
 /// How a broker's stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Deliveries that were still in flight at the deadline. They are given back and delivered again.
+    /// Deliveries that were still in flight at the deadline: given back, and delivered again.
     pub given_back: usize,
     /// Outcomes that could not be written. Their deliveries are pushed again.
     pub unsettled: usize,

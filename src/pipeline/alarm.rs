@@ -5,8 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// The time of the next scheduled delivery. It holds the earliest time that was set and not yet taken; clones share
-/// it.
+/// The time of the next scheduled delivery: the earliest that was set and not yet taken. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Alarm(Arc<(Mutex<Option<Instant>>, Notify)>);
 

@@ -33,7 +33,7 @@ pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
 pub const SETTLE_BATCH_MAX: usize = 1_000;
 /// The most marks that wait to be written; further marks are dropped.
 const MARKS_MAX: usize = 10_000;
-/// How often the longest wait is computed. It costs a look at every inbox in memory, and no statement.
+/// How often the longest wait is computed, by a look at every inbox in memory and without a statement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most refills in one statement.
 pub const REFILL_BATCH_MAX: usize = 64;
@@ -51,20 +51,20 @@ pub enum Outgoing {
     Elsewhere(Owner, Tag),
     /// An answer.
     Frame(ServerFrame),
-    /// An answer that may be large. The permit is its agent's turn: the agent's next such answer is made only after
+    /// An answer that may be large. The permit is the agent's turn: the agent's next such answer is made only after
     /// this one is written.
     Answer(Box<ServerFrame>, OwnedSemaphorePermit),
     /// The last line, after which the session ends.
     Close(ProtocolError),
 }
 
-/// The way to a session's socket. If it is full, the session is closed as a slow reader.
+/// The way to a session's socket. A session whose outbox is full is closed as a slow reader.
 pub type Outbox = mpsc::Sender<Outgoing>;
 
 /// An input of the dispatcher's task.
 #[derive(Debug)]
 pub enum Input {
-    /// Something happened.
+    /// An event for the dispatcher.
     Event(Event),
     /// A session joins: its outbox, and its event.
     Join(Outbox, Event),
@@ -87,13 +87,13 @@ pub enum LeaseRequest {
 /// The tasks that carry out the dispatcher's effects. Each channel holds one batch: while that one is written, the
 /// next one gathers in the dispatcher's task.
 pub struct Ports {
-    /// To the settler.
+    /// The settler.
     pub settle: mpsc::Sender<Vec<Settle>>,
-    /// To the marker: messages to be marked delivered.
+    /// The marker, for messages to be marked delivered.
     pub mark: mpsc::Sender<Vec<Uuid>>,
-    /// To the refiller.
+    /// The refiller.
     pub refill: mpsc::Sender<Vec<Refill>>,
-    /// To the leaser.
+    /// The leaser.
     pub lease: mpsc::Sender<Vec<LeaseRequest>>,
     /// Wakes the tail.
     pub wake: Arc<Notify>,

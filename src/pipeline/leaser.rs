@@ -216,9 +216,9 @@ impl Leaser {
     }
 
     /// Asks for inboxes. An owner with this broker's own address is its predecessor, since a connection to that
-    /// address reaches this broker; so that owner counts as one that refuses connections. If it lives all the same
-    /// (it is frozen, or two brokers advertise one address), it is reported as unknown, because nobody can link to
-    /// it.
+    /// address reaches this broker; so that owner counts as one that refuses connections. An owner that lives all the
+    /// same (one is frozen, or two brokers advertise one address) is reported as unknown, because nobody can link to
+    /// that owner.
     async fn ask(
         &self,
         connection: &Connection,

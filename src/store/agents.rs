@@ -209,9 +209,9 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
     }
 }
 
-/// Enables or disables an agent, and returns whether it was enabled. A disabled agent keeps its token, its deliveries
-/// wait, and broadcasts pass it over. Its sessions end on every broker within a second, or within ten if the
-/// notification is lost.
+/// Enables or disables an agent, and returns whether the agent was enabled before. A disabled agent keeps its token,
+/// its deliveries wait, and broadcasts pass it over. The agent's sessions end on every broker within a second, or
+/// within ten if the notification is lost.
 ///
 /// # Errors
 /// The agent is not registered.

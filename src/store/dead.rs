@@ -1,4 +1,4 @@
-//! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
+//! Dead letters: deliveries that were given up, with the reason. Dead letters leave only by redrive or purge.
 
 mod batch;
 mod page;

@@ -26,8 +26,8 @@ static NEEDED: LazyLock<Vec<Object>> = LazyLock::new(|| {
     serde_json::from_str(include_str!("../../sql/needed.json")).unwrap_or_default()
 });
 
-/// How many errors in this process hinted at drift. It is a number and not a flag, since each broker in the process
-/// reads it for itself.
+/// How many errors in this process hinted at drift. A number and not a flag, since each broker in the process reads
+/// this for itself.
 static SMELLS: AtomicU64 = AtomicU64::new(0);
 
 /// A part of the schema.
@@ -121,8 +121,8 @@ pub fn needed() -> &'static [Object] {
     &NEEDED
 }
 
-/// Compares. A missing table is one difference, without its columns and indexes. Parts beyond the needed ones are the
-/// user's.
+/// Returns the differences. A missing table is one difference, without its columns and indexes. Parts beyond the
+/// needed ones are the user's.
 fn compare(needed: &'static [Object], found: &[Object]) -> Vec<Difference> {
     let key = |o: &Object| (o.kind.clone(), o.parent.clone(), o.name.clone());
     let found: HashMap<_, _> = found.iter().map(|o| (key(o), o.definition.as_str())).collect();

@@ -31,7 +31,7 @@ const GROUP_ROWS: usize = 16;
 const GROUP_STORED_BYTES: usize = 256 * 1024;
 /// A lane with this many bytes of text has enough for now.
 const LANE_BYTES: usize = 2 * 1024 * 1024;
-/// How long an inbox is read before others have their turn. Each of its lanes gets at least one group.
+/// How long an inbox is read before others have their turn. Each lane of the inbox gets at least one group.
 const TURN: Duration = Duration::from_millis(250);
 
 /// A statement that fails after this time may have met rows that cost too much.
@@ -281,8 +281,8 @@ async fn read(pool: &Pool, rows: &mut Rows, group: &[usize]) -> Result<usize, St
         found.entry = entry(&left.row, &left.clocks, content)?.1;
         bytes += found.entry.cost_bytes();
     }
-    // A delivery whose message is gone is gone, too, and is dropped. It counts as read, because its absence says
-    // nothing of the rows behind it.
+    // A delivery whose message is gone is gone, too, and is dropped here. The delivery counts as read, because its
+    // absence says nothing of the rows behind it.
     let (came, mut at) = (rows.found.len(), 0);
     rows.found.retain(|found| {
         at += 1;

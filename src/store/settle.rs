@@ -130,7 +130,7 @@ impl<'a> Arrays<'a> {
     }
 }
 
-/// Opens a connection for writes to the user's tables. It gives up locks and slow triggers quickly.
+/// Opens a connection for writes to the user's tables, which gives up locks and slow triggers quickly.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -73,8 +73,8 @@ impl Cursor {
         connection.execute(RESTORED, &[]).await
     }
 
-    /// Whether this cursor is ahead of the server. It then comes from another cluster, or from transactions that a
-    /// failover lost, and would skip whatever the server writes until that has caught up.
+    /// Whether this cursor is ahead of the server. Such a cursor comes from another cluster, or from transactions
+    /// that a failover lost, and would skip whatever the server writes until the server has caught up.
     pub fn is_ahead_of(&self, server: &Self) -> bool {
         self.xmax > server.xmax
     }

@@ -73,7 +73,7 @@ impl Readiness {
 }
 
 impl Health {
-    /// A broker of which nothing is known yet. It is not ready.
+    /// A broker of which nothing is known yet, so that it is not ready.
     pub fn new() -> Self {
         Self::default()
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// How long an agent's sends go the other way after one of them had to wait.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);
-/// The most agents remembered. When it is full, no agent is added, and a send that waits again costs its batch some
+/// The most agents remembered. Beyond that no agent is added, and a send that waits again costs its batch some
 /// milliseconds.
 const SUSPECTS_MAX: usize = 4_096;
 

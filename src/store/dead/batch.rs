@@ -280,8 +280,8 @@ async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError>
     Ok(Done { looked, last, ..done })
 }
 
-/// The constraint or trigger that refuses a row, by name. The row is written once more to find it, and that is rolled
-/// back.
+/// The constraint or trigger that refuses a row, by name: found by writing the row once more, in a transaction that
+/// is rolled back.
 async fn why_refused(write: &Write<'_>, delivery_id: i64) -> Option<String> {
     let mut why = None;
     let read = |row: Option<&tokio_postgres::Row>| {

@@ -6,8 +6,8 @@ use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 use crate::store::rehearsal::{Before, rehearse};
 
-/// Rehearses in a transaction that is rolled back, on the tables as they are. It locks no table, only rows of its
-/// own.
+/// Rehearses in a transaction that is rolled back, on the tables as they are. The transaction locks no table, only
+/// rows of its own.
 pub(super) async fn rehearsal(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let found = match rehearse(connection, &Before::default()).await {
         Ok(found) => found,

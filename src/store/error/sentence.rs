@@ -66,8 +66,8 @@ impl Known<'_> {
         said
     }
 
-    /// Whether a procedural language raised the error (`pl_exec.c`, `plpy_elog.c`, …). Then every part of it, names
-    /// included, was written by a function's author, often with values of the row.
+    /// Whether a procedural language raised the error (`pl_exec.c`, `plpy_elog.c`, …). Then every part of the error,
+    /// names included, was written by a function's author, often with values of the row.
     fn is_raised(&self) -> bool {
         self.file.starts_with("pl_") || self.file.starts_with("plp") || self.file.starts_with("plv8") || {
             // A server may hide its files. Then an error from within a function counts as raised.
@@ -75,8 +75,8 @@ impl Known<'_> {
         }
     }
 
-    /// Whether the server's own message holds no data. Within a function it may: the function may have built its
-    /// statement from values, which the message then quotes as syntax, columns or tables.
+    /// Whether the server's own message holds no data. Messages from within a function may hold data: the function
+    /// may have built its statement from values, which the message then quotes as syntax, columns or tables.
     fn speaks(&self) -> bool {
         self.context.is_none() && !self.is_raised() && speaks(self.code.code(), self.origin)
     }

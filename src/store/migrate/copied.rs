@@ -12,8 +12,8 @@ use crate::store::error::StoreError;
 pub(super) const CLEAR: &str = include_str!("../../../sql/queries/migrations_clear.sql");
 const HOLDS: &str = include_str!("../../../sql/queries/schema_holds.sql");
 
-/// Clears the schema for the migrations. If its tables hold rows, records all migrations instead; `mend` then brings
-/// the tables to this version.
+/// Clears the schema for the migrations. A schema whose tables hold rows is not cleared: all migrations are recorded,
+/// and `mend` then brings the tables to this version.
 pub(super) async fn settle(connection: &Connection, found: &Found) -> Result<(), StoreError> {
     let result = match found.has_parts && holds(connection).await? {
         true => record_all(connection).await,

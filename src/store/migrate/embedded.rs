@@ -106,7 +106,7 @@ pub const TRIGGERS: &[Trigger] = &[
     Trigger { name: "unseen", sql: include_str!("../../../triggers/unseen.sql") },
 ];
 
-/// The trigger that makes deliveries. While it is absent, messages wait without one.
+/// The trigger that makes deliveries. While this trigger is absent, messages wait without one.
 pub(super) const ROUTE: &str = "route";
 
 /// The trigger that fires where the others do not.

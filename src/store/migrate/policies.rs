@@ -1,5 +1,5 @@
-//! `postbell policies`: rights and row level policies for the roles of Supabase's API. They are applied on purpose
-//! and never by `postbell migrate`, since the pollers of a mesh depend on the rights that they have.
+//! `postbell policies`: rights and row level policies for the roles of Supabase's API. An operator applies them, and
+//! `postbell migrate` never does, since the pollers of a mesh depend on the rights that they have.
 
 use serde::Serialize;
 

@@ -203,7 +203,8 @@ impl Found {
         match (found.enabled.as_deref(), difference) {
             (None, _) => TriggerState::Missing,
             (Some("D"), _) => TriggerState::Disabled,
-            // It fires only while a replica applies changes, so not for a producer. One trigger is meant for that.
+            // The trigger fires only while a replica applies changes, so not for a producer. `unseen` alone is meant
+            // to.
             (Some("R"), _) if trigger.name != UNSEEN => TriggerState::Disabled,
             _ if found.sha256 != digest(trigger.sql) => TriggerState::Outdated,
             (_, Some(difference)) if difference.found.is_none() => TriggerState::Missing,

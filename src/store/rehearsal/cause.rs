@@ -3,8 +3,8 @@
 
 use super::fault::{Fault, capital};
 
-/// Classes of errors about tables, columns, types and rights. They are about the schema and not a row, so their text
-/// may be shown.
+/// Classes of errors about tables, columns, types and rights. Such errors are about the schema and not a row, so
+/// their text may be shown.
 const OF_THE_SCHEMA: [&str; 6] = ["42", "0A", "25", "2B", "54", "55"];
 
 impl Fault {

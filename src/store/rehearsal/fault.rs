@@ -101,7 +101,7 @@ impl Found {
     }
 
     fn causes(&self) -> Vec<Cause> {
-        // A table may take some types only. If it takes none, no agent can send.
+        // A table may take only some types. Agents can send nothing only if the table takes none.
         let sends = self.faults.iter().filter(|f| f.r#type.is_some()).count() < MessageType::ALL.len();
         let mut causes: Vec<Cause> = Vec::new();
         for fault in &self.faults {

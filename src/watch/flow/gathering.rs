@@ -19,8 +19,8 @@ const HEADS_MAX: usize = 2_048;
 /// The part of a line before headers and payload is shorter, unless SQL wrote very long names.
 const HEAD_BYTES_MAX: usize = 4_096;
 
-/// A step of a delivery, as those who watch are told. It has no payload and no reason, because everybody who may
-/// watch sees it.
+/// A step of a delivery, as those who watch are told, without payload and reason, because everybody who may watch
+/// sees the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Passed {
     /// The step.

@@ -10,7 +10,7 @@ use super::{Step, tenths};
 use postbell_engine::bucket::{Bucket, Rate};
 use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
-/// The most moments that are kept. When it is full, the oldest is dropped.
+/// The most moments that are kept; beyond that, the oldest is dropped.
 const MOMENTS_MAX: usize = 8_192;
 /// The rate up to which pushes, acks and expiries are kept. At a higher rate the journal would turn over before
 /// anybody read it. Failures and dead letters are always kept.

@@ -1,4 +1,4 @@
-//! A family whose label values come from outside. It is replaced as a whole, and bounded by the code that fills it.
+//! A family whose label values come from outside: replaced as a whole, and bounded by the code that fills it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -82,8 +82,8 @@ impl CloseReason {
             Self::Bye => "bye",
             Self::Tls => "tls",
             Self::Refused(code) if code.is_fatal() => code.as_str(),
-            // Any other code leaves the session open. If one arrives here all the same, the connection has ended, and
-            // a series of its own would not have started at 0.
+            // Any other code leaves the session open. If such a code arrives here all the same, the connection has
+            // ended, and a series of its own would not have started at 0.
             Self::Disconnect | Self::Refused(_) => "disconnect",
         }
     }

@@ -72,7 +72,7 @@ const SHAPES = {
 /** The parts of a mark, to be placed in a picture of 16 by 16. */
 export const shape = (name) => (SHAPES[name] ?? SHAPES.offline)();
 
-/** A mark in a text. The words beside it say the same, so it is hidden from screen readers. */
+/** A mark in a text, hidden from screen readers because the words beside it say the same. */
 export function mark(name, tone) {
   return s("svg", { class: "mark", viewBox: "0 0 16 16", "aria-hidden": "true", "data-tone": tone }, shape(name));
 }
