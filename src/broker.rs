@@ -1,6 +1,6 @@
-//! The broker: its tasks, and how they start and stop.
+//! The broker: its tasks, how they start, and how they stop.
 //!
-//! Sockets and the stop signal come from outside, so a test runs exactly what production runs.
+//! Sockets and the stop signal come from outside, so that a test runs exactly what production runs.
 
 mod address;
 pub mod config;
@@ -52,37 +52,38 @@ use crate::watch::status::Status;
 use postbell_engine::guard::Guard;
 use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
 
-/// How long a notification may take at start-up before the server counts as one on which LISTEN does not work.
+/// How long a notification may take at start-up. After this time LISTEN counts as not working on this server.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
 
 /// How a broker's stop ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Deliveries that were still with agents at the deadline: given back, and delivered again.
+    /// Deliveries that were still in flight at the deadline: given back, and delivered again.
     pub given_back: usize,
-    /// Outcomes that could not be written: their messages are delivered again.
+    /// Outcomes that could not be written. Their deliveries are pushed again.
     pub unsettled: usize,
-    /// A task of the broker's failed, by a defect: it stopped by itself, so that it is started anew.
+    /// Whether a task ended by itself, which is a defect. The broker then stops, so that the platform starts it anew.
     pub broken: bool,
 }
 
 /// Why a broker does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The registry has another broker's metrics already.
+    /// Another broker's metrics are already in the registry.
     #[error("the metrics could not be registered: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// A file of the agents' port's certificate is of no use.
+    /// A certificate file or key file of the agents' port cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
-/// Checks that this database can serve: reachable, migrated, and LISTEN works on it.
+/// Checks that a broker can run on this database: it can be reached, it is migrated, and LISTEN works on it.
 ///
 /// # Errors
 /// A sentence that says what to do.
 pub async fn check(config: &Config) -> Result<(), StoreError> {
-    // First: on a transaction pooler anything else may fail in a way that names nothing.
+    // LISTEN is tried first: on a transaction pooler anything else may fail with an error that does not name the
+    // cause.
     round_trip(&config.database, LISTEN_WAIT).await?;
     let connection = Connection::open(&config.database).await?;
     if let Some(sentence) = schema_state(&connection).await?.refusal() {
@@ -91,7 +92,7 @@ pub async fn check(config: &Config) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The channels that the tasks meet in, and the shared state.
+/// The state that the tasks share.
 struct House {
     pool: Pool,
     health: Health,
@@ -125,7 +126,8 @@ pub async fn run(
     let id = Uuid::now_v7();
     let identity = BrokerRow { id, name: config.name.clone(), address, token: Token::random(), certificate };
     let house = House {
-        // One of them is the publisher's, whose patience with locks is not that of others.
+        // The publisher has one connection of its own, because its patience with locks differs from that of the
+        // others.
         pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
         health: Health::new(),
         metrics,
@@ -179,7 +181,7 @@ impl House {
         };
         state.refresh = Some(gauges.refresh());
         let status = self.status(inputs.downgrade());
-        // Beside the others: without it the broker works all the same.
+        // Not among the background tasks, because the broker works without it.
         let showing = tokio::spawn(status.clone().run());
         let admission = Admission::new(config.status, config.tokens.clone(), self.pool.clone());
         state.site = Some(Site::new(admission, status, self.pool.clone(), self.wake.clone()));
@@ -216,7 +218,7 @@ impl House {
 
         let broken = tokio::select! {
             () = stop => false,
-            // These run for as long as the broker does. Without one of them it would only look alive.
+            // These run as long as the broker does. If one of them has ended, the broker would only look alive.
             Some(ended) = background.join_next() => is_broken(ended),
             ended = &mut core => is_broken(ended),
             ended = &mut leaser => is_broken(ended),
@@ -226,9 +228,9 @@ impl House {
         stopped.broken = broken;
         let _ = accept_stop.send(());
         let _ = accepting.await;
-        // What cannot be written is found by the others when this broker is gone.
+        // If this cannot be written, other brokers find the agents gone once this broker's lease has ended.
         let _ = self.presence.write_changed(&self.pool).await;
-        // Every sender of inputs is gone now: the dispatcher ends, then what it feeds.
+        // Every sender of inputs is gone now, so the dispatcher ends, and then the tasks that it feeds.
         if !core.is_finished() {
             let _ = timeout(draining::SETTLE_WAIT, core).await;
         }
@@ -241,7 +243,7 @@ impl House {
         let _ = http_stop.send(());
         let _ = http.await;
         let spans = self.spans;
-        // It blocks, and nothing waits for what it says.
+        // Closing blocks, and nothing waits for its result.
         let _ = tokio::task::spawn_blocking(move || spans.close()).await;
         stopped
     }
@@ -251,7 +253,7 @@ impl House {
         Status::new(pool.clone(), flow.clone(), health.clone(), metrics.clone(), inputs, broker.clone())
     }
 
-    /// Starts everything that stands behind the sessions; gives back the dispatcher's and the lease's tasks.
+    /// Starts the tasks behind the sessions. Returns the tasks of the dispatcher and of the leases.
     fn spawn_core(
         &self,
         config: &Config,
@@ -320,7 +322,7 @@ impl House {
         (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
     }
 
-    /// Starts what goes by the clock and has no part in a message's way.
+    /// Starts the tasks that go by the clock and are not on a message's way.
     fn spawn_clocks(&self, config: &Config, background: &mut JoinSet<()>) {
         let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
         background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
@@ -338,7 +340,7 @@ impl House {
     }
 }
 
-/// Says which way a task ended that should not have.
+/// Logs how a task ended that should not have ended, and returns true.
 fn is_broken(ended: Result<(), tokio::task::JoinError>) -> bool {
     let error = ended.err().map_or("it returned".to_owned(), |e| e.to_string());
     tracing::error!(%error, "a task of the broker failed, by a defect: stopping; please report it");

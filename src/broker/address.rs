@@ -1,12 +1,12 @@
-//! Where the other brokers find this one.
+//! The address at which other brokers find this one.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::broker::config::Config;
 use crate::store::local_ip;
 
-/// What is set; else the listening address; else, where it listens on every address, the one that its connections to
-/// the database leave from: there the others are as well.
+/// Returns the address that is configured, or else the listening address. If the broker listens on every address, its
+/// host is the one from which connections to the database leave, since the other brokers reach the database too.
 pub(super) async fn advertised(config: &Config, listening: SocketAddr) -> String {
     if let Some(address) = &config.advertise {
         return address.clone();

@@ -1,6 +1,6 @@
 //! Every setting of the broker, with its default, unit and bounds: a pure function of strings.
 //!
-//! [`SETTINGS`] is the one list; `postbell serve --help` and the environment are made from it.
+//! [`SETTINGS`] is the only list; the options of `postbell serve` and the environment are made from it.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use postbell_client::certificates::shown;
 use postbell_engine::guard::Places;
 use postbell_engine::retry::RetryPolicy;
 
-/// The shortest token of an operator or a viewer.
+/// The fewest characters of an operator's or a viewer's token.
 pub const TOKEN_CHARS_MIN: usize = 20;
 /// The exit status of a bad setting or command line (EX_USAGE of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -26,9 +26,9 @@ pub struct Setting {
     pub env: &'static str,
     /// The option, without its dashes.
     pub flag: &'static str,
-    /// What it is if nobody says; empty: nothing.
+    /// The value if none is given; empty means none.
     pub default: &'static str,
-    /// What it does, with unit and bounds.
+    /// The effect, with unit and bounds.
     pub help: &'static str,
 }
 
@@ -103,19 +103,19 @@ settings! {
          postbell was built with the feature otel";
 }
 
-/// A setting is wrong: names it and says what it may be.
+/// A setting is wrong. The sentence names the setting and says which values are allowed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct ConfigError(String);
 
 impl ConfigError {
-    /// A fault of something that is no setting of the broker's.
+    /// A fault outside the broker's own settings.
     pub fn new(sentence: impl Into<String>) -> Self {
         Self(sentence.into())
     }
 }
 
-/// What the broker is told.
+/// The values of all settings.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "SETTINGS describes each")]
 pub struct Config {
@@ -150,7 +150,7 @@ pub enum StatusMode {
     Off,
 }
 
-/// The tokens of those who operate the broker, as their SHA-256: a log may show a configuration.
+/// The tokens of operators and viewers, kept as SHA-256 because a log may show a configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "SETTINGS describes each")]
 pub struct OperatorTokens {
@@ -158,7 +158,7 @@ pub struct OperatorTokens {
     pub viewer: Option<TokenHash>,
 }
 
-/// Where the agents' port has its certificate from.
+/// The files of the agents' port's certificate.
 #[derive(Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "SETTINGS describes each")]
 pub struct TlsFiles {
@@ -167,7 +167,7 @@ pub struct TlsFiles {
     pub client_ca: Option<PathBuf>,
 }
 
-// By hand: instead of a file it may hold the key itself.
+// Written by hand, because a path may hold the text of the key itself.
 impl fmt::Debug for TlsFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TlsFiles").field("certificate", &shown(&self.certificate)).finish_non_exhaustive()
@@ -175,10 +175,10 @@ impl fmt::Debug for TlsFiles {
 }
 
 impl Config {
-    /// Reads every setting; `value` gives the string of an environment variable's name, if there is one.
+    /// Reads every setting; `value` returns the string of an environment variable, if that is set.
     ///
     /// # Errors
-    /// The first setting that is wrong, in a sentence.
+    /// Names the first setting that is wrong, in a sentence.
     pub fn parse(value: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let get = trimmed(value);
         let number = |setting: Setting, low: u64, high: u64| whole_number(&get, setting, low, high);
@@ -215,7 +215,7 @@ impl Config {
     }
 }
 
-/// Where metrics and health are served alone: what `health` needs.
+/// Reads only the address of metrics and health, for `health`.
 ///
 /// # Errors
 /// See [`Config::parse`].
@@ -223,7 +223,7 @@ pub fn http(value: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, Config
     http_address(&trimmed(value))
 }
 
-/// The database alone: what `migrate`, `agent`, `dead` and `doctor` need.
+/// Reads only the database, for `migrate`, `agent`, `dead` and `doctor`.
 ///
 /// # Errors
 /// See [`Config::parse`].
@@ -231,7 +231,7 @@ pub fn database(value: impl Fn(&str) -> Option<String>) -> Result<Target, Config
     target(&trimmed(value))
 }
 
-/// The string of a setting, or its default where there is none or it is blank.
+/// Returns a function for a setting's string, or its default if the string is missing or blank.
 fn trimmed(value: impl Fn(&str) -> Option<String>) -> impl Fn(Setting) -> String {
     move |setting| {
         let given = value(setting.env).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
@@ -315,7 +315,7 @@ fn status_mode(text: &str) -> Result<StatusMode, ConfigError> {
     })
 }
 
-/// A short token can be guessed, and one for both would make every viewer an operator.
+/// Refuses short tokens, which can be guessed, and one token for both, which would make every viewer an operator.
 fn operator_tokens(get: &impl Fn(Setting) -> String) -> Result<OperatorTokens, ConfigError> {
     let token = |setting: Setting| match get(setting) {
         token if token.is_empty() => Ok(None),

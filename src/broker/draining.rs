@@ -1,4 +1,5 @@
-//! How a broker stops: agents leave one after the other, finish what they have, and find their messages elsewhere.
+//! How a broker stops: agents leave one after the other, finish what they have in flight, and find their messages
+//! elsewhere.
 
 use std::time::Duration;
 
@@ -10,15 +11,16 @@ use crate::agents::session::Phase;
 use crate::pipeline::dispatch::{Input, Inputs, Load};
 use postbell_engine::inbox::event::Event;
 
-/// How long the last outcomes, and giving back the inboxes, may take once the sessions have ended.
+/// How long the last outcomes and giving back the inboxes may take, once the sessions have ended.
 pub(super) const SETTLE_WAIT: Duration = Duration::from_secs(5);
-/// How many sessions are asked to leave in a second: what another broker welcomes without a queue.
+/// How many sessions are asked to leave in a second: as many as another broker welcomes without a queue.
 const DRAINS_PER_SECOND: f64 = 1_000.0;
-/// How long a session that was asked to leave and has nothing in flight has for its goodbye.
+/// How long a session without deliveries in flight has for its goodbye after it was asked to leave.
 const GOODBYE_WAIT: Duration = Duration::from_millis(500);
 
-/// Asks each session to leave, at moments spread over at most half of the time; waits until what is in flight is done, or
-/// the time is over; then ends the sessions, and waits until the last outcomes are written and the inboxes given back.
+/// Asks each session to leave, at moments spread over at most half of `patience`. Waits until nothing is in flight or
+/// `patience` is over, then ends the sessions. At last waits until the outcomes are written and the inboxes given
+/// back.
 pub(super) async fn drain(
     patience: Duration,
     inputs: Inputs,
@@ -34,7 +36,7 @@ pub(super) async fn drain(
             _ = load.wait_for(|load| load.sessions == 0 && load.unsettled == 0) => {}
             () = async {
                 sleep(spread + GOODBYE_WAIT).await;
-                // Nothing new is pushed any more: what is done stays done.
+                // Every session was asked to leave and is pushed nothing new, so these counts only fall.
                 let _ = linked.wait_for(|n| *n == 0).await;
                 let _ = idle.wait_for(|load| load.in_flight == 0 && load.unsettled == 0).await;
             } => {}

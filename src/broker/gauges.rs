@@ -1,4 +1,4 @@
-//! The metrics that are read from the database, when somebody asks for them and not more often than needed.
+//! Metrics that are read from the database: only when somebody asks for them, and not more often than needed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,16 +10,17 @@ use crate::watch::health::Health;
 use crate::watch::http::Refresh;
 use crate::watch::metrics::{AGENTS_MAX, Metrics};
 
-/// Counting a large backlog is work for the database: several scrapers share an answer.
+/// How long the counts of waiting deliveries are kept. Counting a large backlog is work, so several scrapers share
+/// one count.
 const FRESH: Duration = Duration::from_secs(10);
-/// The same for what changes slowly, or is counted over a time anyway.
+/// How long the counts of the mesh are kept, which change slowly or cover a span of time anyway.
 const MESH_FRESH: Duration = Duration::from_secs(15);
-/// A day's uptime moves slowly, and adds up many spans.
+/// How long uptimes are kept: a day's uptime changes slowly, and is the sum of many spans.
 const UPTIME_FRESH: Duration = Duration::from_secs(60);
-/// Agents beyond this are not even counted.
+/// The most agents that are read; further agents are not even counted.
 const AGENTS_READ_MAX: i64 = 100_000;
 
-/// Where the gauges come from and go to.
+/// The sources and targets of the gauges.
 #[derive(Clone)]
 pub(super) struct Gauges {
     pub(super) pool: Pool,
@@ -28,24 +29,24 @@ pub(super) struct Gauges {
     pub(super) health: Health,
 }
 
-/// When each was read last. Its lock is held for a few words.
+/// The time at which each part was read last. The lock is never held across a statement.
 #[derive(Default)]
 struct Last {
     waiting: Option<Instant>,
     mesh: Option<Instant>,
-    /// Where the mesh's flow ended.
+    /// The point up to which the mesh's flow was read.
     flow: Option<FlowEnd>,
     uptime: Option<Instant>,
 }
 
 impl Gauges {
-    /// What `/metrics` calls before it answers.
+    /// Makes the function that `/metrics` calls before it answers.
     pub(super) fn refresh(self) -> Refresh {
         let last: Arc<Mutex<Last>> = Arc::default();
         Arc::new(move || {
             let (gauges, last) = (self.clone(), last.clone());
             Box::pin(async move {
-                // First, since it needs no database, and what follows may hang.
+                // Health comes first, since it needs no database, and the reads below may hang.
                 gauges.note_health();
                 if let Err(e) = gauges.read(&last).await {
                     tracing::debug!(error = %e, "the database's gauges keep their last values");
@@ -54,8 +55,8 @@ impl Gauges {
         })
     }
 
-    /// Reads what is due. A slow database has the scrape go on without, and is not asked again at once; but for the uptimes,
-    /// since a minute is long to be without them.
+    /// Reads the parts that are due. If the database is slow, the scrape goes on without them and they are not read
+    /// again at once. Uptimes are the exception: a minute is long to be without them.
     async fn read(&self, last: &Mutex<Last>) -> Result<(), StoreError> {
         let lock = || last.lock().unwrap_or_else(PoisonError::into_inner);
         let is_due = |at: Option<Instant>, fresh| at.is_none_or(|at| at.elapsed() >= fresh);

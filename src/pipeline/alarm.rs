@@ -1,16 +1,16 @@
-//! When something that is scheduled is due: the tail says so, the reaper waits for it.
+//! The time at which the next scheduled delivery is due: the tail sets it, the reaper waits for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::Notify;
 
-/// The time of the next scheduled delivery. Holds one time, the earliest that was set and not yet taken; clones share it.
+/// The time of the next scheduled delivery: the earliest that was set and not yet taken. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Alarm(Arc<(Mutex<Option<Instant>>, Notify)>);
 
 impl Alarm {
-    /// Something is due then.
+    /// A scheduled delivery is due at this time.
     pub fn set(&self, at: Instant) {
         let mut next = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         if next.is_none_or(|next| at < next) {
@@ -19,7 +19,7 @@ impl Alarm {
         }
     }
 
-    /// Waits until an earlier time is set, and takes that time; `None` where somebody took the time before. Cancel-safe.
+    /// Waits until an earlier time is set, and takes it; `None` if another waiter took it first. Cancel-safe.
     pub async fn changed(&self) -> Option<Instant> {
         self.0.1.notified().await;
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -1,5 +1,5 @@
-//! Dead letters by the protocol: a task carries out what agents ask, one request after the other, so that it never takes
-//! more than one connection from what is delivered.
+//! Carries out requests about dead letters, one after the other, so that they never take more than one connection
+//! away from deliveries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant as Clock};
@@ -13,24 +13,24 @@ use postbell_client::protocol::frame::dead::{DeadLetter, DeadLetters, Done};
 use postbell_client::protocol::limits::{DEAD_IDS_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
-/// Requests that may wait, each of another agent. When it is full, a session answers `slow_down`.
+/// The most requests that wait, each of another agent. Beyond that, a session answers `slow_down`.
 pub const REQUESTS_MAX: usize = 64;
-/// A request that waited longer is answered without being tried: its client has given it up, or soon will.
+/// A request that waited longer is answered without being tried, because its client has given up or soon will.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// For how long halves of a request are tried where a row of it is refused: others wait for their turn meanwhile.
+/// How long halves of a request are tried after one of its rows was refused. Other requests wait meanwhile.
 const HALVES_WAIT: Duration = Duration::from_secs(2);
 const _: () = assert!(HALVES_WAIT.as_millis() < WAIT_MAX.as_millis());
 
-/// Which dead letters.
+/// The dead letters that a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// These deliveries; of this inbox alone, if one is given.
+    /// These deliveries; if an inbox is given, only those of that inbox.
     Ids(Vec<i64>, Option<Arc<str>>),
-    /// Those of an inbox after a delivery.
+    /// The dead letters of an inbox whose delivery id is above this one.
     Inbox(Arc<str>, i64),
 }
 
-/// What is asked.
+/// A request about dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each once")]
 pub enum Ask {
@@ -39,27 +39,27 @@ pub enum Ask {
     Purge(Which),
 }
 
-/// What an agent asks, which may.
+/// A request of an agent that has the right to make it.
 #[derive(Debug)]
 pub struct Request {
-    /// Who, for the log.
+    /// The agent, for the log.
     pub agent: Arc<str>,
-    /// What.
+    /// The request.
     pub ask: Ask,
-    /// For the answer.
+    /// The request's `ref`, for the answer.
     pub reference: Option<String>,
-    /// When.
+    /// The time of the request, to drop it once it has waited too long.
     pub asked_at: Instant,
-    /// Where the answer goes, if the session lives so long.
+    /// The asking session, if it still lives.
     pub outbox: mpsc::WeakSender<Outgoing>,
-    /// Its agent's turn: the next one has it once the answer is written.
+    /// The agent's turn, given back once the answer is written: only then is its next request taken.
     pub turn: OwnedSemaphorePermit,
 }
 
 /// Answers until every session is gone.
 pub async fn run(pool: Pool, mut requests: mpsc::Receiver<Request>, wake: Arc<Notify>) {
     while let Some(request) = requests.recv().await {
-        // Its session is gone.
+        // The session is gone.
         if request.outbox.strong_count() == 0 {
             continue;
         }
@@ -73,7 +73,7 @@ pub async fn run(pool: Pool, mut requests: mpsc::Receiver<Request>, wake: Arc<No
         }
         let frame = answer.unwrap_or_else(|e| refusal(&e, request.reference.clone()));
         if let Some(outbox) = request.outbox.upgrade() {
-            // An outbox that is full has a session that is closed for it.
+            // If the outbox is full, its session is being closed as a slow reader.
             let _ = outbox.try_send(Outgoing::Answer(Box::new(frame), request.turn));
         }
     }
@@ -83,7 +83,8 @@ async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreErro
     carry_out(pool, &request.agent, &request.ask, request.reference.clone()).await
 }
 
-/// Does what is asked by somebody who may: an agent, or an operator by the HTTP API. Who redrives wakes the tail afterwards.
+/// Carries out a request of somebody with the right to make it: an agent, or an operator by the HTTP API. After a
+/// redrive the caller wakes the tail.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -96,7 +97,7 @@ pub async fn carry_out(
     match ask {
         Ask::List { inbox, after, limit } => {
             let most = (*limit).clamp(1, DEAD_LETTERS_MAX);
-            // One more tells whether there are more.
+            // One more row than asked for tells whether there are more.
             let letters = dead::page(pool, inbox, *after, most as i64 + 1).await?;
             Ok(ServerFrame::DeadLetters(fit(letters, most, reference)))
         }
@@ -117,7 +118,7 @@ pub async fn carry_out(
     }
 }
 
-/// As many as were asked for and as fit.
+/// Cuts the list to `most` letters and to the bytes that one answer may have.
 fn fit(mut letters: Vec<DeadLetter>, most: usize, reference: Option<String>) -> DeadLetters {
     let found = letters.len();
     let mut bytes = 0;
@@ -139,8 +140,9 @@ impl Which {
         }
     }
 
-    /// The answer. Who named them is told by an error which of them stay dead, and why; so is who named an inbox of which nothing
-    /// can be done. Else the answer must say how to go on to the rest of the inbox, and the log has the reasons.
+    /// Builds the answer. An error tells which letters stay dead, and why, if they were asked for by id, or if
+    /// nothing could be done for the inbox that was named. Otherwise the answer must say how to go on to the rest of
+    /// the inbox, so the reasons go to the log.
     fn done(
         &self,
         by: &str,
@@ -169,7 +171,7 @@ impl Which {
 
 fn refusal(error: &StoreError, reference: Option<String>) -> ServerFrame {
     let (code, sentence) = if error.is_retryable() {
-        // A COMMIT whose answer was lost cannot be told from one that never was.
+        // The answer to a COMMIT may have been lost, so nobody knows whether the request was carried out.
         (ErrorCode::Unavailable, format!("{error}; it may or may not have been done: asking again is safe"))
     } else {
         (ErrorCode::Rejected, error.to_string())

@@ -1,8 +1,9 @@
-//! The task around the [`Dispatcher`]: feeds it, and carries out what it wants.
+//! The task around the [`Dispatcher`]: feeds events to it and carries out its effects.
 //!
-//! It awaits its events only. What it wants written waits in its own queues until the task that writes has room:
-//! so a slow database makes the next batch larger, and never stops a session. The queues are bounded by what the
-//! dispatcher allows (its windows, `UNSETTLED_MAX`, one refill an inbox), and `MARKS_MAX`.
+//! The task waits for nothing but events. Outcomes, marks, refills and lease requests wait in its own queues until
+//! the task that writes them has room, so a slow database makes the next batch larger and never stops a session. The
+//! queues are bounded by what the dispatcher allows (its windows, `UNSETTLED_MAX`, one refill an inbox) and by
+//! `MARKS_MAX`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,94 +20,95 @@ use postbell_engine::inbox::dispatcher::{Dispatcher, Here};
 use postbell_engine::inbox::event::{Effect, Event, Owner, Push, Refill, Settle, Trouble};
 use postbell_engine::inbox::{SessionId, Tag};
 
-/// What waits for the dispatcher. When it is full, sessions wait before they read on, and the tail before it
-/// takes more rows from the server.
+/// The most inputs that wait for the dispatcher. Beyond that, sessions wait before they read on, and the tail before
+/// it takes more rows from the server.
 pub const INPUTS_MAX: usize = 8_192;
 /// How many inputs are handled before their effects are carried out.
 const INPUTS_AT_ONCE: usize = 256;
-/// What a session may have waiting besides its window: answers. A client that asks without reading is closed.
+/// The most answers that wait in a session's outbox, beside its window. A client that asks without reading is closed.
 const ANSWERS_MAX: usize = 4_096;
-/// The room of a session's outbox.
+/// The capacity of a session's outbox.
 pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
-/// The most outcomes of one batch.
+/// The most outcomes in one batch.
 pub const SETTLE_BATCH_MAX: usize = 1_000;
-/// Marks that wait to be written; what is more goes without.
+/// The most marks that wait to be written; further marks are dropped.
 const MARKS_MAX: usize = 10_000;
-/// How often the longest wait is looked for: a look at every inbox, and by itself no statement.
+/// How often the longest wait is computed, by a look at every inbox in memory and without a statement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The most refills of one statement.
+/// The most refills in one statement.
 pub const REFILL_BATCH_MAX: usize = 64;
 
 const _: () = assert!(SETTLE_BATCH_MAX <= postbell_engine::inbox::dispatcher::UNSETTLED_MAX);
 
-/// For a session's socket.
+/// Something for a session's socket.
 #[derive(Debug)]
 pub enum Outgoing {
     /// A delivery.
     Push(Push),
-    /// A delivery that the inbox's owner pushed: its tag here, and its line.
+    /// A delivery that the inbox's owner pushed to this broker's link: its tag here, and its line.
     Relayed(Tag, Vec<u8>),
-    /// For the session itself: its inbox is another broker's. Its tags went up to this one.
+    /// Tells the session itself that its inbox is another broker's: the owner, and the last tag that was used here.
     Elsewhere(Owner, Tag),
     /// An answer.
     Frame(ServerFrame),
-    /// An answer that may be large, and its agent's turn: no other one is made for it before this one is written.
+    /// An answer that may be large. The permit is the agent's turn: the agent's next such answer is made only after
+    /// this one is written.
     Answer(Box<ServerFrame>, OwnedSemaphorePermit),
-    /// The last line.
+    /// The last line, after which the session ends.
     Close(ProtocolError),
 }
 
-/// The way to a session's socket. When it is full the session is closed as a slow reader.
+/// The way to a session's socket. A session whose outbox is full is closed as a slow reader.
 pub type Outbox = mpsc::Sender<Outgoing>;
 
-/// What the dispatcher's task is told.
+/// An input of the dispatcher's task.
 #[derive(Debug)]
 pub enum Input {
-    /// Something happened.
+    /// An event for the dispatcher.
     Event(Event),
-    /// A session joins: its event, and the way to it.
+    /// A session joins: its outbox, and its event.
     Join(Outbox, Event),
-    /// Somebody wants to know who is here.
+    /// A request for who is connected.
     Survey(oneshot::Sender<HashMap<Arc<str>, Here>>),
 }
 
 /// The way to the dispatcher's task.
 pub type Inputs = mpsc::Sender<Input>;
 
-/// A change of ownership to ask of the database.
+/// A change of ownership, to be made in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LeaseRequest {
-    /// Take it. How its owner was lost, if it was.
+    /// Take this inbox. The trouble says how its owner was lost, if there was one.
     Acquire(Arc<str>, Option<Trouble>),
-    /// Give it back.
+    /// Give this inbox back.
     Release(Arc<str>),
 }
 
-/// The tasks that carry out what the dispatcher wants. Each channel holds one batch: while one is written, the
-/// next one gathers here.
+/// The tasks that carry out the dispatcher's effects. Each channel holds one batch: while that one is written, the
+/// next one gathers in the dispatcher's task.
 pub struct Ports {
-    /// To the settler.
+    /// The settler.
     pub settle: mpsc::Sender<Vec<Settle>>,
-    /// Messages to be marked delivered.
+    /// The marker, for messages to be marked delivered.
     pub mark: mpsc::Sender<Vec<Uuid>>,
-    /// To the refiller.
+    /// The refiller.
     pub refill: mpsc::Sender<Vec<Refill>>,
-    /// To the task that holds the leases.
+    /// The leaser.
     pub lease: mpsc::Sender<Vec<LeaseRequest>>,
-    /// Starts a round of the tail.
+    /// Wakes the tail.
     pub wake: Arc<Notify>,
 }
 
-/// How much there is to do still.
+/// How much is left to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Sessions.
+    /// Connected sessions.
     pub sessions: usize,
-    /// Deliveries with agents.
+    /// Deliveries in flight.
     pub in_flight: usize,
-    /// Outcomes to write.
+    /// Outcomes that are not written yet.
     pub unsettled: usize,
-    /// Whether some inbox is this broker's.
+    /// Whether this broker owns an inbox.
     pub has_inboxes: bool,
 }
 
@@ -159,7 +161,7 @@ pub async fn run(
                     event
                 }
                 Input::Survey(answer) => {
-                    // Whoever asked may have given up.
+                    // The one who asked may have given up.
                     let _ = answer.send(dispatcher.survey());
                     continue;
                 }
@@ -190,7 +192,7 @@ impl Waiting {
         std::mem::replace(&mut self.settles, rest)
     }
 
-    /// A mark is a hint: what a table that does not keep up leaves over is given up.
+    /// Queues marks as far as there is room. A mark is a hint, so the rest is dropped.
     fn mark(&mut self, messages: Vec<Uuid>) {
         let room = MARKS_MAX.saturating_sub(self.marks.len());
         self.marks.extend(messages.into_iter().take(room));
@@ -224,7 +226,8 @@ fn carry_out(
     }
 }
 
-/// Without its outbox a session ends, and what it was not written comes back by its `Leave`.
+/// Removes an outbox that is full or closed. Its session then ends, and its `Leave` returns the deliveries that were
+/// not written.
 fn hand_over(outboxes: &mut HashMap<SessionId, Outbox>, session: SessionId, outgoing: Outgoing) {
     if let Some(outbox) = outboxes.get(&session)
         && outbox.try_send(outgoing).is_err()

@@ -1,4 +1,4 @@
-//! The task that holds the leases: this broker's own, renewed each second, and its inboxes'.
+//! The task that holds the leases: this broker's own, renewed each second, and those of its inboxes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,45 +18,45 @@ use crate::watch::health::{Health, Standstill};
 use crate::watch::metrics::Metrics;
 use postbell_engine::inbox::event::{Event, Trouble};
 
-/// How long an inbox that some other broker owns, it is not known which, is left alone before it is asked for again.
+/// The wait before asking again for an inbox whose owner is another broker that cannot be linked to.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// The channels and settings of the task that holds the leases.
 pub struct Leaser {
-    /// Where.
+    /// The database to read and write.
     pub target: Target,
-    /// Who.
+    /// This broker's row.
     pub broker: BrokerRow,
-    /// Where the canary comes back.
+    /// Sends canaries, and hears them come back.
     pub rope: Arc<Rope>,
-    /// Told when the lease had lapsed.
+    /// Notified when this broker's lease had lapsed.
     pub lapsed: Arc<Notify>,
-    /// Told the same.
+    /// Learns that the lease had lapsed.
     pub presence: Presence,
-    /// The dispatcher.
+    /// The dispatcher, for changes of ownership.
     pub inputs: mpsc::WeakSender<Input>,
-    /// Told whether the database answers.
+    /// Learns whether the database answers.
     pub health: Health,
-    /// Told the same.
+    /// Shows whether the database answers, and how full its queue of notifications is.
     pub metrics: Metrics,
 }
 
-/// What was asked and not yet answered.
+/// Requests that are not answered yet.
 #[derive(Default)]
 struct Asked {
-    /// In order, as two brokers must ask.
+    /// Sorted, since two brokers that lock the same rows in different orders would deadlock.
     acquire: BTreeMap<Arc<str>, Option<Trouble>>,
     release: HashSet<Arc<str>>,
-    /// Nobody knows whose they are: asked again at the slow tick only.
+    /// Inboxes whose owner is not known: asked for again only every `ASK_AGAIN`.
     refused: HashSet<Arc<str>>,
-    /// Until when the lease lasts, by the last renewal that was answered.
+    /// The end of this broker's lease, by the last renewal that was answered.
     until: Option<Instant>,
 }
 
 impl Leaser {
-    /// Holds the leases until `stop`, or until the dispatcher's task is gone, then gives everything back.
+    /// Holds the leases until `stop`, or until the dispatcher's task is gone; then gives them all back.
     pub async fn run(self, mut requests: mpsc::Receiver<Vec<LeaseRequest>>, mut stop: oneshot::Receiver<()>) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let mut asked = Asked::default();
@@ -129,8 +129,9 @@ impl Leaser {
         }
         self.note_queue(renewed.queue_usage);
         self.database_up(true);
-        // A renewal whose answer was lost may have been the one that was told so: then the server says no more that it
-        // had lapsed, and another broker may still have had inboxes in between.
+        // If the answer of an earlier renewal was lost, that answer may have been the one that told of the lapse. The
+        // server tells a lapse once, yet another broker may have had inboxes meanwhile. So a gap by this broker's own
+        // clock counts as a lapse, too.
         let unbroken = asked.until.is_some_and(|until| Instant::now() < until);
         asked.until = Some(renewed.until);
         if renewed.lapsed || !unbroken {
@@ -214,9 +215,10 @@ impl Leaser {
         Ok(())
     }
 
-    /// An owner at this broker's own address had it before: whoever calls it reaches this broker. So it counts as one that
-    /// refuses connections, and where it lives all the same (it is frozen, or an address is advertised twice), it is
-    /// nobody to link to.
+    /// Asks for inboxes. An owner with this broker's own address is its predecessor, since a connection to that
+    /// address reaches this broker; so that owner counts as one that refuses connections. An owner that lives all the
+    /// same (one is frozen, or two brokers advertise one address) is reported as unknown, because nobody can link to
+    /// that owner.
     async fn ask(
         &self,
         connection: &Connection,
@@ -258,7 +260,7 @@ impl Leaser {
 
     async fn tell(&self, event: Event) {
         if let Some(inputs) = self.inputs.upgrade() {
-            // The dispatcher's task may be gone: then nobody needs to know.
+            // The dispatcher's task may be gone: then nobody needs the event.
             let _ = inputs.send(Input::Event(event)).await;
         }
     }
@@ -272,7 +274,7 @@ impl Leaser {
 impl Asked {
     fn note(&mut self, request: LeaseRequest) {
         match request {
-            // It was refused a moment ago: the slow tick asks.
+            // The inbox was refused a moment ago; `ASK_AGAIN` decides when to ask again.
             LeaseRequest::Acquire(inbox, _) if self.refused.contains(&inbox) => {}
             LeaseRequest::Acquire(inbox, trouble) => {
                 self.acquire.insert(inbox, trouble);

@@ -1,4 +1,5 @@
-//! The task that keeps the bell's rope up: reconnects, and does not trust a connection that only looks alive.
+//! Keeps the connection that listens for the bell open: reconnects when it closes, and when its canaries stop coming
+//! back although it looks alive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,13 @@ use crate::store::Target;
 use crate::store::listen::{Rope, listen};
 use crate::watch::health::Health;
 
-/// After so many canaries that did not come back the connection is taken for dead.
+/// The connection counts as dead once this many canaries in a row have not come back.
 const CANARIES_LOST_MAX: u32 = 3;
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// Listens for ever.
+/// Listens until the process ends.
 pub async fn run(target: Target, broker: Uuid, rope: Arc<Rope>, health: Health) {
     let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
     loop {

@@ -1,7 +1,8 @@
-//! The publisher: gathers what agents send and inserts it in batches; each is answered after COMMIT.
+//! The publisher: gathers what agents send and inserts it in batches. Each send is answered after COMMIT.
 //!
-//! A send that the table refuses is found by halving its batch and refused alone. One that has to wait, for another
-//! transaction or a slow trigger, is put aside (`publisher/aside.rs`), and so is what its agent sends after it, for a while.
+//! A send that the table refuses is found by halving its batch, and is refused alone. A send that has to wait for
+//! another transaction or a slow trigger is put aside (`publisher/aside.rs`), together with its agent's further sends
+//! for a while.
 
 mod aside;
 mod item;
@@ -25,38 +26,39 @@ use item::{Item, Teller, Verdict};
 use postbell_client::protocol::frame::Send;
 use suspects::Suspects;
 
-/// What may wait to be inserted. When it is full, sessions that send wait before they read on.
+/// The most sends that wait to be inserted. Beyond that, sessions that send wait before they read on.
 pub const PUBLISHES_MAX: usize = 1_024;
-/// The most messages of one insert.
+/// The most messages in one insert.
 const BATCH_MAX: usize = 500;
-/// A batch that is too slow is halved down to this many the next time.
+/// The fewest messages to which a batch that is too slow is halved.
 const BATCH_MIN: usize = 8;
-/// The most bytes of one batch, so that a thousand large payloads do not become one statement.
+/// The most bytes in one batch, so that a thousand large payloads do not become one statement.
 const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// What a batch may wait: everybody's sends wait with it. A COMMIT elsewhere that flushes to a disk is over in less.
+/// How long a batch may wait, since everybody's sends wait with it. Another transaction's COMMIT that flushes to a
+/// disk takes less.
 const BATCH_WAIT: Patience =
     Patience { lock: Duration::from_millis(20), statement: Duration::from_millis(500) };
-/// What a half of it may, when one of the batch is known to wait.
+/// How long half of a batch may wait once a send of the batch is known to wait.
 const HALF_WAIT: Patience =
     Patience { lock: Duration::from_millis(10), statement: Duration::from_millis(200) };
 
 const _: () = assert!(BATCH_WAIT.statement.as_millis() < HELD_WAIT.as_millis());
 const _: () = assert!(HALF_WAIT.lock.as_millis() < BATCH_WAIT.lock.as_millis());
 
-/// A message an agent sends.
+/// A message that an agent sends.
 #[derive(Debug)]
 pub struct Publish {
-    /// Who.
+    /// The sending agent.
     pub from: Arc<str>,
-    /// What.
+    /// The message as the agent sent it.
     pub send: Send,
     /// Where the answer goes.
     pub outbox: Outbox,
-    /// What it takes of its agent's quota and of the queue, until it is answered.
+    /// Its share of the agent's quota and of the queue, until it is answered.
     pub held: Held,
 }
 
-/// Given back when it is dropped.
+/// A send's share of its agent's quota and of the queue; dropping it gives the share back.
 pub type Held = (Outstanding, Option<OwnedSemaphorePermit>);
 
 /// Publishes until every session is gone.
@@ -70,7 +72,7 @@ pub async fn run(
     let (to_aside, given) = mpsc::channel(ASIDE_MAX);
     let aside = Aside::new(Writer::new(target.clone()), suspects.clone(), teller.clone());
     let batches = Batches { writer: Writer::new(target), suspects, teller, aside: to_aside, most: BATCH_MAX };
-    // One ends when its channel does, the other when the first is gone.
+    // The first ends when its channel closes; it owns the other's sender, so the other ends after it.
     tokio::join!(batches.run(publishes), aside.run(given));
 }
 
@@ -79,7 +81,7 @@ struct Batches {
     suspects: Suspects,
     teller: Teller,
     aside: mpsc::Sender<Given>,
-    /// Messages of the next batch.
+    /// The most messages in the next batch.
     most: usize,
 }
 
@@ -111,7 +113,7 @@ impl Batches {
         }
     }
 
-    /// Gives back what there was no time to try.
+    /// Writes a batch. Returns the sends for which no time was left.
     async fn write(&mut self, batch: Vec<Item>) -> Vec<Item> {
         if batch.is_empty() {
             return batch;
@@ -147,7 +149,7 @@ impl Batches {
         if now.saturating_duration_since(item.since) < HELD_WAIT {
             return Some(item);
         }
-        // Nothing else goes through either.
+        // The whole table is slow or locked: other sends do not get through either.
         let sentence = "the database's tables are locked by another transaction, or slow";
         self.teller.tell(item, Verdict::NotStored(sentence.to_owned()));
         None

@@ -1,4 +1,4 @@
-//! The reaper: what time alone changes.
+//! The reaper: changes that time alone brings about.
 
 pub mod alerts;
 pub mod upkeep;
@@ -18,19 +18,19 @@ use crate::store::{Pool, StoreError, aside};
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
 
-/// Scheduled deliveries are looked for at least this often; those it knows of are promoted at their time.
+/// Scheduled deliveries are looked for at least this often. One whose time is known is promoted at that time.
 const DUE_EVERY: Duration = Duration::from_secs(2);
 const EXPIRED_EVERY: Duration = Duration::from_secs(5);
 const BROKERS_EVERY: Duration = Duration::from_secs(5);
 const SILENT_EVERY: Duration = Duration::from_secs(15);
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 const BROADCASTS_EVERY: Duration = Duration::from_secs(600);
-/// A sweep that failed is tried again so soon, however rare it is.
+/// The longest wait after a sweep that failed, even if the sweep is rare.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
-/// Between two batches of one sweep: the sweep must not be what the database is busy with.
+/// The pause between two batches of one sweep, so that the sweep does not keep the database busy.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 
-/// Promotes what is due, for ever.
+/// Promotes scheduled deliveries at their time, until the process ends.
 pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
     let mut next = Instant::now();
     loop {
@@ -63,13 +63,15 @@ pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health
     }
 }
 
-/// How long locks, and that their tasks are done, are known where messages are kept for ever.
+/// How long locks and finished tasks are remembered if messages are kept for ever.
 const LOCKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
-/// The history of presence goes back at least so far, whatever is kept of messages: people ask for a month's uptime.
+/// The shortest time for which the history of presence is kept, whatever is kept of messages: people ask for a
+/// month's uptime.
 pub const PRESENCE_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
-/// Expires, removes and forgets, for ever. Where messages are kept for ever (`retention` is none), presence is not.
+/// Expires, removes and forgets, until the process ends. If messages are kept for ever (`retention` is none), the
+/// history of presence is not.
 pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metrics: Metrics) {
     tokio::join!(
         every(EXPIRED_EVERY, || async {
@@ -85,7 +87,7 @@ pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metric
             Ok(0)
         }),
         every(SILENT_EVERY, || presence::silent(&pool, SILENT_AFTER)),
-        // One after the other: they are in no hurry, and there are few connections.
+        // One after the other, because these are in no hurry and connections are few.
         every(RETENTION_EVERY, || async {
             let messages = match retention {
                 Some(age) => reap::remove_older(&pool, age).await?,

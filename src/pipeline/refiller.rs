@@ -1,6 +1,7 @@
-//! The refiller: reads on in the table for lanes that run low.
+//! The refiller: reads further deliveries from the table for lanes that run low.
 //!
-//! One statement for all that ask at once; then each inbox whose payloads are large by itself, a few at a time.
+//! One statement serves all lanes that ask at once. An inbox with large payloads is then read apart, a few inboxes at
+//! a time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,22 +17,22 @@ use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
 use postbell_engine::inbox::event::{Event, Refill};
 
-/// Wait after a failed refill: the dispatcher asks again at once.
+/// Pause after a failed refill, because the dispatcher asks again at once.
 const PAUSE_AFTER_FAILURE: std::time::Duration = std::time::Duration::from_millis(250);
-/// Inboxes with large payloads that are read at once; the others wait, in turn. There is one refill of an inbox at a time, so
-/// no more wait than there are inboxes.
+/// The most inboxes with large payloads that are read at once; the others wait for their turn. An inbox has one
+/// refill at a time, so at most as many wait as there are inboxes.
 const LARGE_AT_ONCE: usize = 2;
 
-/// What reading needs.
+/// The channels and settings of the refiller.
 #[derive(Clone)]
 pub struct Refiller {
-    /// Where to read.
+    /// The database to read.
     pub pool: Pool,
-    /// Where the rows go.
+    /// The dispatcher, for the rows.
     pub inputs: mpsc::WeakSender<Input>,
-    /// Whether rows have cost too much of late.
+    /// Whether rows have recently cost too much to be made text.
     pub wary: Arc<Wary>,
-    /// Told of refills.
+    /// Learns how refills end.
     pub health: Health,
 }
 
@@ -74,7 +75,7 @@ impl Refiller {
                 self.bring(refilled).await;
             }
             Err(e) => {
-                // The next time a large group is no reason.
+                // The next attempt reads payloads one by one, so that the size of a group cannot be why it fails.
                 one_by_one.store(true, Ordering::Relaxed);
                 self.failed(&e, 1).await;
                 self.tell(Event::RefillFailed(refilled.inbox)).await;
@@ -97,7 +98,7 @@ impl Refiller {
 
     async fn tell(&self, event: Event) {
         if let Some(inputs) = self.inputs.upgrade() {
-            // The dispatcher's task may be gone: then nobody reads on.
+            // The dispatcher's task may be gone: then nobody needs the event.
             let _ = inputs.send(Input::Event(event)).await;
         }
     }

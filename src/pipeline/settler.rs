@@ -1,12 +1,14 @@
-//! The settler: writes outcomes, batch after batch, and never depends on what the user's table makes of them.
+//! The settler writes outcomes in batches, and never depends on whether the user's table accepts a status.
 //!
-//! A batch is written by one statement a kind. Where a row, a constraint, a trigger or a lock of the user's refuses it, its
-//! outcomes are written one by one, in one statement: each delivery's own change is made, and what the message's row does
-//! not take is set aside with the reason (`postbell.set_aside`, which [`aside`] tries again). Only a server that cannot
-//! be reached keeps an outcome here, since the agent has done its part; and a delivery that another transaction holds.
+//! A batch takes one statement per kind of outcome. If a row, a constraint, a trigger or a lock of the user's refuses
+//! that statement, the outcomes are written one by one, in one statement: each delivery's own change is made, and a
+//! status that the message's row does not take is set aside with the reason (`postbell.set_aside`, which [`aside`]
+//! tries again). An outcome stays here, because the agent has done its part, only while the server cannot be reached
+//! or another transaction holds the delivery.
 //!
-//! A batch that was committed although the answer was lost is written twice, which changes nothing: each outcome is
-//! compared with its attempt. What the second time finds settled counts as written by the first.
+//! If a batch was committed but the answer was lost, the batch is written twice. The second time changes nothing,
+//! since each outcome is compared with its attempt. Outcomes that the second try finds settled count as written by
+//! the first.
 
 pub mod aside;
 pub mod marker;
@@ -28,44 +30,46 @@ use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::{DeadReason, FailReason, Metrics};
 use postbell_engine::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
 
-/// The first and the longest wait before a connection is tried again; short, since every settled ack waits.
+/// The first and the longest wait before reconnecting. Both are short, because every ack waits meanwhile.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
-/// Two batches begin at least so far apart, unless somebody waits for the news of a COMMIT: each costs a flush of the
-/// log, which producers wait for too, and most of what a settle of a few rows costs is not the rows.
+/// The least time between the starts of two batches, unless somebody waits to hear of a COMMIT. Each batch costs a
+/// flush of the log, which producers wait for too, and for a few rows that flush is most of the cost.
 const SETTLE_EVERY: Duration = Duration::from_millis(5);
-/// A delivery that another transaction holds is tried again so soon.
+/// The wait before a delivery that another transaction holds is tried again.
 const HELD_FOR: Duration = Duration::from_millis(200);
-/// A table that refuses statements for all is spared them for this long at last; one by one costs a few times as much.
+/// The longest time for which a table that refuses again and again is spared statements for whole batches. One by one
+/// costs a few times as much.
 const CAREFUL_MAX: Duration = Duration::from_secs(30);
-/// A server that answers, but says over and over that it cannot for now, may only repeat what a trigger raises.
+/// A server that answers this often that it cannot for now may only repeat what a trigger raises; then outcomes are
+/// written one by one.
 const PASSING_MAX: u32 = 2;
-/// That something was set aside is logged at most so often.
+/// The least time between two log lines that something was set aside.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// What the settler works with.
+/// The channels and settings of the settler.
 pub struct Settler {
-    /// Where outcomes are written.
+    /// The database to write to.
     pub target: Target,
-    /// The dispatcher, told of what is written.
+    /// The dispatcher, which learns which outcomes are written.
     pub inputs: mpsc::WeakSender<Input>,
-    /// Starts a round of the tail, for what is ready again.
+    /// Wakes the tail when a delivery is ready again.
     pub wake: Arc<Notify>,
-    /// Told that something was set aside.
+    /// Notified when something was set aside.
     pub aside: Arc<Notify>,
-    /// Told how it goes.
+    /// Learns how settling goes.
     pub health: Health,
-    /// Counts what is written.
+    /// Counts written outcomes.
     pub metrics: Metrics,
-    /// Shows what is written.
+    /// Shows written outcomes to those who watch.
     pub flow: Flow,
 }
 
-/// What is known of the database.
+/// The connection, and what is known of the table.
 struct Desk {
     connection: Option<Connection>,
     pace: Pace,
-    /// Until when no statement for all is tried, and how often in a row one was refused.
+    /// No statement for a whole batch is tried before this time.
     careful_until: Instant,
     refusals: u32,
     said: Option<Instant>,
@@ -114,9 +118,9 @@ impl Settler {
         }
     }
 
-    /// Tries until the outcomes are written or set aside.
+    /// Tries until each outcome is written, set aside, or held by another transaction.
     async fn write(&self, desk: &mut Desk, kind: Kind, batch: &[Settle]) -> Settled {
-        // An answer was lost: what is settled now may be by us.
+        // Whether an answer was lost: outcomes found settled now may be this broker's own.
         let mut in_doubt = false;
         let mut failures = 0;
         loop {
@@ -149,7 +153,8 @@ impl Settler {
         }
     }
 
-    /// A statement for all; one by one where that is refused; and without the user's rows where that takes too long.
+    /// Writes the batch by one statement; if that is refused, one by one; and without the user's rows if that takes
+    /// too long.
     async fn try_once(
         &self,
         desk: &mut Desk,
@@ -187,7 +192,7 @@ impl Settler {
         Ok(settled)
     }
 
-    /// Counts and tells what is written; gives back what is held.
+    /// Counts the written outcomes and tells the dispatcher. Returns the deliveries that are held.
     async fn tell(&self, batch: Vec<Settle>, settled: &Settled) -> Vec<Settle> {
         let (mut over, mut held, mut changed) = (Vec::new(), Vec::new(), Vec::new());
         for (settle, became) in batch.into_iter().zip(&settled.became) {
@@ -213,7 +218,7 @@ impl Settler {
 }
 
 impl Desk {
-    /// Not for each batch: a table that refuses one refuses many.
+    /// Logs that outcomes were set aside, at most once in `SAY_EVERY`: a table that refuses one refuses many.
     fn say(&mut self, settled: &Settled) {
         let aside = settled.became.iter().filter(|b| **b == Became::Aside).count();
         if self.said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
@@ -228,8 +233,8 @@ impl Desk {
     }
 }
 
-/// How long statements for all are not tried after so many refusals in a row: after the first not at all, since most often it was
-/// one row.
+/// How long statements for whole batches are not tried after this many refusals in a row. One refusal costs no time,
+/// since most often one row was to blame.
 fn careful(refusals: u32) -> Duration {
     match refusals {
         0 | 1 => Duration::ZERO,
@@ -247,12 +252,12 @@ fn by_kind(batch: Vec<Settle>) -> BTreeMap<Kind, Vec<Settle>> {
 
 async fn report(inputs: Option<Inputs>, settles: Vec<Settle>) {
     if let Some(inputs) = inputs {
-        // The dispatcher's task may be gone: then nobody needs to know.
+        // The dispatcher's task may be gone: then nobody needs the event.
         let _ = inputs.send(Input::Event(Event::Settled(settles))).await;
     }
 }
 
-/// Once for each outcome, when it is written.
+/// Counts an outcome, once, when it is written.
 fn count(settle: &Settle, metrics: &Metrics) {
     match &settle.outcome {
         Outcome::Ack { handled } => {

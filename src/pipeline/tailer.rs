@@ -1,4 +1,4 @@
-//! The task that tails: when the [`Bell`] says so, on a connection of its own.
+//! The task that tails: runs a round of the tail whenever the [`Bell`] says so, on a connection of its own.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,38 +19,39 @@ use crate::watch::metrics::Metrics;
 use postbell_engine::bell::{Bell, Flag, Heard};
 use postbell_engine::inbox::event::Event;
 
-/// A round that takes longer is given up with its connection: the promise is 5 s.
+/// The longest that a round may take. A slower round is given up together with its connection, because a message must
+/// be served within 5 s.
 const ROUND_WAIT: Duration = Duration::from_secs(4);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
-/// What the tail needs of the others.
+/// The channels and settings of the tail.
 pub struct Tailer {
-    /// Where to read.
+    /// The database to read.
     pub target: Target,
-    /// This broker.
+    /// This broker's id, which the tail joins with the leases.
     pub broker: Uuid,
-    /// What is heard.
+    /// The rings and canaries that the listener hears.
     pub rope: Arc<Rope>,
-    /// This broker made something ready.
+    /// Notified when this broker itself made a delivery ready.
     pub wake: Arc<Notify>,
-    /// This broker's lease had lapsed: producers did not ring.
+    /// Notified when this broker's lease had lapsed: producers did not ring for it meanwhile.
     pub lapsed: Arc<Notify>,
-    /// Where the rows go.
+    /// The dispatcher, for the rows.
     pub inputs: mpsc::WeakSender<Input>,
-    /// When a scheduled delivery is due.
+    /// Learns when the next scheduled delivery is due.
     pub alarm: Alarm,
-    /// Whether rows have cost too much of late.
+    /// Whether rows have recently cost too much to be made text.
     pub wary: Arc<Wary>,
-    /// Told of canaries, and of rounds.
+    /// Learns of canaries and rounds.
     pub health: Health,
-    /// Told of rings and rows.
+    /// Counts rings and rows.
     pub metrics: Metrics,
 }
 
 impl Tailer {
-    /// Tails until the dispatcher's task is gone, on new connections where one is lost. The cursor survives them,
-    /// so nothing that commits meanwhile is missed.
+    /// Tails until the dispatcher's task is gone. A lost connection is replaced and the cursor kept, so nothing that
+    /// commits meanwhile is missed.
     pub async fn run(self) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let mut bell = Bell::new(Instant::now());
@@ -73,7 +74,8 @@ impl Tailer {
     ) -> Result<(), StoreError> {
         let connection = Connection::open(&self.target).await?;
         let cursor = self.resume(&connection, cursor).await?;
-        // The flag may say anything after an outage: write it, then start over.
+        // After an outage the flag in the database may have any value. So it is written first, before the bell starts
+        // over.
         bell.wake_up(Instant::now());
         set_armed(&connection, self.broker, false).await?;
         loop {
@@ -102,7 +104,8 @@ impl Tailer {
         }
     }
 
-    /// The cursor to go on from: the one that there is, unless the server is not the one that it is of.
+    /// Returns the cursor to go on from: the present one, or a new one if the server has not reached what that one
+    /// has read.
     async fn resume<'a>(
         &self,
         connection: &Connection,
@@ -121,7 +124,7 @@ impl Tailer {
                 "the database is behind what was read of it: restored, or failed over; reading it anew"
             );
             if let Some(inputs) = self.inputs.upgrade() {
-                // The dispatcher's task may be gone: then nobody reads on.
+                // The dispatcher's task may be gone: then nobody needs the event.
                 let _ = inputs.send(Input::Event(Event::TailBroken)).await;
             }
             *cursor = None;
@@ -129,12 +132,12 @@ impl Tailer {
         Ok(cursor.get_or_insert(server))
     }
 
-    /// One round; `None` once the dispatcher's task is gone.
+    /// Runs one round. Returns `None` once the dispatcher's task is gone.
     async fn round(&self, connection: &Connection, cursor: &mut Cursor) -> Result<Option<Round>, StoreError> {
         let Some(inputs) = self.inputs.upgrade() else { return Ok(None) };
         self.health.began(Duty::Tail, Instant::now());
         let mut brought = false;
-        // When the dispatcher's queue is full this waits, and so does the server: no row is held twice.
+        // A full dispatcher's queue makes this wait, and with it the server, so that no row is held twice.
         let bring = |rows| async {
             let _ = inputs.send(Input::Event(Event::Arrived(rows))).await;
         };
@@ -147,7 +150,8 @@ impl Tailer {
         let round = match round.unwrap_or_else(|_| Err(late())) {
             Ok(round) => round,
             Err(e) => {
-                // The next round makes nothing text: a row that cannot be read, or not in time, is a refill's to find.
+                // From now on payloads are read apart for a while, so that a refill finds the row that cannot be
+                // read, or not in time.
                 if is_late || may_be_a_row(&e) {
                     self.wary.warn(Instant::now());
                 }
@@ -174,7 +178,7 @@ impl Tailer {
     }
 
     fn hear(&self) -> Heard {
-        // The order matters: see `Rope::canary`.
+        // The canary must be read before the rings: see `Rope::canary`.
         let canary = self.rope.canary();
         let rings = self.rope.rings();
         if let Some(round_trip) = self.rope.take_round_trip() {

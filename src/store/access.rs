@@ -1,4 +1,4 @@
-//! Whether the sessions that are here may stay.
+//! Whether connected sessions may stay.
 
 use super::agents::TokenHash;
 use super::cell::Cells;
@@ -7,23 +7,23 @@ use super::pool::Pool;
 
 const LOST: &str = include_str!("../../sql/queries/access_lost.sql");
 
-/// What a session came in with.
+/// A session, as its hello was accepted.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
     /// The session's number.
     pub session: u64,
     /// Its agent.
     pub agent: &'a str,
-    /// Of the token in its hello.
+    /// The hash of the token in its hello.
     pub token: &'a TokenHash,
-    /// As the registry had it then.
+    /// The agent's role in the registry at that time.
     pub role: &'a str,
-    /// The group it takes from.
+    /// The group from which the session takes, if any.
     pub group: Option<&'a str>,
 }
 
-/// The sessions that may not stay; true where the agent may come again, since only its role, or who may take from its
-/// group, is another.
+/// Returns the sessions that may not stay. The flag says whether the agent may connect again: only its role changed,
+/// or who may take from its group.
 ///
 /// # Errors
 /// See [`StoreError`].

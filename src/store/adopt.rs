@@ -1,7 +1,7 @@
-//! Whether the tables that a database already has are those of a mesh, so that Postbell can take them over.
+//! Whether the tables that a database already has are those of a mesh, so that Postbell can adopt them.
 //!
-//! Many databases keep something else in a table of that name, chat history above all: there it refuses, before
-//! anything is changed, and says what it found.
+//! Many databases keep something else in a table of that name, most often chat history. There adoption refuses,
+//! before anything is changed, and names the columns that it found.
 
 use std::collections::BTreeMap;
 
@@ -12,25 +12,25 @@ use super::error::StoreError;
 const FAULTS: &str = include_str!("../../sql/queries/adoption_faults.sql");
 const COUNT: &str = include_str!("../../sql/queries/adopt_count.sql");
 
-/// Where messages wait.
+/// The table in which messages wait.
 const MESSAGES: &str = "agent_messages";
 
 /// Every table of the user's that a broker works with.
 const TABLES: &[&str] = &[MESSAGES, "agent_registry", "agent_alerts", "agent_metrics"];
 
-/// How many names a sentence lists before it says "and N more".
+/// The most names that a sentence lists before "and N more".
 const NAMES_MAX: usize = 12;
 
-/// What becomes of the user's tables.
+/// The effect of a migration on the user's tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Adoption {
-    /// Tables that are there: columns are added, every row stays.
+    /// Tables that exist. They gain columns and keep every row.
     pub adopts: Vec<&'static str>,
-    /// Tables that are missing.
+    /// Tables that are missing and are created.
     pub creates: Vec<&'static str>,
-    /// Messages that wait: they get deliveries, as many as they have recipients.
+    /// Messages that wait. Each gets a delivery for each of its recipients.
     pub waiting: i64,
-    /// Messages that a poller took and never finished: they are left as they are.
+    /// Messages that a poller took and never finished. They are left as they are.
     pub taken: i64,
 }
 
@@ -42,15 +42,16 @@ struct Fault {
     found: Option<String>,
 }
 
-/// What is wrong with one table.
+/// The faults of one table.
 struct TableFaults {
     schema: String,
     has: Vec<String>,
     faults: Vec<Fault>,
 }
 
-/// Says what adoption of `taken` would do; reads only. `present`: the tables of the mesh that are there. Those that were
-/// taken earlier are looked at again: they may have gained columns of names that a later migration wants.
+/// Returns what adoption of `taken` would do; only reads. `present` are the tables of the mesh that exist. Tables
+/// that were adopted earlier are looked at again, because the user may have added a column of a name that a later
+/// migration wants.
 ///
 /// # Errors
 /// A sentence for each table that is something else.
@@ -139,7 +140,7 @@ fn sentence(name: &str, table: &TableFaults) -> String {
         parts.push(format!("{names} must be given with each row and has no default"));
     }
     let faults = parts.join("; ");
-    // A table that lacks most of what a mesh has is not a mesh with a fault: say what it is instead.
+    // A table that lacks most columns of a mesh is another kind of table, so the sentence says which.
     match missing.len() >= 4 {
         true => format!(
             "{full_name} has {}: it is something else{}. As a table of {} {faults}",
@@ -151,7 +152,7 @@ fn sentence(name: &str, table: &TableFaults) -> String {
     }
 }
 
-/// What a mesh keeps in a table of that name.
+/// The content of the mesh's table of that name.
 fn what(name: &str) -> &'static str {
     match name {
         MESSAGES => "messages",
@@ -169,7 +170,7 @@ fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// Agent frameworks keep their conversations under this name.
+/// A guess from the columns: agent frameworks keep conversations in a table of this name.
 fn guess(has: &[String]) -> &'static str {
     let signs = ["session_id", "thread_id", "conversation_id", "role", "content", "message_data"];
     match has.iter().filter(|column| signs.contains(&column.as_str())).count() {

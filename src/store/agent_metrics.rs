@@ -1,4 +1,4 @@
-//! What agents measure and write to `agent_metrics` by SQL.
+//! Measurements that agents write to `agent_metrics` by SQL.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use super::pool::Pool;
 
 const RECENT: &str = include_str!("../../sql/queries/agent_metrics_recent.sql");
 
-/// The most rows of one read, the newest: a mesh that writes more than this in one read's time has its rarer ones late.
+/// The most rows of one read, the newest first. If a mesh writes more in the time between two reads, the metrics that
+/// it writes seldom are late.
 pub const ROWS_MAX: i64 = 20_000;
 
 /// A row of `agent_metrics`. Times are Unix seconds of the database's clock.
@@ -21,7 +22,7 @@ pub struct Measured {
     pub recorded_at: f64,
 }
 
-/// What was recorded within this time, the newest first, and the database's time.
+/// Returns the database's time, and the measurements recorded within this time, the newest first.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -30,7 +31,7 @@ pub async fn recent(pool: &Pool, within: Duration) -> Result<(f64, Vec<Measured>
     let now = rows.first().map_or(Ok(0.0), |row| row.cell("now"))?;
     let mut measured = Vec::new();
     for row in &rows {
-        // The row that has the time alone.
+        // One row may hold the time alone.
         let Some(agent) = row.text("agent_id")? else { continue };
         let (name, value, recorded_at) =
             (row.text("metric_name")?.unwrap_or_default(), row.cell("value")?, row.cell("recorded_at")?);

@@ -24,24 +24,25 @@ const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
 const TOUCH: &str = include_str!("../../sql/queries/agent_touch.sql");
 const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
 
-/// The longest that an old token is accepted beside its successor: a rotation that is never finished is none.
+/// The longest that an old token is accepted beside its successor, so that no rotation stays unfinished for ever.
 pub const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
-/// What waits for an agent is counted up to here: a list must not walk a backlog.
+/// An agent's waiting deliveries are counted up to here, so that a list does not walk a backlog.
 pub const WAITING_COUNTED_MAX: i64 = 10_000;
 
-/// An agent that proved who it is.
+/// An agent whose token was right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentRow {
-    /// Its name, and that of its inbox.
+    /// Its name, which is also the name of its inbox.
     pub agent_id: String,
     /// `agent` or `orchestrator`; an adopted registry may have other words.
     pub role: String,
-    /// Where it runs: pc, railway, github, …
+    /// The place where it runs: pc, railway, github, …
     pub environment: String,
-    /// What its role allows it.
+    /// The limits of its role.
     pub limits: RoleLimits,
-    /// By the database's clock, in microseconds: of two sessions of one agent and instance the later one goes on.
+    /// The time of the hello by the database's clock, in microseconds. If one agent and instance has two sessions,
+    /// the one with the higher rank goes on.
     pub rank: i64,
 }
 
@@ -52,10 +53,10 @@ impl From<AgentRow> for Arc<str> {
     }
 }
 
-/// Whether this can be an agent's name; otherwise says why not.
+/// Checks whether this can be an agent's name.
 ///
 /// # Errors
-/// The sentence.
+/// The reason why it cannot.
 pub fn check_name(agent: &str) -> Result<(), String> {
     match agent {
         "" => Err("an agent's name cannot be empty".to_owned()),
@@ -73,16 +74,16 @@ pub fn check_name(agent: &str) -> Result<(), String> {
     }
 }
 
-/// What to register; what is `None` gets a default, and is left alone where the agent is registered already.
+/// An agent to register. A field that is `None` gets a default, or is left alone if the agent is registered already.
 #[derive(Clone, Debug, Default)]
 pub struct NewAgent<'a> {
     /// Its name on the wire.
     pub agent_id: &'a str,
-    /// What people call it; its name by default.
+    /// The name that people use; by default the agent's name.
     pub agent_name: Option<&'a str>,
-    /// What kind it is, in the mesh's own words; its role by default.
+    /// The kind of agent, in the mesh's own words; by default its role.
     pub agent_type: Option<&'a str>,
-    /// Where it runs; `pc` by default.
+    /// The place where it runs; by default `pc`.
     pub environment: Option<&'a str>,
     /// `agent` (the default) or `orchestrator`.
     pub role: Option<&'a str>,
@@ -91,22 +92,22 @@ pub struct NewAgent<'a> {
 /// An agent that was given a token.
 #[derive(Clone, Debug)]
 pub struct Added {
-    /// The only time that it is shown.
+    /// The token, which is shown only this once.
     pub token: Token,
-    /// Otherwise it was in the registry already, without a token.
+    /// Whether the agent was registered just now. If not, it was in the registry already, without a token.
     pub is_new: bool,
-    /// Whether it may connect.
+    /// Whether the agent may connect.
     pub enabled: bool,
-    /// As registered.
+    /// The environment in the registry.
     pub environment: String,
-    /// As registered.
+    /// The role in the registry.
     pub role: String,
 }
 
 /// Registers an agent and makes its token.
 ///
 /// # Errors
-/// A name that cannot be, or an agent that has a token already.
+/// The name is not allowed, or the agent has a token already.
 pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError> {
     check_name(agent.agent_id).map_err(StoreError::refused)?;
     let token = Token::random();
@@ -114,7 +115,8 @@ pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError>
     let NewAgent { agent_id, agent_name, agent_type, environment, role } = agent;
     let hash = hash.as_slice();
     let params: Params<'_> = &[agent_id, agent_name, agent_type, environment, role, &hash];
-    // A token that nobody was told could not be given again: it is stored only once the answer is read.
+    // If the answer were lost after COMMIT, the agent would have a token that nobody knows. So the transaction
+    // commits only after the answer was read.
     let added = pool.in_transaction(ADD, params, |row| {
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Added {
@@ -141,14 +143,14 @@ pub struct Agent {
     pub agent_type: String,
     pub environment: String,
     pub role: String,
-    /// Whether it may connect, and gets broadcasts.
+    /// Whether the agent may connect and gets broadcasts.
     pub enabled: bool,
-    /// As presence has it.
+    /// The status that presence keeps.
     pub status: String,
     pub has_token: bool,
     #[serde(serialize_with = "moment::serialize")]
     pub token_set_at: Option<SystemTime>,
-    /// Until when the token before it is accepted too; `None`: it is not.
+    /// The time until which the previous token is accepted too; `None` if there is none.
     #[serde(serialize_with = "moment::serialize")]
     pub token_previous_until: Option<SystemTime>,
     #[serde(serialize_with = "moment::serialize")]
@@ -184,11 +186,12 @@ pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
     agents.collect()
 }
 
-/// Gives an agent a new token. The old one is accepted for `overlap` more; with none it is void at once, and sessions
-/// that came in with it end. A token from before the old one is void in any case. A disabled agent stays disabled.
+/// Gives an agent a new token. The old one is accepted for `overlap` more. If that is zero, the old token is void at
+/// once, and sessions that used it end. A token older than the old one is void in any case. A disabled agent stays
+/// disabled.
 ///
 /// # Errors
-/// It is not registered, or the overlap is over [`OVERLAP_MAX`].
+/// The agent is not registered, or the overlap is over [`OVERLAP_MAX`].
 pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token, StoreError> {
     if overlap > OVERLAP_MAX {
         let days = OVERLAP_MAX.as_secs() / 86_400;
@@ -206,11 +209,12 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
     }
 }
 
-/// Lets an agent connect, or not, and says whether it could before. A disabled agent keeps its token, what was sent
-/// to it waits, and broadcasts pass it over. Its sessions end within a second, on every broker.
+/// Enables or disables an agent, and returns whether the agent was enabled before. A disabled agent keeps its token,
+/// its deliveries wait, and broadcasts pass it over. The agent's sessions end on every broker within a second, or
+/// within ten if the notification is lost.
 ///
 /// # Errors
-/// It is not registered.
+/// The agent is not registered.
 pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
     let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
     let was = rows.first().ok_or_else(|| unknown(agent))?.cell("was")?;
@@ -218,11 +222,11 @@ pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool
     Ok(was)
 }
 
-/// Takes an agent off the registry and says how many deliveries still wait for its name. These are never deleted
-/// here: they wait for an agent that is registered under that name again.
+/// Removes an agent from the registry, and returns how many deliveries wait for its name. These are not deleted: they
+/// wait until an agent is registered under that name again.
 ///
 /// # Errors
-/// It is not registered; or deliveries wait for it and `force` is not set.
+/// The agent is not registered; or deliveries wait for it and `force` is not set.
 pub async fn remove(pool: &Pool, agent: &str, force: bool) -> Result<i64, StoreError> {
     let row = pool.query_one(REMOVE, &[&agent, &force]).await?;
     let waiting: i64 = row.cell("waiting")?;

@@ -1,4 +1,4 @@
-//! Alerts: those that the broker raises itself, and those that nobody acknowledged.
+//! Alerts: raises those about absent agents, and escalates those that nobody acknowledged.
 
 use std::time::Duration;
 
@@ -9,28 +9,28 @@ use super::pool::Pool;
 const OFFLINE: &str = include_str!("../../sql/queries/alerts_offline.sql");
 const ESCALATE: &str = include_str!("../../sql/queries/alerts_escalate.sql");
 
-/// The most alerts of one statement.
+/// The most alerts that one statement raises or escalates.
 pub const ALERTS_MAX: i64 = 500;
 
-/// How long things may last before they are an alert, or a louder one.
+/// How long a condition lasts before it becomes an alert, or an alert is escalated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AlertTimes {
-    /// An agent's absence without a goodbye.
+    /// The absence of an agent that said no goodbye.
     pub offline: Duration,
-    /// An alert that nobody acknowledges.
+    /// The time for which nobody has acknowledged an alert.
     pub escalate: Duration,
 }
 
-/// What one look did.
+/// The result of one look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    /// How many, at most [`ALERTS_MAX`].
+    /// The number of alerts, at most [`ALERTS_MAX`].
     pub rows: i64,
-    /// When the next is due.
+    /// The wait until the next alert is due, if one is known.
     pub next: Option<Duration>,
 }
 
-/// Raises an alert for each agent that has been away for so long.
+/// Raises an alert for each agent that has been away for this long.
 ///
 /// # Errors
 /// See [`StoreError`].

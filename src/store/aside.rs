@@ -1,4 +1,4 @@
-//! What the user's tables did not take: tried again, listed, dropped. See `sql/migrations/0016_set_aside.sql`.
+//! Writes that the user's tables did not take: tried again, listed, dropped. See `sql/migrations/0016_set_aside.sql`.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,28 +22,28 @@ const DROP: &str = include_str!("../../sql/queries/aside_drop.sql");
 const SOON: &str = include_str!("../../sql/queries/aside_soon.sql");
 const COUNTS: &str = include_str!("../../sql/queries/aside_counts.sql");
 
-/// The most that one statement tries or drops.
+/// The most rows that one statement tries or drops.
 const BATCH_ROWS: i64 = 500;
-/// For how long one statement tries.
+/// How long one statement goes on trying.
 const TRY_MS: i32 = 300;
-/// What is counted: a table that refuses everything must not make looking at it dear.
+/// Rows are counted up to here, so that a table that refuses everything does not make counting expensive.
 pub const COUNTED_MAX: i64 = 100_000;
-/// Why one is tried later, of which nothing else is known.
+/// The reason that is noted if the server gave none.
 const TOOK_TOO_LONG: &str = "the change of the row of agent_messages takes too long: look for a trigger that is slow, or for a lock that is held";
 
-/// What became of those that were tried.
+/// The results of a try.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Tried {
-    /// Written.
+    /// Rows whose status was written.
     pub written: u64,
-    /// Not needed any more: somebody else ended the message, or made it wait again.
+    /// Rows that need no write any more: somebody else ended the message, or made it wait again.
     pub gone: u64,
-    /// Still not taken.
+    /// Rows that are still not taken.
     pub refused: u64,
 }
 
 impl Tried {
-    /// How many.
+    /// The number of rows that were tried.
     pub fn all(&self) -> u64 {
         self.written + self.gone + self.refused
     }
@@ -55,11 +55,11 @@ impl Tried {
     }
 }
 
-/// One that is set aside.
+/// A row of `postbell.set_aside`.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of postbell.set_aside")]
 pub struct Aside {
-    /// What retry and drop name it by.
+    /// The number by which retry and drop name it.
     #[serde(rename = "number")]
     pub aside_id: i64,
     pub message_id: Option<Uuid>,
@@ -72,21 +72,21 @@ pub struct Aside {
     pub tries: i32,
 }
 
-/// How many of a kind are set aside.
+/// A kind of row, and how many of that kind are set aside.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Count {
     pub kind: String,
     pub count: u64,
     pub since_seconds: f64,
-    /// One of the reasons, and how many there are.
+    /// One of the reasons, and the number of different ones.
     pub reason: String,
     pub reasons: i64,
     /// One of the inboxes.
     pub inbox: String,
 }
 
-/// Which are to be listed.
+/// A filter for a list.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Filter<'a> {
@@ -96,7 +96,7 @@ pub struct Filter<'a> {
     pub limit: i64,
 }
 
-/// Which are to be tried or dropped: these numbers, or those of an inbox, or all.
+/// A choice of rows to retry or drop: these numbers, or those of an inbox, or all.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Chosen<'a> {
@@ -104,7 +104,7 @@ pub struct Chosen<'a> {
     pub inbox: Option<&'a str>,
 }
 
-/// Tries what is due, for a moment. `connection` should wait for nothing for long.
+/// Tries the rows that are due, for at most a moment. `connection` must have a short wait for locks.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -113,7 +113,7 @@ pub async fn retry_due(connection: &Connection) -> Result<Tried, StoreError> {
         Err(e) if is_of_a_row(&e) => {}
         tried => return tried,
     }
-    // One of them took all of the time, or failed in a way that nothing catches: each alone, to find which.
+    // One row took all of the time, or failed in a way that the statement cannot catch: trying each alone finds it.
     let mut tried = Tried::default();
     for row in connection.query(DUE, &[&BATCH_ROWS]).await? {
         tried.add(retry_one(connection, row.cell("aside_id")?).await?);
@@ -131,7 +131,7 @@ async fn retry_one(connection: &Connection, id: i64) -> Result<Tried, StoreError
     }
 }
 
-/// The server answered: not the connection is at fault.
+/// Whether a row is to blame: the server answered with an error that will not pass by itself.
 fn is_of_a_row(e: &StoreError) -> bool {
     e.sqlstate().is_some() && e.fault() != Fault::Passing
 }
@@ -148,10 +148,10 @@ async fn retry(connection: &Connection, ids: Option<&[i64]>) -> Result<Tried, St
     Ok(tried)
 }
 
-/// Tries these, at an operator's word.
+/// Tries the chosen rows now, at an operator's request.
 ///
 /// # Errors
-/// See [`StoreError`]; what was written before it stays so.
+/// See [`StoreError`]. Rows that were written before the error stay written.
 pub async fn retry_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<Tried, StoreError> {
     let (mut tried, mut after) = (Tried::default(), i64::MIN);
     loop {
@@ -164,10 +164,10 @@ pub async fn retry_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result
     }
 }
 
-/// Lets these rest; says how many.
+/// Drops the chosen rows, and returns how many.
 ///
 /// # Errors
-/// See [`StoreError`]; what was dropped before it stays so.
+/// See [`StoreError`]. Rows that were dropped before the error stay dropped.
 pub async fn drop_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<u64, StoreError> {
     let (mut dropped, mut after) = (0, i64::MIN);
     loop {
@@ -178,7 +178,7 @@ pub async fn drop_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<
     }
 }
 
-/// Makes the first of these due now; says how many.
+/// Makes the first 1,000 of the chosen rows due now, and returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -186,7 +186,7 @@ pub async fn retry_soon(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreErr
     pool.execute(SOON, &[&first_of(pool, chosen).await?]).await
 }
 
-/// Lets the first of these rest; says how many.
+/// Drops the first 1,000 of the chosen rows, and returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -204,7 +204,7 @@ async fn some(connection: &Connection, chosen: Chosen<'_>, after: i64) -> Result
     rows.iter().map(|row| row.cell("aside_id")).collect()
 }
 
-/// In how long the next is due; `None`: nothing is set aside.
+/// The wait until the next row is due; `None` if none is set aside.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -213,7 +213,7 @@ pub async fn next_due(pool: &Pool) -> Result<Option<Duration>, StoreError> {
     Ok(next.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
 }
 
-/// Forgets what needs no place any more.
+/// Deletes rows that are not needed any more, and returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -221,7 +221,7 @@ pub async fn forget(pool: &Pool) -> Result<u64, StoreError> {
     pool.execute(FORGET, &[&BATCH_ROWS]).await
 }
 
-/// A page, the newest first.
+/// A page of rows, the newest first.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -243,7 +243,7 @@ pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<Aside>, StoreE
     rows.iter().map(aside).collect()
 }
 
-/// How many there are of each kind that has any, counted up to [`COUNTED_MAX`] together.
+/// The number of rows of each kind, counted up to [`COUNTED_MAX`] together. Kinds without rows are left out.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -251,7 +251,7 @@ pub async fn counts(pool: &Pool) -> Result<Vec<Count>, StoreError> {
     pool.query(COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
 }
 
-/// The same on a connection.
+/// [`counts`] on a connection.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -1,7 +1,7 @@
-//! Cells of a row, read so that no content can make the broker panic.
+//! Reads the cells of a row so that no content can make the broker panic.
 //!
-//! The tables are the user's: a column may be null where nobody expected it, or of a type that an older table had. The
-//! driver's own `Row::get` panics then, so `clippy.toml` forbids it, and every cell is read here.
+//! The tables are the user's: a column may be null where nobody expected it, or have the type that an older table
+//! had. The driver's own `Row::get` would panic, so `clippy.toml` forbids it and every cell is read here.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,22 +14,23 @@ use super::error::StoreError;
 
 /// Reads the cells of a row.
 pub(super) trait Cells {
-    /// The value of a column, by its name or its place in the statement.
+    /// The value of a column, by the column's name or its place in the statement.
     ///
     /// # Errors
-    /// A sentence that names the column and never says what is in it: an error is logged, and the content may be secret.
+    /// A sentence that names the column but not its content, since an error is logged and the content may be secret.
     fn cell<'a, I, T>(&'a self, column: I) -> Result<T, StoreError>
     where
         I: RowIndex + fmt::Display + Copy,
         T: FromSql<'a>;
 
-    /// A text for people, whatever bytes it has: what is not UTF-8 (COPY lets it in) is shown as such. Of a text or a bytea.
+    /// A text or bytea as text for people. Bytes that are not UTF-8 (COPY lets them in) are shown as replacement
+    /// characters.
     ///
     /// # Errors
     /// See [`cell`](Self::cell).
     fn text(&self, column: &str) -> Result<Option<String>, StoreError>;
 
-    /// A count, which is never negative.
+    /// A count. A negative value is read as 0.
     ///
     /// # Errors
     /// See [`cell`](Self::cell).
@@ -57,7 +58,7 @@ impl Cells for Row {
     }
 }
 
-/// A text whose bytes are no matter.
+/// A text of any bytes; those that are not UTF-8 are replaced.
 pub(super) struct Lossy(pub(super) String);
 
 impl<'a> FromSql<'a> for Lossy {

@@ -23,38 +23,39 @@ use super::url::{DatabaseUrl, SslMode};
 
 const SESSION_PATH: &str = include_str!("../../sql/queries/session_path.sql");
 
-/// A statement that runs longer is cancelled by the server: none of the broker's should take a second.
+/// The server cancels a statement that runs longer. The broker's own statements should take less than a second.
 pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
-/// How long a running broker waits for an answer before it takes the connection for dead. The server may be gone
-/// without a word, and whatever stands between may acknowledge every probe: then nothing else ever tells. Statements are
-/// written so that a second run of one that was carried out all the same changes nothing.
+/// How long a running broker waits for an answer before the connection counts as dead. A server may vanish without a
+/// word while a proxy acknowledges every probe, so that nothing else would ever tell. Every statement is written so
+/// that a second run, after a first one that was carried out unnoticed, changes nothing.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(4);
-/// How long opening a connection may take, with all that is said on it before its first statement.
+/// How long opening a connection may take, including its set-up.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 
-/// Read only (a standby behind the same address), shut down by its operator, after a crash, or not up yet.
+/// SQLSTATEs after which only another connection helps: read only (a standby behind the same address), shut down by
+/// its operator, ended after a crash, not up yet.
 const MOVED: &[&str] = &["25006", "57P01", "57P02", "57P03"];
 
 const _: () = assert!(ANSWER_WAIT.as_millis() < STATEMENT_WAIT.as_millis());
 
-/// Where every connection goes.
+/// The database to which connections are opened, and how.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The database.
     pub url: Arc<DatabaseUrl>,
     /// The schema of `agent_messages` and `agent_registry`.
     pub schema: Arc<str>,
-    /// How long an answer may take; `None`: as long as the server likes, as a migration needs.
+    /// How long an answer may take; `None` waits for ever, as a migration needs.
     pub answer_wait: Option<Duration>,
 }
 
 impl Target {
-    /// A database and the schema of the user's tables in it.
+    /// A database, and the schema of the user's tables in it. Answers may take any time.
     pub fn new(url: DatabaseUrl, schema: &str) -> Self {
         Self { url: Arc::new(url), schema: schema.into(), answer_wait: None }
     }
 
-    /// The same for a broker, which goes on on another connection where one does not answer in [`ANSWER_WAIT`].
+    /// The same target for a broker, which gives up a connection that does not answer within [`ANSWER_WAIT`].
     pub fn impatient(self) -> Self {
         Self { answer_wait: Some(ANSWER_WAIT), ..self }
     }
@@ -65,9 +66,10 @@ pub struct Connection {
     client: Client,
     driver: JoinHandle<()>,
     answer_wait: Option<Duration>,
-    /// An answer did not come in time: the connection is not used again, though its socket may look alive.
+    /// Whether an answer did not come in time. The connection is then not used again, although its socket may look
+    /// alive.
     given_up: AtomicBool,
-    // Never held across an await: a statement is looked up, or put in, and cloned.
+    // Never held across an await: a statement is looked up or inserted, and cloned.
     prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
@@ -83,8 +85,8 @@ impl Connection {
         Self::open_listening(target, |_| {}).await
     }
 
-    /// Opens a connection and calls `heard` for each notification, on the task that reads the socket: it must
-    /// not block.
+    /// Opens a connection and calls `heard` for each notification. `heard` runs on the task that reads the socket, so
+    /// it must not block.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -123,21 +125,21 @@ impl Connection {
                 target.url
             )));
         }
-        // Not prepared: behind a transaction pooler nothing must fail here, where no sentence would name the pooler.
+        // Sent as text and not prepared: behind a transaction pooler a failure here would not name the pooler.
         let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
         this.client.batch_execute(&SESSION_PATH.replace("$1", &literal)).await?;
         Ok(this)
     }
 
-    /// Whether the server or the network ended it, or it was given up.
+    /// Whether the server or the network ended the connection, or it was given up.
     pub fn is_closed(&self) -> bool {
         self.client.is_closed() || self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Waits until the server or the network ends it.
+    /// Waits until the server or the network ends the connection.
     pub async fn closed(&mut self) {
         if !self.driver.is_finished() {
-            // An aborted or panicked driver is as closed as one that returned.
+            // A driver that was aborted or panicked has closed the connection, too.
             let _ = (&mut self.driver).await;
         }
     }
@@ -151,7 +153,7 @@ impl Connection {
         self.answered(self.client.query(&statement, params)).await
     }
 
-    /// The same for a statement that gives exactly one row.
+    /// [`query`](Self::query) for a statement that returns exactly one row.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -160,7 +162,7 @@ impl Connection {
         self.answered(self.client.query_one(&statement, params)).await
     }
 
-    /// The same, row by row: the server waits while nobody takes them.
+    /// [`query`](Self::query), row by row. The server waits while nobody takes rows.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -169,11 +171,11 @@ impl Connection {
         self.answered(self.client.query_raw(&statement, params.to_vec())).await
     }
 
-    /// The same, handing each row over as it comes. Where one is refused the connection is given up: the server would send
-    /// all the others first.
+    /// [`query`](Self::query), calling `each` for each row as it comes. If `each` returns an error, the connection is
+    /// given up, because the server would first send all other rows.
     ///
     /// # Errors
-    /// See [`StoreError`], and what `each` says.
+    /// See [`StoreError`], and the errors of `each`.
     pub async fn query_each(
         &self,
         sql: &'static str,
@@ -192,14 +194,14 @@ impl Connection {
             None => read.await,
             Some(wait) => timeout(wait, read).await.unwrap_or_else(|_| Err(late(wait))),
         };
-        // Where the server refused, it sends nothing more.
+        // After an error of the server no more rows come, so the connection can be kept.
         if done.as_ref().is_err_and(|e: &StoreError| e.sqlstate().is_none()) {
             self.give_up();
         }
         done
     }
 
-    /// The same, for the number of rows it changed.
+    /// Runs a statement and returns the number of rows that it changed.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -216,7 +218,7 @@ impl Connection {
         self.answered(self.client.batch_execute(sql)).await
     }
 
-    /// Waits for an answer no longer than this connection's users can.
+    /// Waits for an answer, but not longer than `answer_wait`.
     async fn answered<T>(
         &self,
         asked: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -233,7 +235,7 @@ impl Connection {
         };
         answer.map_err(|error| {
             let error = StoreError::from(error);
-            // What answers is no primary (any more), or ends: only another connection can find the one there is now.
+            // This server is not the primary, or is ending: only another connection can reach the present primary.
             if error.sqlstate().is_some_and(|code| MOVED.contains(&code)) {
                 self.give_up();
             }
@@ -241,7 +243,7 @@ impl Connection {
         })
     }
 
-    /// Ends it, whatever the server is about to send.
+    /// Ends the connection, whatever the server is about to send.
     fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
         self.driver.abort();
@@ -263,7 +265,7 @@ fn late(wait: Duration) -> StoreError {
 }
 
 impl Drop for Connection {
-    /// A connection that hangs on a dead network would otherwise live until TCP gives up.
+    /// Without this, a connection on a dead network would live until TCP gives up.
     fn drop(&mut self) {
         if !self.client.is_closed() {
             self.driver.abort();

@@ -1,4 +1,4 @@
-//! Dead letters: deliveries that were given up, with the reason. They leave only by redrive or purge.
+//! Dead letters: deliveries that were given up, with the reason. Dead letters leave only by redrive or purge.
 
 mod batch;
 mod page;
@@ -22,30 +22,30 @@ pub use page::{LETTER_BYTES_MAX, page};
 const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
 const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
 
-/// Payload and headers, as text, to be shown to an operator.
+/// The most bytes of payload and headers, as text, that an operator is shown.
 const SHOWN_BYTES_MAX: i32 = 16 * 1024 * 1024;
 
-/// Which dead letters to list.
+/// A filter for a list of dead letters.
 #[derive(Clone, Debug, Default)]
 pub struct Filter<'a> {
-    /// Only of this inbox.
+    /// Only dead letters of this inbox.
     pub inbox: Option<&'a str>,
-    /// Only with this text in the reason.
+    /// Only dead letters with this text in the reason.
     pub reason: Option<&'a str>,
-    /// Only deliveries with a lower number: the last one of the page before.
+    /// Only deliveries with a lower id: the last one of the page before.
     pub before: Option<i64>,
-    /// How many at most.
+    /// The most dead letters of a page.
     pub limit: i64,
 }
 
-/// Which dead letters to redrive or purge.
+/// A choice of dead letters to redrive or purge.
 #[derive(Clone, Debug)]
 pub enum Chosen<'a> {
     /// These deliveries.
     Ids(&'a [i64]),
-    /// All of this inbox.
+    /// All dead letters of this inbox.
     Inbox(&'a str),
-    /// All.
+    /// All dead letters.
     All,
 }
 
@@ -53,14 +53,14 @@ pub enum Chosen<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[expect(missing_docs, reason = "the columns of deliveries and agent_messages")]
 pub struct DeadLetter {
-    /// What redrive and purge name it by.
+    /// The number by which redrive and purge name it.
     pub delivery_id: i64,
     pub message_id: Uuid,
     pub inbox: String,
     pub from_agent_id: String,
     pub message_type: String,
     pub priority: i16,
-    /// How many deliveries went wrong.
+    /// The number of failed attempts.
     pub attempt: i16,
     pub reason: Option<String>,
     #[serde(serialize_with = "moment::serialize")]
@@ -69,7 +69,7 @@ pub struct DeadLetter {
     pub created_at: Option<SystemTime>,
 }
 
-/// A dead letter with all there is of its message.
+/// A dead letter with everything that is stored of its message.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of agent_messages")]
 pub struct DeadMessage {
@@ -80,14 +80,14 @@ pub struct DeadMessage {
     pub correlation_id: Option<String>,
     pub dedupe_key: Option<String>,
     pub headers: Option<Box<RawValue>>,
-    /// Null where it is left out.
+    /// The payload; null if it is left out.
     pub payload: Box<RawValue>,
-    /// Why payload and headers are not shown.
+    /// The reason why payload and headers are not shown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_out: Option<String>,
 }
 
-/// A page of dead letters, the newest first.
+/// Returns a page of dead letters, the newest first.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -97,10 +97,11 @@ pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, S
     rows.iter().map(letter).collect()
 }
 
-/// The dead letters of a delivery or of a message, with payloads. `id` is a delivery's number or a message's UUID.
+/// Returns the dead letters of a delivery or of a message, with payloads. `id` is a delivery's number or a message's
+/// UUID.
 ///
 /// # Errors
-/// It is neither, or none is dead.
+/// `id` is neither, or no dead letter has it.
 pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError> {
     let (delivery, message) = (id.parse::<i64>().ok(), Uuid::parse_str(id).ok());
     if delivery.is_none() && message.is_none() {

@@ -1,6 +1,7 @@
-//! `postbell doctor`: what could keep a broker from working here, each with what to do about it.
+//! `postbell doctor`: looks for whatever could keep a broker from working here, and says what to do about each
+//! finding.
 //!
-//! A check that cannot be made is a failed check and does not end the others; only an unreachable database does.
+//! A check that cannot be made counts as failed and does not end the others; only an unreachable database does.
 
 mod aside;
 mod house;
@@ -14,26 +15,26 @@ use serde::Serialize;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 
-/// How a check ended.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// All is well.
     Ok,
-    /// A broker works, but somebody should look at it.
+    /// A broker works, but somebody should look at this.
     Warn,
-    /// A broker does not work, or loses what it promises.
+    /// A broker does not work, or cannot keep its promises.
     Fail,
 }
 
 /// One line of the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What was looked at; one word or two, always the same.
+    /// The subject of the check: one word or two, always the same.
     pub check: &'static str,
-    /// How it is.
+    /// The result.
     pub level: Level,
-    /// What was found and, unless all is well, what to do.
+    /// The finding and, unless all is well, what to do.
     pub sentence: String,
 }
 
@@ -51,7 +52,7 @@ impl Check {
     }
 }
 
-/// Makes every check, in an order in which the first failure is usually the cause of the later ones.
+/// Makes every check. The first failure is usually the cause of later ones.
 pub async fn examine(target: &Target) -> Vec<Check> {
     let mut checks = server::url(target);
     let connection = match Connection::open(target).await {
@@ -71,9 +72,9 @@ pub async fn examine(target: &Target) -> Vec<Check> {
     add(&mut checks, "indexes", mesh::indexes(&connection).await);
     add(&mut checks, "policies", mesh::policies(&connection).await);
     add(&mut checks, "api roles", open::open(&connection).await);
-    // These read what the migrations make.
+    // These read tables that the migrations make.
     if is_installed {
-        // Without the rights it would only say again that they are lacking.
+        // Without the rights, the rehearsal would only repeat that they are lacking.
         if checks.iter().all(|c| c.check != "rights" || c.level == Level::Ok) {
             add(&mut checks, "rehearsal", rehearsal::rehearsal(&connection).await);
         }
@@ -93,7 +94,7 @@ fn add(checks: &mut Vec<Check>, name: &'static str, found: Result<Vec<Check>, St
     }
 }
 
-/// Names in a sentence, cut where there are many.
+/// Names in a sentence, cut after `at_most`.
 fn listed(names: &[String], at_most: usize) -> String {
     match names.len() {
         n if n > at_most => format!("{} and {} more", names[..at_most].join(", "), n - at_most),

@@ -1,7 +1,8 @@
-//! What a database has, against what this version needs: `postbell doctor`, `postbell migrate` and the running broker compare.
+//! Compares a database with the schema that this version needs, for `postbell doctor`, `postbell migrate` and the
+//! running broker.
 //!
-//! The list of what is needed is not written by hand: it is what `sql/queries/catalog.sql` finds on a freshly migrated
-//! database, kept in `sql/needed.json` by a test. The comparison is pure.
+//! The needed schema is not written by hand: a test keeps in `sql/needed.json` what `sql/queries/catalog.sql` finds
+//! on a freshly migrated database. The comparison is pure.
 
 mod cure;
 #[cfg(test)]
@@ -19,13 +20,14 @@ use super::error::StoreError;
 
 const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");
 
-/// What this version needs, in the order in which it can be made.
+/// The needed parts, in the order in which they can be made.
 static NEEDED: LazyLock<Vec<Object>> = LazyLock::new(|| {
-    // A test reads it: a file that cannot be read fails there, and never at a user's.
+    // A test reads the file too, so a broken one fails there and never at a user's.
     serde_json::from_str(include_str!("../../sql/needed.json")).unwrap_or_default()
 });
 
-/// How many errors smelled of drift in this process. A number and not a flag: each broker of a process looks for itself.
+/// How many errors in this process hinted at drift. A number and not a flag, since each broker in the process reads
+/// this for itself.
 static SMELLS: AtomicU64 = AtomicU64::new(0);
 
 /// A part of the schema.
@@ -33,27 +35,27 @@ static SMELLS: AtomicU64 = AtomicU64::new(0);
 pub struct Object {
     /// `table`, `column`, `trigger` and so on.
     pub kind: String,
-    /// The table that it is a part of; a schema, or nothing, for what is no part of a table.
+    /// The table to which this part belongs; otherwise a schema or nothing.
     pub parent: String,
     /// Its name.
     pub name: String,
-    /// What has to be equal.
+    /// The text that must be equal.
     pub definition: String,
-    /// The SQL that makes it.
+    /// The SQL that makes this part.
     pub remake: String,
 }
 
-/// Something that is not as it must be.
+/// A part that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What is needed.
+    /// The needed part.
     pub needed: &'static Object,
-    /// What there is instead; `None`: nothing.
+    /// The definition that was found instead; `None` if the part is missing.
     pub found: Option<String>,
 }
 
 impl Difference {
-    /// What differs, without what to do.
+    /// Says what differs, but not what to do.
     pub fn sentence(&self) -> String {
         let Object { kind, parent, name, definition, .. } = self.needed;
         let what = match kind.as_str() {
@@ -74,12 +76,12 @@ impl Difference {
         }
     }
 
-    /// Whether the broker works all the same, more slowly.
+    /// Whether the broker works all the same, only more slowly.
     pub fn is_only_slow(&self) -> bool {
         self.needed.kind == "index by"
     }
 
-    /// Whether it is a trigger that somebody switched off.
+    /// Whether the part is a trigger that somebody switched off.
     pub fn is_disabled(&self) -> bool {
         let fires = |text: &str| text.split('|').nth(1).map(str::to_owned);
         self.needed.kind == "trigger"
@@ -87,7 +89,7 @@ impl Difference {
     }
 }
 
-/// Every difference, in the order in which they can be mended.
+/// Returns every difference, in the order in which they can be mended.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -96,7 +98,7 @@ pub async fn differences(connection: &Connection) -> Result<Vec<Difference>, Sto
     Ok(compare(&NEEDED, &found))
 }
 
-/// What there is; on a freshly migrated database this is what is needed.
+/// Returns the parts that this database has. On a freshly migrated one these are the needed parts.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -114,12 +116,13 @@ pub async fn read(connection: &Connection) -> Result<Vec<Object>, StoreError> {
     Ok(found)
 }
 
-/// What is needed, for tests.
+/// The needed parts, for tests.
 pub fn needed() -> &'static [Object] {
     &NEEDED
 }
 
-/// Of a table that is missing nothing else is said. What there is besides is the user's.
+/// Returns the differences. A missing table is one difference, without its columns and indexes. Parts beyond the
+/// needed ones are the user's.
 fn compare(needed: &'static [Object], found: &[Object]) -> Vec<Difference> {
     let key = |o: &Object| (o.kind.clone(), o.parent.clone(), o.name.clone());
     let found: HashMap<_, _> = found.iter().map(|o| (key(o), o.definition.as_str())).collect();
@@ -136,7 +139,7 @@ fn compare(needed: &'static [Object], found: &[Object]) -> Vec<Difference> {
     needed.iter().filter_map(difference).collect()
 }
 
-/// A user's column may be looser than the one that Postbell would make.
+/// Whether a part is good enough. A user's column may be looser than the one that Postbell would make.
 fn is_satisfied(needed: &Object, there: &str) -> bool {
     if there == needed.definition {
         return true;
@@ -153,20 +156,20 @@ fn is_satisfied(needed: &Object, there: &str) -> bool {
         && (!must_be_given || needed.definition.ends_with(" must be given"))
 }
 
-/// Errors of a statement that names something that is not there: what the catalog says is asked soon.
+/// Counts an error that hints at drift, so that the catalogs are compared soon.
 pub(super) fn smell(sqlstate: &str) {
-    // Undefined column, table, function, object, schema; a column without a value.
+    // Undefined column, table, function, object, schema; a missing right; a column without a value.
     if matches!(sqlstate, "42703" | "42P01" | "42883" | "42704" | "3F000" | "42501" | "23502") {
         note_smell();
     }
 }
 
-/// As if a statement had failed so.
+/// Counts an error as if a statement had failed with one of those codes.
 pub fn note_smell() {
     SMELLS.fetch_add(1, Ordering::Relaxed);
 }
 
-/// How many statements have failed so: more than at the last comparison call for another.
+/// How many errors hinted at drift. If the number has grown since the last comparison, another is due.
 pub fn smells() -> u64 {
     SMELLS.load(Ordering::Relaxed)
 }

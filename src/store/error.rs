@@ -1,4 +1,4 @@
-//! What can go wrong with the database, in sentences.
+//! Errors of the database, in sentences.
 
 mod fault;
 mod sentence;
@@ -18,7 +18,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// A failure that trying again will not mend.
+    /// A failure that will be the same when tried again.
     pub fn refused(sentence: impl Into<String>) -> Self {
         Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Ours }
     }
@@ -28,17 +28,18 @@ impl StoreError {
         Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Passing }
     }
 
-    /// Whether the same call may succeed later: the server or the connection is gone, not the request wrong.
+    /// Whether the same call may succeed later, because the server, the connection or the time was at fault and not
+    /// the request.
     pub fn is_retryable(&self) -> bool {
         matches!(self.fault, Fault::Passing | Fault::Slow)
     }
 
-    /// Whose fault it is.
+    /// The party at fault.
     pub fn fault(&self) -> Fault {
         self.fault
     }
 
-    /// The five characters of Postgres's error code, where the server gave one.
+    /// The five characters of Postgres's error code, if the server gave one.
     pub fn sqlstate(&self) -> Option<&str> {
         self.sqlstate.as_ref().map(SqlState::code)
     }
@@ -50,7 +51,7 @@ impl fmt::Display for StoreError {
     }
 }
 
-// A user never sees it, but test output and `expect` do: the sentence says all there is.
+// Users never see `Debug`, but test output and `expect` do, and the sentence says everything.
 impl fmt::Debug for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -100,7 +101,7 @@ fn driver_sentence(error: &tokio_postgres::Error) -> String {
     if let Some(sentence) = super::tls::sentence(error) {
         return sentence;
     }
-    // The chain says what the outermost error leaves out, such as "connection refused".
+    // The causes say what the outermost error leaves out, such as "connection refused".
     let mut sentence = format!("the database cannot be used: {error}");
     let mut next = error.source();
     while let Some(e) = next {

@@ -1,4 +1,4 @@
-//! What the metrics say of the database.
+//! Readings of the database for the metrics.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,23 +14,23 @@ const AGENTS: &str = include_str!("../../sql/queries/gauges_agents.sql");
 const UPTIME: &str = include_str!("../../sql/queries/gauges_uptime.sql");
 const MESH: &str = include_str!("../../sql/queries/gauges_mesh.sql");
 
-/// Pairs of agents with a series: those with the most messages.
+/// The most pairs of agents with a series: those with the most messages.
 pub const PAIRS_MAX: usize = 30;
-/// Agents with a series for what waits, and for their dead letters: those with the most.
+/// The most agents with a series for waiting deliveries, and for dead letters: those with the most.
 pub const DEEPEST_MAX: usize = 30;
-/// Series of alerts; a mesh may have severities of its own.
+/// The most series of alerts, since a mesh may have severities of its own.
 pub const ALERTS_MAX: usize = 30;
-/// What is beyond a bound, together.
+/// The name that stands for everything beyond a bound.
 pub const OTHERS: &str = "(others)";
 
-/// The mesh as it was read at one moment.
+/// A reading of the mesh at one moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MeshReading {
-    /// Enabled agents by environment and status, as the registry says.
+    /// Enabled agents by environment and status, as in the registry.
     pub agents: Vec<(String, String, i64)>,
-    /// Messages that were created since the last reading, from which environment to which.
+    /// Messages created since the last reading, by the sender's and the recipient's environment.
     pub flow: Vec<(String, String, u64)>,
-    /// The same from agent to agent as messages a second, the busiest first.
+    /// Messages a second since the last reading, by sender and recipient, the busiest pairs first.
     pub pairs: Vec<(String, String, f64)>,
     /// Alerts of the last 30 days that are not resolved, by severity and status.
     pub alerts: Vec<(String, String, i64)>,
@@ -38,19 +38,19 @@ pub struct MeshReading {
     pub dead: Vec<(String, i64)>,
 }
 
-/// What waits, by priority and by agent.
+/// Waiting deliveries, by priority and by agent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Waiting {
-    /// How many at each priority, and when the oldest message was created, in Unix seconds. Priorities with nothing are
-    /// left out.
+    /// The number at each priority, and when the oldest message was created, in Unix seconds. Priorities without
+    /// deliveries are left out.
     pub priorities: Vec<(Priority, u64, f64)>,
-    /// How many for each of the agents with the most; [`OTHERS`] are the rest.
+    /// The number for each of the agents with the most; [`OTHERS`] are the rest.
     pub agents: Vec<(String, i64)>,
-    /// How many for names that no registered agent has.
+    /// The number for names under which no agent is registered.
     pub unknown: i64,
 }
 
-/// What is ready and not yet settled.
+/// Counts the deliveries that are ready and not settled.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -71,7 +71,7 @@ pub async fn waiting(pool: &Pool) -> Result<Waiting, StoreError> {
     Ok(waiting)
 }
 
-/// The enabled agents, with their environments, at most so many.
+/// Returns enabled agents with their environments, `at_most` so many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -80,7 +80,8 @@ pub async fn agents(pool: &Pool, at_most: i64) -> Result<Vec<(String, String)>, 
     rows.iter().map(|row| Ok((name(row, "agent_id")?, name(row, "environment")?))).collect()
 }
 
-/// How much of the last day each enabled agent was here, 0 to 1, with its environment; at most so many.
+/// Returns enabled agents with their environments and the share of the last day for which each was connected, 0 to 1;
+/// `at_most` so many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -95,16 +96,16 @@ fn name(row: &Row, column: &str) -> Result<String, StoreError> {
     Ok(row.text(column)?.unwrap_or_default())
 }
 
-/// Where a reading of the mesh's flow ended, by the database's clock.
+/// The end of a reading of the mesh's flow, by the database's clock.
 pub type FlowEnd = SystemTime;
 
-/// The mesh as a whole, with the flow since the last reading ended (a minute's at most), and where it ends now. The first
-/// reading has no flow: it is from now on.
+/// Reads the mesh, with the flow since the last reading ended (the last minute at most), and returns where this one
+/// ended. The first reading has no flow.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub async fn mesh(pool: &Pool, since: Option<FlowEnd>) -> Result<(MeshReading, FlowEnd), StoreError> {
-    // Later than any message: nothing counts.
+    // Later than any message, so that nothing counts.
     let never = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     let [pairs, dead, alerts] = [PAIRS_MAX, DEEPEST_MAX, ALERTS_MAX].map(|n| n as i64);
     let rows = pool.query(MESH, &[&since.unwrap_or(never), &pairs, &dead, &alerts]).await?;

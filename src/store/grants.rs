@@ -1,4 +1,4 @@
-//! Who may take from a group, and who may hold a lock.
+//! Grants: which agents may take from a group, and which may hold a lock.
 
 use super::cell::Cells;
 use super::error::StoreError;
@@ -9,7 +9,7 @@ const ALLOW: &str = include_str!("../../sql/queries/grant_allow.sql");
 const REVOKE: &str = include_str!("../../sql/queries/grant_revoke.sql");
 const LIST: &str = include_str!("../../sql/queries/grant_list.sql");
 
-/// What is granted.
+/// The right that is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Taking from a group.
@@ -19,7 +19,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word in the table.
+    /// The word for it in the table.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Group => "group",
@@ -28,7 +28,7 @@ impl Kind {
     }
 }
 
-/// A row: this agent may use what has this name, or begins so where it ends in `*`.
+/// A grant: this agent may use the group or lock with this name, or all that begin so if the name ends in `*`.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[expect(missing_docs, reason = "the columns of postbell.grants")]
 pub struct Grant {
@@ -36,7 +36,7 @@ pub struct Grant {
     pub agent: String,
 }
 
-/// Whether an agent of this role may use it.
+/// Whether this agent, in this role, may use the group or lock.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -50,7 +50,7 @@ pub async fn may_use(
     pool.query_one(MAY_USE, &[&kind.as_str(), &name, &agent, &role]).await?.cell("may")
 }
 
-/// From now on this agent may, and only those that were allowed.
+/// Grants this agent the use. From the first grant of a name on, only agents with a grant may use that name.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -59,8 +59,8 @@ pub async fn allow(pool: &Pool, kind: Kind, name: &str, agent: &str) -> Result<(
     Ok(())
 }
 
-/// Takes back what was allowed, of one agent or of all; how many rows there were. With the last one the name is open again to
-/// whom its role opens it.
+/// Revokes the grant of one agent, or of all; returns how many rows were deleted. Without grants, the name is again
+/// open to all whose role allows it.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -68,7 +68,7 @@ pub async fn revoke(pool: &Pool, kind: Kind, name: &str, agent: Option<&str>) ->
     pool.execute(REVOKE, &[&kind.as_str(), &name, &agent]).await
 }
 
-/// All of a kind.
+/// All grants of a kind, by name.
 ///
 /// # Errors
 /// See [`StoreError`].

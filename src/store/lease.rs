@@ -1,4 +1,4 @@
-//! This broker's own lease, and the leases of the inboxes it dispatches.
+//! This broker's own lease, and the leases of the inboxes that it dispatches.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use super::pool::Pool;
 use postbell_client::certificates::Fingerprint;
 use postbell_engine::inbox::event::Owner;
 
-/// How long a broker that is not heard of keeps its inboxes.
+/// How long a broker that does not renew keeps its inboxes.
 pub const LEASE: Duration = Duration::from_secs(3);
-/// How often it renews.
+/// How often a broker renews its lease.
 pub const RENEW_EVERY: Duration = Duration::from_secs(1);
-/// It stops dispatching this long before its lease ends, so that two never do.
+/// A broker stops dispatching this long before its lease ends, so that two never dispatch one inbox.
 pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
-/// Brokers that have been silent for so long are forgotten, and their agents are offline.
+/// Brokers that have been silent for this long are forgotten, and their agents are offline.
 pub const FORGET_AFTER: Duration = Duration::from_secs(10);
 
 const _: () = assert!(RENEW_EVERY.as_millis() + LEASE_MARGIN.as_millis() < LEASE.as_millis());
@@ -34,40 +34,42 @@ const RELEASE: &str = include_str!("../../sql/queries/lease_release.sql");
 const WANT: &str = include_str!("../../sql/queries/lease_want.sql");
 const AUTHENTICATE: &str = include_str!("../../sql/queries/broker_authenticate.sql");
 
-/// Who this broker is, for the others and for people.
+/// This broker, as the other brokers and people see it.
 #[derive(Clone, Debug)]
 pub struct BrokerRow {
-    /// Made anew at each start.
+    /// A new id for each start.
     pub id: Uuid,
-    /// What people call it.
+    /// The name that people use.
     pub name: String,
-    /// Where the other brokers reach its agents' port.
+    /// The address at which other brokers reach its agents' port.
     pub address: String,
-    /// What it shows them when it links to them.
+    /// The token that it shows to other brokers when it links to them.
     pub token: Token,
-    /// Of its certificate, as it is now, where its agents' port speaks TLS.
+    /// The fingerprint of its present certificate, if its agents' port speaks TLS.
     pub certificate: Option<watch::Receiver<Fingerprint>>,
 }
 
-/// A renewal that succeeded.
+/// The result of a renewal.
 #[derive(Clone, Debug)]
 pub struct Renewed {
-    /// Until when, counted from before the statement was sent: on our clock it ends no later than on the server's.
+    /// The end of the lease, counted from before the statement was sent: by this machine's clock it is not later than
+    /// by the server's.
     pub until: Instant,
-    /// It had ended before: other brokers may have taken inboxes.
+    /// Whether the lease had ended before, so that other brokers may have taken inboxes.
     pub lapsed: bool,
-    /// Whether the canary flies.
+    /// Whether the canary was sent.
     pub canary_sent: bool,
     /// How full the server's queue of notifications is, 0 to 1.
     pub queue_usage: f64,
-    /// Whether this connection holds the lock by which the others see that the process lives.
+    /// Whether this connection holds the lock by which other brokers see that the process lives.
     pub is_known_alive: bool,
-    /// Inboxes that another broker asks for.
+    /// Inboxes of this broker that another broker asks for.
     pub wanted: Vec<Arc<str>>,
 }
 
-/// Renews this broker's lease and sends a canary; takes the lock of the living where this connection has it not.
-/// `standstill`: which duties stand still, in sentences, for `postbell doctor`.
+/// Renews this broker's lease and sends a canary. Also takes the lock that shows that the process lives, if this
+/// connection does not hold it (`is_known_alive`). `standstill` names the duties that stand still, in sentences for
+/// `postbell doctor`.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -108,7 +110,7 @@ pub async fn renew(
     })
 }
 
-/// Gives everything back: the broker is no more.
+/// Gives back every inbox and deletes this broker's row.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -117,16 +119,16 @@ pub async fn leave(connection: &Connection, broker: Uuid) -> Result<(), StoreErr
     Ok(())
 }
 
-/// What became of a question for an inbox.
+/// The answer to a request for an inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// It is this broker's, under this epoch.
+    /// The inbox is this broker's, under this epoch.
     Ours(i64),
-    /// It is another live broker's; `None` if it changed hands meanwhile, or its owner is of an older version.
+    /// The inbox is another live broker's; `None` if it changed hands meanwhile, or its owner is of an older version.
     Theirs(Option<Owner>),
 }
 
-/// Takes what can be taken of these inboxes. `refusing`: brokers that refuse connections, which may be dead.
+/// Acquires as many of these inboxes as are free. `refusing` are brokers that refuse connections, and so may be dead.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -155,7 +157,7 @@ pub async fn acquire(
     answers.collect()
 }
 
-/// Asks the owners of these inboxes to give them back, if they have no session of their own.
+/// Asks the owners of these inboxes to give them back, unless they have sessions of their own on them.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -165,7 +167,7 @@ pub async fn want(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -
     Ok(())
 }
 
-/// Whether this is a live broker's credential.
+/// Whether this is the credential of a live broker.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -1,7 +1,7 @@
-//! The bell's rope: the connection that listens, its own and never pooled.
+//! The rope: the connection that listens for the bell, its own and never pooled.
 //!
-//! A ring is only counted, so nothing can fill up however fast it rings: whoever tails asks whether the count
-//! changed.
+//! Rings are counted and not queued, so nothing can fill up however often it rings. The tail asks whether the count
+//! has changed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,21 +13,21 @@ use uuid::Uuid;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 
-/// The channel that the trigger rings on.
+/// The channel on which the trigger rings.
 pub const BELL_CHANNEL: &str = "postbell";
 
-/// The channel on which `agent_registry` says that somebody's access changed.
+/// The channel on which the trigger of `agent_registry` tells that an agent's access changed.
 pub const ACCESS_CHANNEL: &str = "postbell_access";
 
-/// Over this part of the server's queue of notifications the bell is off: a session that listens and sits idle in a
-/// transaction keeps the queue from being emptied, and once it is full no commit with a NOTIFY succeeds.
+/// Above this share of the server's queue of notifications the bell is off. A session that listens and sits idle in a
+/// transaction keeps the queue from being emptied, and once the queue is full no commit with a NOTIFY succeeds.
 pub const QUEUE_CROWDED: f64 = 0.5;
-/// Under this part it is on again.
+/// Below this share the bell is on again.
 pub const QUEUE_RELIEVED: f64 = 0.25;
 
 const _: () = assert!(QUEUE_RELIEVED < QUEUE_CROWDED);
 
-/// What was heard, shared by the connection that listens and the tasks that want to know.
+/// The state of the listening connection, shared with the tasks that need it.
 #[derive(Debug, Default)]
 pub struct Rope {
     rings: AtomicU64,
@@ -46,23 +46,23 @@ struct Flown {
     number: u64,
     at: Option<Instant>,
     round_trip: Option<Duration>,
-    /// Sent since the last that came back.
+    /// The number of canaries sent since the last one that came back.
     unanswered: u32,
 }
 
 impl Rope {
-    /// How many rings were heard.
+    /// The number of rings heard.
     pub fn rings(&self) -> u64 {
         self.rings.load(Ordering::Acquire)
     }
 
-    /// The number of the last canary that came back. Notifications arrive in the order of commits, and this is
-    /// stored after the rings before it were counted: read the canary first, then the rings.
+    /// The number of the last canary that came back. Notifications arrive in the order of commits, and this number is
+    /// stored only after the rings before it were counted. So callers read the canary first, then the rings.
     pub fn canary(&self) -> u64 {
         self.canary.load(Ordering::Acquire)
     }
 
-    /// Whether LISTEN is committed on a live connection, and ringing is harmless.
+    /// Whether LISTEN is committed on a live connection, and the queue has room for rings.
     pub fn is_up(&self) -> bool {
         self.up.load(Ordering::Acquire) && !self.is_crowded()
     }
@@ -72,7 +72,7 @@ impl Rope {
         self.crowded.load(Ordering::Acquire)
     }
 
-    /// Takes note of how full that queue is; true where this changes what [`is_crowded`](Self::is_crowded) says.
+    /// Notes how full that queue is. Returns whether [`is_crowded`](Self::is_crowded) changed.
     pub fn note_queue(&self, usage: f64) -> bool {
         let was = self.is_crowded();
         let is = usage > if was { QUEUE_RELIEVED } else { QUEUE_CROWDED };
@@ -83,16 +83,16 @@ impl Rope {
         was != is
     }
 
-    /// Sets whether the bell can be heard, and wakes whoever waits.
+    /// Sets whether the bell can be heard, and wakes the waiting tasks.
     pub fn set_up(&self, up: bool) {
         self.flown().unanswered = 0;
         self.up.store(up, Ordering::Release);
         self.changed.notify_one();
-        // What was said while nobody listened is not repeated.
+        // Notifications that were sent while nobody listened are not repeated.
         self.hear_access();
     }
 
-    /// The number of the next canary, which is about to be sent.
+    /// Returns the number of the next canary, which is about to be sent.
     pub fn send_canary(&self) -> u64 {
         let mut flown = self.flown();
         flown.number += 1;
@@ -100,12 +100,12 @@ impl Rope {
         flown.number
     }
 
-    /// The number of the last canary that was sent, or is being sent.
+    /// The number of the last canary that was sent or is being sent.
     pub fn canary_sent(&self) -> u64 {
         self.flown().number
     }
 
-    /// The canary that was sent is committed: it should come back.
+    /// Notes that the canary's statement committed, so that it should come back.
     pub fn expect_canary(&self) {
         let mut flown = self.flown();
         if self.canary() < flown.number {
@@ -113,12 +113,12 @@ impl Rope {
         }
     }
 
-    /// How many canaries in a row did not come back.
+    /// How many canaries in a row have not come back.
     pub fn unanswered(&self) -> u32 {
         self.flown().unanswered
     }
 
-    /// How long the last canary took, told once.
+    /// The round trip of the last canary; returned once.
     pub fn take_round_trip(&self) -> Option<Duration> {
         self.flown().round_trip.take()
     }
@@ -127,22 +127,22 @@ impl Rope {
         self.flown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until something was heard, or happened to the connection, since the last call returned.
+    /// Waits until a notification was heard, or the connection changed, since the last call returned.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// How often somebody's access changed, as far as it was heard.
+    /// How often a change of access was heard.
     pub fn access(&self) -> u64 {
         self.access.load(Ordering::Acquire)
     }
 
-    /// Waits until somebody's access may have changed since the last call returned.
+    /// Waits until some agent's access may have changed since the last call returned.
     pub async fn access_changed(&self) {
         self.access_changed.notified().await;
     }
 
-    /// Somebody's access may have changed: whoever waits for that looks.
+    /// Notes that some agent's access may have changed, and wakes the task that looks.
     pub fn hear_access(&self) {
         self.access.fetch_add(1, Ordering::AcqRel);
         self.access_changed.notify_one();
@@ -166,13 +166,13 @@ impl Rope {
     }
 }
 
-/// The channel of a broker's canary: its own, so that brokers do not wake each other.
+/// The channel of one broker's canary, so that brokers do not wake each other.
 pub fn canary_channel(broker: Uuid) -> String {
     format!("postbell_canary_{}", broker.simple())
 }
 
-/// Opens a connection that listens for the bell and this broker's canary. When this returns, LISTEN is committed:
-/// what commits from now on is heard.
+/// Opens a connection that listens for the bell, changes of access and this broker's canary. LISTEN is committed when
+/// this returns: every later commit is heard.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -184,11 +184,11 @@ pub async fn listen(target: &Target, broker: Uuid, rope: Arc<Rope>) -> Result<Co
     Ok(connection)
 }
 
-/// Makes a LISTEN/NOTIFY round trip between two connections and says how long it took. A direct connection and a
-/// session pooler pass; on a transaction pooler the notification never arrives.
+/// Makes a LISTEN/NOTIFY round trip between two connections, and returns how long it took. Direct connections and
+/// session poolers pass; on a transaction pooler the notification never arrives.
 ///
 /// # Errors
-/// See [`StoreError`]; a notification that does not arrive in `wait` names the transaction pooler.
+/// See [`StoreError`]. If the notification does not arrive within `wait`, the sentence names the transaction pooler.
 pub async fn round_trip(target: &Target, wait: Duration) -> Result<Duration, StoreError> {
     let rope = Arc::new(Rope::default());
     let broker = Uuid::new_v4();

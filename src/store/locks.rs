@@ -1,4 +1,4 @@
-//! Locks for tasks that several could do: one holds it for a time, under a number that grows.
+//! Locks for tasks that several agents could do: one holds a lock for a time, under a fence, a number that grows.
 
 use std::time::Duration;
 
@@ -10,57 +10,57 @@ use super::pool::Pool;
 const ACQUIRE: &str = include_str!("../../sql/queries/lock_acquire.sql");
 const RELEASE: &str = include_str!("../../sql/queries/lock_release.sql");
 
-/// Who loses a race for a key that nobody had before does not see the winner's row in its snapshot, and asks again. So
-/// often: who wins may give it back at once.
+/// How often to ask for a lock whose key is new. The loser of a race does not see the winner's row in its snapshot
+/// and asks again; the winner may have given the lock back at once, so asking may be needed several times.
 const ASK_MAX: u32 = 5;
 
-/// What became of asking for a lock.
+/// The answer to a request for a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// It is held by whoever asked, under this fence.
+    /// The asking agent holds the lock, under this fence.
     Held(i64),
-    /// It is not.
+    /// Another agent holds the lock, or the task is done.
     Taken(Taken),
-    /// This agent may not hold it.
+    /// This agent may not hold this lock.
     Forbidden,
-    /// This agent holds as many as it may.
+    /// This agent holds as many locks as it may.
     TooMany,
 }
 
-/// What became of giving one back.
+/// The answer to giving a lock back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Released {
-    /// It is given back, or done.
+    /// The lock is given back, or its task is marked as done.
     Yes,
-    /// It was not held under this fence any more.
+    /// The lock was no longer held under this fence.
     NotHeld,
     /// This agent has marked as many tasks as it may.
     TooMany,
 }
 
-/// Who asks.
+/// The agent that asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
-    /// Which agent.
+    /// Its name.
     pub agent: &'a str,
-    /// Its role, as the registry has it.
+    /// Its role in the registry.
     pub role: &'a str,
-    /// How much it allows.
+    /// The limits of that role.
     pub limits: &'a RoleLimits,
 }
 
-/// Why a lock cannot be had.
+/// The reason why a lock cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// Whose it is, or was when the task was done; `None`: it was given back this moment.
+    /// The holder, or the agent that did the task; `None` if the lock was given back this moment.
     pub holder: Option<String>,
-    /// For how long still, unless the holder says so again.
+    /// The time left, unless the holder extends it.
     pub left: Duration,
-    /// The task is done.
+    /// Whether the task is done.
     pub is_done: bool,
 }
 
-/// Takes a lock; with the fence of one that is held, holds it for longer.
+/// Acquires a lock. With the fence of a lock that the agent holds, extends that lock.
 ///
 /// # Errors
 /// See [`StoreError`].

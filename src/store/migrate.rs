@@ -1,8 +1,8 @@
 //! `postbell migrate`: brings a database to the schema that this binary works with.
 //!
-//! Numbered and forward only. Each migration is one transaction and is recorded with the digest of its text; the
-//! triggers follow, in one more. Everything that could refuse is asked before anything is changed: first the catalogs, then
-//! by a rehearsal of all of it and of the life of a message, which is rolled back.
+//! Migrations are numbered and only go forward. Each is one transaction and is recorded with the digest of its text;
+//! the triggers follow in one more transaction. Every possible refusal is found before anything is changed: first
+//! from the catalogs, then by a rehearsal of all migrations and of the life of a message, which is rolled back.
 
 mod copied;
 mod embedded;
@@ -34,49 +34,49 @@ const LOCK_KEY: i64 = 0x706f_7374_6265_6c6c;
 /// How long a migration waits for another one to end, which is ordinary when several brokers deploy at once.
 const LOCK_WAIT_SECONDS: u64 = 60;
 
-/// Begins the transaction of a migration. A table that somebody holds for longer than this makes it fail: while it
-/// waits for the lock, every reader and writer of that table would wait behind it.
+/// Begins the transaction of a migration. If somebody holds a table for longer than this, the migration fails: while
+/// it waits for the lock, every reader and writer of that table would wait behind it.
 const BEGIN: &str = "begin; set local lock_timeout = '5s'";
 
-/// A migration may have to scan a large table, and the planner switches of the broker's statements (which keep them
-/// on an index) would make such a scan slow.
+/// A migration may have to scan a large table. The planner switches of the broker's statements, which keep those on
+/// an index, would make such a scan slow.
 const SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; \
                        set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on;";
 
-/// What is to be done, or was.
+/// The work of a migration: planned, or done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
     /// Migrations, by their labels.
     pub migrations: Vec<String>,
     /// Triggers to install, by their names in Postgres.
     pub triggers: Vec<String>,
-    /// What becomes of the user's tables, where a migration touches them.
+    /// The effect on the user's tables, if a migration touches them.
     pub adoption: Option<Adoption>,
-    /// What differs from this version's schema, and is mended or was.
+    /// Differences from this version's schema that are or were mended.
     pub mends: Vec<String>,
-    /// What differs and only the user can mend, with what to do.
+    /// Differences that only the user can mend, with what to do.
     pub left: Vec<String>,
-    /// How many deliveries are made for messages that wait: in the rehearsal, or by the migration. `None`: the route
-    /// trigger was there all the time.
+    /// How many deliveries are made for waiting messages, by the rehearsal or by the migration; `None` if the route
+    /// trigger was installed before.
     pub deliveries: Option<u64>,
-    /// What will fail, each time, although a broker works: a sentence each.
+    /// Statements that will fail every time although a broker works, in a sentence each.
     pub warnings: Vec<String>,
-    /// For how many milliseconds the rehearsal held the tables; `None`: there was none.
+    /// For how many milliseconds the rehearsal held the tables; `None` if there was none.
     pub rehearsed_ms: Option<u64>,
 }
 
-/// Whether a migration is tried before it is done.
+/// Whether a migration is rehearsed before it is applied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rehearsal {
-    /// In a transaction that is rolled back.
+    /// Rehearsed first, in a transaction that is rolled back.
     #[default]
     First,
-    /// Left out, where the tables are too large to be held for so long: a fault then shows in the middle.
+    /// Not rehearsed, because the tables are too large to be held for so long. A fault then shows only half way.
     Without,
 }
 
 impl Plan {
-    /// Nothing to do.
+    /// Whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.migrations.is_empty()
             && self.triggers.is_empty()
@@ -85,7 +85,7 @@ impl Plan {
     }
 }
 
-/// Brings the database up to date and says what was done; a second call does nothing.
+/// Brings the database up to date and returns what was done. A second call does nothing.
 ///
 /// # Errors
 /// A sentence: the database cannot be used, its tables are something else (then nothing was changed), it is newer
@@ -94,7 +94,7 @@ pub async fn migrate(target: &Target) -> Result<Plan, StoreError> {
     migrate_with(target, Rehearsal::First).await
 }
 
-/// The same, with the rehearsal or without.
+/// [`migrate`] with the rehearsal or without.
 ///
 /// # Errors
 /// Those of [`migrate`].
@@ -103,15 +103,15 @@ pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan,
     connection.batch(SESSION).await?;
     lock(&connection).await?;
     let done = migrate_locked(&connection, rehearsal).await;
-    // The end of the session would do it too, but a pooler may keep that.
+    // The end of the session would unlock too, but a pooler may keep the session.
     let unlocked = connection.query(UNLOCK, &[&LOCK_KEY]).await;
     let done = done?;
     unlocked?;
     Ok(done)
 }
 
-/// What [`migrate`] would do, or why it would refuse; changes nothing. Where nothing is to be done, the life of a message is
-/// tried all the same: a constraint or a trigger may have been added since.
+/// Returns what [`migrate`] would do, or why it would refuse; changes nothing. Even if there is nothing to do, the
+/// life of a message is rehearsed, since a constraint or a trigger may have been added.
 ///
 /// # Errors
 /// Those of [`migrate`].
@@ -166,8 +166,8 @@ async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work
     Ok((plan, (migrations, triggers)))
 }
 
-/// Tries the work, and the life of a message after it. All migrations are in one transaction, so that what would make a
-/// later one fail is found before an earlier one has happened.
+/// Rehearses the work, and then the life of a message. All migrations run in one transaction, so that a fault of a
+/// later one is found before an earlier one is applied.
 async fn rehearse_work(
     connection: &Connection,
     found: &Found,
@@ -195,7 +195,7 @@ async fn rehearse_work(
     Ok(())
 }
 
-/// What no migration can mend.
+/// Refuses a database that no migration can mend.
 fn refuse(found: &Found) -> Result<(), StoreError> {
     if found.server_version_num < SERVER_VERSION_MIN {
         return Err(StoreError::refused(format!(
@@ -238,7 +238,7 @@ async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result
     Ok(done)
 }
 
-/// Applies one. `before`: those that this call has applied already; they stay.
+/// Applies one migration. `before` are the migrations that this call has applied already; they stay.
 async fn apply(
     connection: &Connection,
     migration: &Migration,
@@ -272,7 +272,7 @@ async fn apply_in_transaction(
 ) -> Result<(), StoreError> {
     connection.batch(BEGIN).await?;
     if is_first {
-        // In the same transaction: a migration that fails leaves no schema behind either.
+        // In the same transaction, so that a first migration that fails leaves no schema behind either.
         connection.batch(BOOTSTRAP).await?;
     }
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
@@ -282,7 +282,7 @@ async fn apply_in_transaction(
     connection.batch("commit").await
 }
 
-/// Ends a transaction that failed. If even that fails the connection is lost, and the server rolls back itself.
+/// Ends a transaction that failed. If even that fails, the connection is lost and the server rolls back by itself.
 async fn roll_back(connection: &Connection) {
     if let Err(error) = connection.batch("rollback").await {
         tracing::debug!(%error, "the rollback was left to the server");

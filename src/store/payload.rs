@@ -1,9 +1,9 @@
 //! Payloads as text, at a bounded cost.
 //!
-//! A row says nothing of what its text will be: `1e131071` is stored in ten bytes and written in 131,072, and a text of 60 MB
-//! in a tenth of that. So the statements that read many rows make only small payloads text, and even these can blow up; what
-//! is larger is read here, a few at a time, after its cost is known. A group that fails is halved until the row that is to
-//! blame is alone.
+//! A row does not show how long its text will be: `1e131071` is stored in ten bytes and written in 131,072, and a
+//! text of 60 MB may be stored in a tenth of that. So statements that read many rows make text only of small
+//! payloads, and even these can blow up. Larger payloads are read here, a few at a time, after their cost is known. A
+//! group that fails is halved until the row to blame is alone.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,20 +21,20 @@ use postbell_engine::inbox::Unfit;
 
 const PAYLOAD: &str = include_str!("../../sql/queries/payload.sql");
 
-/// What payload and headers may each have, stored and unpacked, to be made text beside hundreds of others. Of the dearest
-/// numbers that is 30 MB of text.
+/// The most bytes that payload and headers may each have, stored and unpacked, to be made text together with hundreds
+/// of others. With the numbers that take the most text, that is 30 MB.
 const LIGHT_BYTES_MAX: i32 = 4_096;
-/// The names of a message, all together; what has more does not fit into a line.
+/// The most bytes of all names of a message together; a message with more does not fit into a line.
 pub(super) const NAMES_BYTES_MAX: i32 = ENVELOPE_BYTES_MAX as i32;
-/// Payload and headers as text, to be pushed at all.
+/// The most bytes of text that payload and headers may have to be pushed at all.
 pub(super) const TEXT_BYTES_MAX: i32 = LINE_BYTES_MAX as i32;
-/// A text of more than so many bytes for one that is stored is no ordinary one.
+/// A text with more than this many bytes for each stored byte has blown up.
 const BLOWN_FACTOR: usize = 16;
-/// Short ones do not count.
+/// Texts of fewer bytes do not count.
 const BLOWN_BYTES_MIN: usize = 1_024;
-/// So much of such text in one statement, and no more is read by it.
+/// The most bytes of blown-up text in one statement; after that the statement is given up.
 const BLOWN_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// For so long after that no payload is made text beside others.
+/// How long payloads are then made text apart only.
 const WARY_FOR: Duration = Duration::from_secs(60);
 
 const _: () = assert!((LIGHT_BYTES_MAX as usize) < ENVELOPE_BYTES_MAX);
@@ -44,23 +44,23 @@ const _: () = assert!((LIGHT_BYTES_MAX as usize) < ENVELOPE_BYTES_MAX);
 pub struct Wary(Mutex<Option<Instant>>);
 
 impl Wary {
-    /// Something cost too much, or could not be read.
+    /// Notes that a row cost too much, or could not be read.
     pub fn warn(&self, now: Instant) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + WARY_FOR);
     }
 
-    /// Whether nothing is to be made text beside others.
+    /// Whether payloads must be made text apart.
     pub fn is_wary(&self, now: Instant) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 
-    /// What may be made text beside others, in bytes.
+    /// The most bytes of a payload that may be made text together with others.
     pub(super) fn light_bytes(&self, now: Instant) -> i32 {
         if self.is_wary(now) { 0 } else { LIGHT_BYTES_MAX }
     }
 }
 
-/// Adds up, over one statement, what text cost more than its row promised.
+/// Adds up, over one statement, the text that was longer than its row promised.
 #[derive(Debug, Default)]
 pub(super) struct Weighed {
     blown: usize,
@@ -70,7 +70,7 @@ impl Weighed {
     /// Adds a row, before anything is made of it.
     ///
     /// # Errors
-    /// It is too much: the statement is to be given up.
+    /// There was too much blown-up text: the statement must be given up.
     pub(super) fn add(&mut self, row: &Row) -> Result<(), StoreError> {
         let stored = row.cell::<_, Option<i32>>("stored")?.unwrap_or(0);
         self.add_text(stored.unsigned_abs() as usize, row.raw_size_bytes())
@@ -91,8 +91,8 @@ impl Weighed {
     }
 }
 
-/// Whether what a row holds is to blame, so that other rows can be read: bad data (22), a limit of the server (54),
-/// memory, a damaged page or another fault inside it (XX), or a statement that took too long.
+/// Whether the content of a row is to blame, so that other rows can be read: bad data (22), a limit of the server
+/// (54), memory, a damaged page or another fault inside it (XX), or a statement that took too long.
 fn is_of_the_row(error: &StoreError) -> bool {
     let code = error.sqlstate().unwrap_or_default();
     code.starts_with("22")
@@ -101,17 +101,17 @@ fn is_of_the_row(error: &StoreError) -> bool {
         || matches!(code, "53200" | "57014")
 }
 
-/// Whether some row of many may be to blame: the server says so, or what it sent could not be read.
+/// Whether one row of many may be to blame: the server says so, or an answer could not be read.
 pub fn may_be_a_row(error: &StoreError) -> bool {
     is_of_the_row(error) || (error.sqlstate().is_none() && !error.is_retryable())
 }
 
-/// One that was read.
+/// The result of reading one payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Text {
-    /// As JSON.
+    /// The texts, as JSON.
     Whole { payload: String, headers: Option<String> },
-    /// Why not.
+    /// The reason why they cannot be pushed.
     Unfit(Unfit),
 }
 
@@ -125,11 +125,11 @@ impl Text {
     }
 }
 
-/// Reads payloads and headers of messages that have at most so many bytes of text together. What is not in the answer is
+/// Reads payloads and headers that have at most `most_bytes` of text together. A message that is not in the answer is
 /// gone from the table.
 ///
 /// # Errors
-/// See [`StoreError`]: the database did not answer. What is a row's fault is the answer for that row.
+/// See [`StoreError`]: the database did not answer. A fault of one row is not an error but that row's answer.
 pub(super) async fn read(
     pool: &Pool,
     messages: &[Uuid],

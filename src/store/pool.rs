@@ -1,4 +1,5 @@
-//! Connections that are shared: everything but the tail, the bell and the settler, which have their own.
+//! Shared connections, for everything but the tail, the bell, the settler, the marker, the publisher and the leases,
+//! which have their own.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ impl bb8::ManageConnection for Manager {
         Connection::open(&self.0).await
     }
 
-    // A round trip before each use would double the cost of most: a lost connection is known by its socket.
+    // A round trip before each use would double the cost of most uses. The socket tells whether a connection is lost.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), StoreError> {
         match connection.is_closed() {
             true => Err(StoreError::unavailable("the connection to the database was lost")),
@@ -43,7 +44,8 @@ impl Pool {
         let pool = bb8::Pool::builder()
             .max_size(size)
             .connection_timeout(POOL_WAIT)
-            // The one used last knows the statements already; in turn, each would prepare all of them, also at rest.
+            // The connection used last has prepared the statements already. If connections took turns, each would
+            // have to prepare all of them, even at rest.
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .retry_connection(true)
@@ -59,7 +61,7 @@ impl Pool {
         self.get().await?.query(sql, params).await
     }
 
-    /// The same for a statement that gives exactly one row.
+    /// [`query`](Self::query) for a statement that returns exactly one row.
     ///
     /// # Errors
     /// See [`query`](Self::query).
@@ -67,7 +69,7 @@ impl Pool {
         self.get().await?.query_one(sql, params).await
     }
 
-    /// The same, for the number of rows it changed.
+    /// Runs a statement and returns the number of rows that it changed.
     ///
     /// # Errors
     /// See [`query`](Self::query).
@@ -75,10 +77,11 @@ impl Pool {
         self.get().await?.execute(sql, params).await
     }
 
-    /// The same row by row, until one is refused; then the rest is not read either.
+    /// [`query`](Self::query), calling `each` for each row as it comes. After an error of `each` no more rows are
+    /// read.
     ///
     /// # Errors
-    /// See [`query`](Self::query), and what `each` says.
+    /// See [`query`](Self::query), and the errors of `each`.
     pub async fn query_each(
         &self,
         sql: &'static str,
@@ -88,10 +91,10 @@ impl Pool {
         self.get().await?.query_each(sql, params, each).await
     }
 
-    /// Runs a statement that gives a row or none, and commits it once its answer is read.
+    /// Runs a statement that returns at most one row, and commits only after `read` accepted the answer.
     ///
     /// # Errors
-    /// See [`query`](Self::query), and what `read` says: then nothing was changed.
+    /// See [`query`](Self::query), and the errors of `read`. After those nothing was changed.
     pub async fn in_transaction<T>(
         &self,
         sql: &'static str,

@@ -1,4 +1,4 @@
-//! Presence: the registry says who is connected.
+//! Presence: writes to the registry which agents are connected.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -20,43 +20,43 @@ const VERSIONS: &str = include_str!("../../sql/queries/presence_versions.sql");
 const KEPT_OUT: &str = include_str!("../../sql/queries/presence_kept_out.sql");
 const SILENT: &str = include_str!("../../sql/queries/presence_silent.sql");
 
-/// An agent that keeps its row alive by SQL, and has not for so long, is offline.
+/// An agent that writes heartbeats by SQL, and has not for this long, is offline.
 pub const SILENT_AFTER: Duration = Duration::from_secs(300);
 
-/// What an agent's hello said of itself; what it did not say stays as it is registered.
+/// Facts that an agent's hello tells of itself. A fact that is `None` stays as it is registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Card {
-    /// Where it runs.
+    /// The place where it runs.
     pub environment: Option<String>,
-    /// What it can do, as JSON text.
+    /// Its capabilities, as JSON text.
     pub capabilities: Option<String>,
-    /// Of its software.
+    /// The version of its software.
     pub version: Option<String>,
 }
 
 impl Card {
-    /// It said nothing.
+    /// Whether the hello told no fact.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Why an agent has no session any more. Of one that is merely gone an alert is raised, unless it comes back.
+/// Why an agent has no session any more. An alert is raised for an agent that is merely gone, unless it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Absence {
-    /// It said goodbye.
+    /// The agent said goodbye.
     Goodbye,
-    /// It may not be here any more, or not as it was.
+    /// The agent may not connect any more, or not in its old role.
     Disabled,
-    /// Its connection ended, or was ended, whatever for.
+    /// The connection ended, for whatever reason.
     Disconnected,
-    /// It said nothing for two heartbeats.
+    /// The agent sent nothing for two heartbeats.
     Silent,
 }
 
 impl Absence {
-    /// As agent_registry.offline_reason has it. Which of them alerts are for is said by the index
-    /// presence_history_untold.
+    /// The word in agent_registry.offline_reason. The index presence_history_untold defines which of them lead to
+    /// alerts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Goodbye => "goodbye",
@@ -67,12 +67,13 @@ impl Absence {
     }
 }
 
-/// Agents of whom the registry does not say what it should, and why; nobody's fault keeps the others from being written.
+/// Agents whose rows do not say what they should, and why. One agent's row never keeps those of others from being
+/// written.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Left {
-    /// Another transaction holds the row, or it takes nothing of it: to be tried again.
+    /// Agents to be tried again: another transaction holds the row, or the row takes nothing.
     pub unwritten: Vec<String>,
-    /// What the row does not take, whole or in part: the agent and a reason without a row's content.
+    /// Agents whose row refused all or a part of the change, each with a reason that holds nothing of the row.
     pub refused: Vec<(String, String)>,
 }
 
@@ -90,7 +91,7 @@ impl Left {
     }
 }
 
-/// What a statement for one agent after the other has besides their names.
+/// The parameters, besides the names, of a statement that writes agents one by one.
 #[derive(Default)]
 struct Said<'a> {
     environments: Option<&'a [Option<&'a str>]>,
@@ -113,20 +114,20 @@ async fn each(
     Left::of_each(&pool.query(EACH, params).await?)
 }
 
-/// Those of `asked` that a statement for all did not write.
+/// Returns those of `asked` that are not in `written`.
 fn without<'a>(asked: &[&'a str], written: &[Row]) -> Result<Vec<&'a str>, StoreError> {
     let written: HashSet<&str> = written.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
     Ok(asked.iter().filter(|agent| !written.contains(**agent)).copied().collect())
 }
 
-/// Of each agent the version of its row: another one after the row was written.
+/// Returns the version of each agent's row, which changes whenever the row is written.
 async fn versions(pool: &Pool, names: &[&str]) -> Result<HashMap<String, String>, StoreError> {
     let rows = pool.query(VERSIONS, &[&names]).await?;
     rows.iter().map(|row| Ok((row.cell("agent_id")?, row.cell("version")?))).collect()
 }
 
-/// One agent after the other, and then a look at whether the rows are others now: a trigger or a rule may keep a change out without
-/// an error, and then nobody would ever hear of it.
+/// Writes the agents one by one, then checks that their rows have changed: a trigger or a rule may discard a change
+/// without an error, and nobody would notice.
 async fn each_and_look(
     pool: &Pool,
     op: &str,
@@ -156,8 +157,8 @@ async fn each_and_look(
     Ok(left)
 }
 
-/// The first session of these agents began, or one that says something of the agent. Sorted by agent, as everywhere here, so
-/// that two brokers cannot deadlock.
+/// Notes that the first session of these agents began, or one whose hello told facts. Agents are sorted by name, as
+/// everywhere here, so that two brokers cannot deadlock.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -186,7 +187,7 @@ pub async fn connected(pool: &Pool, broker: Uuid, agents: &[(&str, &Card)]) -> R
 
 type Words<'a> = Vec<Option<&'a str>>;
 
-/// What hellos said, an array a column.
+/// The facts of the hellos, an array for each column.
 fn words<'a>(agents: &[(&str, &'a Card)]) -> (Words<'a>, Words<'a>, Words<'a>) {
     let of = |field: fn(&Card) -> &Option<String>| -> Words<'a> {
         agents.iter().map(|(_, card)| field(card).as_deref()).collect()
@@ -194,8 +195,9 @@ fn words<'a>(agents: &[(&str, &'a Card)]) -> (Words<'a>, Words<'a>, Words<'a>) {
     (of(|c| &c.environment), of(|c| &c.capabilities), of(|c| &c.version))
 }
 
-/// These agents, sorted, have a session still. Gives a digest of what their hellos were checked against: where it is another
-/// one than the last time, somebody's access changed, or others are here. It is `None` where they were written one by one.
+/// Notes that these agents, which are sorted, still have a session. Returns a digest of the rows that their hellos
+/// were checked against. A different digest than last time means that an agent's access changed, or that other agents
+/// are connected. The digest is `None` if the rows were written one by one.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -216,7 +218,7 @@ pub async fn heartbeat(
     Ok((access, each_and_look(pool, "heartbeat", broker, &names, Said::default()).await?))
 }
 
-/// The last session of these agents, sorted, ended.
+/// Notes that the last session of these agents, which are sorted, ended.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -236,7 +238,7 @@ pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)])
     each_and_look(pool, "disconnected", broker, &left, said).await
 }
 
-/// Writes those offline whose heartbeat is older than this; says how many.
+/// Writes agents offline whose heartbeat is older than this. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].

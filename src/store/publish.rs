@@ -23,34 +23,35 @@ const FIRST: &str = include_str!("../../sql/queries/publish_first.sql");
 /// A message to insert.
 #[derive(Debug)]
 pub struct Outgoing {
-    /// Its id, if it is the first with its dedupe key.
+    /// Its id, unless an earlier message with its dedupe key is stored.
     pub id: Uuid,
     /// The agent that sends it.
     pub from: std::sync::Arc<str>,
-    /// What it asked for.
+    /// The message as the agent sent it.
     pub send: Send,
 }
 
 /// How long an insert may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// Waiting for one lock, such as that of a dedupe key whose transaction is not over.
+    /// For one lock, such as that of a dedupe key whose transaction is not over.
     pub lock: Duration,
-    /// In all, before the COMMIT: triggers are part of it. Those that are deferred have as much once more.
+    /// For the whole statement before the COMMIT, including its triggers. Deferred triggers have the same time once
+    /// more.
     pub statement: Duration,
 }
 
-/// What an insert must wait for.
+/// The reason why an insert has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
-    /// Another transaction.
+    /// Another transaction holds a lock.
     Lock,
-    /// Its own triggers, or a server that is slow.
+    /// A trigger of the table, or the server, is slow.
     Slow,
 }
 
 impl Held {
-    /// For a log.
+    /// The words for a log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Lock => "a lock",
@@ -68,22 +69,22 @@ pub struct Writer {
 struct Open {
     connection: Connection,
     patience: Patience,
-    /// Whether the insert is prepared on it.
+    /// Whether the insert is prepared on the connection.
     is_prepared: bool,
 }
 
 impl Writer {
-    /// For this database.
+    /// A writer for this database, without a connection yet.
     pub fn new(target: Target) -> Self {
         Self { target, open: None }
     }
 
-    /// Gives the connection back: another one is opened for the next insert.
+    /// Closes the connection; another one is opened for the next insert.
     pub fn rest(&mut self) {
         self.open = None;
     }
 
-    /// Whether the last insert's connection goes on: then an error of it was about its rows, or passes.
+    /// Whether the connection of the last insert goes on. If so, the insert's error was about its rows, or will pass.
     pub fn is_open(&self) -> bool {
         self.open.as_ref().is_some_and(|open| !open.connection.is_closed())
     }
@@ -93,7 +94,7 @@ impl Writer {
     /// moment, and the message is not stored. When this returns the others are committed.
     ///
     /// # Errors
-    /// See [`StoreError`] and [`held`]; then none is inserted, or it is not known whether all are.
+    /// See [`StoreError`] and [`held`]. After an error no message is inserted, or nobody knows whether all are.
     pub async fn publish(
         &mut self,
         batch: &[&Outgoing],
@@ -124,8 +125,8 @@ impl Writer {
     }
 }
 
-/// Whether an insert failed because it would have had to wait; then nothing of it is stored, and the same may go through
-/// later.
+/// Returns why an insert had to wait, if that is why it failed. Nothing of the insert is then stored, and the same
+/// insert may succeed later.
 pub fn held(error: &StoreError) -> Option<Held> {
     match error.sqlstate()? {
         // lock_not_available, deadlock_detected, serialization_failure
@@ -136,8 +137,8 @@ pub fn held(error: &StoreError) -> Option<Held> {
     }
 }
 
-/// Inserts in a transaction of three messages. Where the insert is prepared they are written at once, in this order, and so cost
-/// one round trip; else whoever prepares would write it after the others.
+/// Inserts in a transaction of three messages. If the insert is prepared, the messages are written at once, in this
+/// order, and cost one round trip. If not, preparing would put the insert behind the others, so each is awaited.
 async fn insert(open: &Open, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
     let connection = &open.connection;
     let begin = connection.batch("begin");
@@ -208,7 +209,7 @@ async fn publish(open: &Open, batch: &[&Outgoing]) -> Result<Vec<Option<Uuid>>, 
     Ok(batch.iter().map(|o| id_of(o)).collect())
 }
 
-/// The first message of each of these: its id by theirs.
+/// The id of the first stored message with the dedupe key of each of these, by the id of the new one.
 async fn firsts(connection: &Connection, known: &[&Outgoing]) -> Result<HashMap<Uuid, Uuid>, StoreError> {
     let senders: Vec<&str> = known.iter().map(|o| &*o.from).collect();
     let keys: Vec<Option<&str>> = known.iter().map(|o| o.send.dedupe_key.as_deref()).collect();

@@ -1,4 +1,5 @@
-//! What time alone changes: scheduled deliveries come due, messages expire, old ones go, silent brokers too.
+//! Changes that time alone brings about: scheduled deliveries come due, messages expire, and old messages and silent
+//! brokers are removed.
 
 use std::time::Duration;
 
@@ -23,21 +24,22 @@ const BROKERS: &str = include_str!("../../sql/queries/broker_sweep.sql");
 
 /// The most rows that one statement of this module changes, so that none holds its locks for long.
 pub const BATCH_ROWS: i64 = 2_000;
-/// A message that expired while it is with an agent is marked delivered by then, and left alone.
+/// How long after its expiry a message is left alone. A message that is in flight is marked delivered by then, and a
+/// delivered message does not expire.
 const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(postbell_engine::inbox::in_flight::MARK_AFTER.as_millis() < EXPIRY_GRACE.as_millis());
 
-/// What became ready.
+/// The result of a promotion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Promoted {
-    /// How many, at most [`BATCH_ROWS`].
+    /// The number of deliveries, at most [`BATCH_ROWS`].
     pub rows: i64,
-    /// When the next is due.
+    /// The wait until the next is due, if one is scheduled.
     pub next: Option<Duration>,
 }
 
-/// Makes ready what is due.
+/// Makes scheduled deliveries that are due ready.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -47,7 +49,7 @@ pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
     Ok(Promoted { rows: row.cell("promoted")?, next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
 }
 
-/// Fails messages that expired while nobody took them; says how many.
+/// Fails messages that expired while nobody took them. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -61,7 +63,7 @@ pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
     }
 }
 
-/// Removes messages that ended longer ago than this; says how many.
+/// Removes messages that ended longer ago than this. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -75,7 +77,7 @@ pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError
     }
 }
 
-/// Removes locks that ended longer ago than this; says how many.
+/// Removes locks that ended longer ago than this. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -83,7 +85,7 @@ pub async fn remove_locks(pool: &Pool, than: Duration) -> Result<u64, StoreError
     pool.execute(LOCKS, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
-/// Removes spans of the history of presence that ended longer ago than this; says how many.
+/// Removes spans of the history of presence that ended longer ago than this. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -91,7 +93,7 @@ pub async fn remove_presence(pool: &Pool, than: Duration) -> Result<u64, StoreEr
     pool.execute(PRESENCE, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
-/// Ends broadcasts that have no delivery left; says how many.
+/// Ends broadcasts that have no delivery left. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -99,7 +101,7 @@ pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
     pool.execute(BROADCASTS, &[&BATCH_ROWS]).await
 }
 
-/// Forgets that broadcasts were routed which are over; says how many.
+/// Deletes the record that a message to many was routed, once that message is over. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -107,7 +109,7 @@ pub async fn forget_routed(pool: &Pool) -> Result<u64, StoreError> {
     pool.execute(ROUTED, &[&BATCH_ROWS]).await
 }
 
-/// Forgets brokers that are silent, but not this one; says how many.
+/// Forgets silent brokers, but never this one. Returns how many.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -1,7 +1,8 @@
 //! Refills: the next deliveries of lanes that run low, and of ordering keys that have lanes of their own.
 //!
-//! One statement reads several lanes, one more the keys, and only payloads that are small for certain. The others are read
-//! after it, inbox by inbox ([`Refilled::finish`]), so that what is dear for one agent costs no other one's time.
+//! One statement reads several lanes, and one more the keys, but only payloads that are small for certain. The other
+//! payloads are read afterwards, inbox by inbox ([`Refilled::finish`]), so that one agent's large payloads cost no
+//! other agent time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,36 +25,36 @@ use postbell_engine::inbox::{Entry, Unfit};
 const REFILL: &str = include_str!("../../sql/queries/refill.sql");
 const REFILL_KEY: &str = include_str!("../../sql/queries/refill_key.sql");
 
-/// Payloads that are read at once; each may be a megabyte of text.
+/// The most payloads that are read at once; each may be a megabyte of text.
 const GROUP_ROWS: usize = 16;
-/// And what they may take in the table, all together.
+/// The most bytes in the table of the payloads that are read at once.
 const GROUP_STORED_BYTES: usize = 256 * 1024;
-/// A lane that has so much text has enough for now.
+/// A lane with this many bytes of text has enough for now.
 const LANE_BYTES: usize = 2 * 1024 * 1024;
-/// An inbox that has been read for so long lets others have their turn; each of its lanes gets on by a group.
+/// How long an inbox is read before others have their turn. Each lane of the inbox gets at least one group.
 const TURN: Duration = Duration::from_millis(250);
 
-/// A statement that failed after so long may have had rows that are dear.
+/// A statement that fails after this time may have met rows that cost too much.
 const LATE: Duration = Duration::from_secs(3);
 
-/// At how many rows of a lane one statement looks: what ordering keys leave out is walked in steps, so that no other inbox
-/// waits for that.
+/// The most rows of a lane that one statement looks at. Rows that are left out for ordering keys are passed in steps,
+/// so that no other inbox waits for that.
 pub const SCAN_ROWS_MAX: i64 = 20_000;
 
-/// Per lane of a refill: its position, the rows asked for, and the rows.
+/// For each lane of a refill its position, the number of rows asked for, and the rows.
 pub type Lanes = Vec<(usize, usize, Vec<Entry>)>;
 
-/// What a refill found of one inbox.
+/// The result of a refill for one inbox.
 #[derive(Debug)]
 pub struct Refilled {
-    /// Whose.
+    /// The inbox.
     pub inbox: Arc<str>,
-    /// Where the statement looked at as many rows as it may, a lane was asked for as many as came.
+    /// If the statement looked at as many rows as it may, the lane counts as asked for as many rows as came.
     lanes: Vec<(usize, Rows)>,
     keys: Vec<(Arc<str>, Rows)>,
 }
 
-/// What came of one lane or key.
+/// The rows of one lane or key.
 #[derive(Debug, Default)]
 struct Rows {
     asked: usize,
@@ -63,7 +64,7 @@ struct Rows {
 #[derive(Debug)]
 struct Found {
     entry: Entry,
-    /// The row, where its payload is still to be read.
+    /// The row, if its payload must still be read.
     left: Option<Left>,
 }
 
@@ -76,8 +77,8 @@ struct Left {
 
 const _: () = assert!(SCAN_ROWS_MAX as usize > REFILL_ROWS_MAX);
 
-/// Reads several refills by one statement, and one more where ordering keys are read; the answers are in the order of the
-/// questions.
+/// Reads several refills by one statement, and one more if ordering keys are read. The answers are in the order of
+/// the refills.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -118,7 +119,7 @@ async fn read_lanes(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<R
             passed.push(object(&refill.passed));
             passed.len() as i32
         });
-        // Replies wait for no key.
+        // Replies have no ordering key, so nothing is left out of their lane.
         passed_of.extend(refill.lanes.iter().map(|l| place.filter(|_| l.lane != REPLIES)));
     }
     if inboxes.is_empty() {
@@ -155,7 +156,7 @@ async fn read_keys(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Ro
     sorted(pool, REFILL_KEY, params, asked).await
 }
 
-/// The rows by what was asked.
+/// Runs the statement and sorts its rows by the lane or key that asked for them.
 async fn sorted(
     pool: &Pool,
     sql: &'static str,
@@ -181,7 +182,7 @@ async fn sorted(
     Ok(all)
 }
 
-/// An object of which these are the keys: what Postgres looks up by bisection.
+/// An object with these keys, in which Postgres finds a key by bisection.
 fn object(keys: &[Arc<str>]) -> String {
     let keys: BTreeMap<&str, u8> = keys.iter().map(|key| (&**key, 0)).collect();
     serde_json::to_string(&keys).unwrap_or_default()
@@ -205,15 +206,15 @@ impl Found {
 }
 
 impl Refilled {
-    /// Whether payloads are still to be read, which may take long.
+    /// Whether payloads must still be read, which may take long.
     pub fn is_unfinished(&self) -> bool {
         let of_keys = self.keys.iter().map(|(_, rows)| rows);
         let mut all = self.lanes.iter().map(|(_, rows)| rows).chain(of_keys);
         all.any(|rows| rows.found.iter().any(|found| found.left.is_some()))
     }
 
-    /// Reads them, as many as fit into this inbox's turn; what is left then is left in the table still. `one_by_one`: a group
-    /// took too long.
+    /// Reads these payloads, as many as fit into this inbox's turn; later ones stay unread, and a later refill reads
+    /// them. `one_by_one` is set after a group took too long.
     ///
     /// # Errors
     /// See [`StoreError`]: the database did not answer.
@@ -236,7 +237,7 @@ impl Refilled {
         Ok(())
     }
 
-    /// The lanes and the keys as they are now.
+    /// The lanes and the keys, as they are now.
     pub fn into_rows(self) -> (Lanes, Vec<KeyRows>) {
         let entries = |rows: Rows| (rows.asked, rows.found.into_iter().map(|found| found.entry).collect());
         let lane = |(lane, rows)| {
@@ -251,7 +252,7 @@ impl Refilled {
     }
 }
 
-/// The next that are to be read, one at least if there is one.
+/// The next rows whose payloads are to be read; at least one if there is any.
 fn group(rows: &[Found], most: usize) -> Vec<usize> {
     let mut stored = 0;
     let left = rows.iter().enumerate().filter_map(|(at, found)| Some((at, found.left.as_ref()?.stored)));
@@ -263,7 +264,7 @@ fn group(rows: &[Found], most: usize) -> Vec<usize> {
     fits.map(|(at, _)| at).collect()
 }
 
-/// Reads these, and says how much text they have.
+/// Reads the payloads of a group. Returns how many bytes of text they have.
 async fn read(pool: &Pool, rows: &mut Rows, group: &[usize]) -> Result<usize, StoreError> {
     let messages: Vec<Uuid> = group.iter().map(|at| rows.found[*at].entry.message_id).collect();
     let mut texts = payload::read(pool, &messages, TEXT_BYTES_MAX).await?;
@@ -280,7 +281,8 @@ async fn read(pool: &Pool, rows: &mut Rows, group: &[usize]) -> Result<usize, St
         found.entry = entry(&left.row, &left.clocks, content)?.1;
         bytes += found.entry.cost_bytes();
     }
-    // One whose message is gone has gone itself by now. It was read all the same: what is missing says nothing of the rest.
+    // A delivery whose message is gone is gone, too, and is dropped here. The delivery counts as read, because its
+    // absence says nothing of the rows behind it.
     let (came, mut at) = (rows.found.len(), 0);
     rows.found.retain(|found| {
         at += 1;

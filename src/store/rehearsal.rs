@@ -1,7 +1,8 @@
-//! The rehearsal: what a broker does to the user's tables, tried on them as they are, in a transaction that is rolled back.
+//! The rehearsal: tries everything that a broker does to the user's tables, on the tables as they are, in a
+//! transaction that is rolled back.
 //!
-//! A catalog says which columns there are; only trying says what their constraints, triggers, rules and policies take. All
-//! steps are one statement (`sql/queries/rehearsal.sql`), and each is tried whatever became of those before it.
+//! A catalog tells which columns exist. Only trying tells what constraints, triggers, rules and policies take. All
+//! steps are one statement (`sql/queries/rehearsal.sql`), and each step is tried, whatever became of those before it.
 
 mod cause;
 mod fault;
@@ -20,48 +21,48 @@ const GIVEN: &str = include_str!("../../sql/queries/rehearsal_given.sql");
 const REHEARSAL: &str = include_str!("../../sql/queries/rehearsal.sql");
 const FOUND: &str = include_str!("../../sql/queries/rehearsal_found.sql");
 
-/// How long the rehearsal waits for a table or a row that somebody holds: with migrations before it, all readers and
-/// writers of the table wait behind it.
+/// How long the rehearsal waits for a table or row that somebody holds. If migrations are tried, all readers and
+/// writers of the table wait behind the rehearsal.
 pub(super) const REHEARSAL_LOCK_WAIT: Duration = Duration::from_secs(2);
-/// How long the rehearsal may hold the tables; migrations on a large table scan it.
+/// How long the rehearsal may hold the tables; migrations scan large ones.
 pub(super) const REHEARSAL_WAIT: Duration = Duration::from_secs(30);
-/// Deliveries that are written for what waits; of more messages the deliveries are only counted.
+/// The most waiting messages whose deliveries are written; beyond that, deliveries are only counted.
 const ADOPTED_MAX: u32 = 10_000;
-/// What an index of deliveries can hold of an inbox's name: a third of a page, less its other columns.
+/// The longest inbox name that an index of deliveries can hold: a third of a page, less its other columns.
 const INBOX_BYTES_MAX: u32 = 2_600;
 
 const _: () = assert!(REHEARSAL_LOCK_WAIT.as_millis() < REHEARSAL_WAIT.as_millis());
 
-/// What is tried before the life of a message.
+/// The steps to try before the life of a message.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Before {
     /// Migrations and triggers: a name for a sentence, and the text.
     pub(super) apply: Vec<(String, &'static str)>,
-    /// Whether deliveries are made for what waits.
+    /// Whether deliveries are made for waiting messages.
     pub(super) adopts: bool,
 }
 
-/// What the rehearsal found.
+/// The result of a rehearsal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rehearsed {
-    /// A broker could not work, a sentence each.
+    /// Faults with which a broker could not work, in a sentence each.
     pub(super) refusals: Vec<String>,
-    /// A broker works, and these outcomes fail.
+    /// Faults with which a broker works although some outcomes fail, in a sentence each.
     pub(super) warnings: Vec<String>,
-    /// How many deliveries what waits would get.
+    /// How many deliveries the waiting messages would get.
     pub(super) deliveries: Option<u64>,
-    /// For how long the tables were held.
+    /// How long the tables were held.
     pub(super) took: Duration,
 }
 
-/// Tries it all and rolls back.
+/// Tries all steps and rolls back.
 ///
 /// # Errors
-/// A sentence: it could not be tried, since somebody holds a table, or the connection is lost.
+/// A sentence: the rehearsal was impossible, because somebody holds a table, or the connection is lost.
 pub(super) async fn rehearse(connection: &Connection, before: &Before) -> Result<Rehearsed, StoreError> {
     let began = Instant::now();
     let tried = in_transaction(connection, before).await;
-    // If even this fails the connection is lost, and the server rolls back itself.
+    // If even this fails, the connection is lost and the server rolls back by itself.
     let ended = connection.batch("rollback").await;
     let mut rehearsed = tried?;
     ended?;

@@ -1,4 +1,4 @@
-//! What this role may do with what a broker works with.
+//! The rights of this role on the tables, sequences and functions that a broker needs.
 
 use tokio_postgres::Row;
 
@@ -17,23 +17,23 @@ pub(crate) struct Lack {
 }
 
 impl Lack {
-    /// What is lacking.
+    /// Names the missing rights, in a sentence.
     pub(crate) fn sentence(&self) -> String {
         format!("{} lacks {} on {}", self.role, self.rights, self.on)
     }
 
-    /// What to do.
+    /// Says what to do.
     pub(crate) fn way_out(&self) -> String {
         format!("connect as the owner of the tables, or `{}`", self.grant())
     }
 
-    /// What gives it.
+    /// The SQL that grants them.
     pub(crate) fn grant(&self) -> String {
         format!("grant {} on {} to {}", self.rights, self.on, self.role)
     }
 }
 
-/// What is lacking.
+/// Returns the rights that this role lacks.
 pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreError> {
     let mut found = Vec::new();
     for row in connection.query(RIGHTS, &[]).await? {
@@ -45,8 +45,8 @@ pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreE
     Ok(found)
 }
 
-/// Tables of which row level security hides rows, a sentence each, where nothing is lacking; and who this is, where there
-/// is a table at all.
+/// Returns a sentence for each table of which row level security hides rows although no right is lacking; and this
+/// role's name, if there is any table.
 pub(crate) async fn hidden(connection: &Connection) -> Result<(Vec<String>, Option<String>), StoreError> {
     let (mut found, mut role) = (Vec::new(), None);
     for row in connection.query(RIGHTS, &[]).await? {

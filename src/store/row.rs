@@ -1,4 +1,4 @@
-//! From a row of the tail or a refill to an entry of a lane.
+//! Makes an entry of a lane from a row of the tail or a refill.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,12 +17,12 @@ use postbell_client::protocol::frame::MsgBody;
 use postbell_client::protocol::limits::{LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
 use postbell_engine::inbox::{Entry, Terms, Unfit};
 
-/// The database's clock and ours at about the same moment, so that ages need no clock of this machine.
+/// The database's clock and ours at about the same moment, so that ages do not depend on this machine's clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Clocks {
     pub(super) database: SystemTime,
     pub(super) here: Instant,
-    /// When the rows were not there yet, as far as that is known.
+    /// A time at which the rows were not visible yet, if one is known.
     pub(super) unseen: Option<Instant>,
 }
 
@@ -44,20 +44,20 @@ impl Clocks {
     }
 }
 
-/// Where payload and headers are.
+/// The place of payload and headers.
 pub(super) enum Content<'a> {
     /// In the row, if they were read there.
     InRow,
-    /// They were read by themselves.
+    /// Read apart: payload and headers.
     Read(&'a str, Option<&'a str>),
-    /// They cannot be pushed.
+    /// Not to be pushed, for this reason.
     Unfit(Unfit),
 }
 
-/// The inbox and the entry of a row.
+/// Makes the inbox and the entry of a row.
 ///
 /// # Errors
-/// What is Postbell's own cannot be read. What is the user's never makes an error: then the entry is unfit.
+/// A column of Postbell's own cannot be read. A user's column never causes an error: the entry is then unfit.
 pub(super) fn entry(
     row: &Row,
     clocks: &Clocks,
@@ -104,7 +104,7 @@ fn terms_and_body(
     }
 }
 
-/// What the user's table has of a message.
+/// The user's columns of a message.
 struct Message<'a> {
     id: Uuid,
     from: &'a str,
@@ -126,13 +126,13 @@ impl<'a> Message<'a> {
             Content::Read(payload, headers) => (Some(*payload), *headers),
             _ => (row.cell("payload")?, row.cell("headers")?),
         };
-        // As the trigger reads what the column may hold in an adopted table.
+        // An adopted table's priority may have any value; it is read as the trigger reads it.
         let asked =
             row.cell::<_, Option<i32>>("priority")?.map_or(Priority::default().get().into(), i64::from);
         let asked = asked.clamp(PRIORITY_HIGHEST.into(), PRIORITY_LOWEST.into());
         Ok(Self {
             id: row.cell("message_id")?,
-            // Null where the sender was deleted since, and the table says `on delete set null`.
+            // Null if the sender was deleted since and the table has `on delete set null`.
             from: row.cell::<_, Option<&str>>("from_agent_id")?.unwrap_or_default(),
             message_type: row.cell::<_, Option<&str>>("message_type")?.unwrap_or_default(),
             priority: Priority::new(asked).unwrap_or_default(),
@@ -147,7 +147,7 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Most messages have none.
+    /// The terms of its delivery; most messages have none.
     fn terms(&self) -> Terms {
         Terms {
             instance: self.instance.map(Arc::from),

@@ -1,4 +1,4 @@
-//! Settling: outcomes become the truth in the tables, many by one statement; where the user's table refuses that, one by one.
+//! Settling: writes outcomes to the tables, many by one statement, or one by one if the user's table refuses that.
 
 use std::collections::HashMap;
 
@@ -20,24 +20,24 @@ const RELANE: &str = include_str!("../../sql/queries/settle_relane.sql");
 const MARK: &str = include_str!("../../sql/queries/mark_delivered.sql");
 const MARK_EACH: &str = include_str!("../../sql/queries/mark_each.sql");
 
-/// For how long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
+/// How long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
 const TRY_MS: i32 = 300;
-/// Why a row is set aside untried.
+/// The reason of a row that is set aside untried.
 const UNTRIED: &str =
     "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
 
-/// What a kind of outcome changes: each has a statement of its own.
+/// A kind of outcome. Each has a statement of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
-    /// Acknowledged.
+    /// The message was acknowledged.
     Ack,
-    /// Ready again, at once or later.
+    /// The delivery is ready again, at once or later.
     Retry,
-    /// A dead letter.
+    /// The delivery becomes a dead letter.
     Dead,
-    /// Too late to deliver.
+    /// The message expired.
     Expired,
-    /// A reply that goes to another lane: of the deliveries alone.
+    /// A reply goes to another lane. This changes only the delivery.
     Relane,
 }
 
@@ -53,12 +53,12 @@ impl Kind {
         }
     }
 
-    /// Whether messages are changed as well, which are the user's.
+    /// Whether the outcome changes the user's message, too.
     pub fn marks(self) -> bool {
         self != Self::Relane
     }
 
-    /// As `postbell.set_aside.kind` has it.
+    /// The word in `postbell.set_aside.kind`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ack => "ack",
@@ -70,29 +70,29 @@ impl Kind {
     }
 }
 
-/// What became of an outcome.
+/// The result of writing an outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Became {
-    /// It is written.
+    /// The outcome is written.
     Written,
-    /// The delivery's own change is written; what the message's row does not take is set aside.
+    /// The delivery's own change is written. The message's row did not take its change, which is set aside.
     Aside,
-    /// It changed nothing: it was settled before, or is another attempt's.
+    /// Nothing changed: the delivery was settled before, or the outcome is of another attempt.
     Stale,
-    /// Another transaction holds the delivery: nothing is changed yet.
+    /// Nothing changed yet: another transaction holds the delivery.
     Held,
 }
 
-/// What a call changed.
+/// The results of writing a batch.
 #[derive(Debug, Default)]
 pub struct Settled {
     /// One for each outcome, in the order of the batch.
     pub became: Vec<Became>,
-    /// Why something was set aside: of the first.
+    /// The reason of the first outcome that was set aside.
     pub why: Option<String>,
 }
 
-/// The arrays of one kind of outcome.
+/// The parameters of a statement, one array for each column.
 #[derive(Default)]
 struct Arrays<'a> {
     kinds: Vec<&'static str>,
@@ -113,7 +113,7 @@ impl<'a> Arrays<'a> {
                 Outcome::Spare { reason } => (0, 0, Some(reason.as_str())),
                 Outcome::Release { delay } => (0, delay.as_millis() as i64, None),
                 Outcome::Fail { delay, reason, .. } => (1, delay.as_millis() as i64, Some(reason.as_str())),
-                // What could not be pushed was not tried.
+                // A delivery that could not be pushed was not tried, so its attempts do not grow.
                 Outcome::Dead { cause, reason } => (i16::from(cause.was_tried()), 0, Some(reason.as_str())),
             };
             arrays.kinds.push(Kind::of(&settle.outcome).as_str());
@@ -130,7 +130,7 @@ impl<'a> Arrays<'a> {
     }
 }
 
-/// A connection for what writes to the user's tables: it waits for no lock and no trigger for long.
+/// Opens a connection for writes to the user's tables, which gives up locks and slow triggers quickly.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -140,10 +140,10 @@ pub async fn open(target: &Target) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Writes a batch of one kind by one statement, and so one transaction. When this returns all are committed.
+/// Writes a batch of one kind by one statement, and so in one transaction. All of it is committed when this returns.
 ///
 /// # Errors
-/// See [`StoreError`]; then it may or may not be committed, and writing it again changes nothing more.
+/// See [`StoreError`]. After an error the batch may or may not be committed; writing it again changes nothing more.
 pub async fn settle_kind(
     connection: &Connection,
     kind: Kind,
@@ -172,8 +172,9 @@ pub async fn settle_kind(
     Ok(Settled { became, why: None })
 }
 
-/// Writes a batch one by one: what a row of the user's does not take is set aside. With `try_rows` false none is tried, and all
-/// that needs one is set aside: the deliveries' own changes then depend on nothing of the user's.
+/// Writes a batch one by one. A change that a row of the user's does not take is set aside. If `try_rows` is false,
+/// no such row is tried and all these changes are set aside, so that the deliveries' own changes depend on nothing of
+/// the user's.
 ///
 /// # Errors
 /// See [`settle_kind`].
@@ -194,7 +195,7 @@ pub async fn settle_each(
             "held" => Became::Held,
             _ => Became::Stale,
         };
-        // One delivery twice in a batch: the first is written, the second stale.
+        // If a delivery is in the batch twice, the first outcome is written and the second is stale.
         found.entry(row.cell::<_, i64>("delivery_id")?).or_insert(became);
         why = why.or(row.cell::<_, Option<String>>("why")?);
     }
@@ -202,7 +203,7 @@ pub async fn settle_each(
     Ok(Settled { became, why })
 }
 
-/// Marks messages that are with an agent for longer.
+/// Marks messages that have been with an agent for a second.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -211,7 +212,7 @@ pub async fn mark_delivered(connection: &Connection, messages: &[Uuid]) -> Resul
     Ok(())
 }
 
-/// The same one by one; says how many rows do not take it, and why.
+/// Marks messages one by one. Returns how many rows did not take the mark, and a reason.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -1,5 +1,4 @@
-//! What the status page shows of the database. Everything here is bounded in rows, and asked for only while somebody
-//! watches.
+//! Readings of the database for the status page. Each is bounded in rows, and made only while somebody watches.
 
 mod messages;
 
@@ -29,11 +28,11 @@ pub struct Agent {
     pub role: String,
     pub enabled: bool,
     pub status: String,
-    /// How long ago its heartbeat was, in seconds.
+    /// The time since its last heartbeat, in seconds.
     pub seen_seconds: Option<f64>,
-    /// Which broker has its inbox.
+    /// The broker that owns its inbox.
     pub broker_id: Option<Uuid>,
-    /// That one's name.
+    /// That broker's name.
     pub broker: Option<String>,
 }
 
@@ -50,7 +49,7 @@ pub struct Broker {
     pub inboxes: i64,
 }
 
-/// What is ready in one inbox at one priority.
+/// The ready deliveries of one inbox at one priority.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the columns say it")]
 pub struct Waiting {
@@ -58,37 +57,37 @@ pub struct Waiting {
     pub priority: Priority,
     pub count: i64,
     pub oldest_seconds: Option<f64>,
-    /// Somebody has a session on it, at some broker.
+    /// Whether some broker has a session on the inbox.
     pub is_taken: bool,
 }
 
-/// Who sent how much to whom.
+/// The number of messages from one sender to one recipient.
 #[derive(Clone, Debug)]
 #[expect(missing_docs, reason = "the columns of agent_messages")]
 pub struct Edge {
     pub from: String,
     pub to: Option<String>,
-    /// The topic, the environment or the group of what is for many, or one of many.
+    /// The topic, the environment or the group, for a message to many or to one of many.
     pub many: Option<String>,
     pub messages: i64,
     pub failed: i64,
 }
 
-/// Everything at once.
+/// Everything that one reading has.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "each type says it")]
 pub struct Reading {
     pub agents: Vec<Agent>,
     pub brokers: Vec<Broker>,
     pub waiting: Vec<Waiting>,
-    /// By inbox.
+    /// The number of dead letters by inbox.
     pub dead: Vec<(String, i64)>,
     pub scheduled: i64,
     pub edges: Vec<Edge>,
     pub set_aside: Vec<Count>,
 }
 
-/// How much is read.
+/// The bounds of a reading.
 #[derive(Clone, Copy, Debug)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Bounds {
@@ -97,7 +96,7 @@ pub struct Bounds {
     pub flow_seconds: i64,
 }
 
-/// Reads it, one statement after the other.
+/// Reads everything, one statement after the other.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -1,4 +1,4 @@
-//! Who wants which topics.
+//! Which agents subscribe to which topics.
 
 use super::cell::Cells;
 use super::error::StoreError;
@@ -7,10 +7,11 @@ use super::pool::Pool;
 const SUBSCRIBE: &str = include_str!("../../sql/queries/subscribe.sql");
 const UNSUBSCRIBE: &str = include_str!("../../sql/queries/unsubscribe.sql");
 
-/// The most topics that one agent subscribes to, where its role says nothing else.
+/// The most topics to which one agent subscribes, unless its role says otherwise.
 pub const SUBSCRIPTIONS_MAX: i64 = 100;
 
-/// From when this returns, the agent gets messages of topics that match. False: it has as many subscriptions as it may.
+/// Subscribes an agent: once this returns, it gets messages with matching topics. False if the agent has `most`
+/// subscriptions already.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -18,7 +19,7 @@ pub async fn subscribe(pool: &Pool, agent: &str, pattern: &str, most: i64) -> Re
     pool.query_one(SUBSCRIBE, &[&agent, &pattern, &most]).await?.cell("has_it")
 }
 
-/// From when this returns, it does not.
+/// Ends a subscription: once this returns, the agent gets no more messages by it.
 ///
 /// # Errors
 /// See [`StoreError`].

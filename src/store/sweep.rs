@@ -1,4 +1,4 @@
-//! The sweep: messages that were written while no trigger of ours fired get their deliveries.
+//! The sweep: makes deliveries for messages that were written while no trigger of ours fired.
 
 use super::cell::Cells;
 use super::connection::{Connection, Target};
@@ -11,22 +11,22 @@ const ALL: &str = include_str!("../../sql/queries/sweep_all.sql");
 /// The most messages of one sweep, so that none holds its locks for long.
 pub const SWEEP_ROWS: i32 = 500;
 
-/// A look at all messages reads two tables whole, which is what the broker's other statements must never do.
+/// A look at all messages reads two tables whole, which the broker's other statements must never do.
 const LONG: &str = "set statement_timeout = '10min'; set enable_seqscan = on; set enable_hashjoin = on; \
                     set enable_mergejoin = on; set enable_sort = on; set plan_cache_mode = auto";
 
-/// What a sweep found.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Swept {
-    /// Messages that had been noted, at most [`SWEEP_ROWS`].
+    /// The noted messages that it took, at most [`SWEEP_ROWS`].
     pub took: i64,
     /// Deliveries that became ready.
     pub ready: i64,
-    /// A trigger was touched: all messages must be looked at.
+    /// Whether a trigger was touched, so that all messages must be looked at.
     pub look: bool,
 }
 
-/// Takes what was noted.
+/// Makes deliveries for the messages that were noted.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -35,8 +35,8 @@ pub async fn sweep(pool: &Pool) -> Result<Swept, StoreError> {
     Ok(Swept { took: row.cell("took")?, ready: row.cell("ready")?, look: row.cell("look")? })
 }
 
-/// Looks at all messages, however long that takes; says how many deliveries became ready, or nothing where another broker is
-/// at it.
+/// Looks at all messages, however long that takes. Returns how many deliveries became ready, or `None` if another
+/// broker is looking.
 ///
 /// # Errors
 /// See [`StoreError`].

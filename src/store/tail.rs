@@ -1,8 +1,8 @@
 //! The tail: reads new deliveries by transaction, as a replica reads a log.
 //!
-//! A statement has one snapshot. What is visible in this round's and was not in the last one's is new: the
-//! transactions from the last xmax on, and those that were in progress then. So each row is brought once, however
-//! late its transaction commits, and whatever notification was lost.
+//! Each round is one statement with one snapshot. Rows are new if this snapshot shows them and the last round's did
+//! not: rows of transactions from the last xmax on, and of those that were in progress then. So each row is read
+//! once, however late its transaction commits, and whatever notification was lost.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,42 +19,42 @@ use super::row::{Clocks, Content, entry};
 use postbell_engine::inbox::Entry;
 use postbell_engine::inbox::event::Snapshot;
 
-/// Rows handed on at once.
+/// The most rows that are handed over at once.
 const CHUNK_ROWS: usize = 512;
-/// And bytes.
+/// The most bytes that are handed over at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
 const TAIL: &str = include_str!("../../sql/queries/tail.sql");
 const RESTORED: &str = include_str!("../../sql/queries/tail_restored.sql");
 const ARM: &str = include_str!("../../sql/queries/bell_arm.sql");
 
-/// How far the tail has read.
+/// The position of the tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     snapshot: Snapshot,
     xmax: u64,
     in_progress: Vec<u64>,
-    /// When its statement was sent: what comes later was not ready then.
+    /// The time at which its statement was sent. Later rows were not ready then.
     read_at: Instant,
 }
 
-/// A whole round.
+/// The result of a whole round.
 #[derive(Debug)]
 pub struct Round {
-    /// Everything visible in it was brought.
+    /// The round's snapshot. Everything visible in it was handed over.
     pub snapshot: Snapshot,
-    /// When its statement was sent.
+    /// The time at which the round's statement was sent.
     pub started_at: Instant,
-    /// The transactions it saw in progress.
+    /// The transactions that the snapshot shows in progress.
     pub in_progress: Vec<u64>,
-    /// How many rows are new, the scheduled among them.
+    /// The number of new rows, including scheduled ones.
     pub rows: u64,
     /// The time of the earliest scheduled one among them.
     pub next_due: Option<Instant>,
 }
 
 impl Cursor {
-    /// Starts now: what is there already is for the refills.
+    /// A cursor that starts now: rows that exist already are left to refills.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -64,7 +64,8 @@ impl Cursor {
         Self::parse(row.cell(0)?, read_at)
     }
 
-    /// Makes deliveries that were restored from another cluster's dump this one's; how many there were.
+    /// Makes deliveries that were restored from another cluster's dump visible to this cluster's tail. Returns how
+    /// many.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -72,8 +73,8 @@ impl Cursor {
         connection.execute(RESTORED, &[]).await
     }
 
-    /// Whether this cursor is ahead of the server: it is of another cluster, or of transactions that a failover lost, and
-    /// would pass over whatever the server writes until it has caught up.
+    /// Whether this cursor is ahead of the server. Such a cursor comes from another cluster, or from transactions
+    /// that a failover lost, and would skip whatever the server writes until the server has caught up.
     pub fn is_ahead_of(&self, server: &Self) -> bool {
         self.xmax > server.xmax
     }
@@ -91,8 +92,8 @@ impl Cursor {
         }
     }
 
-    /// Reads on, handing the rows to `bring` in chunks; the cursor moves only when the round is whole. Says in
-    /// `brought` whether some rows were handed over, for the case that it breaks off.
+    /// Runs a round and hands its rows to `bring` in chunks. The cursor moves only when the round is whole; `brought`
+    /// tells whether rows were handed over, in case the round breaks off.
     ///
     /// # Errors
     /// See [`StoreError`].

@@ -13,7 +13,7 @@ use super::error::StoreError;
 use super::url::{DatabaseUrl, SslMode};
 use postbell_client::certificates::{Judge, Judged, PemFile, Shown, provider, system_roots};
 
-/// What [`super::connection`] needs to speak TLS as the URL asks.
+/// Makes the connector that speaks TLS as the URL asks.
 ///
 /// # Errors
 /// The file of `sslrootcert` cannot be read or holds no certificate.
@@ -44,7 +44,7 @@ pub(super) fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, StoreErr
     Ok(MakeRustlsConnect::new(config.with_no_client_auth()))
 }
 
-/// Said once a process: each connection of the pool would say it again.
+/// Warns once in a process, since each connection of the pool would warn again.
 fn warn_unverified(url: &DatabaseUrl) {
     static SAID: Once = Once::new();
     SAID.call_once(|| {
@@ -71,7 +71,7 @@ fn roots(file: Option<&PathBuf>) -> Result<RootCertStore, StoreError> {
     Ok(store)
 }
 
-/// The sentence for a TLS failure, if it is one.
+/// Returns the sentence for a TLS failure, or `None` if the error is not one.
 pub(super) fn sentence(error: &tokio_postgres::Error) -> Option<String> {
     let mut next: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(e) = next {
@@ -111,7 +111,7 @@ fn tls_sentence(error: &rustls::Error) -> String {
     }
 }
 
-/// Verifies the chain but not the name: `verify-ca`.
+/// Verifies the chain but not the name, for `verify-ca`.
 #[derive(Debug)]
 struct AnyName(Arc<WebPkiServerVerifier>);
 
@@ -119,7 +119,7 @@ impl Judge for AnyName {
     fn judge(&self, shown: &Shown<'_>) -> Result<(), rustls::Error> {
         let Shown { certificate, intermediates, name, ocsp, now } = shown;
         match self.0.verify_server_cert(certificate, intermediates, name, ocsp, *now) {
-            // The name is looked at last, after the chain was found good.
+            // The name is checked last, after the chain was found good.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(()),
@@ -128,7 +128,7 @@ impl Judge for AnyName {
     }
 }
 
-/// Verifies nothing but that the peer holds the key of the certificate it shows: `require`.
+/// Verifies only that the peer holds the key of the certificate that it shows, for `require`.
 #[derive(Debug)]
 struct Anybody;
 

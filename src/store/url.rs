@@ -1,4 +1,4 @@
-//! The database URLs that people paste: Supabase, Railway, RDS, a laptop.
+//! Database URLs as people paste them: Supabase, Railway, RDS, a laptop.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,7 +7,8 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use tokio_postgres::config::Host;
 
-/// When a silent server connection is probed, how often, and after how many silent probes it is given up.
+/// The time after which a silent server connection is probed; below, the time between probes, and how many silent
+/// probes end the connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
@@ -15,10 +16,10 @@ const KEEPALIVE_PROBES: u32 = 3;
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(30);
 /// How long opening a connection may take.
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
-/// Where Supabase and many others put a transaction pooler.
+/// The port at which Supabase and many others have a transaction pooler.
 const TRANSACTION_POOLER_PORT: u16 = 6543;
 
-/// What of the parameters the driver knows itself; `sslmode` and `sslrootcert` are read here.
+/// Parameters that are passed on to the driver; `sslmode` and `sslrootcert` are read here.
 const PASSED_ON: &[&str] = &[
     "application_name",
     "options",
@@ -28,22 +29,22 @@ const PASSED_ON: &[&str] = &[
     "load_balance_hosts",
 ];
 
-/// How much of TLS is asked for, as libpq names it.
+/// How much TLS is asked for, in libpq's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SslMode {
-    /// None.
+    /// No TLS.
     Disable,
-    /// If the server has it; off loopback treated as [`Require`](Self::Require).
+    /// TLS if the server has it; off loopback treated as [`Require`](Self::Require).
     Prefer,
-    /// Encrypted, but to whomever answers.
+    /// Encrypted, but whoever answers is believed.
     Require,
     /// The certificate must come from a known issuer.
     VerifyCa,
-    /// And be made out to this host.
+    /// The certificate must come from a known issuer and name this host.
     VerifyFull,
 }
 
-/// A database URL is wrong: says what, and never quotes a password.
+/// A fault of a database URL, in a sentence that never quotes a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
 pub struct UrlError(String);
@@ -52,7 +53,7 @@ fn fault<T>(sentence: impl Into<String>) -> Result<T, UrlError> {
     Err(UrlError(sentence.into()))
 }
 
-/// Where the database is and how to talk to it.
+/// The address of the database, and how to connect.
 #[derive(Clone)]
 pub struct DatabaseUrl {
     pub(super) config: tokio_postgres::Config,
@@ -67,7 +68,7 @@ impl DatabaseUrl {
     /// Reads a `postgres://` URL.
     ///
     /// # Errors
-    /// A sentence about what is wrong and what to write instead.
+    /// Says what is wrong and what to write instead.
     pub fn parse(url: &str) -> Result<Self, UrlError> {
         let url = url.trim();
         let Some((scheme, rest)) = url.split_once("://") else {
@@ -98,7 +99,7 @@ impl DatabaseUrl {
         let plain = format!("postgres://{base}?{}", passed.join("&"));
         let config: tokio_postgres::Config = match plain.parse() {
             Ok(config) => config,
-            // The driver's own sentence may quote what it could not read, a password among it.
+            // The driver's own sentence may quote the text that it could not read, including a password.
             Err(_) => {
                 return fault(
                     "the database URL cannot be read: it must look like \
@@ -129,7 +130,7 @@ impl DatabaseUrl {
         if self.ssl_mode == SslMode::Prefer && !self.is_loopback() {
             self.ssl_mode = SslMode::Require;
         }
-        // As in libpq: whoever names an issuer wants it checked.
+        // As in libpq, naming an issuer means that the issuer is checked.
         if self.ssl_mode == SslMode::Require && self.ssl_root_cert.is_some() {
             self.ssl_mode = SslMode::VerifyCa;
         }
@@ -162,17 +163,17 @@ impl DatabaseUrl {
         self.port
     }
 
-    /// How much of TLS is asked for.
+    /// How much TLS is asked for.
     pub fn ssl_mode(&self) -> SslMode {
         self.ssl_mode
     }
 
-    /// The file with the issuers to trust.
+    /// The file with the trusted issuers.
     pub fn ssl_root_cert(&self) -> Option<&PathBuf> {
         self.ssl_root_cert.as_ref()
     }
 
-    /// Parameters that mean nothing here, such as `pgbouncer`.
+    /// Parameters that have no meaning here, such as `pgbouncer`.
     pub fn ignored(&self) -> &[String] {
         &self.ignored
     }
@@ -185,7 +186,7 @@ impl DatabaseUrl {
     }
 }
 
-/// `user@host:port/database`: what a log may say.
+/// `user@host:port/database`, which is safe in a log.
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = self.config.get_user().unwrap_or("");

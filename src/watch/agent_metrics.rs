@@ -1,5 +1,5 @@
-//! What agents measure and write to `agent_metrics`, for Prometheus: read on a clock, not when somebody asks, so that scrapers
-//! cost the database nothing, and only what is new.
+//! Measurements that agents write to `agent_metrics`, for Prometheus. The table is read on a clock and not for each
+//! scrape, and only its new rows, so scrapers cost the database nothing.
 
 mod latest;
 
@@ -14,19 +14,19 @@ use latest::Latest;
 
 /// How often the table is read.
 const READ_EVERY: Duration = Duration::from_secs(15);
-/// A series is exported for so long after its last value was recorded.
+/// How long a series is exported after its last value was recorded.
 pub const STALE_AFTER: Duration = Duration::from_secs(900);
-/// A read goes back so far beyond the one before: agents' clocks differ, and transactions commit late.
+/// How far each read goes back beyond the one before: agents' clocks differ, and transactions commit late.
 const OVERLAP: Duration = Duration::from_secs(60);
 
 const _: () = assert!(READ_EVERY.as_secs() + OVERLAP.as_secs() < STALE_AFTER.as_secs());
 
-/// Reads for ever.
+/// Reads until the process ends.
 pub async fn run(pool: Pool, metrics: Metrics) {
     let mut latest = Latest::default();
     let mut every = interval(READ_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // What a failed read missed is made up for by the next one.
+    // If a read fails, the next one goes back further.
     let mut missed = STALE_AFTER;
     loop {
         every.tick().await;

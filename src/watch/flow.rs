@@ -1,8 +1,8 @@
-//! What passes through this broker, for those who watch: pushes and outcomes as they happen, the last lives of messages, and
-//! the delivery times of the last hour.
+//! The flow through this broker, for those who watch: pushes and outcomes as they happen, the last moments of
+//! messages, and the delivery times of the last hour.
 //!
-//! A push or an outcome costs a look at a flag while nobody watches, and a line in a bounded journal while there is room in
-//! its budget. Its locks are held for a few words at a time and never across an await.
+//! While nobody watches, a push or an outcome costs a look at a flag, and a line in a bounded journal as long as its
+//! budget lasts. The locks are held for short sections, never across an await.
 
 mod gathering;
 mod journal;
@@ -24,10 +24,10 @@ pub use minutes::MINUTES;
 use minutes::Minutes;
 use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
-/// Those who watch at a time; more are told to come again.
+/// The most who watch at a time; more are told to come again.
 pub const WATCHERS_MAX: usize = 32;
 
-/// What happened to a delivery.
+/// A step of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each once")]
@@ -41,7 +41,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// The word on the wire.
+    /// The word for it in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Pushed => "pushed",
@@ -64,7 +64,7 @@ impl Step {
     }
 }
 
-/// What passes; clones share it.
+/// The flow; clones share it.
 #[derive(Clone, Debug)]
 pub struct Flow(Arc<Shared>);
 
@@ -77,12 +77,12 @@ struct Shared {
     minutes: Mutex<Minutes>,
 }
 
-/// Somebody watches, for as long as this lives.
+/// A place to watch, given back when this is dropped.
 #[derive(Debug)]
 pub struct Watch(Flow);
 
 impl Flow {
-    /// Nothing passed yet.
+    /// An empty flow.
     pub fn new(now: Instant) -> Self {
         Self(Arc::new(Shared {
             watchers: AtomicUsize::new(0),
@@ -93,7 +93,8 @@ impl Flow {
         }))
     }
 
-    /// These were written to a session on this inbox; `agent` is whose, where the inbox is a group's.
+    /// Notes that these pushes were written to a session on this inbox. `agent` is the session's agent, if the inbox
+    /// is a group's.
     pub fn pushed(&self, now: Instant, inbox: &Arc<str>, agent: Option<&str>, pushes: &[Push]) {
         if pushes.is_empty() {
             return;
@@ -104,7 +105,7 @@ impl Flow {
         }
     }
 
-    /// These outcomes are committed.
+    /// Notes that these outcomes are committed.
     pub fn settled(&self, now: Instant, settles: &[Settle]) {
         lock(&self.0.journal).settled(now, settles);
         if self.is_watched() {
@@ -112,23 +113,23 @@ impl Flow {
         }
     }
 
-    /// What passed since the last call; `None`: nothing.
+    /// The steps since the last call; `None` if there were none.
     pub fn take_frame(&self, now: Instant) -> Option<Frame> {
         lock(&self.0.gathering).take(now)
     }
 
-    /// What the journal has of these messages, oldest first.
+    /// The journal's moments of these messages, oldest first.
     pub fn lives(&self, messages: &[Uuid]) -> Vec<Moment> {
         lock(&self.0.journal).of(messages)
     }
 
-    /// Takes the counts of the delivery time's buckets, which only grow; gives what each minute of the last hour counted,
-    /// oldest first, the last one not over yet.
+    /// Takes the counts of the delivery time's buckets, which only grow. Returns the counts of each minute of the
+    /// last hour, oldest first; the last minute is not over.
     pub fn minutes(&self, now: Instant, counts: &[u64]) -> Vec<Vec<u64>> {
         lock(&self.0.minutes).read(now, counts)
     }
 
-    /// Begins to watch; `None`: [`WATCHERS_MAX`] do.
+    /// Begins to watch; `None` if [`WATCHERS_MAX`] already do.
     pub fn watch(&self) -> Option<Watch> {
         let one_more = |n: usize| (n < WATCHERS_MAX).then_some(n + 1);
         self.0.watchers.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
@@ -144,7 +145,7 @@ impl Flow {
     /// Waits until somebody watches.
     pub async fn watched(&self) {
         loop {
-            // Made before the look, so that who comes in between is not missed.
+            // Made before the look, so that nobody who comes in between is missed.
             let came = self.0.came.notified();
             if self.is_watched() {
                 return;
@@ -157,7 +158,7 @@ impl Flow {
 impl Drop for Watch {
     fn drop(&mut self) {
         if self.0.0.watchers.fetch_sub(1, Ordering::Relaxed) == 1 {
-            // What nobody took is of no use to who comes next.
+            // The steps that nobody took are of no use to the next one who watches.
             *lock(&self.0.0.gathering) = Gathering::default();
         }
     }
@@ -168,7 +169,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Milliseconds to a tenth: what a person can tell apart.
+/// Milliseconds to a tenth, since people cannot tell smaller differences apart.
 fn tenths(time: Duration) -> f64 {
     (time.as_secs_f64() * 10_000.0).round() / 10.0
 }

@@ -1,7 +1,7 @@
-//! Whether the broker works, for whoever routes traffic to it or is paged for it.
+//! Whether the broker works, for those who route traffic to it or are paged for it.
 //!
-//! Pure: it is told what happened and asked with a `now`, and knows neither a socket nor the database. Its
-//! lock is held for a few words at a time and never across an await.
+//! Pure: it is told what happened, is asked with a `now`, and knows neither a socket nor the database. The lock is
+//! held for short sections, never across an await.
 
 mod duty;
 
@@ -15,18 +15,18 @@ use duty::Duties;
 
 pub use duty::{Duty, STANDSTILL_AFTER, Standstill};
 
-/// How often the LISTEN connection rings itself.
+/// How often a canary is sent.
 pub const BELL_CANARY_MS: u64 = 1_000;
-/// A bell not heard for this long is taken for broken: two canaries may be late, a third is no accident.
+/// How long after the last canary the bell counts as broken: two canaries may be late, a third is no accident.
 pub const BELL_STALE_MS: u64 = 3_000;
 
 const _: () = assert!(BELL_STALE_MS > 2 * BELL_CANARY_MS);
 
-/// What is known of the broker's condition. A clone is another handle on the same knowledge.
+/// The knowledge of the broker's condition; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Health(Arc<Mutex<Known>>);
 
-/// Everything starts as not yet proven, so a broker that is still starting is not ready.
+/// Everything starts as not proven, so a broker that is still starting is not ready.
 #[derive(Debug, Default)]
 struct Known {
     database_up: bool,
@@ -39,7 +39,7 @@ struct Known {
 
 impl Known {
     fn bell_fresh(&self, now: Instant) -> bool {
-        // Saturating: `now` may have been read just before the canary came back.
+        // Saturating, because `now` may have been read just before the canary came back.
         let stale = Duration::from_millis(BELL_STALE_MS);
         self.listening && self.bell_seen.is_some_and(|seen| now.saturating_duration_since(seen) < stale)
     }
@@ -52,7 +52,7 @@ pub struct Condition {
     pub name: &'static str,
     /// Whether it holds.
     pub ok: bool,
-    /// What is so, and what follows from it, for a person.
+    /// The state and its consequence, as a sentence for a person.
     pub message: Cow<'static, str>,
 }
 
@@ -66,25 +66,25 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// The sentences of what does not hold; empty when ready.
+    /// The sentences of the conditions that do not hold; empty when ready.
     pub fn reasons(&self) -> Vec<&str> {
         self.conditions.iter().filter(|c| !c.ok).map(|c| &*c.message).collect()
     }
 }
 
 impl Health {
-    /// A broker of which nothing is known yet: not ready.
+    /// A broker of which nothing is known yet, so that it is not ready.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether the last statement reached the database.
+    /// Sets whether the last statement reached the database.
     pub fn set_database_up(&self, up: bool) {
         self.known().database_up = up;
     }
 
-    /// Whether the LISTEN connection stands and its LISTEN has committed. A lost one is told at once, without
-    /// waiting for its canary to become stale; a new one is not trusted before its first canary.
+    /// Sets whether the LISTEN connection is up and its LISTEN has committed. If the connection is lost, the bell is
+    /// stale at once; a new connection is not trusted before its first canary.
     pub fn set_listening(&self, listening: bool) {
         let mut known = self.known();
         if known.listening != listening {
@@ -93,39 +93,40 @@ impl Health {
         }
     }
 
-    /// Whether the server's queue of notifications fills up: the bell is off on purpose, and no canary need fly.
+    /// Sets whether the server's queue of notifications fills up. The bell is then off on purpose, and no canary is
+    /// needed.
     pub fn set_crowded(&self, crowded: bool) {
         let mut known = self.known();
         known.crowded = crowded;
         known.bell_seen = known.bell_seen.filter(|_| crowded);
     }
 
-    /// The canary came back.
+    /// Notes that a canary came back.
     pub fn bell_seen(&self, now: Instant) {
         self.known().bell_seen = Some(now);
     }
 
-    /// Whether notifications arrive, as far as can be known.
+    /// Whether notifications arrive, as far as is known.
     pub fn bell_fresh(&self, now: Instant) -> bool {
         self.known().bell_fresh(now)
     }
 
-    /// Whether the broker is stopping: it finishes what it has and takes nothing new.
+    /// Sets whether the broker is stopping: it finishes its deliveries in flight and takes no new session.
     pub fn set_draining(&self, draining: bool) {
         self.known().draining = draining;
     }
 
-    /// A duty has something to do from now on, unless it had already.
+    /// Notes that a duty has something to do, if it had nothing before.
     pub fn began(&self, duty: Duty, now: Instant) {
         self.known().duties.began(duty, now);
     }
 
-    /// A duty did what there was to do.
+    /// Notes that a duty has done all that it had to do.
     pub fn succeeded(&self, duty: Duty) {
         self.known().duties.succeeded(duty);
     }
 
-    /// A duty could not do what there is to do. `reason` is a sentence without its full stop, and names no data.
+    /// Notes that a try failed. `reason` is a sentence without its full stop, and names no data.
     pub fn failed(&self, duty: Duty, reason: impl Into<String>) {
         self.known().duties.failed(duty, reason.into());
     }
@@ -135,7 +136,7 @@ impl Health {
         self.known().duties.standstills(now)
     }
 
-    /// Whether traffic may come, and why not.
+    /// Whether traffic may come, and if not, why.
     pub fn ready(&self, now: Instant) -> Readiness {
         let known = self.known();
         let conditions = [database(&known), bell(&known, now), work(&known, now), draining(&known)];

@@ -1,12 +1,12 @@
 //! Metrics, health and the status page over HTTP/1.1, for Prometheus, a platform's health check, and people.
 //!
-//! One request for each connection: a scrape comes every few seconds, and a connection that cannot be kept
-//! cannot be kept for no purpose. So every connection has one deadline, but for streams of events, which are few and
-//! have bounds of their own (`api/events.rs`); and [`HttpLimits`] bounds all that a stranger can take.
+//! Keep-alive is off, so an idle client cannot occupy a place. Each connection has one deadline, except streams of
+//! events, which are few and have bounds of their own (`api/events.rs`). [`HttpLimits`] bounds everything that a
+//! stranger can take.
 //!
-//! Nobody waits for a place. Who has not sent a whole request stands in the **lobby**, from where the oldest is sent away when it
-//! is full; a request then takes a place of its kind. Health and metrics have places of their own, so that whatever is done to
-//! this port by others, who asks how the broker is is told at once.
+//! Nobody waits for a place. A connection without a whole request stands in the **lobby**; when the lobby is full,
+//! its oldest connection is closed. A whole request takes a place of its kind. Health and metrics have places of
+//! their own, so both are answered at once, whatever others do to this port.
 
 mod answer;
 pub mod api;
@@ -42,42 +42,42 @@ use places::{Cut, Place, Places, WhenFull};
 use postbell_engine::guard::Source;
 use routes::Routes;
 
-/// Brings the gauges that are read from the database up to date, before a scrape. It is dropped unfinished
-/// when it takes longer than [`HttpLimits::refresh_wait`], and never runs twice at a time.
+/// Updates the gauges that are read from the database, before a scrape. A refresh that takes longer than
+/// [`HttpLimits::refresh_wait`] is dropped unfinished, and one runs at a time.
 pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// Connections whose request is not whole yet.
+/// The most connections in the lobby.
 pub const LOBBY_MAX: usize = 256;
-/// Requests for health that are answered at a time. An answer fits into a socket, so it takes no time.
+/// The most requests for health that are answered at a time. An answer fits into a socket, so it takes no time.
 pub const HEALTH_MAX: usize = 64;
-/// Scrapes at a time.
+/// The most scrapes at a time.
 pub const SCRAPES_MAX: usize = 16;
-/// All other requests at a time.
+/// The most other requests at a time.
 pub const PAGE_MAX: usize = 96;
-/// The part of the files that this process may have open that goes to the lobby and to the page, each: one in so many.
+/// The lobby, and the page, may each take one part in this many of the files that this process may open.
 const PART_OF_FILES: u64 = 16;
 /// How long a client may take to send its request line and headers.
 pub const HEADER_WAIT_MS: u64 = 3_000;
-/// How long a scrape waits for fresh gauges. Stale gauges are better than a failed scrape: Prometheus gives
-/// up after 10 s, and just then, with a slow database, the other metrics matter.
+/// How long a scrape waits for fresh gauges. Stale gauges are better than a failed scrape: Prometheus gives up after
+/// 10 s, and just when the database is slow the other metrics matter.
 pub const REFRESH_WAIT_MS: u64 = 2_000;
 /// How long a connection may last, from accept to the last byte read by the client.
 pub const CONNECTION_WAIT_MS: u64 = 15_000;
 /// How long requests in progress may go on when the broker stops.
 pub const GRACE_MS: u64 = 2_000;
-/// The request line and headers together; also the least that hyper's buffer may be.
+/// The most bytes of request line and headers together; hyper's buffer cannot be smaller.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// The pause after a failed accept: out of file descriptors, the next one would fail as well.
+/// The pause after a failed accept, because without free file descriptors the next one would fail as well.
 const ACCEPT_PAUSE_MS: u64 = 100;
 
 const _: () = assert!(HEADER_WAIT_MS + REFRESH_WAIT_MS < CONNECTION_WAIT_MS);
 
-/// What one client, and all of them together, may take. The defaults are the constants of this module.
+/// The bounds for one client and for all of them. The defaults are the constants of this module.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpLimits {
-    /// See [`LOBBY_MAX`]; fewer where the process may open few files.
+    /// See [`LOBBY_MAX`]; fewer if the process may open few files.
     pub lobby_max: usize,
-    /// See [`PAGE_MAX`]; fewer where the process may open few files.
+    /// See [`PAGE_MAX`]; fewer if the process may open few files.
     pub page_max: usize,
     /// See [`HEADER_WAIT_MS`].
     pub header_wait: Duration,
@@ -103,12 +103,12 @@ impl Default for HttpLimits {
     }
 }
 
-/// What the endpoints show.
+/// The sources of the answers.
 #[derive(Clone)]
 pub struct HttpState {
-    /// What `/metrics` encodes.
+    /// The metrics that `/metrics` encodes.
     pub registry: Registry,
-    /// What `/health` answers from.
+    /// The knowledge from which `/health` is answered.
     pub health: Health,
     /// Run before each scrape.
     pub refresh: Option<Refresh>,
@@ -119,7 +119,7 @@ pub struct HttpState {
 }
 
 impl HttpState {
-    /// Without a refresh, without a status page and with the default limits.
+    /// A state without a refresh and without a status page, with the default limits.
     pub fn new(registry: Registry, health: Health) -> Self {
         Self { registry, health, refresh: None, site: None, limits: HttpLimits::default() }
     }
@@ -145,7 +145,7 @@ impl House {
     }
 }
 
-/// Serves until `stop`, then lets the requests in progress end, within [`HttpLimits::grace`].
+/// Serves until `stop`, then gives the requests in progress [`HttpLimits::grace`] to end.
 pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()>) {
     let limits = state.limits;
     let house = House::new(&limits);
@@ -162,11 +162,11 @@ pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Ou
             Some(_) = connections.join_next() => continue,
         };
         let line = Line::new(stopping.clone());
-        // The lobby refuses nobody: the oldest there leaves.
+        // The lobby refuses nobody: if it is full, its oldest connection leaves.
         line.stand(house.lobby.enter(Source::of(peer), line.cut()));
         connections.spawn(serve_one(stream, peer, routes.clone(), limits, line));
     }
-    // The port is closed first, so nobody waits in its queue for an answer that will not come.
+    // The port is closed first, so that nobody waits in its queue for an answer that will not come.
     drop(listener);
     drop(stopping_tx);
     let finished = timeout(limits.grace, async { while connections.join_next().await.is_some() {} });
@@ -178,7 +178,7 @@ pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Ou
     }
 }
 
-/// The next connection. Safe to drop at any await.
+/// Accepts the next connection. Cancel-safe.
 async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     loop {
         match listener.accept().await {
@@ -194,7 +194,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
     }
 }
 
-/// Answers one request. How it ends concerns the client alone, so an error is only worth a debug line.
+/// Answers one request. An error concerns the client alone, so it gets only a debug line.
 async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits: HttpLimits, line: Line) {
     let mut stopping = line.0.stopping.clone();
     let service = service_fn(|request| {
@@ -212,7 +212,7 @@ async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits:
     let ended = async {
         tokio::select! {
             ended = connection.as_mut() => ended,
-            // Only ever an error: nothing is sent, the sender is dropped.
+            // This can only be an error: nothing is sent, the sender is dropped.
             _ = stopping.changed() => {
                 connection.as_mut().graceful_shutdown();
                 connection.as_mut().await
@@ -228,7 +228,7 @@ async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits:
     }
 }
 
-/// A connection, as what answers on it sees it.
+/// A connection, as the code that answers on it sees it.
 #[derive(Clone)]
 pub(crate) struct Line(Arc<LineState>);
 
@@ -251,26 +251,27 @@ impl Line {
         &self.0.cut
     }
 
-    /// Takes a place, and gives back the one it had.
+    /// Takes a place, and gives back the one that the connection had.
     fn stand(&self, place: Option<Place<Source>>) {
         let mut mine = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
         let _before = std::mem::replace(&mut *mine, place);
     }
 
-    /// From now on it may last, until [`end`](Self::end). Streams have places of their own.
+    /// Lets the connection last until [`end`](Self::end). Streams have places of their own, so its place is given
+    /// back.
     fn is_stream(&self) {
         self.0.streams.store(true, Ordering::Relaxed);
         self.stand(None);
     }
 
-    /// The stream is over: its reader has the grace to read the rest.
+    /// Ends the stream; its reader has the grace to read the rest.
     fn end(&self) {
         self.0.ended.notify_one();
     }
 
     /// Waits until the server stops.
     async fn stopping(&self) {
-        // Only ever an error: nothing is sent, the sender is dropped.
+        // This can only be an error: nothing is sent, the sender is dropped.
         let _ = self.0.stopping.clone().changed().await;
     }
 

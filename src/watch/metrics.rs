@@ -1,9 +1,9 @@
-//! What the broker tells Prometheus: every series is declared in this file, once.
+//! The broker's metrics for Prometheus: every series is declared in this file, once.
 //!
-//! A [`Metrics`] is made on a registry that is passed in and handed down from there. Nothing is global, so
-//! tests run in parallel. Label values come from enums and start at 0: a rate exists before the first
-//! failure, and an alert on it does not miss that failure. Labels with names from outside, of agents and of what
-//! they measure, are bounded ([`AGENTS_MAX`], [`AGENT_METRICS_MAX`]).
+//! A [`Metrics`] is registered on a registry that is passed in, and is handed down from there. Nothing is global, so
+//! tests run in parallel. Label values come from enums and start at 0: a rate exists before the first failure, and an
+//! alert on that rate does not miss the failure. Labels with names from outside, of agents and of their measurements,
+//! are bounded ([`AGENTS_MAX`], [`AGENT_METRICS_MAX`]).
 
 mod declare;
 mod family;
@@ -31,49 +31,48 @@ use postbell_client::protocol::limits::PROTO;
 pub use flow::ENVIRONMENTS_MAX;
 pub use labels::{CloseReason, DeadReason, FailReason};
 
-/// Buckets of a delivery's latency. The lower half resolves the promise for an idle mesh (a millisecond or
-/// two), 5 s is the promise for the worst case and must be a bound of its own, so that the share that kept it
-/// is exact and not interpolated; 10 s tells a promise just missed from one missed by far.
+/// Buckets of a delivery's latency. The lower half resolves the promise for an idle mesh, a millisecond or two. The
+/// promise for the worst case, 5 s, must be a bound of its own, so that the share that kept it is exact and not
+/// interpolated. 10 s separates a promise that was just missed from one missed by far.
 pub const DELIVERY_BUCKETS_S: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Buckets of an agent's work on one message. That is an agent's time and not ours: from a script's few
-/// milliseconds to minutes of a language model. 30 s is the default ack deadline; what lies above it was
-/// extended.
+/// Buckets of an agent's work on one message, from a script's few milliseconds to a language model's minutes. 30 s is
+/// the default ack deadline; work that took longer was extended.
 pub const HANDLING_BUCKETS_S: &[f64] =
     &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0];
 
-/// Buckets of the bell's canary. Below 1 ms the database is near, 5 to 100 ms is another region, and above 1
-/// s the next canary is due before this one came back.
+/// Buckets of the canary's round trip. Below 1 ms the database is near, 5 to 100 ms is another region, and above 1 s
+/// the next canary is due before this one came back.
 pub const BELL_BUCKETS_S: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
 
-/// Buckets of a settled batch, in deliveries. 1 says that the broker idles, the top that batches are full and
-/// that the database is what limits.
+/// Buckets of a settled batch, in deliveries. A batch of 1 shows an idle broker; full batches show that the database
+/// is the limit.
 pub const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 
-/// What must hold for the broker to be ready, as `/health/ready` names it.
+/// The conditions that must hold for the broker to be ready, as `/health/ready` names them.
 pub const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
 
-/// What may be set aside, as `postbell.set_aside.kind` has it.
+/// The kinds of rows that may be set aside, as in `postbell.set_aside.kind`.
 pub const SET_ASIDE: &[&str] = &["ack", "retry", "dead", "expired", "presence"];
 
 /// The broker's duties, as [`crate::watch::health`] names them.
 pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence", "schema"];
 
-/// With more registered agents than this the per-agent families are absent: the first thousand alone would look like all
-/// of them. A series costs Prometheus a few kilobytes, and a list that nobody can read helps nobody; the sums stay.
+/// With more registered agents than this, the families with one series an agent are absent, since the first thousand
+/// would look like all. A series costs Prometheus a few kilobytes, and nobody can read such a list; the sums stay.
 pub const AGENTS_MAX: usize = 1_000;
 
-/// Series of what agents measure; those that come when there are so many are not exported, but counted.
+/// The most series of agents' measurements; further ones are not exported, but counted.
 pub const AGENT_METRICS_MAX: usize = 1_000;
 
-/// What an operator may have to do something about: a role, or its limits.
+/// The refusals that an operator may have to do something about: a role, or its limits.
 pub const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
 
-/// Makes the struct, its docs and its registration from one line for each series, so that they cannot differ.
-/// The help text is the field's documentation.
+/// Makes the struct, its docs and its registration from one line for each series, so that they cannot differ. The
+/// help text is the field's documentation.
 macro_rules! series {
     ($(
         $vis:vis $field:ident: $kind:ty = $make:ident $(($($arg:expr),*))?, $name:literal, $help:literal;
@@ -222,13 +221,13 @@ series! {
         "1 while the last statement reached the database, 0 since one could not.";
 }
 
-/// The broker's metrics. A clone is another handle on the same series.
+/// The broker's metrics; clones share the series.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Series>);
 
 impl Metrics {
-    /// Declares every series on `registry`, the process's own (`process_*`, on Linux) among them. Fails where
-    /// the registry has them already.
+    /// Registers every series on `registry`, with the process's own (`process_*`, on Linux). Fails if the registry
+    /// has them already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let series = Series::register(registry)?;
         build_info(registry)?;
@@ -247,7 +246,8 @@ impl Metrics {
         self.dead.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// Counts a send that was refused by one of [`SEND_REFUSALS`]; others are the client's own mistakes.
+    /// Counts a send that was refused with one of [`SEND_REFUSALS`]. Other codes are the client's own mistakes and
+    /// are not counted.
     pub fn send_refused(&self, code: ErrorCode) {
         if SEND_REFUSALS.contains(&code) {
             self.sends_refused.with_label_values(&[code.as_str()]).inc();
@@ -259,7 +259,7 @@ impl Metrics {
         self.closed.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// How many deliveries fell into each of [`DELIVERY_BUCKETS_S`], and beyond the last.
+    /// The number of deliveries in each bucket of [`DELIVERY_BUCKETS_S`], and beyond the last bound.
     pub fn delivery_counts(&self) -> Vec<u64> {
         let families = self.delivery_seconds.collect();
         let histogram = families.first().and_then(|f| f.get_metric().first()).map(|m| m.get_histogram());
@@ -270,7 +270,7 @@ impl Metrics {
         upto.map(|upto| upto - std::mem::replace(&mut below, upto)).collect()
     }
 
-    /// Takes whether the broker is ready, and each of [`CONDITIONS`]; others have no series.
+    /// Sets whether the broker is ready, and each of [`CONDITIONS`]; other conditions have no series.
     pub fn set_ready_to_serve(
         &self,
         ready: bool,
@@ -282,7 +282,7 @@ impl Metrics {
         }
     }
 
-    /// Takes the duties that stand still, and for how long; the others get on.
+    /// Sets for how many seconds these duties have stood still; all others are set to 0.
     pub fn set_standstills(&self, standstills: &[(&'static str, f64)]) {
         for duty in DUTIES {
             let seconds =
@@ -291,7 +291,7 @@ impl Metrics {
         }
     }
 
-    /// Takes how much is set aside of each of [`SET_ASIDE`]; a kind that is not there has none.
+    /// Sets how many rows of each of [`SET_ASIDE`] are set aside; a kind that is not in `counts` is set to 0.
     pub fn set_set_aside<'a>(&self, counts: impl Iterator<Item = (&'a str, u64)> + Clone) {
         for kind in SET_ASIDE.iter().copied() {
             let count = counts.clone().find(|(k, _)| *k == kind).map_or(0, |(_, count)| count);
@@ -299,8 +299,8 @@ impl Metrics {
         }
     }
 
-    /// Takes what is ready in the database: the priority, how many, and when the oldest was created (Unix
-    /// seconds). A priority that is not in `rows` has none, as in the answer of a `group by`.
+    /// Sets the ready deliveries: the priority, how many, and when the oldest was created (Unix seconds). A priority
+    /// that is not in `rows` is set to 0, as the answer of a `group by` leaves it out.
     pub fn set_ready(&self, rows: &[(Priority, u64, f64)]) {
         for priority in Priority::all() {
             let row = rows.iter().find(|row| row.0 == priority);
@@ -311,8 +311,8 @@ impl Metrics {
         }
     }
 
-    /// Takes every registered agent with its environment and whether it has a session. Replaces what was
-    /// known, so a removed agent leaves no series behind.
+    /// Replaces the registered agents, each with its environment and whether it has a session. A removed agent leaves
+    /// no series behind.
     pub fn set_agents<A, E>(
         &self,
         agents: impl IntoIterator<Item = (A, E, bool)>,
@@ -326,7 +326,7 @@ impl Metrics {
         for (agent, environment, is_connected) in agents {
             known += 1;
             connected += i64::from(is_connected);
-            // Past the bound the rest is only counted, so a registry of any size costs no memory here.
+            // Past the bound agents are only counted, so a registry of any size costs no memory here.
             if rows.len() <= AGENTS_MAX {
                 rows.push((agent, environment, f64::from(u8::from(is_connected))));
             }
@@ -340,14 +340,14 @@ impl Metrics {
         Ok(())
     }
 
-    /// Takes each registered agent's uptime with its environment, at most one agent more than [`AGENTS_MAX`]. Replaces
-    /// what was known.
+    /// Replaces the uptimes of registered agents, each with its environment. At most one agent more than
+    /// [`AGENTS_MAX`] is expected.
     pub fn set_uptime(&self, agents: Vec<(String, String, f64)>) -> Result<(), prometheus::Error> {
         let rows = or_none(agents).into_iter();
         self.agent_uptime.replace(rows.map(|(agent, environment, uptime)| ([agent, environment], uptime)))
     }
 
-    /// Takes what agents measured: agent, name, value; at most [`AGENT_METRICS_MAX`]. Replaces what was known.
+    /// Replaces the agents' measurements: agent, name, value; at most [`AGENT_METRICS_MAX`].
     pub fn set_agent_metrics<'a>(
         &self,
         rows: impl IntoIterator<Item = (&'a str, &'a str, f64)>,
@@ -365,14 +365,14 @@ impl Deref for Metrics {
     }
 }
 
-/// All of the agents, or none where they are too many.
+/// All agents, or none if there are too many.
 fn or_none<T>(rows: Vec<T>) -> Vec<T> {
     if rows.len() > AGENTS_MAX { Vec::new() } else { rows }
 }
 
-/// A constant 1: what runs is in the labels, to be joined with other series.
+/// A constant 1 whose labels describe the build, to be joined with other series.
 fn build_info(registry: &Registry) -> Result<(), prometheus::Error> {
-    // A debug build explains a slow broker, so the profile is among them.
+    // A debug build explains a slow broker, so the profile is a label.
     let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
     let opts = Opts::new(
         "postbell_build_info",

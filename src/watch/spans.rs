@@ -1,5 +1,5 @@
-//! Spans of what the broker does with messages that belong to a trace, for OpenTelemetry. Without the feature `otel` there is
-//! none and it costs nothing; with it, a look at each message's headers, also where no endpoint is set.
+//! Spans of the broker's work on messages that belong to a trace, for OpenTelemetry. Without the feature `otel` there
+//! are none, at no cost. With the feature, each message's headers are looked at, even if no endpoint is set.
 
 #[cfg(feature = "otel")]
 mod otel;
@@ -8,28 +8,28 @@ use std::time::Duration;
 
 use postbell_client::message::Trace;
 
-/// Where spans go. Clones share it.
+/// The target of spans; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Spans {
     #[cfg(feature = "otel")]
     tracer: Option<otel::Tracer>,
 }
 
-/// What a span says of a message.
+/// The content of a span.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
-    /// What was done: `send` or `deliver`.
+    /// The step: `send` or `deliver`.
     pub name: &'static str,
-    /// Which agent sent the message, or got it.
+    /// The agent that sent the message, or got it.
     pub agent: &'a str,
-    /// For how long it was done, until now.
+    /// The duration of the step, until now.
     pub took: Duration,
-    /// Which attempt of a delivery, from 1; 0 for none.
+    /// The number of the delivery's attempt, from 1; 0 for a send.
     pub attempt: u32,
 }
 
 impl Spans {
-    /// Sends them to this URL, by OTLP over HTTP; without one nowhere.
+    /// Sends spans to this URL, by OTLP over HTTP. Without a URL none are sent.
     pub fn to(url: Option<&str>, broker: &str) -> Self {
         let Some(url) = url else { return Self::default() };
         #[cfg(feature = "otel")]
@@ -42,7 +42,7 @@ impl Spans {
         Self::default()
     }
 
-    /// A step is done that belongs to a trace.
+    /// Records a finished step of a trace.
     pub fn done(&self, trace: &Trace, step: Step<'_>) {
         #[cfg(feature = "otel")]
         if let Some(tracer) = &self.tracer {
@@ -52,7 +52,7 @@ impl Spans {
         let _ = (trace, step);
     }
 
-    /// Sends what is left; blocks for as long as that takes, some seconds at most.
+    /// Sends the remaining spans. Blocks while that lasts, some seconds at most.
     pub fn close(&self) {
         #[cfg(feature = "otel")]
         if let Some(tracer) = &self.tracer {

@@ -1,8 +1,8 @@
-//! What the status page and `postbell top` show: the mesh at a glance, and what passes, live.
+//! The data of the status page and of `postbell top`: the mesh at a glance, and the flow, live.
 //!
-//! The mesh is read from the database while somebody watches, once for all of them, and the more seldom the longer it takes.
-//! What passes is sent in frames, at most [`FRAMES_PER_SECOND`]. While nobody watches this costs a look at a histogram every
-//! ten seconds.
+//! While somebody watches, the mesh is read from the database, once for all who watch; the longer a read takes, the
+//! longer the pause after it. The flow is sent in frames, at most [`FRAMES_PER_SECOND`]. While nobody watches, this
+//! costs a look at a histogram every ten seconds.
 
 mod delivery;
 pub mod mesh;
@@ -28,29 +28,30 @@ use crate::watch::metrics::Metrics;
 use mesh::{Mesh, This};
 use postbell_engine::inbox::dispatcher::Here;
 
-/// Frames of what passes, a second.
+/// Frames of the flow a second.
 pub const FRAMES_PER_SECOND: u32 = 5;
-/// What may wait for one who watches. Who is behind by more is told no more.
+/// The most events that may wait for one who watches. A reader further behind is dropped.
 pub const BEHIND_MAX: usize = 64;
-/// How often the delivery time's minutes are looked at.
+/// How often the delivery time's minutes are read.
 const MINUTES_EVERY: Duration = Duration::from_secs(10);
-/// The mesh is read again after this, and after [`PAUSE_FACTOR`] times what reading it took.
+/// The least time between two readings of the mesh; a reading that took long is followed by [`PAUSE_FACTOR`] times
+/// its duration.
 const READ_EVERY: Duration = Duration::from_secs(2);
-/// Of one connection, watching takes a twentieth at most.
+/// Reading takes at most a twentieth of one connection.
 const PAUSE_FACTOR: u32 = 20;
-/// A large mesh is a large text, for everybody who watches.
+/// The pause grows with the mesh, whose text goes to everybody who watches.
 const READ_EVERY_PER_AGENT: Duration = Duration::from_millis(3);
-/// A database that does not answer is said to.
+/// After this time the database counts as not answering.
 const READ_WAIT: Duration = Duration::from_secs(4);
-/// How long the dispatcher may take to say who is here.
+/// How long the dispatcher may take to tell which agents are connected.
 const SURVEY_WAIT: Duration = Duration::from_secs(1);
 
-/// Everybody who may watch reads it, so it names no host.
+/// Everybody who may watch reads this, so it names no host.
 const OLD: &str =
     "The database could not be read: agents and depths are as they last were. The broker keeps trying.";
 const BOUNDS: Bounds = Bounds { agents: 20_000, flow_messages: 2_000, flow_seconds: 600 };
 
-/// What is shown; clones share it.
+/// The data that is shown; clones share it.
 #[derive(Clone)]
 pub struct Status(Arc<Shared>);
 
@@ -66,26 +67,26 @@ struct Shared {
     live: broadcast::Sender<Bytes>,
 }
 
-/// What was read last.
+/// The last reading.
 #[derive(Default)]
 struct Known {
     reading: Reading,
-    /// Why it may be old.
+    /// The reason why the reading may be old.
     fault: Option<String>,
-    /// Not read again before this.
+    /// The time before which the mesh is not read again.
     next: Option<Instant>,
     text: Bytes,
 }
 
-/// Who watches: text for an event stream.
+/// A place to watch, with text for an event stream.
 pub struct Live {
-    /// What comes; an error says that its reader is too slow, or that the broker stops.
+    /// The events. An error means that the reader is too slow, or that the broker stops.
     pub events: broadcast::Receiver<Bytes>,
     _watch: Watch,
 }
 
 impl Status {
-    /// Shows what these know. `inputs` is asked who is here.
+    /// Shows data of these parts. `inputs` is asked which agents are connected.
     pub fn new(
         pool: Pool,
         flow: Flow,
@@ -100,12 +101,12 @@ impl Status {
         Self(Arc::new(Shared { pool, flow, health, metrics, inputs, broker, started, known, live }))
     }
 
-    /// What passes.
+    /// The flow.
     pub fn flow(&self) -> &Flow {
         &self.0.flow
     }
 
-    /// Begins to watch; `None`: as many as may do already.
+    /// Begins to watch; `None` if as many as may already do.
     pub fn watch(&self) -> Option<Live> {
         let watch = self.0.flow.watch()?;
         Some(Live { events: self.0.live.subscribe(), _watch: watch })
@@ -113,7 +114,7 @@ impl Status {
 
     /// The mesh as JSON, read anew if it is time.
     pub async fn mesh(&self) -> Bytes {
-        // One reads, the others wait for it and find it fresh.
+        // One caller reads; the others wait and find the reading fresh.
         let mut known = self.0.known.lock().await;
         if known.next.is_none_or(|next| next <= Instant::now()) {
             self.read(&mut known).await;
@@ -145,7 +146,7 @@ impl Status {
         }
     }
 
-    /// Only what changed: a mesh at rest says nothing.
+    /// Sends the mesh only when it changed, so a mesh at rest sends nothing.
     async fn send_meshes(&self) {
         let mut last = Bytes::new();
         loop {
@@ -161,7 +162,7 @@ impl Status {
     }
 
     fn send(&self, event: &str, json: &[u8]) {
-        // Nobody may watch any more.
+        // Perhaps nobody watches any more.
         let _ = self.0.live.send(event_text(event, json));
     }
 
@@ -177,7 +178,7 @@ impl Status {
                 known.fault = Some(OLD.to_owned());
             }
         }
-        // A database that was not there is asked for again soon.
+        // If the database did not answer, it is read again soon.
         let took = if known.fault.is_none() { began.elapsed() } else { Duration::ZERO };
         let mesh = self.assemble(known, self.survey().await);
         let pause = READ_EVERY + READ_EVERY_PER_AGENT * mesh.agents.len() as u32;
@@ -219,7 +220,8 @@ impl Status {
         mesh
     }
 
-    /// Nobody, if the dispatcher does not answer: then the broker stops.
+    /// Asks the dispatcher which agents are connected. Empty if the dispatcher does not answer, because the broker
+    /// then stops.
     async fn survey(&self) -> HashMap<Arc<str>, Here> {
         let Some(inputs) = self.0.inputs.upgrade() else { return HashMap::new() };
         let (answer, answered) = oneshot::channel();
@@ -231,7 +233,7 @@ impl Status {
     }
 }
 
-/// An event of an event stream. JSON has no line end within.
+/// An event of an event stream. JSON text has no line end inside.
 pub fn event_text(event: &str, json: &[u8]) -> Bytes {
     [b"event: ", event.as_bytes(), b"\ndata: ", json, b"\n\n"].concat().into()
 }

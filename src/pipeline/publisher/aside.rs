@@ -1,4 +1,4 @@
-//! Sends that had to wait, and what the same agents send meanwhile: tried apart from all others, within a bound.
+//! Sends that had to wait, and the same agents' sends meanwhile: tried apart from all others, within a bound.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,23 +13,24 @@ use super::suspects::Suspects;
 use super::{BATCH_BYTES_MAX, BATCH_WAIT, HALF_WAIT};
 use crate::store::publish::{Held, Patience, Writer};
 
-/// A send that still has to wait is answered after this: `unavailable`.
+/// A send that still has to wait after this time is answered `unavailable`.
 pub const HELD_WAIT: Duration = Duration::from_secs(3);
-/// How often a lock is tried.
+/// The wait between two tries of a send that waits for a lock.
 const TRY_EVERY: Duration = Duration::from_millis(100);
-/// What one send with a slow trigger may take, alone.
+/// How long one send with a slow trigger may take, tried alone.
 const SLOW_WAIT: Patience = Patience { lock: HALF_WAIT.lock, statement: Duration::from_secs(2) };
-/// Of one round.
+/// The most sends in one round.
 const BATCH_MAX: usize = 100;
-/// Sends that are aside at a time, and their bytes; and of them one agent's. Beyond these the answer is `unavailable` at once.
+/// The most sends that are aside at a time, and their bytes; below, the same for one agent. Beyond these bounds a
+/// send is answered `unavailable` at once.
 pub const ASIDE_MAX: usize = 1_024;
 const ASIDE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const OF_ONE_MAX: usize = 256;
 const OF_ONE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// The connection is closed after so long without a send: hardly ever does one wait.
+/// The connection is closed after this long without a send, because sends seldom wait.
 const REST_AFTER: Duration = Duration::from_secs(30);
 
-// Its attempts end before the connection counts as dead.
+// A statement must end before its connection counts as dead.
 const _: () = assert!(SLOW_WAIT.statement.as_millis() < crate::store::connection::ANSWER_WAIT.as_millis());
 const _: () = assert!(OF_ONE_MAX * 4 <= ASIDE_MAX && OF_ONE_BYTES_MAX * 4 <= ASIDE_BYTES_MAX);
 
@@ -37,7 +38,7 @@ struct Waiting {
     item: Item,
     until: Instant,
     next: Instant,
-    /// What it had to wait for when it was tried alone.
+    /// Why it had to wait when it was tried alone.
     held: Option<Held>,
 }
 
@@ -46,12 +47,12 @@ pub(super) struct Aside {
     pub(super) suspects: Suspects,
     pub(super) teller: Teller,
     waiting: Vec<Waiting>,
-    /// Sends and bytes of each agent.
+    /// Each agent's sends and bytes.
     of: HashMap<Arc<str>, (usize, usize)>,
     bytes: usize,
 }
 
-/// A send and what it had to wait for.
+/// A send, and why it had to wait when it was tried alone.
 pub(super) type Given = (Item, Option<Held>);
 
 impl Aside {
@@ -59,7 +60,7 @@ impl Aside {
         Self { writer, suspects, teller, waiting: Vec::new(), of: HashMap::new(), bytes: 0 }
     }
 
-    /// Runs until nobody sends any more.
+    /// Runs until the channel closes.
     pub(super) async fn run(mut self, mut given: mpsc::Receiver<Given>) {
         let mut came = Vec::new();
         loop {
@@ -67,7 +68,7 @@ impl Aside {
             let rest = now + REST_AFTER;
             let next = self.waiting.iter().map(|w| w.next.min(w.until)).min();
             tokio::select! {
-                // What comes is taken first: it is only put down here.
+                // New sends are taken first: taking one only stores it.
                 biased;
                 n = given.recv_many(&mut came, ASIDE_MAX) => match n {
                     0 => return,
@@ -100,10 +101,12 @@ impl Aside {
         self.waiting.push(Waiting { item, until, next, held });
     }
 
-    /// What never waited goes first, as a batch; then one that was slow, so that the others' turn comes again.
+    /// Tries what is due: in batches the sends that never waited alone and those that wait for a lock, and last a
+    /// single slow one, so that the others soon have their turn again.
     async fn round(&mut self, now: Instant) {
         self.give_up(now);
-        // A key may be one of many that are held: what has none is not to wait for the tries.
+        // Any dedupe key may be held by another transaction, so sends without a key go first and do not wait while
+        // the others are tried.
         for has_key in [false, true] {
             let mut bytes = 0;
             let batch = self.take_out(BATCH_MAX, |w| {
@@ -136,7 +139,7 @@ impl Aside {
         }
         let mut answered = Vec::new();
         let mut items = Vec::with_capacity(batch.len());
-        // They come back as items: what else is known of them is kept by their ids.
+        // `parts::write` gives back items only, so the deadline and the reason are kept by message id.
         let mut known = HashMap::with_capacity(batch.len());
         for Waiting { item, until, held, .. } in batch {
             known.insert(item.message.id, (until, held));

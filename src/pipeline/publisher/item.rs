@@ -1,4 +1,4 @@
-//! A send on its way, and what it is answered.
+//! A send on its way, and its answer.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,16 +24,16 @@ pub(super) struct Item {
     trace: Option<Trace>,
 }
 
-/// What became of a send.
+/// The result of a send.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// It is committed, or the first one with its dedupe key is.
+    /// This message is committed, or the first message with its dedupe key is.
     Stored(Uuid),
-    /// The table does not take it, and never will.
+    /// The table does not take this message, and never will.
     Refused(String),
-    /// It is not stored for now.
+    /// The message is not stored, but may be later.
     NotStored(String),
-    /// A COMMIT whose answer was lost cannot be told from one that never was.
+    /// The answer to a COMMIT was lost, so nobody knows whether the message is stored.
     Unknown(String),
 }
 
@@ -54,18 +54,18 @@ impl Item {
         self.message.send.payload.get().len()
     }
 
-    /// Whether another transaction can hold its key.
+    /// Whether another transaction may hold its dedupe key.
     pub(super) fn has_key(&self) -> bool {
         self.message.send.dedupe_key.is_some()
     }
 
-    /// From now on it takes no room of the queue that all share.
+    /// Gives back its place in the queue that all agents share, but not its agent's quota.
     pub(super) fn give_back_room(&mut self) {
         self.held.1 = None;
     }
 }
 
-/// Whom to tell besides the sender.
+/// The others that learn of an answered send: the tail, the metrics, the spans.
 #[derive(Clone)]
 pub(super) struct Teller {
     pub(super) wake: Arc<Notify>,
@@ -99,7 +99,7 @@ impl Teller {
                 refusal(ErrorCode::Unavailable, format!("{sentence}; {advice}"), reference)
             }
         };
-        // Whoever hears the answer may send the next one.
+        // The share is given back first, so that a client that hears the answer can send at once.
         drop(held);
         // A session that does not read its answers is closed by the dispatcher's next push, or by its own silence.
         if outbox.try_send(Outgoing::Frame(frame)).is_err() {

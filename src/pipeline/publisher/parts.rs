@@ -1,4 +1,4 @@
-//! A batch that the database does not take as it is: halved until what is wrong with it stands alone.
+//! Writes a batch; if the database does not take it as it is, halves it until the send to blame stands alone.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,21 +6,22 @@ use std::time::{Duration, Instant};
 use super::item::{Item, Verdict};
 use crate::store::publish::{Held, Outgoing, Patience, Writer, held};
 
-/// How long the halves of a batch may wait in all; what is left then is tried again later, as a batch.
+/// How long the halves of a batch may wait in all. Sends that are left then are tried again later, as a batch.
 const WAITED_MAX: Duration = Duration::from_millis(300);
 
-/// What a batch came to, besides what was told.
+/// The sends of a batch that are not answered yet.
 #[derive(Default)]
 pub(super) struct Left {
-    /// Each of these alone had to wait.
+    /// Sends that had to wait when they were tried alone, and why.
     pub(super) held: Vec<(Item, Held)>,
-    /// There was no time to try these again.
+    /// Sends for which no time was left.
     pub(super) untried: Vec<Item>,
-    /// The whole batch was too slow, and none of it alone is to blame.
+    /// Whether the whole batch was too slow although none of its sends is slow alone.
     pub(super) too_large: bool,
 }
 
-/// Writes a batch; tells what became of each but for those that are left. The whole is given `first`, halves of it `then`.
+/// Writes a batch and answers every send except those in the returned `Left`. The whole batch is given the patience
+/// `first`, its halves `then`.
 pub(super) async fn write(
     writer: &mut Writer,
     batch: Vec<Item>,
@@ -44,17 +45,18 @@ pub(super) async fn write(
             }
             Err(error) => error,
         };
-        // What passes on a connection that goes on may be one row's: raised by its trigger, by a table elsewhere.
+        // If the connection goes on, a passing error may come from one row: raised by its trigger, or by a table
+        // elsewhere.
         let waits = held(&error).or_else(|| (error.is_retryable() && writer.is_open()).then_some(Held::Lock));
         if waits.is_none() && error.is_retryable() {
-            // The server is away: nothing is gained by asking it for the rest.
+            // The server cannot be reached, so the rest is not tried.
             let sentence = error.to_string();
             let rest = part.into_iter().chain(parts.into_iter().flatten());
             rest.for_each(|item| tell(item, Verdict::Unknown(sentence.clone())));
             return left;
         }
         if waits.is_some() {
-            // The whole batch's own wait is not the halves' fault.
+            // The halves' time does not include the wait of the whole batch.
             waited += if patience == then { began.elapsed() } else { Duration::ZERO };
             was_slow |= waits == Some(Held::Slow);
         }

@@ -1,6 +1,7 @@
-//! Agents one of whose sends had to wait: for a while theirs go another way, so that nobody else's wait with them.
+//! Agents with a send that had to wait. For a while their sends go another way, so that nobody else's sends wait with
+//! them.
 //!
-//! Pure but for its lock, which is held for a few look-ups: it takes `now`.
+//! Pure, as it takes `now`, but for a lock, which is held for a few look-ups.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,18 +9,19 @@ use std::time::{Duration, Instant};
 
 /// How long an agent's sends go the other way after one of them had to wait.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);
-/// Those remembered at a time. When it is full nobody is added: then a send that waits costs the batch it is in some
-/// milliseconds again.
+/// The most agents remembered. Beyond that no agent is added, and a send that waits again costs its batch some
+/// milliseconds.
 const SUSPECTS_MAX: usize = 4_096;
 
 #[derive(Debug)]
 struct Suspect {
     until: Instant,
-    /// Its sends that are on the other way. While there are any, the next ones follow them, to stay behind them.
+    /// This agent's unanswered sends on the other way. While there are any, the next ones follow them, to keep their
+    /// order.
     under_way: usize,
 }
 
-/// See the module; clones share it.
+/// The agents whose sends go the other way. Clones share one set.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Suspects(Arc<Mutex<HashMap<Arc<str>, Suspect>>>);
 
@@ -27,11 +29,11 @@ impl Suspects {
     /// Whether this agent's sends go the other way now.
     pub(super) fn has(&self, now: Instant, agent: &str) -> bool {
         let inside = self.inside();
-        // Nearly always: nobody.
+        // The set is nearly always empty.
         !inside.is_empty() && inside.get(agent).is_some_and(|s| s.under_way > 0 || now < s.until)
     }
 
-    /// One of this agent's sends had to wait; true if that is news.
+    /// Records that one of this agent's sends had to wait. Returns whether the agent is new here.
     pub(super) fn add(&self, now: Instant, agent: &Arc<str>) -> bool {
         let mut inside = self.inside();
         inside.retain(|_, s| s.under_way > 0 || now < s.until);
@@ -44,13 +46,13 @@ impl Suspects {
         is_news
     }
 
-    /// One of its sends goes the other way.
+    /// One of this agent's sends goes the other way.
     pub(super) fn entered(&self, now: Instant, agent: &Arc<str>) {
         let mut inside = self.inside();
         inside.entry(agent.clone()).or_insert(Suspect { until: now, under_way: 0 }).under_way += 1;
     }
 
-    /// One of its sends is answered.
+    /// One of this agent's sends that went the other way is answered.
     pub(super) fn left(&self, agent: &str) {
         if let Some(suspect) = self.inside().get_mut(agent) {
             suspect.under_way = suspect.under_way.saturating_sub(1);

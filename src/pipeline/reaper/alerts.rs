@@ -1,5 +1,5 @@
-//! Alerts that time makes: an agent stays away, or nobody acknowledges. Any broker may look; the database lets one of them
-//! act (`sql/queries/alerts_offline.sql`, `alerts_escalate.sql`).
+//! Alerts that come with time: an agent stays away, or nobody acknowledges an alert. Any broker may look; the
+//! database lets one of them act (`sql/queries/alerts_offline.sql`, `alerts_escalate.sql`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::store::{Pool, StoreError};
 use crate::watch::metrics::Metrics;
 use postbell_client::RECONNECT_MAX;
 
-/// However late the next is due, one looks so often: something may have been written by somebody else.
+/// The longest wait between two looks, however late the next alert is due: somebody else may have written something.
 const OFFLINE_EVERY: Duration = Duration::from_secs(10);
 const ESCALATE_EVERY: Duration = Duration::from_secs(30);
 const LOOK_MIN: Duration = Duration::from_secs(1);
 
-// Unless somebody sets it otherwise, an agent whose connection merely fell is back before anybody is told.
+// With the default settings, an agent that merely lost its connection is back before anybody is told.
 const _: () = assert!(RECONNECT_MAX.as_secs() < 15);
 
-/// Raises and escalates, for ever. Agents first get the time to come back that they have at any other moment: those of a
-/// broker that was away for an hour have been, too.
+/// Raises and escalates alerts, until the process ends. Agents are first given the usual time to come back, because
+/// if this broker was away for an hour, its agents were disconnected too.
 pub async fn run(pool: Pool, times: AlertTimes, wake: Arc<Notify>, metrics: Metrics) {
     let raise = async {
         sleep(times.offline).await;
@@ -35,7 +35,8 @@ pub async fn run(pool: Pool, times: AlertTimes, wake: Arc<Notify>, metrics: Metr
     tokio::join!(raise, escalate);
 }
 
-/// What is written right after a look is due so much later: the next look must not come after that.
+/// An absence or alert that is written right after a look is due `due_after` later, so the next look must not come
+/// later than that.
 fn look_every(due_after: Duration, at_most: Duration) -> Duration {
     due_after.clamp(LOOK_MIN, at_most)
 }

@@ -1,9 +1,10 @@
-//! The schema stays what it must be while the broker runs, and no message stays without its deliveries.
+//! Keeps the schema as it must be while the broker runs, and leaves no message without its deliveries.
 //!
-//! Every two seconds one statement takes what was written while no trigger of ours fired, and sees whether somebody touched a
-//! trigger; then all messages are looked at. The catalogs are compared with what this version needs at the start, now and then,
-//! and soon after a statement failed in a way that hints at it. What is missing is mended; a trigger that somebody switched
-//! off is not switched on behind his back: all messages are looked at again and again instead.
+//! Every two seconds one statement takes messages that were written while no trigger of ours fired, and sees whether
+//! somebody touched a trigger; if so, all messages are looked at. The catalogs are compared with the schema that this
+//! version needs: at the start, once a minute, and soon after a statement failed in a way that hints at drift.
+//! Missing parts are mended. A trigger that somebody switched off stays off: all messages are looked at again and
+//! again instead.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,40 +19,40 @@ use crate::store::sweep::{SWEEP_ROWS, look_at_all, sweep};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
 
-/// What no trigger saw is found within five seconds.
+/// A message that no trigger saw must be found within five seconds.
 const SWEEP_EVERY: Duration = Duration::from_secs(2);
-/// The comparison takes the database a twentieth of a second.
+/// One comparison takes the database a twentieth of a second.
 const COMPARE_EVERY: Duration = Duration::from_secs(60);
-/// Also where each statement fails, as it may for reasons of the user's.
+/// The least time between two comparisons, even while every statement fails, as it may for reasons of the user's.
 const COMPARE_MIN: Duration = Duration::from_secs(4);
-/// Of the time, at most this share goes into looking at all messages while a trigger is off.
+/// Looking at all messages takes at most one part in this many of the time while a trigger is off.
 const LOOK_SHARE: u32 = 20;
 
 const _: () = assert!(SWEEP_EVERY.as_secs() < 5 && COMPARE_MIN.as_secs() < 5);
 
-/// What upkeep needs of the others.
+/// The channels and settings of upkeep.
 pub struct Upkeep {
-    /// For the sweep.
+    /// Connections for the sweep.
     pub pool: Pool,
-    /// For what takes long, and for what is mended.
+    /// The database, for statements that take long and for mending.
     pub target: Target,
-    /// Told that something became ready.
+    /// Wakes the tail when deliveries became ready.
     pub wake: Arc<Notify>,
-    /// Told what has drifted.
+    /// Learns what has drifted.
     pub health: Health,
 }
 
-/// What was seen last.
+/// Findings of the last sweep and the last comparison.
 struct Seen {
     compared: Option<Instant>,
-    /// How many errors had smelled of drift then.
+    /// The number of errors that hinted at drift, at the last comparison.
     smells: u64,
     said: Vec<String>,
     look_after: Instant,
 }
 
 impl Upkeep {
-    /// Keeps up, for ever.
+    /// Runs until the process ends.
     pub async fn run(self) {
         let mut seen =
             Seen { compared: None, smells: drift::smells(), said: Vec::new(), look_after: Instant::now() };
@@ -63,7 +64,7 @@ impl Upkeep {
                     SWEEP_EVERY
                 }
             };
-            // Before the comparison: an error during it calls for another.
+            // Read before the comparison, because an error during the comparison calls for another one.
             let smells = drift::smells();
             let hinted = smells != seen.smells;
             let since = seen.compared.map(|at| at.elapsed());
@@ -79,7 +80,7 @@ impl Upkeep {
         }
     }
 
-    /// Makes up for what no trigger saw; says how soon to go on.
+    /// Makes deliveries for messages that no trigger saw. Returns the wait before the next sweep.
     async fn sweep(&self, seen: &mut Seen) -> Result<Duration, StoreError> {
         let swept = sweep(&self.pool).await?;
         if swept.ready > 0 {
@@ -101,7 +102,7 @@ impl Upkeep {
         Ok(if swept.took == i64::from(SWEEP_ROWS) { super::BETWEEN_BATCHES } else { SWEEP_EVERY })
     }
 
-    /// Compares; says what is new, and mends what may be mended.
+    /// Compares the schema; logs what is new, and mends what may be mended.
     async fn compare(&self, seen: &mut Seen) -> Result<(), StoreError> {
         let connection = Connection::open(&self.target).await?;
         let found = drift::differences(&connection).await?;
@@ -123,7 +124,8 @@ impl Upkeep {
         if is_new {
             tracing::error!(differences = %all, "the schema has drifted from what this version needs");
         }
-        // A table of the user's that is gone may be on its way to another name: `postbell migrate` makes it, on purpose.
+        // A missing table of the user's may be about to get another name, so only an operator's `postbell migrate`
+        // makes it.
         let is_users_table = |d: &Difference| d.needed.kind == "table" && d.needed.parent.is_empty();
         if found.iter().any(|d| !d.is_only_slow() && !d.is_disabled()) && !found.iter().any(is_users_table) {
             self.mend().await?;
@@ -143,7 +145,8 @@ impl Upkeep {
         for what in left {
             tracing::error!(what, "this could not be mended");
         }
-        // What each connection prepared may name what is gone: they see for themselves, and this one's caller looks again.
+        // Prepared statements may name parts that are gone; each connection finds that out itself. The tail is woken
+        // to look again.
         self.wake.notify_one();
         Ok(())
     }

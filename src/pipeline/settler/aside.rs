@@ -1,4 +1,5 @@
-//! Tries again what the user's tables did not take: in its own time, on a connection of its own while there is something.
+//! Tries again what was set aside because the user's tables did not take it: at its own pace, on a connection that
+//! exists only while something is set aside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,15 +10,15 @@ use tokio::time::{sleep, timeout};
 use crate::store::aside::{next_due, retry_due};
 use crate::store::{Connection, Pool, StoreError, Target, settle};
 
-/// How often it is looked at what other brokers set aside.
+/// How often to look for what other brokers set aside.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// What is due is tried at most so often: a table that refuses much must not be what the database is busy with.
+/// The least time between two tries: a table that refuses much must not keep the database busy.
 const TRY_EVERY: Duration = Duration::from_secs(1);
-/// After a failure of the database.
+/// The wait after the database failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 
-/// Runs for ever; `told` says that something was set aside here. Several brokers on a database do it beside each other: each row is
-/// locked by one.
+/// Runs until the process ends; `told` says that something was set aside here. Several brokers may do this at once,
+/// since each row is locked by one of them.
 pub async fn run(target: Target, pool: Pool, told: Arc<Notify>) {
     let mut connection = None;
     loop {
@@ -34,12 +35,12 @@ pub async fn run(target: Target, pool: Pool, told: Arc<Notify>) {
             }
         };
         sleep(TRY_EVERY.min(wait)).await;
-        // Either way it is time to look.
+        // Whether notified or timed out, it is time to look.
         let _ = timeout(wait.saturating_sub(TRY_EVERY), told.notified()).await;
     }
 }
 
-/// Tries what is due, and says when the next is, if anything is set aside.
+/// Tries the rows that are due. Returns the wait until the next is due, or `None` if nothing is set aside.
 async fn turn(
     target: &Target,
     pool: &Pool,

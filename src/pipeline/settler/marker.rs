@@ -1,5 +1,5 @@
-//! Marks messages that are with an agent for longer: on a connection of its own, so that what refuses a mark, or holds its row,
-//! holds up no outcome. A mark is a hint; one that a row does not take is given up.
+//! Marks messages that have been with an agent for a second. A connection of its own keeps a refused mark, or a
+//! locked row, from delaying outcomes. A mark is a hint: if a row does not take it, it is dropped.
 
 use std::time::{Duration, Instant};
 
@@ -10,11 +10,11 @@ use uuid::Uuid;
 use crate::store::settle::{self, mark_delivered, mark_each};
 use crate::store::{Connection, StoreError, Target};
 
-/// The most marks of one statement, so that none lasts long.
+/// The most marks in one statement, so that none lasts long.
 pub const MARK_BATCH_MAX: usize = 500;
-/// After a failure marks are given up for so long: a table that refuses one refuses many.
+/// The pause after a failure; the rest of the batch is dropped, since a table that refuses one mark refuses many.
 const PAUSE: Duration = Duration::from_secs(2);
-/// That a row does not take its mark is logged at most so often.
+/// The least time between two log lines that a row did not take its mark.
 const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until the dispatcher's task is gone.
@@ -44,7 +44,7 @@ pub async fn run(target: Target, mut marks: mpsc::Receiver<Vec<Uuid>>) {
     }
 }
 
-/// Gives why a row did not take its mark.
+/// Marks these messages. Returns the reason if a row did not take its mark.
 async fn mark(
     target: &Target,
     connection: &mut Option<Connection>,

@@ -1,4 +1,4 @@
-//! Whether a hello may come in, and as what.
+//! Whether a hello is accepted, and with which role and limits.
 
 use std::fmt;
 
@@ -12,17 +12,17 @@ use crate::store::pool::Pool;
 
 const AUTHENTICATE: &str = include_str!("../../../sql/queries/agent_authenticate.sql");
 
-/// What an agent may do.
+/// The rights of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Send to any agent.
+    /// May send to any agent.
     Agent,
-    /// Also send to everybody, and administer the dead letters of others.
+    /// May also send to everybody, and administer the dead letters of other inboxes.
     Orchestrator,
 }
 
 impl Role {
-    /// By its word in the registry. An adopted one may have other words: they allow what `agent` does.
+    /// The role of a word in the registry. An adopted registry may have other words, which allow what `agent` does.
     pub fn of(word: &str) -> Self {
         match word {
             "orchestrator" => Self::Orchestrator,
@@ -30,12 +30,12 @@ impl Role {
         }
     }
 
-    /// Whether it may send to every registered agent at once.
+    /// Whether the agent may send to every registered agent at once.
     pub fn may_broadcast(self) -> bool {
         self == Self::Orchestrator
     }
 
-    /// Whether it may administer the dead letters of every inbox.
+    /// Whether the agent may administer the dead letters of every inbox.
     pub fn may_administer(self) -> bool {
         self == Self::Orchestrator
     }
@@ -81,19 +81,19 @@ impl RoleLimits {
     }
 }
 
-/// Why a hello was refused: for the log alone. The client gets one answer for all, so that it does not learn which names
-/// exist.
+/// The reason why a hello was refused, for the log alone. The client gets the same answer for all of them, so that it
+/// does not learn which names exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
     /// No agent of this name is registered.
     UnknownAgent,
-    /// It is registered without a token, as an adopted mesh's agents are at first.
+    /// The agent has no token yet, as after an adoption.
     NoToken,
-    /// It has another token, or this one's overlap has ended.
+    /// The agent has another token, or the overlap of this one has ended.
     WrongToken,
     /// The token is right, and the agent is disabled.
     Disabled,
-    /// It wants to link, and its credential is no live broker's.
+    /// The session wants to link, and its credential is not that of a live broker.
     NoBroker,
 }
 
@@ -109,7 +109,7 @@ impl fmt::Display for Denial {
     }
 }
 
-/// The agent that has this token, or why it may not come in.
+/// Returns the agent whose token this is, or why the hello is refused.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -119,7 +119,7 @@ pub async fn authenticate(
     token: &str,
 ) -> Result<Result<AgentRow, Denial>, StoreError> {
     let presented = hash(token);
-    // A name that cannot be registered is not looked for; Postgres would reject a zero byte with an error.
+    // Such a name cannot be registered, and Postgres would answer a zero byte with an error.
     if check_name(agent).is_err() {
         return Ok(Err(Denial::UnknownAgent));
     }
@@ -127,7 +127,7 @@ pub async fn authenticate(
     let Some(row) = rows.first() else { return Ok(Err(Denial::UnknownAgent)) };
     let stored = |column| Ok::<_, StoreError>(row.cell::<_, Option<&[u8]>>(column)?.unwrap_or_default());
     let (current, previous) = (stored("token_hash")?, stored("token_hash_previous")?);
-    // Both are compared, whichever is right; neither is right where there is none.
+    // Both are always compared, so that the time does not tell which one matched. An absent hash never matches.
     let is_right = is_hash(&presented, current) | is_hash(&presented, previous);
     Ok(match (is_right, row.cell::<_, bool>("enabled")?) {
         (true, true) => Ok(AgentRow {

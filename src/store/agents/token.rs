@@ -1,4 +1,4 @@
-//! Tokens: 32 random bytes, shown once. The database has only their SHA-256.
+//! Tokens: 32 random bytes, shown once. The database keeps only their SHA-256.
 
 use std::fmt;
 
@@ -12,12 +12,12 @@ const RANDOM_BYTES: usize = 32;
 /// SHA-256 of a token. With 256 random bits there is nothing to guess, so no salt and no slow hash is needed.
 pub type TokenHash = [u8; 32];
 
-/// A token that was just made. It can be read once by whoever prints it, and never appears in a log.
+/// A token that was just made. Only `reveal` shows it; `Debug` does not, so no log holds it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// Makes one from the system's randomness.
+    /// Makes a token from the system's randomness.
     pub fn random() -> Self {
         let bytes: [u8; RANDOM_BYTES] = rand::random();
         Self(format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(bytes)))
@@ -28,7 +28,7 @@ impl Token {
         &self.0
     }
 
-    /// What is stored of it.
+    /// The hash that is stored.
     pub fn hash(&self) -> TokenHash {
         hash(&self.0)
     }
@@ -40,17 +40,17 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What is stored of a token.
+/// The hash of a token's text, as it is stored.
 pub fn hash(token: &str) -> TokenHash {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// A name of 43 characters for a text of any length; no other text has it.
+/// A short name, 43 characters, for a text of any length: its SHA-256, so in practice no two texts share one.
 pub fn fingerprint(text: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(hash(text))
 }
 
-/// Compares in a time that tells nothing of where the first difference is.
+/// Compares in constant time, so that the time does not tell where the first difference is.
 pub fn is_hash(a: &TokenHash, b: &[u8]) -> bool {
     a.as_slice().ct_eq(b).into()
 }

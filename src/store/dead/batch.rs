@@ -1,4 +1,5 @@
-//! Redriving and purging: many by one statement; where a row of the user's refuses that, halves of them, down to that row.
+//! Redriving and purging: many dead letters by one statement; if a row of the user's refuses that, halves of them,
+//! down to that row.
 
 use std::fmt;
 use std::time::Instant;
@@ -14,7 +15,8 @@ const PURGE: &str = include_str!("../../../sql/queries/dead_purge.sql");
 const CHOSEN: &str = include_str!("../../../sql/queries/dead_chosen.sql");
 const REFUSED: &str = include_str!("../../../sql/queries/dead_refused.sql");
 
-/// Dead letters that one transaction redrives or purges: a hundred thousand at once would be a long lock, and a wave.
+/// The most dead letters that one transaction redrives or purges. A hundred thousand at once would be a long lock,
+/// and a wave.
 const BATCH_ROWS: i64 = 5_000;
 /// Of so many refused rows the trigger is looked up; the others say what the database said.
 const EXPLAINED_MAX: usize = 20;
@@ -102,7 +104,7 @@ impl fmt::Display for Partly {
 
 impl std::error::Error for Partly {}
 
-/// Makes dead letters ready again, with all their attempts, and rings; says how many.
+/// Makes dead letters ready again, with all their attempts, and rings. Returns how many.
 ///
 /// # Errors
 /// See [`Partly`].
@@ -110,7 +112,7 @@ pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
     all(&Write::redrive(pool), chosen).await
 }
 
-/// Deletes dead letters; their messages stay `failed` until retention. Says how many.
+/// Deletes dead letters; their messages stay `failed` until retention. Returns how many.
 ///
 /// # Errors
 /// See [`Partly`].
@@ -118,11 +120,12 @@ pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
     all(&Write::purge(pool), chosen).await
 }
 
-/// Redrives the `ids`, of this inbox if one is given; or the inbox's, from after a delivery on, at most so many. In one
-/// transaction, unless a row is refused; then until this moment.
+/// Redrives at most `most` dead letters: the `ids` (only those of the inbox, if one is given), or those of the inbox
+/// with ids above `after`. One transaction redrives them all. If a row is refused, halves are tried until the time
+/// `until`.
 ///
 /// # Errors
-/// See [`StoreError`]; then it is not known which were redriven.
+/// See [`StoreError`]; nobody then knows which were redriven.
 pub async fn redrive_some(
     pool: &Pool,
     ids: Option<&[i64]>,
@@ -133,7 +136,7 @@ pub async fn redrive_some(
     some(&Write { until: Some(until), ..Write::redrive(pool) }, Range { ids, inbox, after, most }).await
 }
 
-/// The same for purging.
+/// Purges dead letters that are chosen as in [`redrive_some`].
 ///
 /// # Errors
 /// See [`redrive_some`].
@@ -167,7 +170,7 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Which dead letters a statement is for.
+/// The dead letters that a statement is for.
 #[derive(Clone, Copy)]
 struct Range<'a> {
     ids: Option<&'a [i64]>,
@@ -195,7 +198,8 @@ async fn in_batches(write: &Write<'_>, chosen: &Chosen<'_>, done: &mut Done) -> 
     }
 }
 
-/// Repeats until a batch is not full. Each begins after the last: what an agent fails at once is not redriven again.
+/// Repeats until a batch is not full. Each batch begins after the last one, so a letter that an agent fails at once
+/// is not redriven again.
 async fn all_of(
     write: &Write<'_>,
     ids: Option<&[i64]>,
@@ -238,13 +242,13 @@ async fn statement(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreErr
     })
 }
 
-/// The server answered, and goes on: one of the rows may be to blame.
+/// Whether one of the rows may be to blame: the server answered, and goes on.
 fn is_of_a_row(e: &StoreError) -> bool {
     let is_of_the_server = |code: &str| ["08", "25", "57P"].iter().any(|start| code.starts_with(start));
     e.sqlstate().is_some_and(|code| !is_of_the_server(code)) && e.fault() != Fault::Ours
 }
 
-/// What was refused as a whole: halves of it, until each row that is refused is alone.
+/// Tries halves of a range that was refused as a whole, until each refused row is alone.
 async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
     let Range { ids, inbox, after, most } = range;
     let rows = write.pool.query(CHOSEN, &[&ids, &inbox, &after, &most]).await?;
@@ -272,11 +276,12 @@ async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError>
             (Err(e), _) => return Err(e),
         }
     }
-    // Those that are no dead letters any more were looked at all the same.
+    // Letters that are gone by now count as looked at all the same.
     Ok(Done { looked, last, ..done })
 }
 
-/// The constraint or the trigger by name, where it can be found by writing the row once more, which is rolled back.
+/// The constraint or trigger that refuses a row, by name: found by writing the row once more, in a transaction that
+/// is rolled back.
 async fn why_refused(write: &Write<'_>, delivery_id: i64) -> Option<String> {
     let mut why = None;
     let read = |row: Option<&tokio_postgres::Row>| {

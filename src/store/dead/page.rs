@@ -1,4 +1,4 @@
-//! A page of dead letters as the protocol shows it.
+//! A page of dead letters, as the protocol shows it.
 
 use std::time::SystemTime;
 
@@ -17,17 +17,17 @@ use postbell_client::protocol::limits::{
 
 const PAGE: &str = include_str!("../../../sql/queries/dead_page.sql");
 
-/// What JSON may make of a character: `\u0000`.
+/// The most bytes that JSON makes of a character: `\u0000`.
 const ESCAPE_BYTES: usize = 6;
-/// The most bytes that a letter takes as JSON: the statement cuts three names and a reason, and the rest is numbers, times
-/// and keys.
+/// The most bytes that a letter takes as JSON. The statement cuts three names and a reason; the rest is numbers,
+/// times and keys.
 pub const LETTER_BYTES_MAX: usize =
     ESCAPE_BYTES * (3 * NAME_BYTES_MAX + REASON_BYTES_MAX) + DEAD_PAYLOAD_BYTES_MAX + 512;
 
-// So every page shows at least one, and asking on comes to an end.
+// Every page then shows at least one letter, so asking page by page comes to an end.
 const _: () = assert!(LETTER_BYTES_MAX <= DEAD_LETTERS_BYTES_MAX);
 
-/// The dead letters of an inbox, the oldest first, from after a delivery on; at most so many.
+/// Returns the dead letters of an inbox with ids above `after`, the oldest first; at most `most`.
 ///
 /// # Errors
 /// See [`StoreError`].

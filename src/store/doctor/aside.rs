@@ -1,11 +1,11 @@
-//! What the user's tables do not take.
+//! Writes that the user's tables do not take.
 
 use super::Check;
 use crate::store::aside::{COUNTED_MAX, Count, counts_on};
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 
-/// Each kind that is set aside, with one of its reasons.
+/// One check for each kind that is set aside, with one of its reasons.
 pub(super) async fn set_aside(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let counts = counts_on(connection).await?;
     if counts.is_empty() {

@@ -1,4 +1,4 @@
-//! What Postbell itself installed, and what this role may do with it.
+//! The parts that Postbell installed, and the rights that this role has on them.
 
 use super::Check;
 use crate::store::cell::Cells;
@@ -64,7 +64,7 @@ fn drifted(difference: &Difference) -> Check {
     }
 }
 
-/// Messages that no trigger saw.
+/// Messages without a delivery, because no trigger saw them.
 pub(super) async fn unrouted(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let row = connection.query_one(UNROUTED, &[&UNROUTED_COUNTED_MAX]).await?;
     let (unrouted, noted): (i64, i64) = (row.cell("unrouted")?, row.cell("noted")?);
@@ -90,7 +90,7 @@ pub(super) async fn rights(connection: &Connection) -> Result<Vec<Check>, StoreE
         .collect();
     let (hidden, role) = rights::hidden(connection).await?;
     checks.extend(hidden.iter().map(|sentence| Check::fail("rights", sentence.clone())));
-    // No role: there is no table yet, which another check says.
+    // If there is no role, there is no table yet, and another check says so.
     if let (true, Some(role)) = (checks.is_empty(), role) {
         checks.push(Check::ok("rights", format!("{role} may do what the broker does, and sees every row")));
     }

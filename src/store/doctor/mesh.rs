@@ -1,4 +1,4 @@
-//! The user's tables and agents: what makes them slow, open or deaf.
+//! The user's tables and agents: findings that make a mesh slow, open or deaf.
 
 use super::{Check, listed};
 use crate::store::cell::{Cells, Lossy};
@@ -11,12 +11,12 @@ const AGENTS: &str = include_str!("../../../sql/queries/doctor_agents.sql");
 const BROKERS: &str = include_str!("../../../sql/queries/doctor_brokers.sql");
 const UNKNOWN: &str = include_str!("../../../sql/queries/doctor_unknown.sql");
 
-/// Names that a sentence lists.
+/// The most names that a sentence lists.
 const NAMES_MAX: usize = 10;
-/// What waits in one inbox is counted up to here.
+/// The deliveries that wait in one inbox are counted up to here.
 const WAITING_COUNTED_MAX: i64 = 10_000;
 
-/// Indexes on an adopted table that make each ack dearer.
+/// Indexes on an adopted table that make each ack more expensive.
 pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let rows = connection.query(INDEXES, &[]).await?;
     if rows.is_empty() {
@@ -39,7 +39,7 @@ pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, Store
     )])
 }
 
-/// Policies and grants that let every logged-in user read all.
+/// Policies and grants that let every logged-in user read all rows.
 pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let rows = connection.query(POLICIES, &[]).await?;
     let checks: Vec<_> = rows
@@ -68,7 +68,7 @@ pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, Stor
     }
 }
 
-/// Brokers that live and have a duty that stands still.
+/// Live brokers with a duty that stands still.
 pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let rows = connection.query(BROKERS, &[]).await?;
     let mut checks = Vec::new();
@@ -91,7 +91,7 @@ pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, Store
     Ok(checks)
 }
 
-/// Agents that cannot connect for want of a token.
+/// Agents that cannot connect because they have no token.
 pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let row = connection.query_one(AGENTS, &[]).await?;
     let (registered, without): (i64, Vec<String>) =
@@ -117,7 +117,7 @@ fn names(texts: Vec<Lossy>) -> Vec<String> {
     texts.into_iter().map(|text| text.0).collect()
 }
 
-/// Messages for names that nobody has: misspelt, or of an agent that is yet to come.
+/// Messages for names under which nobody is registered: misspelt, or of an agent that is yet to come.
 pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let asked = NAMES_MAX as i64 + 1;
     let rows = connection.query(UNKNOWN, &[&asked, &WAITING_COUNTED_MAX]).await?;

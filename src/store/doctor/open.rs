@@ -1,4 +1,4 @@
-//! What is open to the roles of Supabase's API besides reading, and what of schema postbell is open at all.
+//! Rights beyond reading that the roles of Supabase's API have, and any right of theirs on schema postbell.
 
 use tokio_postgres::Row;
 
@@ -20,7 +20,7 @@ pub(super) async fn open(connection: &Connection) -> Result<Vec<Check>, StoreErr
     }
 }
 
-/// What is open still, reading included: what `postbell policies apply` could not close.
+/// Everything that is still open, reading included, because `postbell policies apply` could not close it.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -47,7 +47,7 @@ fn check(row: &Row) -> Result<Check, StoreError> {
         ),
         "token_hash" => format!("{who} may read token_hash in {object}: {apply}"),
         "usage" => format!("{who} may look into {object}, which is the broker's alone: {apply}"),
-        // Only by hand: what is installed is never so (tests/it/policies.rs).
+        // The function must be mended by hand. An installed function is never like this (tests/it/policies.rs).
         _ => {
             return Ok(Check::fail(
                 "api roles",

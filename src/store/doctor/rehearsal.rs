@@ -1,11 +1,13 @@
-//! The life of a message, tried: what a constraint or a trigger that was added later refuses is named before messages suffer.
+//! Tries the life of a message, so that a constraint or a trigger that was added later is named before messages
+//! suffer from it.
 
 use super::Check;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 use crate::store::rehearsal::{Before, rehearse};
 
-/// In a transaction that is rolled back, on the tables as they are. It holds no table, only rows of its own.
+/// Rehearses in a transaction that is rolled back, on the tables as they are. The transaction locks no table, only
+/// rows of its own.
 pub(super) async fn rehearsal(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let found = match rehearse(connection, &Before::default()).await {
         Ok(found) => found,

@@ -1,4 +1,4 @@
-//! The server, the way to it, and whether it can be listened to.
+//! The server, the way to it, and whether LISTEN works.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,16 +13,17 @@ use crate::store::url::{DatabaseUrl, SslMode};
 const SERVER: &str = include_str!("../../../sql/queries/doctor_server.sql");
 const CLOCK: &str = include_str!("../../../sql/queries/doctor_clock.sql");
 
-/// A notification that takes longer does not arrive at all.
+/// A notification that takes longer than this will not arrive at all.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
-/// The clock is asked this often; the fastest answer is the most exact.
+/// How many times the server's clock is read; the fastest answer is the most exact.
 const CLOCK_ROUNDS: usize = 3;
-/// Times that agents send (and times in logs) are off by as much as the clocks differ.
+/// Times that agents send, and times in logs, are wrong by as much as the clocks differ.
 const CLOCK_SECONDS_MAX: f64 = 1.0;
-/// Share of the notification queue; it fills up only behind a session that listens and never ends its transaction.
+/// A share of the notification queue. The queue fills up only behind a session that listens and never ends its
+/// transaction.
 const QUEUE_USAGE_MAX: f64 = 0.1;
 
-/// What the URL says by itself.
+/// Checks the URL itself.
 pub(super) fn url(target: &Target) -> Vec<Check> {
     let ignored = target.url.ignored();
     if ignored.is_empty() {
@@ -100,11 +101,11 @@ fn tls(url: &DatabaseUrl, has_tls: bool, version: Option<String>) -> Check {
     }
 }
 
-/// Makes a LISTEN/NOTIFY round trip and says how long it took.
+/// Makes a LISTEN/NOTIFY round trip and reports how long it took.
 pub(super) async fn listens(target: &Target) -> Check {
     match round_trip(target, LISTEN_WAIT).await {
         Ok(took) => {
-            // A pooler cannot be told from the server by its answers, but those that people use say it in their name.
+            // A pooler's answers are those of the server, but common poolers have the word in their host name.
             let way = if target.url.host().contains("pooler") { "a session pooler" } else { "directly" };
             Check::ok(
                 "listen",
@@ -115,14 +116,14 @@ pub(super) async fn listens(target: &Target) -> Check {
     }
 }
 
-/// How far this machine's clock is from the server's.
+/// The difference between this machine's clock and the server's.
 pub(super) async fn clock(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let mut best: Option<(Duration, f64)> = None;
     for _ in 0..CLOCK_ROUNDS {
         let (asked, at) = (Instant::now(), unix_seconds());
         let theirs: f64 = connection.query_one(CLOCK, &[]).await?.cell("now")?;
         let took = asked.elapsed();
-        // The server looked at its clock about half way.
+        // The server is taken to have read its clock half way through the round trip.
         let difference = theirs - (at + took.as_secs_f64() / 2.0);
         if best.is_none_or(|(fastest, _)| took < fastest) {
             best = Some((took, difference));

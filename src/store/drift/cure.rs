@@ -1,14 +1,16 @@
-//! What mends a difference, where that is safe; and what the user can do where it is not.
+//! The SQL that mends a difference, if that is safe; otherwise what the user can do.
 
 use super::{Difference, Object};
 use crate::store::migrate::MIGRATIONS;
 
-/// Columns by which everything else names a row: to make one anew in a table that has rows would give them other names.
+/// Columns by which everything else names a row. Making one anew in a table with rows would give the rows other
+/// names.
 const NAMES_ROWS: &[(&str, &str)] =
     &[("agent_messages", "message_id"), ("agent_registry", "agent_id"), ("agent_alerts", "alert_id")];
 
 impl Difference {
-    /// The SQL that mends it, in the user's schema; `None` where only the user can, or where triggers/ does.
+    /// The SQL that mends the difference, in the user's schema; `None` if only the user can mend it, or if installing
+    /// the triggers does.
     pub fn cure(&self) -> Option<String> {
         let Object { kind, parent, name, remake, .. } = self.needed;
         let is_missing = self.found.is_none();
@@ -32,7 +34,7 @@ impl Difference {
         }
     }
 
-    /// What the user can do, after the sentence and a colon.
+    /// The user's way out, as it follows the sentence and a colon.
     pub fn way_out(&self) -> String {
         let Object { kind, parent, name, definition, remake } = self.needed;
         let found = self.found.as_deref().unwrap_or_default();
@@ -73,7 +75,7 @@ impl Difference {
     fn column_anew(&self) -> String {
         let Object { parent, name, remake, .. } = self.needed;
         if (parent.as_str(), name.as_str()) == ("postbell.deliveries", "state") {
-            // The other columns still tell.
+            // The value of `state` follows from other columns.
             return format!(
                 "{remake}; update postbell.deliveries set state = case when dead_at is not null then 'dead' \
                  when due_at is not null then 'scheduled' else 'ready' end::postbell.delivery_state"
@@ -87,7 +89,8 @@ impl Difference {
         }
     }
 
-    /// A column of ours: everything about it as in `add column NAME TYPE [generated … as identity] [default …] [not null]`.
+    /// Alters a column of Postbell's own table to be as in `add column NAME TYPE [generated … as identity] [default
+    /// …] [not null]`.
     fn column_altered(&self) -> Option<String> {
         let Object { parent, name, remake, definition, .. } = self.needed;
         let made = remake.split_once(&format!(" add column {name} "))?.1;
@@ -109,7 +112,7 @@ impl Difference {
             parts.push("drop default".to_owned());
             parts.push(format!("alter column {name} type {kind} using {name}::text::{kind}"));
         }
-        // An identity has a sequence for a default.
+        // An identity has a sequence in place of a default.
         if identity.is_none() {
             parts.push(default);
         }
@@ -135,7 +138,7 @@ impl Difference {
         Some(format!("alter table {parent} {}{next}", parts.join(", ")))
     }
 
-    /// A user's column that lost the default that rows without it need.
+    /// Restores the default of a user's column that lost it although rows without a value need it.
     fn default_restored(&self) -> Option<String> {
         let Object { parent, name, remake, definition, .. } = self.needed;
         let lost = definition.ends_with(" has a default")
@@ -147,14 +150,14 @@ impl Difference {
         lost.then(|| format!("alter table {parent} alter column {name} set default {default}"))
     }
 
-    /// `create or replace` cannot change what a function returns.
+    /// Whether the function still returns the same type, since `create or replace` cannot change that.
     fn returns_the_same(&self) -> bool {
         let result = |text: &str| text.split('|').next().map(str::to_owned);
         self.found.as_deref().is_some_and(|f| result(f) == result(&self.needed.definition))
     }
 }
 
-/// What the migrations put into a table when they made it.
+/// The INSERTs by which the migrations filled a table when they made it.
 fn rows_of(table: &str) -> String {
     let begins = format!("\ninsert into {table} ");
     let of = |sql: &str| {

@@ -99,7 +99,7 @@ fn a_table_that_is_made_anew_has_the_rows_that_it_came_with() {
 
 #[test]
 fn only_some_errors_smell_of_drift() {
-    // Other tests may fail so meanwhile: the number only grows.
+    // Other tests may cause such errors meanwhile, so the number may grow but never falls.
     let of = |code| {
         let before = smells();
         smell(code);

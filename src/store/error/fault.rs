@@ -1,20 +1,21 @@
-//! Whose fault an error of the database is: what decides whether to try again, to set one row aside, or to report a defect.
+//! Whose fault an error of the database is. The answer decides whether to try again, to set one row aside, or to
+//! report a defect.
 
-/// Whose fault it is.
+/// The party at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The server's or the network's, for now: the same call may succeed later.
+    /// The server or the network, for now: the same call may succeed later.
     Passing,
     /// The statement took too long, or waited too long for a lock: a part of it may succeed, and later all of it.
     Slow,
-    /// The user's: a row, a constraint, a trigger, a generated column or a right. Trying again changes nothing; the other
-    /// rows can be written.
+    /// The user's tables: a row, a constraint, a trigger, a generated column or a right. Trying again changes
+    /// nothing; the other rows can be written.
     Refused,
-    /// Postbell's own: the statement or the schema is wrong.
+    /// Postbell: the statement or the schema is wrong.
     Ours,
 }
 
-/// Every class of SQLSTATE, or single codes before their class, with whose fault it is and why.
+/// Classes of SQLSTATE, with single codes before their class: the party at fault, and why.
 const PLACES: &[(&str, Fault, &str)] = &[
     ("25006", Fault::Passing, "read-only: a standby; the primary takes the write after a failover"),
     ("25P03", Fault::Passing, "idle in a transaction for too long: the session is gone, a new one works"),
@@ -76,7 +77,7 @@ const PLACES: &[(&str, Fault, &str)] = &[
 ];
 
 impl Fault {
-    /// Of an error with this code. An unknown code, such as a trigger may raise, is the user's.
+    /// The fault of an error with this code. An unknown code, such as a trigger may raise, is the user's.
     pub(super) fn of(code: &str) -> Self {
         PLACES
             .iter()

@@ -1,13 +1,14 @@
-//! What the server said, in a sentence that holds nothing of a row.
+//! A sentence for an error of the server that holds nothing of a row.
 //!
-//! Messages, details, hints and contexts of the server quote what was written: `Failing row contains (…)`, `Key (dedupe_key)=(…)`,
-//! `invalid input syntax for type json … Token "…"`, and whatever a trigger raises. A log is read by others than the table, and an
-//! answer by another agent. So a sentence is made of the error's code and of names: of tables, columns, constraints, types and
-//! functions. The server's own words are passed on only where [`speaks`] lists them. The server's log has the rest.
+//! Messages, details, hints and contexts of the server quote values: `Failing row contains (…)`, `Key
+//! (dedupe_key)=(…)`, `invalid input syntax for type json … Token "…"`, and whatever a trigger raises. A log has
+//! other readers than the table, and an answer goes to another agent. So a sentence is made of the error's code and
+//! of names: of tables, columns, constraints, types and functions. The server's own message is passed on only for the
+//! codes that [`speaks`] lists. The server's log has the rest.
 
 use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
-/// An error as the driver gives it, for a person.
+/// The sentence for an error as the driver gives it.
 pub(super) fn of(error: &DbError) -> String {
     let known = Known {
         code: error.code(),
@@ -29,12 +30,12 @@ pub(super) fn of(error: &DbError) -> String {
     known.sentence()
 }
 
-/// What of an error is looked at; neither its detail nor its hint.
+/// The parts of an error that are read; its detail and its hint are not.
 struct Known<'a> {
     code: &'a SqlState,
     message: &'a str,
     context: Option<&'a str>,
-    /// The server's source file: who raised it.
+    /// The server's source file that raised the error.
     file: &'a str,
     origin: Origin,
     names: [(&'static str, Option<&'a str>); 4],
@@ -65,53 +66,55 @@ impl Known<'_> {
         said
     }
 
-    /// Whether a procedural language raised it (`pl_exec.c`, `plpy_elog.c`, …): then each of its parts, the names among them,
-    /// is what a function's author wrote, often with values of the row.
+    /// Whether a procedural language raised the error (`pl_exec.c`, `plpy_elog.c`, …). Then every part of the error,
+    /// names included, was written by a function's author, often with values of the row.
     fn is_raised(&self) -> bool {
         self.file.starts_with("pl_") || self.file.starts_with("plp") || self.file.starts_with("plv8") || {
-            // A server that hides its files: what comes out of a function is not believed.
+            // A server may hide its files. Then an error from within a function counts as raised.
             self.file.is_empty() && self.context.is_some()
         }
     }
 
-    /// Whether the server's own message holds no data. Never within a function: that may have built its statement from
-    /// values, which are then its syntax, its columns and its tables.
+    /// Whether the server's own message holds no data. Messages from within a function may hold data: the function
+    /// may have built its statement from values, which the message then quotes as syntax, columns or tables.
     fn speaks(&self) -> bool {
         self.context.is_none() && !self.is_raised() && speaks(self.code.code(), self.origin)
     }
 }
 
-/// Where an error comes from.
+/// The step in which an error arose.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Origin {
-    /// From making or ending a connection.
+    /// Making or ending a connection.
     Connection,
-    /// From reading the statement, which is a file of ours: the server names the place in it.
+    /// Parsing the statement, which is a file of ours; the server names the position in its text.
     Statement,
-    /// From carrying the statement out: here are values.
+    /// Carrying out the statement, which has values.
     Values,
 }
 
-/// Codes whose messages hold names, numbers of bytes and settings, but no values.
+/// Whether messages with this code hold only names, numbers of bytes and settings, and no values.
 fn speaks(code: &str, origin: Origin) -> bool {
     match &code[..code.len().min(2)] {
-        // Who logs in, to which database. A function that is given the name of one from a row says it as well.
+        // Logins: the user and the database. A function that takes one of these names from a row gives the same
+        // codes.
         "08" | "28" | "3D" => origin == Origin::Connection,
-        // Unknown tables, columns, functions, schemas. A cast to regclass says it of a value.
+        // Unknown tables, columns, functions, schemas. A cast to regclass gives these codes for a value.
         "42" | "3F" | "0A" => origin == Origin::Statement || matches!(code, "42501" | "428C9"),
-        // Read only, deadlocks; out of something, too long for an index; cancelled, shut down.
+        // Read only, deadlocks; out of a resource, too long for an index; cancelled, shut down.
         "25" | "40" | "53" | "54" | "57" => true,
         // In use or locked; a broken disk.
         "55" | "58" | "XX" => matches!(code, "55000" | "55006" | "55P03" | "58030" | "XX001" | "XX002"),
-        // Constraints: named in the message; the row is in the detail.
+        // Constraints: the message has names; the row is in the detail.
         "23" => true,
-        // "value too long for type character varying(255)", "division by zero": all others of class 22 quote the value.
+        // "value too long for type character varying(255)" and "division by zero". All other messages of class 22
+        // quote the value.
         "22" => matches!(code, "22001" | "22012"),
         _ => false,
     }
 }
 
-/// Words for a code whose message is not passed on.
+/// A text for a code whose message is not passed on.
 fn words(code: &str) -> &'static str {
     match code {
         "22001" => "a value is too long",
@@ -156,9 +159,9 @@ fn advice(code: &SqlState) -> Option<&'static str> {
     })
 }
 
-/// The function in which it happened, with its line: `check_message() line 3`. The first line of a context is the innermost and
-/// begins as the server makes it. After it come statements with their values; so the last line, which is the trigger's, is
-/// read only where no value can be in it.
+/// The function in which the error arose, with its line: `check_message() line 3`. The first line of a context is the
+/// innermost and begins as the server writes it. Further lines may hold statements with values. So the last line,
+/// which is the trigger's, is read only if no value can be in it.
 fn function(context: &str) -> Option<String> {
     let called = |line: &str| {
         let rest = line.strip_prefix("PL/pgSQL function ")?;
@@ -170,7 +173,7 @@ fn function(context: &str) -> Option<String> {
     };
     let first = context.lines().next().unwrap_or_default();
     called(first).or_else(|| {
-        // `SQL statement "…"` in it may be any text, over many lines.
+        // `SQL statement "…"` may hold any text, over many lines.
         let is_built = context.contains("with parameters:") || context.matches("SQL statement").count() > 1;
         if is_built { None } else { called(context.lines().last().unwrap_or_default()) }
     })
@@ -198,7 +201,7 @@ mod tests {
             check.sentence(),
             "the database says: new row for relation \"agent_messages\" violates check constraint \"c\" (SQLSTATE 23514)"
         );
-        // The same, raised in a trigger's own words.
+        // The same error, raised in a trigger's own words.
         check.message = "secret";
         check.context = Some("PL/pgSQL function f() line 3 at RAISE");
         check.file = "pl_exec.c";

@@ -1,5 +1,5 @@
-//! Databases that have Postbell's schema and no record of how they came by it: copied by `pg_dump --schema-only`, as for a
-//! branch of a Supabase project, or robbed of `postbell.migrations`.
+//! Databases with Postbell's schema but without its record of migrations: copied by `pg_dump --schema-only`, as for a
+//! branch of a Supabase project, or with `postbell.migrations` dropped.
 
 use super::embedded::{MIGRATIONS, digest};
 use super::state::Found;
@@ -8,11 +8,12 @@ use crate::store::cell::Cells;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 
-/// Removes what is left of an earlier Postbell and holds nothing.
+/// Removes the parts of an earlier Postbell that hold no rows.
 pub(super) const CLEAR: &str = include_str!("../../../sql/queries/migrations_clear.sql");
 const HOLDS: &str = include_str!("../../../sql/queries/schema_holds.sql");
 
-/// Makes room for the migrations, or records them where their tables are in use: what differs is mended afterwards.
+/// Clears the schema for the migrations. A schema whose tables hold rows is not cleared: all migrations are recorded,
+/// and `mend` then brings the tables to this version.
 pub(super) async fn settle(connection: &Connection, found: &Found) -> Result<(), StoreError> {
     let result = match found.has_parts && holds(connection).await? {
         true => record_all(connection).await,
@@ -36,9 +37,10 @@ async fn clear(connection: &Connection) -> Result<(), StoreError> {
     connection.batch(&format!("{BEGIN}; {CLEAR}; commit")).await
 }
 
-/// The tables hold something, so they are brought to this version as they are, not made anew.
+/// Records every migration as applied: the tables hold rows, so they are brought to this version as they are, and not
+/// made anew.
 async fn record_all(connection: &Connection) -> Result<(), StoreError> {
-    // The record may be there and unreadable for want of a column.
+    // The record may exist and be unreadable because a column is missing.
     connection.batch(&format!("{BEGIN}; drop table if exists postbell.migrations; {BOOTSTRAP};")).await?;
     for migration in MIGRATIONS {
         let sha256 = digest(migration.sql);

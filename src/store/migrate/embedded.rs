@@ -1,24 +1,24 @@
-//! The SQL that this binary carries: migrations, which are history, and triggers, which are as they should be now.
+//! The SQL that this binary carries: migrations, which are history, and triggers, which are as they must be now.
 
 use sha2::{Digest, Sha256};
 
-/// A step of the schema's history. Its text is never edited once it was released.
+/// A step of the schema's history. Its text is never edited once it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// 1, 2, 3 and so on without a gap.
     pub version: i32,
     /// The file's name without number and ending.
     pub name: &'static str,
-    /// What it does.
+    /// The SQL that it runs.
     pub sql: &'static str,
 }
 
 /// A trigger on one of the user's tables, with its function: one file of `triggers/`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trigger {
-    /// The file's name without ending; the trigger's own is `postbell_` before it.
+    /// The file's name without ending; the trigger is called `postbell_` and this name.
     pub name: &'static str,
-    /// What installs it, over an older one too.
+    /// The SQL that installs it, also over an older one.
     pub sql: &'static str,
 }
 
@@ -106,19 +106,19 @@ pub const TRIGGERS: &[Trigger] = &[
     Trigger { name: "unseen", sql: include_str!("../../../triggers/unseen.sql") },
 ];
 
-/// The trigger that makes deliveries: while it is absent, messages wait without one.
+/// The trigger that makes deliveries. While this trigger is absent, messages wait without one.
 pub(super) const ROUTE: &str = "route";
 
 /// The trigger that fires where the others do not.
 pub(super) const UNSEEN: &str = "unseen";
 
-/// The version this binary works with.
+/// The version that this binary works with.
 pub fn version_wanted() -> i32 {
     MIGRATIONS.last().map_or(0, |m| m.version)
 }
 
 impl Migration {
-    /// As in the file's name: `0002_agent_tables`.
+    /// The file's name without ending: `0002_agent_tables`.
     pub fn label(&self) -> String {
         format!("{:04}_{}", self.version, self.name)
     }
@@ -131,7 +131,7 @@ impl Trigger {
     }
 }
 
-/// SHA-256 of a text, in hexadecimal: what is recorded of a migration or trigger.
+/// SHA-256 of a text in hexadecimal, as it is recorded for a migration or trigger.
 pub(super) fn digest(sql: &str) -> String {
     Sha256::digest(sql.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }

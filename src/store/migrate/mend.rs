@@ -1,4 +1,4 @@
-//! Mends what differs from the schema that this version needs, each part in a transaction of its own.
+//! Mends differences from the schema that this version needs, each part in a transaction of its own.
 
 use super::state::Found;
 use super::{BEGIN, Plan, roll_back, triggers};
@@ -10,10 +10,10 @@ use crate::store::rights;
 
 const LOOK: &str = include_str!("../../../sql/queries/sweep_all.sql");
 
-/// One part may need another: a view a column, a default a sequence.
+/// The most rounds of mending. One part may need another: a view a column, a default a sequence.
 const ROUNDS_MAX: usize = 8;
 
-/// Everything that is as it is now and not history: what differs is mended, then the triggers are installed.
+/// Brings everything that is not history to this version: mends differences, then installs the triggers.
 pub(super) async fn finish(
     connection: &Connection,
     done: &mut Plan,
@@ -21,7 +21,7 @@ pub(super) async fn finish(
 ) -> Result<(), StoreError> {
     let had_drift = !Found::read(connection).await?.drift.is_empty();
     if had_drift {
-        // The plan said what differed then; this is what was done.
+        // The plan named the differences before the migrations; now those that were mended are named.
         done.mends.retain(|m| m.starts_with("the record"));
         done.mends.extend(mend(connection).await?);
     }
@@ -29,7 +29,7 @@ pub(super) async fn finish(
     let left: Vec<_> =
         found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()).collect();
     if !left.is_empty() {
-        // Triggers on what is not whole would only fail.
+        // Triggers on tables that are not whole would only fail.
         done.triggers.clear();
         done.left = left.into_iter().map(told).collect();
         return Ok(());
@@ -37,7 +37,8 @@ pub(super) async fn finish(
     let triggers = found.stale_triggers();
     done.triggers = triggers.iter().map(|t| t.full_name()).collect();
     done.deliveries = triggers::install(connection, &found, &triggers, applied).await?;
-    // Messages that came while something was wrong have no deliveries; a missing trigger was made up for when it was made.
+    // Messages that came while a part was missing have no deliveries. If the route trigger was missing, installing it
+    // made them.
     if !done.mends.is_empty() || had_drift && done.deliveries.is_none() {
         let ready = look(connection).await?;
         done.deliveries = done.deliveries.map(|n| n + ready).or(Some(ready).filter(|n| *n > 0));
@@ -49,7 +50,7 @@ pub(super) async fn finish(
     Ok(())
 }
 
-/// Mends all but the triggers, which triggers.rs installs; says what was mended, as it was.
+/// Mends every part but the triggers, which triggers.rs installs. Returns a sentence for each part that was mended.
 async fn mend(connection: &Connection) -> Result<Vec<String>, StoreError> {
     let mut mended = Vec::new();
     for _ in 0..ROUNDS_MAX {
@@ -65,7 +66,7 @@ async fn mend(connection: &Connection) -> Result<Vec<String>, StoreError> {
                     }
                 }
                 Err(error) if error.is_retryable() => return Err(error),
-                // Said at the end, with a way out, unless a later round mends it.
+                // If no later round mends the part, the end result names it with a way out.
                 Err(error) => tracing::debug!(%error, sentence, "not mended"),
             }
         }
@@ -76,12 +77,13 @@ async fn mend(connection: &Connection) -> Result<Vec<String>, StoreError> {
     Ok(mended)
 }
 
-/// What is left after the triggers were installed, each with what to do.
+/// The differences that are left after the triggers were installed, each with what to do.
 async fn left_over(connection: &Connection) -> Result<Vec<String>, StoreError> {
     Ok(differences(connection).await?.iter().filter(|d| !d.is_only_slow()).map(told).collect())
 }
 
-/// Gives this role what it lacks of what a broker needs, where it may: says what, and what it may not.
+/// Grants this role the rights that a broker needs, as far as possible. Returns the rights that were granted, and
+/// those that are still lacking.
 async fn rights(connection: &Connection) -> Result<(Vec<String>, Vec<String>), StoreError> {
     let before = rights::lacking(connection).await?;
     for right in &before {
@@ -89,7 +91,7 @@ async fn rights(connection: &Connection) -> Result<(Vec<String>, Vec<String>), S
             tracing::debug!(%error, right = right.sentence(), "not granted");
         }
     }
-    // Where nothing may be granted Postgres warns, and says that it did.
+    // If nothing may be granted, Postgres only warns, and the statement succeeds. So the rights are read again.
     let after = rights::lacking(connection).await?;
     let granted = before.iter().filter(|right| !after.contains(right)).map(rights::Lack::sentence);
     let lacking = after.iter().map(|right| format!("{}: {}", right.sentence(), right.way_out()));
@@ -101,14 +103,14 @@ pub(super) fn told(difference: &Difference) -> String {
     format!("{}: {}", difference.sentence(), difference.way_out())
 }
 
-/// After something was mended: messages that came meanwhile have no deliveries.
+/// Makes deliveries for messages that came before the schema was mended; returns how many.
 async fn look(connection: &Connection) -> Result<u64, StoreError> {
     let ready: Option<i64> = connection.query_one(LOOK, &[]).await?.cell("ready")?;
     Ok(u64::try_from(ready.unwrap_or(0)).unwrap_or(0))
 }
 
 async fn apply(connection: &Connection, cure: &str) -> Result<(), StoreError> {
-    // A function may name a table that comes after it.
+    // A function may name a table that is made after it.
     let result =
         connection.batch(&format!("{BEGIN}; set local check_function_bodies = off; {cure}; commit")).await;
     if result.is_err() {

@@ -1,5 +1,5 @@
-//! `postbell policies`: rights and row level policies for the roles of Supabase's API, applied on purpose and never by
-//! `postbell migrate`, since the pollers of a mesh live by the rights they have.
+//! `postbell policies`: rights and row level policies for the roles of Supabase's API. An operator applies them, and
+//! `postbell migrate` never does, since the pollers of a mesh depend on the rights that they have.
 
 use serde::Serialize;
 
@@ -11,18 +11,18 @@ use crate::store::error::StoreError;
 
 const FOUND: &str = include_str!("../../../sql/queries/policies_found.sql");
 
-/// A file of `sql/policies`, which can be applied over an older one.
+/// A file of `sql/policies`, which can also be applied over an older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyFile {
     /// The file's name without ending.
     pub name: &'static str,
-    /// What it makes so, in a sentence.
+    /// The state after it was applied, in a sentence.
     pub does: &'static str,
-    /// What makes it so.
+    /// The SQL that it runs.
     pub sql: &'static str,
 }
 
-/// What makes the roles where Supabase has not.
+/// The file that creates the roles of Supabase's API if they are missing.
 pub const ROLES: PolicyFile = PolicyFile {
     name: "roles",
     does: "anon, authenticated and service_role exist",
@@ -63,24 +63,24 @@ pub const POLICIES: &[PolicyFile] = &[
     },
 ];
 
-/// What was done, and what an administrator should know of it.
+/// The changes, and what an administrator should know of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Applied {
     /// Roles that were created.
     pub created_roles: Vec<String>,
-    /// Files, by their names.
+    /// The names of the files that were applied.
     pub files: Vec<&'static str>,
-    /// Policies that were there before; they can open no more than ours now.
+    /// Policies that existed before; they can open no more than ours now.
     pub foreign: Vec<String>,
     /// Roles with rights of their own on a table whose row level security was off: they see no row now.
     pub shut_out: Vec<String>,
 }
 
-/// Applies every policy in one transaction; a second call leaves what the first one made.
+/// Applies every policy in one transaction. A second call changes nothing.
 ///
 /// # Errors
-/// The schema is not that of this version, a role is missing and was not to be created, or this role may not do it;
-/// then nothing was changed.
+/// The schema is not that of this version, a role is missing and was not to be created, or this role lacks the
+/// rights. In each case nothing was changed.
 pub async fn apply(target: &Target, create_roles: bool) -> Result<Applied, StoreError> {
     let connection = Connection::open(target).await?;
     connection.batch(SESSION).await?;

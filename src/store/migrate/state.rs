@@ -1,4 +1,4 @@
-//! What schema a database has, against the one that this binary knows.
+//! The schema that a database has, compared with the one that this binary knows.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ const FOUND: &str = include_str!("../../../sql/queries/schema_found.sql");
 const MIGRATIONS_LIST: &str = include_str!("../../../sql/queries/migrations_list.sql");
 const TRIGGERS_FOUND: &str = include_str!("../../../sql/queries/triggers_found.sql");
 
-/// The oldest server that works: 13 has `xid8`, snapshots of it and `gen_random_uuid()`.
+/// The oldest server version that works: 13 has `xid8`, snapshots of it and `gen_random_uuid()`.
 pub const SERVER_VERSION_MIN: i32 = 130_000;
 
 /// Whether a broker can work with the database as it is.
@@ -22,44 +22,44 @@ pub const SERVER_VERSION_MIN: i32 = 130_000;
 pub enum SchemaState {
     /// Nothing is installed.
     Missing,
-    /// Migrations are missing.
+    /// Some migrations were not applied.
     Older {
-        /// The newest that was applied.
+        /// The newest version that was applied.
         found: i32,
-        /// The newest that this binary has.
+        /// The newest version that this binary has.
         wanted: i32,
     },
-    /// A newer Postbell migrated it.
+    /// A newer Postbell migrated the database.
     Newer {
-        /// The newest that was applied.
+        /// The newest version that was applied.
         found: i32,
-        /// The newest that this binary has.
+        /// The newest version that this binary has.
         wanted: i32,
     },
     /// A migration was applied with another text than this binary has.
     Changed {
-        /// Which.
+        /// The label of that migration.
         migration: String,
     },
-    /// It was installed for the tables of another schema.
+    /// Postbell was installed for the tables of another schema.
     OtherSchema {
-        /// That one.
+        /// The name of that schema.
         found: String,
-        /// The one of POSTBELL_SCHEMA; `None`: it does not exist.
+        /// The schema of POSTBELL_SCHEMA; `None` if it does not exist.
         wanted: Option<String>,
     },
-    /// There are tables of Postbell, and no record of migrations.
+    /// There are tables of Postbell, but no record of migrations.
     Copied,
     /// These parts are missing or not as they must be.
     Drifted(Vec<String>),
     /// These triggers are missing, disabled, or of another version.
     TriggersStale(Vec<String>),
-    /// As it should be.
+    /// All is well.
     Current,
 }
 
 impl SchemaState {
-    /// Why a broker must not run on this schema and what to do, in a sentence; `None` if it may.
+    /// Why a broker must not run on this schema and what to do, in a sentence; `None` if it may run.
     pub fn refusal(&self) -> Option<String> {
         Some(match self {
             Self::Current => return None,
@@ -98,7 +98,7 @@ impl SchemaState {
     }
 }
 
-/// How the database stands to this binary.
+/// Reads the state of the database.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -122,11 +122,11 @@ pub(super) struct Installed {
     pub(super) name: String,
     pub(super) sha256: String,
     pub(super) applied_at: SystemTime,
-    /// Postgres's letter; `None` where it is gone.
+    /// Postgres's letter for when the trigger fires; `None` if the trigger is gone.
     pub(super) enabled: Option<String>,
 }
 
-/// What an ordinary INSERT finds of a trigger.
+/// A trigger as it is for an ordinary INSERT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TriggerState {
     Missing,
@@ -135,20 +135,20 @@ pub(super) enum TriggerState {
     Current,
 }
 
-/// Everything that was found, read once.
+/// Everything that was found, in one reading.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Found {
     pub(super) server_version_num: i32,
     pub(super) server_version: String,
     pub(super) schema: Option<String>,
     pub(super) installed_for: Option<String>,
-    /// Those of the mesh's tables that are there.
+    /// The tables of the mesh that exist.
     pub(super) tables: Vec<String>,
     pub(super) applied: Vec<Applied>,
     pub(super) triggers: Vec<Installed>,
-    /// There is more of Postbell than the record of migrations.
+    /// Whether there is more of Postbell than the record of migrations.
     pub(super) has_parts: bool,
-    /// What differs from this version's schema, where that is what was applied.
+    /// Differences from this version's schema; read only if this version was applied.
     pub(super) drift: Vec<Difference>,
 }
 
@@ -179,7 +179,7 @@ impl Found {
         Ok(found)
     }
 
-    /// Whether nothing differs from what its record says, so that what is done to it can be tried first.
+    /// Whether the schema is as its record says, so that changes to it can be rehearsed.
     pub(super) fn is_whole(&self) -> bool {
         self.drift.iter().all(Difference::is_only_slow) && (self.version() > 0 || !self.has_parts)
     }
@@ -203,7 +203,8 @@ impl Found {
         match (found.enabled.as_deref(), difference) {
             (None, _) => TriggerState::Missing,
             (Some("D"), _) => TriggerState::Disabled,
-            // Fires only where a replica applies changes, so not for a producer; one is meant for that.
+            // The trigger fires only while a replica applies changes, so not for a producer. `unseen` alone is meant
+            // to.
             (Some("R"), _) if trigger.name != UNSEEN => TriggerState::Disabled,
             _ if found.sha256 != digest(trigger.sql) => TriggerState::Outdated,
             (_, Some(difference)) if difference.found.is_none() => TriggerState::Missing,
@@ -248,7 +249,7 @@ impl Found {
         }
     }
 
-    /// The first applied migration whose text is not the binary's.
+    /// The first applied migration whose text is not this binary's.
     fn tampered(&self) -> Option<&'static Migration> {
         MIGRATIONS
             .iter()
@@ -256,7 +257,8 @@ impl Found {
     }
 }
 
-/// In SQL_ASCII a text is any bytes, and in another encoding most names and payloads cannot be stored.
+/// Refuses every encoding but UTF8: SQL_ASCII lets any bytes into a text, and no other encoding can store most names
+/// and payloads.
 fn refuse_encoding(encoding: &str) -> Result<(), StoreError> {
     if encoding == "UTF8" {
         return Ok(());
@@ -268,7 +270,7 @@ fn refuse_encoding(encoding: &str) -> Result<(), StoreError> {
     )))
 }
 
-/// A table that lacks a column says nothing: it is made anew.
+/// Reads a table that lacks a column as empty; it is made anew.
 fn unless_unreadable(rows: Result<Vec<Row>, StoreError>) -> Result<Vec<Row>, StoreError> {
     match rows {
         Err(error) if error.sqlstate() == Some("42703") => Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! `postbell migrate --status`: each migration and trigger, and how it is.
+//! `postbell migrate --status`: the state of each migration and trigger.
 
 use std::time::SystemTime;
 
@@ -8,29 +8,29 @@ use crate::base::moment;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 
-/// A migration or trigger of this binary or of the database.
+/// A migration or trigger that this binary or the database has.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct StatusLine {
     /// `migration` or `trigger`.
     pub kind: &'static str,
-    /// As its file is called, without ending.
+    /// The migration's file name without ending, or the trigger's name in Postgres.
     pub name: String,
-    /// `applied`, `pending`, `changed` (another text was applied) or `unknown` (of a newer Postbell); of a trigger
-    /// `installed`, `missing`, `disabled` or `outdated`.
+    /// A migration is `applied`, `pending`, `changed` (another text was applied) or `unknown` (of a newer Postbell);
+    /// a trigger is `installed`, `missing`, `disabled` or `outdated`.
     pub state: &'static str,
-    /// When it was applied or installed.
+    /// The time at which it was applied or installed.
     #[serde(serialize_with = "moment::serialize")]
     pub applied_at: Option<SystemTime>,
-    /// By which database role.
+    /// The database role that applied it; `None` for a trigger.
     pub by: Option<String>,
 }
 
-/// What there is and how it stands.
+/// The migrations, the triggers and the state of the whole.
 #[derive(Clone, Debug)]
 pub struct Status {
     /// Migrations by version, then triggers.
     pub lines: Vec<StatusLine>,
-    /// The whole, as `serve` judges it.
+    /// The state of the whole, as `serve` judges it.
     pub state: SchemaState,
 }
 

@@ -1,4 +1,5 @@
-//! Installs the triggers of `triggers/`, and makes up for the time that the route trigger was absent.
+//! Installs the triggers of `triggers/`, and makes the deliveries that are missing because the route trigger was
+//! absent.
 
 use super::embedded::{ROUTE, Trigger, digest};
 use super::state::{Found, TriggerState};
@@ -12,17 +13,17 @@ const KNOWN: &str = include_str!("../../../sql/queries/broadcasts_known.sql");
 const LOOKED: &str = include_str!("../../../sql/queries/looked.sql");
 const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
 
-/// Whether deliveries are to be made for what waits: the route trigger did not fire before.
+/// Whether deliveries must be made for waiting messages, because the route trigger did not fire before.
 pub(super) fn makes_up(found: &Found, stale: &[&'static Trigger]) -> bool {
     let routed =
         |t: &Trigger| matches!(found.trigger_state(t), TriggerState::Current | TriggerState::Outdated);
     stale.iter().any(|t| t.name == ROUTE && !routed(t))
 }
 
-/// Installs these in one transaction. Where the route trigger did not fire before, that transaction also makes the
-/// deliveries of what waits: CREATE TRIGGER waits for every writer and keeps new ones out until the commit, so no
-/// message slips between. Returns how many deliveries it made; `None` if there was nothing to make up for. `applied`: how
-/// many migrations were applied before it.
+/// Installs these triggers in one transaction. If the route trigger did not fire before, that transaction also makes
+/// the deliveries of waiting messages: CREATE TRIGGER waits for every writer and keeps new ones out until the commit,
+/// so no message is left out. Returns how many deliveries were made; `None` if none could be missing. `applied` is
+/// the number of migrations that were applied before.
 pub(super) async fn install(
     connection: &Connection,
     found: &Found,
@@ -65,7 +66,7 @@ async fn install_in_transaction(
     let mut deliveries = 0;
     if make_up {
         deliveries = connection.execute(ADOPT_WAITING, &[]).await?;
-        // A broker may be asleep on this database already, if only the trigger had gone.
+        // If only the trigger had gone, a broker may be asleep on this database.
         connection.batch("notify postbell").await?;
     }
     if routes {

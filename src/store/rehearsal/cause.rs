@@ -1,13 +1,14 @@
-//! Why a step failed and what to do: the column, constraint or trigger by its name. Never a row: by the class of the error
-//! alone, since its text and its details may hold values.
+//! Why a step failed and what to do: names the column, constraint or trigger, but never quotes a row. So only the
+//! class of the error decides, since its text and details may hold values.
 
 use super::fault::{Fault, capital};
 
-/// Errors that speak of tables, columns, types and rights: of the schema, not of a row.
+/// Classes of errors about tables, columns, types and rights. Such errors are about the schema and not a row, so
+/// their text may be shown.
 const OF_THE_SCHEMA: [&str; 6] = ["42", "0A", "25", "2B", "54", "55"];
 
 impl Fault {
-    /// Why, and what to do.
+    /// The reason, and the advice.
     pub(super) fn explain(&self, schema: &str, role: &str) -> (String, String) {
         let own = self.table.as_ref().map(|table| format!("{schema}.{table}"));
         let failed =
@@ -41,7 +42,7 @@ impl Fault {
         (format!("{} {why}", triggers(names)), advice)
     }
 
-    /// Nothing failed, and the row is not what was written.
+    /// Explains a step without an error after which the row is not as it was written.
     fn of_change(&self, table: &str, role: &str) -> (String, String) {
         let (mut suspects, mut advice) = (Vec::new(), Vec::new());
         if let (Some(column), Some(default)) = (&self.column, &self.default) {
@@ -172,7 +173,7 @@ fn triggers(names: &[String]) -> String {
     }
 }
 
-/// How a role comes to see every row.
+/// The ways in which a role can see every row.
 fn see_all(table: &str, role: &str) -> String {
     format!(
         "connect as the owner of {table} with `alter table {table} no force row level security`, or `alter role {role} \

@@ -1,4 +1,4 @@
-//! What the rehearsal found, and what it is worth: those of one cause in one sentence.
+//! Judges the faults that a rehearsal found; faults with one cause become one sentence.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,37 +9,37 @@ use super::Rehearsed;
 use crate::store::error::StoreError;
 use postbell_client::message::MessageType;
 
-/// How many things that do not work a sentence lists.
+/// The most consequences that a sentence lists.
 const SO_MAX: usize = 6;
 
-/// As sql/queries/rehearsal.sql writes it.
+/// The result as sql/queries/rehearsal.sql writes it.
 #[derive(Deserialize)]
 pub(super) struct Found {
     pub(super) schema: String,
     pub(super) role: String,
-    /// The goals and steps that were reached, with the way where there are several.
+    /// The goals and steps that were reached, with the way if there are several.
     pub(super) reached: BTreeMap<String, Option<String>>,
     pub(super) deliveries: Option<u64>,
-    /// Messages to many that wait and have no recipient, by what addresses them.
+    /// Waiting messages to many that have no recipient, by the column that addresses them.
     pub(super) unreached: BTreeMap<String, u64>,
     pub(super) faults: Vec<Fault>,
 }
 
-/// A step that failed: what steps.rs says of it, columns of the server's error, and of the catalogs.
+/// A step that failed: its description in steps.rs, and columns of the server's error and of the catalogs.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Fault {
     pub(super) level: String,
-    /// The table that the step is about; `None`: a migration or a trigger.
+    /// The table of the step; `None` for a migration or a trigger.
     pub(super) table: Option<String>,
-    /// What does not work then; of a migration its name.
+    /// The consequence of the fault; for a migration its name.
     pub(super) so: String,
     pub(super) goal: Option<String>,
-    /// What to say instead of `so` where the goal was reached by the words of the mesh's own.
+    /// The consequence if the goal was reached another way, such as by a row like the mesh's own.
     pub(super) otherwise: Option<String>,
-    /// The step sends messages of this type.
+    /// The type of the messages that the step sends.
     pub(super) r#type: Option<String>,
-    /// The only error that makes it a fault.
+    /// The only error that makes this step a fault.
     pub(super) only: Option<String>,
     pub(super) sqlstate: String,
     pub(super) said: String,
@@ -47,21 +47,21 @@ pub(super) struct Fault {
     pub(super) of_table: Option<String>,
     pub(super) column: Option<String>,
     pub(super) constraint: Option<String>,
-    /// The columns of a key that is there twice.
+    /// The columns of a key that exists twice.
     pub(super) key: Option<String>,
-    /// Row level security holds for this role.
+    /// Whether row level security applies to this role.
     pub(super) row_security: Option<bool>,
     pub(super) triggers: Option<Vec<String>>,
     pub(super) rules: Option<Vec<String>>,
     pub(super) default: Option<String>,
-    /// Columns that are shorter than what is written to them, with their types.
+    /// Columns that are too short for the written values, with their types.
     pub(super) narrow: Option<Vec<String>>,
 }
 
-/// There was nothing to try it with. The codes that begin with PB are sql/queries/rehearsal.sql's own.
+/// The step had no row to try. Codes that begin with PB are sql/queries/rehearsal.sql's own.
 const NOTHING_THERE: &str = "PB000";
 
-/// Faults of one cause.
+/// The faults of one cause.
 struct Cause {
     refuses: bool,
     why: String,
@@ -70,7 +70,7 @@ struct Cause {
 }
 
 impl Found {
-    /// Refusals and warnings.
+    /// Sorts the faults into refusals and warnings.
     ///
     /// # Errors
     /// A sentence: a lock was not given, so nothing is known.
@@ -88,7 +88,7 @@ impl Found {
         Ok(rehearsed)
     }
 
-    /// What waits and is for nobody would be over without anybody having had it.
+    /// Warns of waiting messages without a recipient: they would be over although nobody had them.
     fn unreached(&self) -> impl Iterator<Item = String> {
         let table = format!("{}.agent_messages", self.schema);
         self.unreached.iter().filter(|(_, n)| **n > 0).map(move |(column, n)| match column.as_str() {
@@ -101,7 +101,7 @@ impl Found {
     }
 
     fn causes(&self) -> Vec<Cause> {
-        // A table may take some types only; one that takes none lets no agent send.
+        // A table may take only some types. Agents can send nothing only if the table takes none.
         let sends = self.faults.iter().filter(|f| f.r#type.is_some()).count() < MessageType::ALL.len();
         let mut causes: Vec<Cause> = Vec::new();
         for fault in &self.faults {
@@ -125,7 +125,9 @@ impl Found {
         causes
     }
 
-    /// Whether it refuses; `None`: it is no fault, since what it was for was reached by the words of the mesh's own.
+    /// Whether the fault refuses; otherwise it warns, as it does if only rows like the mesh's own reached the goal.
+    /// `None` if it is no fault: nothing could be tried, the error is not the one of `only`, or Postbell's own words
+    /// reached the goal.
     fn weight(&self, fault: &Fault, sends: bool) -> Option<bool> {
         if fault.sqlstate == NOTHING_THERE || fault.only.as_ref().is_some_and(|only| *only != fault.sqlstate)
         {
@@ -139,7 +141,7 @@ impl Found {
         }
     }
 
-    /// By which way what the step was for was reached all the same.
+    /// The way by which the goal of the step was reached all the same.
     fn way(&self, fault: &Fault) -> Option<&str> {
         self.reached.get(fault.goal.as_ref()?)?.as_deref()
     }
@@ -151,12 +153,12 @@ impl Cause {
             n if n > SO_MAX => format!("{}; and {} things more", self.so[..SO_MAX].join("; "), n - SO_MAX),
             _ => self.so.join("; "),
         };
-        // A name stays as it is written.
+        // A name keeps its first letter.
         let why = match self.why.split(' ').next() {
             Some("the" | "one") => capital(&self.why),
             _ => self.why.clone(),
         };
-        // Of a migration the cause says already what was not done.
+        // For a migration the reason already says what was not applied.
         match self.so.iter().any(|so| why.starts_with(so.as_str())) {
             true => format!("{why}. {}", self.advice),
             false => format!("{why}, so {so}. {}", self.advice),
@@ -165,7 +167,7 @@ impl Cause {
 }
 
 impl Fault {
-    /// Somebody holds what it needs.
+    /// The error if another transaction holds a table or row that the step needs.
     fn lock(&self) -> StoreError {
         let held = "another transaction holds the table, or rows of it; try again when it has ended";
         StoreError::unavailable(match self.table {

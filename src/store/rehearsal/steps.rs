@@ -1,7 +1,8 @@
-//! Which steps the rehearsal has, with what each is worth.
+//! The steps of the rehearsal, with the weight of each.
 //!
-//! `refuse`: without it no message lives, so a broker could not work at all: agents cannot be registered, a message gets no
-//! delivery, an acknowledgement cannot be written. `warn`: messages flow, and what is named fails by itself, each time.
+//! `refuse`: without this step no message lives, so a broker could not work at all: agents cannot be registered, a
+//! message gets no delivery, an acknowledgement cannot be written. `warn`: messages flow, and only the named thing
+//! fails, each time.
 
 use serde_json::{Value, json};
 
@@ -18,7 +19,7 @@ macro_rules! statements {
     };
 }
 
-/// The broker's own statements, so that what is tried is what will be done.
+/// The broker's own statements, so that the rehearsal tries the very same.
 pub(super) fn statements() -> Value {
     statements![
         "adopt_waiting",
@@ -41,7 +42,7 @@ pub(super) fn statements() -> Value {
     ]
 }
 
-/// The longest that a broker writes to a column, where that is not a name: `varchar(20)` does for a status.
+/// The longest value that a broker writes to each column without names: `varchar(20)` is enough for a status.
 pub(super) fn longest() -> Value {
     json!({
         "status": 9, "message_type": 9, "severity": 8, "alert_type": 13, "role": 12, "offline_reason": 12,
@@ -49,17 +50,17 @@ pub(super) fn longest() -> Value {
     })
 }
 
-/// A migration or a trigger.
+/// Applies a migration or a trigger.
 pub(super) fn apply(name: &str, sql: &str) -> Value {
     json!({"level": "refuse", "table": null, "so": name, "acts": ["apply"], "sql": sql})
 }
 
-/// The deliveries of what waits.
+/// Makes the deliveries of waiting messages.
 pub(super) fn adopt() -> Value {
     step("refuse", MESSAGES, "what waits cannot be given its deliveries", &["adopt"])
 }
 
-/// The life of a message, of those who send and take it, and of an alert.
+/// The life of a message, of the agents that send and take it, and of an alert.
 pub(super) fn life() -> Vec<Value> {
     let mut steps = registering();
     steps.extend(inserting());
@@ -81,7 +82,8 @@ fn with(mut step: Value, more: Value) -> Value {
     step
 }
 
-/// A registry may know other types and environments than `agent add` gives; at worst there are agents already.
+/// A registry may only take other types and environments than `agent add` gives. At worst, agents are registered
+/// already.
 fn registering() -> Vec<Value> {
     let so = "no agent can be registered (`postbell agent add`)";
     let otherwise = "an agent with the defaults of `postbell agent add` is refused, though one like those that are there is not";
@@ -110,7 +112,7 @@ fn registering() -> Vec<Value> {
     ]
 }
 
-/// As a producer inserts it who knows the old columns alone. A mesh may have words of its own.
+/// Inserts a message as a producer that knows only the old columns. A mesh may have words of its own.
 fn inserting() -> Vec<Value> {
     let so = "no message can be inserted and delivered";
     let otherwise = "a message with an empty payload is refused, though one like those that are there is not";
@@ -156,7 +158,7 @@ fn settling() -> Vec<Value> {
     ]
 }
 
-/// What agents send, with the longest values that the protocol allows.
+/// Sends, with the longest values that the protocol allows.
 fn sending() -> Vec<Value> {
     let long = "x".repeat(NAME_BYTES_MAX);
     let send = |so: &str, send: Value, acts: &[&str]| {
@@ -180,7 +182,7 @@ fn sending() -> Vec<Value> {
             step("warn", MESSAGES, "messages to all cannot be inserted", &["broadcast"]),
             json!({"needs": ["message"]}),
         ),
-        // One that is inserted and reaches nobody is lost to all without a word.
+        // A message that is inserted and reaches nobody would be lost without a word.
         with(
             step("refuse", MESSAGES, "messages to all reach nobody", &["broadcast", "arrives"]),
             json!({"needs": ["agents", "messages to all cannot be inserted"]}),
@@ -221,7 +223,7 @@ fn sending() -> Vec<Value> {
     steps
 }
 
-/// Every word that a broker writes of an agent.
+/// Every word that a broker writes about an agent.
 fn presence() -> Vec<Value> {
     let presence = |so: &str, acts: &[&str], more: Value| {
         with(with(step("warn", REGISTRY, so, acts), json!({"needs": ["agents"]})), more)

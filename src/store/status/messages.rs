@@ -1,4 +1,4 @@
-//! The last messages of an agent.
+//! The latest messages of an agent.
 
 use std::time::SystemTime;
 
@@ -15,14 +15,14 @@ use crate::store::pool::Pool;
 
 const MESSAGES: &str = include_str!("../../../sql/queries/status_messages.sql");
 
-/// The most that one answer has.
+/// The most messages in one answer.
 pub const MESSAGES_MAX: i64 = 200;
-/// What is done is looked for among so many of the newest: some 20 ms of the database.
+/// Messages that are over are looked for among this many of the newest: some 20 ms of the database.
 const LOOKED_AT: i64 = 20_000;
 /// The longest payload that is shown, in bytes of text.
 const PAYLOAD_BYTES_MAX: i32 = 4_096;
 
-/// A message from or to an agent, and what is left of its delivery. Times are RFC 3339.
+/// A message from or to an agent, and its delivery if there still is one. Times are RFC 3339.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of agent_messages and deliveries")]
 pub struct Message {
@@ -30,7 +30,7 @@ pub struct Message {
     pub from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// The topic, the environment or the group of what is for many, or one of many.
+    /// The topic, the environment or the group, for a message to many or to one of many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub many: Option<String>,
     #[serde(rename = "type")]
@@ -44,14 +44,14 @@ pub struct Message {
     pub deliver_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What is not settled yet, or dead.
+    /// The delivery, if it is not settled yet or is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery: Option<Delivery>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<RawValue>>,
 }
 
-/// What is left of a message's delivery.
+/// The delivery of a message.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of deliveries")]
 pub struct Delivery {
@@ -64,11 +64,11 @@ pub struct Delivery {
     pub dead_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Recipients that have not settled it yet.
+    /// The number of recipients that have not settled the message yet.
     pub open: i64,
 }
 
-/// The last messages from and to an agent, the newest first; and the database's clock.
+/// Returns the latest messages from and to an agent, the newest first, and the time by the database's clock.
 ///
 /// # Errors
 /// See [`StoreError`].

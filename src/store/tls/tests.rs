@@ -1,5 +1,5 @@
-//! Real handshakes with a server that speaks just enough Postgres to start TLS. Certificates come
-//! from the openssl command; without it these tests say so and pass.
+//! Real handshakes with a server that speaks just enough Postgres to start TLS. The openssl command makes the
+//! certificates; without that command these tests say so and pass.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// An authority, a certificate of its for `db.example.test`, and a second authority of no one.
+/// An authority, a certificate from it for `db.example.test`, and a second authority that issued nothing.
 fn certificates() -> Option<TempDir> {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("ext"), "subjectAltName=DNS:db.example.test\n").unwrap();
@@ -39,7 +39,7 @@ fn certificates() -> Option<TempDir> {
     Some(dir)
 }
 
-/// Takes connections: accepts TLS and hangs up after the handshake, or refuses TLS.
+/// Accepts connections. Either speaks TLS and hangs up after the handshake, or refuses TLS.
 fn serve(dir: &Path, offers_tls: bool) -> u16 {
     let pem = |name: &str| std::fs::read(dir.join(name)).unwrap();
     let chain = vec![CertificateDer::from_pem_slice(&pem("server.crt")).unwrap()];
@@ -67,14 +67,14 @@ fn serve(dir: &Path, offers_tls: bool) -> u16 {
             let _ = socket.write_all(b"S");
             let mut tls = rustls::ServerConnection::new(config.clone()).unwrap();
             let _ = tls.complete_io(&mut socket);
-            // Until the startup packet is here, so that hanging up is not a TLS failure.
+            // Waits for the startup packet, so that hanging up is not a TLS failure.
             let _ = rustls::Stream::new(&mut tls, &mut socket).read(&mut [0; 8]);
         }
     });
     port
 }
 
-/// What a person is told; None when TLS itself was fine.
+/// The sentence that a person gets; `None` if TLS succeeded.
 async fn attempt(host: &str, port: u16, query: &str) -> Option<String> {
     let text = format!("postgres://u@{host}:{port}/d?hostaddr=127.0.0.1&{query}");
     let url = DatabaseUrl::parse(&text).unwrap();
@@ -109,7 +109,7 @@ async fn each_mode_checks_what_it_says() {
     assert!(said.contains("made out to another host"), "{said}");
     let said = attempt(right, port, &format!("sslmode=verify-full&{foreign}")).await.unwrap();
     assert!(said.contains("not trusted"), "{said}");
-    // The text of the file instead of its name, as the guide to Supabase has it.
+    // The text of the file may be given instead of its name, as the guide to Supabase does.
     let text = std::fs::read(dir.path().join("ca.crt")).unwrap();
     let text: String = text.iter().map(|byte| format!("%{byte:02X}")).collect();
     assert_eq!(attempt(right, port, &format!("sslmode=verify-full&sslrootcert={text}")).await, None);

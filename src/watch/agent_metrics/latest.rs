@@ -1,4 +1,4 @@
-//! The latest value of each agent and name, bounded: no clock, no database.
+//! The latest value of each agent and name, bounded. Pure: no clock, no database.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,10 +7,11 @@ use crate::store::agent_metrics::Measured;
 use crate::watch::metrics::AGENT_METRICS_MAX;
 use postbell_client::protocol::limits::NAME_BYTES_MAX;
 
-/// An agent and the name of what it measured.
+/// An agent, and the name of a measurement.
 type Key = (String, String);
 
-/// See the module. At most [`AGENT_METRICS_MAX`] values: those that are here stay until they are stale.
+/// At most [`AGENT_METRICS_MAX`] latest values. A value stays until it is stale, so new ones are dropped while all
+/// places are taken.
 #[derive(Debug, Default)]
 pub(super) struct Latest {
     values: HashMap<Key, (f64, f64)>,
@@ -18,7 +19,7 @@ pub(super) struct Latest {
 }
 
 impl Latest {
-    /// Takes what was read at `now`, in any order, also what was taken before.
+    /// Takes the rows that were read at `now`, in any order; rows that were taken before may be among them.
     pub(super) fn take(&mut self, now: f64, rows: Vec<Measured>) {
         let oldest = now - STALE_AFTER.as_secs_f64();
         self.values.retain(|_, (_, at)| *at > oldest);
@@ -44,18 +45,18 @@ impl Latest {
         self.dropped = dropped.len();
     }
 
-    /// Agent, name, value.
+    /// The agent, the name and the value of each.
     pub(super) fn values(&self) -> impl Iterator<Item = (&str, &str, f64)> {
         self.values.iter().map(|((agent, name), (value, _))| (agent.as_str(), name.as_str(), *value))
     }
 
-    /// How many agents and names of the last read have no place.
+    /// How many agents and names of the last read were dropped.
     pub(super) fn dropped(&self) -> usize {
         self.dropped
     }
 }
 
-/// Labels go into every scrape.
+/// Long names are dropped, because labels go into every scrape.
 fn is_short((agent, name): &Key) -> bool {
     agent.len() <= NAME_BYTES_MAX && name.len() <= NAME_BYTES_MAX
 }
@@ -108,7 +109,7 @@ mod tests {
             (None, Some(7.0)),
             "those that are here go on"
         );
-        // All but "5" are stale by then.
+        // By then all but "5" are stale.
         latest.take(STALE_AFTER.as_secs_f64() + 1.0, late());
         assert_eq!((value(&latest, "late"), value(&latest, "5")), (Some(2.0), Some(7.0)));
         assert_eq!((latest.values().count(), latest.dropped()), (3, 0));

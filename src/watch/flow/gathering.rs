@@ -1,4 +1,4 @@
-//! What passed between two frames: the first ones each by itself, the rest counted. Pure: it takes `now`.
+//! Gathers the steps between two frames: the first ones each by itself, the rest counted. Pure: it takes `now`.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -10,76 +10,77 @@ use uuid::Uuid;
 use super::{Step, tenths};
 use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
-/// Events that a frame tells one by one.
+/// The most steps that a frame tells one by one.
 const EVENTS_MAX: usize = 50;
-/// Inboxes that the rest is counted for; beyond it only their sum.
+/// The most counts by step and inbox; the rest is only summed up.
 const COUNTED_MAX: usize = 200;
-/// Deliveries whose message is remembered until their outcome, so that an ack can be told with its sender.
+/// The most deliveries whose message is remembered until their outcome, so that an ack can be told with its sender.
 const HEADS_MAX: usize = 2_048;
-/// What comes before headers and payload is shorter, but for names that only SQL can write.
+/// The part of a line before headers and payload is shorter, unless SQL wrote very long names.
 const HEAD_BYTES_MAX: usize = 4_096;
 
-/// What happened to a delivery, as it is told to those who watch. No payload and no reason: everybody who may watch sees it.
+/// A step of a delivery, as those who watch are told, without payload and reason, because everybody who may watch
+/// sees the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Passed {
-    /// What happened.
+    /// The step.
     pub step: Step,
-    /// How long before its frame was sent.
+    /// The time between the step and its frame.
     pub ago_ms: u64,
     /// The inbox.
     pub to: String,
-    /// Its row.
+    /// The delivery's id.
     pub delivery: i64,
-    /// Which attempt, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Of a push the age of the message, of an ack the agent's own work; in milliseconds.
+    /// For a push the age of the message, for an ack the agent's own work; in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ms: Option<f64>,
-    /// Of the message, where it is known.
+    /// The message, as far as it is known.
     #[serde(flatten)]
     pub head: Head,
 }
 
-/// What is told of a message, and of who has it.
+/// The message of a step, and the agent that has it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Head {
-    /// Its id.
+    /// The message's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<Uuid>,
-    /// Its sender.
+    /// The message's sender.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// Its type.
+    /// The message's type.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub message_type: Option<String>,
-    /// Its priority.
+    /// The message's priority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
-    /// Its topic.
+    /// The message's topic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
-    /// Whose session has it, where the inbox is a group's.
+    /// The agent whose session has it, if the inbox is a group's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
 }
 
-/// Events that are only counted.
+/// Steps that are only counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct More {
-    /// What happened.
+    /// The step.
     pub step: Step,
-    /// To deliveries of this inbox; `None`: of others besides.
+    /// The inbox of the deliveries; `None` for all other inboxes together.
     pub to: Option<String>,
-    /// So often.
+    /// How many steps there were.
     pub count: u64,
 }
 
-/// What passed in a fraction of a second.
+/// The steps of a fraction of a second.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Frame {
-    /// One by one, in their order.
+    /// The first steps, one by one, in their order.
     pub events: Vec<Passed>,
-    /// The rest.
+    /// The other steps, counted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<More>,
 }
@@ -89,7 +90,7 @@ pub(super) struct Gathering {
     events: Vec<(Instant, Passed)>,
     more: HashMap<(Step, Option<Arc<str>>), u64>,
     heads: HashMap<i64, Head>,
-    /// In the order of their pushes.
+    /// Ids of the remembered deliveries in the order of their pushes.
     order: VecDeque<i64>,
 }
 
@@ -119,7 +120,7 @@ impl Gathering {
     pub(super) fn settled(&mut self, now: Instant, settles: &[Settle]) {
         for settle in settles {
             let step = Step::of(&settle.outcome);
-            // Not in `order`: what is there is skipped when its turn comes.
+            // The id stays in `order` and is skipped when its turn comes.
             let head = self.heads.remove(&settle.delivery_id);
             if self.events.len() >= EVENTS_MAX {
                 self.count(step, &settle.inbox);
@@ -178,7 +179,7 @@ impl Gathering {
     }
 }
 
-/// From the end of a `msg` line. Headers and payload may be a megabyte, and are not looked at: within a JSON string a quote
+/// Reads the part of a `msg` line before headers and payload, which may be a megabyte. Inside a JSON string a quote
 /// is escaped, so the first such key is the line's own.
 fn head(body: &[u8]) -> Head {
     let body = &body[..body.len().min(HEAD_BYTES_MAX)];

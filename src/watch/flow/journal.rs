@@ -1,4 +1,4 @@
-//! The last lives of messages: a bounded journal. Pure: it takes `now`.
+//! The last moments of messages: a bounded journal. Pure: it takes `now`.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -10,32 +10,32 @@ use super::{Step, tenths};
 use postbell_engine::bucket::{Bucket, Rate};
 use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
-/// What is kept. When it is full, the oldest goes.
+/// The most moments that are kept; beyond that, the oldest is dropped.
 const MOMENTS_MAX: usize = 8_192;
-/// Pushes, acks and expiries are kept up to this rate; beyond it the journal would turn round before anybody read it, and the
-/// broker has better things to do. Failures and dead letters are kept always.
+/// The rate up to which pushes, acks and expiries are kept. At a higher rate the journal would turn over before
+/// anybody read it. Failures and dead letters are always kept.
 const BUDGET: Rate = Rate { per_second: 200, burst: 2_000 };
-/// Of a reason.
+/// The most bytes of a reason.
 const REASON_BYTES_MAX: usize = 200;
 
 /// A moment in the life of a delivery.
 #[derive(Clone, Debug)]
 pub struct Moment {
-    /// When.
+    /// The time of the step.
     pub at: Instant,
-    /// Its row.
+    /// The delivery's id.
     pub delivery_id: i64,
-    /// Its message, where that was known.
+    /// The delivery's message, if it was known.
     pub message_id: Option<Uuid>,
-    /// Whose.
+    /// The inbox.
     pub inbox: Arc<str>,
-    /// What happened.
+    /// The step.
     pub step: Step,
-    /// Of which attempt, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// Of a push the age of the message, of an ack the agent's own work; in milliseconds.
+    /// For a push the age of the message, for an ack the agent's own work; in milliseconds.
     pub ms: Option<f64>,
-    /// Why, if it failed.
+    /// The reason, if the attempt failed.
     pub reason: Option<Box<str>>,
 }
 
@@ -70,7 +70,7 @@ impl Journal {
     }
 
     pub(super) fn settled(&mut self, now: Instant, settles: &[Settle]) {
-        // Asked once more when there was no room, it would say no again.
+        // Once the budget is used up it stays so for the rest of the call.
         let mut room = true;
         for settle in settles {
             let ms = match settle.outcome {
@@ -100,7 +100,7 @@ impl Journal {
         }
     }
 
-    /// Of these messages, oldest first. Outcomes name the delivery alone: its push says of which message.
+    /// The moments of these messages, oldest first. Outcomes name only the delivery; its push tells the message.
     pub(super) fn of(&self, messages: &[Uuid]) -> Vec<Moment> {
         let wanted: HashSet<&Uuid> = messages.iter().collect();
         let mut deliveries = std::collections::HashMap::new();

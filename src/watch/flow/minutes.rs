@@ -3,18 +3,18 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// So many minutes are kept.
+/// The number of minutes that are kept.
 pub const MINUTES: usize = 60;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// What each minute counted, by bucket.
+/// The counts of each minute, by bucket.
 #[derive(Debug)]
 pub(super) struct Minutes {
     began: Instant,
-    /// The counts when the minute that runs began.
+    /// The counts at the beginning of the current minute.
     before: Vec<u64>,
-    /// Minutes that are over, oldest first; at most `MINUTES - 1`.
+    /// The minutes that are over, oldest first; at most `MINUTES - 1`.
     over: VecDeque<Vec<u64>>,
 }
 
@@ -23,7 +23,8 @@ impl Minutes {
         Self { began: now, before: Vec::new(), over: VecDeque::new() }
     }
 
-    /// A minute ends when it is first asked after its end: ask every few seconds.
+    /// Returns the counts of each minute. A minute ends at the first call after its end, so callers call every few
+    /// seconds.
     pub(super) fn read(&mut self, now: Instant, counts: &[u64]) -> Vec<Vec<u64>> {
         self.before.resize(counts.len(), 0);
         let mut since: Vec<u64> =
@@ -31,13 +32,13 @@ impl Minutes {
         while now.saturating_duration_since(self.began) >= MINUTE {
             self.began += MINUTE;
             self.before = counts.to_vec();
-            // Those of a time when nobody asked are counted to its first minute.
+            // Counts of several minutes without a call all go to the first of them.
             let ended = std::mem::replace(&mut since, vec![0; counts.len()]);
             self.over.push_back(ended);
             if self.over.len() >= MINUTES {
                 self.over.pop_front();
             }
-            // A machine that slept for days must not be caught up minute by minute.
+            // After days of sleep, minutes are not caught up one by one.
             if now.saturating_duration_since(self.began) >= MINUTE * (MINUTES as u32 + 1) {
                 self.began = now;
                 self.over.clear();

@@ -1,27 +1,27 @@
 //! The broker's duties, and whether one of them stands still. Pure.
 //!
-//! A duty that fails is tried again for ever, which looks like work. So each one says when it has something to do and when
-//! it has done that; a duty that began and did not succeed for [`STANDSTILL_AFTER`] stands still.
+//! A duty that fails is tried again for ever, which looks like work. So each duty notes when it has something to do
+//! and when that is done. A duty that began and did not succeed for [`STANDSTILL_AFTER`] stands still.
 
 use std::time::{Duration, Instant};
 
-/// The promise for the worst case: nothing waits longer than this for a broker.
+/// The promise for the worst case: no message waits longer than this for a broker.
 pub const STANDSTILL_AFTER: Duration = Duration::from_secs(5);
 
 /// A part of the broker that everybody's messages need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Duty {
-    /// The tail reads what is new.
+    /// Reads new deliveries.
     Tail,
-    /// Lanes are filled from the table.
+    /// Fills lanes from the table.
     Refill,
-    /// Outcomes are written.
+    /// Writes outcomes.
     Settle,
-    /// Scheduled deliveries become ready.
+    /// Makes scheduled deliveries ready.
     Promotion,
-    /// The registry says who is here.
+    /// Writes to the registry which agents are connected.
     Presence,
-    /// The schema is what this version needs.
+    /// Keeps the schema as this version needs it.
     Schema,
 }
 
@@ -42,7 +42,7 @@ impl Duty {
         }
     }
 
-    /// What follows while the duty stands still.
+    /// The consequence while the duty stands still.
     fn consequence(self) -> &'static str {
         match self {
             Self::Tail => "New messages have not been read",
@@ -60,14 +60,14 @@ impl Duty {
 pub struct Standstill {
     /// The duty.
     pub duty: Duty,
-    /// Since it has had something to do.
+    /// The time since it has had something to do.
     pub lasts: Duration,
-    /// Why its last try failed; `None` while the first one still runs.
+    /// The reason why its last try failed; `None` while the first one still runs.
     pub reason: Option<String>,
 }
 
 impl Standstill {
-    /// What is so, for a person.
+    /// A sentence for a person.
     pub fn sentence(&self) -> String {
         let (what, seconds) = (self.duty.consequence(), self.lasts.as_secs());
         match &self.reason {
@@ -77,7 +77,7 @@ impl Standstill {
     }
 }
 
-/// What is known of each duty.
+/// The progress of each duty.
 #[derive(Debug, Default)]
 pub(super) struct Duties([Progress; Duty::ALL.len()]);
 

@@ -17,9 +17,9 @@ pub(super) type Answer = Response<Content>;
 
 /// The body of an answer.
 pub(super) enum Content {
-    /// Known now; `None` once it is sent.
+    /// Bytes that are known now; `None` once they are sent.
     Whole(Option<Bytes>),
-    /// Comes over time, until its sender is gone.
+    /// Bytes that come over time, until the sender is gone.
     Stream(mpsc::Receiver<Bytes>),
 }
 
@@ -56,7 +56,7 @@ pub(super) fn respond(status: StatusCode, kind: &'static str, body: impl Into<By
 
 pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> Answer {
     let mut answer = with(StatusCode::OK, "text/event-stream", Content::Stream(events));
-    // A proxy that gathers answers would keep each event until the next ones fill its buffer.
+    // A proxy that gathers answers would keep each event until its buffer is full.
     answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     answer
 }
@@ -66,7 +66,7 @@ pub(super) fn json(value: &impl Serialize) -> Answer {
     respond(StatusCode::OK, JSON, serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// There is no place for what was asked; health and metrics have their own.
+/// The answer if there is no place for a request. Health and metrics have places of their own.
 pub(super) fn busy() -> Answer {
     let sentence = "As many requests are answered as may be at a time; come again in a while.\n";
     let mut answer = respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, sentence);
@@ -89,7 +89,7 @@ fn with(status: StatusCode, kind: &'static str, content: Content) -> Answer {
     *answer.status_mut() = status;
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-    // A health answer out of a proxy's cache would be a lie.
+    // A health answer from a proxy's cache would be wrong.
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     answer

@@ -1,4 +1,5 @@
-//! `/api`: the mesh as JSON, what passes as events, and dead letters. `docs/http-api.md` describes it.
+//! `/api`: the mesh as JSON, the flow as events, dead letters, and what is set aside. `docs/http-api.md` describes
+//! it.
 
 pub mod admission;
 mod aside;
@@ -29,29 +30,29 @@ use admission::{Admission, May, Who};
 use events::Watcher;
 use query::Query;
 
-/// Questions that are asked of the database at a time; the next ones wait.
+/// The most requests that use the database at a time; the next ones wait.
 const ASKING_MAX: usize = 2;
-/// How long they wait.
+/// How long such a request waits and runs in all.
 const ASKING_WAIT: Duration = Duration::from_secs(5);
 
-/// What the API needs; clones share it.
+/// The state that the API shares; clones share it.
 #[derive(Clone)]
 pub struct Site {
-    /// Who may do what.
+    /// Decides who may do what.
     pub admission: Arc<Admission>,
-    /// What is shown.
+    /// The mesh and the flow.
     pub status: Status,
-    /// For what is asked of the database.
+    /// Connections to the database.
     pub pool: Pool,
-    /// Told of what was redriven.
+    /// Wakes the tail after a redrive.
     pub wake: Arc<Notify>,
     asking: Arc<Semaphore>,
-    /// Of those who watch.
+    /// The places of those who watch.
     seats: Places<Watcher>,
 }
 
 impl Site {
-    /// Shows `status` to those that `admission` admits.
+    /// A site that shows `status` to those whom `admission` admits.
     pub fn new(admission: Admission, status: Status, pool: Pool, wake: Arc<Notify>) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING_MAX));
         Self {
@@ -64,10 +65,10 @@ impl Site {
         }
     }
 
-    /// Asks the database, when it is one's turn.
+    /// Runs a request to the database when its turn comes.
     async fn ask<T>(&self, question: impl Future<Output = Result<T, StoreError>>) -> Result<T, Refusal> {
         let asked = timeout(ASKING_WAIT, async {
-            // Never closed.
+            // The semaphore is never closed.
             let _turn = self.asking.acquire().await;
             question.await
         });
@@ -78,7 +79,7 @@ impl Site {
     }
 }
 
-/// Why a request is not done.
+/// The reason why a request is refused.
 #[derive(Debug)]
 pub(super) struct Refusal {
     status: StatusCode,
@@ -112,7 +113,7 @@ impl From<Refusal> for Answer {
         let mut answer = respond(status, JSON, json!({ "error": sentence }).to_string() + "\n");
         let headers = answer.headers_mut();
         if status == StatusCode::UNAUTHORIZED {
-            // Not Basic: a browser would keep the password and send it with what other pages make it ask.
+            // Not Basic: a browser would keep the password and send it with requests that other pages cause.
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"postbell\""));
         }
         if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
@@ -122,7 +123,7 @@ impl From<Refusal> for Answer {
     }
 }
 
-/// Answers what is below `/api`.
+/// Answers every path below `/api`.
 pub(super) async fn answer<B>(site: &Site, peer: IpAddr, request: Request<B>, line: &Line) -> Answer
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -177,7 +178,7 @@ where
     }
 }
 
-/// Who asks, and what they may.
+/// The asking person's rights and name.
 #[derive(Serialize)]
 struct Me<'a> {
     may: May,

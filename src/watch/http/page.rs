@@ -1,6 +1,6 @@
 //! The status page: files that are part of the program.
 //!
-//! Nothing in them is about a mesh, so they need no token; what they show comes by `/api`.
+//! The files hold nothing of a mesh, so they need no token; all data comes by `/api`.
 
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_FRAME_OPTIONS};
@@ -12,7 +12,8 @@ const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
-/// Scripts, styles and pictures of this origin and nothing else; text never becomes markup (`require-trusted-types-for`).
+/// Allows scripts, styles and pictures of this origin and nothing else; text never becomes markup
+/// (`require-trusted-types-for`).
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
@@ -53,7 +54,7 @@ const FILES: &[File] = files! {
     "/page/token.js": SCRIPT, "token.js";
 };
 
-/// The file of a path.
+/// The file that is served at a path.
 pub(super) fn file(path: &str) -> Option<&'static File> {
     FILES.iter().find(|file| file.path == path)
 }
@@ -108,7 +109,7 @@ mod tests {
             ] {
                 assert!(!file.text.contains(word), "{} has {word}", file.path);
             }
-            // The one address that SVG must name.
+            // SVG must name this one address.
             let addresses = file.text.matches("http://").count();
             assert_eq!(addresses, file.text.matches("http://www.w3.org/2000/svg").count(), "{}", file.path);
         }

@@ -1,6 +1,7 @@
-//! Places for connections, shared by whoever holds them, such as an address: who takes many gives them up first.
+//! Places for connections, counted by holder, such as an address. The holder with the most places gives them up
+//! first.
 //!
-//! Pure but for its lock, which is held for a look at every place of one kind at most.
+//! Pure but for a lock, which is held for one look at every place of a kind at most.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
@@ -8,15 +9,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Told when a place was taken away: its connection ends.
+/// Notified when a place is taken away, so that its connection ends.
 pub(super) type Cut = Arc<Notify>;
 
-/// What becomes of somebody who comes when all places are taken and nobody else has more of them.
+/// The treatment of a newcomer when all places are taken and no other holder has more of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenFull {
-    /// The oldest of the same holder gives up its place: an honest request is short, and comes last.
+    /// The newcomer takes its own oldest place, or else the oldest of all: an honest request is short, and the
+    /// latest.
     TakeOldest,
-    /// There is none.
+    /// The newcomer is refused.
     Refuse,
 }
 
@@ -28,14 +30,14 @@ pub(super) struct Places<K: Key> {
     inside: Arc<Mutex<Inside<K>>>,
 }
 
-/// What tells holders apart.
+/// The value that tells holders apart.
 pub(super) trait Key: Clone + Eq + Hash {}
 impl<K: Clone + Eq + Hash> Key for K {}
 
 #[derive(Debug)]
 struct Inside<K> {
     last: u64,
-    /// By age.
+    /// By age, oldest first.
     held: BTreeMap<u64, (K, Cut)>,
     of: HashMap<K, usize>,
 }
@@ -46,7 +48,7 @@ impl<K: Key> Clone for Places<K> {
     }
 }
 
-/// A place; given back when this is dropped.
+/// A place, given back when this is dropped.
 #[derive(Debug)]
 pub(super) struct Place<K: Key> {
     places: Places<K>,
@@ -59,7 +61,8 @@ impl<K: Key> Places<K> {
         Self { max: max.max(1), when_full, inside: Arc::new(Mutex::new(inside)) }
     }
 
-    /// A place, taken away from another if need be; `None` where there is none. `cut` is told when it is taken away.
+    /// Takes a place, from another connection if need be; `None` if the newcomer is refused. `cut` is notified when
+    /// the place is taken away.
     pub(super) fn enter(&self, holder: K, cut: &Cut) -> Option<Place<K>> {
         let mut inside = self.inside();
         if inside.held.len() >= self.max {
@@ -84,7 +87,7 @@ impl<K: Key> Inside<K> {
         let (greediest, most) = self.of.iter().max_by_key(|(_, n)| **n)?;
         let oldest_of = |whose: &K| self.held.iter().find(|(_, (k, _))| k == whose).map(|(id, _)| *id);
         match when_full {
-            // With one more here, that one still has as many.
+            // Even with one more place here, the other holder has at least as many.
             _ if *most > mine + 1 => oldest_of(greediest),
             WhenFull::Refuse => None,
             WhenFull::TakeOldest if mine > 0 => oldest_of(holder),
@@ -104,7 +107,7 @@ impl<K: Key> Inside<K> {
 
 impl<K: Key> Drop for Place<K> {
     fn drop(&mut self) {
-        // Gone already where it was taken away.
+        // Already removed if the place was taken away.
         self.places.inside().leave(self.id);
     }
 }
@@ -143,7 +146,7 @@ mod tests {
         let cuts: Vec<Cut> = (0..5).map(|_| Cut::default()).collect();
         let _held: Vec<_> = cuts.iter().map(|cut| places.enter(source(1), cut).expect("a place")).collect();
         assert!(cuts[..3].iter().all(is_cut) && !cuts[3..].iter().any(is_cut));
-        // One each: there is no share to defend, and still somebody new is answered.
+        // One place each: nobody has more than a share, and still a newcomer is answered.
         let (a, b) = (Cut::default(), Cut::default());
         let _a = places.enter(source(2), &a).expect("a place");
         let _b = places.enter(source(3), &b).expect("a place");

@@ -1,4 +1,4 @@
-//! What each path answers.
+//! The answer of each path.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -21,8 +21,8 @@ const NOT_FOUND: &str =
 pub(super) struct Routes {
     state: HttpState,
     house: House,
-    /// When the last refresh began that came to its end. Scrapes that come together share the database gently: one refreshes
-    /// at a time, and those that waited for it share the next.
+    /// When the last finished refresh began. One refresh runs at a time, and scrapes that waited for it share the
+    /// next one, so many scrapes at once cost the database little.
     refreshed: Mutex<Option<Instant>>,
 }
 
@@ -39,7 +39,7 @@ impl Routes {
         }
     }
 
-    /// Answers a request. For HEAD hyper sends the same headers and leaves the body out.
+    /// Answers a request. For HEAD, hyper sends the same headers without the body.
     pub(super) async fn answer<B>(&self, peer: IpAddr, request: Request<B>, line: &Line) -> Answer
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -85,12 +85,12 @@ impl Routes {
         }
     }
 
-    /// Waits for fresh gauges, but not for long: what is in memory is shown in any case.
+    /// Waits for fresh gauges, but not for long: the metrics in memory are shown in any case.
     async fn refresh(&self) {
         let Some(refresh) = &self.state.refresh else { return };
         let came = Instant::now();
         let fresh = async {
-            // Waiting for one's turn is part of the wait, so a slow database holds up no queue of scrapes.
+            // Waiting for the turn counts as well, so that a slow database does not make a queue of scrapes.
             let mut refreshed = self.refreshed.lock().await;
             if refreshed.is_some_and(|began| began >= came) {
                 return;
@@ -109,7 +109,7 @@ impl Routes {
         let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         match serde_json::to_string(&readiness) {
             Ok(json) => respond(status, JSON, json + "\n"),
-            // Cannot happen with these types; the status is what a health check reads.
+            // Cannot happen with these types. A health check reads only the status.
             Err(_) => respond(status, TEXT, "The conditions could not be written.\n"),
         }
     }

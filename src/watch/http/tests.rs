@@ -1,4 +1,4 @@
-//! Over real sockets, with a client that knows no HTTP: what is sent and what comes back is in the test.
+//! Over real sockets, with a client that knows no HTTP: each test shows the bytes that are sent and that come back.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::watch::metrics::{AGENTS_MAX, Metrics};
 
-/// Longer than any test may take: what ends within it ended for another reason.
+/// Longer than any test may take: whatever ends within it ended for another reason.
 const LONG: Duration = Duration::from_secs(600);
 
 /// A server on a port of its own.
@@ -41,7 +41,7 @@ impl Server {
         TcpStream::connect(self.addr).await.expect("connect")
     }
 
-    /// Sends it as it is and reads to the end, which the server makes.
+    /// Sends the request as it is, and reads until the server ends the connection.
     async fn exchange(&self, request: &str) -> String {
         let mut stream = self.connect().await;
         stream.write_all(request.as_bytes()).await.expect("write");
@@ -53,8 +53,7 @@ impl Server {
     }
 }
 
-/// What comes until the end, be it a close or a reset. The guard is no measurement: it turns a connection that
-/// nobody ends into a failure instead of a hanging test.
+/// Reads until a close or a reset. The guard measures nothing: it makes a test fail whose connection nobody ends.
 async fn read_all(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes));
@@ -76,7 +75,7 @@ mod hostile;
 #[tokio::test]
 async fn metrics_are_an_exposition() {
     let server = Server::start(|_| ()).await;
-    // Far more text than the connection's buffer, and than a socket's.
+    // Far more text than the connection's buffer holds, and than a socket does.
     let name = "a".repeat(5_000);
     let agents = (0..AGENTS_MAX).map(|i| (format!("{name}{i}"), "pc", true));
     server.metrics.set_agents(agents).expect("agents");
@@ -144,7 +143,7 @@ async fn ready_flips_and_says_why() {
 
     server.health.set_database_up(true);
     server.health.set_listening(true);
-    // Ahead of the clock, so that a test on a busy machine cannot find it stale.
+    // Ahead of the clock, so that a busy machine cannot make the canary stale.
     server.health.bell_seen(Instant::now() + LONG);
     for path in ["/health", "/health/ready"] {
         let response = server.get(path).await;
@@ -166,7 +165,7 @@ async fn a_slow_client_is_cut() {
     .await;
     let mut stream = server.connect().await;
     stream.write_all(b"GET /metrics HTT").await.expect("write");
-    // The read ends, though the client never closed nor finished.
+    // The read ends although the client neither closed nor finished.
     assert!(!read_all(&mut stream).await.contains("200 OK"));
 }
 
@@ -194,7 +193,7 @@ async fn too_much_head_is_refused() {
     let server = Server::start(|_| ()).await;
     let many = "a: b\r\n".repeat(200);
     starts(&server.exchange(&format!("GET /metrics HTTP/1.1\r\n{many}\r\n")).await, "HTTP/1.1 431 ");
-    // More than the buffer holds: the refusal may be lost in the reset, the answer may not come.
+    // More than the buffer holds: the refusal may be lost in the reset, but 200 must not come.
     let mut stream = server.connect().await;
     let long = format!("GET /metrics HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(1 << 20));
     let _cut_while_writing = stream.write_all(long.as_bytes()).await;
@@ -226,7 +225,7 @@ async fn a_scrape_refreshes_first_one_at_a_time() {
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
-/// Sixteen that come while one refreshes share the next.
+/// Sixteen scrapes that come while one refreshes share the next refresh.
 #[tokio::test]
 async fn scrapes_that_waited_share_a_refresh() {
     let (runs, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(Notify::new()));
@@ -260,7 +259,7 @@ async fn scrapes_that_waited_share_a_refresh() {
     let (first, others) = tokio::join!(first, others);
     starts(&first, "HTTP/1.1 200 ");
     others.iter().for_each(|answer| starts(answer, "HTTP/1.1 200 "));
-    // Those that had not come yet when it ended may have refreshed once more.
+    // Scrapes that came only after the shared refresh had begun may have refreshed once more.
     assert!((2..=3).contains(&runs.load(Ordering::SeqCst)), "{runs:?}");
 }
 
@@ -296,13 +295,13 @@ async fn a_stop_finishes_the_request_in_progress() {
         state.limits.grace = LONG;
     })
     .await;
-    // Connected first, so it is accepted when the busy one has started.
+    // Connected first, so it is accepted before the busy one.
     let mut idle = server.connect().await;
     let mut busy = server.connect().await;
     busy.write_all(b"GET /metrics HTTP/1.1\r\nhost: test\r\n\r\n").await.expect("write");
     started.notified().await;
     server.stop.take().expect("a stop").send(()).expect("a server");
-    // Nobody is asked to wait for a client that asked nothing.
+    // The server does not wait for a client that asked nothing.
     assert_eq!(read_all(&mut idle).await, "");
     go_on.notify_one();
     starts(&read_all(&mut busy).await, "HTTP/1.1 200 ");

@@ -1,4 +1,4 @@
-//! Makes a series and puts it on the registry. What the series are is said in `metrics.rs`, here only how.
+//! Makes a series and registers it. `metrics.rs` lists the series; this file only knows how.
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -41,7 +41,7 @@ pub(super) fn replaced<const LABELS: usize>(
     add(registry, Family::new(opts, labels)?)
 }
 
-/// A family with one label. Asking for a series is what creates it, at 0.
+/// A family with one label. Asking for a series creates it, at 0.
 macro_rules! family {
     ($make:ident, $vec:ident, $one:ident) => {
         pub(super) fn $make(
@@ -63,7 +63,7 @@ family!(counters, IntCounterVec, IntCounter);
 family!(gauges, IntGaugeVec, IntGauge);
 family!(float_gauges, GaugeVec, Gauge);
 
-/// The registry and the caller share the series.
+/// Registers a series; the registry and the caller share it.
 fn add<C: Collector + Clone + 'static>(registry: &Registry, series: C) -> Result<C, prometheus::Error> {
     registry.register(Box::new(series.clone()))?;
     Ok(series)

@@ -1,4 +1,4 @@
-//! A family whose label values come from outside: replaced as a whole, and bounded by whoever fills it.
+//! A family whose label values come from outside: replaced as a whole, and bounded by the code that fills it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -7,13 +7,13 @@ use prometheus::{GaugeVec, Opts, proto::MetricFamily};
 
 /// One gauge for each row of label values.
 ///
-/// Resetting a plain family and filling it again would let a scrape in between see half of it, and an alert on
-/// absence would fire. Here a scrape sees the old list or the new one.
+/// If a plain family were reset and filled again, a scrape in between would see half of it, and an alert on absence
+/// would fire. With this one a scrape sees the old list or the new one.
 #[derive(Clone, Debug)]
 pub(super) struct Family<const LABELS: usize> {
     opts: Opts,
     labels: [&'static str; LABELS],
-    /// Never filled; the registry borrows the description from it, which it cannot do through the lock.
+    /// Never filled. The registry borrows the description from it, since a lock cannot lend it.
     shape: GaugeVec,
     current: Arc<Mutex<GaugeVec>>,
 }
@@ -25,7 +25,7 @@ impl<const LABELS: usize> Family<LABELS> {
         Ok(Self { opts, labels, shape, current })
     }
 
-    /// Takes the new list; rows of the same labels are added up. An empty family is not exported.
+    /// Replaces the list; rows with the same labels are added up. An empty family is not exported.
     pub(super) fn replace<S: AsRef<str>>(
         &self,
         rows: impl IntoIterator<Item = ([S; LABELS], f64)>,

@@ -1,4 +1,4 @@
-//! Messages from environment to environment, and the bound of what an environment's name may make.
+//! Messages from environment to environment, with a bound on the series that environments' names can make.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,14 +8,15 @@ use prometheus::{IntCounterVec, Opts, proto::MetricFamily};
 
 use crate::store::gauges::OTHERS;
 
-/// Environments that have series of their own; the others, by name, are [`OTHERS`]. Their pairs are this squared.
+/// The most environments with series of their own; the others count as [`OTHERS`]. The number of pairs is this
+/// squared.
 pub const ENVIRONMENTS_MAX: usize = 16;
 
-/// A counter for each pair of environments that are known, from 0 on.
+/// A counter for each pair of known environments, from 0 on.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
     counters: IntCounterVec,
-    /// Counters cannot be taken back, so who came first stays.
+    /// Counters cannot be taken back, so the environments that came first stay.
     known: Arc<Mutex<BTreeSet<String>>>,
 }
 
@@ -25,7 +26,7 @@ impl Flow {
         Ok(Self { counters, known: Arc::default() })
     }
 
-    /// Makes an environment known, if there is room; gives back its label's value.
+    /// Makes an environment known, if there is room. Returns its label's value.
     pub(super) fn label<'a>(&self, environment: &'a str) -> Result<&'a str, prometheus::Error> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.contains(environment) {

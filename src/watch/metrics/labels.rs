@@ -2,7 +2,7 @@
 
 use postbell_client::protocol::ErrorCode;
 
-/// Why an attempt failed; it is counted and retried.
+/// Why an attempt failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailReason {
     /// The agent said `fail`.
@@ -30,13 +30,13 @@ impl FailReason {
 /// Why a delivery became a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DeadReason {
-    /// It failed as often as it may.
+    /// The delivery failed as often as it may.
     MaxAttempts,
     /// The agent said `dead`.
     Rejected,
     /// The payload is over the protocol's limit, so it cannot be pushed at all.
     PayloadTooLarge,
-    /// Its row holds what cannot be read.
+    /// The delivery's row holds values that cannot be read.
     Unreadable,
 }
 
@@ -70,7 +70,7 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Every reason: a new fatal code of the protocol is among them without a change here.
+    /// Every reason. A new fatal code of the protocol is included without a change here.
     pub fn all() -> impl Iterator<Item = Self> {
         let fatal = ErrorCode::ALL.iter().copied().filter(|code| code.is_fatal()).map(Self::Refused);
         [Self::Bye, Self::Disconnect, Self::Tls].into_iter().chain(fatal)
@@ -82,8 +82,8 @@ impl CloseReason {
             Self::Bye => "bye",
             Self::Tls => "tls",
             Self::Refused(code) if code.is_fatal() => code.as_str(),
-            // Any other code leaves the session open. Where one stands here all the same, what is certain is
-            // that the connection ended; a series of its own would not have started at 0.
+            // Any other code leaves the session open. If such a code arrives here all the same, the connection has
+            // ended, and a series of its own would not have started at 0.
             Self::Disconnect | Self::Refused(_) => "disconnect",
         }
     }

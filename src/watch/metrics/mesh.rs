@@ -1,15 +1,15 @@
-//! What is read of the whole mesh from the database, and how many series it may make.
+//! Readings of the whole mesh from the database, and bounds on the series that they make.
 //!
-//! Every broker reads the same, so these are looked at with `max by (…)`, never with `sum`.
+//! Every broker reads the same, so queries use `max by (…)` and never `sum`.
 
 use super::Metrics;
 use crate::store::gauges::{MeshReading, OTHERS};
 
 impl Metrics {
-    /// Takes a reading of the mesh.
+    /// Sets a reading of the mesh.
     ///
     /// # Errors
-    /// A label that Prometheus does not take.
+    /// Prometheus does not take a label.
     pub fn set_mesh(&self, reading: &MeshReading) -> Result<(), prometheus::Error> {
         let mut agents = Vec::with_capacity(reading.agents.len());
         for (environment, status, n) in &reading.agents {
@@ -27,23 +27,24 @@ impl Metrics {
         self.dead_letters.replace(with_others(&reading.dead))
     }
 
-    /// Takes how many deliveries wait for each agent; [`OTHERS`] are those beyond [`DEEPEST_MAX`](crate::store::gauges::DEEPEST_MAX).
+    /// Sets how many deliveries wait for each agent; [`OTHERS`] are those beyond
+    /// [`DEEPEST_MAX`](crate::store::gauges::DEEPEST_MAX).
     ///
     /// # Errors
-    /// A label that Prometheus does not take.
+    /// Prometheus does not take a label.
     pub fn set_waiting(&self, agents: &[(String, i64)]) -> Result<(), prometheus::Error> {
         self.agent_waiting.replace(with_others(agents))
     }
 }
 
-/// Each severity is there before its first alert.
+/// Zeros, so that each severity has a series before its first alert.
 fn no_alerts<'a>() -> impl Iterator<Item = ([&'a str; 2], f64)> {
     let statuses = ["active", "acknowledged"].into_iter();
     statuses
         .flat_map(|status| ["low", "medium", "high", "critical"].map(|severity| ([severity, status], 0.0)))
 }
 
-/// [`OTHERS`] is there in any case, so that the sum of none is 0.
+/// Adds [`OTHERS`] in any case, so that the sum of none is 0.
 fn with_others(counts: &[(String, i64)]) -> impl Iterator<Item = ([&str; 1], f64)> {
     counts.iter().map(|(agent, n)| ([&**agent], *n as f64)).chain([([OTHERS], 0.0)])
 }

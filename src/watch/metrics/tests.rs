@@ -97,7 +97,7 @@ fn every_event_adds_to_a_series_that_was_there() {
     FailReason::ALL.iter().for_each(|r| metrics.failed(*r));
     DeadReason::ALL.iter().for_each(|r| metrics.dead(*r));
     CloseReason::all().for_each(|r| metrics.closed(r));
-    // Not one of them is a reason to close, and still none makes a series.
+    // These are no reasons to close, and none of them makes a series.
     ErrorCode::ALL.iter().filter(|c| !c.is_fatal()).for_each(|c| metrics.closed(CloseReason::Refused(*c)));
     assert_eq!(count(&registry), before);
     let text = text(&registry);
@@ -145,7 +145,7 @@ fn above_the_bound_only_the_sums_remain() {
     assert_eq!(series(), 0);
     has(&text(&registry), "postbell_agents_known 1001");
     has(&text(&registry), "postbell_agents_connected 501");
-    // And back, when some are removed.
+    // The series return when agents are removed.
     metrics.set_agents(agents(3)).expect("agents");
     assert_eq!(series(), 3);
 }

@@ -1,4 +1,4 @@
-//! OpenTelemetry's own library: batches by a thread of its own, over HTTP.
+//! OpenTelemetry's own library: it sends batches over HTTP, on a thread of its own.
 
 use std::time::SystemTime;
 

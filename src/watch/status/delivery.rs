@@ -1,9 +1,9 @@
-//! What the counts of an hour's minutes say. Pure.
+//! Sums up the delivery times of an hour's minutes. Pure.
 
 use super::mesh::{Delivery, TARGET_MS};
 use crate::watch::metrics::DELIVERY_BUCKETS_S;
 
-/// Sums the minutes up.
+/// Sums up the minutes.
 pub(super) fn summary(minutes: Vec<Vec<u64>>) -> Delivery {
     let bounds_ms: Vec<f64> = DELIVERY_BUCKETS_S.iter().map(|seconds| seconds * 1_000.0).collect();
     let mut hour = vec![0; bounds_ms.len() + 1];
@@ -24,7 +24,8 @@ pub(super) fn summary(minutes: Vec<Vec<u64>>) -> Delivery {
     }
 }
 
-/// Within its bucket by proportion. What lies beyond the last bound is given as that bound.
+/// The value below which this share of the counts lies, interpolated within its bucket. Beyond the last bound, that
+/// bound.
 fn quantile(bounds: &[f64], counts: &[u64], share: f64) -> Option<f64> {
     let all: u64 = counts.iter().sum();
     let rank = share * all as f64;

@@ -1,10 +1,11 @@
-//! The mesh at a glance, as `/api/mesh` tells it and `postbell top` reads it. `docs/http-api.md` describes each field.
+//! The mesh at a glance, as `/api/mesh` returns it and `postbell top` reads it. `docs/http-api.md` describes each
+//! field.
 
 use serde::{Deserialize, Serialize};
 
 use postbell_client::message::PRIORITIES;
 
-/// A delivery should take no longer, whatever happens short of the database itself.
+/// The longest that a delivery should take, whatever fails short of the database itself.
 pub const TARGET_MS: u64 = 5_000;
 
 /// Everything that is shown at a glance.
@@ -29,20 +30,20 @@ pub struct Mesh {
     pub flow: Vec<Edge>,
 }
 
-/// How serious something is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// Nothing to do.
+    /// Nothing has to be done.
     #[default]
     Ok,
-    /// To be looked at in office hours.
+    /// Somebody should look, in office hours.
     Watch,
-    /// Now.
+    /// Somebody should act now.
     Bad,
 }
 
-/// What an operator should know first.
+/// The summary that an operator should read first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Verdict {
@@ -50,18 +51,18 @@ pub struct Verdict {
     pub level: Level,
     /// One sentence for the whole.
     pub sentence: String,
-    /// Each thing that is not as it should be, the most serious first.
+    /// Each problem, the most serious first.
     pub findings: Vec<Finding>,
 }
 
-/// One thing that is not as it should be.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
-    /// How serious.
+    /// How serious it is.
     pub level: Level,
-    /// What is so, and what to do.
+    /// The problem, and what to do.
     pub sentence: String,
-    /// Where to look on the page: `dead`, `agent/NAME`, `depth`, `delivery`.
+    /// The place on the page that shows more: `dead`, `agent/NAME`, `depth`, `delivery`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub about: Option<String>,
 }
@@ -77,7 +78,7 @@ pub struct This {
     pub up_minutes: u64,
     pub sessions: u64,
     pub in_flight: u64,
-    /// Why what the database says may be old; absent while it answers.
+    /// The reason why data of the database may be old; absent while the database answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database: Option<String>,
 }
@@ -89,29 +90,29 @@ pub struct Broker {
     pub name: String,
     pub version: String,
     pub alive: bool,
-    /// It sleeps, and producers ring for it.
+    /// Whether the broker sleeps, and producers ring for it.
     pub armed: bool,
     pub inboxes: u64,
     pub up_minutes: u64,
-    /// It is the one that answers.
+    /// Whether this broker is the one that answers.
     pub this: bool,
 }
 
-/// How an agent is.
+/// The condition of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Standing {
-    /// It is not connected, and messages wait for it.
+    /// Not connected, and messages wait for it.
     Stranded,
-    /// It is connected, and messages wait for longer than the target.
+    /// Connected, and messages wait for longer than the target; a minute if another broker owns the inbox.
     Late,
-    /// It says itself that something is wrong.
+    /// Connected, and its own status is `error`.
     Error,
-    /// It is connected and has what it should have.
+    /// Connected, and none of the above.
     Ok,
-    /// It is not connected, and nothing waits.
+    /// Not connected, and nothing waits.
     Offline,
-    /// It may not connect.
+    /// Not allowed to connect.
     Disabled,
 }
 
@@ -131,7 +132,7 @@ pub struct Agent {
     pub waiting: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<u64>,
-    /// Known of inboxes that the broker owns that answers.
+    /// Known only if the answering broker owns the inbox.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u64>,
     pub dead: u64,
@@ -139,7 +140,7 @@ pub struct Agent {
     pub broker: Option<String>,
 }
 
-/// The agents of an environment, all of them.
+/// The counts of all agents of an environment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "docs/http-api.md describes each")]
@@ -156,7 +157,7 @@ pub struct Environment {
     pub dead: u64,
 }
 
-/// What is ready at a priority.
+/// The ready deliveries of a priority.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "docs/http-api.md describes each")]
 pub struct Depth {
@@ -167,13 +168,13 @@ pub struct Depth {
 }
 
 impl Depth {
-    /// Nothing, at every priority.
+    /// No ready deliveries, at every priority.
     pub fn none() -> Vec<Self> {
         (1..=PRIORITIES as u8).map(|priority| Self { priority, ready: 0, oldest_seconds: None }).collect()
     }
 }
 
-/// What the tables of the mesh do not take.
+/// Writes that the tables of the mesh do not take.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "docs/http-api.md describes each")]
 pub struct SetAside {
@@ -183,7 +184,7 @@ pub struct SetAside {
     pub since_seconds: Option<u64>,
 }
 
-/// A group that messages wait for.
+/// A group for which messages wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "docs/http-api.md describes each")]
 pub struct Group {
@@ -191,11 +192,11 @@ pub struct Group {
     pub waiting: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oldest_seconds: Option<u64>,
-    /// Somebody takes from it.
+    /// Whether somebody takes from the group.
     pub taken: bool,
 }
 
-/// Deliveries that wait for a name nobody has registered.
+/// Deliveries that wait for a name under which nobody is registered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct Unknown {
@@ -203,7 +204,7 @@ pub struct Unknown {
     pub waiting: u64,
 }
 
-/// Who sent how much to whom.
+/// The number of messages from one sender to one recipient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "docs/http-api.md describes each")]
 pub struct Edge {
@@ -216,23 +217,23 @@ pub struct Edge {
     pub failed: u64,
 }
 
-/// How long deliveries took that this broker made.
+/// The delivery times of this broker's pushes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[expect(missing_docs, reason = "docs/http-api.md describes each")]
 pub struct Delivery {
     pub target_ms: u64,
-    /// The upper bound of each bucket but the last, which has none.
+    /// The upper bound of each bucket except the last, which has none.
     pub bounds_ms: Vec<f64>,
-    /// The last hour, oldest first; the last minute is not over. Counts by bucket.
+    /// The counts of each minute of the last hour by bucket, oldest first; the last minute is not over.
     pub minutes: Vec<Vec<u64>>,
     pub count: u64,
-    /// Of the hour's deliveries, at most the target.
+    /// How many of the hour's deliveries took at most the target.
     pub within_target: u64,
-    /// Half of them took at most so long.
+    /// Half of the deliveries took at most this long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p50_ms: Option<f64>,
-    /// 99 of 100 took at most so long.
+    /// 99 of 100 deliveries took at most this long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99_ms: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! From what was read to what is shown. Pure.
+//! Makes what is shown from what was read. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,16 +12,17 @@ use postbell_client::message::PRIORITY_HIGHEST;
 use postbell_client::protocol::frame::GROUP_INBOX;
 use postbell_engine::inbox::dispatcher::Here;
 
-/// Agents that are told one by one: the most troubled first. The environments count all.
+/// The most agents that are listed, the most troubled first. The environments count all agents.
 pub(super) const AGENTS_MAX: usize = 1_000;
-/// Groups, and names without an agent, that are told.
+/// The most groups, and the most names without an agent, that are listed.
 const NAMED_MAX: usize = 20;
-/// A heartbeat is written every ten seconds; who missed three is gone, whatever the registry says.
+/// A heartbeat is written every ten seconds. An agent that missed three is gone, whatever the registry says.
 const SEEN_WITHIN_SECONDS: f64 = 35.0;
-/// Where another broker has the inbox, what is with the agent is not known here, and an agent may work for a while.
+/// If another broker owns the inbox, it is not known here which deliveries are in flight, and an agent may work for a
+/// while.
 const LATE_ELSEWHERE_SECONDS: f64 = 60.0;
 
-/// What is shown of the agents.
+/// The parts of the mesh that follow from its agents and inboxes.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
     pub(super) agents: Vec<Agent>,
@@ -32,7 +33,7 @@ pub(super) struct Picture {
     pub(super) unknown: Vec<Unknown>,
 }
 
-/// What waits in an inbox.
+/// The waiting deliveries of an inbox.
 #[derive(Clone, Copy, Debug, Default)]
 struct Inbox {
     waiting: u64,
@@ -40,7 +41,7 @@ struct Inbox {
     is_taken: bool,
 }
 
-/// What is set aside: how much and for how long. Why is for those who may read.
+/// How much is set aside, and for how long. The reasons are only for those who may read.
 pub(super) fn set_aside(counts: &[Count]) -> Vec<SetAside> {
     let of = |count: &Count| SetAside {
         kind: count.kind.clone(),
@@ -89,7 +90,7 @@ pub(super) fn picture(reading: &Reading, me: Uuid, here: &HashMap<Arc<str>, Here
     groups.truncate(NAMED_MAX);
     unknown.sort_by(|a, b| b.waiting.cmp(&a.waiting).then_with(|| a.inbox.cmp(&b.inbox)));
     unknown.truncate(NAMED_MAX);
-    // Stable: within a rank they stay in the order of their names.
+    // The sort is stable: within a rank agents stay in the order of their names.
     agents.sort_by_key(rank);
     let left_out = agents.len().saturating_sub(AGENTS_MAX) as u64;
     agents.truncate(AGENTS_MAX);
@@ -107,7 +108,7 @@ fn agent(row: &rows::Agent, inbox: Inbox, dead: u64, me: Uuid, here: Option<&Her
         role: row.role.clone(),
         status: row.status.clone(),
         standing: standing(row, inbox, connected, in_flight),
-        // To ten seconds, as often as it is written: a mesh at rest then says the same again.
+        // In steps of ten seconds, as often as it is written, so that the text of a mesh at rest does not change.
         seen_seconds: row.seen_seconds.map(|s| (s.max(0.0) / 10.0) as u64 * 10),
         waiting: inbox.waiting,
         oldest_seconds: whole(inbox.oldest),

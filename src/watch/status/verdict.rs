@@ -1,15 +1,16 @@
-//! What an operator should know first, in sentences. Pure.
+//! The summary that an operator should read first, in sentences. Pure.
 
 use super::mesh::{Agent, Finding, Level, Mesh, SetAside, Standing, TARGET_MS, Verdict};
 use crate::watch::health::Readiness;
 
-/// Names in a sentence; the page shows the others.
+/// The most names in a sentence; the page shows the others.
 const NAMES_MAX: usize = 3;
-/// Below this share of deliveries within the target, in an hour with enough of them to say so.
+/// The share of an hour's deliveries within the target below which a finding is made, if there were at least
+/// `COUNT_MIN`.
 const SHARE_MIN: f64 = 0.99;
 const COUNT_MIN: u64 = 20;
 
-/// What is to be said of a mesh whose other parts are filled in.
+/// Judges a mesh whose other parts are filled in.
 pub(super) fn verdict(mesh: &Mesh, readiness: &Readiness) -> Verdict {
     let mut findings = Vec::new();
     let mut find = |level, sentence: String, about: Option<String>| {
@@ -19,7 +20,7 @@ pub(super) fn verdict(mesh: &Mesh, readiness: &Readiness) -> Verdict {
         find(Level::Bad, sentence.clone(), None);
     }
     for condition in readiness.conditions.iter().filter(|c| !c.ok) {
-        // The database's own sentence says more.
+        // The reading's own sentence says more.
         if condition.name != "database" || mesh.broker.database.is_none() {
             find(Level::Bad, condition.message.to_string(), None);
         }
@@ -85,7 +86,7 @@ pub(super) fn verdict(mesh: &Mesh, readiness: &Readiness) -> Verdict {
     let delivery = &mesh.delivery;
     let share = delivery.within_target as f64 / delivery.count.max(1) as f64;
     if delivery.count >= COUNT_MIN && share < SHARE_MIN {
-        // Rounded down: 98.96 % is no 99 %.
+        // Rounded down, so that 98.96 % does not become 99 %.
         let percent = (share * 1_000.0).floor() / 10.0;
         let sentence = format!(
             "{percent} % of the last hour's deliveries came within {} s; 99 % should.",

@@ -1,4 +1,4 @@
-//! Who may see the status page, and who may do something by it.
+//! Who may see the status page, and who may act by it.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -17,40 +17,41 @@ use crate::broker::config::{OperatorTokens, StatusMode};
 use crate::store::Pool;
 use crate::store::agents::{Role, authenticate, hash, is_hash};
 
-/// The header that names the agent whose token comes by `Authorization`.
+/// The header that names the agent whose token is in `Authorization`.
 const AGENT: &str = "postbell-agent";
-/// The header in which our page says where it was asked for, as `https://host`.
+/// The header in which our page says from where it was loaded, as `https://host`.
 const PAGE: &str = "postbell-page";
-/// Tokens of agents that are looked up at a time: strangers may send them, and hellos need the same connections.
+/// The most agents' tokens that are looked up at a time, because strangers may send them and hellos need the same
+/// connections.
 const LOOKED_UP_AT_ONCE: usize = 1;
-/// A wrong token is answered so much later, and so many at a time: some twenty guesses a second, whoever makes them. A right
-/// one never waits.
+/// The delay of the answer to a wrong token, and how many such answers wait at a time: some twenty guesses a second
+/// in all. A right token never waits.
 const WRONG_WAIT: Duration = Duration::from_millis(250);
 const WRONG_AT_ONCE: usize = 5;
 
-/// What somebody may do; each may what the ones before may.
+/// The rights of a request. Each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum May {
-    /// Nothing.
+    /// No right.
     Nothing,
-    /// See the mesh and what passes: names and numbers.
+    /// Sees the mesh and the flow: names and numbers.
     Look,
-    /// Also see payloads, and why something failed.
+    /// Also sees payloads, and why something failed.
     Read,
-    /// Also redrive and purge.
+    /// Also redrives, purges, and retries or drops what is set aside.
     Operate,
 }
 
-/// Somebody.
+/// The one who sent a request.
 #[derive(Clone, Debug)]
 pub(in crate::watch::http) struct Who {
     pub(in crate::watch::http) may: May,
-    /// For the log.
+    /// The name, for the log.
     pub(in crate::watch::http) name: Option<String>,
 }
 
-/// Who may do what.
+/// Decides who may do what.
 pub struct Admission {
     mode: StatusMode,
     tokens: OperatorTokens,
@@ -61,7 +62,7 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// By the settings, and by the registry for orchestrators.
+    /// Decides by the settings and, for orchestrators, by the registry.
     pub fn new(mode: StatusMode, tokens: OperatorTokens, pool: Pool) -> Self {
         Self {
             mode,
@@ -73,12 +74,12 @@ impl Admission {
         }
     }
 
-    /// Whether there is no status page at all.
+    /// Whether the status page is switched off.
     pub(in crate::watch::http) fn is_off(&self) -> bool {
         self.mode == StatusMode::Off
     }
 
-    /// Whether a proxy on this machine passed something on while this machine's own users need no token.
+    /// Whether a proxy on this machine passed a request on although users of this machine need no token.
     pub(super) fn lends_its_address(&self) -> bool {
         self.mode == StatusMode::Local && self.proxy_seen.load(Ordering::Relaxed)
     }
@@ -126,7 +127,7 @@ impl Admission {
 
     fn by_setting(&self, token: &str) -> Option<Who> {
         let presented = hash(token);
-        // Both are compared, whichever is right.
+        // Both are always compared, so that the time does not tell which one matched.
         let is = |stored: &Option<_>| stored.as_ref().is_some_and(|s: &[u8; 32]| is_hash(&presented, s));
         let (operator, viewer) = (is(&self.tokens.operator), is(&self.tokens.viewer));
         let who = |may, name: &str| Some(Who { may, name: Some(name.to_owned()) });
@@ -137,9 +138,10 @@ impl Admission {
         }
     }
 
-    /// As the protocol has it: an orchestrator administers the dead letters of all. Other agents see nothing of each other.
+    /// As in the protocol, an orchestrator administers the dead letters of all inboxes. Other agents may see nothing
+    /// of each other.
     async fn by_registry(&self, agent: &str, token: &str) -> Result<Option<Who>, Refusal> {
-        // Never closed.
+        // The semaphore is never closed.
         let _turn = self.looking.acquire().await;
         let found = authenticate(&self.pool, agent, token).await.map_err(|e| Refusal::of(&e))?;
         Ok(found
@@ -169,22 +171,23 @@ fn token(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
         .ok_or_else(|| Refusal::new(StatusCode::UNAUTHORIZED, "the token must come as Authorization: Bearer"))
 }
 
-/// What was seen of a request before its token is looked at.
+/// The origin of a request, as far as it shows before the token is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
     Elsewhere,
-    /// This machine, by its own name.
+    /// This machine, under its own name.
     Here,
-    /// This machine's address, but something says that it was asked elsewhere.
+    /// This machine's address, but something shows that the request began elsewhere.
     Proxy,
 }
 
-/// Where it was asked. A proxy here would lend its address to the whole world, and a page of elsewhere can have its own name resolve to
-/// this machine: so the request must name this machine, as must the page that it comes from, and come from no proxy. One that
-/// adds no header, and asks by this machine's name, is known by its HTTP/1.0 (nginx) or by our page, or not at all.
+/// Tells where a request began. A proxy on this machine would lend its address to the whole world, and a foreign page
+/// can make its own name resolve to this machine. So the request must name this machine, as must the page that it
+/// comes from, and no header may be a proxy's. A proxy that adds no header and asks under this machine's name is
+/// known only by its HTTP/1.0 (nginx) or by our page's header.
 fn asked_from(headers: &HeaderMap, version: Version, peer: IpAddr) -> From {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    // "null" is the origin of a page that may not say.
+    // A page that may not tell its origin sends "null".
     let page = |name: &str| text(name).is_none_or(|at| names_this_machine(authority(at)));
     if !peer.to_canonical().is_loopback() {
         From::Elsewhere

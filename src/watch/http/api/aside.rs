@@ -1,4 +1,4 @@
-//! What the tables did not take: read by those who may read, tried again or let rest by operators.
+//! Rows that are set aside: listed for those who may read, retried or dropped by operators.
 
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request};
@@ -12,18 +12,18 @@ use super::{Refusal, Site};
 use crate::store::aside::{self, Aside, Filter};
 use crate::watch::http::answer::{Answer, json, not_allowed};
 
-/// A page of the list.
+/// The number of rows on a page of the list, by default and at most.
 const LIMIT_DEFAULT: i64 = 50;
 const LIMIT_MAX: i64 = 200;
 
 #[derive(Serialize)]
 struct Asides {
     asides: Vec<Aside>,
-    /// There are more: ask again, `before` the last one's number.
+    /// Whether there are more: the next page is asked for with `before` and the last row's number.
     more: bool,
 }
 
-/// What is to become of some.
+/// The action on the chosen rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
     Retry,
@@ -45,7 +45,7 @@ pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<Answer
     Ok(json(&Asides { asides, more }))
 }
 
-/// Retries, by the task that tries what is due, or drops.
+/// Drops rows, or makes them due, so that the task for what is set aside tries them.
 pub(super) async fn end<B>(site: &Site, who: &Who, request: Request<B>, deed: Deed) -> Result<Answer, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,

@@ -1,4 +1,4 @@
-//! Dead letters: read by those who may read, redriven and purged by operators, as the protocol does it.
+//! Dead letters: listed for those who may read, redriven and purged by operators, as in the protocol.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::watch::http::answer::{Answer, json, not_allowed};
 use postbell_client::protocol::ServerFrame;
 use postbell_client::protocol::frame::dead::{Chosen, Done};
 
-/// A page of the list.
+/// The number of letters on a page of the list, by default and at most.
 const LIMIT_DEFAULT: i64 = 50;
 const LIMIT_MAX: i64 = 200;
-/// What a request may say: a thousand ids of twenty digits.
+/// The most bytes of a request: room for a thousand ids of twenty digits.
 const BODY_BYTES_MAX: usize = 32 * 1024;
 
 #[derive(Serialize)]
 struct Letters {
     letters: Vec<DeadLetter>,
-    /// There are more: ask again, `before` the last one's number.
+    /// Whether there are more: the next page is asked for with `before` and the last letter's number.
     more: bool,
 }
 
@@ -82,7 +82,7 @@ where
     Ok(json(&done))
 }
 
-/// A form of another page cannot say this without asking us first.
+/// Refuses other content types: a foreign page's form can send those without asking this server first.
 pub(super) fn is_json<B>(request: &Request<B>) -> Result<(), Refusal> {
     let is_json = |value: &hyper::header::HeaderValue| value.as_bytes().starts_with(b"application/json");
     match request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
@@ -91,7 +91,7 @@ pub(super) fn is_json<B>(request: &Request<B>) -> Result<(), Refusal> {
     }
 }
 
-/// Which are named in a body.
+/// Reads the choice in a body.
 pub(super) async fn chosen<B>(body: B) -> Result<Chosen, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,

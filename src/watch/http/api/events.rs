@@ -1,4 +1,4 @@
-//! `/api/events`: what passes, and the mesh whenever it changed, as server-sent events.
+//! `/api/events`: the flow, and the mesh whenever it changed, as server-sent events.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -17,29 +17,31 @@ use crate::watch::http::places::Cut;
 use crate::watch::status::event_text;
 use postbell_engine::guard::Source;
 
-/// What waits for a reader besides what its socket holds.
+/// The most events that wait for a reader besides those in its socket.
 const WAITING_MAX: usize = 4;
-/// A reader that takes nothing for so long is closed: what it misses would only grow.
+/// A reader that takes nothing for this long is closed, because it would only fall further behind.
 const READ_WAIT: Duration = Duration::from_secs(10);
-/// Silence is broken after this, so that a proxy keeps the connection and a reader knows that it stands.
+/// The longest silence, after which a comment is sent: a proxy then keeps the connection, and the reader knows that
+/// it is up.
 const KEEP_EVERY: Duration = Duration::from_secs(15);
-/// A stream ends after this, and the reader comes again: what it may could have changed.
+/// The longest that a stream lasts. The reader then comes again, since its rights may have changed.
 const LIFE: Duration = Duration::from_secs(600);
-/// How long one that gives up its place may take, and how often that is looked for.
+/// How long to wait for a watcher that gives up its place, and how often to look.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
 const LEAVE_POLL: Duration = Duration::from_millis(5);
-/// Asked of the reader, in milliseconds, before it comes again.
+/// The time, in milliseconds, that a reader waits before it comes again.
 const COME_AGAIN: &str = "retry: 2000\n\n";
 
-// Half a minute is the shortest patience of the usual proxies.
+// The usual proxies wait at least half a minute.
 const _: () = assert!(KEEP_EVERY.as_secs() < 30 && READ_WAIT.as_secs() < LIFE.as_secs());
 
-/// Who has a place to watch: behind a proxy everybody has one address, so the holder of a token has places of its own.
+/// The holder of a place to watch. Behind a proxy everybody has one address, so the holder of a token has places of
+/// its own.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Watcher {
     /// Somebody without a token.
     At(Source),
-    /// A viewer, an operator, an orchestrator.
+    /// A viewer, an operator or an orchestrator.
     Named(String),
 }
 
@@ -52,7 +54,7 @@ pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) ->
     };
     let cut = Cut::default();
     let seat = site.seats.enter(watcher, &cut).ok_or_else(full)?;
-    // Whoever gave up its place for this one needs a moment to leave.
+    // A watcher that gave up its place for this one needs a moment to leave.
     let live = timeout(LEAVE_WAIT, async {
         loop {
             match site.status.watch() {
@@ -65,12 +67,12 @@ pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) ->
     let mesh = site.status.mesh().await;
     let (events, body) = mpsc::channel(WAITING_MAX);
     let first = [COME_AGAIN.as_bytes(), &event_text("mesh", &mesh)].concat();
-    // There is room: nothing was sent yet.
+    // The channel is new, so it has room.
     let _ = events.try_send(first.into());
     let line = line.clone();
     line.is_stream();
     tokio::spawn(async move {
-        // Whole: the receiver alone would leave its leave to watch behind.
+        // `live` as a whole: with the receiver alone, its place to watch would be given back at once.
         let (mut live, _seat) = (live, seat);
         tokio::select! {
             () = pass_on(&mut live.events, events) => {}
@@ -82,13 +84,13 @@ pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) ->
     Ok(stream(body))
 }
 
-/// Until the reader is gone or too slow.
+/// Passes events on until the reader is gone or too slow, or the stream has lasted long enough.
 async fn pass_on(live: &mut broadcast::Receiver<Bytes>, events: mpsc::Sender<Bytes>) {
     let until = Instant::now() + LIFE;
     loop {
         let next = tokio::select! {
             next = timeout(KEEP_EVERY, live.recv()) => next,
-            // Gone, though nothing is sent that would tell.
+            // The reader may be gone although nothing is sent that would tell.
             () = events.closed() => return,
         };
         let bytes = match next {

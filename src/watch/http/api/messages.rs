@@ -1,4 +1,4 @@
-//! The last messages of an agent, with their lives.
+//! The latest messages of an agent, with the journal's moments.
 
 use std::time::Instant;
 
@@ -16,12 +16,12 @@ const LIMIT_DEFAULT: i64 = 50;
 #[derive(Serialize)]
 struct Messages<'a> {
     agent: &'a str,
-    /// The database's clock, by which the messages' times are.
+    /// The time of the reading by the database's clock, like the messages' times.
     read_at: Option<String>,
     messages: Vec<Told>,
 }
 
-/// A message, and what this broker remembers of its life.
+/// A message, and the moments that this broker remembers.
 #[derive(Serialize)]
 struct Told {
     #[serde(flatten)]
@@ -35,7 +35,7 @@ struct Happened {
     ago_ms: u64,
     attempt: u32,
     inbox: String,
-    /// Of a push the age of the message, of an ack the agent's own work.
+    /// For a push the age of the message, for an ack the agent's own work; in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     ms: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,7 +70,7 @@ fn moment(moment: &Moment, now: Instant, may_read: bool) -> Happened {
     }
 }
 
-/// What may be anything, and is for those who may read.
+/// Removes texts that may hold anything, for those who may only look.
 fn without_content(mut message: Message) -> Message {
     message.payload = None;
     message.error = None;

@@ -9,7 +9,7 @@ use super::Refusal;
 pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// As a form writes it: a space may be a plus.
+    /// Reads a query as a form writes it: a space may be a plus.
     pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
         let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -30,8 +30,8 @@ impl Query {
     }
 }
 
-/// Percent-decodes a word, which must become UTF-8 that Postgres takes. A `%` without two digits is refused: the library would
-/// let it stand, and a name with a typing error would look like one that nobody has.
+/// Percent-decodes a word, which must become UTF-8 that Postgres takes. A `%` without two digits is refused: the
+/// library would keep it, and a mistyped name would look like one that nobody has.
 pub(super) fn decode(word: &str) -> Result<String, Refusal> {
     let bad = || Refusal::bad(format!("{word:?} is not percent-encoded UTF-8"));
     let is_escape = |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());

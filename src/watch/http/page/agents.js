@@ -1,4 +1,4 @@
-// Every agent in a list: what the picture shows, for those who would rather read or search.
+// Every agent in a list, like the picture, for people who would rather read or search.
 
 import { byId, fill, h, mark } from "./dom.js";
 import { STANDINGS, count, seconds } from "./words.js";

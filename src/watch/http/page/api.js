@@ -1,14 +1,14 @@
-// The way to the broker: JSON by /api, and what happens as a stream of events.
+// The way to the broker: JSON by /api, and the flow as a stream of events.
 //
 // The stream is read by fetch and not by EventSource, which cannot send the token.
 
 const KEPT = "postbell.token";
-/** The broker says something every 15 s; after this it is taken for gone. */
+/** The broker sends something every 15 s. After this long without anything the connection counts as lost. */
 const SILENCE_MS = 40_000;
 const PAUSE_FIRST_MS = 1_000;
 const PAUSE_MAX_MS = 15_000;
 
-/** What went wrong, in the broker's sentence. */
+/** An error, in the broker's sentence. */
 export class ApiError extends Error {
   constructor(status, sentence) {
     super(sentence);
@@ -30,14 +30,14 @@ export function keep(token) {
     if (token) sessionStorage.setItem(KEPT, JSON.stringify(token));
     else sessionStorage.removeItem(KEPT);
   } catch {
-    // As above.
+    // Storage is switched off: the token lives as long as the page.
   }
 }
 
 export const hasToken = () => kept !== null;
 
 function headers(token = kept) {
-  // Behind a proxy that passes on nothing of where it was asked, only the page knows.
+  // If a proxy hides where the request began, only the page can tell.
   const all = { "postbell-page": location.origin };
   if (!token) return all;
   all.authorization = `Bearer ${token.token}`;
@@ -66,12 +66,13 @@ export async function post(path, body) {
   return (await ask(path, options)).json();
 }
 
-/** What a token may, without keeping it. */
+/** The rights of a token, which is not kept. */
 export const me = async (token = kept) => (await ask("/api/me", {}, token)).json();
 
 /**
- * Follows the stream for ever. `told` gets each event's name and data; `state` how the connection is: connecting, live, lost
- * (with the milliseconds until it is tried again) or denied. Gives a function that begins anew, with another token for one.
+ * Follows the stream as long as the page lives. `told` gets each event's name and data. `state` gets the state of the connection:
+ * connecting, live, lost (with the milliseconds until the next try) or denied. Returns a function that begins anew, for example
+ * with another token.
  */
 export function follow(told, state) {
   let current = new AbortController();
@@ -120,7 +121,7 @@ export function follow(told, state) {
         state("denied");
         await new Promise((resolve) => (wake = resolve));
       } else {
-        // Spread, so that many pages do not come back at once.
+        // The wait varies, so that many pages do not come back at once.
         const wait = pause * (0.75 + Math.random() / 2);
         pause = Math.min(pause * 2, PAUSE_MAX_MS);
         state("lost", wait);
@@ -141,7 +142,7 @@ export function follow(told, state) {
   };
 }
 
-/** Takes pieces of an event stream and tells each whole event. */
+/** Returns a function that takes pieces of an event stream and tells each whole event. */
 export function parser(told) {
   let rest = "";
   return (piece) => {

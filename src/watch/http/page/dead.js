@@ -113,7 +113,7 @@ export function dead(holder, identity) {
   };
 }
 
-/** Read when it is opened: it may be long, and most are never looked at. */
+/** The payload is read when it is opened: it may be long, and most are never looked at. */
 function payload(letter) {
   const text = h("pre", { tabindex: 0 }, "Reading…");
   const details = h("details", { class: "payload", ontoggle: async () => {

@@ -1,5 +1,5 @@
-// Delivery time over the last hour: a column a minute, a row a bucket of the histogram, darker where more of the minute's
-// deliveries fell. The target is a bound of the histogram, so what lies above its line missed it, exactly.
+// Delivery time over the last hour: a column for each minute, a row for each bucket of the histogram, darker for a larger share
+// of the minute's deliveries. The target is a bound of the histogram, so exactly the deliveries above its line missed it.
 
 import { fill, h, s } from "./dom.js";
 import { count, milliseconds, percent } from "./words.js";
@@ -9,7 +9,7 @@ const ROW = 16;
 const LEFT = 52;
 const TOP = 14;
 const BOTTOM = 22;
-/** The bounds that have a word at their line. */
+/** The bounds whose line has a word. */
 const WORDS = new Map([[1, "1 ms"], [10, "10 ms"], [100, "100 ms"], [1000, "1 s"]]);
 
 export function delivery(figure) {
@@ -40,7 +40,7 @@ function show(figure, { minutes, bounds_ms: bounds, target_ms: target, ...sums }
       width: Math.max(column - 1, 1),
       height: ROW - 1,
       rx: 1.5,
-      // Even one of a thousand is seen.
+      // Even one of a thousand must be visible.
       "fill-opacity": 0.28 + 0.72 * Math.sqrt(n / all),
       "data-late": row > targetRow,
     }));

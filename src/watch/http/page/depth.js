@@ -1,4 +1,4 @@
-// What is ready, by priority, with the age of the oldest.
+// The ready deliveries by priority, with the age of the oldest.
 
 import { byId, fill, h, mark } from "./dom.js";
 import { count, seconds, several } from "./words.js";
@@ -25,7 +25,7 @@ export function depth(holder, mesh) {
 function line({ priority, ready, oldest_seconds: oldest }, most, target) {
   const late = oldest !== undefined && oldest > target;
   const bar = h("div", { class: "bar-fill", "data-late": late });
-  // By the style's own object: an attribute would be inline, which the page's policy forbids.
+  // Set by script: a style attribute would be inline, which the page's policy forbids.
   bar.style.width = `${(ready / most) * 100}%`;
   const word = { 1: "highest", 10: "lowest" }[priority];
   return h(

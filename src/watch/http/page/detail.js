@@ -1,4 +1,4 @@
-// One agent: how it stands, and its last messages with their lives.
+// One agent: its standing, and its latest messages with what happened to each.
 
 import { get } from "./api.js";
 import { byId, fill, h, mark } from "./dom.js";
@@ -11,10 +11,10 @@ export function detail(may) {
   let answer = null;
 
   drawer.addEventListener("close", () => {
-    // It is told a moment later: another agent may have been opened meanwhile.
+    // The event comes a moment later: another agent may have been opened meanwhile.
     if (drawer.open) return;
     open = null;
-    // Back to where one was, without a jump.
+    // Removes the hash without a jump of the page.
     if (location.hash.startsWith("#agent/")) history.replaceState(null, "", location.pathname);
   });
   drawer.addEventListener("click", (event) => event.target === drawer && drawer.close());
@@ -74,7 +74,7 @@ export function detail(may) {
       mesh = next;
       if (open !== null && answer) draw();
     },
-    /** Something passed: if it was this agent's, its messages are read again. */
+    /** A frame of the flow: if it has a step of this agent, its messages are read again. */
     passed(frame) {
       const mine = frame.events.some((event) => [event.to, event.from, event.agent].includes(open));
       if (open !== null && mine && answer && !answer.stale) {
@@ -121,14 +121,14 @@ function life(message, agent, readAt) {
   );
 }
 
-/** What is known of a life, in its order: from the table for ever, from the broker's journal for as long as it remembers. */
+/** The known moments of a message, in order: from the table, and from the broker's journal as long as that remembers them. */
 function moments(message, readAt) {
   const created = Date.parse(message.created_at);
   const read = Date.parse(readAt);
   const after = (at) => `after ${milliseconds(Math.max(at - created, 0))}`;
   const all = [["created", "inserted"]];
   for (const { step, attempt, ms, ago_ms: ago } of message.moments) {
-    // The broker's clock for what it measured itself, the database's for the rest: they need not agree to the millisecond.
+    // The broker's clock gives the times that it measured itself, the database's clock the rest. The clocks may differ slightly.
     const when = step === "pushed" ? `after ${milliseconds(ms)}` : step === "acked" ? `${milliseconds(ms)} later` : after(read - ago);
     all.push([step, `${STEPS[step].word}${attempt > 1 ? ` (attempt ${attempt})` : ""} ${when}`]);
   }

@@ -1,8 +1,8 @@
-// Elements from data. Text only ever becomes text: payloads and names are written by whoever may send a message.
+// Elements from data. Text only ever becomes text, because anybody who may send a message writes payloads and names.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An HTML element. `on…` are listeners, other properties attributes; null, undefined and false leave one out. */
+/** An HTML element. Properties `on…` are listeners, others attributes; null, undefined and false leave a property out. */
 export function h(tag, properties = {}, ...children) {
   return build(document.createElement(tag), properties, children);
 }
@@ -24,7 +24,7 @@ function build(element, properties, children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Replaces what is in an element, and keeps the focus where it was, by `data-key`. */
+/** Replaces the content of an element. The focus stays on the element with the same `data-key`. */
 export function fill(element, ...children) {
   const active = document.activeElement;
   const key = active && element.contains(active) ? active.getAttribute("data-key") : null;
@@ -35,7 +35,7 @@ export function fill(element, ...children) {
   }
 }
 
-/** The marks: each standing and step has a shape of its own, so that colour is never all that tells. */
+/** The marks: each standing and step has a shape of its own, so that people who see no colour can tell them apart. */
 const SHAPES = {
   ok: () => [s("circle", { cx: 8, cy: 8, r: 5.5, fill: "currentColor" })],
   late: () => [s("path", { d: "M8 1.8 15 14H1z", fill: "currentColor" })],
@@ -72,7 +72,7 @@ const SHAPES = {
 /** The parts of a mark, to be placed in a picture of 16 by 16. */
 export const shape = (name) => (SHAPES[name] ?? SHAPES.offline)();
 
-/** A mark in a text. What it says stands beside it, so it is hidden from those who listen. */
+/** A mark in a text, hidden from screen readers because the words beside it say the same. */
 export function mark(name, tone) {
   return s("svg", { class: "mark", viewBox: "0 0 16 16", "aria-hidden": "true", "data-tone": tone }, shape(name));
 }

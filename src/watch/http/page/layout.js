@@ -1,4 +1,4 @@
-// Where everything of the picture stands. Pure: from the mesh and a width to places, so that it can be tested by itself.
+// The layout of the picture. Pure: from the mesh and a width to places, so that it can be tested alone.
 //
 // The bell is in the middle, since every message passes it; the environments stand to its sides, or below it where the screen
 // is narrow. An environment shows its agents by name while they are few, as marks while they are many, and as shares when
@@ -11,7 +11,7 @@ const CHIP = { height: 34, gap: 8, min: 150 };
 const DOT = 22;
 const NAMED_MAX = 18;
 const DOTS_MAX = 240;
-/** Of many, so many in trouble are named. */
+/** The most agents in trouble that are named in an environment with many. */
 const TROUBLED_MAX = 6;
 const HUB = { wide: 150, narrow: 96, radius: 30 };
 /** Below this width the environments stand in one column. */
@@ -19,7 +19,7 @@ export const NARROW = 620;
 
 const TROUBLE = new Set(["stranded", "late", "error"]);
 
-/** Everything of a mesh, `width` pixels wide. */
+/** The places of a whole mesh, `width` pixels wide. */
 export function layout(mesh, width) {
   const groups = mesh.environments.map((environment) => ({
     environment,
@@ -45,7 +45,7 @@ function stacked(groups, width) {
 function sided(groups, width) {
   const one = groups.length < 2;
   const column = one ? width - HUB.wide : (width - HUB.wide) / 2;
-  // To the shorter side each time, the largest first; then in their order of names.
+  // The largest environment first, each to the shorter side; within a side in the order of names.
   const sides = [[], []];
   const heights = [0, 0];
   const sized = groups.map((group) => ({ group, height: place(group, 0, 0, column).height }));
@@ -120,7 +120,7 @@ function place({ environment, agents }, x, y, width) {
   return { environment, nodes, shares, x, y, width, height: top + PAD - y };
 }
 
-/** How many stand how, of an environment too large to draw each. */
+/** The number of agents in each standing, for an environment too large to draw each agent. */
 function sharesOf(environment) {
   const order = ["ok", "late", "stranded", "error", "offline", "disabled"];
   const parts = order.map((standing) => ({ standing, count: environment[standing] })).filter((part) => part.count > 0);

@@ -1,4 +1,4 @@
-// The status page: what the broker tells goes to the parts, each of which draws its own.
+// The status page: passes the broker's data to the parts, each of which draws itself.
 
 import { follow } from "./api.js";
 import { agents } from "./agents.js";
@@ -114,7 +114,7 @@ function theme() {
   try {
     name = names.includes(localStorage.getItem("postbell.theme")) ? localStorage.getItem("postbell.theme") : "auto";
   } catch {
-    // Storage is switched off: as the system has it.
+    // Storage is switched off: the theme is the system's.
   }
   const show = () => {
     document.documentElement.toggleAttribute("data-theme", name !== "auto");
@@ -127,7 +127,7 @@ function theme() {
     try {
       localStorage.setItem("postbell.theme", name);
     } catch {
-      // As above.
+      // Storage is switched off: the choice lives as long as the page.
     }
     show();
   });

@@ -1,5 +1,5 @@
-// Messages on their way: from the sender to the bell to the recipient. Where motion is unwelcome the recipient lights up
-// instead. At most so many move at a time: what a flood does cannot be seen anyway, and must not heat a laptop.
+// Messages on their way: from the sender to the bell to the recipient. If the reader wants no motion, the recipient lights up
+// instead. At most `MOVING_MAX` move at a time: nobody could follow a flood, and it must not heat a laptop.
 
 import { s } from "./dom.js";
 
@@ -7,7 +7,7 @@ const MOVING_MAX = 90;
 const TRAVEL_MS = 1_100;
 const RING_MS = 700;
 const FLASH_MS = 900;
-/** A frame's events are told a fifth of a second apart at most; spread over it they do not come in bursts. */
+/** Frames come up to five times a second. A frame's events are spread over this time, so that they do not come in bursts. */
 const SPREAD_MS = 200;
 
 const still = window.matchMedia("(prefers-reduced-motion: reduce)");
@@ -63,7 +63,7 @@ export function motion(layer) {
       at(share) {
         const half = from ? share * 2 : share + 1;
         const [a, b, t] = from && half < 1 ? [from, hub, ease(half)] : [hub, to, ease(from ? half - 1 : share)];
-        // Out of the row first, then across: what passes does not run over the names.
+        // Out of the row first, then across, so that a message does not run over the names.
         const bend = places.narrow ? 0 : (1 - t) * t * (b.y - a.y) * 0.35;
         element.setAttribute("transform", `translate(${a.x + (b.x - a.x) * t} ${a.y + (b.y - a.y) * t + bend})${turn}`);
       },
@@ -96,7 +96,7 @@ export function motion(layer) {
   }
 
   return {
-    /** Where agents are, and in which environment: those drawn as a share of theirs have no place of their own. */
+    /** Takes the agents' places and environments. An agent that is drawn as part of a share has no place of its own. */
     places(next, environmentOf) {
       places = next;
       environments = environmentOf;

@@ -1,4 +1,4 @@
-// What passes, line by line, the newest first.
+// The flow, line by line, the newest first.
 
 import { byId, fill, h, mark } from "./dom.js";
 import { STEPS, count, milliseconds, several, time } from "./words.js";

@@ -5,7 +5,7 @@ import { motion } from "./motion.js";
 import { h, mark, s, shape, fill } from "./dom.js";
 import { STANDINGS, count, several, short } from "./words.js";
 
-/** Characters of a name that fit, by the width of a chip. */
+/** The width of a character, by which names are cut to fit a chip. */
 const CHARACTER = 7.4;
 
 const measure = document.createElement("canvas").getContext("2d");
@@ -13,7 +13,7 @@ const measure = document.createElement("canvas").getContext("2d");
 export function picture(holder, key) {
   const still = s("g");
   const moving = s("g", { "aria-hidden": "true" });
-  // Above what moves: a message goes into the bell and comes out of it.
+  // Drawn above moving messages, so that a message goes into the bell and comes out again.
   const bell = s("g", { "aria-hidden": "true" });
   const svg = s("svg", { role: "group", "aria-label": "The agents by environment, around the broker" }, still, moving, bell);
   const movement = motion(moving, svg);
@@ -31,7 +31,7 @@ export function picture(holder, key) {
       return;
     }
     const width = Math.floor(holder.clientWidth);
-    // What is drawn, and nothing else: ages change each second and are not in the picture.
+    // Only the data that is drawn: ages change each second and are not in the picture.
     const seen = JSON.stringify([
       width,
       mesh.environments,
@@ -62,13 +62,13 @@ export function picture(holder, key) {
   };
 }
 
-/** Where messages come from and go to, by agent; what is not drawn by itself is in its environment's box. */
+/** The place of each agent, from and to which messages move. An agent that is not drawn has its environment's box. */
 function index(places) {
   const agents = new Map();
   const boxes = new Map();
   for (const box of places.groups) {
     boxes.set(box.environment.environment, { ...middle(box), y: box.shares ? box.shares.y + 7 : box.y + box.height / 2 });
-    // At its mark: what arrives there does not run over its name.
+    // The place of a chip is its mark, so that an arriving message does not run over the name.
     for (const node of box.nodes) agents.set(node.agent.agent, node.kind === "chip" ? { x: node.x + 17, y: node.y + 17 } : middle(node));
   }
   return { agents, boxes, hub: places.hub, narrow: places.narrow };
@@ -141,7 +141,7 @@ function node(place, position, ...children) {
       href: `#agent/${encodeURIComponent(agent.agent)}`,
       "data-key": agent.agent,
       "data-tone": tone,
-      // One stop of the tabulator for each environment; the arrows go on from there.
+      // The Tab key stops once in each environment; the arrow keys go on from there.
       tabindex: position === 0 ? 0 : -1,
     },
     s("title", {}, says),

@@ -1,9 +1,9 @@
-// Who we are to the broker: the token that was entered, and what it may.
+// The reader's identity for the broker: the token that was entered, and its rights.
 
 import { ApiError, hasToken, keep, me } from "./api.js";
 import { byId } from "./dom.js";
 
-/** Calls `changed` whenever what we may has changed. */
+/** Calls `changed` whenever the rights have changed. */
 export function identity(changed) {
   const button = byId("who");
   const dialog = byId("ask");
@@ -21,7 +21,7 @@ export function identity(changed) {
       const answer = await me();
       may = { level: answer.may, name: answer.name ?? null };
     } catch (error) {
-      // The broker does not take it any more; when it cannot be reached, nothing is known.
+      // The broker no longer accepts the token. If the broker cannot be reached, nothing is known and the token stays.
       if (error instanceof ApiError && error.status === 401) {
         keep(null);
         may = { level: "nothing", name: null };
@@ -59,7 +59,7 @@ export function identity(changed) {
     ask();
   });
 
-  // `postbell dev` prints an address with the token behind the #, which no server ever sees.
+  // `postbell dev` prints an address with the token behind the #, a part that no server sees.
   const given = /^#token=([^&]+)$/.exec(location.hash);
   if (given) {
     keep({ token: decodeURIComponent(given[1]), agent: null });

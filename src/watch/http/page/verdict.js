@@ -1,4 +1,4 @@
-// What an operator should know first: one sentence, what is wrong, and six numbers.
+// The summary that an operator should read first: one sentence, the findings, and six numbers.
 
 import { byId, fill, h, mark } from "./dom.js";
 import { count, milliseconds, percent, seconds } from "./words.js";
@@ -25,7 +25,7 @@ export function verdict(mesh) {
   )));
 }
 
-/** The hash that shows what a finding is about. */
+/** The hash that opens the subject of a finding. */
 function where(about) {
   return about.startsWith("agent/") ? `#agent/${encodeURIComponent(about.slice(6))}` : `#${about}-panel`;
 }

@@ -33,7 +33,7 @@ export function percent(part, whole) {
 const clock = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 export const time = (date) => clock.format(date);
 
-/** How an agent stands: its word, the tone of its colour, and what it means. */
+/** Each standing of an agent: its word, the tone of its colour, and its meaning. */
 export const STANDINGS = {
   stranded: { word: "stranded", tone: "bad", means: "offline, and messages wait for it" },
   late: { word: "late", tone: "late", means: "connected, and messages have waited over 5 s" },
@@ -43,7 +43,7 @@ export const STANDINGS = {
   disabled: { word: "disabled", tone: "off", means: "may not connect" },
 };
 
-/** What happens to a delivery: its word and the tone of its colour. */
+/** Each step of a delivery: its word and the tone of its colour. */
 export const STEPS = {
   created: { word: "inserted", tone: "off" },
   pushed: { word: "pushed", tone: "brass" },
@@ -56,5 +56,5 @@ export const STEPS = {
   due: { word: "due", tone: "off" },
 };
 
-/** Cut to what fits, in characters. */
+/** Cuts a text to at most `most` characters. */
 export const short = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);

@@ -1,4 +1,4 @@
-//! What one address can do to the port, and what is answered all the same, within a second: health and metrics.
+//! The worst that one address can do to the port. Health and metrics are answered all the same, within a second.
 
 use super::*;
 
@@ -6,7 +6,7 @@ use super::*;
 const MANY: usize = 700;
 const BOUND: Duration = Duration::from_secs(1);
 
-/// What somebody does with a connection of his own, without ever ending.
+/// A way to hold a connection without ever ending.
 #[derive(Clone, Copy, Debug)]
 enum Misuse {
     SaysNothing,
@@ -34,7 +34,7 @@ const ALL: [Misuse; 8] = [
 ];
 
 impl Misuse {
-    /// Whatever becomes of it is the port's business: it may be cut at any moment.
+    /// Errors do not matter: the port may cut the connection at any moment.
     async fn begin(self, server: &Server) -> Option<TcpStream> {
         let mut stream = server.connect().await;
         let said: &[u8] = match self {
@@ -59,7 +59,7 @@ impl Misuse {
 
 async fn server() -> Server {
     Server::start(|state| {
-        // Nothing is freed by time: only by whoever comes next.
+        // Time frees no place; only newcomers do.
         state.limits.header_wait = LONG;
         state.limits.connection_wait = LONG;
     })
@@ -85,7 +85,7 @@ async fn health_and_metrics_are_answered_whatever_one_address_does() {
         if matches!(misuse, Misuse::ReadsNothing) {
             server.metrics.set_agents(agents).expect("agents");
         }
-        // As many as the bound on metrics is enough there: each answer is made whole.
+        // Each answer is made whole, so twice the bound on scrapes is enough.
         let many = if matches!(misuse, Misuse::ReadsNothing) { SCRAPES_MAX * 2 } else { MANY };
         let mut held = Vec::new();
         for _ in 0..many {

@@ -41,7 +41,7 @@ fn each_agent_stands_as_it_does() {
             row("away", "offline", 900.0),
             row("crashed", "online", 900.0),
             row("ill", "error", 2.0),
-            // Connected here, though the registry was not written yet.
+            // Connected here, although the registry was not written yet.
             row("new", "offline", 900.0),
             disabled,
             elsewhere,
