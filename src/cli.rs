@@ -90,7 +90,7 @@ enum Command {
     /// Show, redrive or purge deliveries that were given up
     ///
     /// A delivery is a dead letter after max_attempts failures, when its agent says so, or when it can never be
-    /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
+    /// delivered. A dead letter keeps its message, the reason and the number of attempts until it is redriven or purged.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
     /// Show, retry or drop changes that your tables did not take

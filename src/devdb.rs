@@ -168,7 +168,7 @@ impl DevPostgres {
     /// transactions of the clients first.
     ///
     /// # Errors
-    /// See [`start`](Self::start).
+    /// The server did not stop, or did not start again; the sentence says what to do.
     pub fn restart(&mut self, immediate: bool) -> Result<(), DevdbError> {
         self.halt(immediate)?;
         self.launch()
@@ -178,7 +178,7 @@ impl DevPostgres {
     /// the transactions of the clients.
     ///
     /// # Errors
-    /// It did not stop.
+    /// The server did not stop.
     pub fn shut_down(&mut self, immediate: bool) -> Result<(), DevdbError> {
         self.halt(immediate)
     }
@@ -191,7 +191,7 @@ impl DevPostgres {
     /// Starts it after [`shut_down`](Self::shut_down), or after it ended by itself, on the same port.
     ///
     /// # Errors
-    /// See [`start`](Self::start).
+    /// The server did not stop, or did not start again; the sentence says what to do.
     pub fn start_again(&mut self) -> Result<(), DevdbError> {
         self.restart(true)
     }

@@ -151,7 +151,7 @@ enum Leaving {
     Lingers(Instant),
     /// The processes that are left were asked to end. At this moment they are killed.
     Asked(Instant),
-    /// They were killed. At this moment they are killed again, with any that they started meanwhile.
+    /// The processes that are left were killed. At this moment they are killed again, with any that they started.
     Killed(Instant),
 }
 

@@ -153,7 +153,7 @@ async fn restart_postgres(
 }
 
 /// Fills the server's disk. First statements fail, as tables cannot grow; then no log segment is left, and the server
-/// crashes as in production. It starts again by itself if it can, or by its operator's hand once there is room.
+/// crashes as in production. The server starts again by itself if it can, or by its operator's hand once there is room.
 async fn fill_disk(stage: &mut Stage, lasting: Duration, episode: &mut Episode) -> anyhow::Result<()> {
     if !stage.server.has_disk() {
         episode.skipped = Some(

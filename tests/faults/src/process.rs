@@ -35,7 +35,7 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended already.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         // The system gives an id to no other process before this one was waited for.
         let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32)).context("it has ended already")?;
