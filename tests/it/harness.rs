@@ -201,8 +201,8 @@ pub(crate) async fn texts(client: &Connection, sql: &'static str) -> Vec<String>
     client.query(sql, &[]).await.expect(sql).iter().map(|row| row.get(0)).collect()
 }
 
-/// Says what this machine lacks, for a test that ends early for want of it. Fails if POSTBELL_TEST_REQUIRE is `all`,
-/// so that nobody takes the test for done.
+/// For a test that ends early because something of this machine is not there: says what is missing, and fails where
+/// POSTBELL_TEST_REQUIRE is `all`, so that nobody takes it for tried.
 pub(crate) fn require(what: &str) {
     let is_required = std::env::var("POSTBELL_TEST_REQUIRE").is_ok_and(|value| value == "all");
     assert!(!is_required, "POSTBELL_TEST_REQUIRE is all, and this machine has no {what}: install it");
