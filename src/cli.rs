@@ -1,5 +1,4 @@
-//! The command line. Each command is a file; what it prints is its product, so it goes to standard output, and the
-//! log to standard error.
+//! The command line, one file a command. A command's result goes to standard output, the log to standard error.
 
 mod agent;
 mod aside;
@@ -36,7 +35,7 @@ use crate::store::grants::Kind as Grant;
 use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
-/// What a command gives back: its exit status, or the fault that is printed as one line.
+/// The result of a command: its exit status, or the fault that is printed as one line.
 type Outcome = anyhow::Result<ExitCode>;
 
 /// A message broker for agents that share a Postgres database.
@@ -56,10 +55,10 @@ struct Cli {
 
 #[derive(Args)]
 struct LogArgs {
-    /// What is logged to standard error: error, warn, info, debug, or a filter such as postbell=debug
+    /// The level of the log on standard error: error, warn, info or debug; or a filter such as postbell=debug
     #[arg(long, env = "POSTBELL_LOG", global = true, default_value = "info", hide_default_value = true)]
     log: String,
-    /// How it is logged
+    /// The format of the log
     #[arg(long, env = "POSTBELL_LOG_FORMAT", global = true, default_value = "text", value_parser = ["text", "json"])]
     log_format: String,
 }
@@ -70,7 +69,7 @@ enum Command {
     Serve(settings::BrokerArgs),
     /// Run a broker with a Postgres of its own, to try and to develop
     Dev(dev::DevArgs),
-    // Without a doc comment here the help of these is that of their arguments, whole.
+    // A command without a doc comment here takes its whole help from the type of its arguments.
     Migrate(migrate::MigrateArgs),
     /// Say which agents may connect
     ///
@@ -79,25 +78,25 @@ enum Command {
     Agent(agent::AgentCommand),
     /// Say which agents may take from a group
     ///
-    /// A group of which nothing is said is open to every agent whose role may take from groups
-    /// (postbell.role_limits.may_take_groups). Sessions that lose it are ended within a second.
+    /// A group without an entry is open to every agent whose role may take from groups
+    /// (postbell.role_limits.may_take_groups). Sessions of an agent that loses the right are ended within a second.
     #[command(subcommand)]
     Group(grants::GrantCommand),
     /// Say which agents may hold a lock
     ///
-    /// A lock of which nothing is said may be held by every agent whose role may lock (postbell.role_limits.may_lock).
+    /// A lock without an entry may be held by every agent whose role may lock (postbell.role_limits.may_lock).
     #[command(subcommand)]
     Lock(grants::GrantCommand),
     /// Show, redrive or purge deliveries that were given up
     ///
     /// A delivery is a dead letter after max_attempts failures, when its agent says so, or when it can never be
-    /// delivered. It keeps its message, the reason and the number of attempts until it is redriven or purged.
+    /// delivered. A dead letter keeps its message, the reason and the number of attempts until it is redriven or purged.
     #[command(subcommand)]
     Dead(dead::DeadCommand),
-    /// Show, retry or drop what the tables did not take
+    /// Show, retry or drop changes that your tables did not take
     ///
-    /// A constraint, a trigger or a lock of agent_messages may keep an outcome from being written. The delivery is over
-    /// all the same; what the message should say waits here, with the reason, until the table takes it.
+    /// A constraint, a trigger or a lock of agent_messages may keep an outcome from being written. The delivery is
+    /// over all the same; the message's new status waits here, with the reason, until the table takes it.
     #[command(subcommand)]
     Aside(aside::AsideCommand),
     /// Rights and row level policies for the roles of Supabase's API
@@ -109,7 +108,7 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     Health(health::HealthArgs),
     Ping(ping::PingArgs),
-    /// Watch the mesh in a terminal: the status page for those at a shell
+    /// Watch the mesh in a terminal, as on the status page
     Top(top::TopArgs),
     /// Follow what passes, line by line
     Tail(tail::TailArgs),
@@ -195,7 +194,7 @@ fn start_log(args: &LogArgs) -> Result<(), String> {
         .with_env_filter(filter)
         .with_target(false)
         .with_ansi(colourful)
-        // It would tell of a log that nobody reads on standard error, which is that log, and panic.
+        // The subscriber would report a failed write to standard error on standard error, and panic.
         .log_internal_errors(false);
     if args.log_format == "json" {
         builder.json().with_writer(Stderr(Kind::Json)).init()

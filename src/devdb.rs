@@ -1,6 +1,7 @@
-//! A Postgres of one's own: for `postbell dev`, and for the tests.
+//! A private Postgres, for `postbell dev` and for the tests.
 //!
-//! It listens on loopback only, with a random password, and never outlives this process: a guard sees to that (`devdb/guard.rs`).
+//! The server listens on loopback only, with a random password. A guard keeps the server from outliving this process
+//! (`devdb/guard.rs`).
 
 mod account;
 mod find;
@@ -24,13 +25,13 @@ pub use find::find_or_fetch;
 
 /// How long a server may take to accept connections; after a crash it replays its log first.
 const START_WAIT: Duration = Duration::from_secs(60);
-/// How long it may take to stop before it is told to drop everything.
+/// How long a server may take to stop before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 const POLL_EVERY: Duration = Duration::from_millis(20);
-/// A free port is found by asking for one and giving it back: somebody may take it in between.
+/// How many free ports are tried: another process may take one before the server does.
 const PORT_TRIES: u32 = 5;
 
-/// What keeps a private server from running, and what to do.
+/// Why a private server does not run, and what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct DevdbError(String);
@@ -39,26 +40,26 @@ fn fault(sentence: impl Into<String>) -> DevdbError {
     DevdbError(sentence.into())
 }
 
-/// Says what was done to a file when the system refused.
+/// Turns the system's refusal into a sentence that names the file and what was to be done with it.
 fn on<'a>(what: &'a str, path: &'a Path) -> impl FnOnce(io::Error) -> DevdbError + 'a {
     move |e| fault(format!("cannot {what} {}: {e}", path.display()))
 }
 
-/// Where the data is.
+/// The place of a server's data.
 #[derive(Clone, Debug)]
 pub enum Data {
-    /// In this folder, kept between runs.
+    /// A folder that is kept between runs.
     Kept(PathBuf),
-    /// In a new folder that is removed at the end.
+    /// A new folder that is removed at the end.
     Temporary,
 }
 
 /// How to start a server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where its data is.
+    /// The place of its data.
     pub data: Data,
-    /// Where its programs are, if not searched for.
+    /// The folder of its programs; searched for if `None`.
     pub bin_dir: Option<PathBuf>,
     /// Further settings, as `name`, `value`.
     pub settings: Vec<(String, String)>,
@@ -66,7 +67,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
 }
 
-/// A running server. It stops when this is dropped, or when this process ends in whatever way.
+/// A running server, which stops when this value is dropped, and when this process ends, whatever the cause (see
+/// `guard.rs`).
 #[derive(Debug)]
 pub struct DevPostgres {
     bin_dir: PathBuf,
@@ -113,10 +115,10 @@ fn user_folder(variable: &str, unix: &str, macos: &str) -> Result<PathBuf, Devdb
 }
 
 impl DevPostgres {
-    /// Finds or brings a server, makes its data where there is none, and starts it.
+    /// Finds or fetches the server's programs, makes the data if there is none, and starts the server.
     ///
     /// # Errors
-    /// A sentence that says what to do.
+    /// The server cannot be found, fetched, prepared or started; the sentence says what to do.
     pub fn start(options: Options) -> Result<Self, DevdbError> {
         let bin_dir = find_or_fetch(options.bin_dir.as_deref())?;
         let version = find::version(&bin_dir)?;
@@ -157,29 +159,31 @@ impl DevPostgres {
         &self.version
     }
 
-    /// Where its programs are.
+    /// The folder of its programs.
     pub fn bin_dir(&self) -> &Path {
         &self.bin_dir
     }
 
-    /// Stops it, at once or after its clients' transactions, and starts it again on the same port.
+    /// Stops the server and starts it again on the same port. An immediate stop is a crash; any other rolls back the
+    /// transactions of the clients first.
     ///
     /// # Errors
-    /// See [`start`](Self::start).
+    /// The server did not stop, or did not start again; the sentence says what to do.
     pub fn restart(&mut self, immediate: bool) -> Result<(), DevdbError> {
         self.halt(immediate)?;
         self.launch()
     }
 
-    /// Stops it, at once or after its clients' transactions, until [`start_again`](Self::start_again).
+    /// Stops the server until [`start_again`](Self::start_again): by a crash if `immediate`, else after rolling back
+    /// the transactions of the clients.
     ///
     /// # Errors
-    /// It did not stop.
+    /// The server did not stop.
     pub fn shut_down(&mut self, immediate: bool) -> Result<(), DevdbError> {
         self.halt(immediate)
     }
 
-    /// Whether it is not running: shut down, or ended by itself.
+    /// Whether the server is down: shut down, or ended by itself.
     pub fn has_ended(&mut self) -> bool {
         self.running.as_mut().is_none_or(|running| !matches!(running.server.try_wait(), Ok(None)))
     }
@@ -187,7 +191,7 @@ impl DevPostgres {
     /// Starts it after [`shut_down`](Self::shut_down), or after it ended by itself, on the same port.
     ///
     /// # Errors
-    /// See [`start`](Self::start).
+    /// The server did not stop, or did not start again; the sentence says what to do.
     pub fn start_again(&mut self) -> Result<(), DevdbError> {
         self.restart(true)
     }
@@ -268,7 +272,7 @@ impl DevPostgres {
             let mut running = self.spawn()?;
             let up = self.wait_until_up(&mut running.server);
             if up.is_err() {
-                // It has ended, and the folder is needed for the next try.
+                // The server has ended. Its guard must leave the folder to the next try.
                 running.guard.dismiss();
             }
             match up {
@@ -298,7 +302,7 @@ impl DevPostgres {
         let port = self.port.to_string();
         let own = [("port", &*port), ("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
         let given = self.settings.iter().map(|(name, value)| (&**name, &**value));
-        // What is thrown away need not survive a power cut; what is kept is as safe as anywhere.
+        // Data that is thrown away need not survive a power cut; data that is kept is as safe as anywhere.
         let lax: &[(&str, &str)] =
             if self.temporary { &[("fsync", "off"), ("full_page_writes", "off")] } else { &[] };
         for (name, value) in own.into_iter().chain(lax.iter().copied()).chain(given) {
@@ -316,13 +320,13 @@ impl DevPostgres {
         Ok(Running { server, guard })
     }
 
-    /// Waits until it takes connections; otherwise its log.
+    /// Waits until the server takes connections. The error is the server's log.
     fn wait_until_up(&self, server: &mut Child) -> Result<(), String> {
         let deadline = Instant::now() + START_WAIT;
         let log_path = self.folder.join("server.log");
         loop {
             let log = fs::read_to_string(&log_path).unwrap_or_default();
-            // A standby takes "read-only connections".
+            // The line of a standby goes on with "read-only connections".
             if log.contains("database system is ready to accept") {
                 return Ok(());
             }
@@ -371,7 +375,7 @@ impl DevPostgres {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(find::program(&self.bin_dir, program));
-        // Whatever the caller's environment says of another server must not lead here.
+        // The caller's environment may name another server, so only these variables are passed on.
         command.env_clear();
         for name in ["PATH", "TZ", "LD_LIBRARY_PATH", "SystemRoot", "TEMP", "TMP"] {
             if let Some(value) = std::env::var_os(name) {
@@ -416,7 +420,7 @@ fn write_secret(path: &Path, secret: &str) -> Result<(), DevdbError> {
     options.open(path).and_then(|mut f| f.write_all(secret.as_bytes())).map_err(on("write", path))
 }
 
-/// What matters of a log is at its end.
+/// The last five lines of a log that are not blank: the cause of a failure is there.
 fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().filter(|l| !l.trim().is_empty()).collect();
     lines[lines.len().saturating_sub(5)..].join(" | ")

@@ -1,4 +1,4 @@
-//! `agents`: what connected agents cost, most of which have nothing to do.
+//! `agents`: the cost of connected agents, most of which have nothing to do.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::load::{PAYLOAD_BYTES, Producer, Table, moments, payload};
 use crate::report::Better;
 
 const STEPS: &[usize] = &[1, 10, 100, 1_000, 10_000];
-/// What the figure compares with.
+/// The number of agents that the figure compares with.
 const FEW: usize = 100;
 const EVERY: Duration = Duration::from_millis(20);
-/// What an agent that waits for one message at a time asks for.
+/// The window of an agent that waits for one message at a time.
 const WINDOW: u32 = 8;
 
 pub(crate) const SPEC: Spec = Spec {

@@ -1,4 +1,4 @@
-//! `backlog`: what a long inbox costs.
+//! `backlog`: the cost of a long inbox.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,8 +15,8 @@ use crate::report::Better;
 use crate::stage::Sql;
 
 const STEPS: &[usize] = &[1_000, 10_000, 100_000, 2_000_000];
-/// What an agent takes in one visit: a quarter of the shortest inbox, so that in none it ends, and the same is read and pushed
-/// ahead in each.
+/// Messages that an agent takes in one visit: a quarter of the shortest inbox, so that no inbox ends, and as much is
+/// read and pushed ahead in each.
 const TAKEN: usize = 250;
 const WINDOW: u32 = 100;
 
@@ -121,7 +121,8 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
 
 impl Inbox {
     async fn visit(&mut self, sql: &Sql, broker: &Broker) -> anyhow::Result<()> {
-        // What the visit before took, so that each finds the inbox as long as it should be.
+        // Replaces the messages that the visit before took, so that each visit finds the inbox as long as it should
+        // be.
         let taken = self.ledger.received();
         fill(sql, &self.name, self.next..self.size + taken, &self.ledger).await?;
         self.next = self.size + taken;
@@ -143,7 +144,8 @@ impl Inbox {
         self.first_ms.push((first - began).as_secs_f64() * 1e3);
         self.rates.push(TAKEN as f64 / first.elapsed().as_secs_f64());
         client.set_window(0).await?;
-        // Dropping a delivery gives it back, uncounted; what the broker wrote before it read the window is here soon.
+        // Dropping a delivery gives it back, uncounted. Deliveries that the broker wrote before it read the window
+        // come soon.
         while let Ok(Some(delivery)) =
             tokio::time::timeout(Duration::from_millis(20), deliveries.next()).await
         {
@@ -154,7 +156,7 @@ impl Inbox {
     }
 }
 
-/// The rate, and the broker's peak memory since it started.
+/// Takes so many messages. Returns the rate a second, and the broker's peak memory in MB since its start.
 async fn take_long(broker: &Broker, inbox: &Inbox, count: usize) -> anyhow::Result<(f64, Option<f64>)> {
     let (before, began) = (inbox.ledger.received(), Instant::now());
     let agent = Agent::start(broker, &inbox.name, 1_000, &inbox.ledger, (1, 0)).await?;

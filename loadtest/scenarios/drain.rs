@@ -12,7 +12,7 @@ use crate::report::Better;
 use crate::stage::Sql;
 
 const WINDOW: u32 = 1_000;
-/// Rows of one statement of the floor.
+/// Rows in one statement of the floor.
 const BATCH: i64 = 500;
 
 pub(crate) const SPEC: Spec = Spec {
@@ -90,7 +90,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// The floor's connection, with what a broker would set, too: each statement walks one index.
+/// The floor's connection, with the settings that a broker's connection has: each statement walks one index.
 pub(super) async fn floor_connection(bench: &Bench<'_>) -> anyhow::Result<Sql> {
     let raw = bench.database.sql().await?;
     raw.batch_execute(
@@ -101,7 +101,7 @@ pub(super) async fn floor_connection(bench: &Bench<'_>) -> anyhow::Result<Sql> {
     Ok(raw)
 }
 
-/// Seconds for all rows of an inbox.
+/// How many seconds it takes to read and settle all rows of an inbox.
 pub(super) async fn by_sql(sql: &Sql, inbox: &str) -> anyhow::Result<f64> {
     let (read, settle) = (sql.prepare(READ).await?, sql.prepare(SETTLE).await?);
     let began = Instant::now();

@@ -1,4 +1,4 @@
-//! `idle`: what a broker costs while nothing happens.
+//! `idle`: the cost of a broker while nothing happens.
 
 use std::time::Duration;
 

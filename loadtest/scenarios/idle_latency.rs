@@ -103,7 +103,7 @@ fn judge(found: &mut Found, raw: &Latency, ours: &Latency) {
     found.at_most("idle-latency: p99 ≤ 2 × raw NOTIFY p99", ours.at(99.0), raw.at(99.0) * 2.0, "ms");
 }
 
-/// The median of each turn, which tells the noise.
+/// The median of each turn, which shows the noise.
 fn medians(ledger: &Ledger, turns: usize) -> anyhow::Result<Vec<f64>> {
     let turn = |t: usize| (t * TURN..(t + 1) * TURN).filter_map(|n| ledger.latency(n));
     (0..turns).map(|t| Ok(distribution("turn", turn(t))?.at(50.0))).collect()
@@ -133,7 +133,7 @@ async fn listen(url: String, ledger: Arc<Ledger>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first notification must not come before anybody listens.
+/// Waits until the client listens: the first notification must not come before that.
 async fn wait_until_it_listens(sql: &Sql) -> anyhow::Result<()> {
     let asked = "select exists (select from pg_stat_activity where query = 'listen loadtest_floor' and state = 'idle')";
     for _ in 0..1_000 {

@@ -1,4 +1,4 @@
-//! The scenarios, one a file: what each asks, its sizes, its figures.
+//! The scenarios, one a file: the question, the sizes, the figures.
 
 mod agents;
 mod backlog;
@@ -21,9 +21,9 @@ use crate::bench::{Bench, Found};
 
 /// A scenario.
 pub(crate) struct Spec {
-    /// On the command line.
+    /// Its name on the command line.
     pub(crate) name: &'static str,
-    /// What it asks, in a sentence.
+    /// The question that it asks, in a sentence.
     pub(crate) about: &'static str,
     /// How it measures.
     pub(crate) method: &'static str,

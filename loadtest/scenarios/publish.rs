@@ -17,9 +17,9 @@ use crate::report::{Better, Count};
 use crate::stage::Sql;
 
 const CLIENTS: usize = 16;
-/// Messages of one client that wait for their `sent`.
+/// At most so many messages of one client wait for their `sent`.
 const OUTSTANDING: usize = 256;
-/// Rows of one INSERT of the floor.
+/// Rows in one INSERT of the floor.
 const ROWS: usize = 100;
 
 pub(crate) const SPEC: Spec = Spec {
@@ -70,7 +70,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// Rows a second.
+/// Rows a second that plain SQL inserts.
 async fn by_sql(sql: &Sql, away: &[String], lasting: Duration) -> anyhow::Result<f64> {
     let began = Instant::now();
     let mut rows = 0;

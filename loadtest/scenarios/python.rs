@@ -21,7 +21,7 @@ use crate::report::{Better, Count};
 const PAYLOAD_BYTES: usize = 200;
 const ASKED: f64 = 15_000.0;
 const LEFT: &str = "select count(*) from postbell.deliveries where inbox = $1";
-/// Far over what any machine needs.
+/// Far longer than any machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) const SPEC: Spec = Spec {
@@ -36,7 +36,7 @@ pub(crate) const SPEC: Spec = Spec {
     run: |bench| Box::pin(run(bench)),
 };
 
-/// What the process prints when it has them all.
+/// The line that the process prints when it has all messages.
 #[derive(Deserialize)]
 struct Said {
     received: u64,
@@ -104,7 +104,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// Runs the process until it has them all and has left.
+/// Runs the process until it has all messages and has left.
 async fn receive(
     python: &str,
     script: &Path,
@@ -135,13 +135,13 @@ async fn receive(
     Ok(serde_json::from_slice(&ended.stdout)?)
 }
 
-/// The process's program, in the clone that this was built in.
+/// The program of the process, in the clone that this was built in.
 fn script() -> Option<PathBuf> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients/python/bench/receive.py");
     file.exists().then_some(file)
 }
 
-/// What it is, if the library can run on it.
+/// The interpreter's name and version, if the library can run on it.
 async fn version(python: &str) -> Option<String> {
     let code = "import platform, sys; sys.version_info < (3, 10) and sys.exit(1); \
                 print(platform.python_implementation(), platform.python_version())";

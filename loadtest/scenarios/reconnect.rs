@@ -11,7 +11,7 @@ use crate::report::Better;
 
 const AGENTS: usize = 5_000;
 const WINDOW: u32 = 8;
-/// Each agent's message, and the moment from which it counts, for all agents together.
+/// Sends each agent a message; all count from the moment of this one statement.
 const SEND_TO_ALL: &str = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload) \
                            select 'loadtest', 'agent-' || n, 'data', jsonb_build_object('n', $2::int + n) \
                            from generate_series(0, $1::int - 1) n";

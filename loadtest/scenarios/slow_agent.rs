@@ -24,7 +24,7 @@ const RATE: f64 = 1_000.0;
 /// A session that was closed as a slow reader comes back after so long, and stops reading again.
 const COMES_BACK_AFTER: Duration = Duration::from_millis(500);
 
-/// What waits for the slow one: more than the kernel buffers for a socket.
+/// The payload of the messages for the slow agent: together more than the kernel buffers for a socket.
 const WAITING_BYTES: usize = 1_000;
 const RECEIVE_BUFFER_BYTES: u32 = 4_096;
 
@@ -100,7 +100,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// Says hello, and reads nothing ever.
+/// Says hello and never reads, again each time that the broker closed the connection.
 fn stall(broker: &Broker, agent: String, closed: Arc<AtomicUsize>) -> JoinHandle<std::io::Result<()>> {
     let address = broker.address;
     let hello = format!(
@@ -112,7 +112,7 @@ fn stall(broker: &Broker, agent: String, closed: Arc<AtomicUsize>) -> JoinHandle
             socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
             let mut socket = socket.connect(address).await?;
             socket.write_all(hello.as_bytes()).await?;
-            // Until the broker closes it: writing into a closed socket fails.
+            // Writing fails once the broker has closed the socket.
             while socket.write_all(b"{\"op\":\"window\",\"n\":10000}\n").await.is_ok() {
                 tokio::time::sleep(COMES_BACK_AFTER).await;
             }

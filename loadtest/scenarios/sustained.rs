@@ -1,4 +1,4 @@
-//! `sustained`: 16 writers without a pause, and one agent that keeps up.
+//! `sustained`: 16 writers without a pause, and one agent that should keep up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::report::Better;
 
 const WRITERS: usize = 16;
 const WINDOW: u32 = 1_000;
-/// Of the highest rate. The one that the figure is about comes three times, spread over the time: autovacuum begins
-/// once a minute, and one visit of it must not be the answer.
+/// Shares of the highest rate. The share that the figure is about comes three times, spread over the run: autovacuum
+/// begins once a minute, and one visit of it must not be the answer.
 const SHARES: &[f64] = &[0.8, 0.2, 0.4, 0.8, 0.6, 0.9, 0.8];
 const SHARE_ASKED: f64 = 0.8;
 /// How often the backlog is looked at.
@@ -38,7 +38,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     make_bare_table(&sql).await?;
     let to = register(&sql, "agent", 1).await?;
     let (rounds, lasting) = (bench.size(3, 1), bench.lasting(6_000, 500));
-    // More than two cores ever inserted here.
+    // More lines than rows that two cores ever inserted here.
     let lines = (lasting * rounds as u32 * 4).as_secs() as usize * 40_000 + 100_000;
     let (ledger, numbers) = (Arc::new(Ledger::new(lines)), Numbers::up_to(lines));
     let broker = bench.stage.broker(bench.database).await?;
@@ -68,7 +68,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     found.at_most("sustained: the backlog grows by ≤ 1 % of what is inserted", grows, 0.01, "");
     flow(&mut found, &samples);
 
-    // What the floor left behind is not what the latencies should tell of.
+    // The latencies must not show the cost of rows that the floor left behind.
     sql.batch_execute("truncate bare_messages").await?;
     sql.batch_execute("vacuum agent_messages, postbell.deliveries").await?;
     sql.batch_execute("checkpoint").await?;
@@ -96,7 +96,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     Ok(found)
 }
 
-/// Steps as share, rate, p50 and p99; gives the two curves, at each rate the median of its steps.
+/// Judges the steps, each a share, rate, p50 and p99. Returns the two curves, at each rate the median of its steps.
 fn judge(found: &mut Found, steps: &[(f64, f64, f64, f64)]) -> [Vec<(f64, f64)>; 2] {
     let mut shares: Vec<f64> = SHARES.to_vec();
     shares.sort_by(f64::total_cmp);
@@ -130,7 +130,7 @@ async fn backlog(ledger: Arc<Ledger>, lasting: Duration) -> Vec<Sample> {
     samples
 }
 
-/// Messages a second by which the backlog grows: the slope of the line of least squares.
+/// The messages a second by which the backlog grows: the slope of the line of least squares.
 fn growth(samples: &[Sample]) -> f64 {
     let settled = &samples[samples.len() / 5..];
     let points: Vec<(f64, f64)> =
@@ -143,7 +143,7 @@ fn growth(samples: &[Sample]) -> f64 {
     if under > 0.0 { over / under } else { 0.0 }
 }
 
-/// The last round over time.
+/// Plots the last round over time.
 fn flow(found: &mut Found, samples: &[Sample]) {
     const BIN: usize = 4;
     let looks: Vec<&Sample> = samples.iter().step_by(BIN).collect();

@@ -1,4 +1,4 @@
-//! `writers`: what the trigger costs those who insert.
+//! `writers`: the trigger's cost to those who insert.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::report::Better;
 use crate::stage::Sql;
 
 const WRITERS: &[usize] = &[1, 8, 16, 32, 64];
-/// Messages a second to an agent that is there: what keeps the broker awake while the others only insert.
+/// Messages a second to a connected agent; they keep the broker awake while the others only insert.
 const TRICKLE: f64 = 250.0;
 const WARM: Duration = Duration::from_millis(300);
 
@@ -126,7 +126,7 @@ fn judge(found: &mut Found, slow_flush_ms: f64, writers: usize, rates: &[Vec<f64
     }
 }
 
-/// Connected once and warm: that a new connection plans and compiles at first is not what a row costs.
+/// The producers, connected once and warm: a new connection's first planning and compiling is no cost of a row.
 struct Producers {
     bare: Vec<Producer>,
     messages: Vec<Producer>,
@@ -159,7 +159,7 @@ async fn one(
     if armed {
         sql.batch_execute(DISARM).await?;
     }
-    // What a round left behind must not be what the next one pays for.
+    // The next round must not pay for rows that this one left behind.
     sql.batch_execute("truncate bare_messages; delete from agent_messages where to_agent_id like 'away-%'")
         .await?;
     sql.batch_execute("vacuum agent_messages, postbell.deliveries").await?;

@@ -16,7 +16,7 @@ use crate::stage::Sql;
 pub(crate) const TOKEN: &str = "pb_loadtest";
 /// Connections that are opened side by side: the broker's pool authenticates them.
 const CONNECT_AT_ONCE: usize = 64;
-/// The window of an agent that no scenario asks otherwise.
+/// The window of an agent, unless a scenario asks for another.
 pub(crate) const WINDOW: u32 = 100;
 
 /// Registers agents `name-0`, `name-1`, … by plain SQL; gives their names.
@@ -70,7 +70,7 @@ impl Agent {
         let task = tokio::spawn(async move {
             while let Some(delivery) = deliveries.next().await {
                 let at = Instant::now();
-                // Whatever has no number is none of ours: an impossible line, which spoils the count.
+                // A payload without a number is not ours. The impossible line spoils the count, so that this shows.
                 let n = number(delivery.payload()).map_or(usize::MAX, |n| n * lines_each + line);
                 ledger.receive(n, at);
                 delivery.ack().await;
@@ -79,7 +79,7 @@ impl Agent {
         Ok(Self { client, task })
     }
 
-    /// Many, one recipient a message.
+    /// Starts many agents, for messages with one recipient each.
     ///
     /// # Errors
     /// The broker refuses one.
@@ -92,7 +92,7 @@ impl Agent {
         Self::start_each(broker, names, window, ledger, |_| (1, 0)).await
     }
 
-    /// Many, for broadcasts: the ledger has a line for each message and agent.
+    /// Starts many agents, for broadcasts: the ledger has a line for each message and agent.
     ///
     /// # Errors
     /// The broker refuses one.
@@ -105,7 +105,7 @@ impl Agent {
         Self::start_each(broker, names, window, ledger, |i| (names.len(), i)).await
     }
 
-    /// `lines` says for the agent at a position what [`start`](Self::start) wants to know.
+    /// `lines` gives the last argument of [`start`](Self::start) for the agent at a position.
     async fn start_each(
         broker: &Broker,
         names: &[String],
@@ -121,12 +121,12 @@ impl Agent {
     /// Writes the last acks and leaves.
     pub(crate) async fn stop(self) {
         self.client.close().await;
-        // Ends with the client; a panic in it would have lost receipts, and the ledger would show that.
+        // The task ends with the client. A panic in it would have lost receipts, which the ledger would show.
         let _ = self.task.await;
     }
 }
 
-/// All leave.
+/// All these agents leave.
 pub(crate) async fn stop_all(agents: Vec<Agent>) {
     iter(agents).for_each_concurrent(CONNECT_AT_ONCE, Agent::stop).await;
 }
@@ -134,7 +134,7 @@ pub(crate) async fn stop_all(agents: Vec<Agent>) {
 /// Waits until every delivery of these inboxes is settled in the table: acknowledged and committed.
 ///
 /// # Errors
-/// The server refuses, or they are not after half a minute.
+/// The server refuses, or a delivery is still not settled after half a minute.
 pub(crate) async fn wait_until_settled(sql: &Sql, inbox_like: &str) -> anyhow::Result<()> {
     let since = Instant::now();
     let asked = sql

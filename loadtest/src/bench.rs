@@ -1,4 +1,4 @@
-//! What a scenario gets, and what it gives back.
+//! The means of a scenario, and its findings.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use crate::report::{Axis, Better, Count, Figure, Latency, Line, Measure, Plot, Scenario};
 use crate::stage::{Database, Stage};
 
-/// What a scenario gets.
+/// The means of a scenario: the stage, a database, and the choices of the run.
 pub(crate) struct Bench<'a> {
     pub(crate) stage: &'a Stage,
     pub(crate) database: &'a Database,
@@ -17,17 +17,17 @@ pub(crate) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// A size: the second one where only correctness is asked.
+    /// A size: the second one in a quick run, which asks only for correctness.
     pub(crate) fn size(&self, full: usize, quick: usize) -> usize {
         if self.quick { quick } else { full }
     }
 
-    /// A time, likewise.
+    /// A time, chosen in the same way.
     pub(crate) fn lasting(&self, full_ms: u64, quick_ms: u64) -> Duration {
         Duration::from_millis(if self.quick { quick_ms } else { full_ms })
     }
 
-    /// Says what is done now, and how far that is of the whole.
+    /// Shows the present step, and how many of all steps are done.
     pub(crate) fn step(&self, what: &str, done: usize, of: usize) {
         self.progress.set_length(of as u64);
         self.progress.set_position(done as u64);
@@ -35,7 +35,7 @@ impl Bench<'_> {
     }
 }
 
-/// What a scenario found, gathered as it goes.
+/// The findings of a scenario, gathered as it goes.
 #[derive(Default)]
 pub(crate) struct Found {
     ledger: Count,
@@ -55,19 +55,19 @@ impl Found {
         self.ledger.duplicated += count.duplicated;
     }
 
-    /// A figure that should be no smaller.
+    /// Adds a figure that should be no smaller than its limit.
     pub(crate) fn at_least(&mut self, asked: &str, value: f64, limit: f64, unit: &str) {
         let (asked, unit) = (asked.to_owned(), unit.to_owned());
         self.figures.push(Figure { asked, value, limit, unit, at_least: true });
     }
 
-    /// A figure that should be no larger.
+    /// Adds a figure that should be no larger than its limit.
     pub(crate) fn at_most(&mut self, asked: &str, value: f64, limit: f64, unit: &str) {
         let (asked, unit) = (asked.to_owned(), unit.to_owned());
         self.figures.push(Figure { asked, value, limit, unit, at_least: false });
     }
 
-    /// A number; gives its median.
+    /// Adds a number, by its rounds; returns the median.
     pub(crate) fn measure(&mut self, name: &str, unit: &str, better: Better, rounds: Vec<f64>) -> f64 {
         let measure = Measure { name: name.to_owned(), unit: unit.to_owned(), better, rounds };
         let median = measure.median();
@@ -75,18 +75,18 @@ impl Found {
         median
     }
 
-    /// A distribution; gives it back for the figures.
+    /// Adds a distribution, and returns it for the figures.
     pub(crate) fn latency(&mut self, latency: Latency) -> Latency {
         self.latencies.push(latency.clone());
         latency
     }
 
-    /// A picture.
+    /// Adds a plot.
     pub(crate) fn plot(&mut self, title: &str, x: Axis, y: Axis, lines: Vec<Line>) {
         self.plots.push(Plot { title: title.to_owned(), x, y, lines });
     }
 
-    /// What a reader must know.
+    /// Adds a note that a reader must know.
     pub(crate) fn note(&mut self, note: impl Into<String>) {
         self.notes.push(note.into());
     }

@@ -1,4 +1,4 @@
-//! The broker: a process of its own, as a user starts it.
+//! The broker, in a process of its own, as a user starts it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -19,9 +19,9 @@ const STOP_WAIT: Duration = Duration::from_secs(40);
 pub(crate) struct Broker {
     /// Where its agents connect.
     pub(crate) url: String,
-    /// The same as an address.
+    /// The same place as an address.
     pub(crate) address: SocketAddr,
-    /// For its memory and time.
+    /// The process, to read its memory and processor time.
     pub(crate) process: Process,
     ports: Ports,
     child: Child,
@@ -36,20 +36,20 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// That were free a moment ago.
+    /// Two ports that were free a moment ago.
     ///
     /// # Errors
-    /// There are none.
+    /// The system has no free port.
     pub(crate) fn free() -> anyhow::Result<Self> {
         Ok(Self { agents: free_port()?, http: free_port()? })
     }
 }
 
 impl Broker {
-    /// Starts it and waits until it is ready; `postbell` is the program with its database.
+    /// Starts the broker and waits until it is ready; `postbell` is the program with its database.
     ///
     /// # Errors
-    /// It ended, or was not ready in time.
+    /// The broker ended, or was not ready in time.
     pub(crate) async fn start(mut postbell: Command, folder: &Path, ports: Ports) -> anyhow::Result<Self> {
         let Ports { agents, http } = ports;
         let log = folder.join(format!("broker-{agents}.log"));
@@ -89,10 +89,10 @@ impl Broker {
         value.and_then(|v| v.trim().parse().ok()).with_context(|| format!("the broker exports no {name}"))
     }
 
-    /// Stops it in order; says what it warned of meanwhile.
+    /// Stops the broker in order, and returns the warnings in its log.
     ///
     /// # Errors
-    /// It did not stop, or ended with a failing status: a defect.
+    /// The broker did not stop, or ended with a failing status: a defect.
     pub(crate) async fn stop(mut self) -> anyhow::Result<Vec<String>> {
         let asked = Command::new("kill").args(["-TERM", &self.process.0.to_string()]).status().await?;
         if !asked.success() {
@@ -106,7 +106,7 @@ impl Broker {
         Ok(self.said())
     }
 
-    /// Kills it, as a machine that loses its power would; says where it listened.
+    /// Kills the broker, as the loss of power would, and returns its ports.
     ///
     /// # Errors
     /// The system refuses.

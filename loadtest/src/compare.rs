@@ -1,4 +1,4 @@
-//! What changed from one report to another, and whether that is more than noise.
+//! The changes from one report to another, and whether they are more than noise.
 
 use crate::page::text::{count, moment, noise, number, percent, with_unit};
 use crate::report::{Better, FORMAT, Figure, Latency, Measure, Report, Scenario};
@@ -43,7 +43,7 @@ pub(crate) fn text(a: &Report, b: &Report) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// Why the comparison means little, before anything else.
+/// Differences between the two runs, because of which the comparison means little.
 fn warning(a: &Report, b: &Report) -> String {
     let facts = |r: &Report| {
         [
@@ -128,11 +128,12 @@ fn measure(a: &Measure, b: &Measure) -> [String; 8] {
     [a.name.clone(), a.unit.clone(), number(old), number(new), ratio(old, new), noise_a, noise_b, verdict]
 }
 
-/// Only a change that is larger than the noise of both is one. A single round has no known noise: then `?`.
+/// The word for a change. A change counts only if it is larger than the noise of both; a single round has no known
+/// noise, so its word is `?`.
 fn verdict(old: f64, new: f64, noises: [Option<f64>; 2], better: Better) -> &'static str {
     let [Some(noise_a), Some(noise_b)] = noises else { return "?" };
     let change = if old == new { 0.0 } else { ((new - old) / old).abs() };
-    // Computed numbers differ in their last digits where nothing changed; and no number is no change.
+    // Computed numbers differ in their last digits even if nothing changed. NaN counts as no change.
     let is_change = change > noise_a.max(noise_b) + 1e-9;
     if !is_change {
         return "same within the noise";
@@ -145,7 +146,7 @@ fn verdict(old: f64, new: f64, noises: [Option<f64>; 2], better: Better) -> &'st
     }
 }
 
-/// One distribution a run: its noise is not known, so nothing is said of it.
+/// A report has one distribution a run, whose noise is not known, so there is no verdict.
 fn latency(a: &Latency, b: &Latency) -> [[String; 8]; 3] {
     [(50.0, "p50"), (99.0, "p99"), (100.0, "max")].map(|(p, name)| {
         let (old, new) = (a.at(p), b.at(p));

@@ -8,14 +8,14 @@ use crate::report::Latency;
 
 const DIGITS: u8 = 3;
 const NANOS_MAX: u64 = 600_000_000_000;
-/// What a curve is drawn from; the last is the maximum.
+/// The percentiles that a curve is drawn from; the last is the maximum.
 const PERCENTILES: &[f64] =
     &[0.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 97.5, 99.0, 99.5, 99.9, 99.95, 99.99, 99.999, 100.0];
 
 /// The distribution of some latencies.
 ///
 /// # Errors
-/// There is none, or the histogram cannot be made.
+/// There are no latencies, or the histogram cannot be made.
 pub(crate) fn distribution(
     label: &str,
     latencies: impl Iterator<Item = Duration>,

@@ -8,7 +8,7 @@ use anyhow::bail;
 
 use crate::report::Count;
 
-/// How long nothing may come before what is missing counts as lost: far over the promise of 5 s.
+/// After so long without a receipt, missing messages count as lost: far over the promise of 5 s.
 const LOST_AFTER: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 
@@ -22,7 +22,7 @@ struct Line {
     committed: AtomicBool,
 }
 
-/// See the module. Lines are numbered from 0.
+/// The messages of a run. Lines are numbered from 0.
 pub(crate) struct Ledger {
     began: Instant,
     lines: Vec<Line>,
@@ -42,19 +42,20 @@ impl Ledger {
         }
     }
 
-    /// The moment at which it should be sent, whether or not the sender is late: latency counts from here.
+    /// Sets the moment at which the message should be sent, whether or not the sender is late: latency counts from
+    /// here.
     pub(crate) fn intend(&self, n: usize, at: Instant) {
         self.lines[n].intended.store(self.stamp(at), Ordering::Relaxed);
     }
 
-    /// Its INSERT is committed.
+    /// Notes that the INSERT is committed.
     pub(crate) fn commit(&self, n: usize) {
         if !self.lines[n].committed.swap(true, Ordering::Relaxed) {
             self.committed.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Several sent at one moment and committed by one statement.
+    /// Notes messages that were sent at one moment and committed by one statement.
     pub(crate) fn commit_all(&self, lines: Range<usize>, intended: Instant) {
         for n in lines {
             self.intend(n, intended);
@@ -62,7 +63,7 @@ impl Ledger {
         }
     }
 
-    /// It came.
+    /// Notes that the message came.
     pub(crate) fn receive(&self, n: usize, at: Instant) {
         let Some(line) = self.lines.get(n) else {
             self.unknown.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +85,7 @@ impl Ledger {
         self.received.load(Ordering::Relaxed)
     }
 
-    /// Waits until so many have come, or nothing comes any more: then [`count`](Self::count) tells what is lost.
+    /// Waits until so many have come, or until none comes any more; [`count`](Self::count) then tells what is lost.
     pub(crate) async fn wait_for(&self, received: usize) {
         let (mut last, mut since) = (self.received(), Instant::now());
         while self.received() < received && since.elapsed() < LOST_AFTER {
@@ -102,7 +103,7 @@ impl Ledger {
         (sent > 0 && came > 0).then(|| Duration::from_nanos(came.saturating_sub(sent)))
     }
 
-    /// It waits in the table at the end of a run that did not want all: it was not lost.
+    /// Takes a message out of the balance that still waits in the table after a run that did not want all.
     pub(crate) fn still_waits(&self, n: usize) {
         if let Some(line) = self.lines.get(n)
             && line.receipts.load(Ordering::Relaxed) == 0
@@ -111,7 +112,7 @@ impl Ledger {
         }
     }
 
-    /// When it came.
+    /// When the message came; `None` if it never did.
     pub(crate) fn received_at(&self, n: usize) -> Option<Instant> {
         match self.lines[n].received.load(Ordering::Relaxed) {
             0 => None,
@@ -119,10 +120,10 @@ impl Ledger {
         }
     }
 
-    /// The balance.
+    /// The balance of the run.
     ///
     /// # Errors
-    /// Something came that was never sent: the counting itself is wrong.
+    /// A message came that was never sent: the counting itself is wrong.
     pub(crate) fn count(&self) -> anyhow::Result<Count> {
         let unknown = self.unknown.load(Ordering::Relaxed);
         if unknown > 0 {

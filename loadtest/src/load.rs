@@ -1,4 +1,4 @@
-//! What is inserted, and by whom: plain SQL, as any producer sends it.
+//! The load: producers that insert by plain SQL, as any producer does.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio_postgres::Statement;
 use crate::ledger::Ledger;
 use crate::stage::{Database, Sql};
 
-/// The size of a payload that no scenario asks otherwise: what agents tell each other most of the time.
+/// The size of a payload, unless a scenario asks for another: most messages between agents are as small.
 pub(crate) const PAYLOAD_BYTES: usize = 100;
 
 /// A payload with its number, about so many bytes long.
@@ -36,7 +36,7 @@ pub(crate) enum Table {
 /// # Errors
 /// The server refuses.
 pub(crate) async fn make_bare_table(sql: &Sql) -> anyhow::Result<()> {
-    // Its cleaning is nobody's cost here: it is truncated.
+    // The table is truncated, so nobody should pay for cleaning it.
     let make =
         "create table bare_messages (like agent_messages including all) with (autovacuum_enabled = off)";
     Ok(sql.batch_execute(make).await?)
@@ -68,7 +68,7 @@ impl Producer {
         Ok(Self { sql, insert })
     }
 
-    /// Several at once.
+    /// Connects several producers.
     ///
     /// # Errors
     /// The server refuses one.
@@ -90,7 +90,7 @@ impl Producer {
     }
 }
 
-/// Inserts these messages by one statement, each numbered, in turn to each of the agents.
+/// Inserts the messages of these lines by one statement, each numbered, to the agents in turn.
 ///
 /// # Errors
 /// The server refuses.
@@ -109,7 +109,7 @@ pub(crate) async fn insert_many(
     Ok(())
 }
 
-/// Makes so many rows of a waiting inbox, in statements of ten thousand.
+/// Fills an inbox with the messages of these lines, in statements of ten thousand.
 ///
 /// # Errors
 /// The server refuses.
@@ -117,7 +117,7 @@ pub(crate) async fn fill(sql: &Sql, to: &str, lines: Range<usize>, ledger: &Ledg
     fill_with(sql, to, lines, PAYLOAD_BYTES, ledger).await
 }
 
-/// The same with payloads of another size.
+/// Like [`fill`], with payloads of another size.
 ///
 /// # Errors
 /// The server refuses.
@@ -165,7 +165,7 @@ impl Numbers {
     }
 }
 
-/// Every producer inserts as fast as it can, one row a transaction, for so long. Gives the rate a second.
+/// Every producer inserts as fast as it can, one row a transaction, for so long. Returns the rate a second.
 ///
 /// # Errors
 /// The server refuses.
@@ -202,8 +202,9 @@ pub(crate) async fn insert_at_full_speed(
     Ok(inserted.into_inner() as f64 / began.elapsed().as_secs_f64())
 }
 
-/// The producers together insert `rate` rows a second for so long, each at its intended moment or, if it is late, as
-/// soon as it can: its latency counts from the intended moment all the same. Gives the numbers it used.
+/// The producers together insert `rate` rows a second for so long. A producer inserts each row at its intended
+/// moment, or, if it is late, as soon as it can; the latency counts from the intended moment all the same. Returns
+/// the numbers used.
 ///
 /// # Errors
 /// The server refuses.
@@ -220,7 +221,7 @@ pub(crate) async fn insert_at_rate(
     let rounds = (lasting.as_secs_f64() / every.as_secs_f64()).ceil() as u32;
     let began = Instant::now() + Duration::from_millis(5);
     let work = producers.iter().enumerate().map(|(i, producer)| async move {
-        // Evenly spread among each other.
+        // The producers take turns at even distances.
         let first = began + every.mul_f64(i as f64 / producers.len() as f64);
         for round in 0..rounds {
             let intended = first + every * round;
@@ -236,8 +237,8 @@ pub(crate) async fn insert_at_rate(
     Ok(before..numbers.taken())
 }
 
-/// Tells the intended moments one by one, from a thread of its own: the runtime's timer is only good to a
-/// millisecond, which is what some latencies are made of.
+/// Tells the intended moments one by one, from a thread of its own: the runtime's timer is good to a millisecond
+/// only, and some latencies are no longer than that.
 pub(crate) fn moments(count: usize, every: Duration) -> mpsc::Receiver<Instant> {
     let (tell, told) = mpsc::channel(count.max(1));
     std::thread::spawn(move || {

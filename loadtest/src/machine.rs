@@ -1,4 +1,5 @@
-//! Where this runs, and what a process costs. Linux tells by /proc; elsewhere the numbers are left out.
+//! This machine, and the cost of a process. The numbers come from /proc; on other systems than Linux they are left
+//! out.
 
 use std::fs;
 
@@ -33,23 +34,23 @@ const TICKS_PER_SECOND: f64 = 100.0;
 pub(crate) struct Process(pub(crate) u32);
 
 impl Process {
-    /// Its resident memory now, in MB.
+    /// The resident memory now, in MB.
     pub(crate) fn memory_mb(self) -> Option<f64> {
         self.status_mb("VmRSS:")
     }
 
-    /// The most it had since [`forget_peak`](Self::forget_peak), in MB.
+    /// The most resident memory since [`forget_peak`](Self::forget_peak), in MB.
     pub(crate) fn memory_peak_mb(self) -> Option<f64> {
         self.status_mb("VmHWM:")
     }
 
     /// Starts the peak anew.
     pub(crate) fn forget_peak(self) {
-        // Where that is not allowed the peak is that of its whole life, which is no smaller.
+        // If that is not allowed, the peak is that of the process's whole life, which is no smaller.
         let _ = fs::write(format!("/proc/{}/clear_refs", self.0), "5");
     }
 
-    /// Seconds on a processor so far, all threads, those that have ended among them; good to a hundredth.
+    /// The processor time so far in seconds, of all threads, also of ended ones; good to a hundredth.
     pub(crate) fn cpu_seconds(self) -> Option<f64> {
         let text = fs::read_to_string(format!("/proc/{}/stat", self.0)).ok()?;
         // The name before may hold anything: fields are counted from its closing bracket (proc(5): utime, stime).
@@ -75,7 +76,7 @@ mod tests {
         let me = Process(std::process::id());
         assert!(me.memory_mb().is_some_and(|mb| mb > 1.0));
         assert!(me.memory_peak_mb() >= me.memory_mb());
-        // Whatever this does until then is processor time.
+        // The loop itself takes processor time.
         while me.cpu_seconds().expect("Linux tells it") == 0.0 {}
         assert!(machine().memory_mb > 0);
     }

@@ -55,7 +55,7 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// Which, by name; all where none is named
+    /// The scenarios to run, by name; all by default
     scenarios: Vec<String>,
     /// Small sizes: for correctness, not for time
     #[arg(long)]
@@ -118,7 +118,7 @@ fn read(path: &PathBuf) -> anyhow::Result<Report> {
     serde_json::from_str(&text).with_context(|| format!("{} is no report of this load test", path.display()))
 }
 
-/// A line of the product, on standard output.
+/// Prints a line of the result to standard output.
 fn say(line: &str) {
     use std::io::Write;
     // A reader that went away needs no line.

@@ -1,4 +1,5 @@
-//! `report.html`: one file that needs nothing beside it, no network and no script. What it says is in `report.json`.
+//! `report.html`: one file that needs nothing beside it, no network and no script. All that it says is in
+//! `report.json`.
 
 mod axis;
 mod figures;
@@ -15,7 +16,7 @@ pub(crate) mod text;
 use crate::report::Report;
 
 const STYLE: &str = include_str!("page/style.css");
-/// Shows at once what a pointer is near; without it a point's title says the same.
+/// A script that shows the point near the pointer; without it, the title of a point says the same.
 const READOUT: &str = include_str!("page/readout.js");
 
 /// The whole page.
@@ -39,7 +40,7 @@ pub(crate) fn html(report: &Report) -> String {
     )
 }
 
-/// Whether its times mean anything, so that its figures can be judged.
+/// Whether the times of this report mean anything, so that its figures can be judged.
 fn times_count(report: &Report) -> bool {
     !report.quick && report.versions.build != "debug"
 }

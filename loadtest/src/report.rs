@@ -1,4 +1,5 @@
-//! What a run found, as `report.json` holds it. The page, `compare` and the verdict are made from nothing else.
+//! The findings of a run, as `report.json` holds them. The page, `compare` and the verdict are made from nothing
+//! else.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +11,19 @@ pub(crate) const FORMAT: u32 = 1;
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
-    /// See [`FORMAT`].
+    /// The shape of the file, [`FORMAT`].
     pub(crate) format: u32,
     /// When it began, RFC 3339 in UTC.
     pub(crate) started_at: String,
-    /// How long it took.
+    /// How many seconds it took.
     pub(crate) seconds: f64,
     /// Small sizes, for correctness: its times mean nothing.
     pub(crate) quick: bool,
-    /// How long each flush of the write-ahead log was delayed; 0: as the disk is.
+    /// By how many milliseconds each flush of the write-ahead log was delayed; 0 if by none.
     pub(crate) slow_flush_ms: f64,
     /// Where it ran.
     pub(crate) machine: Machine,
-    /// What ran.
+    /// The versions of what ran.
     pub(crate) versions: Versions,
     /// Settings of the server and the broker that bear on the figures.
     pub(crate) settings: BTreeMap<String, String>,
@@ -37,22 +38,22 @@ pub(crate) struct Machine {
     pub(crate) cpu: String,
     /// Cores that this process may use.
     pub(crate) cores: usize,
-    /// Memory.
+    /// Memory in MB.
     pub(crate) memory_mb: u64,
     /// Operating system and kernel.
     pub(crate) system: String,
-    /// What ran beside it at the start: the load average over one minute.
+    /// The load average over one minute at the start: how much ran beside the load test.
     pub(crate) load_average: f64,
 }
 
-/// What ran.
+/// The versions of what ran.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Versions {
     /// The broker's version.
     pub(crate) postbell: String,
-    /// The commit it was built from, where that is known.
+    /// The commit that it was built from, if that is known.
     pub(crate) commit: String,
-    /// The server's.
+    /// The server's version.
     pub(crate) postgres: String,
     /// `release` or `debug`: a debug build's times mean nothing.
     pub(crate) build: String,
@@ -63,15 +64,15 @@ pub(crate) struct Versions {
 pub(crate) struct Scenario {
     /// Its name on the command line.
     pub(crate) name: String,
-    /// What it asks, in a sentence.
+    /// The question that it asks, in a sentence.
     pub(crate) about: String,
     /// How it was measured.
     pub(crate) method: String,
-    /// How long it took.
+    /// How many seconds it took.
     pub(crate) seconds: f64,
     /// Every message that it sent, counted by id.
     pub(crate) ledger: Count,
-    /// The figures to reach, and what came.
+    /// The figures to reach, and the values that came.
     pub(crate) figures: Vec<Figure>,
     /// Numbers.
     pub(crate) measures: Vec<Measure>,
@@ -79,7 +80,7 @@ pub(crate) struct Scenario {
     pub(crate) latencies: Vec<Latency>,
     /// Plots.
     pub(crate) plots: Vec<Plot>,
-    /// What a reader must know about these numbers.
+    /// Notes that a reader must know with these numbers.
     pub(crate) notes: Vec<String>,
 }
 
@@ -99,13 +100,13 @@ pub(crate) struct Count {
 /// A figure to reach.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Figure {
-    /// What is asked, as a reader would say it: `p50 ≤ raw NOTIFY p50 + 0.3 ms`.
+    /// The demand, as a reader would say it: `p50 ≤ raw NOTIFY p50 + 0.3 ms`.
     pub(crate) asked: String,
-    /// What came.
+    /// The value that came.
     pub(crate) value: f64,
     /// The bound.
     pub(crate) limit: f64,
-    /// Of both; empty for a ratio.
+    /// The unit of both; empty for a ratio.
     pub(crate) unit: String,
     /// Whether a larger value is better: then the limit is a floor.
     pub(crate) at_least: bool,
@@ -121,7 +122,7 @@ impl Figure {
 /// A number, measured once or several times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measure {
-    /// What it is; unique in its scenario.
+    /// Its name, unique in its scenario.
     pub(crate) name: String,
     /// `msg/s`, `ms`, `MB`, …; empty for a ratio.
     pub(crate) unit: String,
@@ -159,16 +160,17 @@ impl Measure {
 /// A distribution of latencies, from the intended moment of sending.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    /// What was measured: `broker`, `raw NOTIFY`, …; unique in its scenario.
+    /// Its name, unique in its scenario: `broker`, `raw NOTIFY`, ….
     pub(crate) label: String,
-    /// How many.
+    /// How many messages.
     pub(crate) count: u64,
     /// Percentile (0 to 100) and milliseconds, rising: what a curve is drawn from. The last is 100, the maximum.
     pub(crate) percentiles: Vec<(f64, f64)>,
 }
 
 impl Latency {
-    /// Milliseconds at one of [`percentiles`](Self::percentiles); that of the next higher one where it is not there.
+    /// The milliseconds at one of [`percentiles`](Self::percentiles), or at the next higher one if it is not among
+    /// them.
     pub(crate) fn at(&self, percentile: f64) -> f64 {
         let found = self.percentiles.iter().find(|(p, _)| *p >= percentile - 1e-9);
         found.map_or(f64::NAN, |(_, ms)| *ms)
@@ -178,11 +180,11 @@ impl Latency {
 /// A picture of lines.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plot {
-    /// Above it.
+    /// The title above it.
     pub(crate) title: String,
     /// The horizontal axis, with its unit.
     pub(crate) x: Axis,
-    /// The vertical one.
+    /// The vertical axis, with its unit.
     pub(crate) y: Axis,
     /// The lines, at most eight.
     pub(crate) lines: Vec<Line>,
@@ -191,7 +193,7 @@ pub(crate) struct Plot {
 /// An axis.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Axis {
-    /// What it shows, with its unit.
+    /// Its label, with the unit.
     pub(crate) label: String,
     /// Powers of ten instead of equal steps. Values are above zero then.
     pub(crate) logarithmic: bool,
@@ -200,9 +202,9 @@ pub(crate) struct Axis {
 /// A line of a plot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
-    /// What it is.
+    /// Its label in the legend.
     pub(crate) label: String,
-    /// x and y, by rising x.
+    /// The points as x and y, by rising x.
     pub(crate) points: Vec<(f64, f64)>,
     /// A bound to compare with, drawn dashed.
     pub(crate) is_limit: bool,

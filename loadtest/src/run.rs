@@ -13,7 +13,7 @@ use crate::scenarios::{self, Spec};
 use crate::stage::{Stage, Wanted};
 use crate::{machine, page, say};
 
-/// Runs these scenarios, or all; a failure where a message was lost.
+/// Runs these scenarios, or all if none is named. The exit status is a failure if a message was lost.
 pub(crate) fn run(names: &[String], quick: bool, wanted: &Wanted, out: &Path) -> anyhow::Result<ExitCode> {
     let specs = choose(names)?;
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
@@ -91,14 +91,14 @@ async fn one(
         progress: progress.clone(),
     };
     let found = (spec.run)(&bench).await;
-    // Also after a failure: the server may be somebody's.
+    // The database is removed even after a failure: the server may be somebody's.
     let removed = database.remove().await;
     let found = found?;
     removed?;
     Ok(found.into_scenario(spec.name, spec.about, spec.method, began.elapsed().as_secs_f64()))
 }
 
-/// Drawn on standard error, and only where that is a terminal.
+/// A progress bar on standard error, drawn only if that is a terminal.
 fn bar(name: &str) -> ProgressBar {
     let bar = ProgressBar::new(1);
     let style = ProgressStyle::with_template("{prefix:<20} {bar:24} {elapsed_precise} {msg}");

@@ -7,10 +7,10 @@ use anyhow::{Context, bail};
 
 const SOURCE: &str = include_str!("slow_flush.c");
 
-/// The environment under which a server flushes so much slower. The library stays in `folder`.
+/// The environment in which a server flushes so many milliseconds slower. The library stays in `folder`.
 ///
 /// # Errors
-/// This is no Linux, or no C compiler is installed.
+/// This is not Linux, or no C compiler is installed.
 pub(crate) fn environment(folder: &Path, ms: f64) -> anyhow::Result<Vec<(String, String)>> {
     if ms <= 0.0 {
         return Ok(Vec::new());

@@ -1,4 +1,4 @@
-//! What the scenarios run on: a server, a database for each scenario, and a broker of its own process.
+//! The stage of the scenarios: a server, a database for each scenario, and a broker in a process of its own.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -15,9 +15,9 @@ use crate::slow_flush;
 /// A connection of a plain SQL client.
 pub(crate) type Sql = tokio_postgres::Client;
 
-/// The hidden command under which this program is the broker: so both are always of one build.
+/// The hidden command under which this program is the broker, so that both are always of one build.
 pub(crate) const BROKER_COMMAND: &str = "postbell";
-/// Writers, the broker, and what watches them.
+/// Enough for writers, the broker, and whatever watches them.
 const CONNECTIONS: &str = "400";
 
 /// How to set the stage.
@@ -27,17 +27,17 @@ pub(crate) struct Wanted {
     pub(crate) database_url: Option<String>,
     /// Another broker program than this build's.
     pub(crate) broker: Option<PathBuf>,
-    /// How much longer each flush takes.
+    /// By how many milliseconds each flush is delayed.
     pub(crate) slow_flush_ms: f64,
 }
 
-/// See the module.
+/// The server, and the programs that run on it.
 pub(crate) struct Stage {
     url: String,
     broker: Option<PathBuf>,
     databases: AtomicU32,
     folder: TempDir,
-    // Last: it stops when the rest is gone.
+    // The last field, so that the server stops when the rest is gone.
     server: Option<DevPostgres>,
 }
 
@@ -77,7 +77,8 @@ impl Stage {
         admin.batch_execute(&format!("create database {name}")).await.with_context(|| {
             format!("the load test needs a role that may create databases; {name} could not be made")
         })?;
-        // The pages that the scenario before left to write are not this one's cost; not every role may ask for it.
+        // The pages that the scenario before left to write must not burden this one. Not every role may ask for a
+        // checkpoint.
         let _ = admin.batch_execute("checkpoint").await;
         let database = Database { admin: self.url.clone(), url: with_database(&self.url, &name)?, name };
         let mut command = self.postbell(&database);
@@ -91,12 +92,12 @@ impl Stage {
     /// Starts a broker on a database and waits until it is ready.
     ///
     /// # Errors
-    /// It ended, or was not ready in time.
+    /// The broker ended, or was not ready in time.
     pub(crate) async fn broker(&self, database: &Database) -> anyhow::Result<Broker> {
         self.broker_at(database, Ports::free()?).await
     }
 
-    /// The same where another one listened before.
+    /// Starts a broker where another one listened before.
     ///
     /// # Errors
     /// See [`broker`](Self::broker).
@@ -112,7 +113,7 @@ impl Stage {
         Ok(sql(&self.url).await?.query_one("show server_version", &[]).await?.get(0))
     }
 
-    /// What bears on the figures, as the server has it.
+    /// The server's settings that bear on the figures.
     ///
     /// # Errors
     /// It does not answer.
@@ -146,7 +147,7 @@ impl Stage {
     }
 }
 
-/// A server of its own user's cannot otherwise load the library that delays its flushes.
+/// Opens the folder to all: a server under another account could not load the library that delays its flushes.
 fn open_to_all(folder: &TempDir) -> anyhow::Result<()> {
     #[cfg(unix)]
     {
@@ -208,13 +209,13 @@ async fn sql(url: &str) -> anyhow::Result<Sql> {
     let (client, connection) =
         tokio_postgres::connect(url, NoTls).await.context("the database cannot be reached")?;
     tokio::spawn(async move {
-        // Whoever uses the client learns of it by its next answer.
+        // The user of the client learns of an error by the next answer.
         let _ = connection.await;
     });
     Ok(client)
 }
 
-/// The same server, another database.
+/// The URL of another database on the same server.
 fn with_database(url: &str, name: &str) -> anyhow::Result<String> {
     let fault = || {
         format!("the database's URL must look like postgres://user:password@host:5432/database, not {url:?}")

@@ -14,7 +14,7 @@ use crate::store::{Pool, Target};
 /// A command uses one connection.
 const POOL_SIZE: u32 = 1;
 
-/// What can be done with the registry; its help is in [`super::Command`].
+/// The subcommands; the help of `agent` itself is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum AgentCommand {
     /// Register an agent, or give its first token to one that is registered
@@ -22,7 +22,7 @@ pub(super) enum AgentCommand {
   postbell agent add validation-agent --environment railway
   export POSTBELL_TOKEN=$(postbell agent add nightly-report --environment github)")]
     Add(AddArgs),
-    /// List agents, with what waits for each
+    /// List agents, with the number of deliveries that wait for each
     List(ListArgs),
     /// Give an agent a new token; the old one is void at once, unless there is an overlap
     #[command(
@@ -31,7 +31,7 @@ pub(super) enum AgentCommand {
                             one; whatever still uses it then is ended. Rotating again without an overlap ends it early."
     )]
     Rotate(RotateArgs),
-    /// End an agent's sessions and refuse its hello; what waits for it keeps waiting, broadcasts pass it over
+    /// End an agent's sessions and refuse its hello; its deliveries keep waiting, and broadcasts leave it out
     Disable(NameArgs),
     /// Let a disabled agent connect again, with the token it had
     Enable(NameArgs),
@@ -48,16 +48,16 @@ pub(super) enum AgentCommand {
 pub(super) struct AddArgs {
     /// The agent's name: messages are sent to it
     name: String,
-    /// Where it runs: pc, railway, github, … [default: pc]
+    /// Where the agent runs: pc, railway, github, … [default: pc]
     #[arg(long, env = "POSTBELL_ENVIRONMENT")]
     environment: Option<String>,
-    /// What it may do [default: agent]
+    /// The agent's rights [default: agent]
     #[arg(long, env = "POSTBELL_ROLE", value_parser = ["agent", "orchestrator"])]
     role: Option<String>,
-    /// What kind it is, in your own words [default: its role]
+    /// The agent's kind, in your own words [default: its role]
     #[arg(long = "type", env = "POSTBELL_AGENT_TYPE", value_name = "TYPE")]
     agent_type: Option<String>,
-    /// What people call it [default: its name]
+    /// The agent's name for people [default: its name]
     #[arg(long, env = "POSTBELL_DISPLAY_NAME")]
     display_name: Option<String>,
     #[command(flatten)]
@@ -96,7 +96,7 @@ pub(super) struct RotateArgs {
 pub(super) struct RemoveArgs {
     /// The agent's name
     name: String,
-    /// Even if messages wait for it: they stay for an agent of that name
+    /// Remove the agent even if deliveries wait: they stay for an agent of that name
     #[arg(long, env = "POSTBELL_FORCE")]
     force: bool,
     #[command(flatten)]
@@ -154,7 +154,7 @@ fn pool(args: &ListArgs) -> anyhow::Result<Pool> {
     Ok(one_connection(target(&args.database)?))
 }
 
-/// A pool for a command.
+/// A pool of one connection, which is enough for a command.
 pub(super) fn one_connection(target: Target) -> Pool {
     Pool::new(target, POOL_SIZE)
 }
@@ -163,7 +163,7 @@ fn show_token(agent: &str, token: &Token, as_json: bool) {
     if as_json {
         output::json(&json!({"agent": agent, "token": token.reveal()}));
     } else {
-        // The token alone on standard output: TOKEN=$(postbell agent add …).
+        // Standard output gets the token alone: TOKEN=$(postbell agent add …).
         tracing::info!("the token of {agent}, shown once; give it to the agent as POSTBELL_TOKEN");
         output::line(token.reveal());
     }
@@ -213,7 +213,8 @@ fn show(agents: &[Agent], as_json: bool) {
     );
 }
 
-/// A token for an agent of this machine, new at each run: only its hash is kept.
+/// Gives the agent a new token, and registers an agent that is missing. The database keeps only a token's hash, so a
+/// token of an earlier run cannot be shown again.
 pub(super) async fn token_of(pool: &Pool, agent: &str) -> anyhow::Result<Token> {
     match agents::rotate(pool, agent, Duration::ZERO).await {
         Ok(token) => Ok(token),

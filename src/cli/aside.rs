@@ -1,4 +1,4 @@
-//! `postbell aside`: what the user's tables did not take.
+//! `postbell aside`: changes that the user's tables did not take.
 
 use std::process::ExitCode;
 
@@ -11,10 +11,10 @@ use super::{Outcome, output, target};
 use crate::store::aside::{self, Chosen, Filter};
 use crate::store::{Connection, settle};
 
-/// Of a number that is not there.
+/// Said of numbers that are not in `postbell.set_aside`.
 const UNKNOWN: &str = "not set aside: `postbell aside list`";
 
-/// What can be done with what is set aside; its help is in [`super::Command`].
+/// The subcommands; the help of `aside` itself is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum AsideCommand {
     /// List what is set aside, the newest first
@@ -22,14 +22,14 @@ pub(super) enum AsideCommand {
   postbell aside list --inbox validation-agent
   postbell aside list --kind dead --json | jq -r '.[].reason' | sort | uniq -c")]
     List(ListArgs),
-    /// Try to write it now; a broker does so by itself, the more seldom the longer it is refused
+    /// Try to write it now; a broker also tries by itself, less and less often
     #[command(after_help = "Examples:
   postbell aside retry 12 13
   postbell aside retry --all
 
 Exit status: 0 nothing of it is left; 1 something is still refused; 64 wrong usage.")]
     Retry(ChosenArgs),
-    /// Let it rest: the message keeps the status that it has, and is delivered to nobody again
+    /// Give up writing it: the message keeps its present status and is delivered to nobody again
     #[command(after_help = "Examples:
   postbell aside drop 12
   postbell aside drop --inbox old-agent")]
@@ -60,7 +60,7 @@ impl ChosenArgs {
         Chosen { ids, inbox: self.inbox.as_deref() }
     }
 
-    /// Writes as a broker does: with its search path, and waiting for nothing for long.
+    /// A connection as the settler has: with its search path, and with short limits on locks and statements.
     async fn connect(&self) -> anyhow::Result<Connection> {
         Ok(settle::open(&target(&self.common.database)?.impatient()).await?)
     }

@@ -14,12 +14,12 @@ use crate::store::Pool;
 use crate::store::dead::{self, Chosen, DeadMessage, Done, Filter, Partly, Refusal};
 use chosen::{ChosenArgs, CommonArgs};
 
-/// Characters of a reason that the table shows.
+/// At most so many characters of a reason are shown in the table.
 const REASON_CHARS_MAX: usize = 60;
-/// So many dead letters that are refused are named; JSON has all.
+/// At most so many refused dead letters are named one by one; JSON lists all.
 const REFUSED_MAX: usize = 20;
 
-/// What can be done with dead letters; its help is in [`super::Command`].
+/// The subcommands; the help of `dead` itself is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum DeadCommand {
     /// List dead letters, the newest first
@@ -82,7 +82,7 @@ impl ChosenArgs {
     }
 }
 
-/// The count, and what stays dead.
+/// Prints how many dead letters were changed and which stay dead. The exit status is 1 if any stays dead.
 fn report(args: &ChosenArgs, what: &str, done: Result<i64, Partly>) -> Outcome {
     let (done, error, is_whole) = match done {
         Ok(count) => (Done { count, looked: count, ..Done::default() }, None, true),
@@ -181,7 +181,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A reason may be a whole traceback.
+/// The first line of a reason that is not blank, cut: a reason may be a whole traceback.
 fn one_line(reason: &str) -> String {
     let line = reason.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
     let mut text: String = line.chars().take(REASON_CHARS_MAX).collect();

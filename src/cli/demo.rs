@@ -12,15 +12,15 @@ use crate::store::{Connection, Pool, Target};
 use postbell_client::{Builder, Client, Deliveries};
 
 const AGENTS: [&str; 2] = ["demo-validator", "demo-reporter"];
-/// What one shows of the whole.
+/// Messages in the demonstration: half in an INSERT each, half in one INSERT.
 const MESSAGES: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two inserts, so that each is seen to arrive by itself.
+/// The pause between two inserts, so that each message is seen to arrive by itself.
 const BETWEEN: Duration = Duration::from_millis(120);
 
 const INSERT: &str = include_str!("../../sql/queries/demo_insert.sql");
 
-/// What an agent saw.
+/// A message as an agent received it.
 struct Seen {
     agent: &'static str,
     priority: u8,
@@ -50,7 +50,7 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str, ca: Option<&Pat
     ));
     let sql = Connection::open(target).await?;
     let mut latencies = Vec::new();
-    // One by one: each wakes the sleeping broker.
+    // One INSERT a message: each wakes the sleeping broker.
     for n in 0..MESSAGES / 2 {
         insert(&sql, n, 1).await?;
         latencies.push(show(&mut seen).await?);
@@ -76,7 +76,7 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str, ca: Option<&Pat
 
 async fn be(agent: &'static str, mut deliveries: Deliveries, seen: mpsc::Sender<Seen>) {
     while let Some(delivery) = deliveries.next().await {
-        // Both clocks are this machine's.
+        // Both clocks are this machine's, unless DATABASE_URL names a database elsewhere.
         let created = humantime::parse_rfc3339(delivery.created_at()).unwrap_or(SystemTime::now());
         let latency = created.elapsed().unwrap_or_default();
         let payload = delivery.payload().to_owned();

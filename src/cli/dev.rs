@@ -18,9 +18,9 @@ use crate::store::agents::Token;
 use crate::store::migrate::migrate;
 use crate::store::{Pool, Target};
 
-/// The agent that is there for people to try with.
+/// The agent that is registered for a person to try with.
 const YOU: &str = "you";
-/// Ctrl-C at a terminal should not take twenty seconds.
+/// The drain: Ctrl-C at a terminal should not take twenty seconds.
 const DRAIN_SECONDS: &str = "2";
 
 /// Runs a broker with a Postgres of its own, or on DATABASE_URL where that is set.
@@ -52,7 +52,7 @@ pub(super) struct DevArgs {
 pub(super) async fn run(args: DevArgs) -> Outcome {
     let made = if args.tls { Some(ca::files(&args.folder()?.join("tls"))?) } else { None };
     let (server, url) = database(&args)?;
-    // For the status page, new at each run; one that is set is known to whoever set it.
+    // The token of the status page: if none is set, each run makes a new one and prints it.
     let operator = args.broker.value(OPERATOR_TOKEN.env).is_none().then(Token::random);
     let config = Config::parse(|env| match (env, &made) {
         _ if env == DATABASE_URL.env => Some(url.clone()),
@@ -125,7 +125,7 @@ async fn serve(
     Ok(report(running.await??))
 }
 
-/// The database to use, and the server if it is ours.
+/// The database's URL, and the server if this command started it.
 fn database(args: &DevArgs) -> anyhow::Result<(Option<DevPostgres>, String)> {
     if let Some(url) = args.broker.value(DATABASE_URL.env).filter(|url| !url.is_empty()) {
         return Ok((None, url));
@@ -146,9 +146,10 @@ fn database(args: &DevArgs) -> anyhow::Result<(Option<DevPostgres>, String)> {
     Ok((Some(server), url))
 }
 
-/// Only what a run left there, and not while a server uses it.
+/// Removes the database of earlier runs, and nothing else in the folder; fails while a server uses it.
 fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
-    // Starting refuses a folder that is in use; stopping again leaves it free to be removed.
+    // A start fails if another process uses the folder. Otherwise the server is stopped again, and the folder is
+    // free.
     let pid_file = folder.join("data/postmaster.pid");
     if pid_file.exists() {
         let options = Options {
@@ -173,7 +174,7 @@ fn remove(folder: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How agents connect.
+/// The addresses and secrets that a person needs to connect.
 struct Connecting<'a> {
     scheme: &'a str,
     address: &'a str,
@@ -183,12 +184,13 @@ struct Connecting<'a> {
 }
 
 impl Connecting<'_> {
-    /// What an agent's environment has besides the URL.
+    /// The variable that an agent needs besides URL, name and token: the CA, if there is one.
     fn environment(&self) -> String {
         self.ca.map_or(String::new(), |ca| format!(" POSTBELL_CA='{}'", ca.display()))
     }
 
-    /// No server sees what is behind the #; the page takes it out of the address.
+    /// The URL of the status page. A browser sends nothing behind the `#` to a server, so no log shows the token; the
+    /// page takes the token out of the address.
     fn page(&self) -> String {
         let token = self.operator.map_or(String::new(), |token| format!("#token={}", token.reveal()));
         format!("http://{}/{token}", self.http)

@@ -16,9 +16,9 @@ const BROKER_WAIT: Duration = Duration::from_secs(1);
 
 /// Check whether a broker can work here, and say what to do where it cannot
 ///
-/// ✓ is as it should be, ! works but deserves a look, ✗ must be mended. It changes nothing; it makes one LISTEN/NOTIFY
-/// round trip on a channel of its own, and tries the life of a message, an agent and an alert in a transaction that is
-/// rolled back and waits 2 s at most for a lock: your triggers run in it.
+/// ✓ is as it should be, ! works but deserves a look, ✗ must be mended. The command changes nothing. It makes one
+/// LISTEN/NOTIFY round trip on a channel of its own, and tries the life of a message, an agent and an alert in a
+/// transaction that is rolled back. Your triggers run in that transaction, which waits at most 2 s for a lock.
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: 0 no check failed; 1 some did; 64 wrong usage.")]
 pub(super) struct DoctorArgs {
@@ -44,7 +44,8 @@ pub(super) async fn run(args: DoctorArgs) -> Outcome {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Whether a broker on this machine lets in whom a proxy here passes on. Nobody answers where no broker runs.
+/// A warning if the broker on this machine is asked through a proxy here, whose visitors then need no token. `None`
+/// if not, or if no broker answers.
 async fn status_page(args: &HttpArgs) -> Option<Check> {
     #[derive(Deserialize)]
     struct Me {

@@ -1,11 +1,12 @@
-//! A command with everything that it starts: told, ended and waited for as one.
+//! A command and every process that it starts: signalled, ended and waited for as one.
 //!
-//! A process of its own, the keeper (`family/keeper.rs`), starts the command and ends once nothing of it is left. It hears of
-//! this process's end, by whatever signal, and then ends the command. On Linux what leaves its group and its session still
-//! belongs to it; elsewhere only a process that leaves both its group and its parent escapes.
+//! A separate process, the keeper (`family/keeper.rs`), starts the command and ends once no process of the command is
+//! left. The keeper learns of this process's end, whatever the cause, and then ends the command. On Linux a process
+//! that leaves the command's group and session is still followed; elsewhere a process that leaves both its group and
+//! its parent escapes.
 //!
-//! What even that cannot follow: a process that was started for the command by somebody else (systemd-run, docker, cron), and
-//! what outlives a keeper that was itself killed by SIGKILL after it had left the command's group.
+//! Two kinds of process escape everywhere: one that somebody else started for the command (systemd-run, docker,
+//! cron), and one that had left the command's group before the keeper itself was killed by SIGKILL.
 
 #[cfg(unix)]
 pub(super) mod keeper;
@@ -25,18 +26,19 @@ use tokio::time::timeout;
 
 use super::signals::Told;
 
-/// The first word of a command line that is a keeper's.
+/// The first word of a keeper's command line.
 pub(super) const WORD: &str = "__keep";
-/// A command that was killed is gone within so long, unless the system cannot end it.
+/// A killed command is gone within this time, unless the system cannot end it.
 const GONE_WAIT: Duration = Duration::from_secs(10);
 #[cfg(unix)]
-/// The exit status of a command that a signal ended is this and the signal's number, as in a shell.
+/// A command that signal n ended has the exit status 128 + n, as in a shell.
 const BY_SIGNAL: i32 = 128;
 
-/// The words before our own on this process's command line, for a program that is Postbell among other things.
+/// The words before Postbell's own on this process's command line: none, unless Postbell is a part of another
+/// program.
 static WORDS_BEFORE: OnceLock<Vec<OsString>> = OnceLock::new();
 
-/// Remembers how this process was asked to be `postbell`: so it asks a copy of itself to be a keeper.
+/// Remembers the words that made this process `postbell`: the same words make a copy of it a keeper.
 pub(super) fn remember(words: &[OsString]) {
     let all: Vec<OsString> = std::env::args_os().skip(1).collect();
     let before = all.strip_suffix(words.get(1..).unwrap_or_default()).unwrap_or_default();
@@ -48,18 +50,19 @@ pub(super) struct Start<'a> {
     pub(super) program: &'a OsStr,
     pub(super) args: &'a [OsString],
     pub(super) variables: Vec<(&'static str, String)>,
-    /// What the command must not see.
+    /// Variables that the command must not see.
     pub(super) hidden: &'static [&'static str],
-    /// Whether it reads what it is fed, and its standard error is ours to read; else it has those of this process.
+    /// If so, we write the command's standard input and read its standard error; if not, the command has this
+    /// process's own.
     pub(super) piped: bool,
-    /// How long what it leaves behind may take to end.
+    /// How long processes that the command leaves behind may take to end, once they are asked to.
     pub(super) grace: Duration,
 }
 
-/// A command that runs, and what it started.
+/// A running command and the processes that it started.
 pub(super) struct Family {
     keeper: Child,
-    /// Gone, with everything: its number may be somebody else's by now.
+    /// All processes are gone. No signal may be sent any more: the keeper's number may be another process's by now.
     ended: bool,
     #[cfg(unix)]
     group: Option<rustix::process::Pid>,
@@ -68,11 +71,11 @@ pub(super) struct Family {
 }
 
 impl Start<'_> {
-    /// Starts it. The environment of this process is the command's as well.
+    /// Starts the command with this process's environment, `variables` added and `hidden` taken away.
     ///
     /// # Errors
-    /// The system cannot start a process. A program that is not there is told by the exit status: [`NOT_FOUND`] or
-    /// [`NOT_EXECUTABLE`], with the sentence on its standard error.
+    /// The system cannot start a process. On Unix, a program that is missing or cannot be run shows in the exit
+    /// status, [`NOT_FOUND`] or [`NOT_EXECUTABLE`], with a sentence on standard error.
     pub(super) fn run(self) -> io::Result<Family> {
         let mut command = self.command();
         command.envs(self.variables);
@@ -98,7 +101,7 @@ impl Start<'_> {
 
     #[cfg(unix)]
     fn command(&self) -> Command {
-        // The file that runs, even if another one has its name by now.
+        // The file that runs, even if another file has its name by now.
         let itself = OsStr::new("/proc/self/exe");
         let named = || std::env::current_exe().map(OsString::from).unwrap_or_else(|_| itself.to_owned());
         let program = if cfg!(target_os = "linux") { itself.to_owned() } else { named() };
@@ -134,7 +137,7 @@ impl Family {
         self.keeper.stderr.take()
     }
 
-    /// Waits until nothing of it is left; the exit status of the command itself. Cancel-safe.
+    /// Waits until every process is gone, and returns the exit status of the command itself. Cancel-safe.
     pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
         #[cfg(unix)]
         let status = match (&self.terminal, self.group) {
@@ -153,13 +156,15 @@ impl Family {
         if let Some(group) = self.group
             && std::os::unix::process::ExitStatusExt::signal(&status).is_some()
         {
-            // Somebody killed the keeper. Nobody is left to follow what it kept, but the group can be ended.
+            // The keeper itself was killed. Processes that left the group cannot be followed any more, but the group
+            // can be ended.
             let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         }
         Ok(status)
     }
 
-    /// Asks it to end by TERM, and ends it after the grace; `None` if something of it still lives.
+    /// Asks every process to end by TERM, and kills those that are left after `grace`. `None` if some process still
+    /// lives.
     pub(super) async fn end_within(&mut self, grace: Duration) -> Option<ExitStatus> {
         self.pass(Told::TERM);
         match timeout(grace, self.wait()).await {
@@ -168,7 +173,7 @@ impl Family {
         }
     }
 
-    /// Ends it at once; `None` if something of it still lives, which the system could not end.
+    /// Kills every process at once. `None` if the system could not end some process.
     pub(super) async fn end(&mut self) -> Option<ExitStatus> {
         self.kill();
         timeout(GONE_WAIT, self.wait()).await.ok()?.ok()
@@ -177,11 +182,12 @@ impl Family {
 
 #[cfg(unix)]
 impl Family {
-    /// Passes a signal on to all of it. One that is stopped is woken, or it would not hear.
+    /// Passes a signal on to the group; the keeper passes it on to processes outside the group. A stopped process is
+    /// woken, or it would not act on the signal.
     pub(super) fn pass(&self, signal: Told) {
         use rustix::process::{Signal, kill_process_group};
         let Some(group) = self.group.filter(|_| !self.ended) else { return };
-        // It may have ended this moment.
+        // The group may have ended this moment.
         let _ = kill_process_group(group, signal.signal());
         let _ = kill_process_group(group, Signal::CONT);
     }
@@ -196,7 +202,7 @@ impl Family {
 
 #[cfg(not(unix))]
 impl Family {
-    /// There is nothing to pass here: what should end is ended.
+    /// This system has no signals to pass on, so the command is ended.
     pub(super) fn pass(&mut self, _: Told) {
         self.kill();
     }
@@ -225,7 +231,7 @@ pub(super) fn code_of(status: ExitStatus) -> u8 {
 
 /// The exit status of a command that is not there, as in a shell.
 pub(super) const NOT_FOUND: u8 = 127;
-/// The same for one that is there and cannot be run.
+/// The exit status of a command that is there and cannot be run, as in a shell.
 pub(super) const NOT_EXECUTABLE: u8 = 126;
 
 /// The exit status for a command that could not be started.

@@ -11,12 +11,12 @@ use super::{Outcome, output, target};
 use crate::store::Pool;
 use crate::store::grants::{self, Kind};
 
-/// What can be done; its help is in [`super::Command`].
+/// The subcommands; the help of `group` and `lock` themselves is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum GrantCommand {
-    /// Allow an agent; from the first one on nobody else may
+    /// Allow an agent; as long as any agent is allowed, every other is refused
     Allow(AllowArgs),
-    /// Take it back, of one agent or of all; with the last one the name is open as its agents' roles say
+    /// Take the permission back, from one agent or from all; when none is left, the agents' roles decide again
     Revoke(RevokeArgs),
     /// List what was allowed
     List(ListArgs),
@@ -24,7 +24,7 @@ pub(super) enum GrantCommand {
 
 #[derive(Args)]
 pub(super) struct AllowArgs {
-    /// The name; with * at its end all that begin so
+    /// The name; with * at its end, every name that begins so
     name: String,
     /// The agent
     agent: String,

@@ -28,7 +28,7 @@ Example, in a Dockerfile:
 pub(super) struct HealthArgs {
     #[command(flatten)]
     http: HttpArgs,
-    /// Ask only whether it lives: a broker that waits for its database does
+    /// Ask only whether the broker lives: one that waits for its database does
     #[arg(long, env = "POSTBELL_LIVE")]
     live: bool,
     /// How long the answer may take
@@ -36,7 +36,7 @@ pub(super) struct HealthArgs {
     within: Duration,
 }
 
-/// What `/health/ready` answers.
+/// The answer of `/health/ready`.
 #[derive(Deserialize)]
 struct Readiness {
     conditions: Vec<Condition>,
@@ -72,7 +72,7 @@ fn line(condition: &Condition) -> String {
     format!("{mark} {:<10} {}", condition.name, condition.message)
 }
 
-/// Asks by hand. In HTTP/1.1, since the status page takes an older version for a proxy's.
+/// Sends a GET and reads the whole answer. HTTP/1.1, since the status page takes an older version for a proxy's.
 pub(super) async fn ask(address: SocketAddr, path: &str) -> std::io::Result<Vec<u8>> {
     let mut socket = TcpStream::connect(&reachable(address)[..]).await?;
     socket
@@ -83,8 +83,8 @@ pub(super) async fn ask(address: SocketAddr, path: &str) -> std::io::Result<Vec<
     Ok(answer)
 }
 
-/// Where a broker that listens at this address answers on its own machine. Every address is served on the loopback of
-/// both kinds, and a container may have only one of them.
+/// The addresses at which a broker that listens at `address` answers on its own machine. An unspecified address is
+/// served on the loopback of both IP versions, and a container may have only one of the two.
 fn reachable(address: SocketAddr) -> Vec<SocketAddr> {
     let at = |ip: IpAddr| SocketAddr::new(ip, address.port());
     match address.ip() {

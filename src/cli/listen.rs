@@ -23,24 +23,27 @@ use exec::{Exec, Handled};
 use postbell_client::{Client, ClientError, Deliveries, Delivery, State};
 use tally::Tally;
 
-/// A message that is left to others comes again after so long: one that nobody handles must not turn in a circle.
+/// How long a message that is left to others stays away: without a delay, a message that nobody handles would come
+/// again at once, for ever.
 const LEAVE_FOR: Duration = Duration::from_secs(60);
-/// So many types are told of; a sender that makes up types must not fill the log.
+/// At most so many unhandled types are logged: a sender that makes up types must not fill the log.
 const TYPES_TOLD_MAX: usize = 32;
 
 /// Is an agent: prints a JSON line for each message and acknowledges it, or hands it to a command.
 ///
 /// With --exec the command gets the payload on standard input, and POSTBELL_ID, POSTBELL_FROM, POSTBELL_TYPE,
 /// POSTBELL_PRIORITY, POSTBELL_ATTEMPT, POSTBELL_CREATED_AT, POSTBELL_CORRELATION_ID and POSTBELL_HEADERS in its
-/// environment. Exit status 0 acknowledges; any other fails the attempt, with the last line of standard error as the
-/// reason; so does a command that takes too long. A process that the command leaves behind is ended.
+/// environment. Exit status 0 acknowledges the message. Any other status fails the attempt, with the last line of
+/// standard error as the reason; a command that takes too long fails it as well. Processes that the command leaves
+/// behind are ended.
 ///
-/// SIGTERM, Ctrl-C, SIGHUP and SIGQUIT end it in order: it takes nothing more, and passes the signal on to the commands and all that
-/// they started. What goes on after --grace is killed, at a second signal at once; its message is given back, uncounted. A
-/// message that cannot be read is a dead letter at once.
+/// SIGTERM, Ctrl-C, SIGHUP and SIGQUIT end it in order: no further message is taken, and the signal is passed on to
+/// the commands and all that they started. A command that goes on after --grace is killed, at a second signal at
+/// once; its message is given back, and the attempt does not count. A message that cannot be read is a dead letter at
+/// once.
 ///
-/// At the end it says on standard error how many messages it handled, and how many attempts failed; in a job of GitHub Actions
-/// also in the job's summary.
+/// At the end the numbers of handled messages and failed attempts are written to standard error, and in a job of
+/// GitHub Actions also to the job's summary.
 #[derive(clap::Args)]
 #[command(
     after_help = "Exit status: 0; 1 it left by itself (--max, --until-idle) and the last attempt of some message had failed, \
@@ -64,7 +67,7 @@ pub(super) struct ListenArgs {
     /// Leave when nothing came for so long, such as 5s
     #[arg(long, env = "POSTBELL_UNTIL_IDLE", value_parser = humantime::parse_duration)]
     until_idle: Option<Duration>,
-    /// Run this by the shell for each message
+    /// Run this command by the shell for each message
     #[arg(long, env = "POSTBELL_EXEC")]
     exec: Option<String>,
     /// How long the command may take
@@ -79,14 +82,14 @@ pub(super) struct ListenArgs {
     /// Handle only messages of these types, such as command,query
     #[arg(long, env = "POSTBELL_TYPES", value_name = "TYPES", value_delimiter = ',')]
     types: Vec<String>,
-    /// What becomes of messages of other types
+    /// Do this with messages of other types
     #[arg(long, env = "POSTBELL_OTHERS", value_enum, default_value = "leave", requires = "types")]
     others: Others,
     /// Subscribe to this topic first, such as county.* or alerts.>; may be given several times. The subscription stays when
     /// we leave
     #[arg(long, env = "POSTBELL_SUBSCRIBE", value_name = "PATTERN", value_delimiter = ' ')]
     subscribe: Vec<String>,
-    /// Take from this group, of which each message goes to one, instead of from the agent's own inbox
+    /// Take from this group's inbox instead of the agent's own; each message of a group goes to one agent
     #[arg(long, env = "POSTBELL_GROUP")]
     group: Option<String>,
     /// A name for this process: a newer one of the same name takes over
@@ -94,7 +97,7 @@ pub(super) struct ListenArgs {
     instance: Option<String>,
 }
 
-/// What becomes of messages that nobody here handles.
+/// The choice for messages of types that are not handled here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Others {
     /// They are given back, uncounted, for another process of this agent, and come again after a minute
@@ -114,7 +117,7 @@ pub(super) async fn run(args: ListenArgs) -> Outcome {
         }
         None => None,
     };
-    // Never more at once than there is still to take: the rest stays with the broker.
+    // The window never exceeds the number of messages still to take, so that the rest stays with the broker.
     let window = args.max.map_or(args.window, |max| args.window.min(u32::try_from(max).unwrap_or(u32::MAX)));
     let mut builder = args.connect.builder()?.window(window);
     if let Some(instance) = &args.instance {
@@ -157,7 +160,7 @@ pub(super) async fn run(args: ListenArgs) -> Outcome {
     }
 }
 
-/// Why it listens no more.
+/// Why listening ended.
 enum Left {
     ByItself,
     Told,
@@ -171,7 +174,7 @@ struct Listener<'a> {
     window: u32,
     exec: Option<Arc<Exec>>,
     running: JoinSet<Handled>,
-    /// What the commands are told, and how often anybody was.
+    /// The latest signal to pass on to the commands, and how many signals came so far.
     told: watch::Sender<Option<(Told, u32)>>,
     taken: u64,
     types_told: HashSet<String>,
@@ -185,7 +188,7 @@ impl Listener<'_> {
         signals: &mut Signals,
     ) -> anyhow::Result<(Left, Tally)> {
         let state = self.client.state();
-        // What came after the message that showed that the command cannot be started: given back as it is.
+        // Deliveries that came after the command was found unable to start; they are given back as they are.
         let mut untouched = Vec::new();
         let mut left = loop {
             let idle = tokio::time::sleep(self.args.until_idle.unwrap_or_default());
@@ -211,7 +214,7 @@ impl Listener<'_> {
                         break Left::NotStarted(code);
                     }
                 }
-                // While the broker is away nothing could come.
+                // While the broker is away nothing can come, so the time does not count as idle.
                 () = idle, if self.args.until_idle.is_some() && self.running.is_empty() => {
                     if matches!(*state.borrow(), State::Connected { .. }) {
                         break Left::ByItself;
@@ -223,11 +226,11 @@ impl Listener<'_> {
                 }
             }
         };
-        // Before any outcome makes room for another message: what is pushed to somebody who leaves is lost an attempt. A client
-        // that is closed gets nothing anyway.
+        // The window closes before any outcome makes room for another message: a message that is pushed to a leaving
+        // agent loses an attempt. A closed client gets nothing anyway, so an error here changes nothing.
         let _ = self.client.set_window(0).await;
         drop(untouched);
-        // Commands that run are waited for: their messages are theirs.
+        // Running commands are waited for: each still has its message in hand.
         loop {
             tokio::select! {
                 handled = self.running.join_next() => {
@@ -242,7 +245,7 @@ impl Listener<'_> {
         Ok((left, self.tally))
     }
 
-    /// The delivery, unless it is of a type that is not handled here.
+    /// The delivery, or `None` after an outcome for a type that is not handled here.
     async fn ours(&mut self, delivery: Delivery) -> Option<Delivery> {
         let kind = delivery.message_type();
         if self.args.types.is_empty() || self.args.types.iter().any(|one| one == kind) {
@@ -290,7 +293,7 @@ impl Listener<'_> {
     }
 }
 
-/// A message as it is printed: the payload as it came, to the digit.
+/// A message as it is printed. The payload is passed on as it came, to the digit.
 #[derive(Serialize)]
 struct Line<'a> {
     id: String,

@@ -16,14 +16,15 @@ use crate::store::migrate::{self, Plan, Rehearsal};
 /// pollers keep working, columns and triggers are added, and messages that wait are delivered when their agents connect.
 /// A table of that name that is something else is refused before anything is changed.
 ///
-/// First all of it is tried, with the life of a message (inserted, delivered, acknowledged, failed, retried, dead, redriven), in
-/// one transaction that is rolled back, on the tables as they are with their constraints, triggers and policies. Where a
-/// broker could not work it refuses and names the column, constraint or trigger; where only some outcomes would fail it
-/// says which. The rehearsal waits 2 s at most for a table that is in use, and holds the tables for as long as it takes; what a
-/// trigger of yours queues in the transaction (pg_net, NOTIFY) is rolled back with it, what it does outside is not.
+/// First a rehearsal: all of it and then the life of a message (inserted, delivered, acknowledged, failed, retried,
+/// dead, redriven) are tried in one transaction that is rolled back, on the tables as they are with their
+/// constraints, triggers and policies. If a broker could not work, the command refuses and names the column,
+/// constraint or trigger; if only some outcomes would fail, it says which. The rehearsal waits 2 s at most for a
+/// table that is in use, and holds the tables for as long as it takes. Everything that your triggers queue in the
+/// transaction (pg_net, NOTIFY) is rolled back with it; what they do outside is not.
 ///
-/// Then each migration is one transaction; running it again goes on where it stopped. It also mends what
-/// has drifted since: what somebody dropped, disabled or changed of what Postbell needs.
+/// Then each migration runs in one transaction; a second run goes on where the first stopped. A run also mends drift:
+/// everything that Postbell needs and that somebody dropped, disabled or changed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   postbell migrate --dry-run                      # what would be done, and whether it can be
@@ -35,7 +36,7 @@ Exit status: 0 done; 1 refused or failed, or --status found something to do; 64 
 pub(super) struct MigrateArgs {
     #[command(flatten)]
     database: DatabaseArgs,
-    /// List migrations and triggers and how each is; change nothing
+    /// List each migration and trigger with its state; change nothing
     #[arg(long, env = "POSTBELL_MIGRATE_STATUS", conflicts_with = "dry_run")]
     status: bool,
     /// Say what would be done, and whether it can be, by the rehearsal alone; change nothing
@@ -71,7 +72,7 @@ pub(super) async fn run(args: MigrateArgs) -> Outcome {
     Ok(if plan.left.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What was done, or would be, a line each.
+/// A line for each thing that was done, or would be.
 fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if plan.is_empty() {

@@ -17,10 +17,10 @@ use postbell_client::Client;
 use postbell_client::lock::{Acquired, Lock};
 use report::Report;
 
-/// Somebody else is at it: try again later (EX_TEMPFAIL of sysexits.h).
+/// The exit status if another process has the lock: try again later (EX_TEMPFAIL of sysexits.h).
 const EXIT_HELD: u8 = 75;
 
-/// Whoever is stopped while it asks for the lock waits so long for the answer, to give the lock back.
+/// How long a process that is stopped while it asks for the lock waits for the answer, to give the lock back.
 const ASKED_WAIT: Duration = Duration::from_secs(5);
 
 /// Runs a command unless somebody else does, or did, under the same key.
@@ -30,9 +30,10 @@ const ASKED_WAIT: Duration = Duration::from_secs(5);
 /// then on `once` with this key runs nothing and exits with 0. Any other status gives the lock back. The command finds the
 /// lock's growing number in POSTBELL_FENCE.
 ///
-/// SIGTERM, Ctrl-C, SIGHUP and SIGQUIT are passed on to the command and all that it started; what goes on after --grace is
-/// killed, at a second signal at once. The lock is held until all of them are gone. A process that the command leaves behind when
-/// it ends is asked to end as well. Where the broker is away for so long that the lock could end, the command is ended before.
+/// SIGTERM, Ctrl-C, SIGHUP and SIGQUIT are passed on to the command and all that it started. A process that goes on
+/// after --grace is killed, at a second signal at once. The lock is held until every process is gone. A process that
+/// the command leaves behind when it ends is asked to end as well. If the broker is away for so long that the lock
+/// could end, the command is ended before that.
 #[derive(clap::Args)]
 #[command(
     after_help = "Exit status: the command's, 128+n if a signal ended it; 0 also where the task is done already; 75 somebody \
@@ -47,7 +48,7 @@ pub(super) struct OnceArgs {
     /// For how long the lock is held if this process dies, 1s to 1h
     #[arg(long, env = "POSTBELL_TTL", default_value = "1min", value_parser = humantime::parse_duration)]
     ttl: Duration,
-    // A cancelled job of GitHub Actions is killed 7.5 s after it was interrupted at the soonest.
+    // GitHub Actions kills a cancelled job 7.5 s after the interrupt at the soonest; the default is below that.
     /// How long the command may go on after a signal
     #[arg(long, env = "POSTBELL_GRACE", default_value = "5s", value_parser = humantime::parse_duration)]
     grace: Duration,
@@ -59,7 +60,8 @@ pub(super) struct OnceArgs {
 }
 
 pub(super) async fn run(args: OnceArgs) -> Outcome {
-    // From before the lock is asked for: nobody may be ended between having it and giving it back.
+    // Signals are caught before the lock is asked for: none may end this process between taking the lock and giving
+    // it back.
     let mut signals = Signals::new()?;
     let connecting = args.connect.builder()?.window(0).connect();
     let (client, _deliveries) = tokio::select! {
@@ -104,7 +106,7 @@ enum Asked {
     Stopped(Told),
 }
 
-/// Asks for the lock. Whoever is stopped meanwhile gives it back.
+/// Asks for the lock. If a signal comes meanwhile, a lock that is still granted is given back.
 async fn ask(client: &Client, args: &OnceArgs, signals: &mut Signals) -> anyhow::Result<Asked> {
     let asking = client.lock(&args.key, args.ttl);
     tokio::pin!(asking);
@@ -121,10 +123,10 @@ async fn ask(client: &Client, args: &OnceArgs, signals: &mut Signals) -> anyhow:
 /// How the command came to its end.
 enum Ended {
     ByItself(ExitStatus),
-    /// It was asked to.
+    /// After a signal to this process.
     Stopped(Told, ExitStatus),
     LockLost,
-    /// Something of it lives on, whatever is done.
+    /// A process of the command lives on, whatever is done.
     Not,
 }
 
@@ -148,7 +150,7 @@ async fn run_under(lock: Lock, args: &OnceArgs, signals: &mut Signals) -> anyhow
     Ok(end(lock, args, ended).await?.after(took))
 }
 
-/// What follows for the lock.
+/// Ends the lock as the command's end demands: done, given back, or left to its time.
 async fn end(lock: Lock, args: &OnceArgs, ended: Ended) -> anyhow::Result<Report> {
     let failed = |sentence: String| {
         output::fault(&sentence);
@@ -166,7 +168,7 @@ async fn end(lock: Lock, args: &OnceArgs, ended: Ended) -> anyhow::Result<Report
         Ended::Stopped(told, status) => {
             give_back(lock, &args.key).await;
             tracing::warn!(signal = told.name(), "stopped: the command and all that it started have ended");
-            // It may say that all is well, but not that the task is done.
+            // A stopped command may exit with 0, but the task is not done.
             let how = format!("stopped by {}: the lock is given back", told.name());
             Report::new(family::code_of(status).max(1), how)
         }
@@ -215,7 +217,8 @@ async fn until_ended(
     })
 }
 
-/// The lock ends soon, unless it was lost already: the command gets half of that time to put away what it has in hand.
+/// Ends the command before another process can have the lock. The command gets half of the time until then, and at
+/// most the grace, to put its work away.
 async fn end_before_another(family: &mut Family, lock: &Lock, args: &OnceArgs) -> Ended {
     match family.end_within(args.grace.min(lock.margin() / 2)).await {
         Some(_) => Ended::LockLost,
@@ -223,7 +226,8 @@ async fn end_before_another(family: &mut Family, lock: &Lock, args: &OnceArgs) -
     }
 }
 
-/// Where the broker is away, the lock ends by its time; that changes nothing of how the command ended.
+/// Gives the lock back. A fault is only logged: the lock then ends by its time, and how the command ended stays as it
+/// is.
 async fn give_back(lock: Lock, key: &str) {
     if let Err(e) = lock.release().await {
         tracing::warn!(key, error = %e, "the lock could not be given back, and ends by its time");

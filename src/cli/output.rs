@@ -1,6 +1,7 @@
 //! How results are shown: aligned for people, JSON for programs, colour only where somebody can see it.
 //!
-//! All that a command writes goes through here, and none of it is believed: a name may hold what a terminal obeys (`plain.rs`).
+//! Everything that a command writes goes through here and is made harmless: a name may hold characters that a
+//! terminal obeys (`plain.rs`).
 
 pub(super) mod log;
 pub(super) mod plain;
@@ -9,10 +10,10 @@ use std::io::IsTerminal;
 
 use serde::Serialize;
 
-/// Columns before a field's value.
+/// The column where a field's value begins.
 const FIELD_WIDTH: usize = 13;
 
-/// Whether colours are welcome there.
+/// Whether colours are welcome on this stream: only on a terminal, and not with NO_COLOR.
 pub(super) fn is_colourful(stream: &impl IsTerminal) -> bool {
     stream.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }
@@ -22,12 +23,12 @@ pub(super) fn line(text: &str) {
     write(&plain::one_line(text));
 }
 
-/// Prints text of our own that has lines: a file of SQL.
+/// Prints text of our own that has several lines, such as a file of SQL.
 pub(super) fn lines(text: &str) {
     write(&plain::lines(text));
 }
 
-/// Prints what is called by a name; its further lines stand below its first, so that none looks like another field.
+/// Prints a named value. Further lines of the value are indented, so that none looks like another field.
 pub(super) fn field(name: &str, value: &str) {
     let (indent, mut heading) = (" ".repeat(FIELD_WIDTH), format!("{name:<FIELD_WIDTH$}"));
     for text in value.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)) {
@@ -48,7 +49,7 @@ pub(super) fn coloured(colour: u8, mark: &str, text: &str) {
 /// Prints why a command failed, to standard error.
 pub(super) fn fault(sentence: &str) {
     use std::io::Write;
-    // Where it cannot be written, the exit status tells.
+    // If the sentence cannot be written, the exit status still tells.
     let _ = writeln!(std::io::stderr(), "postbell: {}", plain::one_line(sentence));
 }
 

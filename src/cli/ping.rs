@@ -15,14 +15,14 @@ use super::{Outcome, output};
 use postbell_client::message::{MessageType, Priority};
 use postbell_client::{Client, ClientError, Deliveries, Delivery, Outgoing, State};
 
-/// By this a message of an earlier ping is known, which came too late for it.
+/// Marks the messages of `ping`, so that a late one of an earlier ping is recognised.
 const KEY_PREFIX: &str = "postbell-ping-";
 
 /// Send a message to ourselves through the mesh, and say how long each hop took
 ///
-/// The broker stores it (COMMIT), the trigger and the tail bring it back, the broker pushes it, and its ack is committed:
-/// what a message between two agents passes, priority 1. Use an agent of its own: messages that wait for somebody else are
-/// not taken.
+/// The broker stores the message (COMMIT), the trigger and the tail bring it back, the broker pushes it, and its ack
+/// is committed: the whole way of a message between two agents, at priority 1. Use an agent of its own: a message of
+/// somebody else's ends the ping and stays in the inbox.
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: 0 every round trip was done in time; 1 one was not; 64 wrong usage.
 
@@ -31,7 +31,7 @@ Example, with an agent for this once:
 pub(super) struct PingArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// How many, one after the other
+    /// How many round trips, one after the other
     #[arg(long, env = "POSTBELL_COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     count: u32,
     /// How long each may take, connecting too: the promise is 5s
@@ -42,14 +42,14 @@ pub(super) struct PingArgs {
     json: bool,
 }
 
-/// How long each hop took, in milliseconds, from the moment the hop before it was asked for.
+/// How long each hop took, in milliseconds.
 #[derive(Clone, Copy, Serialize)]
 struct Hops {
-    /// Sending, until the broker had committed it.
+    /// From the send until its COMMIT was confirmed.
     stored_ms: f64,
-    /// Sending, until it was here again.
+    /// From the send until the delivery was here.
     delivered_ms: f64,
-    /// The ack, until it was committed.
+    /// From the ack until its COMMIT was confirmed.
     acked_ms: f64,
 }
 
@@ -75,7 +75,7 @@ pub(super) async fn run(args: PingArgs) -> Outcome {
     result.map(|()| ExitCode::SUCCESS)
 }
 
-/// One round trip, or the hop that it did not come past.
+/// One round trip. The error names the hop that was not passed in time.
 async fn ping(client: &Client, deliveries: &mut Deliveries, args: &PingArgs) -> anyhow::Result<Hops> {
     let reached = Cell::new("it was not stored");
     match timeout(args.within, round_trip(client, deliveries, args, &reached)).await {
@@ -97,7 +97,7 @@ async fn round_trip(
     let message = Outgoing::new(&args.connect.agent, MessageType::Heartbeat, &json!({"ping": key}))?
         .priority(Priority::new(1).unwrap_or_default())
         .correlation_id(&key)
-        // Where this process ends before it is back, it does not lie about.
+        // If this process ends first, the message expires and does not stay in the inbox.
         .ttl(args.within.saturating_mul(2));
     let sent = Instant::now();
     let receipt = client.submit(message).await?;
@@ -110,7 +110,7 @@ async fn round_trip(
         let delivery = ours(client, deliveries, &key).await?;
         anyhow::Ok((ms(sent), delivery))
     };
-    // It may be here before the answer to its sending is.
+    // The delivery may be here before the answer to the send is.
     let (stored_ms, (delivered_ms, delivery)) = tokio::try_join!(stored, delivered)?;
     reached.set("it was delivered, but its ack not committed");
     let acking = Instant::now();
@@ -118,7 +118,8 @@ async fn round_trip(
     Ok(Hops { stored_ms, delivered_ms, acked_ms: ms(acking) })
 }
 
-/// The delivery with this key. What else waits in the inbox is given back, and somebody's own.
+/// The delivery with this key. Late ones of earlier pings are acknowledged; any other is an error, and is left to the
+/// agent.
 async fn ours(client: &Client, deliveries: &mut Deliveries, key: &str) -> anyhow::Result<Delivery> {
     while let Some(delivery) = deliveries.next().await {
         match delivery.correlation_id() {

@@ -10,7 +10,7 @@ use super::{Outcome, output, target};
 use crate::store::doctor::open;
 use crate::store::migrate::policies::{self, Applied, POLICIES, PolicyFile, ROLES};
 
-/// What can be done with the policies; its help is in [`super::Command`].
+/// The subcommands; the help of `policies` itself is in [`super::Command`].
 #[derive(Subcommand)]
 pub(super) enum PoliciesCommand {
     /// Take every right from anon, and give authenticated what an agent needs and no more
@@ -48,7 +48,7 @@ pub(super) async fn run(command: PoliciesCommand) -> Outcome {
 
 fn show() {
     output::line("begin;");
-    // Not the roles: who needs them says so by --create-roles.
+    // The file of the roles is left out: `apply --create-roles` makes them.
     for file in POLICIES {
         output::lines(&format!("\n-- {}.sql\n{}", file.name, file.sql.trim_end()));
     }
@@ -58,7 +58,7 @@ fn show() {
 async fn apply(args: ApplyArgs) -> anyhow::Result<()> {
     let target = target(&args.database)?;
     let applied = policies::apply(&target, args.create_roles).await?;
-    // Rights that another role granted cannot be revoked by this one, and a view passes by policies.
+    // This role cannot revoke rights that another role granted, and a view passes by policies.
     let open = open::still_open(&target).await?;
     if args.json {
         output::json(&json!({"applied": applied, "open": open}));

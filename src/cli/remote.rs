@@ -1,4 +1,4 @@
-//! A broker's HTTP API from the outside: for commands that watch.
+//! The client of a broker's HTTP API, for commands that watch.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use postbell_client::certificates::{PemFile, provider, system_roots};
 
 /// How long the broker may take to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
-/// The broker says something every 15 s; after this it is taken for gone.
+/// The longest silence before the broker is taken for gone: the broker says something every 15 s.
 const SILENCE: Duration = Duration::from_secs(40);
 /// The longest event that is read: a mesh of a thousand agents is a quarter of it.
 const EVENT_BYTES_MAX: usize = 1024 * 1024;
@@ -38,7 +38,7 @@ pub(super) struct RemoteArgs {
     ca: Option<PathBuf>,
 }
 
-/// A broker somewhere.
+/// A broker's HTTP port, and how to speak to it.
 pub(super) struct Remote {
     host: String,
     port: u16,
@@ -80,7 +80,7 @@ impl RemoteArgs {
 }
 
 impl Remote {
-    /// For people.
+    /// Host and port, for people.
     pub(super) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
@@ -131,7 +131,7 @@ impl Remote {
         path: &str,
     ) -> anyhow::Result<Response<Incoming>> {
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the answer's body; how, the body tells.
+        // The connection ends with the answer's body, and the body tells of a fault.
         tokio::spawn(async move { drop(connection.await) });
         let mut request = Request::get(path).header(HOST, self.address());
         if let Some(token) = &self.token {
@@ -141,7 +141,7 @@ impl Remote {
     }
 }
 
-/// What the broker tells.
+/// The stream of a broker's events.
 pub(super) struct Events {
     body: Incoming,
     buffer: Vec<u8>,
@@ -158,7 +158,7 @@ impl Events {
     /// The next event; `None` at the end of the stream.
     ///
     /// # Errors
-    /// The broker is gone, or is none.
+    /// The broker is gone or silent, or what answers is no broker.
     pub(super) async fn next(&mut self) -> anyhow::Result<Option<Event>> {
         loop {
             if let Some(event) = take_event(&mut self.buffer) {
@@ -179,7 +179,7 @@ impl Events {
     }
 }
 
-/// The first whole event that says something.
+/// Takes the first whole event that has a name and data; blocks without them, such as comments, are dropped.
 fn take_event(buffer: &mut Vec<u8>) -> Option<Event> {
     loop {
         let end = buffer.windows(2).position(|two| two == b"\n\n")?;

@@ -16,7 +16,7 @@ use crate::broker::config::ConfigError;
 use postbell_client::message::{MessageType, Priority};
 use postbell_client::{Builder, Client, Outgoing, Receipt};
 
-/// Lines that are under way at once; the broker inserts them together.
+/// At most so many lines wait for their COMMIT at once; the broker inserts them together.
 const AT_ONCE: usize = 256;
 
 /// Where the broker is and who we are.
@@ -84,14 +84,14 @@ impl ConnectArgs {
     }
 }
 
-/// Whom it is for: one of these.
+/// The recipients: exactly one of these.
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Address {
     /// The agent it is for; '*' is every registered agent but the sender
     #[arg(long, env = "POSTBELL_TO")]
     to: Option<String>,
-    /// Those that subscribed to this topic
+    /// Every agent that subscribed to this topic
     #[arg(long, env = "POSTBELL_TOPIC")]
     topic: Option<String>,
     /// Every agent of this environment but the sender
@@ -120,10 +120,10 @@ pub(super) struct SendArgs {
     /// 1 (highest) to 10
     #[arg(long, env = "POSTBELL_PRIORITY", default_value = "5")]
     priority: Priority,
-    /// Not before this, such as 30s or 5min
+    /// Not delivered before this much time has passed, such as 30s or 5min
     #[arg(long, env = "POSTBELL_DELAY", value_parser = humantime::parse_duration)]
     delay: Option<Duration>,
-    /// Not after this
+    /// Not delivered after this much time, such as 1h
     #[arg(long, env = "POSTBELL_TTL", value_parser = humantime::parse_duration)]
     ttl: Option<Duration>,
     /// A second message with this key is the same message
@@ -132,7 +132,7 @@ pub(super) struct SendArgs {
     /// All messages of an inbox with this key are handled one after the other
     #[arg(long, env = "POSTBELL_ORDERING_KEY")]
     ordering_key: Option<String>,
-    /// What it is an answer to, or will be answered by
+    /// The id that a question and its answers share
     #[arg(long, env = "POSTBELL_CORRELATION_ID")]
     correlation_id: Option<String>,
     /// Each line of the payload is a message
@@ -183,7 +183,8 @@ async fn send_one(client: &Client, args: &SendArgs, mut source: Box<dyn BufRead>
     Ok(())
 }
 
-/// The first line that is refused ends it; those that are under way by then are told of all the same.
+/// Sends each line as a message. The first refused line ends the command; lines that are under way by then are
+/// reported all the same.
 async fn send_lines(client: &Client, args: &SendArgs, source: Box<dyn BufRead>) -> anyhow::Result<()> {
     let mut under_way = VecDeque::new();
     let mut result = submit_lines(client, args, source, &mut under_way).await;

@@ -41,7 +41,7 @@ pub(super) async fn bind(config: &Config) -> anyhow::Result<(TcpListener, TcpLis
     Ok((agents, http))
 }
 
-/// Says which way the stop ended; a failure where the broker stopped by itself, or could not write what agents said.
+/// Logs how the stop went. The exit status is 1 if the broker stopped by itself, or could not write every outcome.
 pub(super) fn report(stopped: Stopped) -> ExitCode {
     match stopped {
         Stopped { given_back: 0, unsettled: 0, .. } => {

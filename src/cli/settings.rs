@@ -46,7 +46,7 @@ macro_rules! setting_args {
         pub(super) struct $name(Given);
 
         impl $name {
-            /// What was given for an environment variable's name, by option or environment.
+            /// The value for an environment variable's name, given by option or environment.
             pub(super) fn value(&self, env: &str) -> Option<String> {
                 self.0.0.get(env).cloned()
             }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// One of them, as it was told.
+/// A signal that this process got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Told {
     number: i32,
@@ -23,7 +23,7 @@ impl Told {
         self.name
     }
 
-    /// The exit status of a process that it ended, as in a shell.
+    /// The exit status of a process that this signal ended, as in a shell.
     pub(super) fn code(self) -> u8 {
         u8::try_from(128 + self.number).unwrap_or(1)
     }
@@ -38,7 +38,7 @@ impl Told {
     }
 }
 
-/// From its making on, these signals do not end this process; they are told here.
+/// Once this is made, the signals do not end this process any more: [`next`](Self::next) returns them.
 pub(super) struct Signals {
     #[cfg(unix)]
     streams: Vec<(Told, tokio::signal::unix::Signal)>,
@@ -58,7 +58,7 @@ impl Signals {
         Ok(Self {})
     }
 
-    /// The next one. Cancel-safe: one that comes meanwhile is kept.
+    /// The next signal. Cancel-safe: a signal that comes meanwhile is kept.
     #[cfg(unix)]
     pub(super) async fn next(&mut self) -> Told {
         std::future::poll_fn(|context| {
@@ -74,14 +74,14 @@ impl Signals {
 
     #[cfg(not(unix))]
     pub(super) async fn next(&mut self) -> Told {
-        // An error says that there will be none.
+        // An error means that no signal will come.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }
         Told { number: 2, name: "Ctrl-C" }
     }
 
-    /// One that came already, without waiting.
+    /// A signal that came already, without waiting.
     pub(super) async fn came(&mut self) -> Option<Told> {
         tokio::select! {
             biased;
@@ -91,7 +91,7 @@ impl Signals {
     }
 }
 
-/// `nohup` starts a program so; a handler would undo that.
+/// Whether this process was started to ignore SIGHUP, as `nohup` does; a handler would undo that.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

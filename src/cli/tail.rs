@@ -19,8 +19,8 @@ use postbell_client::message::{MessageType, Priority};
 
 /// Follow what passes through a broker, line by line.
 ///
-/// A line tells that a delivery was pushed to its agent, or what became of it. With several brokers each tells of its own.
-/// When more passes than can be told, the rest is counted.
+/// A line tells that a delivery was pushed to its agent, or how it ended. Each broker tells only of its own
+/// deliveries. When more passes than can be told, the rest is counted.
 #[derive(Args)]
 #[command(after_help = "Examples:
   postbell tail --agent validation-agent
@@ -36,7 +36,7 @@ pub(super) struct TailArgs {
     json: bool,
 }
 
-/// Which lines.
+/// The choice of lines.
 #[derive(Args, Default)]
 struct Filter {
     /// Only from or to this agent
@@ -61,7 +61,8 @@ pub(super) async fn run(args: TailArgs) -> Outcome {
     let following = async {
         loop {
             follow(&mut events, &args).await?;
-            // The broker ends a stream after ten minutes, to ask anew who watches; or it stops, which is an error here.
+            // The broker ends a stream after ten minutes, to check again who watches. If the broker has stopped, this
+            // fails.
             events = remote.events().await?;
         }
     };
@@ -83,7 +84,7 @@ async fn follow(events: &mut Events, args: &TailArgs) -> anyhow::Result<()> {
                 let frame: Frame = serde_json::from_str(&event.data)?;
                 print(&frame, &environments, args, SystemTime::now());
             }
-            // Of a newer broker.
+            // An event that only a newer broker sends.
             _ => {}
         }
     }
@@ -95,7 +96,7 @@ fn print(frame: &Frame, environments: &HashMap<String, String>, args: &TailArgs,
         let at = at(now, passed);
         if args.json {
             let mut line = json!(passed);
-            // Whoever reads a file of it later needs the time, not how long ago it was.
+            // The lines may be read later from a file, so they need the time and not how long ago it was.
             line["at"] = json!(at);
             if let Some(object) = line.as_object_mut() {
                 object.remove("ago_ms");
@@ -105,7 +106,7 @@ fn print(frame: &Frame, environments: &HashMap<String, String>, args: &TailArgs,
             output::line(&text(passed, &at));
         }
     }
-    // They could not be looked at one by one, so with a filter nobody knows whether they would pass it.
+    // Deliveries that were only counted cannot be filtered, so a filter leaves the count out.
     let more: u64 = frame.more.iter().map(|more| more.count).sum();
     if more > 0 && args.filter.takes_all() {
         match args.json {

@@ -1,4 +1,4 @@
-//! `postbell top`: the status page for those at a shell.
+//! `postbell top`: the status page in a terminal.
 
 mod view;
 
@@ -25,15 +25,15 @@ use crate::base::pace::Pace;
 use crate::watch::flow::{Frame, Passed};
 use crate::watch::status::mesh::Mesh;
 
-/// Lines of what passed that are kept: more than a screen has.
+/// Lines that are kept of what passed: more than a screen shows.
 const PASSED_MAX: usize = 200;
-/// Drawn at most so often: a terminal over a slow line must keep up.
+/// The shortest time between two drawings: a terminal over a slow line must keep up.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// How long a key may wait to be seen.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 const RETRY_FIRST: Duration = Duration::from_millis(500);
 const RETRY_MAX: Duration = Duration::from_secs(10);
-/// What may wait to be drawn. When it is full, what comes from the broker waits with it.
+/// News that may wait to be drawn. While the channel is full, nothing more is read from the broker.
 const NEWS_MAX: usize = 64;
 
 /// Watch the mesh in a terminal: how each agent is, what waits, how long deliveries take, and what passes.
@@ -47,20 +47,20 @@ pub(super) struct TopArgs {
     remote: RemoteArgs,
 }
 
-/// What is shown. The view is a function of it.
+/// The state that is shown; the view is a function of it.
 #[derive(Default)]
 struct State {
     address: String,
     mesh: Option<Mesh>,
     passed: VecDeque<Passed>,
-    /// Why nothing comes; empty while it does.
+    /// Why nothing comes from the broker; empty while something does.
     fault: String,
     /// The first agent that is shown.
     first: usize,
     paused: bool,
 }
 
-/// What changes it.
+/// A change of the state.
 enum News {
     Told(Event),
     Lost(String),
@@ -75,7 +75,7 @@ pub(super) async fn run(args: TopArgs) -> Outcome {
         bail!("top needs a terminal; `postbell tail` writes lines, and /api/mesh is the same as JSON");
     }
     let mut state = State { address: remote.address(), ..State::default() };
-    // What is wrong from the beginning is said on the terminal as it is.
+    // Before the terminal is taken over, so that a fault at the start is printed as any other.
     let events = remote.events().await?;
     let (news, mut to_show) = mpsc::channel(NEWS_MAX);
     let leaving = Arc::new(AtomicBool::new(false));
@@ -94,7 +94,7 @@ pub(super) async fn run(args: TopArgs) -> Outcome {
     follow.abort();
     leaving.store(true, Ordering::Relaxed);
     drop(to_show);
-    // It looks every KEY_WAIT.
+    // The thread looks at `leaving` every KEY_WAIT.
     let _ = tokio::task::spawn_blocking(move || keys.join()).await;
     shown?;
     Ok(ExitCode::SUCCESS)
@@ -111,7 +111,7 @@ async fn show(
         next = (next + DRAW_EVERY).max(Instant::now());
         let Some(first) = news.recv().await else { return Ok(()) };
         let mut came = Some(first);
-        // All that is there, and what comes until it is time to draw again.
+        // All news that is there, and more until it is time to draw again.
         while let Some(one) = came {
             if matches!(one, News::Leave) {
                 return Ok(());
@@ -166,7 +166,7 @@ fn read_keys(news: &mpsc::Sender<News>, leaving: &AtomicBool) {
             Ok(Input::Key(key)) if key.kind == KeyEventKind::Release => continue,
             Ok(Input::Key(key)) => match (key.code, key.modifiers) {
                 (KeyCode::Char('q') | KeyCode::Esc, _) => News::Leave,
-                // In raw mode it is a key and no signal.
+                // In raw mode Ctrl-C is a key and no signal.
                 (KeyCode::Char('c'), KeyModifiers::CONTROL) => News::Leave,
                 (code, _) => News::Key(code),
             },
@@ -179,7 +179,7 @@ fn read_keys(news: &mpsc::Sender<News>, leaving: &AtomicBool) {
     }
 }
 
-/// What the broker tells, with no text in it that a terminal obeys.
+/// Reads JSON from the broker, with no text left in it that a terminal obeys.
 fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
     let mut value: Value = serde_json::from_str(json)?;
     make_plain(&mut value);
@@ -224,7 +224,7 @@ impl State {
                 let over = self.passed.len().saturating_sub(PASSED_MAX);
                 self.passed.drain(..over);
             }
-            // Of a newer broker; or it is paused.
+            // An event that only a newer broker sends, or `flow` while the display is stopped.
             _ => {}
         }
     }

@@ -1,11 +1,11 @@
-//! Root may not run Postgres: an account with no rights does.
+//! Root may not run Postgres, so root runs the server as an account without rights.
 
 use std::path::Path;
 use std::process::Command;
 
 use super::{DevdbError, fault, on};
 
-/// Accounts that may run the server, the first that exists.
+/// Accounts that may run the server; the first that exists is taken.
 const NAMES: [&str; 2] = ["postgres", "nobody"];
 
 /// An account without rights.
@@ -20,7 +20,7 @@ pub(super) fn is_root() -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        // The owner of one's own process entry; elsewhere the `id` command knows.
+        // The owner of this process's own entry; a system without /proc tells it by `id`.
         if let Ok(me) = std::fs::metadata("/proc/self") {
             return me.uid() == 0;
         }
@@ -32,7 +32,7 @@ pub(super) fn is_root() -> bool {
 }
 
 impl Account {
-    /// The account to run as; none if this process has no rights to lose.
+    /// The account to run the server as; `None` if this process is not root.
     pub(super) fn unprivileged() -> Result<Option<Self>, DevdbError> {
         if !is_root() {
             return Ok(None);

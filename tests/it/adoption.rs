@@ -1,4 +1,4 @@
-//! A mesh that lives already is taken over without a loss, and what is no mesh is left alone.
+//! A mesh that lives already is taken over without a loss; a database that is no mesh is left alone.
 
 use postbell::store::migrate::{migrate, plan};
 use postbell::store::{Connection, Target};
@@ -51,7 +51,7 @@ async fn every_row_stays_and_pending_ones_get_deliveries() {
     assert_eq!(number(&client, broadcasts).await, number(&client, pending).await);
     assert!(number(&client, pending).await > 0, "the fixture has broadcasts that wait");
 
-    // In the order of their creation.
+    // Deliveries are in the order of the messages' creation.
     let disorder = "select count(*) from (
                       select m.created_at < lag(m.created_at) over (order by d.delivery_id) as earlier
                       from postbell.deliveries d join agent_messages m using (message_id)) x where earlier";
@@ -70,7 +70,7 @@ async fn its_pollers_keep_working_and_take_their_deliveries_along() {
     migrate(&db.target()).await.expect("migrate");
     assert_eq!(text(&client, poll).await, before);
 
-    // A poller marks what it took, then what it did.
+    // A poller marks the messages that it took as delivered, and then as processed or failed.
     let direct = "select count(*) from postbell.deliveries d join agent_messages m using (message_id)
                   where m.to_agent_id = 'validation-agent'";
     let all = number(&client, direct).await;
@@ -145,13 +145,13 @@ async fn odd_rows_are_routed_as_new_ones_would_be() {
     )
     .await;
     assert_eq!(found, ["low 10 ready", "high 1 ready", "middle 5 ready", "later 5 scheduled"]);
-    // The one it created is closed; the one it found is as it was.
+    // The table that the migration created is closed; the one that it found is as it was.
     let closed = "select string_agg(relname, ',') from pg_class
                   where relname in ('agent_messages', 'agent_registry') and relrowsecurity";
     assert_eq!(text(&client, closed).await, "agent_registry");
 }
 
-/// The sentence that refuses it; nothing may have changed.
+/// The sentence that refuses this database. Nothing may have changed.
 async fn refusal(setup: &str) -> String {
     let db = fresh().await;
     let client = db.client().await;
@@ -164,7 +164,7 @@ async fn refusal(setup: &str) -> String {
     refused
 }
 
-/// Whatever a migration could leave behind.
+/// Everything that a migration could leave behind.
 const EVERYTHING: &str = "
     select string_agg(x, ',' order by x collate \"C\") from (
       select oid || ' ' || nspname from pg_namespace where nspname !~ '^pg_(toast_)?temp'
@@ -233,7 +233,7 @@ async fn a_fault_is_named() {
     }
 }
 
-/// The least that a mesh has.
+/// The fewest columns that a mesh has.
 const EXISTING_MESH_TABLES: &str = "
     create table agent_messages (
       message_id uuid primary key, from_agent_id text, to_agent_id text, message_type text, payload jsonb,

@@ -1,4 +1,4 @@
-//! What agents measure, in Prometheus.
+//! Agents' own measurements, in Prometheus.
 
 use crate::harness::migrated;
 use crate::mesh::{Mesh, get};
@@ -42,7 +42,7 @@ async fn the_latest_value_of_each_agent_and_name_is_exported() {
         "postbell_agent_metric{agent=\"b\",name=\"records\"} 7",
     ];
     until_series(&mesh, &first).await;
-    // A later value replaces it, and one that was committed late does not.
+    // A later value replaces an earlier one; a value that was committed late does not.
     let later = format!(
         "{INSERT} ('a', 'gauge', 'records', 3, now()), ('a', 'gauge', 'records', 9, now() - interval '90 seconds'),
                   ('c', 'gauge', 'new', -1, now())"

@@ -54,7 +54,7 @@ async fn a_token_lets_in_its_agent_alone() {
     ] {
         assert_eq!(authenticate(&pool, name, token).await.expect("answer"), Err(why), "{name:?}");
     }
-    // Only the hash is kept, and it is not the token in another form.
+    // Only the hash is kept; the token is there in no other form either.
     let stored = text(&db.client().await, "select string_agg(r::text, '') from agent_registry r").await;
     assert!(!stored.contains(&one.token.reveal()[3..]));
 }

@@ -1,16 +1,17 @@
-//! Alerts: from a row to whoever it concerns, from an absence to a row, and what becomes of those that nobody answers.
+//! Alerts: from a row to the agents that it concerns, from an absence to a row, and the escalation of alerts that
+//! nobody answers.
 
 use serde_json::Value;
 
 use crate::harness::{TestDb, migrated, texts};
 use crate::mesh::{Mesh, Raw};
 
-/// Nothing escalates while a test looks elsewhere.
+/// With these settings nothing escalates while a test looks elsewhere.
 const CALM: &[(&str, &str)] =
     &[("POSTBELL_OFFLINE_ALERT_SECONDS", "1"), ("POSTBELL_ESCALATE_SECONDS", "3600")];
 const EAGER: &[(&str, &str)] = &[("POSTBELL_ESCALATE_SECONDS", "1")];
 
-/// An agent that is subscribed and takes what comes.
+/// An agent that is subscribed and takes each delivery.
 async fn subscriber(mesh: &Mesh, agent: &str, topic: &str) -> Raw {
     let mut raw = mesh.raw(agent, 20).await;
     raw.say(&format!(r#"{{"op":"subscribe","ref":"s","topic":"{topic}"}}"#)).await;
@@ -62,7 +63,7 @@ async fn an_alert_is_a_message_to_the_topic_of_its_severity_as_urgent_as_it_is()
         assert_eq!(mesh.db.ask::<i64>(&known).await, 1);
     }
     assert_eq!(critical.expect("msg").await["payload"]["severity"], "critical");
-    // Nobody else, and those no more.
+    // Nobody else gets one, and these get no second one.
     for raw in [&mut other, &mut critical] {
         raw.say(r#"{"op":"ping"}"#).await;
         raw.expect("pong").await;
@@ -77,7 +78,7 @@ fn text<'a>(value: &'a Value, field: &str) -> &'a str {
 async fn what_is_loaded_with_its_end_is_history_and_odd_severities_have_a_topic() {
     let db = migrated().await;
     db.agent("everybody").await;
-    // As an adopted table may be.
+    // An adopted table may lack these constraints.
     run(
         &db,
         "alter table agent_alerts drop constraint agent_alerts_severity_check, alter severity drop not null",
@@ -127,7 +128,7 @@ async fn who_may_only_insert_alerts_can_raise_one() {
     }
 }
 
-/// Alerts of absences, as text.
+/// The alerts of absences, as text.
 const OFFLINE: &str = "select agent_id || ' ' || severity || ' ' || status from agent_alerts
                        where alert_type = 'agent_offline' order by created_at, agent_id";
 
@@ -154,7 +155,7 @@ async fn an_agent_that_goes_without_a_goodbye_and_stays_away_is_one_alert_until_
     drop(mesh.raw_with("boss", &boss, 0).await);
     assert_eq!(pager.expect("msg").await["topic"], "alerts.critical");
     let sql = mesh.db.client().await;
-    // The polite one went before both.
+    // The agent that said goodbye went before both, and is no alert.
     assert_eq!(texts(&sql, OFFLINE).await, ["silent high active", "boss critical active"]);
     let _back = mesh.raw_with("silent", &silent, 0).await;
     let resolved = pager.expect("msg").await;
@@ -162,7 +163,7 @@ async fn an_agent_that_goes_without_a_goodbye_and_stays_away_is_one_alert_until_
     assert_eq!(text(&resolved["payload"], "resolved_by"), "postbell");
     assert_eq!(texts(&sql, OFFLINE).await, ["silent high resolved", "boss critical active"]);
     assert_eq!(mesh.metric("postbell_alerts_raised_total").await, 2.0);
-    // One that is removed is waited for no longer.
+    // A removed agent is not waited for any more.
     sql.batch("delete from agent_registry where agent_id = 'boss'").await.unwrap();
     assert_eq!(texts(&sql, OFFLINE).await, ["silent high resolved", "boss critical resolved"]);
 }
@@ -182,7 +183,7 @@ async fn agents_that_only_write_their_row_are_one_alert_after_five_minutes_whate
     assert_eq!(texts(&sql, OFFLINE).await, ["a high active", "b high active", "e high active"]);
     let statuses = "select agent_id || ' ' || status from agent_registry order by 1";
     assert_eq!(texts(&sql, statuses).await, ["a offline", "b offline", "c online", "d offline", "e offline"]);
-    // Its own heartbeat brings it back, and another silence is another alert.
+    // The agent's own heartbeat brings it back; another silence is another alert.
     sql.batch("update agent_registry set status = 'online', last_heartbeat = now() where agent_id = 'a'")
         .await
         .unwrap();
@@ -210,7 +211,7 @@ async fn an_alert_that_nobody_acknowledges_goes_to_the_orchestrators_once_whatev
               update agent_registry set enabled = false where agent_id = 'off'",
     )
     .await;
-    // An orchestrator that listens to all of them is told once.
+    // An orchestrator that is subscribed to all alerts is told once.
     let all = db.agent_as("all", Some("orchestrator")).await;
     let mut all = one.raw_with("all", &all, 20).await;
     all.say(r#"{"op":"subscribe","ref":"s","topic":"alerts.>"}"#).await;
@@ -219,14 +220,14 @@ async fn an_alert_that_nobody_acknowledges_goes_to_the_orchestrators_once_whatev
     for n in 0..20 {
         alerts.push(alert(if n == 0 { "boss" } else { "a" }, "high", "unanswered"));
     }
-    // Somebody answers these in time.
+    // Somebody answers this alert in time.
     let answered = "insert into agent_alerts (agent_id, alert_type, severity, message) values ('a', 't', 'high', 'answered');
                     update agent_alerts set status = 'acknowledged' where message = 'answered'";
     run(&db, &format!("{}; {answered}", alerts.join("; "))).await;
     db.until("select count(*) = 0 from postbell.escalations").await;
     let told = "select coalesce(to_agent_id, 'topic') || ' ' || count(*) || ' ' || count(distinct payload ->> 'alert_id')
                 from agent_messages where topic = 'alerts.escalated' group by to_agent_id order by 1";
-    // Its own absence or trouble is for others to look after.
+    // An agent is not told of its own absence or trouble: others have to look after that.
     assert_eq!(texts(&db.client().await, told).await, ["boss 19 19", "poller 20 20", "topic 20 20"]);
     let escalated = "select bool_and((escalated_at is null) = (message = 'answered')) from agent_alerts";
     assert!(db.ask::<bool>(escalated).await);

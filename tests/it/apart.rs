@@ -1,4 +1,4 @@
-//! Agents against each other: what one sends, holds, takes or dies of costs no other.
+//! Agents against each other: nothing that one sends, holds, takes or dies of costs another.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::harness::migrated;
 use crate::mesh::{Mesh, Raw, insert};
 
-/// The longest that anybody may wait for what another does.
+/// The longest that an agent may wait because of another's doing.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
 async fn ack(raw: &mut Raw, msg: &Value) {
@@ -32,7 +32,7 @@ async fn a_flood_for_a_process_that_is_gone_starves_no_priority_and_no_answer() 
     let answer = "insert into agent_messages (from_agent_id, to_agent_id, to_instance, message_type, payload)
                   values ('b', 'v', 'here', 'response', '\"answer\"')";
     sql.batch_execute(answer).await.expect("the answer");
-    // The answer passes the flood and a full window; then the urgent one is the next but for a turn of the oldest.
+    // The answer passes the flood and a full window. The urgent message is the next, but for a turn of the oldest.
     let second = raw.expect("msg").await;
     assert_eq!(second["payload"], "answer", "{second}");
     ack(&mut raw, &first).await;
@@ -45,8 +45,8 @@ async fn a_flood_for_a_process_that_is_gone_starves_no_priority_and_no_answer() 
     }
 }
 
-/// Many of one key, whose first fails, and then one of another key and one of none. What is passed over costs by the row: a
-/// million is five times this.
+/// Many messages of one key, whose first fails; then one of another key and one without. Passing over costs by the
+/// row: a million rows cost five times this.
 #[tokio::test]
 async fn a_blocked_key_is_passed_over_whatever_its_length() {
     let mesh = Mesh::start().await;
@@ -71,7 +71,7 @@ async fn a_blocked_key_is_passed_over_whatever_its_length() {
         ack(&mut raw, &msg).await;
     }
     assert!(since.elapsed() < SERVED_WITHIN, "{:?}", since.elapsed());
-    // What comes now is served as if the million were not there.
+    // A message that comes now is served as if the million were not there.
     insert(&sql, "v", 5, "\"later\"").await;
     assert_eq!(raw.expect("msg").await["payload"], "later");
 }
@@ -114,7 +114,7 @@ async fn many_blocked_keys_stop_no_other_and_each_goes_on_in_its_order() {
     mesh.db.until("select not exists (select from postbell.deliveries)").await;
 }
 
-/// Connects, is killed with what it has, as often as it takes; the last attempt included.
+/// The agent connects and is killed with the messages it has in hand, as often as it takes, until the last attempt.
 #[tokio::test]
 async fn a_message_that_kills_its_agent_takes_no_other_with_it() {
     let mesh = Mesh::with(&[("POSTBELL_MAX_ATTEMPTS", "4")]).await;
@@ -330,7 +330,7 @@ async fn no_message_to_an_agent_lands_in_a_groups_inbox() {
     );
 }
 
-/// Whatever is in the column, the insert costs no more than its index can hold.
+/// The column may hold anything: the insert costs no more than its index can hold.
 #[tokio::test]
 async fn a_key_of_any_length_is_a_key() {
     let mesh = Mesh::start().await;

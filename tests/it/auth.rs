@@ -1,4 +1,4 @@
-//! Who may come in, who may stay, and what the log tells of it.
+//! Who may connect, who may stay, and the log's account of it.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::mesh::{Mesh, PATIENCE, Raw, get, insert};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Access as a broker has it, without the heartbeats of presence: what ends a session here was notified.
+/// Access as a broker has it, but without the heartbeats of presence: so only a notification can end a session here.
 struct Listening {
     access: Access,
     rope: Arc<Rope>,
@@ -41,7 +41,7 @@ impl Listening {
         self.access.enter(session, &row, agents::hash(token), None, heard).expect("room")
     }
 
-    /// Waits until everything that was notified so far has had its look.
+    /// Waits until every notification so far has been followed by its look.
     async fn settled(&self) {
         let probe = self.db.agent(&format!("probe {}", Uuid::new_v4())).await;
         let name = "select agent_id from agent_registry where agent_id like 'probe%' and enabled";
@@ -57,7 +57,7 @@ async fn ended(ticket: &Ticket, code: ErrorCode) {
 }
 
 async fn stays(ticket: &Ticket) {
-    // It ended before, or it does not: nothing is under way.
+    // The ticket ended before, or does not end: nothing is under way.
     assert!(timeout(Duration::ZERO, ticket.ended()).await.is_err(), "it may stay");
 }
 
@@ -114,7 +114,7 @@ async fn with_an_overlap_both_tokens_are_right_until_it_ends() {
     let by_third = house.enter(4, "a", third.reveal()).await;
     house.settled().await;
     stays(&by_second).await;
-    // Its time comes.
+    // The overlap ends.
     let over = "update agent_registry set token_previous_until = now() where agent_id = 'a'";
     sql.batch_execute(over).await.unwrap();
     ended(&by_second, ErrorCode::Disabled).await;
@@ -137,7 +137,7 @@ async fn an_agent_that_is_disabled_between_its_hello_and_its_welcome_does_not_st
     let heard = house.access.heard();
     let row = authenticate(&house.db.pool(), "a", &token).await.expect("answer").expect("may");
     set_enabled(&house.db.pool(), "a", false).await.expect("disabled");
-    // The notification comes, and finds nobody.
+    // The notification comes, and finds no session yet.
     house.settled().await;
     let ticket = house.access.enter(1, &row, agents::hash(&token), None, heard).expect("room");
     ended(&ticket, ErrorCode::Disabled).await;
@@ -163,7 +163,7 @@ async fn disabling_ends_sessions_on_every_broker_and_gives_back_what_they_had() 
     let closed = state.wait_for(|s| matches!(s, postbell_client::State::Closed(_)));
     let closed = timeout(PATIENCE, closed).await.expect("closed").expect("a state").clone();
     assert!(format!("{closed:?}").contains("Disabled"), "{closed:?}");
-    // It is not the agent's failure.
+    // The message loses no attempt: this was not the agent's failure.
     mesh.db.until("select bool_and(state = 'ready' and attempt = 0) from postbell.deliveries").await;
     let mut refused = Raw::open(mesh.agents).await;
     refused.say(&format!(r#"{{"op":"hello","agent":"a","token":"{token}"}}"#)).await;
@@ -213,13 +213,13 @@ async fn too_many_before_the_door_are_told_to_come_again() {
     let (mut first, second) = (Raw::open(mesh.agents).await, Raw::open(mesh.agents).await);
     let error = Raw::open(mesh.agents).await.expect_error("busy", true).await;
     assert_eq!(error["retry_ms"], 500);
-    // A hello that came with it is no reason to cut the line.
+    // The hello that came with the connection is no reason to cut the answer off.
     let refused = mesh.builder("a", &token).connect().await.expect_err("busy");
     let wait = Some(Duration::from_millis(500));
     assert!(matches!(&refused, ClientError::Refused { code: ErrorCode::Busy, retry, .. } if *retry == wait));
     assert!(refused.is_retryable());
     mesh.until_metric("postbell_closed_total{reason=\"busy\"}", |n| n == 2.0).await;
-    // Whoever is in, or gone, stands there no more.
+    // An agent that was let in, or that is gone, takes no place at the door any more.
     first.say(&format!(r#"{{"op":"hello","agent":"a","token":"{token}"}}"#)).await;
     first.expect("welcome").await;
     drop(second);
@@ -246,7 +246,7 @@ async fn right_tokens_come_in_while_wrong_ones_crowd_the_same_address() {
             })
         })
         .collect();
-    // They wait for their answers, aside: as many as there are places.
+    // Hellos that failed wait aside for their answers, as many as there are places.
     mesh.until_metric("postbell_closed_total{reason=\"unauthorized\"}", |n| n > 0.0).await;
     let (mut honest, pool) = (Vec::new(), mesh.db.pool());
     for n in 0..50 {
@@ -257,7 +257,7 @@ async fn right_tokens_come_in_while_wrong_ones_crowd_the_same_address() {
             loop {
                 match builder.clone().connect().await {
                     Ok(connected) => return connected,
-                    // A reset is what a close looks like to who still writes.
+                    // To a client that is still writing, a close may look like a reset.
                     Err(e) if e.is_retryable() => sleep(Duration::from_millis(20)).await,
                     Err(e) => panic!("{e}"),
                 }
@@ -291,7 +291,7 @@ async fn all_agents_of_one_address_come_back_at_once_however_few_places_there_ar
     }
 }
 
-/// `postbell serve` with everything logged.
+/// `postbell serve` with everything in its log.
 struct Loud {
     child: Child,
     log: tempfile::NamedTempFile,
@@ -316,7 +316,7 @@ impl Loud {
         std::fs::read_to_string(self.log.path()).expect("UTF-8")
     }
 
-    /// The line that has this, once it is there.
+    /// The first line with this text, once there is one.
     async fn line(&self, text: &str) -> String {
         let waiting = async {
             loop {
@@ -353,7 +353,7 @@ async fn every_denial_has_the_same_answer_and_an_incident_that_the_log_explains_
     let [agents, http] = broker.addresses().await;
     for (agent, token, why) in [
         ("nobody\nlevel=error", a, "unknown agent"),
-        // A token for a name, as it happens to people.
+        // A token in the place of a name, as it happens to people.
         (a.as_str(), a, "unknown agent"),
         ("a", off, "wrong token"),
         ("off", off, "the agent is disabled"),
@@ -371,7 +371,7 @@ async fn every_denial_has_the_same_answer_and_an_incident_that_the_log_explains_
         let peer = format!("peer={port}");
         assert!(line.contains(&format!("reason={why}")) && line.contains(&peer), "{line}");
     }
-    // Fields taken for one another are quoted in the refusal, before the welcome and after it.
+    // Fields that were mixed up are quoted in the refusal, before the welcome and after it.
     let mut raw = Raw::open(agents).await;
     raw.say(&format!(r#"{{"op":"hello","proto":"{a}","agent":"a","token":"{a}"}}"#)).await;
     raw.expect_error("bad_field", true).await;
@@ -384,7 +384,7 @@ async fn every_denial_has_the_same_answer_and_an_incident_that_the_log_explains_
     raw.expect_error("disabled", true).await;
     tokens.push(rotated.stdout.trim().to_owned());
 
-    // The agent's side, as loud; and what `ps` shows of it.
+    // The agent's side, with everything in its log; and its command line as `ps` shows it.
     let log = tempfile::NamedTempFile::new().unwrap();
     let mut listen = Command::new(env!("CARGO_BIN_EXE_postbell"));
     listen.args(["listen", "--agent", "a", "--log", "trace", "--url", &format!("tcp://{agents}")]);

@@ -1,4 +1,4 @@
-//! What bad input gets: a code, a sentence, and a session that goes on where it can.
+//! The answers to bad input: a code, a sentence, and a session that goes on if it can.
 
 use tokio::io::AsyncWriteExt;
 
@@ -90,7 +90,7 @@ async fn a_payload_over_the_limit_is_refused_with_its_ref() {
 async fn a_payload_that_sql_made_too_large_is_a_dead_letter_and_the_inbox_goes_on() {
     let mesh = Mesh::start().await;
     let sql = mesh.db.sql().await;
-    // One over the limit by itself, one only by its escapes, one by its sender's name.
+    // One message is over the limit by itself, one only by its escapes, one by its sender's name.
     sql.batch_execute(
         r#"insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, priority)
            values ('x', 'a', 'data', to_jsonb(repeat('x', 3000000)), 1),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use crate::harness::migrated;
 use crate::mesh::{Mesh, get, insert, next};
 
-/// Two more canaries have come back: what the safety round found before is judged by now.
+/// Waits until two more canaries have come back: by then, rows that the safety round found before are judged.
 async fn judged(mesh: &Mesh) {
     let count = "postbell_bell_roundtrip_seconds_count";
     let before = mesh.metric(count).await;
@@ -29,13 +29,14 @@ async fn a_sleeping_broker_is_rung() {
     assert!(mesh.metric("postbell_bell_rings_total").await >= 1.0);
 }
 
-/// The arming argument: these transactions read the flag before it was set, ring nothing, and commit when it is.
+/// The argument of arming: these transactions read the flag before it was set, so they ring nothing, and commit when
+/// it is set.
 #[tokio::test]
 async fn a_producer_that_commits_late_rings_nothing_and_is_found_all_the_same() {
     let mesh = Mesh::start().await;
     let (_client, mut deliveries) = mesh.connect("a", 10).await;
     let mut late = Vec::new();
-    // Awake now: a stream of messages keeps the broker from arming while the transactions begin.
+    // A stream of messages keeps the broker awake, and so from arming, while the transactions begin.
     let feeder = mesh.db.sql().await;
     for n in 0..30 {
         insert(&feeder, "a", 5, "\"feed\"").await;
@@ -69,7 +70,7 @@ async fn a_repeatable_read_producer_rings_whatever_its_snapshot_shows() {
     let mesh = Mesh::start().await;
     let (_client, mut deliveries) = mesh.connect("a", 10).await;
     let sql = mesh.db.sql().await;
-    // Its snapshot is taken before the broker arms.
+    // The snapshot is taken before the broker arms.
     sql.batch_execute("begin isolation level repeatable read; select 1").await.unwrap();
     mesh.until_armed().await;
     insert(&sql, "a", 5, "1").await;
@@ -79,7 +80,7 @@ async fn a_repeatable_read_producer_rings_whatever_its_snapshot_shows() {
     assert_eq!(mesh.metric("postbell_tail_late_total").await, 0.0);
 }
 
-/// Armed brokers of which one wakes, two at the same moment, and one whose lease has ended.
+/// Armed brokers: one wakes, two wake at the same moment, and one's lease has ended.
 #[tokio::test]
 async fn producers_ring_while_any_live_broker_sleeps() {
     const RINGS: &str = "select coalesce(last_value > extract(epoch from now()), false) from postbell.bell";
@@ -115,7 +116,7 @@ async fn producers_ring_while_any_live_broker_sleeps() {
     assert!(!db.ask::<bool>(RINGS).await);
 }
 
-/// The bell is torn off and cannot be hung up again for a while; inserts go on.
+/// The connection that listens is cut and cannot be made again for a while; inserts go on.
 #[tokio::test]
 async fn without_the_listen_connection_nothing_is_lost_and_readiness_says_so() {
     let mesh = Mesh::start().await;
@@ -169,7 +170,7 @@ async fn whatever_connection_is_cut_every_message_arrives() {
     }
     while !missing.is_empty() {
         let delivery = next(&mut deliveries).await;
-        // At least once: what was in flight when an outcome's fate was lost may come again.
+        // At least once: a message may come again if the fate of its outcome was lost.
         missing.remove(delivery.payload());
         delivery.ack().await;
     }

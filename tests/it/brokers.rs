@@ -13,7 +13,7 @@ use crate::harness::{TestDb, migrated};
 use crate::mesh::{Mesh, Raw, insert, next};
 use crate::process::{Process, free_address};
 
-/// Two brokers; the first one's agents are `owner`'s.
+/// Two brokers on one database.
 async fn two() -> (Mesh, Mesh) {
     let db = migrated().await;
     (Mesh::on(db.clone(), &[]).await, Mesh::on(db, &[]).await)
@@ -27,7 +27,7 @@ async fn until_owned(db: &TestDb, inbox: &str) {
 async fn a_session_whose_inbox_another_broker_owns_is_served_over_a_link() {
     let (one, two) = two().await;
     let token = one.db.agent("a").await;
-    // Its own session on the owner takes nothing, so everything goes over the link.
+    // The agent's session at the owner takes nothing, so everything goes over the link.
     let mut idle = one.raw_with("a", &token, 0).await;
     until_owned(&one.db, "a").await;
     let mut far = two.raw_with("a", &token, 2).await;
@@ -36,7 +36,7 @@ async fn a_session_whose_inbox_another_broker_owns_is_served_over_a_link() {
     for n in 1..=4 {
         insert(&sql, "a", 5, &n.to_string()).await;
     }
-    // The window is the owner's to keep.
+    // The owner keeps the window.
     let (first, second) = (far.expect("msg").await, far.expect("msg").await);
     assert_eq!((&first["tag"], &first["payload"], &first["attempt"]), (&1.into(), &1.into(), &1.into()));
     assert_eq!((&second["tag"], &second["payload"]), (&2.into(), &2.into()));
@@ -46,7 +46,7 @@ async fn a_session_whose_inbox_another_broker_owns_is_served_over_a_link() {
     assert_eq!(answers[0], r#"{"op":"acked","ref":"r1"}"#);
     assert!(answers[1].contains(r#""tag":3"#), "{answers:?}");
     assert_eq!(one.db.ask::<i64>("select count(*) from agent_messages where status = 'processed'").await, 1);
-    // Outcomes and deadlines are passed through, and a tag that is nobody's is refused here.
+    // Outcomes and deadlines are passed on, and a tag that is nobody's is refused here.
     far.say(r#"{"op":"extend","tag":2,"ms":60000}"#).await;
     far.say(r#"{"op":"nack","tag":2,"outcome":"fail","delay_ms":1,"reason":"locked"}"#).await;
     far.say(r#"{"op":"nack","tag":3,"outcome":"dead","reason":"no such county"}"#).await;
@@ -118,7 +118,7 @@ async fn an_inbox_is_given_to_the_broker_that_has_sessions_for_it_when_the_link_
     assert_eq!(far.expect("msg").await["tag"], 1);
     gate.shut();
     insert(&sql, "a", 5, "2").await;
-    // What was in flight over the link comes again, and its old tag is nobody's.
+    // The deliveries that were in flight over the link come again, and their old tags are nobody's.
     let (mut seen, mut tags) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         let msg = far.expect("msg").await;
@@ -150,7 +150,7 @@ async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
     assert_eq!(near.expect("msg").await["payload"], 1);
 }
 
-/// A link that stands, and another one that cannot be made: the owner learns from the database alone that somebody waits.
+/// One link stands and another cannot be made: the owner learns only from the database that somebody waits.
 #[tokio::test]
 async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_database_says_that_it_is_wanted() {
     let db = migrated().await;
@@ -174,7 +174,7 @@ async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_databa
     two.until_metric("postbell_links", |n| n == 0.0).await;
 }
 
-/// The owner's way to the database is cut, the other broker's is not.
+/// The owner's way to the database is cut; the other broker's is not.
 #[tokio::test]
 async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_holds() {
     let db = migrated().await;
@@ -198,13 +198,13 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     }
     gate.shut();
     one.until_ready(false).await;
-    // Acknowledged while there is nobody to write it to; and not dispatched any more once the lease has ended.
+    // The acks come while there is nothing to write them to. Once the lease has ended, nothing more is dispatched.
     near.say(r#"{"op":"ack","tags":[1,2],"ref":"held"}"#).await;
     db.until(&format!("select lease_until < now() from postbell.brokers where broker_id = '{owner}'")).await;
     let mut far = two.raw_with("a", &token, 10).await;
     db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
     insert(&sql, "a", 5, "4").await;
-    // The new owner cannot know of the acks: it delivers what is in the table.
+    // The new owner cannot know of the acks, so it delivers all that is in the table.
     let mut seen: Vec<u64> = Vec::new();
     while seen.len() < 4 {
         seen.push(far.expect("msg").await["payload"].as_u64().unwrap());
@@ -212,7 +212,8 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3, 4]);
     gate.open();
-    // It is settled by whom the agent told, on the session that was never closed; later acks come too late for those.
+    // The broker that the agent told settles it, on the session that was never closed. Later acks come too late for
+    // these.
     let mut answer = near.line().await.expect("open");
     while !answer.contains("acked") {
         answer = near.line().await.expect("open");
@@ -221,7 +222,7 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     far.say(r#"{"op":"ack","tags":[1,2,3,4],"ref":"all"}"#).await;
     far.expect("acked").await;
     db.until("select count(*) = 0 from postbell.deliveries").await;
-    // And it is served by the new owner from now on, or by its own broker again.
+    // From now on the new owner serves the session, or its own broker does again.
     far.say(r#"{"op":"window","n":0}"#).await;
     insert(&sql, "a", 5, "5").await;
     assert_eq!(near.expect("msg").await["payload"], 5);
@@ -262,7 +263,7 @@ async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
     }
     let owner_id: String = db.ask("select broker_id::text from postbell.leases").await;
     drop(owner);
-    // So that the end of its lease, three seconds from now, cannot be what frees the inbox.
+    // The lease must not free the inbox by ending three seconds from now.
     let endless = format!(
         "update postbell.brokers set lease_until = now() + interval '1 hour' where broker_id = '{owner_id}'"
     );
@@ -279,13 +280,14 @@ async fn a_broker_started_again_after_a_crash_has_its_inboxes_at_once() {
     let token = db.agent("a").await;
     let address = free_address();
     let crashed = Process::start(&db, address);
-    // A name that somebody else could have: told that it is taken over, this client would not come again.
+    // Somebody else could have this instance's name. If this client were told that it is taken over, it would not
+    // come again.
     let builder = Builder::new(&format!("tcp://{address}"), "a", &token).instance("main");
     let (client, mut deliveries) =
         builder.window(1).reconnect_first(Duration::from_millis(20)).connect().await.unwrap();
     until_owned(&db, "a").await;
     drop(crashed);
-    // So that the end of its lease cannot be what frees the inbox.
+    // The lease must not free the inbox by ending.
     let sql = db.sql().await;
     sql.batch_execute("update postbell.brokers set lease_until = now() + interval '1 hour'").await.unwrap();
     insert(&sql, "a", 5, "1").await;
@@ -342,7 +344,7 @@ async fn a_link_that_comes_late_does_not_take_the_place_of_the_one_that_stands()
         .await;
     agent.expect("welcome").await;
     two.until_metric("postbell_links", |n| n == 1.0).await;
-    // As the second broker would, which it is not known to be.
+    // The second broker is not known as a broker: this is what it would do.
     let known = "update postbell.brokers b set token_hash = sha256('its credential')
                  where not exists (select from postbell.leases l where l.broker_id = b.broker_id)";
     one.db.sql().await.batch_execute(known).await.unwrap();
@@ -359,7 +361,7 @@ async fn a_link_that_comes_late_does_not_take_the_place_of_the_one_that_stands()
     late.expect_error("taken_over", true).await;
     insert(&one.db.sql().await, "a", 5, "1").await;
     assert_eq!(agent.expect("msg").await["payload"], 1);
-    // Where it is not known which came first, the last one counts.
+    // If the order of two hellos is not known, the last one counts.
     let mut last = Raw::open(one.agents).await;
     last.say(&link("")).await;
     last.expect("welcome").await;
@@ -379,7 +381,7 @@ async fn a_broker_that_stops_gives_back_what_its_agents_have_over_links_and_does
     assert_eq!(far.expect("msg").await["attempt"], 1);
     let stopping = tokio::spawn(two.stop());
     far.expect("drain").await;
-    // The owner pushes nothing more to it either.
+    // The owner pushes nothing more to the leaving session either.
     insert(&db.sql().await, "a", 5, "2").await;
     far.expect_error("stopping", true).await;
     let (_, stopped) = stopping.await.unwrap();

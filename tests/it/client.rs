@@ -1,4 +1,5 @@
-//! The Rust client against brokers and agents that misbehave: what is wrong costs one message or one request, never the client.
+//! The Rust client against brokers and agents that misbehave: a fault costs one message or one request, never the
+//! client.
 
 mod fake;
 
@@ -23,7 +24,7 @@ async fn within<T>(work: impl Future<Output = T>) -> T {
     timeout(PATIENCE, work).await.expect("it comes to an end")
 }
 
-/// What the client logs, on this thread.
+/// The client's log, on this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -90,11 +91,11 @@ async fn a_message_that_cannot_be_read_is_dead_and_its_neighbours_come() {
         assert!(!reason.contains("invalid") && !reason.contains("expected"), "a library's words: {reason}");
     }
     assert_eq!(client.unreadable(), broken.len() as u64);
-    // Nothing can be said about these, and nothing is.
+    // Nothing can be said about these lines, and nothing is said.
     for line in ["no JSON", "[]", r#"{"op":7}"#, &good(0).replace(r#""tag":0"#, r#""tag":"x""#)] {
         peer.say(line).await;
     }
-    // What is dear elsewhere is JSON, and fields of a newer broker are ignored.
+    // Payloads that are costly elsewhere are JSON all the same; fields of a newer broker are ignored.
     let dear = [
         "1e99999".to_owned(),
         "7".repeat(5_000),
@@ -138,7 +139,7 @@ async fn an_answer_that_cannot_be_read_fails_its_request_alone() {
     assert!(matches!(*client.state().borrow(), State::Connected { .. }));
 }
 
-/// No clock goes so far.
+/// No clock can count as far as these numbers.
 #[tokio::test]
 async fn no_number_of_the_brokers_ends_the_client() {
     let fake = Fake::start().await;
@@ -240,7 +241,7 @@ async fn a_handler_that_panics_has_failed_its_attempt() {
     again.ack().await;
 }
 
-/// A handler that leaves by `?` each time must not turn in a circle.
+/// A handler that leaves by `?` each time must not make its message come again for ever.
 #[tokio::test]
 async fn what_is_dropped_twice_has_failed() {
     let mesh = Mesh::with(&[("POSTBELL_RETRY_BASE_MS", "1"), ("POSTBELL_MAX_ATTEMPTS", "2")]).await;

@@ -1,4 +1,4 @@
-//! Transaction ids that are not what they were: another cluster's, restored from a dump, and beyond 32 bits.
+//! Transaction ids that do not go on as expected: another cluster's, restored from a dump, and beyond 32 bits.
 
 use std::path::Path;
 use std::process::Command;
@@ -38,8 +38,8 @@ fn known(url: &str) -> String {
     format!("postgres://postgres:secret@{address}")
 }
 
-/// The broker's database is replaced by another cluster's, whose transactions are far behind, with rows that carry the old
-/// cluster's ids: what a restore looks like from here.
+/// The broker's database is replaced by another cluster's, whose transactions are far behind and whose rows carry the
+/// old cluster's ids. A restore looks like this to a broker.
 #[tokio::test]
 async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_is() {
     let (old, new) = (server().await, server().await);
@@ -49,7 +49,7 @@ async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_i
     let (gate, target) = Gate::late().await;
     target.send(vec![address(&old_url)]).expect("the gate is there");
     let through = old_url.replace(&address(&old_url).to_string(), &gate.address.to_string());
-    // Transactions that the new cluster will not reach for long.
+    // Uses up ids that the new cluster will not reach for long.
     let burn = "create procedure burn() language plpgsql as $$ begin
                   for n in 1..5000 loop perform pg_current_xact_id(); commit; end loop; end $$";
     let sql = sql_at(&old_url).await;
@@ -73,7 +73,7 @@ async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_i
     target.send(vec![address(&new_url)]).expect("the gate is there");
     gate.cut();
     insert(&sql, "a", 5, "6").await;
-    // A window of two: the others wait, and the tail brings none of them in every round.
+    // With a window of two the others wait, and the tail must not bring any of them in every round.
     let mut held = vec![next(&mut deliveries).await, next(&mut deliveries).await];
     mesh.until_armed().await;
     let rows = mesh.metric("postbell_tail_rows_total").await;
@@ -94,7 +94,7 @@ async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_i
     mesh.stop().await;
 }
 
-/// The server's 32-bit ids wrap while messages flow; the 64-bit ones that the tail reads by go on.
+/// The server's 32-bit ids wrap while messages flow; the 64-bit ids that the tail reads by go on.
 #[tokio::test]
 async fn transaction_ids_wrap_around_while_messages_flow() {
     let folder = tempfile::tempdir().expect("folder");
@@ -103,7 +103,7 @@ async fn transaction_ids_wrap_around_while_messages_flow() {
     let kept = options(Data::Kept(data.clone()));
     let first = kept.clone();
     let server = in_thread(move || DevPostgres::start(first).expect("starts")).await;
-    // Rows of today's transactions would be of the future.
+    // Without this, rows of today's transactions would seem to be of the future.
     for database in ["postgres", "template1"] {
         sql_at(&server.url_for(database)).await.batch_execute("vacuum freeze").await.expect("frozen");
     }
@@ -139,7 +139,7 @@ fn open_to_all(folder: &Path) {
     std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).expect("permissions");
 }
 
-/// The next transaction id is a little below 2^32.
+/// Moves the next transaction id to a little below 2^32.
 #[cfg(unix)]
 fn move_to_the_brink(bin_dir: &Path, data: &Path) {
     use std::os::unix::fs::{MetadataExt, chown};

@@ -1,5 +1,6 @@
-//! What deploys the broker says the same as the broker: Dockerfile, compose.yaml, railway.json, .railway/railway.ts. That they
-//! are valid by their own schemas is checked by .ci/deploy-files, which needs tools from package registries.
+//! The files that deploy the broker agree with the broker: Dockerfile, compose.yaml, railway.json,
+//! .railway/railway.ts. Whether they are valid by their own schemas is checked by .ci/deploy-files, which needs tools
+//! from package registries.
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +27,7 @@ fn port(address: &str) -> &str {
     address.rsplit(':').next().unwrap()
 }
 
-/// A build that lacks a member's manifest fails, and only where somebody builds an image.
+/// A build without a member's manifest fails, and only where somebody builds an image.
 #[test]
 fn the_dockerfile_knows_every_member_of_the_workspace() {
     let (manifest, dockerfile, ignore) = (text("Cargo.toml"), text("Dockerfile"), text(".dockerignore"));
@@ -91,7 +92,7 @@ fn ports_are_the_brokers_own() {
     assert!(text("compose/prometheus.yml").contains(&format!("[\"broker-a:{http}\", \"broker-b:{http}\"]")));
 }
 
-/// Killed before it has sent its agents away, a broker would leave them to time out.
+/// A broker that is killed before it has sent its agents away would leave them to time out.
 #[test]
 fn whoever_stops_a_broker_waits_for_its_drain() {
     let drain: u64 = DRAIN.default.parse().unwrap();
@@ -140,7 +141,7 @@ fn what_compose_refers_to_exists() {
     for (from, _) in &mounts {
         assert!(exists(from), "{from} is mounted and is not there");
     }
-    // Files that the containers are told of, by the folders that they see them in.
+    // Files that the containers are told of, by the folders in which they see them.
     let inside = |path: &str| {
         mounts.iter().find_map(|(from, to)| path.strip_prefix(to).map(|rest| format!("{from}{rest}")))
     };
@@ -155,7 +156,7 @@ fn what_compose_refers_to_exists() {
     let provider = text("compose/grafana/dashboards/postbell.yml");
     let folder = provider.lines().find_map(|l| l.trim().strip_prefix("path: ")).unwrap();
     assert!(inside(folder).is_some_and(|f| exists(&f)), "{folder}");
-    // The stage that the tools are built from, and the settings that are set.
+    // The stage that the tools are built from, and the settings that are given.
     assert!(text("Dockerfile").contains(" AS tools\n") && compose.contains("target: tools"));
 }
 
@@ -173,18 +174,18 @@ async fn a_broker_opens_no_more_connections_than_the_guide_says() {
     );
     let mesh = Mesh::start().await;
     let sql = mesh.db.client().await;
-    // Registered first: that takes a connection of its own, which is not the broker's.
+    // Registered first, since that takes a connection of its own, which is not the broker's.
     let mut tokens = Vec::new();
     for n in 0..20 {
         tokens.push((format!("a{n}"), mesh.db.agent(&format!("a{n}")).await));
     }
-    // The broker's, the one that counts, and none of the helpers' any more.
+    // The broker's connections, the one that counts, and none of the helpers' any more.
     let helpers_left = format!(
         "select count(*) <= {} from pg_stat_activity where application_name = 'postbell' and datname = current_database()",
         pool + 5
     );
     mesh.db.until(&helpers_left).await;
-    // All that use the shared ones at once: hellos, sends, a scrape.
+    // All users of the shared connections at once: hellos, sends, a scrape.
     let mut agents = Vec::new();
     for (name, token) in &tokens {
         agents.push(async { mesh.builder(name, token).connect().await.expect("connects") });

@@ -31,7 +31,7 @@ async fn each_message_to_a_group_goes_to_one_of_those_that_take_from_it() {
         first.each_ref().map(|d| (d.payload(), d.group())),
         [("1", Some("diggers")), ("2", Some("diggers"))]
     );
-    // The same instance of another agent is another process.
+    // The same instance of another agent is a process of its own.
     let (_b, mut to_b) = in_group(&mesh, "b", &b).window(2).connect().await.expect("connects");
     let (sender, mut own) = mesh.builder("a", &a).window(5).connect().await.expect("connects");
     let message = Outgoing::to_group("diggers", MessageType::Command, &3).expect("a message");
@@ -151,7 +151,7 @@ async fn messages_with_one_ordering_key_are_handled_one_after_the_other() {
     let mut last = [None; 3];
     let mut holds = Vec::new();
     for turn in 0.. {
-        // Three at once, one of each key; of these the oldest is handled.
+        // Three come at once, one of each key; the oldest of them is handled.
         while holds.len() < 3.min(30 - turn) {
             let delivery = next(&mut deliveries).await;
             let n: usize = delivery.payload().parse().expect("a number");

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::harness::{TestDb, command, migrated, number, text};
 
-/// Six dead letters, as the broker leaves them: four of inbox a, two of b, with different reasons.
+/// Six dead letters, as the broker leaves them: four of inbox a, two of inbox b, with different reasons.
 async fn with_dead_letters() -> (TestDb, Pool, Connection) {
     let db = migrated().await;
     let client = db.client().await;
@@ -87,7 +87,7 @@ async fn a_redriven_one_is_as_new_and_rings() {
                   where d.state = 'ready' and d.attempt = 0 and d.dead_at is null and d.last_error is null
                     and m.status = 'pending' and m.error_message is null";
     assert_eq!(number(&client, as_new).await, 5);
-    // The tail reads by transaction: each is a newer one than the insert's.
+    // The tail reads by transaction, so each needs a newer one than the insert's.
     let newer = "select count(*) from postbell.deliveries
                  where txid > (select txid from postbell.deliveries where state = 'dead')";
     assert_eq!(number(&client, newer).await, 5);

@@ -1,4 +1,4 @@
-//! Dead letters by the protocol: who may do what to whose, and how much at once.
+//! Dead letters by the protocol: who may do it, whose they may be, and how many at once.
 
 use faults::proxy::Proxy;
 use faults::schedule::Net;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use crate::harness::{TestDb, migrated};
 use crate::mesh::{Mesh, PATIENCE, Raw, next};
 
-/// So many dead letters of an inbox, as the broker leaves them.
+/// Makes so many dead letters of an inbox, as the broker leaves them.
 async fn bury(db: &TestDb, inbox: &str, count: u32) {
     let bury = format!(
         "with m as (
@@ -29,7 +29,7 @@ async fn left(db: &TestDb, inbox: &str) -> i64 {
         .await
 }
 
-/// Inboxes a and b, of three and two dead letters.
+/// A broker, with three dead letters of inbox a and two of inbox b.
 async fn mesh() -> Mesh {
     let mesh = Mesh::start().await;
     bury(&mesh.db, "a", 3).await;
@@ -81,7 +81,7 @@ async fn an_agent_can_do_nothing_to_those_of_others() {
         client.dead_letters(Some("b"), None).await.map(|_| 0),
         client.redrive(Which::Inbox("b")).await,
         client.purge(Which::Inbox("b")).await,
-        // Nor is it told whether there is such an inbox.
+        // The agent is not even told whether there is such an inbox.
         client.purge(Which::Inbox("nobody's")).await,
     ];
     for refusal in refusals {
@@ -89,7 +89,7 @@ async fn an_agent_can_do_nothing_to_those_of_others() {
         assert!(matches!(error, ClientError::Refused { code: ErrorCode::Forbidden, .. }), "{error}");
         assert!(!error.is_retryable());
     }
-    // By their numbers they do not exist for it.
+    // By their numbers, the letters of others do not exist for this agent.
     assert_eq!(client.redrive(Which::Ids(&of_b)).await.unwrap(), 0);
     assert_eq!(client.purge(Which::Ids(&[&of_b[..], &[999_999]].concat())).await.unwrap(), 0);
     assert_eq!((left(&mesh.db, "a").await, left(&mesh.db, "b").await), (3, 2));
@@ -116,7 +116,7 @@ async fn a_link_may_not() {
     let mesh = mesh().await;
     let (_client, _deliveries) = mesh.connect("b", 0).await;
     mesh.db.until("select count(*) = 1 from postbell.leases where inbox = 'b'").await;
-    // Another broker, by its row.
+    // The row of another broker.
     let (id, token) = ("0197a000-0000-7000-8000-000000000001", "pb_another");
     let row = format!(
         "insert into postbell.brokers (broker_id, name, address, version, lease_until, token_hash)
@@ -137,7 +137,8 @@ async fn a_link_may_not() {
 async fn pages_are_bounded_in_letters_and_bytes_and_long_payloads_are_left_out() {
     let mesh = Mesh::start().await;
     bury(&mesh.db, "a", 250).await;
-    // Whatever SQL writes: payloads about the limit, and names and reasons that JSON makes six times as long.
+    // Values that only SQL can write: payloads about the limit, and names and reasons that JSON makes six times as
+    // long.
     mesh.db
         .sql()
         .await
@@ -200,7 +201,7 @@ async fn one_request_is_one_bounded_transaction() {
     assert_eq!(raw.expect_error("bad_field", false).await["ref"], "many");
     raw.say(r#"{"op":"purge","ids":[1],"inbox":"a"}"#).await;
     raw.expect_error("bad_field", false).await;
-    // The client asks on by itself.
+    // The client itself asks again until all are purged.
     bury(&mesh.db, "b", 2_500).await;
     let (b, _) = mesh.connect("b", 0).await;
     assert_eq!(b.purge(Which::Inbox("b")).await.unwrap(), 2_500);
@@ -216,7 +217,7 @@ async fn an_agent_has_one_request_under_way_and_nobody_waits_for_it() {
     let held = sql.transaction().await.unwrap();
     held.batch_execute("select from postbell.deliveries where inbox = 'a' for update").await.unwrap();
     raw.say(r#"{"op":"redrive","ref":"1","inbox":"a"}"#).await;
-    // The session goes on reading, and so does every other; over any of its connections the agent has had its turn.
+    // The session goes on reading, and so does every other. The agent has had its turn, over whichever connection.
     raw.say(r#"{"op":"ping"}"#).await;
     raw.expect("pong").await;
     second.say(r#"{"op":"dead","ref":"2"}"#).await;
@@ -228,7 +229,7 @@ async fn an_agent_has_one_request_under_way_and_nobody_waits_for_it() {
     held.rollback().await.unwrap();
     assert_eq!(raw.expect("redriven").await["count"], 3);
     second.expect("msg").await;
-    // Clones of a client come again by themselves.
+    // Clones of a client ask again by themselves.
     let (client, _) = mesh.builder("a", &token).window(0).connect().await.unwrap();
     let asks: Vec<_> = (0..20)
         .map(|_| {
@@ -252,7 +253,7 @@ async fn without_the_database_it_is_unavailable_and_goes_on_when_it_is_back() {
     let token = db.agent("a").await;
     let mut raw = mesh.raw_with("a", &token, 0).await;
     proxy.inflict(Net::BlackHole);
-    // Nobody is told that the database is away: all the same each is answered, and the session lives.
+    // Nobody is told that the database is away. All the same each request is answered, and the session lives.
     for ask in [r#""op":"redrive","ref":"r","inbox":"a""#, r#""op":"dead","ref":"r""#] {
         raw.say(&format!("{{{ask}}}")).await;
         let error = raw.expect_error("unavailable", false).await;

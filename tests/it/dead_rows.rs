@@ -1,4 +1,5 @@
-//! Redriving and purging where the user's table refuses, or somebody holds, one of the rows: the rest is done, and that one is named.
+//! Redriving and purging when the user's table refuses one of the rows, or somebody holds it: the rest is done, and
+//! that row is named.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio::time::timeout;
 use crate::harness::{TestDb, command, migrated};
 use crate::mesh::{Mesh, PATIENCE};
 
-/// What refuses the message of the third dead letter that is to wait again, and how it is named.
+/// Ways to refuse the message of the third dead letter when it should wait again, each with the name that the refusal
+/// must give.
 const REFUSALS: &[(&str, &str)] = &[
     (
         "alter table agent_messages add constraint no_third check (status <> 'pending' or payload <> '3') not valid",
@@ -104,14 +106,14 @@ async fn an_agent_is_told_which_one_is_refused() {
     }
     assert_eq!(mesh.db.ask::<Vec<i64>>(DEAD).await, [third]);
     assert_eq!(mesh.db.ask::<i64>(AS_NEW).await, 5);
-    // Of an inbox the rest is done, and asked for on.
+    // With an inbox chosen, the rest is done, and the client asks on for it.
     let sql = mesh.db.sql().await;
     sql.batch_execute("alter table agent_messages drop constraint no_third").await.unwrap();
     bury(&mesh.db).await;
     sql.batch_execute(ddl).await.unwrap();
     assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap(), 10);
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries where state = 'dead'").await, 2);
-    // Where nothing of it can be done, that is the answer.
+    // If nothing can be done, the answer says so.
     let refused = client.redrive(Which::Inbox("a")).await.expect_err("both are refused");
     assert!(
         refused.to_string().contains("0 were redriven") && refused.to_string().contains(name),
@@ -119,13 +121,14 @@ async fn an_agent_is_told_which_one_is_refused() {
     );
 }
 
-/// A poller takes the message and then its delivery. Who redrives takes neither from it, and it is no deadlock's victim.
+/// A poller takes the message and then its delivery. A redrive takes neither from the poller, and makes it no
+/// deadlock's victim.
 #[tokio::test]
 async fn what_a_poller_holds_is_passed_over() {
     for op in ["redrive", "purge"] {
         let db = migrated().await;
         bury(&db).await;
-        // A broadcast, whose message purging writes as well.
+        // A broadcast: purging writes its message as well.
         let broadcast = "set postbell.broker = on;
              update agent_messages set to_agent_id = null where payload = '3'; set postbell.broker = off";
         let poller = db.sql().await;

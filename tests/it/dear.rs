@@ -1,4 +1,4 @@
-//! Rows that are dear to read, or cannot be read at all: they cost their own inbox something, and nobody else.
+//! Rows that are dear to read, or cannot be read at all: they cost their own inbox something, and no other.
 
 mod made;
 mod odd;
@@ -28,7 +28,7 @@ async fn served(mesh: &Mesh, uninvolved: &mut Deliveries, what: &str) {
     assert_eq!(delivery.payload(), format!("\"{what}\""));
     assert!(since.elapsed() < PROMISED, "{what}: {:?}", since.elapsed());
     delivery.ack().await;
-    // A machine that does much else may delay the canary; what stands still stays so.
+    // A machine with much else to do may delay the canary; a broker that stands still would never be ready.
     mesh.until_ready(true).await;
 }
 
@@ -50,7 +50,7 @@ async fn numbers_that_are_far_larger_written_than_sent_are_refused_at_send() {
         raw.say(&format!(r#"{{"op":"send","ref":"x","to":"a","type":"data","payload":{payload}}}"#)).await;
         assert_eq!(raw.expect_error("payload_too_large", false).await["ref"], "x");
     }
-    // The headers have less room.
+    // Headers have less room than payloads.
     let headers = r#"{"n":1e131071}"#;
     raw.say(&format!(r#"{{"op":"send","ref":"h","to":"a","type":"data","payload":1,"headers":{headers}}}"#))
         .await;
@@ -101,7 +101,7 @@ async fn rows_that_wait_are_as_harmless_as_those_that_come() {
     let mesh = Mesh::start().await;
     let (_u, mut uninvolved) = mesh.connect("u", 5).await;
     let sql = mesh.db.sql().await;
-    // Small ones that are a gigabyte together, and more: what each costs is little.
+    // Small payloads that are over a gigabyte together: each alone costs little.
     sql.execute(
         "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
          select 'x', 'a', 'data', $1::text::jsonb from generate_series(1, 3000)",
@@ -149,7 +149,7 @@ async fn large_messages_keep_the_order_of_their_inbox() {
     let mesh = Mesh::start().await;
     let sql = mesh.db.sql().await;
     let (_a, mut deliveries) = mesh.connect("a", 50).await;
-    // Small and large ones in turn, in one commit and one by one.
+    // Small and large payloads in turn, in one commit and one by one.
     let sized = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, ordering_key)
                  select 'x', 'a', 'data', to_jsonb(lpad(i::text, case i % 3 when 0 then 300000 when 1 then 8 else 9000 end, ' ')),
                         case when i % 2 = 0 then 'k' end

@@ -1,4 +1,4 @@
-//! What the user's tables do at the COMMIT is a part of a send or an outcome like any other.
+//! Work of the user's tables at the COMMIT is a part of a send or an outcome like any other.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ async fn a_trigger_that_is_slow_at_the_commit_holds_up_one_send_alone() {
     let mesh = Mesh::start().await;
     let (a, _) = mesh.connect("a", 0).await;
     let (u, _) = mesh.connect("u", 0).await;
-    // The connection is there, with its statements.
+    // These sends open the connection and prepare its statements.
     for n in 0..3 {
         u.send(to("r", &n)).await.expect("stored");
     }
@@ -29,7 +29,7 @@ async fn a_trigger_that_is_slow_at_the_commit_holds_up_one_send_alone() {
     for n in 0..20 {
         timeout(PATIENCE, u.send(to("r", &n))).await.expect("answered").expect("stored");
     }
-    // Four seconds is what a batch waited for the database before.
+    // A batch used to wait four seconds for the database.
     assert!(began.elapsed() < SERVED / 2, "20 sends took {:?}", began.elapsed());
     let (code, sentence) = refused(timeout(PATIENCE, slow.committed()).await.expect("answered"));
     assert!(code == "unavailable" && sentence.contains("not stored"), "{sentence}");
@@ -37,7 +37,7 @@ async fn a_trigger_that_is_slow_at_the_commit_holds_up_one_send_alone() {
     assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages where to_agent_id = 'r'").await, 23);
 }
 
-/// A reference that is deferred is looked at when all of a transaction is there, not before.
+/// A deferred reference is checked when all of a transaction is there, not before.
 #[tokio::test]
 async fn what_a_later_trigger_completes_is_taken() {
     let mesh = Mesh::start().await;

@@ -1,4 +1,4 @@
-//! What is pushed to whom, and in which order.
+//! Deliveries: which are pushed, to whom, and in which order.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn an_insert_reaches_its_agent_and_an_ack_settles_it() {
     assert_eq!(delivery.correlation_id(), Some("c1"));
     assert_eq!(delivery.headers().unwrap().get(), r#"{"h": 1}"#);
     delivery.ack_confirmed().await.unwrap();
-    // Confirmed is committed: no waiting here.
+    // A confirmed ack is committed, so there is no waiting here.
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
     assert_eq!(mesh.db.ask::<String>("select status from agent_messages").await, "processed");
 }
@@ -109,7 +109,7 @@ async fn a_broadcast_reaches_every_registered_agent_but_its_sender() {
         assert!(!mesh.db.ask::<bool>(done).await, "a recipient has it still");
         delivery.ack_confirmed().await.unwrap();
     }
-    // Its last recipient has settled it; the sender and the disabled agent were none.
+    // The last recipient has settled it; the sender and the disabled agent were no recipients.
     assert_eq!(mesh.db.ask::<String>("select status from agent_messages").await, "processed");
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
     let refused = mesh.builder("off", &token).connect().await.expect_err("disabled");
@@ -223,7 +223,7 @@ async fn an_expired_message_is_never_delivered_and_says_why_it_failed() {
     let delivery = next(&mut deliveries).await;
     assert_eq!(delivery.payload(), "\"good\"");
     delivery.ack().await;
-    // One was found by its agent's inbox, the other by the sweep.
+    // The agent's inbox found one of them, the sweep found the other.
     mesh.db
         .until(
             "select count(*) = 2 from agent_messages
@@ -234,7 +234,8 @@ async fn an_expired_message_is_never_delivered_and_says_why_it_failed() {
     mesh.until_metric("postbell_expired_total", |n| n == 2.0).await;
 }
 
-/// What live meshes have today: an agent of theirs gets a token, connects, and receives what waited for it.
+/// A mesh as people have it today: one of its agents gets a token, connects, and receives the messages that waited
+/// for it.
 #[tokio::test]
 async fn what_waits_in_an_adopted_mesh_is_delivered_to_its_agents() {
     let db = fresh().await;

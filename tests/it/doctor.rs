@@ -6,7 +6,7 @@ use postbell::store::{DatabaseUrl, Target};
 
 use crate::harness::{EXISTING_MESH, command, fresh, migrated, roles};
 
-/// The checks of that name, as their levels and one text.
+/// The checks of that name: their levels, and their sentences as one text.
 fn of(checks: &[Check], name: &str) -> (Vec<Level>, String) {
     let found: Vec<_> = checks.iter().filter(|c| c.check == name).collect();
     assert!(!found.is_empty(), "no check {name} in {checks:?}");
@@ -79,7 +79,7 @@ async fn an_adopted_mesh_is_told_what_makes_it_slow_and_open() {
     }
     assert!(!text.contains("agent_messages_created_at_idx"), "{text}");
     let (level, text) = of(&checks, "policies");
-    // By a policy on two tables, and for want of row level security on the other two.
+    // Two tables are open by a policy, the other two for want of row level security.
     assert_eq!(level, [Level::Warn; 4]);
     assert!(
         text.contains("policy \"service role\" lets authenticated read every row of agent_messages"),
@@ -139,7 +139,7 @@ async fn a_role_without_rights_is_told_which() {
     assert!(text.contains("weak lacks usage on sequence postbell.epochs"), "{text}");
     assert!(text.contains("`grant execute on function postbell.arm(uuid,boolean) to weak`"), "{text}");
 
-    // With every right, row level security still hides all.
+    // Row level security still hides all rows, whatever rights the role has.
     client
         .batch("grant all on agent_messages, agent_registry to weak; grant all on all tables in schema postbell to weak")
         .await

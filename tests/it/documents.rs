@@ -1,5 +1,5 @@
-//! Every command in the README and the guides is run: against a real Postgres and broker, in the order in which it stands
-//! there. What needs a cloud says so above the block, and why; so does what another test runs.
+//! Every command in the README and the guides is run: against a real Postgres and broker, in the order of the
+//! document. A block that needs a cloud says so in the line above, and why; so does a block that another test runs.
 
 mod blocks;
 mod run;
@@ -15,7 +15,7 @@ use crate::words::every_document;
 use blocks::{Block, How, blocks, inline_commands};
 use run::Reader;
 
-/// The shortest reason that tells somebody something.
+/// The shortest reason that can tell a reader something.
 const REASON_CHARS_MIN: usize = 12;
 
 fn repository() -> &'static Path {
@@ -38,7 +38,7 @@ fn read(document: &str) -> (String, Vec<Block>) {
     (text, found)
 }
 
-/// Types the whole of a document into a shell.
+/// Types a whole document into a shell.
 async fn is_followed(document: &str) {
     let db = fresh().await;
     let (_, found) = read(document);
@@ -52,7 +52,7 @@ async fn is_followed(document: &str) {
     }
 }
 
-/// What a document needs of Postgres's own tools and this machine has not.
+/// The tool of Postgres that a document needs and this machine has not.
 async fn missing_tool(db: &TestDb, found: &[Block]) -> Option<String> {
     let is_needed = |word: &str| {
         found
@@ -68,7 +68,7 @@ async fn missing_tool(db: &TestDb, found: &[Block]) -> Option<String> {
         let major: i64 = digits.parse().unwrap_or(0);
         let server =
             number(&db.client().await, "select current_setting('server_version_num')::bigint / 10000").await;
-        // An older one refuses to dump.
+        // An older pg_dump refuses to dump.
         if tool == "pg_dump" && major < server {
             return Some(format!("pg_dump {major} is older than the server, {server}"));
         }
@@ -126,7 +126,7 @@ fn what_is_not_run_here_says_why_and_what_runs_it_exists() {
     }
 }
 
-/// A command that is only mentioned is not run, but there is such a command, with these options.
+/// A command that is only mentioned is not run, but there must be such a command with these options.
 #[test]
 fn mentioned_commands_exist() {
     let mut helps = BTreeMap::new();
@@ -150,7 +150,7 @@ fn mentioned_commands_exist() {
     }
 }
 
-/// What the command says of itself; empty where there is none. A second word may be an argument.
+/// The help of a command; empty if there is no such command. A second word may be an argument.
 fn help(command: &[String]) -> String {
     for length in (0..=command.len()).rev() {
         let output = Command::new(env!("CARGO_BIN_EXE_postbell"))
@@ -192,7 +192,7 @@ fn links_between_documents_lead_somewhere() {
     }
 }
 
-/// Who is paged finds what to do: each alert has its heading in the guide.
+/// A person who is paged finds what to do: each alert has its heading in the guide.
 #[test]
 fn every_alert_leads_to_its_heading() {
     let alerts = fs::read_to_string(repository().join("dashboards/alerts.yml")).unwrap();
@@ -207,7 +207,7 @@ fn every_alert_leads_to_its_heading() {
     }
 }
 
-/// As GitHub makes them from headings.
+/// The anchors that GitHub makes from headings.
 fn anchors(text: &str) -> Vec<String> {
     let headings =
         text.lines().filter_map(|line| line.strip_prefix('#').map(|l| l.trim_start_matches('#').trim()));

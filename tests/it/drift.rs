@@ -1,5 +1,5 @@
-//! What somebody drops, disables, renames or changes of what this version needs is named, mended or given a way out; and
-//! afterwards messages live.
+//! Objects that this version needs and that somebody drops, disables, renames or changes are named, and mended or
+//! given a way out; afterwards messages live.
 
 mod anything;
 mod copies;
@@ -18,7 +18,7 @@ const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/needed.json");
 
 #[tokio::test]
 async fn needed_json_is_what_the_migrations_make() {
-    // By their texts alone: `migrate` would mend the database to the list that it is to be compared with.
+    // The texts of the migrations alone: `migrate` would mend the database to the list that is compared here.
     let db = fresh().await;
     let client = Connection::open(&db.target()).await.expect("connect");
     run(&client, include_str!("../../sql/queries/migrations_bootstrap.sql")).await;
@@ -34,14 +34,14 @@ async fn needed_json_is_what_the_migrations_make() {
     assert_eq!(drift::needed(), found, "sql/needed.json differs: POSTBELL_BLESS=1 cargo test needed_json");
 }
 
-/// What the doctor has to say against the schema.
+/// The doctor's complaints about the schema.
 async fn told(db: &TestDb) -> String {
     let checks: Vec<Check> = examine(&db.target()).await;
     let of = |c: &&Check| c.level == Level::Fail && ["schema", "triggers", "rights"].contains(&c.check);
     checks.iter().filter(of).map(|c| c.sentence.as_str()).collect::<Vec<_>>().join("\n")
 }
 
-/// A message is inserted by plain SQL, pushed, acknowledged and marked, by a broker that starts on the database.
+/// A broker starts on the database, and a message is inserted by plain SQL, pushed, acknowledged and marked.
 async fn a_message_lives(db: &TestDb, why: &str) {
     let mesh = Mesh::on(db.clone(), &[]).await;
     let (_client, mut deliveries) = mesh.connect("lives", 10).await;
@@ -77,7 +77,7 @@ async fn an_adopted_mesh_has_not_drifted() {
     assert_eq!(found, [""; 0]);
 }
 
-/// Each is what somebody does, and the words by which the doctor names it.
+/// Each case is a statement of somebody's, and the words by which the doctor names the damage.
 const CASES: &[(&str, &str)] = &[
     ("alter table agent_messages drop column topic cascade", "column agent_messages.topic is missing"),
     ("alter table agent_messages drop column to_group cascade", "column agent_messages.to_group is missing"),
@@ -125,7 +125,7 @@ async fn each_is_named_and_mended_and_a_message_lives() {
         )
         .await;
         if client.batch(break_it).await.is_err() {
-            // Postgres itself refuses, and names the view that needs it.
+            // Postgres itself refuses the statement, and names the view that needs the object.
             assert!(name.is_empty(), "{break_it}");
             continue;
         }
@@ -146,7 +146,7 @@ async fn each_is_named_and_mended_and_a_message_lives() {
     }
 }
 
-/// The user's INSERT is worth more than its delivery, which comes when the rest is there again.
+/// The user's INSERT is worth more than its delivery, which comes once the schema is whole again.
 #[tokio::test]
 async fn an_insert_into_a_broken_schema_is_stored_and_delivered_later() {
     for break_it in [

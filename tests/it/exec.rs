@@ -1,4 +1,5 @@
-//! `listen`, and above all `listen --exec`: whatever a command does, each message has one outcome, and the process tells at its end.
+//! `listen`, above all `listen --exec`: each message has one outcome, whatever its command does, and the process
+//! tells the counts at its end.
 
 use std::process::Stdio;
 
@@ -12,7 +13,7 @@ use crate::mesh::{Mesh, PATIENCE, insert};
 const WAITING: &str =
     "select count(*) = 1 and bool_and(attempt = 0 and state <> 'dead') from postbell.deliveries";
 
-/// `listen` until nothing comes any more, with this command.
+/// Runs `listen` with this command until no message comes any more.
 async fn listens(mesh: &Mesh, more: &[&str], exec: &str) -> (Option<i32>, String) {
     let token = mesh.db.agent("a").await;
     let args = [&["listen", "--until-idle", "1s", "--exec", exec], more].concat();
@@ -38,7 +39,7 @@ async fn a_job_in_which_something_failed_fails() {
     let summary = std::fs::read_to_string(scene.path("summary")).expect("a summary");
     assert_eq!(summary.matches("### postbell listen: a\n").count(), 2, "it is appended to: {summary}");
     assert!(summary.contains("| 0 | 1 | 0 | 0 | 0 |") && summary.contains("&#124;no&#124;"), "{summary}");
-    // A job for which nothing came, or all went well, passes; with a folder for a summary too.
+    // A job passes if no message came, or all went well; it passes even if the summary's path is a folder.
     insert(&sql, "a", 5, "1").await;
     let mut command = postbell(&mesh, "a", &token, &["listen", "--until-idle", "1s", "--exec", "true"]);
     command.env("GITHUB_STEP_SUMMARY", scene.path(""));
@@ -69,7 +70,7 @@ async fn two_signals_end_a_command_that_ignores_them_and_its_message_is_given_ba
     let ids = scene.processes("ids").await;
     signal(&child, "-TERM");
     assert!(lives(ids[0]));
-    // The same signal twice could arrive as one.
+    // Another signal than before: the same one twice could arrive as one.
     signal(&child, "-INT");
     assert_eq!(code(child).await, Some(0));
     assert!(!ids.iter().any(|id| lives(*id)));
@@ -94,7 +95,7 @@ async fn one_signal_ends_commands_and_what_they_started() {
     }
 }
 
-/// A command that puts away what it has in hand has handled its message.
+/// A command that tidies up after the signal and exits with 0 has handled its message.
 #[tokio::test]
 async fn a_command_may_finish_its_message_within_the_grace() {
     let mesh = Mesh::start().await;
@@ -134,7 +135,8 @@ async fn a_command_that_is_not_there_costs_no_message() {
     assert!(mesh.db.ask::<bool>(WAITING).await);
 }
 
-/// Where that shows only when it runs, it costs one attempt and not ten of each message.
+/// If a command turns out unable to start only when it runs, that costs one attempt in all, and not ten of each
+/// message.
 #[tokio::test]
 async fn a_command_that_cannot_be_started_stops_listening() {
     let mesh = Mesh::with(&[("POSTBELL_RETRY_BASE_MS", "1")]).await;
@@ -144,12 +146,12 @@ async fn a_command_that_cannot_be_started_stops_listening() {
     }
     let (code, said) = listens(&mesh, &["--window", "1"], "cd /; ./nope").await;
     assert!(code == Some(127) && said.contains("failed 1, retried 0"), "{said}");
-    // One that was pushed as this one ended may count as well: the session ended with it.
+    // A message that was pushed as this process left may count an attempt as well: its session ended with it.
     let untouched = "select count(*) >= 18 from postbell.deliveries where attempt = 0 and last_error is null";
     mesh.db.until(untouched).await;
 }
 
-/// One that worked before is another matter: it fails its message.
+/// A command that has worked before is another matter: it fails its message.
 #[tokio::test]
 async fn a_command_that_worked_before_and_is_not_found_now_fails_its_message() {
     let mesh = Mesh::with(&[("POSTBELL_MAX_ATTEMPTS", "1")]).await;
@@ -161,7 +163,7 @@ async fn a_command_that_worked_before_and_is_not_found_now_fails_its_message() {
     assert!(code == Some(1) && said.contains("handled 2, failed 1"), "{said}");
 }
 
-/// Pipes that are full, closed, never read; any bytes; megabytes.
+/// Pipes that are full, closed or never read; any bytes; megabytes.
 #[tokio::test]
 async fn whatever_a_command_does_with_its_pipes_its_status_decides() {
     let mesh = Mesh::with(&[("POSTBELL_MAX_ATTEMPTS", "1")]).await;
@@ -208,7 +210,8 @@ async fn whatever_a_command_does_with_its_pipes_its_status_decides() {
     }
 }
 
-/// What Python's numbers and recursion cannot hold is JSON all the same: it arrives as it was sent, to the digit.
+/// Numbers and depths that Python cannot hold are JSON all the same: the payload arrives as it was sent, to the
+/// digit.
 #[tokio::test]
 async fn a_payload_of_any_cost_arrives_as_it_was_sent() {
     let mesh = Mesh::start().await;
@@ -260,7 +263,7 @@ async fn messages_of_other_types_are_left_or_dead_with_a_line_a_type() {
     assert!(code == Some(64) && said.contains("--types"), "{said}");
 }
 
-/// A line that is no JSON ends it, and those before it are told of.
+/// A line that is no JSON ends the command; the lines before it are reported.
 #[tokio::test]
 async fn send_tells_of_every_line_that_it_sent() {
     let mesh = Mesh::start().await;

@@ -1,4 +1,4 @@
-//! Commands with all that they start: `once` and `listen --exec` hold on until none of it is left.
+//! Commands with all the processes that they start: `once` and `listen --exec` hold on until none of them is left.
 
 mod generated;
 mod terminal;
@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 use crate::cli::{output, postbell};
 use crate::mesh::{Mesh, PATIENCE};
 
-/// Where commands say who they are, and hear when to go on.
+/// A folder in which commands write their ids, and wait for a sign to go on.
 pub(crate) struct Scene {
     folder: TempDir,
 }
@@ -28,7 +28,7 @@ impl Scene {
         self.folder.path().join(name)
     }
 
-    /// With this folder as the command's, so that its scripts write there.
+    /// `postbell`, run in this folder, so that its scripts write there.
     pub(crate) fn command(&self, mesh: &Mesh, agent: &str, token: &str, args: &[&str]) -> Command {
         let mut command = postbell(mesh, agent, token, args);
         command.current_dir(self.folder.path());
@@ -56,7 +56,7 @@ pub(crate) async fn until(is_so: impl Fn() -> bool, what: &str) {
     timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("never: {what}"));
 }
 
-/// Whether it runs: one that has ended and was not waited for does not.
+/// Whether a process runs. A process that has ended and was not waited for does not run.
 pub(crate) fn lives(id: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
@@ -71,7 +71,7 @@ pub(crate) async fn until_gone(ids: &[i32]) {
     until(|| !ids.iter().any(|id| lives(*id)), "they end").await;
 }
 
-/// Sends a signal to this one process, and no other.
+/// Sends a signal to this one process and no other.
 pub(crate) fn signal(child: &Child, name: &str) {
     let id = child.id().expect("lives").to_string();
     assert!(std::process::Command::new("kill").args([name, &id]).status().expect("kill").success());
@@ -94,7 +94,7 @@ async fn once(mesh: &Mesh, scene: &Scene, args: &[&str]) -> (Child, String) {
     (scene.command(mesh, "a", &token, &args).spawn().expect("spawns"), token)
 }
 
-/// The script of the issue: a shell that waits for what it started.
+/// A shell that waits for the process that it started.
 const WAITS: &str = "sleep 61 & echo $! $$ > ids.new; mv ids.new ids; wait";
 
 #[tokio::test]
@@ -109,7 +109,7 @@ async fn a_signal_ends_all_of_it_before_the_lock_is_free() {
         let ids = scene.processes("ids").await;
         assert!(ids.iter().all(|id| lives(*id)));
         signal(&child, name);
-        // The lock is free at this moment, or the next one could not have it.
+        // Once the lock is free, another process may have it: by then nothing may be left.
         mesh.db.until(NO_LOCK).await;
         assert!(!ids.iter().any(|id| lives(*id)), "{name}: {ids:?}");
         assert_eq!(code(child).await, Some(128 + number), "{name}");
@@ -146,7 +146,7 @@ async fn what_goes_on_after_the_grace_is_killed() {
     assert!(!lives(ids[0]) && mesh.db.ask::<bool>(NO_LOCK).await);
 }
 
-/// What leaves the group, the session and its parent is followed all the same.
+/// A process that leaves the group, the session and its parent is followed all the same.
 #[tokio::test]
 async fn what_flees_is_ended_with_the_command() {
     let mesh = Mesh::start().await;
@@ -165,7 +165,7 @@ async fn what_flees_is_ended_with_the_command() {
     }
 }
 
-/// A task is done when all of it is: the last words of a `tee` are waited for.
+/// A task is done when all of its processes are: a `tee` that still writes is waited for.
 #[tokio::test]
 async fn what_the_command_leaves_behind_may_end_by_itself() {
     let mesh = Mesh::start().await;
@@ -210,7 +210,8 @@ async fn a_command_that_cannot_be_started_gives_the_lock_back_at_once() {
     }
 }
 
-/// The broker is away for longer than the lock lasts: on the database's own clock the lock still holds when the command is gone.
+/// The broker is away for longer than the lock lasts. By the database's own clock, the lock still holds when the
+/// command is gone.
 #[tokio::test]
 async fn a_command_is_ended_before_its_lock_could_be_anothers() {
     let mesh = Mesh::start().await;
@@ -229,7 +230,7 @@ async fn a_command_is_ended_before_its_lock_could_be_anothers() {
     assert!(ended.status.code() == Some(1) && said.contains("the lock k could not be held"), "{said}");
 }
 
-/// `nohup` is a wish that is kept.
+/// `nohup` says that hangups should be ignored, and they are.
 #[tokio::test]
 async fn a_hangup_that_was_ignored_is_ignored() {
     let mesh = Mesh::start().await;
@@ -251,7 +252,7 @@ async fn a_hangup_that_was_ignored_is_ignored() {
     assert_eq!(code(child).await, Some(0));
 }
 
-/// The terminal is gone, or whoever read what it says: that changes nothing of what it has to do.
+/// The terminal is gone, or the reader of the output: the process still does all that it has to do.
 #[tokio::test]
 async fn nobody_needs_to_hear_what_it_says() {
     let mesh = Mesh::start().await;

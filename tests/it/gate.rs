@@ -1,4 +1,4 @@
-//! A TCP forwarder that can be shut: what stands between two processes.
+//! A TCP forwarder between two processes that can be shut.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// A gate with its targets told later: it has its address before they have theirs. Of several, each connection gets
-    /// the next, with no memory of who was where.
+    /// A gate whose targets are told later, as it has its address before they have theirs. Each connection goes to
+    /// the next target, with no memory of where a client was before.
     pub(crate) async fn late() -> (Self, watch::Sender<Vec<SocketAddr>>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let address = listener.local_addr().expect("bound");
@@ -34,22 +34,22 @@ impl Gate {
         (Self { address, accepting, is_open, admits, cuts, passed }, targets)
     }
 
-    /// Cuts what goes through; what comes from now on is accepted and cut at once.
+    /// Cuts every connection; new connections are accepted and cut at once.
     pub(crate) fn shut(&self) {
         self.is_open.send_replace(false);
     }
 
-    /// What goes through now goes on; what comes from now on is cut at once.
+    /// Open connections go on; new connections are cut at once.
     pub(crate) fn admit_no_more(&self) {
         self.admits.send_replace(false);
     }
 
-    /// Lets connections through again.
+    /// Lets new connections through again.
     pub(crate) fn open(&self) {
         self.is_open.send_replace(true);
     }
 
-    /// Cuts what goes through now.
+    /// Cuts every open connection.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|n| *n += 1);
     }

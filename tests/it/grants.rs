@@ -1,11 +1,11 @@
-//! `postbell group` and `postbell lock`, as processes: what they say, and what an agent that is connected notices.
+//! `postbell group` and `postbell lock`, as processes: their output, and the effect on a connected agent.
 
 use serde_json::{Value, json};
 
 use crate::harness::command;
 use crate::mesh::{Mesh, Raw, insert};
 
-/// Runs the command, which must succeed, and gives what it printed.
+/// Runs the command, which must succeed, and returns its output.
 async fn done(mesh: &Mesh, args: &[&str]) -> String {
     let ended = command(&mesh.db, args).await;
     assert_eq!(ended.status, 0, "{args:?}: {}", ended.stderr);
@@ -29,7 +29,7 @@ async fn an_agent_takes_from_a_group_for_as_long_as_it_is_allowed() {
     assert_eq!(listed(&mesh, "group").await, json!([]));
     assert_eq!(done(&mesh, &["group", "allow", "g", "a"]).await, "a is allowed the group g\n");
     done(&mesh, &["group", "allow", "g", "b"]).await;
-    // A second time is no fault.
+    // Allowing twice is no fault.
     done(&mesh, &["group", "allow", "g", "b"]).await;
     let both = json!([{"name": "g", "agent": "a"}, {"name": "g", "agent": "b"}]);
     assert_eq!(listed(&mesh, "group").await, both);
@@ -44,14 +44,14 @@ async fn an_agent_takes_from_a_group_for_as_long_as_it_is_allowed() {
     assert_eq!(done(&mesh, &["group", "revoke", "g", "b"]).await, "1 revoked of the group g\n");
     of_b.expect_error("role_changed", true).await;
     take(&mesh, "b", &b).await.expect_error("forbidden", true).await;
-    // The other one keeps its session, and what comes now is its own.
+    // The other agent keeps its session, and gets the next message.
     let to_group = "insert into agent_messages (from_agent_id, to_group, message_type, payload)
                     values ('sql', 'g', 'data', '\"for a\"')";
     mesh.db.sql().await.batch_execute(to_group).await.expect("sent");
     assert_eq!(of_a.expect("msg").await["payload"], "for a");
     of_a.say(r#"{"op":"ack","tag":1,"ref":"r"}"#).await;
     of_a.expect("acked").await;
-    // Its own inbox is nobody's to allow.
+    // Permissions do not concern an agent's own inbox.
     let mut own = mesh.raw_with("b", &b, 5).await;
     insert(&mesh.db.sql().await, "b", 5, "1").await;
     own.expect("msg").await;
@@ -75,7 +75,7 @@ async fn an_agent_holds_a_lock_for_as_long_as_it_is_allowed() {
     a.say(acquire).await;
     let held = a.expect("lock").await;
     assert_eq!(held["held"], true);
-    // What the refusal says is what lets it.
+    // The command that the refusal names is enough.
     done(&mesh, &["lock", "allow", "daily-1", "b"]).await;
     let all = json!([{"name": "daily-*", "agent": "a"}, {"name": "daily-1", "agent": "b"}]);
     assert_eq!(listed(&mesh, "lock").await, all);
@@ -83,7 +83,7 @@ async fn an_agent_holds_a_lock_for_as_long_as_it_is_allowed() {
     assert_eq!(b.expect("lock").await["held"], false, "a has it");
 
     assert_eq!(done(&mesh, &["lock", "revoke", "daily-*", "a"]).await, "1 revoked of the lock daily-*\n");
-    // Neither longer nor anew; what it has it may give back.
+    // The agent may neither renew the lock nor take it anew; it may give back the lock that it has.
     let renew =
         format!(r#"{{"op":"acquire","ref":"r","key":"daily-1","ttl_ms":60000,"fence":{}}}"#, held["fence"]);
     for line in [renew.as_str(), acquire] {

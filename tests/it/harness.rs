@@ -1,4 +1,4 @@
-//! What every test starts from: a database of its own on the one server of this process.
+//! The ground of every test: a database of its own on the one server of this process.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,7 +22,7 @@ fn server() -> &'static DevPostgres {
         let options = Options {
             data: Data::Temporary,
             bin_dir: std::env::var_os("POSTBELL_TEST_PG").map(Into::into),
-            // Nothing here outlives a crash of the machine, and tests run side by side.
+            // No data here needs to outlive a crash of the machine, and tests run side by side.
             settings: vec![
                 setting("fsync", "off"),
                 setting("full_page_writes", "off"),
@@ -71,7 +71,7 @@ impl TestDb {
         Self { url: server().url_for(name) }
     }
 
-    /// As a user would write it.
+    /// The URL, as a user would write it.
     pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
@@ -81,17 +81,17 @@ impl TestDb {
         server().url_for(database)
     }
 
-    /// For the library, in schema `public`.
+    /// The target for the library, in schema `public`.
     pub(crate) fn target(&self) -> Target {
         Target::new(DatabaseUrl::parse(&self.url).expect("url"), "public")
     }
 
-    /// For the library, in another schema.
+    /// The target for the library, in another schema.
     pub(crate) fn target_in(&self, schema: &str) -> Target {
         Target::new(DatabaseUrl::parse(&self.url()).expect("url"), schema)
     }
 
-    /// For the library's calls that take a pool.
+    /// A pool for the library's calls that take one.
     pub(crate) fn pool(&self) -> Pool {
         Pool::new(self.target(), 2)
     }
@@ -131,7 +131,7 @@ async fn admin() -> Connection {
 
 async fn create(template: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
-    // Copying a template needs it to itself, also against another copy on some versions.
+    // A template can be copied only while nobody uses it; on some versions even another copy is in the way.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
     let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
     let _turn = ONE_AT_A_TIME.lock().await;
@@ -143,7 +143,7 @@ async fn create(template: &str) -> String {
     name
 }
 
-/// A session ends a moment after its socket was closed.
+/// Waits until no session uses a database: a session ends a moment after its socket was closed.
 async fn wait_until_unused(database: &'static str) {
     let admin = admin().await;
     loop {

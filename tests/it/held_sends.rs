@@ -1,4 +1,4 @@
-//! A send that has to wait, or that the table does not take, and everybody else's.
+//! A send that has to wait, or that the table does not take; and the sends of everybody else.
 
 mod failover;
 
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE};
 
-/// In which the uninvolved are served, whatever others do.
+/// An uninvolved agent is served within this, whatever others do.
 const BOUND: Duration = Duration::from_secs(5);
 
 pub(crate) fn to(agent: &str, payload: &impl serde::Serialize) -> Outgoing {
@@ -26,7 +26,7 @@ pub(crate) fn refused<T: std::fmt::Debug>(result: Result<T, ClientError>) -> (St
     }
 }
 
-/// So many sends of one that has to do with nothing, one after the other, within the bound.
+/// An uninvolved agent's sends, one after the other, are stored within the bound.
 async fn is_served(client: &Client, sends: usize) {
     let began = Instant::now();
     for n in 0..sends {
@@ -51,7 +51,7 @@ async fn a_dedupe_key_whose_transaction_is_open_holds_up_nobody_else() {
     }
     let began = Instant::now();
     let (_, ()) = tokio::join!(is_served(&u, 50), async {
-        // Its own other messages go on as well.
+        // The same agent's other sends go on as well.
         timeout(PATIENCE, a.send(to("r", &"other"))).await.expect("answered").expect("stored");
         assert!(began.elapsed() < HELD_WAIT, "the send behind them waited for them");
     });
@@ -61,7 +61,7 @@ async fn a_dedupe_key_whose_transaction_is_open_holds_up_nobody_else() {
         assert!(sentence.contains("dedupe_key") && sentence.contains("not stored"), "{sentence}");
     }
     assert!(began.elapsed() < HELD_WAIT + BOUND, "answered within the bound: {:?}", began.elapsed());
-    // And they are known when the other transaction is over, one way or the other.
+    // Their keys are known once the other transaction is over, whichever way it ended.
     let again = a.submit(to("r", &1).dedupe_key("k1")).await.unwrap();
     sql.batch_execute("commit").await.unwrap();
     let first =
@@ -101,7 +101,7 @@ async fn a_trigger_that_is_slow_for_one_message_holds_up_nobody_else() {
         let (code, sentence) = refused(timeout(PATIENCE, receipt.committed()).await.expect("answered"));
         assert_eq!(code, "unavailable", "{sentence}");
     }
-    // What is merely slow is written, apart, unless slower ones of the same agent took its time.
+    // A send that is merely slow is written, apart, unless slower sends of the same agent took its time.
     let said = timeout(PATIENCE, slowish.committed()).await.expect("answered");
     if said.is_err() {
         timeout(PATIENCE, a.send(to("slowish", &1))).await.expect("answered").expect("stored");
@@ -109,7 +109,7 @@ async fn a_trigger_that_is_slow_for_one_message_holds_up_nobody_else() {
     is_served(&u, 10).await;
 }
 
-/// Whoever locks the table locks everybody out; nothing is refused for good, and all goes on when it is over.
+/// A lock on the table stops everybody. Nothing is refused for good, and all goes on when the lock is gone.
 #[tokio::test]
 async fn a_locked_table_is_waited_for_within_the_bound() {
     let mesh = Mesh::start().await;
@@ -133,7 +133,7 @@ async fn a_locked_table_is_waited_for_within_the_bound() {
     is_served(&a, 10).await;
 }
 
-/// Whatever way a table refuses a row: constraints, triggers, types.
+/// The ways in which a table can refuse a row: constraints, triggers, types.
 const REFUSALS: &[(&str, &str, &str)] = &[
     ("alter table agent_messages add constraint no_bad check (correlation_id is distinct from 'bad')", "no_bad", "check"),
     (

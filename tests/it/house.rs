@@ -1,4 +1,4 @@
-//! The house: imports point downwards, files are rooms one can know by heart, SQL says who calls it.
+//! The house: imports point downwards, files are short enough to know by heart, and SQL says who calls it.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -43,13 +43,14 @@ fn only_the_store_names_the_driver_and_only_one_file_backoff() {
     }
 }
 
-/// A clock that is set while the broker or an agent runs must change nothing: deadlines, leases, retries and heartbeats are
-/// counted on the clock that only goes forward, ages by the database's.
+/// A change of the wall clock while the broker or an agent runs must change nothing: deadlines, leases, retries and
+/// heartbeats are counted on the monotonic clock, ages by the database's clock.
 #[test]
 fn nobody_decides_anything_by_the_wall_clock() {
-    // The doctor compares the clocks, the demo shows a latency, `tail` when something passed, `agent list` how long an old
-    // token is good for, a certificate expires, spans are for other machines, the tail takes it until the first row brings the database's; ids of
-    // messages are ordered by nobody.
+    // Allowed are: the doctor compares the clocks; the demo shows a latency; `tail` shows the time of a line; `agent
+    // list` shows how long an old token is still accepted; a certificate expires; spans are for other machines; the
+    // tail starts with this clock until the first row brings the database's; ids of messages hold it, and nothing is
+    // ordered by them.
     let allowed = [
         "src/store/doctor/server.rs",
         "src/cli/demo.rs",

@@ -1,4 +1,4 @@
-//! A registry that keeps the presence of an agent out without an error: an operator hears of it, and of what does so.
+//! A registry that keeps an agent's presence out without an error: an operator hears of it, and of its cause.
 
 use crate::mesh::Mesh;
 use crate::settle::{Two, adopted, doctor_says};
@@ -25,7 +25,7 @@ async fn a_trigger_that_gives_null_is_named() {
     let two = Two::after(KEEPER).await;
     is_told(&two.mesh, "the trigger keeper of agent_registry").await;
     two.mesh.db.until(&format!("{ONLINE}'u'")).await;
-    // Mended, it heals by itself.
+    // Once the registry is mended, presence is written again by itself.
     two.mesh.db.sql().await.batch_execute("drop trigger keeper on agent_registry").await.unwrap();
     two.mesh.db.until(&format!("{ONLINE}'a'")).await;
     two.mesh.stop().await;
@@ -50,7 +50,7 @@ async fn so_is_a_rule() {
     two.mesh.stop().await;
 }
 
-/// A row that somebody holds for a while is no row that is kept out.
+/// A row that somebody holds for a while does not count as kept out.
 #[tokio::test]
 async fn a_row_that_is_held_is_not_told_of() {
     let db = adopted().await;

@@ -11,7 +11,7 @@ use crate::mesh::{Mesh, PATIENCE, insert};
 
 const HANDLES: &str = "echo $$ > up.new; mv up.new up; sleep 61";
 
-/// Whoever makes room for another message must have said before that it takes none.
+/// Before an outcome makes room for another message, the agent must have said that it takes none.
 #[tokio::test]
 async fn who_leaves_takes_nothing_more_before_it_gives_back() {
     let (mesh, scene) = (Mesh::start().await, Scene::new());

@@ -88,7 +88,7 @@ async fn a_killed_brokers_messages_are_delivered_by_the_next() {
         // Every fifth is in the agent's hands when the broker dies.
         if missing.len().is_multiple_of(5) { held.push(delivery) } else { delivery.ack().await }
     }
-    // Dropping kills it: SIGKILL, in the middle.
+    // Dropping the broker kills it by SIGKILL, in the middle of its work.
     drop(broker);
     for n in 150..300 {
         insert(&sql, "a", 1 + n % 10, &n.to_string()).await;
@@ -100,7 +100,7 @@ async fn a_killed_brokers_messages_are_delivered_by_the_next() {
         missing.remove(delivery.payload());
         delivery.ack().await;
     }
-    // The rest comes again and is settled; nothing is left over.
+    // The remaining messages come again and are settled; nothing is left over.
     let settling = async {
         while let Some(delivery) = deliveries.next().await {
             delivery.ack().await
@@ -113,7 +113,7 @@ async fn a_killed_brokers_messages_are_delivered_by_the_next() {
     assert!(db.ask::<bool>("select bool_and(status = 'processed') from agent_messages").await);
 }
 
-/// 200,000 messages in one inbox: the lanes hold a bounded part, and the order is that of the whole.
+/// 200,000 messages in one inbox: the lanes hold a bounded part, and the order is right over the whole inbox.
 #[tokio::test]
 async fn a_backlog_far_beyond_the_lanes_costs_no_memory_and_keeps_its_order() {
     const MESSAGES: u64 = 200_000;
@@ -130,7 +130,7 @@ async fn a_backlog_far_beyond_the_lanes_costs_no_memory_and_keeps_its_order() {
         .unwrap();
     let address = free_address();
     let broker = Process::start(&db, address);
-    // More will come while it drains: commits in between must not disturb the order.
+    // More rows are committed while the inbox drains, and must not disturb the order.
     let (_client, mut deliveries) =
         Builder::new(&format!("tcp://{address}"), "a", &token).window(1_000).connect().await.unwrap();
     #[derive(serde::Deserialize)]
@@ -144,7 +144,7 @@ async fn a_backlog_far_beyond_the_lanes_costs_no_memory_and_keeps_its_order() {
         let (n, priority) = (delivery.payload_as::<Payload>().unwrap().n, delivery.priority());
         assert!(n > last[usize::from(priority)], "message {n} came after {}", last[usize::from(priority)]);
         last[usize::from(priority)] = n;
-        // But for one push in sixteen a less urgent lane begins when the more urgent one is empty.
+        // But for one push in sixteen, a less urgent lane begins only when the more urgent one is empty.
         if count % 16 != 15 {
             assert!(priority >= lowest_seen, "priority {priority} after {lowest_seen} at push {count}");
             lowest_seen = priority;

@@ -1,4 +1,4 @@
-//! What an agent may send, and how much: each rule, and each forbidden thing tried.
+//! The limits on an agent's sends, in kind and amount: each rule, and each forbidden thing tried.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::harness::migrated;
 use crate::mesh::{Mesh, PATIENCE, Raw};
 
-/// A broker whose agents have these limits; the others are none.
+/// A broker whose agents have these limits and no others.
 async fn limited(limits: &str) -> Mesh {
     let db = migrated().await;
     let none = "update postbell.role_limits set sends_per_second = null, sends_burst = null,
@@ -45,7 +45,7 @@ async fn only_an_orchestrator_sends_to_everybody() {
     agent.say(&send(1, 10)).await;
     agent.expect("sent").await;
 
-    // An adopted registry may have words of its own.
+    // An adopted registry may have role names of its own.
     sql.batch_execute("alter table agent_registry drop constraint agent_registry_role_check").await.unwrap();
     let token = mesh.db.agent("w").await;
     sql.batch_execute("update agent_registry set role = 'Orchestrator' where agent_id = 'w'").await.unwrap();
@@ -79,7 +79,7 @@ async fn bytes_over_the_limit_are_refused_whole_and_connecting_again_gives_none(
     assert_eq!(error["ref"], "3");
     let retry_ms = error["retry_ms"].as_u64().expect("a number");
     assert!((1_000_000..=3_000_000).contains(&retry_ms), "{error}");
-    // Whatever is no send is not limited, and a small message passes.
+    // Only sends are limited, and a small message passes.
     raw.say(r#"{"op":"ping"}"#).await;
     raw.expect("pong").await;
     raw.say(&send(4, 500)).await;
@@ -98,7 +98,7 @@ async fn bytes_over_the_limit_are_refused_whole_and_connecting_again_gives_none(
     let mut other = mesh.raw("other", 5).await;
     other.say(&send(7, 4_000)).await;
     other.expect("sent").await;
-    // New limits are read at the next hello, and what was used stays used.
+    // New limits are read at the next hello; quota that was used stays used.
     let more = "update postbell.role_limits set send_bytes_burst = 100000 where role = 'agent'";
     mesh.db.sql().await.batch_execute(more).await.unwrap();
     let mut third = mesh.raw_with("a", &token, 5).await;

@@ -1,4 +1,4 @@
-//! Locks: of several that could do a task, one does, once.
+//! Locks: one of several that could do a task does it, once.
 
 use std::collections::HashMap;
 use std::process::Stdio;
@@ -52,7 +52,7 @@ async fn one_holds_a_lock_and_the_others_are_told_who() {
     held(a.lock("another", TTL).await);
 }
 
-/// Two ask for a key at the same moment: the one that waited for the other's commit has an older snapshot.
+/// Two ask for a key at the same moment. The one that waited for the other's commit has an older snapshot.
 #[tokio::test]
 async fn who_loses_a_race_is_told_who_won() {
     let mesh = Mesh::start().await;
@@ -67,7 +67,7 @@ async fn who_loses_a_race_is_told_who_won() {
     assert_eq!(taken(losing.await.expect("no panic")), (Some("rival".to_owned()), false));
 }
 
-/// The holder dies: its lock ends by its time, and what it still says comes too late.
+/// The holder dies: its lock ends by its time, and its later words come too late.
 #[tokio::test]
 async fn a_lock_that_nobody_renews_goes_to_the_next_and_its_old_fence_is_void() {
     let mesh = Mesh::start().await;
@@ -100,7 +100,7 @@ async fn a_lock_that_nobody_renews_goes_to_the_next_and_its_old_fence_is_void() 
     }
 }
 
-/// Held far beyond its time by renewals; and lost when the database forgets it.
+/// A lock is held far beyond its time by renewals, and lost when the database forgets it.
 #[tokio::test]
 async fn a_lock_is_renewed_while_it_is_held_and_says_when_it_is_lost() {
     let mesh = Mesh::start().await;
@@ -172,10 +172,10 @@ async fn once_runs_a_command_once_whoever_starts_it() {
         command
     };
     let (a, b) = (mesh.db.agent("a").await, mesh.db.agent("b").await);
-    // It fails: the lock is given back, with the command's status.
+    // The command fails: the lock is given back, and the exit status is the command's.
     let failed = once("a", &a, "exit 3").output().await.expect("runs");
     assert_eq!(failed.status.code(), Some(3));
-    // Three at once: one does it, the others hear of it, and later ones find it done.
+    // Three at once: one runs the command, the others hear of that, and later ones find the task done.
     let work = "echo $POSTBELL_FENCE >> $LOG; while [ ! -e $LOG.go ]; do sleep 0.05; done";
     let mut first = once("a", &a, work).spawn().expect("spawns");
     mesh.db.until("select exists (select from postbell.locks)").await;
@@ -187,7 +187,7 @@ async fn once_runs_a_command_once_whoever_starts_it() {
     assert!(third.status.success());
     let ran = std::fs::read_to_string(&log).expect("log");
     assert_eq!(ran.lines().count(), 1, "{ran}");
-    // Stopped, it lets its command put away what it has in hand, and gives the lock back.
+    // A stopped `once` lets its command finish its work, and then gives the lock back.
     mesh.db.sql().await.batch_execute("delete from postbell.locks").await.expect("forgotten");
     let tidy = "trap 'echo tidy >> $LOG; exit 0' TERM; touch $LOG.up; while :; do sleep 0.05; done";
     let mut stopped = once("a", &a, tidy).spawn().expect("spawns");

@@ -1,4 +1,5 @@
-//! A row is in no log line, and in no answer to another agent: what the server says of it is full of its values.
+//! No value of a row is in a log line, or in an answer to another agent, although the server's messages are full of
+//! them.
 
 use std::io::BufRead;
 use std::process::{Child, Command, Stdio};
@@ -12,10 +13,10 @@ use crate::harness::{TestDb, migrated};
 use crate::mesh::PATIENCE;
 use crate::process::free_address;
 
-/// In every value of every message.
+/// A mark in every value of every message.
 const MARK: &str = "hush-4711";
 
-/// A broker as a process, and all that it logs.
+/// A broker as a process, with all lines of its log.
 struct Broker {
     child: Child,
     log: Arc<Mutex<String>>,
@@ -67,7 +68,7 @@ impl Drop for Broker {
     }
 }
 
-/// What quotes a row: on the way in, and when the broker marks and settles.
+/// Tables whose refusals quote the row: on the way in, and when the broker marks and settles.
 const TABLES: &[&str] = &[
     "alter table agent_messages add constraint c check (payload is null)",
     "alter table agent_messages add constraint c check ((payload #>> '{}')::int > 0)",
@@ -116,14 +117,14 @@ fn message(payload: &str) -> Outgoing {
 async fn one(table: &str) {
     let db = migrated().await;
     let sql = db.sql().await;
-    // Before the table refuses anything: to register an agent writes its row.
+    // Agents are registered before the table refuses anything, since registering writes a row.
     let (a, r) = (db.agent("a").await, db.agent("r").await);
     let of_payload = "create function to_date_of(p jsonb) returns date immutable language sql as $$ select to_date(p #>> '{}', 'YYYY-MM-DD') $$;";
     let database: String = db.ask("select current_database()::text").await;
     for statement in [of_payload, &table.replace("CURRENT", &database)] {
         sql.batch_execute(statement).await.unwrap_or_else(|e| panic!("{table}: {e:?}"));
     }
-    // What it must not show of the registry either.
+    // The values of the registry must not show either.
     sql.batch_execute(&format!("update agent_registry set metadata = '\"{MARK}\"' where agent_id <> 'x'"))
         .await
         .ok();
@@ -148,7 +149,7 @@ async fn one(table: &str) {
             Err(e) => panic!("{table}: {e}"),
         }
     }
-    // Marks and heartbeats come later; acks at once.
+    // Acks come at once; marks and heartbeats come later.
     tokio::time::sleep(std::time::Duration::from_millis(1_500)).await;
     let log = broker.log();
     let line = log.lines().find(|line| line.contains(MARK));

@@ -1,4 +1,4 @@
-//! A broker on a database and ports of its own, and what talks to it.
+//! A broker on a database and ports of its own, and its counterparts.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,11 +20,11 @@ use tokio_postgres::NoTls;
 
 use crate::harness::{TestDb, migrated};
 
-/// No event takes so long unless it never comes; a slow machine must not fail a test.
+/// No event takes this long unless it never comes. A slow machine must not fail a test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 impl TestDb {
-    /// A plain SQL client, as any producer's.
+    /// A plain SQL client, as any producer has.
     pub(crate) async fn sql(&self) -> tokio_postgres::Client {
         sql_at(&self.url()).await
     }
@@ -34,7 +34,7 @@ impl TestDb {
         self.agent_as(name, None).await
     }
 
-    /// The same, in a role.
+    /// The same, with a role.
     pub(crate) async fn agent_as(&self, name: &str, role: Option<&str>) -> String {
         let agent = NewAgent { agent_id: name, role, ..NewAgent::default() };
         agents::add(&self.pool(), &agent).await.expect("added").token.reveal().to_owned()
@@ -78,7 +78,7 @@ impl Mesh {
         Self::with(&[]).await
     }
 
-    /// With some settings changed.
+    /// A broker with some settings changed.
     pub(crate) async fn with(settings: &[(&str, &str)]) -> Self {
         Self::on(migrated().await, settings).await
     }
@@ -90,7 +90,8 @@ impl Mesh {
         all.entry("POSTBELL_DRAIN_SECONDS".to_owned()).or_insert("5".to_owned());
         let config = Config::parse(|name| all.get(name).cloned()).expect("good settings");
         broker::check(&config).await.expect("the database serves");
-        // Every statement keeps these; checked here, because each insert would pay for them in production.
+        // Every statement keeps these invariants. They are checked here alone, because in production each insert
+        // would pay for them.
         let guard = "alter table postbell.deliveries add check ((state = 'scheduled') = (due_at is not null)),
                          add check ((state = 'dead') = (dead_at is not null)), add check (priority between 0 and 10)";
         db.sql().await.batch_execute(guard).await.expect("the rows in it keep them");
@@ -112,7 +113,7 @@ impl Mesh {
         format!("tcp://{}", self.agents)
     }
 
-    /// Stops it in order.
+    /// Stops the broker in order.
     pub(crate) async fn stop(mut self) -> (TestDb, Stopped) {
         let _ = self.stop.take().expect("runs").send(());
         let stopped = timeout(PATIENCE, self.running).await.expect("stops").expect("without a panic");
@@ -163,7 +164,7 @@ impl Mesh {
         timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("{series} never got there"));
     }
 
-    /// Waits until the health says so.
+    /// Waits until the health check says this.
     pub(crate) async fn until_ready(&self, ready: bool) -> String {
         let waiting = async {
             loop {
@@ -194,7 +195,7 @@ pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }
 
-/// A connection that says what it is told, as a person at `nc` would.
+/// A connection whose lines a test writes by hand, as a person at `nc` would.
 pub(crate) struct Raw {
     lines: Lines<BufReader<OwnedReadHalf>>,
     pub(crate) write: OwnedWriteHalf,
@@ -205,7 +206,7 @@ impl Raw {
         Self::from(TcpStream::connect(address).await.expect("connects"))
     }
 
-    /// Its kernel takes some 4 KiB that nobody reads, and no more.
+    /// A connection whose kernel holds some 4 KiB that nobody reads, and no more.
     pub(crate) async fn open_small(address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4_096).expect("a buffer");

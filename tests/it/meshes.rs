@@ -1,5 +1,6 @@
-//! Meshes as nobody thought of them: tables with constraints, triggers, types, defaults, rules, policies and duplicates at
-//! random. Each is refused by a name that is there, with nothing changed, or a message lives in it through a real broker.
+//! Meshes that nobody thought of: tables with random constraints, triggers, types, defaults, rules, policies and
+//! duplicates. Each is refused by a name that exists, with nothing changed, or a message lives in it through a real
+//! broker.
 //!
 //! `POSTBELL_MESHES=200 cargo test meshes` tries more of them, `POSTBELL_MESHES_FROM=96` begins at that seed; a failure names
 //! its seed.
@@ -19,7 +20,7 @@ use crate::harness::{EXISTING_MESH, TestDb, fresh, roles, texts};
 use crate::mesh::{Mesh, next};
 use crate::rehearsal::{everything, owned, owner_url};
 
-/// What the issue gives a message of somebody who has nothing to do with it.
+/// An uninvolved agent's message is served within this.
 const SERVED_WITHIN: Duration = Duration::from_secs(5);
 
 const SEEDS: u64 = 12;
@@ -53,7 +54,7 @@ async fn a_mesh_at_random_is_refused_by_name_or_serves() {
     );
 }
 
-/// Whether it serves.
+/// Whether the mesh of this seed serves.
 async fn tried(seed: u64) -> bool {
     let mut random = StdRng::seed_from_u64(seed);
     let db = fresh().await;
@@ -61,7 +62,7 @@ async fn tried(seed: u64) -> bool {
     roles(&client, EXISTING_MESH).await;
     let mut made = Vec::new();
     for change in changes::some(&mut random) {
-        // What contradicts an earlier change is left out.
+        // A change that contradicts an earlier one is left out.
         if client.batch(&change).await.is_ok() {
             made.push(change);
         }
@@ -103,7 +104,7 @@ async fn is_named(client: &Connection, refusal: &str, story: &str) {
     let words: Vec<&str> = refusal.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
     let names = texts(client, NAMES).await;
     let named = names.iter().any(|name| words.contains(&name.as_str()));
-    // These are of a table as a whole, or of a column that is not there.
+    // These refusals are about a whole table, or about a column that is missing.
     let whole = ["row level security", "it is a", "it lacks"].iter().any(|part| refusal.contains(part));
     assert!(named || whole, "no name: {refusal}\n{story}");
     assert!(refusal.contains("Nothing was changed"), "{refusal}\n{story}");
@@ -123,7 +124,7 @@ async fn registered(db: &TestDb, story: &str) -> String {
     agents::add(&db.pool(), &u).await.expect(story).token.reveal().to_owned()
 }
 
-/// A message to an agent that has nothing to do with any of it comes in time, and is over when it is acknowledged.
+/// A message to an uninvolved agent comes in time, and is over when it is acknowledged.
 async fn serves(db: TestDb, story: &str) {
     let mesh = Mesh::on(db, &[]).await;
     let token = registered(&mesh.db, story).await;

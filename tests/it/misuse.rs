@@ -1,4 +1,4 @@
-//! Agents that misuse every op of the protocol, by chance but by a seed, beside one that is not concerned.
+//! Agents that misuse every op of the protocol, at random but by a seed, beside one that is not concerned.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ const SERVED_WITHIN: Duration = Duration::from_secs(5);
 const HOSTILE: usize = 4;
 /// Lines of each hostile agent.
 const LINES: usize = 400;
-/// How much the process, with its tests, may grow meanwhile.
+/// How many bytes the process, with its tests, may grow meanwhile.
 const GROWTH_MAX: usize = 400 * 1024 * 1024;
 
 /// A line of an agent that means no good.
@@ -68,7 +68,7 @@ fn line(rng: &mut SmallRng) -> String {
     }
 }
 
-/// Connects again and again, writes what it will, reads some or nothing, and goes by half a line.
+/// Connects again and again, writes random lines, reads some or no answers, and leaves in the middle of a line.
 async fn misuse(mesh: Arc<Mesh>, name: String, token: String, seed: u64) {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut left = LINES;
@@ -91,7 +91,7 @@ async fn misuse(mesh: Arc<Mesh>, name: String, token: String, seed: u64) {
             out.truncate(out.floor_char_boundary(out.len() - 3));
         }
         left -= lines;
-        // The broker may have closed: that is an answer.
+        // The broker may have closed the connection, which is an answer too.
         let _ = timeout(SERVED_WITHIN, socket.write_all(out.as_bytes())).await;
         if rng.random_bool(0.7) {
             let mut answers = vec![0; 64 * 1024];
@@ -105,7 +105,7 @@ fn resident_bytes() -> usize {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or(0) * 4_096
 }
 
-/// Sends to the uninvolved agent as long as the others are at it; the longest that it waited.
+/// Sends to the uninvolved agent for as long as the others misbehave. Returns the longest wait.
 async fn uninvolved(mesh: &Mesh, deliveries: &mut Deliveries, over: &AtomicBool) -> Duration {
     let sql = mesh.db.sql().await;
     let mut longest = Duration::ZERO;

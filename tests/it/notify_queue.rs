@@ -32,7 +32,7 @@ fn server() -> Option<DevPostgres> {
     Some(DevPostgres::start(options(vec![(name.to_owned(), value.to_owned())])).expect("starts"))
 }
 
-/// Notifies until the queue is as full as that.
+/// Notifies until the queue is fuller than this.
 async fn fill(sql: &tokio_postgres::Client, usage: f64) {
     loop {
         let row = sql.query_one("select pg_notification_queue_usage()", &[]).await.expect("usage");
@@ -63,7 +63,7 @@ async fn a_queue_that_fills_up_stops_neither_inserts_nor_deliveries() {
         insert(&sql, "a", 5, &n.to_string()).await;
         next(&mut deliveries).await.ack_confirmed().await.expect("acknowledged");
     }
-    // To the brim: nobody can notify any more, the lease is renewed all the same, and messages flow.
+    // The queue is full: nobody can notify any more, yet the lease is renewed and messages flow.
     fill(&noise, 1.0).await;
     noise
         .batch_execute(&format!("notify noise, '{}'", "x".repeat(7000)))

@@ -1,4 +1,4 @@
-//! Who may what by the status page's API, and what operators do by it.
+//! The status page's API: who may do what, and the operators' actions.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ async fn everybody_may_what_they_may_and_no_more() {
     let me =
         async |mesh: &Mesh, headers: &[(&str, &str)]| get(mesh, "/api/me", headers).await.1["may"].clone();
     assert_eq!(me(&local, &[]).await, "look");
-    // From a page of elsewhere whose name resolves to this machine, and by a proxy.
+    // A page from elsewhere whose name resolves to this machine, and a request through a proxy.
     for other in [("host", "evil.example"), ("x-forwarded-for", "203.0.113.9")] {
         assert_eq!(me(&local, &[other]).await, "nothing");
         assert_eq!(get(&local, "/api/mesh", &[other]).await.0, 401);
@@ -63,7 +63,7 @@ async fn an_orchestrator_operates_by_its_own_token_and_other_agents_see_nothing(
         let headers = [("authorization", token.as_str()), ("postbell-agent", agent)];
         assert_eq!(get(&mesh, "/api/mesh", &headers).await.0, 401, "{agent}");
     }
-    // Whoever loses the role loses this with it.
+    // An orchestrator that loses the role loses this right with it.
     mesh.db.sql().await.batch_execute("update agent_registry set role = 'agent'").await.expect("demoted");
     assert_eq!(get(&mesh, "/api/mesh", &boss).await.0, 401);
 }

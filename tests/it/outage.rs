@@ -40,7 +40,7 @@ async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
     })
     .await
     .unwrap();
-    // Acknowledged while the broker may not have noticed that the server was away.
+    // The acks may come before the broker has noticed that the server was away.
     for delivery in held {
         missing.remove(delivery.payload());
         delivery.ack().await;
@@ -66,7 +66,7 @@ async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
     tokio::task::spawn_blocking(move || server.stop().unwrap()).await.unwrap();
 }
 
-/// A database of the test's own, and a proxy on the way to it.
+/// A database of the test's own; the same through a proxy; and the proxy.
 async fn through_a_proxy() -> (TestDb, TestDb, Proxy) {
     let db = migrated().await;
     let server = db.url().split(['@', '/']).nth(3).unwrap().parse().unwrap();
@@ -84,11 +84,11 @@ async fn a_lease_that_lapsed_in_silence_is_asked_for_again() {
     insert(&sql, "a", 5, "1").await;
     next(&mut deliveries).await.ack_confirmed().await.unwrap();
     proxy.inflict(Net::BlackHole);
-    // Until the broker has also given up the renewal that went into the hole.
+    // By then the broker has also given up the renewal that went into the hole.
     db.until("select lease_until < now() - interval '1.5 s' from postbell.brokers").await;
-    // As another broker does whose agent came and went meanwhile.
+    // Another broker does this if its agent came and went meanwhile.
     sql.execute("delete from postbell.leases", &[]).await.unwrap();
-    // That renewal arrives now, and nobody hears that the lease had lapsed before it.
+    // The renewal from the hole arrives now, and nobody hears that the lease had lapsed before.
     proxy.heal();
     insert(&sql, "a", 5, "2").await;
     next(&mut deliveries).await.ack_confirmed().await.unwrap();

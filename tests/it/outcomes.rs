@@ -1,4 +1,4 @@
-//! What becomes of a delivery: each outcome, deadlines, stale acks.
+//! The end of a delivery: each outcome, deadlines, stale acks.
 
 use std::time::Duration;
 
@@ -105,7 +105,7 @@ async fn an_extended_deadline_holds() {
     raw.expect("msg").await;
     raw.expect("msg").await;
     raw.say(r#"{"op":"extend","tag":1,"ms":60000}"#).await;
-    // The other one's deadline passes meanwhile; the extended one does not come.
+    // The other delivery's deadline passes meanwhile; the extended one does not come.
     let again = raw.expect("msg").await;
     assert_eq!((again["payload"].as_u64(), again["attempt"].as_u64()), (Some(2), Some(2)));
     raw.say(r#"{"op":"ack","tag":1,"ref":"r"}"#).await;
@@ -120,7 +120,7 @@ async fn the_client_extends_what_its_agent_still_holds() {
     let (_client, mut deliveries) = mesh.connect("a", 5).await;
     insert(&mesh.db.sql().await, "a", 5, "1").await;
     let delivery = next(&mut deliveries).await;
-    // The broker marks it delivered after a second; with another second it is beyond its first deadline.
+    // The broker marks a delivery after about a second; a second and a half later its first deadline has passed.
     mesh.db
         .until("select delivered_at < clock_timestamp() - interval '1.5 seconds' from agent_messages")
         .await;

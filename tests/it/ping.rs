@@ -1,4 +1,5 @@
-//! `postbell ping` and `postbell health`: what an operator and a container ask, and what they are told when it is not well.
+//! `postbell ping` and `postbell health`: the questions of an operator and a container, and the answers when
+//! something is wrong.
 
 use std::process::Stdio;
 
@@ -54,7 +55,7 @@ async fn a_ping_goes_through_the_mesh_and_leaves_nothing() {
 async fn a_ping_says_which_hop_failed() {
     let mesh = Mesh::start().await;
     let token = mesh.db.agent("probe").await;
-    // Stored, but its delivery does not come: a trigger of the user's puts everything off.
+    // The message is stored, but its delivery does not come: a trigger of the user's puts every message off.
     mesh.db
         .sql()
         .await
@@ -70,7 +71,7 @@ async fn a_ping_says_which_hop_failed() {
     assert!(said.stderr.contains("it was stored (COMMIT), but not delivered"), "{}", said.stderr);
     mesh.db.sql().await.batch_execute("drop trigger put_off on agent_messages").await.unwrap();
 
-    // Somebody's message is not taken from them.
+    // Another's message is not taken from the inbox.
     insert(&mesh.db.sql().await, "probe", 1, "\"for another\"").await;
     let said = ping(&mesh, &token, &["--within", "30s"]).await;
     assert_eq!(said.status, Some(1));
@@ -89,7 +90,7 @@ async fn a_ping_says_which_hop_failed() {
 async fn health_is_that_of_the_broker_in_the_same_container() {
     let mesh = Mesh::start().await;
     let port = mesh.http.port().to_string();
-    // It is ready once its first canary is back.
+    // The broker is ready once its first canary is back.
     let answer = async {
         loop {
             let said = postbell(&["health"], &[("PORT", &port)]).await;

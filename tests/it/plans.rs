@@ -54,7 +54,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "status_flow": 2, "agent_messages_created_at";
 ];
 
-/// What an operator sees by `explain`: a scan of an index without a condition reads all of it.
+/// Faults that an operator could see by `explain`: a scan of an index without a condition reads the whole index.
 fn faults(name: &str, index: &str, plan: &[String]) -> Vec<String> {
     let mut faults = Vec::new();
     for (i, line) in plan.iter().enumerate() {
@@ -80,13 +80,14 @@ async fn no_statement_that_runs_often_reads_a_table_or_an_index_whole() {
     let long = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
                   select 'a1', 'a2', 'data', '{}' from generate_series(1, 20000) i";
     let mut found = Vec::new();
-    // As migrated, with a few rows, with a long inbox, and emptied again: each leads the planner to other guesses.
+    // The tables as migrated, with a few rows, with a long inbox, and emptied again: each leads the planner to other
+    // guesses.
     for state in ["", some, long, "delete from agent_messages"] {
         db.client().await.batch(state).await.expect("the rows");
         if !state.is_empty() {
             db.client().await.batch("vacuum analyze").await.expect("vacuum");
         }
-        // With the settings of the broker's own connections.
+        // A connection with the settings of the broker's own.
         let broker = postbell::store::Connection::open(&db.target()).await.expect("connects");
         for (name, parameters, index, text) in OFTEN {
             let nulls = match parameters {

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::harness::{TestDb, migrated, roles};
 
-/// As Supabase has them; an existing role is brought to that.
+/// The roles as Supabase has them. An existing role is changed to be so.
 const ROLES: &str = "do $$ declare r text; begin
     foreach r in array array['anon', 'authenticated', 'service_role'] loop
       if to_regrole(r) is null then execute format('create role %I nologin noinherit', r); end if;
@@ -22,7 +22,7 @@ const ROLES: &str = "do $$ declare r text; begin
     end if;
   end $$";
 
-/// What Supabase's default privileges have given to each table of `public`.
+/// The rights that Supabase's default privileges give on each table of `public`.
 const GRANTED: &str = "grant usage on schema public to anon, authenticated, service_role;
     grant all on agent_messages, agent_registry, agent_alerts, agent_metrics to anon, authenticated, service_role";
 
@@ -47,7 +47,8 @@ pub(crate) async fn closed() -> TestDb {
     db
 }
 
-/// Roles are rows of the whole server: granting to one in two databases at once collides in nothing, creating does.
+/// Applies the policies. Roles belong to the whole server: granting to one in two databases at once collides in
+/// nothing, creating does.
 async fn apply_on(db: &TestDb) -> Applied {
     apply(&db.target(), false).await.expect("applies")
 }
@@ -57,8 +58,8 @@ fn claim(agent: &str) -> String {
     format!(r#"{{"role":"authenticated","app_metadata":{{"agent_id":"{agent}"}}}}"#)
 }
 
-/// Does one statement as PostgREST does: in a transaction, as the role, with the claims. The first column of each row, or
-/// the number of rows for what gives none.
+/// Runs one statement as PostgREST does: in a transaction, as the role, with the claims. Returns the first column of
+/// each row, or the number of rows if the statement returns none.
 pub(crate) async fn try_as(
     db: &TestDb,
     role: &str,
@@ -102,7 +103,7 @@ pub(crate) fn one() -> Result<Vec<String>, SqlState> {
     Ok(vec!["1".to_owned()])
 }
 
-/// What no API role may do, whatever its claim.
+/// Statements that are forbidden to every API role, whatever its claim.
 const NEVER: &[&str] = &[
     "delete from agent_messages",
     "truncate agent_messages",
@@ -166,7 +167,7 @@ async fn anon_does_nothing_whatever_its_claim() {
             assert_eq!(try_as(&db, "anon", claims, statement).await, DENIED, "{statement}");
         }
     }
-    // Somebody grants all again, as many a script does: the policies hold by themselves.
+    // Somebody grants everything again, as many a script does: the policies hold by themselves.
     db.client().await.batch(GRANTED).await.expect("grants");
     assert_eq!(try_as(&db, "anon", &claim("a"), "select payload from agent_messages").await, Ok(vec![]));
     assert_eq!(try_as(&db, "anon", &claim("a"), "select agent_id from agent_registry").await, Ok(vec![]));
@@ -188,7 +189,7 @@ fn send(from: &str, to: &str, more: &str, values: &str) -> String {
 async fn an_agent_sends_as_itself_and_the_trigger_routes_it() {
     let db = closed().await;
     assert_eq!(as_agent(&db, "a", &send("a", "'b'", "", "")).await, one());
-    // As supabase-js does: with every column that may be given, and the row back.
+    // As supabase-js sends: with every column that may be given, and the row in return.
     let whole = send(
         "a",
         "'b'",
@@ -226,7 +227,7 @@ async fn an_agent_sends_as_nobody_else_and_makes_up_no_history() {
         "{}".to_owned(),
         claim("b"),
         claim("nobody"),
-        // The user's own to edit, and where no issuer puts it.
+        // Claims that the user can edit, or that stand where no issuer puts them.
         r#"{"role":"authenticated","user_metadata":{"agent_id":"a"}}"#.to_owned(),
         r#"{"role":"authenticated","agent_id":"a","sub":"a"}"#.to_owned(),
         r#"{"app_metadata":["a"]}"#.to_owned(),
@@ -241,7 +242,7 @@ async fn an_agent_sends_as_nobody_else_and_makes_up_no_history() {
         send("a", "'b'", ", created_at", ", now() - interval '1 year'"),
         send("a", "'b'", ", processed_at", ", now()"),
         send("a", "null", "", ""),
-        // One that is allowed takes no other with it.
+        // A row that is allowed must not take a forbidden row with it.
         format!("{}, ('b', 'a', 'data', '1')", send("a", "'b'", "", "")),
     ] {
         assert_eq!(as_agent(&db, "a", &statement).await, DENIED, "{statement}");
@@ -265,7 +266,7 @@ async fn an_agent_reads_what_is_its_own() {
     assert_eq!(reads("boss").await, of(&["a to all", "b to boss", "boss to all"]));
     assert_eq!(reads("off").await, of(&[]));
     assert_eq!(try_as(&db, "authenticated", "", PAYLOADS).await, of(&[]));
-    // A broadcast is its own while its delivery is there.
+    // A broadcast may be read by a recipient for as long as its delivery is there.
     db.sql()
         .await
         .batch_execute("delete from postbell.deliveries where inbox = 'b'")

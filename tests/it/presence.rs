@@ -1,4 +1,4 @@
-//! Who is there: the registry, its history, the metrics, takeover.
+//! Presence: the registry, its history, the metrics, takeover.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn the_newest_session_of_an_instance_takes_over_and_the_old_one_is_told() 
     new.say(&hello).await;
     new.expect("welcome").await;
     old.expect_error("taken_over", true).await;
-    // What the old one had comes to the new one; the other instance is left alone.
+    // The old session's delivery comes to the new one; the other instance is left alone.
     assert_eq!(new.expect("msg").await["attempt"], 2);
     another.say(r#"{"op":"ping"}"#).await;
     another.expect("pong").await;
@@ -74,7 +74,7 @@ async fn a_silent_session_is_closed_and_a_pinging_one_is_not() {
     assert!(matches!(state, postbell_client::State::Connected { session: 2, .. }), "{state:?}");
 }
 
-/// A hello that says who its agent is.
+/// A hello with its agent's card.
 fn hello(agent: &str, token: &str, more: &str) -> String {
     format!(r#"{{"op":"hello","agent":"{agent}","token":"{token}","window":0,{more}}}"#)
 }
@@ -95,12 +95,12 @@ async fn what_a_hello_says_is_in_the_registry_and_what_it_leaves_out_stays() {
     let is = "select status = 'online' and environment = 'railway' and capabilities = '[\"validate\"]'
                 and agent_version = '2.1' from agent_registry";
     mesh.db.until(is).await;
-    // A second session that knows more says so at once, and the first one's word stays.
+    // A second session that knows more says so at once; the facts of the first one stay.
     let second = greeted(&mesh, &hello("a", &token, r#""version":"2.2""#)).await;
     mesh.db.until(&is.replace("2.1", "2.2")).await;
     drop((first, second));
     mesh.db.until("select status = 'offline' from agent_registry").await;
-    // By the client, as an agent's author does.
+    // The same by the client, as an agent's author does it.
     let builder =
         mesh.builder("a", &token).environment("github").version("3").capabilities(&["report"]).unwrap();
     let _connected = builder.connect().await.unwrap();
@@ -166,7 +166,7 @@ async fn the_agents_of_a_killed_broker_are_offline_unless_another_has_them() {
     let _far = two.raw_with("both", &both, 0).await;
     db.until("select sum(cardinality(connected_to)) = 3 from agent_registry").await;
     drop(owner);
-    // As if it had been dead for a minute.
+    // The broker seems to have been dead for a minute.
     let killed = "update postbell.brokers set lease_until = now() - interval '1 minute'
                   where broker_id = (select connected_to[1] from agent_registry where agent_id = 'alone')";
     db.sql().await.batch_execute(killed).await.unwrap();
@@ -193,7 +193,7 @@ async fn whoever_changes_the_status_the_history_keeps_it() {
     for step in steps {
         sql.batch_execute(step).await.expect(step);
     }
-    // What an agent does to its own row is meant: no reason, so no alert.
+    // A change of an agent's own row is meant: it has no reason, so there is no alert.
     assert_eq!(spans(&db, "a").await, ["online", "offline", "online"]);
     let whole = "select count(*) from (select until = lead(since) over (order by span_id) as joined
                                        from postbell.presence_history) s where joined is false";
@@ -202,7 +202,7 @@ async fn whoever_changes_the_status_the_history_keeps_it() {
         db.ask::<i64>("select count(*) from postbell.presence_history where until = 'infinity'").await,
         0
     );
-    // There and away within one transaction.
+    // Online and offline again within one transaction.
     sql.batch_execute(&format!("begin; {}; {}; {}; commit", steps[0], steps[3], steps[5])).await.unwrap();
     assert_eq!(
         db.ask::<i64>("select count(*) from postbell.presence_history where until = 'infinity'").await,
@@ -210,7 +210,8 @@ async fn whoever_changes_the_status_the_history_keeps_it() {
     );
 }
 
-/// Two hours away, then one hour here; one that has only been known for the last minutes; one that nobody may connect as.
+/// An agent that was away for two hours and then here for one; one that is known only for the last minutes; one that
+/// nobody may connect as.
 const KNOWN: &str = "
     insert into agent_registry (agent_id, agent_name, agent_type, environment, status, last_heartbeat, enabled) values
       ('a', 'a', 't', 'pc', 'online', now(), true), ('new', 'n', 't', 'railway', 'offline', null, true),
@@ -256,7 +257,7 @@ async fn uptime_is_a_metric() {
     let db = migrated().await;
     db.sql().await.batch_execute(KNOWN).await.unwrap();
     let mesh = Mesh::on(db, &[]).await;
-    // A scrape does not wait long for the database.
+    // A scrape does not wait long for the database, so this asks until the series is there.
     let shown = async {
         while !get(mesh.http, "/metrics").await.1.contains("postbell_agent_uptime_ratio{") {
             tokio::task::yield_now().await;
@@ -282,7 +283,7 @@ async fn the_history_goes_back_so_far_and_no_further() {
     );
 }
 
-/// A broker that welcomes everybody and then says that somebody else took over; tells of each that came.
+/// A broker that welcomes everybody and then says that another took over. The channel tells of each client that came.
 async fn one_that_takes_over() -> (String, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("tcp://{}", listener.local_addr().expect("address"));

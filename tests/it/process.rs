@@ -1,4 +1,4 @@
-//! A broker as a process of its own, for what only a process can do: die, and be measured.
+//! A broker as a process of its own, which can be killed and measured.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
@@ -11,7 +11,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Serving; it dies by SIGKILL when it is dropped.
+    /// A broker that serves. It is killed by SIGKILL when this is dropped.
     pub(crate) fn start(db: &TestDb, agents: SocketAddr) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postbell"))
             .args(["serve", "--http", "127.0.0.1:0", "--listen", &agents.to_string()])
@@ -24,7 +24,7 @@ impl Process {
         let mut lines = log.lines().map_while(Result::ok);
         let up = lines.by_ref().find(|l| l.contains("the broker is up") || l.starts_with("postbell:"));
         assert!(up.as_ref().is_some_and(|l| !l.starts_with("postbell:")), "{up:?}");
-        // Somebody must read on, or a full pipe would stop the broker.
+        // Reads on, since a full pipe would stop the broker.
         std::thread::spawn(move || lines.for_each(drop));
         Self { child }
     }

@@ -1,4 +1,5 @@
-//! Every way to write a message: whatever the producer's transaction does, what it committed is delivered once.
+//! Every way to write a message: whatever the producer's transaction does, each message that it committed is
+//! delivered once.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +7,7 @@ use tokio_postgres::Client;
 
 use crate::mesh::{Mesh, insert, next};
 
-/// Exactly these come, and nothing is found by the safety round alone.
+/// Exactly these payloads come, and the safety round alone finds none.
 async fn expect(mesh: &Mesh, deliveries: &mut postbell_client::Deliveries, payloads: &[&str]) {
     let mut left: BTreeSet<&str> = payloads.iter().copied().collect();
     while !left.is_empty() {
@@ -29,7 +30,7 @@ async fn isolation_levels_savepoints_and_rollbacks() {
     for (level, n) in [("serializable", "1"), ("repeatable read", "2"), ("read committed", "3")] {
         mesh.until_armed().await;
         run(&sql, &format!("begin isolation level {level}")).await;
-        // Its snapshot is older than anything that the broker does meanwhile.
+        // The snapshot is older than anything that the broker does meanwhile.
         run(&sql, "select count(*) from agent_messages").await;
         insert(&sql, "a", 5, n).await;
         run(&sql, "savepoint s").await;
@@ -77,7 +78,7 @@ async fn copy_and_insert_select() {
     expect(&mesh, &mut deliveries, &["4", "5"]).await;
 }
 
-/// Triggers of the user's own, before and after ours by name: what counts is the row as it was stored.
+/// The user's own triggers, before and after ours by name: the row counts as it was stored.
 #[tokio::test]
 async fn other_triggers_on_the_table() {
     let mesh = Mesh::start().await;
@@ -120,7 +121,7 @@ async fn other_triggers_on_the_table() {
     expect(&mesh, &mut deliveries, &["4"]).await;
 }
 
-/// A message that kills its agent each time does not go on killing: it ends in the dead letters, with the reason.
+/// A message that kills its agent each time must stop doing so: it ends in the dead letters, with the reason.
 #[tokio::test]
 async fn a_poison_message_ends_in_the_dead_letters_and_the_inbox_goes_on() {
     let mesh = Mesh::with(&[("POSTBELL_MAX_ATTEMPTS", "3")]).await;
@@ -132,8 +133,8 @@ async fn a_poison_message_ends_in_the_dead_letters_and_the_inbox_goes_on() {
         let mut raw = mesh.raw_with("a", &token, 1).await;
         let msg = raw.expect("msg").await;
         assert_eq!((&msg["payload"], &msg["attempt"]), (&"poison".into(), &attempt.into()));
-        // Dropped with the message in hand: the agent died of it. Seen by the broker and written before the next one comes,
-        // or that one would be given what is left.
+        // The agent died with the message in hand. The broker must have seen and written that before the next session
+        // comes, or that session would be given what is left.
         drop(raw);
         mesh.until_metric("postbell_sessions", |sessions| sessions == 0.0).await;
         mesh.until_metric("postbell_unsettled", |unsettled| unsettled == 0.0).await;

@@ -1,8 +1,9 @@
 //! PROTOCOL.md's transcripts, replayed byte for byte.
 //!
-//! A transcript is a block of lines: `C:` the client writes, `S:` the broker must write exactly that, `SQL:` is run
-//! on the database, `S: (closes)` is the end of the connection. `<id>`, `<time>`, `<token>`, `<ms>` and `<incident>` stand
-//! for what differs from run to run. Each runs on a database of its own, with the agents alice and bob.
+//! A transcript is a block of lines. `C:` is a line that the client writes, `S:` a line that the broker must write
+//! exactly, `SQL:` a statement for the database, and `S: (closes)` the end of the connection. `<id>`, `<time>`,
+//! `<token>`, `<ms>` and `<incident>` stand for text that differs from run to run. Each transcript runs on a database
+//! of its own, with the agents alice and bob.
 
 use crate::mesh::{Mesh, Raw};
 

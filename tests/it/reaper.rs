@@ -1,4 +1,4 @@
-//! What time alone changes, and what other brokers left behind.
+//! Changes that come by time alone, and remains of other brokers.
 
 use crate::harness::migrated;
 use crate::mesh::{Mesh, Raw, insert, next};
@@ -62,7 +62,7 @@ async fn a_broker_that_has_been_silent_is_forgotten_with_its_leases_and_its_agen
     mesh.db.until("select status = 'offline' from agent_registry").await;
 }
 
-/// The other broker is alive when the session comes: its inbox is left alone until its lease ends.
+/// The other broker is alive when the session comes. Its inbox is left alone until its lease ends.
 #[tokio::test]
 async fn an_inbox_of_another_live_broker_is_waited_for() {
     let mesh = Mesh::start().await;
@@ -88,11 +88,11 @@ async fn an_inbox_of_another_live_broker_is_waited_for() {
 async fn an_agent_that_does_not_read_is_closed_and_delays_nobody() {
     let mesh = Mesh::start().await;
     let token = mesh.db.agent("slow").await;
-    // A small buffer of its own: how much a machine's sockets hold by themselves is its own affair.
+    // A small buffer, since machines differ in how much their sockets hold by themselves.
     let _slow = mesh.raw_on(Raw::open_small(mesh.agents).await, "slow", &token, 1_000).await;
     let (_client, mut deliveries) = mesh.connect("quick", 10).await;
     let sql = mesh.db.sql().await;
-    // More than the session's bound and both buffers hold.
+    // More than the session's bound and both buffers can hold.
     sql.batch_execute(
         "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
          select 'x', 'slow', 'data', to_jsonb(repeat('x', 500000)) from generate_series(1, 60)",
@@ -104,6 +104,6 @@ async fn an_agent_that_does_not_read_is_closed_and_delays_nobody() {
         next(&mut deliveries).await.ack().await;
     }
     mesh.until_metric("postbell_closed_total{reason=\"slow_reader\"}", |n| n == 1.0).await;
-    // All is still there, given back or failed, and nothing is lost.
+    // Every message is still there, given back or failed, and nothing is lost.
     mesh.db.until("select count(*) = 60 from postbell.deliveries where inbox = 'slow'").await;
 }

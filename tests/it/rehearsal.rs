@@ -1,4 +1,4 @@
-//! What the tables of a mesh do to a broker's work is found before anything is changed, and named.
+//! Tables that would stop a broker's work are found before anything is changed, and the cause is named.
 
 mod migrating;
 mod refused;
@@ -9,7 +9,7 @@ use postbell::store::{Connection, DatabaseUrl, Target};
 
 use crate::harness::{EXISTING_MESH, TestDb, fresh, migrated, number, roles, text};
 
-/// Whatever a migration or a rehearsal could leave behind: the catalogs, and every row.
+/// Everything that a migration or a rehearsal could leave behind: the catalogs, and every row.
 const EVERYTHING: &str = "
     select string_agg(x, E'\\n' order by x collate \"C\") from (
       select 'schema ' || nspname from pg_namespace where nspname !~ '^pg_(toast_)?temp'
@@ -133,7 +133,7 @@ async fn what_fails_by_itself_is_a_warning() {
         &["The trigger present of public.agent_registry raises an exception, so agents that connect"],
     )
     .await;
-    // Only at the commit, where nothing else would tell.
+    // This trigger fails only at the commit, where nothing else would tell.
     warned(
         "create function late_f() returns trigger language plpgsql as $$ begin
            if new.status = 'failed' then raise exception 'no'; end if; return null; end $$;
@@ -163,7 +163,7 @@ pub(crate) async fn owned(db: &TestDb, client: &Connection) -> Target {
     Target::new(DatabaseUrl::parse(&owner_url(db)).expect("url"), "public")
 }
 
-/// The same database by that role.
+/// The URL of the same database for that role.
 pub(crate) fn owner_url(db: &TestDb) -> String {
     let url = db.url();
     let (_, rest) = url.split_once('@').expect("url with a password");
@@ -201,7 +201,7 @@ async fn doctor_tries_what_was_added_later_and_leaves_no_trace() {
     assert!(said.contains("the constraint done"), "{said}");
 }
 
-/// What a trigger notifies is rolled back with the rehearsal, and so is what the broker's own triggers ring.
+/// Notifications of the user's triggers are rolled back with the rehearsal, and so are the rings of the broker's own.
 #[tokio::test]
 async fn nobody_hears_a_rehearsal() {
     let db = migrated().await;
@@ -226,7 +226,7 @@ async fn nobody_hears_a_rehearsal() {
     listening.batch("listen loud; listen postbell; listen postbell_access").await.expect("listen");
     plan(&client).await.expect("tried");
     assert_eq!(of(&examine(&db.target()).await, "rehearsal")[0].level, Level::Ok);
-    // Notifications keep the order of commits: this one comes after whatever was rung before it.
+    // Notifications keep the order of commits, so this one comes after any earlier ring.
     client.batch("notify loud").await.expect("notify");
     assert_eq!(hears.recv().await.as_deref(), Some("loud"));
     assert!(hears.try_recv().is_err());

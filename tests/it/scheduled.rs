@@ -1,4 +1,5 @@
-//! What the scheduled jobs in .github run, as they run it: against a real broker, with `gh` played by a script.
+//! The programs of the scheduled jobs in .github, run as those jobs do: against a real broker, with `gh` played by a
+//! script.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ impl Runner {
         this
     }
 
-    /// On a mesh, as this agent.
+    /// A runner with the URL of a mesh and the token of this agent.
     async fn on(mesh: &Mesh, agent: &str) -> Self {
         let token = mesh.db.agent(agent).await;
         let mut this = Self::new();
@@ -80,7 +81,7 @@ impl Runner {
 async fn an_agent_runs_once_a_day_however_often_it_is_started() {
     let mesh = Mesh::start().await;
     let mut runner = Runner::on(&mesh, "validation-agent").await;
-    // It finds its token in a file and not in its environment, and says that it ran.
+    // The program finds its token in a file and not in its environment, and notes that it ran.
     runner.program(
         "postbell-validation",
         r#"case " $* " in *" --once "*) test -z "${POSTBELL_TOKEN:-}" && test -s "$POSTBELL_TOKEN_FILE" || exit 1 ;; esac
@@ -138,7 +139,7 @@ async fn the_round_trip_leaves_no_agent_behind() {
     let mesh = Mesh::start().await;
     let mut runner = Runner::on(&mesh, "somebody").await;
     runner.set("WITHIN", "30s");
-    // One that was killed before it could clean up.
+    // An agent that an earlier run left, killed before it could clean up.
     mesh.db.agent("postbell-round-trip").await;
     let said = runner.run("docs/checks/round-trip.sh", &[]).await;
     assert_eq!(said.status, Some(0), "{}", said.text);
@@ -152,7 +153,7 @@ async fn the_round_trip_leaves_no_agent_behind() {
     assert_eq!(mesh.db.ask::<i64>(left).await, 0, "also where it failed");
 }
 
-/// That it passes where the mesh is well is tested with docs/testing-the-mesh.md.
+/// docs/testing-the-mesh.md tests that the checklist passes where the mesh is well.
 #[tokio::test]
 async fn the_checklist_fails_where_the_mesh_does() {
     let mesh = Mesh::start().await;
@@ -180,7 +181,7 @@ async fn the_checklist_fails_where_the_mesh_does() {
 #[tokio::test]
 async fn one_issue_is_open_while_the_health_check_fails() {
     let mut runner = Runner::new();
-    // Remembers one issue, as GitHub would.
+    // A `gh` that remembers one issue, as GitHub would.
     runner.program(
         "gh",
         r#"echo "$1 $2" >> calls

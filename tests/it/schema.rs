@@ -49,7 +49,7 @@ async fn a_second_migrate_does_nothing() {
     );
 }
 
-/// A database as an older version migrated it.
+/// A database as an older version's migrations left it.
 async fn older(version: i32) -> TestDb {
     let db = fresh().await;
     let client = db.client().await;
@@ -204,7 +204,7 @@ async fn ids_are_version_7_and_increase() {
     assert_eq!(text(&client, sql).await, "7true");
     let mut last = String::new();
     for _ in 0..5 {
-        // Each at least a millisecond after the other: below that the order is random.
+        // Each id is made at least a millisecond after the one before: within a millisecond the order is random.
         let id = text(&client, "select postbell.uuid_v7()::text from pg_sleep(0.002)").await;
         assert!(id > last, "{id} after {last}");
         last = id;
@@ -242,7 +242,7 @@ async fn every_way_of_inserting_routes_every_row() {
 async fn who_may_only_insert_can_send_and_read_nothing() {
     let db = migrated().await;
     let owner = db.client().await;
-    // Roles belong to the server, and so to every test of this process.
+    // Roles belong to the server, and so exist for every test of this process.
     owner
         .batch(
             "create role producer login password 'secret'; grant insert on agent_messages to producer;

@@ -69,7 +69,7 @@ async fn the_same_dedupe_key_from_the_same_sender_is_the_same_message() {
         first,
         "another sender's key is another's"
     );
-    // Also within one batch.
+    // A key is found within one batch as well.
     let receipts =
         [one.submit(to("a", &4).dedupe_key("m")).await, one.submit(to("a", &5).dedupe_key("m")).await];
     let [a, b] = receipts.map(Result::unwrap);

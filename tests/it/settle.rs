@@ -1,4 +1,5 @@
-//! What the user's tables refuse, or hold, is set aside by itself; everybody else is served.
+//! An outcome that the user's tables refuse, or that meets a held row, is set aside by itself; everybody else is
+//! served.
 
 mod columns;
 mod counted;
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use crate::harness::{EXISTING_MESH, TestDb, fresh, roles};
 use crate::mesh::{Mesh, Raw, insert};
 
-/// Whoever is not concerned is served within this.
+/// An uninvolved agent is served within this.
 pub(crate) const SERVED: Duration = Duration::from_secs(5);
 
 const REMEMBER: &str = "
@@ -29,7 +30,7 @@ const RESTORE: &str = "
       end loop;
     end $$";
 
-/// A mesh that lived already, with an agent that a fault is of and one that it is not.
+/// A mesh that lived already, with an agent `a` that a fault concerns and an agent `u` that it does not.
 pub(crate) struct Two {
     pub(crate) mesh: Mesh,
     pub(crate) a: Raw,
@@ -37,11 +38,11 @@ pub(crate) struct Two {
 }
 
 impl Two {
-    /// After `ddl`, which is what somebody did to the tables.
+    /// Such a mesh after `ddl`, somebody's change to the tables.
     pub(crate) async fn after(ddl: &str) -> Self {
         let db = adopted().await;
         let tokens = [db.agent("a").await, db.agent("u").await];
-        // What went with a column is put back by hand: `migrate` would refuse some of these tables.
+        // Objects that went with a column are put back by hand: `migrate` would refuse some of these tables.
         let sql = db.sql().await;
         sql.batch_execute(REMEMBER).await.expect("remembered");
         sql.batch_execute(ddl).await.expect(ddl);
@@ -56,7 +57,7 @@ impl Two {
         Self { mesh, a, u }
     }
 
-    /// Sends one to `a` and gives the message.
+    /// Inserts a message to `a` and returns the line that comes.
     pub(crate) async fn send_a(&mut self, payload: &str) -> Value {
         insert(&self.mesh.db.sql().await, "a", 5, payload).await;
         self.a.expect("msg").await
@@ -73,7 +74,7 @@ impl Two {
         timeout(SERVED, round).await.expect("u is served");
     }
 
-    /// Stops in order; nothing is left to be delivered, and nothing was unsettled.
+    /// Stops in order. Nothing is left to be delivered, and nothing is unsettled.
     pub(crate) async fn nothing_comes_again(self) -> TestDb {
         let (db, stopped) = self.mesh.stop().await;
         assert_eq!(stopped.unsettled, 0, "everything was written or set aside");
@@ -91,7 +92,7 @@ pub(crate) async fn adopted() -> TestDb {
     db
 }
 
-/// What `doctor` warns of.
+/// The doctor's warnings about the set aside have these words.
 pub(crate) async fn doctor_says(db: &TestDb, words: &[&str]) {
     let checks = examine(&db.target()).await;
     let said: Vec<_> = checks.iter().filter(|c| c.check == "set aside").collect();
@@ -127,7 +128,7 @@ async fn a_check_with_other_words_for_status_holds_nobody_up() {
         .await;
     assert_eq!(two.mesh.db.ask::<String>(&format!("{ASIDE_OF}'a'")).await, "ack processed");
     let db = two.nothing_comes_again().await;
-    // Mended, the next broker writes them.
+    // Once the table is mended, the next broker writes them.
     let mend = "alter table agent_messages drop constraint agent_messages_status_check;
                 update postbell.set_aside set next_try = now()";
     db.sql().await.batch_execute(mend).await.expect("mended");
@@ -199,7 +200,7 @@ async fn a_trigger_finds_what_it_names_as_it_does_for_everybody() {
                create function extensions.note() returns void language sql as 'select';
                create function noting() returns trigger language plpgsql as $$ begin perform note(); return null; end $$;
                create trigger noting after update on agent_messages for each row execute function noting()";
-    // As Supabase sets it for its roles; and where nobody did, so that the trigger fails for everybody.
+    // The search path as Supabase sets it for its roles; and without, so that the trigger fails for everybody.
     for (path, aside) in [("'\"$user\", public, extensions'", 0), ("'\"$user\", public'", 1)] {
         let set = format!(
             "{ddl}; do $$ begin execute format('alter database %I set search_path = %s', current_database(), {}); end $$",
@@ -230,7 +231,7 @@ async fn generated_columns_are_left_out() {
     two.u_is_served().await;
     let said = "select string_agg(distinct status, ',') from agent_messages where to_agent_id = 'u'";
     assert_eq!(two.mesh.db.ask::<String>(said).await, "processed");
-    // What an agent sends is refused with the column's name, and nothing else is.
+    // An agent's send is refused with the column's name; nothing else is refused.
     two.a.say(r#"{"op":"send","ref":"1","to":"u","type":"data","payload":1}"#).await;
     let refused = two.a.expect_error("rejected", false).await;
     assert!(refused["message"].as_str().unwrap_or_default().contains("status"), "{refused}");
@@ -255,7 +256,7 @@ async fn a_row_that_a_poller_holds_holds_nobody_up_and_the_poller_wins() {
         .await
         .expect("the poller's work");
     two.mesh.db.until("select count(*) = 0 from postbell.set_aside").await;
-    // One that has begun to write holds the delivery as well.
+    // A poller that has begun to write holds the delivery as well.
     let tag = two.send_a("2").await["tag"].clone();
     poller
         .batch_execute("begin; update agent_messages set status = 'processed' where to_agent_id = 'a'")

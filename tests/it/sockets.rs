@@ -1,4 +1,4 @@
-//! What the kernel holds for somebody who does not read, and how many may ask at the HTTP port.
+//! Bytes that the kernel holds for an agent that does not read, and the number of clients of the HTTP port.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::mesh::{Mesh, PATIENCE, get};
 use crate::require::missing;
 use crate::status::{OPERATOR, VIEWER, ask, mesh};
 
-/// Bytes that the kernel holds for the peer of this local address, unsent or unacknowledged, as Linux tells.
+/// Bytes that the kernel holds for the peer at this local address, unsent or unacknowledged, by /proc of Linux.
 fn unsent(from: std::net::SocketAddr, to: std::net::SocketAddr) -> Option<usize> {
     let table = std::fs::read_to_string("/proc/net/tcp").ok()?;
     let (from, to) = (format!(":{:04X}", from.port()), format!(":{:04X}", to.port()));
@@ -45,7 +45,7 @@ async fn the_kernel_holds_little_for_an_agent_that_does_not_read() {
         return missing("this system has no /proc/net/tcp");
     }
     let (mut most, mut same) = (0, 0);
-    // Until it grows no more.
+    // Until the number grows no more.
     while same < 20 {
         let now = unsent(mesh.agents, here).unwrap_or(0);
         (most, same) = if now > most { (now, 0) } else { (most, same + usize::from(most > 0)) };
@@ -54,7 +54,8 @@ async fn the_kernel_holds_little_for_an_agent_that_does_not_read() {
     assert!(most <= 2 * UNSENT_BYTES_MAX, "{most} bytes are held");
 }
 
-/// A second is what a platform's health check gives. Whether it is ready is another matter: this process may be out of files.
+/// Each is answered within a second, as a platform's health check demands. The broker need not be ready: this process
+/// may be out of files.
 async fn is_answered(mesh: &Mesh, paths: &[&str]) {
     for path in paths {
         let answer = timeout(Duration::from_secs(1), get(mesh.http, path)).await;
@@ -63,7 +64,7 @@ async fn is_answered(mesh: &Mesh, paths: &[&str]) {
     }
 }
 
-/// Everybody behind one proxy has one address: those with a token have streams of their own.
+/// Clients behind one proxy share one address, so those with a token have streams of their own.
 #[tokio::test]
 async fn streams_of_one_address_or_token_leave_room_for_others() {
     let mesh = mesh("local").await;
@@ -80,7 +81,7 @@ async fn streams_of_one_address_or_token_leave_room_for_others() {
         opened
     };
     assert_eq!(open(&[], WATCHERS_MAX + 5).await, WATCHERS_MAX, "all, while nobody else comes");
-    // Others take their share from whoever has most.
+    // Others take their share from the one that has most.
     assert_eq!(open(&[VIEWER], WATCHERS_MAX).await, WATCHERS_MAX / 2);
     assert_eq!(open(&[OPERATOR], 1).await, 1);
     assert_eq!(ask(mesh.http, "GET /api/events", &[], "").await.status(), 503);
@@ -96,11 +97,11 @@ async fn streams_of_one_address_or_token_leave_room_for_others() {
     .expect("given back");
 }
 
-/// On a whole broker, by one client.
+/// Connections that never end, on a whole broker, by one client.
 #[tokio::test]
 async fn connections_that_never_end_shut_nobody_out() {
     let mesh = Mesh::start().await;
-    // Each takes two files of this process; what it may have open is none of the broker's business.
+    // Each connection takes two files of this process, so the limit on open files bounds how many there can be.
     let files = postbell::base::open_files::raise_bound().unwrap_or(1_024);
     let many = (files as usize / 4).min(2_500);
     let mut held = Vec::new();

@@ -11,7 +11,7 @@ use crate::mesh::{Mesh, next};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// The body of one POST, answered.
+/// The body of one POST, which is answered.
 async fn post(stream: &mut TcpStream) -> Vec<u8> {
     let mut request = Vec::new();
     let (head, length) = loop {

@@ -1,4 +1,4 @@
-//! A duty that stands still is told wherever somebody looks, and all is well again once the cause is gone.
+//! A duty that stands still is reported wherever somebody looks, and all is well again once the cause is gone.
 
 use postbell::store::doctor::{Level, examine};
 use tokio::time::{sleep, timeout};
@@ -13,7 +13,7 @@ async fn standstill(mesh: &Mesh, duty: &str) -> f64 {
     mesh.metric(&format!("postbell_standstill_seconds{{duty=\"{duty}\"}}")).await
 }
 
-/// Everybody who looks is told of this duty, and of no other one: in the sentence that is its own, with the reason.
+/// Everybody who looks is told of this duty and of no other, in the duty's own sentence, with the reason.
 async fn is_told(mesh: &Mesh, admin: &TestDb, duty: &str, parts: &[&str]) {
     let looking = async {
         loop {
@@ -27,7 +27,7 @@ async fn is_told(mesh: &Mesh, admin: &TestDb, duty: &str, parts: &[&str]) {
     timeout(PATIENCE, looking).await.unwrap_or_else(|_| panic!("/health/ready never said {parts:?}"));
     for other in DUTIES {
         let seconds = standstill(mesh, other).await;
-        // What stands still is counted from five seconds on.
+        // A standstill counts from five seconds on.
         assert!(if *other == duty { seconds >= 5.0 } else { seconds == 0.0 }, "{other}: {seconds}");
     }
     admin.until("select bool_or(standstill is not null) from postbell.brokers").await;
@@ -39,7 +39,7 @@ async fn is_told(mesh: &Mesh, admin: &TestDb, duty: &str, parts: &[&str]) {
     }
 }
 
-/// Nobody is told of anything any more.
+/// Nobody is told of a standstill any more.
 async fn all_is_well(mesh: &Mesh, admin: &TestDb) {
     mesh.until_ready(true).await;
     for duty in DUTIES {
@@ -51,7 +51,7 @@ async fn all_is_well(mesh: &Mesh, admin: &TestDb) {
     assert!(said.iter().all(|c| c.level == Level::Ok), "{said:?}");
 }
 
-/// A broker whose role owns the tables and is no superuser; by the first handle the tables are seen as a superuser sees them.
+/// A broker whose role owns the tables and is no superuser. The first handle sees the tables as a superuser.
 async fn owned_mesh() -> (TestDb, Mesh) {
     let admin = fresh().await;
     let owner = owned(&admin, &admin.client().await).await;
@@ -94,7 +94,7 @@ async fn a_function_of_a_policy_that_raises_stops_the_refills() {
     )
     .await
     .expect("a policy that binds the owner");
-    // It waits in the table: nobody is there whom the tail would read it for.
+    // The message waits in the table, as no agent is there for whom the tail would read it.
     insert(&sql, "a", 5, "1").await;
     sql.batch_execute(&watched("raise exception 'not today';")).await.expect("another function");
     let mut a = mesh.raw("a", 5).await;
@@ -117,7 +117,7 @@ async fn a_table_that_somebody_locks_stops_the_promotion() {
     )
     .await
     .expect("scheduled");
-    // As CREATE INDEX does, for as long as that takes: all may read, and nobody write.
+    // The lock of a CREATE INDEX, for as long as that takes: all may read, and nobody may write.
     sql.batch_execute("begin; lock table postbell.deliveries in share mode").await.expect("locked");
     is_told(&mesh, &admin, "promotion", &["Scheduled messages have not become ready for "]).await;
     sql.batch_execute("rollback").await.expect("unlocked");

@@ -1,4 +1,4 @@
-//! The status page's API, on a real broker: who may what, what it says, and what watching costs.
+//! The status page's API, on a real broker: who may do what, the answers, and the cost of watching.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ pub(crate) const OPERATOR: (&str, &str) = ("authorization", "Bearer an operator'
 pub(crate) const VIEWER: (&str, &str) = ("authorization", "Bearer a viewer's token of a test");
 pub(crate) const JSON: (&str, &str) = ("content-type", "application/json");
 
-/// With both tokens.
+/// A broker with both tokens.
 pub(crate) async fn mesh(status: &str) -> Mesh {
     Mesh::with(&[
         ("POSTBELL_STATUS", status),
@@ -65,7 +65,7 @@ pub(crate) async fn post(mesh: &Mesh, path: &str, headers: &[(&str, &str)], body
     told(ask(mesh.http, &format!("POST {path}"), headers, &body.to_string()).await).await
 }
 
-/// What comes by the stream.
+/// The stream of events.
 struct Stream {
     body: Incoming,
     text: String,
@@ -252,7 +252,7 @@ async fn watchers_are_bounded_and_leave_no_trace() {
     );
     assert_eq!(crate::mesh::get(mesh.http, "/health/ready").await.0, 200, "there is room for a health check");
     drop(all);
-    // One that left gives its place to another.
+    // A client that left gives its place to another.
     let come = async {
         while ask(mesh.http, "GET /api/events", &[], "").await.status() != StatusCode::OK {
             tokio::time::sleep(std::time::Duration::from_millis(20)).await;
@@ -351,7 +351,7 @@ async fn tail_follows_and_filters_and_top_wants_a_terminal() {
         use tokio::io::AsyncBufReadExt;
         tokio::io::BufReader::new(tail.stdout.take().expect("its lines")).lines()
     };
-    // It has begun once something comes; until then each is sent again.
+    // The stream has begun once something comes; until then each message is sent again.
     let first = async {
         loop {
             insert(&sql, "alice", 1, "1").await;

@@ -1,4 +1,4 @@
-//! What comes from outside and is printed: none of it is obeyed by a terminal, nor turns its letters round.
+//! Text from outside that is printed: no terminal obeys any of it, and none of it turns letters round.
 
 use std::process::Stdio;
 
@@ -9,7 +9,7 @@ use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use crate::harness::Ended;
 use crate::mesh::{Mesh, PATIENCE};
 
-/// Every character of these kinds but zero, which no text of Postgres holds.
+/// Every character of these kinds but zero, which no text in Postgres holds.
 fn hostile() -> String {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
     let is = |c: &char| {
@@ -18,7 +18,7 @@ fn hostile() -> String {
     ('\0'..='\u{10ffff}').filter(is).collect()
 }
 
-/// Names may have 200 bytes: the characters in pieces, so that each is in a name.
+/// All hostile characters in pieces, since a name may have at most 200 bytes: each is in some name.
 fn pieces() -> Vec<String> {
     let all: Vec<char> = hostile().chars().collect();
     all.chunks(30).enumerate().map(|(n, piece)| format!("n{n}{}", piece.iter().collect::<String>())).collect()
@@ -45,7 +45,7 @@ fn is_harmless(said: &Ended, args: &[&str]) {
     for (stream, text) in [("stdout", &said.stdout), ("stderr", &said.stderr)] {
         let found = text.chars().find(|c| !matches!(c, '\n' | '\t') && hostile.contains(*c));
         assert!(found.is_none(), "{args:?}: {stream} has {:04x?}: {text:?}", found.map(u32::from));
-        // A line that a name made looks like one of ours.
+        // A line that a name made would look like one of ours.
         assert!(!text.lines().any(|line| line.starts_with("FORGED")), "{args:?}: {stream}: {text}");
     }
 }
@@ -129,7 +129,7 @@ async fn no_command_prints_what_a_terminal_obeys() {
 #[tokio::test]
 async fn nor_does_one_that_talks_to_a_broker() {
     let mesh = Mesh::start().await;
-    // An agent's name may have no control characters where it is registered by us.
+    // A name that we register may hold no control characters.
     let name = "a\u{202e}\u{2028}\u{200b}".to_owned();
     let token = mesh.db.agent_as(&name, Some("orchestrator")).await;
     let me = [("POSTBELL_AGENT", name.as_str()), ("POSTBELL_TOKEN", token.as_str())];
@@ -149,7 +149,7 @@ async fn nor_does_one_that_talks_to_a_broker() {
     for args in &commands {
         is_harmless(&run(&mesh, args, &me).await, args);
     }
-    // A token that is none, for a log line of the refusal; and `tail`, which never ends by itself.
+    // A wrong token, for a log line about the refusal; and `tail`, which never ends by itself.
     let wrong = [("POSTBELL_AGENT", name.as_str()), ("POSTBELL_TOKEN", "wrong\u{202e}")];
     is_harmless(&run(&mesh, &["ping", "--within", "2s"], &wrong).await, &["ping"]);
     let mut tail = Command::new(env!("CARGO_BIN_EXE_postbell"))
@@ -163,7 +163,7 @@ async fn nor_does_one_that_talks_to_a_broker() {
     let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(tail.stdout.take().unwrap()));
     let seen = async {
         let (first, ()) = tokio::join!(lines.next_line(), async {
-            // Until it follows: what passed before is not told.
+            // Messages are sent until `tail` follows: it does not tell of earlier ones.
             for _ in 0..5 {
                 let sent = run(&mesh, &["send", "--to", &name, "--type", "data", "1"], &me).await;
                 assert_eq!(sent.status, 0, "{}", sent.stderr);

@@ -18,7 +18,7 @@ use crate::harness::{TestDb, command, migrated};
 use crate::mesh::{Mesh, PATIENCE, Raw, insert, next};
 use crate::require::missing;
 
-/// Somebody who signs certificates.
+/// A signer of certificates.
 struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
@@ -35,7 +35,7 @@ impl Authority {
     }
 }
 
-/// The files of a broker and its clients, and who signed them.
+/// The files of a broker and its clients, and their signer.
 struct House {
     folder: TempDir,
     authority: Authority,
@@ -53,13 +53,13 @@ impl House {
         self.folder.path().join(name)
     }
 
-    /// Replaces the file whole, as whoever renews certificates should.
+    /// Replaces the whole file at once, as a renewal of certificates should.
     fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path("new"), text).unwrap();
         std::fs::rename(self.path("new"), self.path(name)).unwrap();
     }
 
-    /// Signs `<name>.pem` and `<name>.key`; gives the fingerprint.
+    /// Signs `<name>.pem` and `<name>.key`; returns the fingerprint.
     fn issue(&self, name: &str, authority: &Authority, host: &str) -> String {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
@@ -95,7 +95,7 @@ fn tls(mesh: &Mesh, name: &str, token: &str) -> Builder {
         .reconnect_first(Duration::from_millis(20))
 }
 
-/// What a client is told that does not get in.
+/// The error of a client that is refused.
 async fn refused(builder: Builder) -> String {
     let connected = timeout(PATIENCE, builder.connect()).await.expect("an answer");
     let error = connected.map(|_| ()).expect_err("a refusal");
@@ -137,7 +137,7 @@ async fn a_broker_that_is_not_trusted_gets_no_token() {
         said.contains(&format!("has the fingerprint {fingerprint}, which is not the pinned one")),
         "{said}"
     );
-    // With both, both must be right.
+    // With a pin and a CA, both must be right.
     let said = refused(builder.clone().pin_sha256(&fingerprint).ca_file(house.path("foreign.pem"))).await;
     assert!(said.contains("not trusted here"), "{said}");
     let said = refused(builder.clone().pin_sha256("abc")).await;
@@ -163,7 +163,7 @@ async fn a_renewed_certificate_is_shown_and_no_session_is_dropped() {
     insert(&sql, "a", 5, "1").await;
     let held = next(&mut deliveries).await;
 
-    // A file that is no use changes nothing.
+    // A broken file changes nothing.
     let good = std::fs::read_to_string(house.path("server.pem")).unwrap();
     house.write("server.pem", &good[..good.len() / 2]);
     mesh.until_metric("postbell_tls_reload_failures_total", |n| n >= 1.0).await;
@@ -230,7 +230,7 @@ async fn a_client_in_clear_is_told_to_use_tls() {
     let said = refused(Builder::new(&mesh.url(), "a", &token)).await;
     assert!(said.contains("speaks TLS only") && said.contains("plaintext_refused"), "{said}");
     mesh.until_metric("postbell_closed_total{reason=\"plaintext_refused\"}", |n| n == 2.0).await;
-    // Nor does a client that was told whom to trust go on without looking.
+    // A client that was told whom to trust does not go on without TLS either.
     let said = refused(Builder::new(&mesh.url(), "a", &token).pin_sha256(&"0".repeat(64))).await;
     assert!(said.contains("use tcp+tls://"), "{said}");
 }
@@ -293,14 +293,14 @@ async fn a_handshake_that_is_not_finished_is_cut() {
     let mesh = house.mesh(&[]).await;
     let mut silent = TcpStream::connect(mesh.agents).await.unwrap();
     let mut slow = TcpStream::connect(mesh.agents).await.unwrap();
-    // The head of a record, whose rest does not come.
+    // The head of a record whose rest never comes.
     slow.write_all(&[0x16, 3, 1, 2, 0, 1]).await.unwrap();
     for socket in [&mut silent, &mut slow] {
         let ended = timeout(PATIENCE, socket.read(&mut [0; 64])).await.expect("cut");
         assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
     }
     mesh.until_metric("postbell_closed_total{reason=\"tls\"}", |n| n == 2.0).await;
-    // Rubbish that begins like a handshake is an end as well.
+    // Rubbish that begins like a handshake ends with an alert as well.
     let mut rubbish = TcpStream::connect(mesh.agents).await.unwrap();
     rubbish.write_all(&[0x16; 65_536]).await.unwrap();
     let mut said = Vec::new();
@@ -371,7 +371,7 @@ async fn a_bad_file_is_refused_at_the_start() {
     }
 }
 
-/// What `dev --tls` prints is enough to connect, by the CA that it made.
+/// The lines that `dev --tls` prints are enough to connect, by the CA that it made.
 #[tokio::test]
 async fn dev_brings_its_own_ca() {
     let db = migrated().await;
@@ -395,7 +395,7 @@ async fn dev_brings_its_own_ca() {
     let value = |name: &str| {
         let from = export.split_once(&format!("{name}=")).map(|(_, from)| from);
         let from = from.unwrap_or_else(|| panic!("no {name} in {export}"));
-        // A path may have blanks in it: then it is quoted.
+        // A path with blanks is quoted.
         let (word, end) = from.strip_prefix('\'').map_or((from, ' '), |quoted| (quoted, '\''));
         word.split(end).next().unwrap_or_default().to_owned()
     };

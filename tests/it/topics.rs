@@ -1,4 +1,4 @@
-//! Topics and environments: who gets what is sent to many.
+//! Topics and environments: which agents get a message to many.
 
 use postbell::store::subscriptions::SUBSCRIPTIONS_MAX;
 use postbell_client::message::MessageType;
@@ -109,7 +109,7 @@ async fn agents_send_to_topics_and_orchestrators_also_to_environments() {
     nothing_more(&mesh, "chief").await;
 }
 
-/// One statement with every kind of address; the deliveries are those that each alone would make.
+/// One statement has every kind of address. The deliveries are the same that each address alone would make.
 #[tokio::test]
 async fn one_insert_may_have_every_kind_of_address() {
     let mesh = Mesh::start().await;
@@ -165,7 +165,7 @@ async fn what_is_no_topic_is_refused_and_subscriptions_are_bounded() {
     raw.expect("subscribed").await;
 }
 
-/// The database and the library decide alike.
+/// The database and the library agree on every match.
 #[tokio::test]
 async fn the_patterns_of_a_topic_are_those_that_match_it() {
     let mesh = Mesh::start().await;

@@ -1,5 +1,5 @@
-//! Messages that no trigger saw, that are set back, readdressed, or ended by a poller in words of its own: each is delivered as
-//! its row says, and no other time.
+//! Messages that no trigger saw, and messages that a poller sets back, readdresses, or ends in words of its own: each
+//! is delivered as its row says, once.
 
 mod histories;
 
@@ -12,14 +12,14 @@ use postbell_client::Deliveries;
 use crate::harness::{migrated, number, texts};
 use crate::mesh::{Mesh, insert, next};
 
-/// What the issue asks: found within five seconds.
+/// A message that no trigger saw is found within this.
 const BOUND: Duration = Duration::from_secs(5);
 
 async fn run(sql: &tokio_postgres::Client, statements: &str) {
     sql.batch_execute(statements).await.unwrap_or_else(|e| panic!("{statements}: {e:?}"));
 }
 
-/// The payloads that come until the one that ends them, acknowledged.
+/// The payloads that come before this last one, all acknowledged.
 async fn until(deliveries: &mut Deliveries, end: &str) -> Vec<String> {
     let mut all = Vec::new();
     loop {
@@ -40,7 +40,7 @@ fn send(to: &str, payload: &str) -> String {
     )
 }
 
-/// Each leaves one message for `a` that no trigger of ours routed.
+/// Each case leaves one message for `a` that no trigger of ours routed.
 const UNSEEN: &[&str] = &[
     "set session_replication_role = replica; INSERT; reset session_replication_role",
     "begin; set local session_replication_role = replica; INSERT; commit",
@@ -101,7 +101,7 @@ async fn broadcasts_topics_and_groups_that_no_trigger_saw() {
     found.sort();
     assert_eq!(found, ["1", "2", "3"]);
     mesh.db.until("select count(*) = 1 from postbell.deliveries where inbox = 'group:g'").await;
-    // A broadcast that was handled by all, whose mark is not written yet, is not sent again, whoever looks.
+    // A broadcast that all have handled, with its mark not written yet, is not sent again by any look.
     run(&sql, "update agent_messages set status = 'pending' where false").await;
     run(&sql, "set postbell.broker = on; update agent_messages set status = 'pending' where topic = 't.x'; set postbell.broker = off").await;
     assert_eq!(mesh.db.ask::<i64>("select postbell.look_at_all()").await, 0);
@@ -155,7 +155,7 @@ async fn a_readdressed_message_goes_to_whom_it_is_for_now() {
         delivery.ack_confirmed().await.expect("acknowledged");
     }
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries where inbox <> 'new'").await, 0);
-    // The one it was for first gets nothing of them.
+    // The agent that they were for first gets none of them.
     let (_old, mut to_old) = mesh.builder("old", &old).window(10).connect().await.expect("connects");
     insert(&sql, "old", 5, "\"end\"").await;
     assert_eq!(until(&mut to_old, "\"end\"").await, [""; 0]);
@@ -193,7 +193,7 @@ async fn a_poller_that_ends_a_message_in_a_word_of_its_own_has_ended_it() {
         run(&sql, &format!("update agent_messages set status = '{word}' where status = 'pending'")).await;
     }
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
-    // By a trigger of the user's, from another column.
+    // A trigger of the user's ends the message, when another column changes.
     run(
         &sql,
         "create function ends() returns trigger language plpgsql as $$ begin new.status := 'done'; return new; end $$;
@@ -202,7 +202,7 @@ async fn a_poller_that_ends_a_message_in_a_word_of_its_own_has_ended_it() {
     .await;
     insert(&sql, "a", 5, "2").await;
     run(&sql, "update agent_messages set processed_at = now() where status = 'pending'; drop trigger ends on agent_messages").await;
-    // While an agent has it: what the agent says then comes too late.
+    // The message is ended while an agent has it: the agent's outcome comes too late.
     let (_client, mut deliveries) = mesh.builder("a", &token).window(10).connect().await.expect("connects");
     for outcome in ["ack", "fail"] {
         insert(&sql, "a", 5, "3").await;
@@ -254,7 +254,7 @@ async fn the_doctor_counts_what_has_no_delivery() {
     assert!(sentence.starts_with("2 messages wait and have no delivery, 2 were written"), "{sentence}");
 }
 
-/// A sweep that meets a row that somebody holds leaves it for the next one, and does not wait.
+/// A sweep leaves a row that somebody holds to the next sweep, and does not wait.
 #[tokio::test]
 async fn a_held_row_does_not_hold_the_sweep() {
     let db = migrated().await;

@@ -1,4 +1,4 @@
-//! What an operator asks in psql.
+//! Views that an operator reads in psql.
 
 use crate::harness::migrated;
 use crate::mesh::insert;

@@ -1,5 +1,5 @@
-//! What dashboards/ asks of Prometheus is there, and says what it should. With Debian's `prometheus`; without it the tests that
-//! need it say so.
+//! Every metric that dashboards/ asks Prometheus for is there, and says what it should. The tests use Debian's
+//! `prometheus`; if that is missing, those that need it say so.
 
 mod alerts;
 mod dashboards;
@@ -31,7 +31,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards")
 }
 
-/// Runs a tool in the folder; false where it is not installed, which is said.
+/// Runs a tool in the folder; false, with a line about it, if the tool is not installed.
 #[track_caller]
 fn passes(tool: &str, args: &[&str]) -> bool {
     match Command::new(tool).args(args).current_dir(folder()).output() {
@@ -73,7 +73,7 @@ fn the_rules_are_good_and_each_alert_fires_and_stays_quiet_when_it_should() {
     passes("promtool", &args);
 }
 
-/// A mesh of three environments on two brokers: what goes well, what fails, what waits, what is dead.
+/// A mesh of three environments on two brokers: messages that succeed, that fail, that wait, and that are dead.
 async fn busy_mesh() -> (Mesh, Mesh, Vec<Client>, JoinSet<()>) {
     let db = migrated().await;
     let brokers = (Mesh::on(db.clone(), &[]).await, Mesh::on(db.clone(), &[]).await);
@@ -96,7 +96,7 @@ async fn busy_mesh() -> (Mesh, Mesh, Vec<Client>, JoinSet<()>) {
     (brokers.0, brokers.1, clients, working)
 }
 
-/// Handles messages; of each ten one fails, and another is refused.
+/// Handles messages; of each ten, one fails and another is refused.
 async fn work(mut deliveries: Deliveries) {
     let mut handled = 0;
     while let Some(delivery) = deliveries.next().await {
@@ -134,7 +134,7 @@ async fn every_panel_shows_something_and_every_metric_is_looked_at() {
 
     all_show(&prometheus, &dashboards).await;
     every_metric_is_looked_at(&prometheus, &dashboards, [one.http, two.http]).await;
-    // That they show something says little if it is not what is so.
+    // A panel that shows something may still show it wrongly, so some values are compared.
     let value = async |query: &str| prometheus.query(query).await[0];
     assert_eq!(value("sum(postbell_broker_ready)").await, 2.0);
     assert_eq!(value("max(postbell_agents_known)").await, 4.0);
@@ -173,7 +173,7 @@ async fn all_show(prometheus: &Prometheus, dashboards: &[Dashboard]) {
     }
 }
 
-/// What is asked for is exported, and what is exported is asked for.
+/// Every metric that is asked for is exported, and every exported one is asked for.
 async fn every_metric_is_looked_at(
     prometheus: &Prometheus,
     dashboards: &[Dashboard],

@@ -4,7 +4,7 @@ use super::text::{anchor, bound, escape, number_beside, with_unit};
 use super::times_count;
 use crate::report::{Figure, Report, Scenario};
 
-/// What became of a figure.
+/// How a figure came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It was reached.
@@ -16,7 +16,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    /// What became of this one, where times count or not.
+    /// How this figure came out; not judged unless the times of the run count.
     pub(crate) fn of(figure: &Figure, times_count: bool) -> Self {
         match (times_count, figure.is_met()) {
             (false, _) => Self::NotJudged,
@@ -47,19 +47,19 @@ pub(crate) fn of_all(report: &Report) -> String {
     format!("<section id=\"figures\">\n<h2>Figures</h2>\n{table}</section>\n")
 }
 
-/// The figures of one scenario; nothing where it has none.
+/// The figures of one scenario; nothing if it has none.
 pub(crate) fn of_scenario(scenario: &Scenario, times_count: bool) -> String {
     let rows: String = scenario.figures.iter().map(|f| row(f, &scenario.name, times_count, "")).collect();
     if rows.is_empty() { rows } else { table("", &rows) }
 }
 
-/// What is asked, without the scenario's name that stands beside it anyway.
+/// The demand, without the scenario's name, which stands beside it.
 pub(crate) fn asked(figure: &Figure, scenario: &str) -> String {
     let asked = figure.asked.strip_prefix(scenario).and_then(|rest| rest.strip_prefix(": "));
     escape(asked.unwrap_or(&figure.asked))
 }
 
-/// What came, with its unit.
+/// The value that came, with its unit.
 pub(crate) fn value(figure: &Figure) -> String {
     escape(&with_unit(&number_beside(figure.value, figure.limit), &figure.unit))
 }

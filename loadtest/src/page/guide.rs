@@ -1,4 +1,4 @@
-//! What leads through the page: its contents, the settings of the run, how to read it.
+//! The guide through the page: its contents, the settings of the run, and how to read it.
 
 use super::figures::Outcome;
 use super::text::{anchor, escape};
@@ -83,7 +83,7 @@ const READING: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the words of this page mean.
+/// The meaning of the words on this page.
 pub(crate) fn how_to_read() -> String {
     let rows: String =
         READING.iter().map(|(term, text)| format!("<dt>{term}</dt><dd>{text}</dd>\n")).collect();

@@ -1,14 +1,14 @@
-//! The page's beginning: what ran, when and where, what weakens it, and how it went.
+//! The page's beginning: what ran, when and where; what weakens the results; and how the run went.
 
 use super::figures::{self, Outcome};
 use super::text::{anchor, count, duration, escape, moment, number};
 use super::times_count;
 use crate::report::Report;
 
-/// Above this share of the cores, what else ran is likely to be in the figures.
+/// A load average above this share of the cores is likely to show in the figures.
 const LOAD_QUIET: f64 = 0.5;
 
-/// What ran, when, on what.
+/// The run: what ran, when, on which machine.
 pub(crate) fn headline(report: &Report) -> String {
     let (machine, versions) = (&report.machine, &report.versions);
     let scenarios = match report.scenarios.len() {
@@ -51,7 +51,7 @@ fn memory(mb: u64) -> String {
     }
 }
 
-/// What a reader must know before any number.
+/// Cautions that a reader must know before any number.
 fn cautions(report: &Report) -> String {
     let mut cautions = Vec::new();
     if report.quick {
@@ -79,7 +79,7 @@ fn cautions(report: &Report) -> String {
     cautions.iter().map(|text| format!("<p class=\"caution\">{text}</p>\n")).collect()
 }
 
-/// How it went, in three numbers, and what failed by name.
+/// The result in three numbers, and each failure by name.
 pub(crate) fn verdict(report: &Report) -> String {
     let sum =
         |of: fn(&crate::report::Count) -> u64| report.scenarios.iter().map(|s| of(&s.ledger)).sum::<u64>();
@@ -115,7 +115,7 @@ fn reached(report: &Report) -> String {
     tile(if met == n { "ok" } else { "bad" }, &format!("{met} of {n}"), "figures reached")
 }
 
-/// The sign says it without colour.
+/// A number with its words. The sign says it without colour.
 fn tile(mood: &str, number: &str, text: &str) -> String {
     let sign = match mood {
         "ok" => "<i aria-hidden=\"true\">✓</i> ",

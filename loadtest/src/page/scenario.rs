@@ -43,7 +43,7 @@ fn measures(measures: &[Measure]) -> String {
     if measures.is_empty() {
         return String::new();
     }
-    // Where nothing was measured more than once there is no spread to show.
+    // If nothing was measured more than once, there is no spread to show.
     let several = measures.iter().any(|m| m.rounds.len() > 1);
     let heads: &[&str] = if several { &["Median", "Min", "Max", "Noise", "Rounds"] } else { &["Value"] };
     let heads: String = heads.iter().map(|head| format!("<th class=\"n\">{head}</th>")).collect();

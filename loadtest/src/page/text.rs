@@ -1,6 +1,6 @@
 //! Words and numbers as a reader wants them: escaped, with separators, with the digits that matter.
 
-/// What stands for a number that there is not.
+/// Stands for a number that there is not.
 const NOTHING: &str = "–";
 
 /// Text made safe between tags and inside quotes.
@@ -63,7 +63,7 @@ pub(crate) fn bound(value: f64) -> String {
     if short.parse() == Ok(value) { short.to_owned() } else { text }
 }
 
-/// A share: `±4.2 %` is made of it.
+/// A share in percent: `±4.2 %` is made of it.
 pub(crate) fn percent(share: f64) -> String {
     if !share.is_finite() {
         return NOTHING.to_owned();
@@ -81,7 +81,7 @@ pub(crate) fn noise(rounds: &[f64], median: f64) -> Option<f64> {
     Some(if high == low { 0.0 } else { (high - low) / 2.0 / median.abs() })
 }
 
-/// The least and the greatest.
+/// The least and the greatest of the values.
 pub(crate) fn range(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::NAN, f64::NAN), |(low, high), v| (low.min(*v), high.max(*v)))
 }

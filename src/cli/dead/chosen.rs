@@ -1,4 +1,4 @@
-//! Which rows a command is for: by their numbers, of an inbox, or all. The same words wherever an operator chooses.
+//! The choice of rows for a command: by number, by inbox, or all. `dead` and `aside` share these options.
 
 use clap::{ArgGroup, Args};
 
@@ -22,7 +22,7 @@ pub(in crate::cli) struct ChosenArgs {
     /// All of this inbox
     #[arg(long, env = "POSTBELL_INBOX")]
     pub(in crate::cli) inbox: Option<String>,
-    /// All there is
+    /// All of them
     #[arg(long, env = "POSTBELL_ALL")]
     all: bool,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(in crate::cli) struct ChosenArgs {
 }
 
 impl ChosenArgs {
-    /// One that is not there (any more) is not an error of the others, but whoever named it should know.
+    /// Warns if some of the named numbers are not there (any more). The other rows are changed all the same.
     pub(in crate::cli) fn warn_of_unknown(&self, known: u64, are_not: &str) {
         let asked = self.ids.len() as u64;
         if self.inbox.is_none() && known < asked {

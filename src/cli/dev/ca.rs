@@ -1,4 +1,5 @@
-//! A certificate for `postbell dev`, of a CA that is made for it and signs nothing else: its key is never written.
+//! A certificate for `postbell dev`, signed by a CA that is made for it. The CA's key is never written, so the CA
+//! signs nothing else.
 
 use std::fs;
 use std::io::Write;
@@ -14,27 +15,27 @@ use rcgen::{
 use crate::agents::server::tls::expiry;
 use postbell_client::certificates::PemFile;
 
-/// Whom the certificate is made out to.
+/// The names in the certificate.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 const DAY: Duration = Duration::from_secs(86_400);
-/// A year: who develops for longer gets a new one.
+/// How long a certificate is valid.
 const VALID_FOR: Duration = DAY.saturating_mul(365);
-/// With less than this left, a start makes new ones.
+/// A start makes a new CA and certificate if less than this is left.
 const RENEWED_BEFORE: Duration = DAY.saturating_mul(30);
-/// A client whose clock is behind takes them too.
+/// Valid from a day ago, so that a client whose clock is behind accepts the certificates.
 const VALID_SINCE: Duration = DAY;
 
-/// Where they are.
+/// The paths of the files.
 pub(super) struct Files {
-    /// What clients are given.
+    /// The CA's certificate, which clients are given.
     pub(super) ca: PathBuf,
-    /// What the broker shows.
+    /// The broker's certificate.
     pub(super) certificate: PathBuf,
-    /// Its key.
+    /// The key of the broker's certificate.
     pub(super) key: PathBuf,
 }
 
-/// Those of an earlier run, or new ones in `folder`.
+/// The files in `folder`: those of an earlier run while they are good, else new ones.
 pub(super) fn files(folder: &Path) -> anyhow::Result<Files> {
     let files = Files {
         ca: folder.join("ca.pem"),
@@ -70,7 +71,7 @@ impl Files {
         let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key))?;
 
         fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-        // The key first: whoever finds the certificate finds its key.
+        // The key first, so that a later run that finds the certificate also finds its key.
         write(&self.key, &key.serialize_pem(), 0o600)?;
         write(&self.ca, &ca.pem(), 0o644)?;
         write(&self.certificate, &certificate.pem(), 0o644)
@@ -87,7 +88,7 @@ fn params(name: &str, names: &[&str]) -> Result<CertificateParams, rcgen::Error>
 
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let written = || {
-        // Anew, so that it has this mode from its first byte on.
+        // The file is made anew, so that it has this mode from its first byte on.
         match fs::remove_file(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
             _ => {}

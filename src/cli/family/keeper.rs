@@ -1,7 +1,8 @@
-//! The keeper: the process between `postbell` and a command. It starts the command, takes in what the command's processes leave
-//! behind, and ends when all of them are gone, with the command's exit status. See `../family.rs`.
+//! The keeper: the process between `postbell` and a command (`../family.rs`). The keeper starts the command, becomes
+//! the parent of the command's orphans, and ends when all processes are gone, with the command's exit status.
 //!
-//! It knows nothing of brokers, and holds nothing open that the command was given but standard error.
+//! The keeper knows nothing of brokers. Beside a terminal that is lent, it keeps none of the command's descriptors open
+//! but standard error, for its own faults.
 
 use std::ffi::OsString;
 use std::io;
@@ -19,20 +20,22 @@ use super::{BY_SIGNAL, code_of_fault};
 use crate::cli::output;
 use crate::cli::signals::Signals;
 
-/// This signal asks the keeper to kill everything. Nobody sends it to a group by habit: the command is in the keeper's.
+/// Asks the keeper to kill everything. The command is in the keeper's group, so this must be a signal that nobody
+/// sends to a group by habit.
 pub(super) const KILL_ALL: Signal = Signal::VTALARM;
-/// By this one the system says that the thread which started the keeper is gone, perhaps with its process.
+/// The system sends this when the thread that started the keeper is gone, perhaps with its process.
 const PARENT_GONE: Signal = Signal::PROF;
-/// Where the system does not say so, and where that thread was not the last.
+/// How often the keeper looks for its parent: some systems do not send [`PARENT_GONE`], and the thread may end before
+/// its process.
 const PARENT_EVERY: Duration = Duration::from_secs(1);
-/// What the command leaves behind has so long to end by itself, as a `tee` that still writes does.
+/// How long processes that outlive the command may go on before they are asked to end: a `tee` may still be writing.
 const LINGER: Duration = Duration::from_secs(1);
-/// Who is killed may have started another one meanwhile.
+/// How often the kill is repeated: a killed process may have started another one meanwhile.
 const KILL_EVERY: Duration = Duration::from_millis(20);
-/// How long a terminal may take to come.
+/// How long the keeper waits for the terminal to be lent to it.
 const TERMINAL_WAIT: Duration = Duration::from_secs(1);
 
-/// What a keeper is told on its command line.
+/// The words of a keeper's command line.
 struct Task {
     parent: Pid,
     takes_terminal: bool,
@@ -52,7 +55,7 @@ impl Task {
     }
 }
 
-/// Runs a keeper, told by these words.
+/// Runs a keeper with these words, the ones after [`super::WORD`].
 pub(in crate::cli) fn main(words: &[OsString]) -> ExitCode {
     let Some(task) = Task::parse(words) else {
         output::fault(&format!("{} is for postbell itself", super::WORD));
@@ -68,7 +71,7 @@ pub(in crate::cli) fn main(words: &[OsString]) -> ExitCode {
     }
 }
 
-/// What may happen to a keeper.
+/// The signals that a keeper waits for.
 struct Events {
     asked: Signals,
     changed: Stream,
@@ -77,7 +80,7 @@ struct Events {
 }
 
 async fn keep(task: Task) -> io::Result<u8> {
-    // All of this before there is a command: from its first moment on nothing of it is lost.
+    // All of this before the command starts, so that no signal and no process of the command is missed.
     let stream = |signal_: Signal| signal(SignalKind::from_raw(signal_.as_raw()));
     let events = Events {
         asked: Signals::new()?,
@@ -112,7 +115,7 @@ async fn keep(task: Task) -> io::Result<u8> {
     Ok(code)
 }
 
-/// Without the system's number of the error.
+/// The error in words, without the system's number.
 fn reason(fault: &io::Error) -> String {
     let text = fault.to_string();
     text.split(" (os error").next().unwrap_or(&text).to_owned()
@@ -130,7 +133,8 @@ fn take_in_orphans() -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the command. Then nobody but the command holds what it reads and writes: who feeds it is told when it stops reading.
+/// Starts the command, and then closes the keeper's own standard input and output: a writer must see the pipe break
+/// as soon as the command stops reading.
 fn start(task: &Task) -> io::Result<Pid> {
     let (program, args) = task.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let nothing = std::fs::File::options().read(true).write(true).open("/dev/null")?;
@@ -143,11 +147,11 @@ fn start(task: &Task) -> io::Result<Pid> {
 /// How far the end has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Leaving {
-    /// The command ended; at this moment what is left is asked to.
+    /// The command has ended. At this moment the processes that are left are asked to end.
     Lingers(Instant),
-    /// What is left was asked; at this moment it is killed.
+    /// The processes that are left were asked to end. At this moment they are killed.
     Asked(Instant),
-    /// It is killed; at this moment again, with whoever it started meanwhile.
+    /// The processes that are left were killed. At this moment they are killed again, with any that they started.
     Killed(Instant),
 }
 
@@ -184,7 +188,7 @@ impl Keeper<'_> {
                 _ = events.changed.recv() => {}
                 told = events.asked.next() => {
                     was_asked = true;
-                    // Those in our group were told when we were.
+                    // The members of our group got the signal when we did.
                     self.tell(told.signal(), |member| member.group != own_group());
                 }
                 _ = events.kill.recv() => self.leaving = Some(Leaving::now()),
@@ -210,7 +214,8 @@ impl Keeper<'_> {
         }
     }
 
-    /// Nobody is left to say what should become of the command, and what it holds may be somebody else's soon.
+    /// Kills everything if the parent is gone: nobody could stop the command any more, and a lock that it works under
+    /// may soon be another's.
     fn look_for_parent(&mut self) {
         if getppid() != Some(self.task.parent) {
             self.leaving = Some(Leaving::now());
@@ -220,14 +225,15 @@ impl Keeper<'_> {
     fn tell(&self, signal: Signal, whom: impl Fn(&members::Process) -> bool) {
         for member in members::of(getpid()).into_iter().filter(whom) {
             if let Some(id) = Pid::from_raw(member.id) {
-                // It may have ended this moment, or be another user's.
+                // The process may have ended this moment, or be another user's.
                 let _ = kill_process(id, signal);
                 let _ = kill_process(id, Signal::CONT);
             }
         }
     }
 
-    /// Takes note of those that have ended. On Linux whoever is left without a parent is this process's child.
+    /// Collects the children that have ended; `true` if none is left. On Linux an orphan of the command becomes this
+    /// process's child.
     fn is_all_gone(&mut self) -> bool {
         loop {
             match wait(WaitOptions::NOHANG) {

@@ -1,4 +1,4 @@
-//! Who belongs to a command: what descends from its keeper, and what is in its group.
+//! The processes of a command: the descendants of its keeper, and the members of its group.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,12 +37,12 @@ fn members(all: &[Process], keeper: i32) -> Vec<Process> {
     found.into_values().collect()
 }
 
-/// Every process that lives; one that has ended and was not waited for does not.
+/// Every living process. A process that has ended and was not waited for is left out.
 #[cfg(target_os = "linux")]
 fn all() -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let ids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    // One that ended meanwhile has no file any more.
+    // A process that ended meanwhile has no file any more.
     ids.filter_map(|id| parse_stat(id, &std::fs::read(format!("/proc/{id}/stat")).ok()?)).collect()
 }
 

@@ -1,5 +1,5 @@
-//! A command in a group of its own may read the terminal only while the terminal is lent to that group; Ctrl-C and Ctrl-Z
-//! go there too.
+//! The terminal is lent to the command's group: only the group that holds the terminal may read it, and Ctrl-C and
+//! Ctrl-Z go to that group.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(super) struct Terminal(OwnedFd);
 
 impl Terminal {
-    /// Standard input, if that is one.
+    /// Standard input, if that is a terminal.
     pub(super) fn of_this_process() -> Option<Self> {
         let stdin = std::io::stdin();
         if !isatty(&stdin) {
@@ -23,27 +23,29 @@ impl Terminal {
         stdin.as_fd().try_clone_to_owned().ok().map(Self)
     }
 
-    /// Lends it to the command's group, if it is ours to lend: a job in the background has none.
+    /// Lends the terminal to the command's group. Does nothing if this process does not hold it, as a job in the
+    /// background.
     pub(super) fn lend(&self, group: Pid) {
         if self.is_with(getpgrp()) {
             let _ = tcsetpgrp(&self.0, group);
         }
     }
 
-    /// Whether it is this group's now.
+    /// Whether this group holds the terminal now.
     pub(super) fn is_with(&self, group: Pid) -> bool {
         tcgetpgrp(&self.0).is_ok_and(|holder| holder == group)
     }
 
-    /// Gives it back to the group that lent it. Only who holds it may, or is stopped for it.
+    /// Gives the terminal back to the group that lent it. Only the holder may: the system stops any other process
+    /// that tries.
     pub(super) fn give_back(&self, group: Pid) {
         if self.is_with(getpgrp()) {
             let _ = tcsetpgrp(&self.0, group);
         }
     }
 
-    /// Where Ctrl-Z stops the command, this job stops as well, and the shell sees it; woken by `fg`, so is the command. Ends
-    /// only by a fault.
+    /// When Ctrl-Z stops the command, stops this process as well, so that the shell sees a stopped job. When `fg`
+    /// wakes this process, wakes the command. Returns only on a fault.
     pub(super) async fn follow(&self, group: Pid) -> io::Error {
         let mut changes = match signal(SignalKind::child()) {
             Ok(changes) => changes,

@@ -18,28 +18,29 @@ use crate::cli::family::{self, Family, NOT_EXECUTABLE, NOT_FOUND, Start};
 use crate::cli::signals::Told;
 use postbell_client::Delivery;
 
-/// What one variable of the environment may hold, its name and the two characters around its value included: 32 pages.
+/// The longest variable of the environment, with its name, the `=` and the zero at its end: 32 pages, the limit of
+/// Linux.
 const VARIABLE_BYTES_MAX: usize = 128 * 1024;
-/// A message whose command the system could not start for want of something comes again after so long.
+/// How long a message is held before it is given back, if the system lacked something to start the command.
 const WANT_WAIT: Duration = Duration::from_secs(1);
-/// When everything that could write to it is gone, what is still in the pipe is read for so long.
+/// How long standard error is read on after the command's end: a process that escaped may hold the pipe open.
 const LAST_WORDS_WAIT: Duration = Duration::from_secs(1);
 const SHELL: (&str, &str) = if cfg!(windows) { ("cmd", "/C") } else { ("/bin/sh", "-c") };
 
-/// What became of a message.
+/// A message and how its handling ended.
 pub(super) struct Handled {
     pub(super) of: Of,
     pub(super) end: End,
 }
 
-/// See [`Handled`].
+/// How the handling of a message ended.
 pub(super) enum End {
     Acked,
     Failed(String),
     Dead(String),
-    /// Nobody's fault: uncounted.
+    /// Given back without blame: the attempt does not count.
     GivenBack,
-    /// The command cannot be started, this time with a sentence and an exit status.
+    /// The command cannot be started: the reason, and the exit status that says so.
     NotStarted(String, u8),
 }
 
@@ -49,8 +50,8 @@ impl Handled {
     }
 }
 
-/// The exit status that says why this command line can run for no message, told on standard error. Only where that can be
-/// known before: its first word names no program.
+/// The exit status if this command line can run for no message; the log then says why. Known in advance only if the
+/// first word is a plain name, and no program has it.
 pub(super) fn why_not(command: &str) -> Option<u8> {
     let word = command.split_ascii_whitespace().next().unwrap_or("");
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '/' | '_' | '+' | '-');
@@ -78,9 +79,10 @@ pub(super) struct Exec {
     command: OsString,
     limit: Duration,
     grace: Duration,
-    /// Whether it ever ran as it should: then it can be started.
+    /// Whether the command succeeded once. If so, a status of 126 or 127 is the command's own and not the shell's.
     has_worked: AtomicBool,
-    /// It cannot be started: known before the message that showed it is given back.
+    /// The command cannot be started. Set before the message that showed this gets its outcome, so that no further
+    /// message is tried.
     is_useless: AtomicBool,
 }
 
@@ -90,7 +92,7 @@ impl Exec {
         Self { command: command.into(), limit, grace, has_worked, is_useless }
     }
 
-    /// Whether it showed that it cannot be started.
+    /// Whether the command was found unable to start.
     pub(super) fn is_useless(&self) -> bool {
         self.is_useless.load(Ordering::Relaxed)
     }
@@ -139,7 +141,7 @@ impl Exec {
             tokio::pin!(ended, talk);
             tokio::select! {
                 ended = &mut ended => {
-                    // Whoever has fled from the command may hold its standard error for ever.
+                    // A process that escaped from the command may hold its standard error open for ever.
                     let _ = timeout(LAST_WORDS_WAIT, talk).await;
                     ended
                 }
@@ -157,7 +159,7 @@ impl Exec {
             .run()
     }
 
-    /// How it ended, and whether it was told to.
+    /// How the command ended, and whether that was after a signal to this process.
     async fn until_ended(
         &self,
         family: &mut Family,
@@ -190,7 +192,7 @@ impl Exec {
             Ended::Not => {
                 End::Failed("a process that the command started cannot be ended, and goes on".to_owned())
             }
-            // It did not fail by itself, as far as anybody can know.
+            // A command that was told to end did not fail by itself, as far as anybody can know.
             _ if was_told => End::GivenBack,
             Ended::With(status) => {
                 let reason = last_line.text().unwrap_or_else(|| in_words(status));
@@ -210,7 +212,7 @@ impl Exec {
     }
 }
 
-/// Returns when somebody was told so often.
+/// The signal, once at least `often` signals have come.
 async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> Told {
     let is_so = |told: &Option<(Told, u32)>| told.is_some_and(|(_, times)| times >= often);
     let signal = match told.wait_for(is_so).await {
@@ -219,7 +221,7 @@ async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> T
     };
     match signal {
         Some(signal) => signal,
-        // Nobody is left to tell.
+        // The sender is gone, so no signal can come any more.
         None => std::future::pending().await,
     }
 }
@@ -228,7 +230,7 @@ enum Ended {
     With(ExitStatus),
     TookTooLong,
     Lost(String),
-    /// Something of it lives on, whatever is done.
+    /// A process of the command lives on, whatever is done.
     Not,
 }
 
@@ -248,7 +250,8 @@ fn in_words(status: ExitStatus) -> String {
     }
 }
 
-/// What the system says that has nothing to do with the message, or much.
+/// The end of a message whose command could not be started: the message may be to blame, or the command, or the
+/// system.
 async fn not_started(fault: &io::Error) -> End {
     let reason = format!("the command cannot be started: {fault}");
     match fault.kind() {
@@ -277,7 +280,7 @@ fn variables(delivery: &Delivery) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Why no environment can hold this variable.
+/// Why no environment can hold this variable; `None` if one can.
 fn misfit(name: &str, value: &str) -> Option<String> {
     if value.contains('\0') {
         return Some(format!("{name} would hold a zero character, which no variable can"));
@@ -287,25 +290,26 @@ fn misfit(name: &str, value: &str) -> Option<String> {
         .then(|| format!("{name} would be {bytes} bytes, and a variable holds at most {VARIABLE_BYTES_MAX}"))
 }
 
-/// A command that does not read its input, or only its beginning, may still succeed.
+/// Writes the payload to the command. A failed write is no fault: a command that reads nothing, or only the
+/// beginning, may still succeed.
 async fn feed(stdin: Option<ChildStdin>, payload: &str) {
     if let Some(mut stdin) = stdin {
         let _ = stdin.write_all(payload.as_bytes()).await;
     }
 }
 
-/// Shows what a command writes to standard error, whatever bytes those are, and keeps the last line.
+/// Passes on all that a command writes to standard error, whatever the bytes, and keeps the last line.
 async fn pass_on(stderr: Option<ChildStderr>, last_line: &mut LastLine) {
     let Some(mut stderr) = stderr else { return };
     let mut piece = vec![0; 8 * 1024];
     while let Ok(n @ 1..) = stderr.read(&mut piece).await {
         last_line.feed(&piece[..n]);
-        // Where nobody reads ours, the command goes on all the same.
+        // If nobody reads our standard error, the command goes on all the same.
         let _ = io::Write::write_all(&mut io::stderr(), &piece[..n]);
     }
 }
 
-/// A name from outside, for a sentence.
+/// A name from outside, made harmless and cut, for a sentence.
 pub(super) fn name(text: &str) -> String {
     super::reason::cut(&harmless(text), 100)
 }

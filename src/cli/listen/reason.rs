@@ -2,10 +2,10 @@
 
 use postbell_client::protocol::limits::REASON_BYTES_MAX;
 
-/// Of a line so much is kept: its end is cut once more when it is made harmless.
+/// At most so many bytes of a line are kept. The line is cut to its final length only after it was made harmless.
 const LINE_BYTES_MAX: usize = 4 * REASON_BYTES_MAX;
 
-/// The last line that is not blank, of any bytes, in bounded memory.
+/// The last line that is not blank, in a stream of any bytes, in bounded memory.
 #[derive(Default)]
 pub(super) struct LastLine {
     last: Vec<u8>,
@@ -39,8 +39,8 @@ impl LastLine {
     }
 }
 
-/// Text that changes nothing where it is shown: without the sequences that colour or move a terminal, without what turns the
-/// direction of reading, and on one line.
+/// Text that changes nothing where it is shown: on one line, without sequences that colour or move a terminal, and
+/// without characters that turn the direction of reading.
 pub(super) fn harmless(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
@@ -55,7 +55,8 @@ pub(super) fn harmless(text: &str) -> String {
     out.trim().to_owned()
 }
 
-/// What follows an escape: `[` and parameters up to a letter, `]` and a text up to its end, or one character.
+/// Skips the rest of an escape sequence: `[` and parameters up to a letter, `]` and a text up to its end, or one
+/// character.
 fn skip_sequence(first: char, chars: &mut std::iter::Peekable<std::str::Chars<'_>>) {
     let kind = if first == '\u{9b}' { Some('[') } else { chars.next() };
     match kind {
@@ -75,7 +76,7 @@ fn is_turning(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-/// At most so many bytes of it, and a sign where it was cut.
+/// The text, cut to `bytes_max` bytes; `…` marks the cut.
 pub(super) fn cut(text: &str, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text.to_owned();

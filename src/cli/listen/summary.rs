@@ -1,5 +1,5 @@
-//! The summary of a job: a page of Markdown that GitHub Actions shows, to which every step appends. Names and reasons come from
-//! outside: whatever they hold, they are text in a cell.
+//! The summary of a job: a page of Markdown that GitHub Actions shows and to which every step appends. Names and
+//! reasons come from outside, and must stay text within their cells.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -7,13 +7,13 @@ use std::io::Write as _;
 use super::reason::{cut, harmless};
 use super::tally::Failing;
 
-/// Names the file.
+/// The variable that names the summary's file.
 const VARIABLE: &str = "GITHUB_STEP_SUMMARY";
-/// So many failures are named; the log has all of them.
+/// At most so many failures are named; the log has all of them.
 const NAMED_MAX: usize = 20;
 /// A cell's text, before it is escaped.
 const CELL_BYTES_MAX: usize = 200;
-// GitHub shows a summary of at most a megabyte for a step, and none that is longer; a character takes 10 bytes at most.
+// GitHub refuses a step's summary of more than a megabyte. A character takes 10 bytes at most.
 const _: () = assert!(NAMED_MAX * 4 * CELL_BYTES_MAX * 10 < 500_000);
 
 /// Appends to the job's summary, if this runs in a job. A summary that cannot be written is no failure of the job.
@@ -27,7 +27,7 @@ pub(in crate::cli) fn append(text: impl FnOnce() -> String) {
 
 /// The counts and the failures of an agent, as Markdown of its own.
 pub(super) fn markdown(agent: &str, counts: &[(&str, u64)], failing: &[&Failing]) -> String {
-    // Whatever the step before left open ends at a blank line.
+    // A blank line ends any block that the step before left open.
     let mut out = format!("\n\n### postbell listen: {}\n\n", cell(agent));
     let row = |cells: Vec<String>| format!("| {} |\n", cells.join(" | "));
     out.push_str(&row(counts.iter().map(|(name, _)| (*name).to_owned()).collect()));
@@ -47,7 +47,7 @@ pub(super) fn markdown(agent: &str, counts: &[(&str, u64)], failing: &[&Failing]
     out
 }
 
-/// Text that is text: every character that could mean something to Markdown or HTML by its number.
+/// The text of a cell: every character that could mean something to Markdown or HTML is written by its number.
 pub(in crate::cli) fn cell(text: &str) -> String {
     let mut out = String::new();
     for c in cut(&harmless(text), CELL_BYTES_MAX).chars() {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     proptest! {
-        /// However a name is made, the page has the lines and the cells that it has anyway.
+        /// No name changes the number of the page's lines and cells.
         #[test]
         fn no_name_changes_the_shape_of_the_page(name in "\\PC{0,40}|[|`<>#*_\\[\\]()!\n\r&\\\\~-]{0,40}") {
             let shape = |text: &str| {

@@ -1,4 +1,4 @@
-//! What a listening process counts, and says at its end.
+//! The counts of a listening process, told at its end.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,10 +10,11 @@ use super::summary;
 use crate::cli::output;
 use postbell_client::Delivery;
 
-/// Of so many messages it is known that their last attempt failed; with more of them something has failed anyway.
+/// At most so many messages whose last attempt failed are remembered. If there are more, the process has failed for
+/// good.
 const FAILING_MAX: usize = 10_000;
 
-/// Whose outcome it is.
+/// The message that an outcome is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Of {
     pub(super) id: Uuid,
@@ -54,13 +55,14 @@ pub(super) struct Tally {
     retried: u64,
     dead: u64,
     given_back: u64,
-    /// Whether a message was lost to reading, a command to the system, or there were more failing than are known.
+    /// A failure that no later success takes back: a message that could not be read, a fault of ours in the handling,
+    /// or more failing messages than are remembered.
     has_failed: bool,
     failing: HashMap<Uuid, Failing>,
 }
 
 impl Tally {
-    /// Counts an outcome. Gives back an exit status where it says that no further message can be handled.
+    /// Counts an outcome. Returns the exit status if the outcome says that no further message can be handled.
     pub(super) fn count_joined(&mut self, joined: Result<Handled, tokio::task::JoinError>) -> Option<u8> {
         match joined {
             Ok(handled) => self.count(handled),
@@ -73,7 +75,7 @@ impl Tally {
         }
     }
 
-    /// See [`count_joined`](Self::count_joined).
+    /// Like [`count_joined`](Self::count_joined), for an outcome that is there.
     pub(super) fn count(&mut self, handled: Handled) -> Option<u8> {
         let Handled { of, end } = handled;
         self.retried += u64::from(of.attempt > 1);
@@ -108,13 +110,13 @@ impl Tally {
         }
     }
 
-    /// A message of a type that is not handled here: somebody's choice, and no failure.
+    /// Counts a message of a type that is not handled here: somebody's choice, and no failure.
     pub(super) fn count_other(&mut self, is_dead: bool) {
         let counter = if is_dead { &mut self.dead } else { &mut self.given_back };
         *counter += 1;
     }
 
-    /// So many messages could not be read, and are dead letters.
+    /// Counts messages that could not be read; they are dead letters.
     pub(super) fn unreadable(&mut self, count: u64) {
         self.dead += count;
         self.has_failed |= count > 0;
@@ -124,7 +126,7 @@ impl Tally {
         self.has_failed || !self.failing.is_empty()
     }
 
-    /// Says it on standard error, and in the job's summary where there is one.
+    /// Writes the counts to standard error, and to the job's summary if there is one.
     pub(super) fn tell(&self, agent: &str) {
         output::fault(&self.to_string());
         summary::append(|| self.in_markdown(agent));
@@ -139,7 +141,7 @@ impl Tally {
             ("given back", self.given_back),
         ];
         let mut failing: Vec<&Failing> = self.failing.values().collect();
-        // In the order of their making, where their ids have one.
+        // By id: time-ordered ids keep the order of creation.
         failing.sort_by_key(|failing| failing.of.id);
         summary::markdown(&name(agent), &counts, &failing)
     }

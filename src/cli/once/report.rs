@@ -5,21 +5,21 @@ use std::time::Duration;
 use super::OnceArgs;
 use crate::cli::listen::summary::{append, cell};
 
-/// How it went.
+/// The result of a task.
 pub(super) struct Report {
     pub(super) code: u8,
     how: String,
-    /// For how long the command ran, if it did.
+    /// How long the command ran; `None` if it was not started.
     ran: Option<Duration>,
 }
 
 impl Report {
-    /// Of a command that was not started.
+    /// The result of a command that was not started.
     pub(super) fn new(code: u8, how: impl Into<String>) -> Self {
         Self { code, how: how.into(), ran: None }
     }
 
-    /// Of one that ran.
+    /// The same result, of a command that ran for so long.
     pub(super) fn after(self, took: Duration) -> Self {
         Self { ran: Some(took), ..self }
     }
@@ -46,7 +46,7 @@ impl Report {
     }
 }
 
-/// The program alone: its arguments may hold what nobody should read.
+/// The program's name and the number of its arguments: the arguments may hold secrets.
 fn what(args: &OnceArgs) -> String {
     let program = args.command.first().map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
     match args.command.len().saturating_sub(1) {

@@ -1,4 +1,5 @@
-//! Where the log goes: each event as one line that a terminal obeys nothing in but our colours.
+//! The log's way to standard error: each event is one line, in which a terminal finds nothing to obey but our
+//! colours.
 
 use std::io::{self, Write};
 
@@ -6,12 +7,12 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::plain;
 
-/// What is written of an event.
+/// The format of the events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Kind {
-    /// Text; with colours, whose escapes are ours: the subscriber replaces those in values.
+    /// Text. The escapes of colours are the subscriber's own; it replaces escapes in values.
     Text {
-        /// Whether there are any.
+        /// Whether there are colours.
         colourful: bool,
     },
     /// JSON.
@@ -51,7 +52,7 @@ impl Drop for Event {
     fn drop(&mut self) {
         if !self.bytes.is_empty() {
             let line = safe(self.kind, &String::from_utf8_lossy(&self.bytes));
-            // Where the log cannot be written there is nobody to tell.
+            // If the log cannot be written, there is nobody to tell.
             let _ = io::stderr().lock().write_all(line.as_bytes());
         }
     }

@@ -1,18 +1,18 @@
-//! Text from outside, made harmless for a terminal: names, reasons, payloads and ids may hold what it obeys or what
-//! turns its letters round.
+//! Text from outside, made harmless for a terminal: names, reasons, payloads and ids may hold characters that a
+//! terminal obeys, or that turn letters round.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
-/// Stands for what is not shown.
+/// Stands for a character that is not shown.
 const INSTEAD: char = '\u{fffd}';
 
-/// Whether a terminal obeys it, or it changes how the text around it looks: control characters, formatting ones (the
-/// bidirectional, the invisible), and separators of lines.
+/// Whether a terminal obeys the character, or the character changes how the text around it looks: control characters,
+/// formatting ones (the bidirectional, the invisible), and separators of lines.
 pub(super) fn is_hostile(c: char) -> bool {
-    // Nearly all text.
+    // Nearly all text is decided here.
     if matches!(c, ' '..='~') {
         return false;
     }
@@ -20,12 +20,12 @@ pub(super) fn is_hostile(c: char) -> bool {
     matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
-/// As one line: every such character is replaced by one that is seen.
+/// The text as one line: line ends and tabs become blanks, any other hostile character becomes [`INSTEAD`].
 pub(in crate::cli) fn one_line(text: &str) -> Cow<'_, str> {
     replaced(text, |c| if c == '\t' || c == '\n' { ' ' } else { INSTEAD })
 }
 
-/// The same with its lines and tabs kept: for text that is ours.
+/// Like [`one_line`], but line ends and tabs stay: for text of our own.
 pub(in crate::cli) fn lines(text: &str) -> Cow<'_, str> {
     replaced(text, |c| if c == '\t' || c == '\n' { c } else { INSTEAD })
 }
@@ -37,7 +37,8 @@ fn replaced(text: &str, by: impl Fn(char) -> char) -> Cow<'_, str> {
     }
 }
 
-/// A JSON text as one line that says the same: in its strings these characters are escaped, between its tokens they are blanks.
+/// A JSON text as one line with the same meaning: hostile characters are escaped within strings, and become blanks
+/// between tokens.
 pub(in crate::cli) fn json(text: &str) -> Cow<'_, str> {
     if !text.contains(is_hostile) {
         return Cow::Borrowed(text);

@@ -1,4 +1,4 @@
-//! What is seen: a function of the state, drawn into a buffer of cells.
+//! The view: a function of the state, drawn into a buffer of cells.
 
 mod parts;
 #[cfg(test)]
@@ -16,14 +16,14 @@ use crate::watch::status::mesh::{Level, Mesh};
 /// The colours of a terminal's own theme, so that light and dark are the user's.
 pub(super) const QUIET: Style = Style::new().add_modifier(Modifier::DIM);
 pub(super) const STRONG: Style = Style::new().add_modifier(Modifier::BOLD);
-/// Findings that are shown; the first is the most serious.
+/// At most so many findings are shown, the most serious first.
 const FINDINGS_MAX: usize = 4;
 /// Below this width the parts stand one under the other.
 const WIDE: u16 = 100;
-/// Priorities, the line of names, and the frame.
+/// The ten priorities, the line about scheduled and dead deliveries, and the frame.
 const DEPTH_HEIGHT: u16 = 13;
 
-/// Draws all of it.
+/// Draws the whole view.
 pub(super) fn draw(buffer: &mut Buffer, state: &State) {
     let area = buffer.area;
     let findings = state.mesh.as_ref().map_or(0, |mesh| mesh.verdict.findings.len().min(FINDINGS_MAX)) as u16;

@@ -1,5 +1,5 @@
-//! An agent process: what `soak agent` is. It tells on standard output what it sees, a line each, so that what it saw
-//! is known whatever kills it.
+//! The agent process, `soak agent`: writes a line to standard output for each event that it sees, so that the
+//! events are known whatever kills the process.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -13,9 +13,9 @@ use crate::ledger::What;
 
 /// Every agent's token: the brokers listen on loopback, and the database is thrown away.
 pub const TOKEN: &str = "pb_faults";
-/// What an agent holds at once.
+/// The most deliveries that an agent holds at once.
 pub const WINDOW: u32 = 32;
-/// Silence is noticed after two.
+/// The heartbeat; silence is noticed after two.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 const CONNECT_AGAIN: Duration = Duration::from_millis(200);
 
@@ -36,7 +36,7 @@ pub struct AgentArgs {
     pub inbox: u8,
 }
 
-/// Is an agent until it is killed, or its standard output is closed.
+/// Runs an agent until it is killed, or its standard output is closed.
 pub fn main(args: AgentArgs) -> ExitCode {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
         return ExitCode::FAILURE;
@@ -45,7 +45,7 @@ pub fn main(args: AgentArgs) -> ExitCode {
         let (client, deliveries) = connect(&args.url, &args.agent, &args.instance).await;
         let states = tokio::spawn(log_states(client));
         handle_all(deliveries, args.inbox, Arc::new(tell)).await;
-        // It ends with the client.
+        // The task ends with the client.
         let _ = states.await;
     });
     // Closed for good: the broker refused it, which no fault excuses.
@@ -66,10 +66,10 @@ pub async fn connect(url: &str, agent: &str, instance: &str) -> (Client, Deliver
     }
 }
 
-/// Tells to standard error how it is connected.
+/// Logs each change of the connection to standard error.
 async fn log_states(client: Client) {
     let mut states = client.state();
-    // Only the watch is kept: a client's handle would keep the connection up.
+    // Only the state is kept: a client's handle would keep the connection up.
     drop(client);
     loop {
         let state = states.borrow_and_update().clone();
@@ -86,7 +86,7 @@ async fn log_states(client: Client) {
 
 fn log(line: &str) {
     let now = humantime::format_rfc3339_millis(SystemTime::now());
-    // Nobody may read it any more.
+    // Perhaps nobody reads the log any more.
     let _ = writeln!(std::io::stderr(), "{now} {line}");
 }
 
@@ -108,7 +108,7 @@ fn letter(what: What) -> char {
     }
 }
 
-/// Reads what [`main`] tells: the line, what happened, the attempt, and when.
+/// Reads a line that [`main`] wrote: the ledger's line, the event, the attempt and the time.
 pub fn parse(told: &str) -> Option<(u64, What, u16, SystemTime)> {
     let mut words = told.split(' ');
     let what = match words.next()? {

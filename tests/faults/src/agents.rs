@@ -1,4 +1,4 @@
-//! The agent processes, and the ledger's ear at what they tell.
+//! The agent processes, and the tasks that bring their lines into the ledger.
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,7 @@ use crate::process::Process;
 
 /// Inboxes of agents that only take.
 pub const AGENTS: u8 = 8;
-/// With those of the agents that also send.
+/// All inboxes: of the agents that only take, and of two that also send.
 pub const INBOXES: u8 = AGENTS + 2;
 /// The first inboxes have two processes each, which may be at two brokers.
 const DOUBLES: u8 = 2;
@@ -26,7 +26,7 @@ const _: () = assert!(DOUBLES <= AGENTS);
 /// The command under which this crate's program is an agent.
 pub const COMMAND: &str = "agent";
 
-/// The number by which the ledger knows the sender of an inbox, which is no process of its own.
+/// The ledger's number for a sender; a sender is a task of the campaign and has no process of its own.
 pub fn sender_process(inbox: u8) -> u8 {
     PROCESSES + inbox - AGENTS
 }
@@ -41,13 +41,13 @@ pub fn inbox_of(process: u8) -> u8 {
 pub struct Setup {
     /// The program that is an agent under [`COMMAND`].
     pub program: PathBuf,
-    /// The proxy before the brokers.
+    /// The URL of the proxy before the brokers.
     pub url: String,
-    /// Where logs go.
+    /// The folder of the logs.
     pub logs: PathBuf,
 }
 
-/// Starts one; what it tells is written into the ledger by a task that ends with it.
+/// Starts an agent process. A task in `ears` brings its lines into the ledger, and ends with the process.
 ///
 /// # Errors
 /// The program cannot be run.
@@ -63,7 +63,7 @@ pub fn start(setup: &Setup, process: u8, ledger: &Shared, ears: &mut JoinSet<()>
     Ok(started)
 }
 
-/// What was written before a kill is still read: the pipe outlives its writer.
+/// Brings an agent's lines into the ledger. The pipe outlives its writer, so lines from before a kill are read too.
 async fn hear(stdout: ChildStdout, process: u8, ledger: Shared) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {

@@ -1,4 +1,4 @@
-//! A broker's process: fixed ports over its lives, so that the proxies find it again.
+//! A broker's process, started again after each death on the same ports, so that the proxies find it again.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ use tokio::time::timeout;
 use crate::process::Process;
 use crate::schedule::letter;
 
-/// The hidden command under which this crate's program is `postbell`: both are always of one build.
+/// The hidden command under which this crate's program is `postbell`, so that both are always of one build.
 pub const COMMAND: &str = "postbell";
-/// A delivery counts as failed after so long: soon, so that a stopped agent is past it.
+/// Seconds after which a delivery counts as failed: few, so that a stopped agent exceeds them.
 pub const ACK_DEADLINE: &str = "5";
 const DRAIN: &str = "4";
 const READY_WAIT: Duration = Duration::from_secs(30);
 const STOP_WAIT: Duration = Duration::from_secs(20);
 const HTTP_WAIT: Duration = Duration::from_secs(1);
 
-/// See the module.
+/// A broker, in its present life.
 pub struct Broker {
     /// The process of this life.
     pub process: Process,
@@ -31,25 +31,25 @@ pub struct Broker {
     setup: Setup,
 }
 
-/// What a broker keeps over its lives.
+/// The settings that a broker keeps over its lives.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The program that is `postbell` under [`COMMAND`].
     pub program: PathBuf,
-    /// The proxy before the database.
+    /// The URL of the proxy before the database.
     pub database_url: String,
-    /// Where it listens.
+    /// The agents' port.
     pub agents: SocketAddr,
-    /// Where it serves its metrics; no proxy is before it.
+    /// The port of its metrics; no proxy is before it.
     pub http: SocketAddr,
-    /// The proxy before its agents' port.
+    /// The proxy before its agents' port, which the broker advertises.
     pub advertise: SocketAddr,
-    /// Where its log goes.
+    /// The folder of its log.
     pub logs: PathBuf,
 }
 
 impl Broker {
-    /// Starts it, without waiting until it is ready.
+    /// Starts the broker without waiting until it is ready.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -57,7 +57,7 @@ impl Broker {
         Ok(Self { process: setup.start(index, 1)?, index, life: 1, setup })
     }
 
-    /// Starts it again.
+    /// Starts the broker's next life.
     ///
     /// # Errors
     /// The program cannot be run.
@@ -67,12 +67,12 @@ impl Broker {
         Ok(())
     }
 
-    /// Which life this is, from 1.
+    /// The number of this life, from 1.
     pub fn life(&self) -> u32 {
         self.life
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until the broker says that it is ready.
     ///
     /// # Errors
     /// It ended, or was not ready in time.
@@ -90,7 +90,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Stops it in order.
+    /// Stops the broker in order.
     ///
     /// # Errors
     /// It did not stop, or ended with a failing status: a defect.
@@ -102,7 +102,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Where to read its metrics.
+    /// The address of its HTTP port.
     pub fn http(&self) -> SocketAddr {
         self.setup.http
     }

@@ -20,38 +20,39 @@ use crate::schedule::{Planned, letter, outage, plan};
 use crate::stage::Stage;
 use crate::watch::{Watched, watch};
 
-/// What waits when the load ends is delivered within this: far over every promise, retries included.
+/// How long after the end of the load every waiting delivery must have ended: far over every promise, retries
+/// included.
 const DRAIN_WAIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const HOUR_S: f64 = 3_600.0;
 
-/// What to run.
+/// The campaign to run.
 #[derive(Clone, Debug)]
 pub struct Wanted {
     /// This crate's program, which is broker and agent too.
     pub program: PathBuf,
-    /// What the plan and all dice begin with.
+    /// The seed of the plan and of all dice.
     pub seed: u64,
     /// How long the load lasts.
     pub lasting: Duration,
     /// Messages a second.
     pub rate: f64,
-    /// Only faults whose name contains one of these; all where none is named.
+    /// Only faults whose name contains one of these; all faults if it is empty.
     pub only: Vec<String>,
-    /// Instead of the plan, one outage of the database that ends so long before the load does.
+    /// Instead of the plan, one outage of the database that ends this long before the load does.
     pub outage_ends: Option<Duration>,
-    /// Whether the time that deliveries take is judged, and not only told.
+    /// Whether the time that deliveries take is judged, and not only reported.
     pub timed: bool,
-    /// Where logs go.
+    /// The folder of the logs.
     pub out: PathBuf,
-    /// Told of each fault when it is over.
+    /// Called with a line on each fault when the fault is over.
     pub tell: fn(&str),
 }
 
-/// Runs it.
+/// Runs a campaign, from its stage to its report.
 ///
 /// # Errors
-/// It could not be carried out; a promise that was broken is no error here but in the report.
+/// The campaign could not be carried out. A broken promise is no error here; the report names it.
 pub async fn run(wanted: &Wanted) -> anyhow::Result<Report> {
     std::fs::create_dir_all(&wanted.out).with_context(|| format!("cannot make {}", wanted.out.display()))?;
     let folder = std::env::temp_dir().join(format!("postbell-faults-{}", std::process::id()));
@@ -71,7 +72,7 @@ pub async fn run(wanted: &Wanted) -> anyhow::Result<Report> {
     let (stop_load, load_stopped) = watch::channel(false);
     let load = tokio::spawn(load.run(stage.ledger.clone(), load_stopped));
     let episodes = break_things(&mut stage, wanted).await?;
-    // They cannot miss it: both ends are held until they have stopped.
+    // No task can miss this: both ends of the channel are held until the tasks have stopped.
     let _ = stop_load.send(true);
     let noticed = load.await??;
     let drained_in = drain(&stage).await?;
@@ -108,7 +109,8 @@ async fn break_things(stage: &mut Stage, wanted: &Wanted) -> anyhow::Result<Vec<
     Ok(episodes)
 }
 
-/// No fault may end a broker but the one that kills it. It is started again, as a platform would.
+/// Starts a broker that ended by itself again, as a platform would, and notes a defect: no fault but a kill may end a
+/// broker.
 async fn revive(stage: &mut Stage, episode: &mut Episode) -> anyhow::Result<()> {
     for (b, broker) in (0..).zip(&mut stage.brokers) {
         if let Some(status) = broker.process.ended() {
@@ -126,7 +128,7 @@ async fn revive(stage: &mut Stage, episode: &mut Episode) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// How long it took until nothing waited; `None` if something still does.
+/// How long it took until no delivery waited; `None` if some still wait.
 async fn drain(stage: &Stage) -> anyhow::Result<Option<Duration>> {
     let (sql, _driver) = postgres::connect(stage.server.url()).await?;
     let since = Instant::now();

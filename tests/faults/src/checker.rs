@@ -7,17 +7,17 @@ use serde::Serialize;
 use crate::episode::Episode;
 use crate::ledger::{Fate, Ledger, Line, Seen, Timing, What};
 
-/// So many numbers of each kind are listed.
+/// At most so many numbers of each kind are listed.
 const LISTED_MAX: usize = 20;
 
-/// What the table says of a message and recipient in the end.
+/// The state of a message and recipient in the tables at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// How many rows of `agent_messages` have its number: a `send` that is repeated must not make two.
     pub rows: u8,
     /// `processed`, `failed`, …
     pub status: Status,
-    /// `agent_messages.error_message` or `deliveries.last_error` says why.
+    /// Whether `agent_messages.error_message` or `deliveries.last_error` gives a reason.
     pub has_reason: bool,
     /// Its row in `deliveries`.
     pub delivery: Option<Delivery>,
@@ -42,7 +42,7 @@ pub enum Delivery {
     Dead,
 }
 
-/// What became of a message.
+/// How a message ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
@@ -52,15 +52,15 @@ pub enum End {
     Dead,
     /// Failed with a reason and no delivery: it expired.
     Expired,
-    /// Its INSERT was not answered, and it is not there.
+    /// Not in the table: its INSERT was not answered.
     NotStored,
-    /// It was refused or rolled back, and is not there.
+    /// Not in the table: it was refused or rolled back.
     Refused,
-    /// Still in the table, though the campaign waited.
+    /// Still waiting in the table, though the campaign waited too.
     Waiting,
     /// Gone without any of these: a defect.
     Lost,
-    /// There, or handled, though it was refused or rolled back; or stored twice: a defect.
+    /// In the table, or handled, though it was refused or rolled back; or stored twice: a defect.
     Phantom,
 }
 
@@ -69,37 +69,37 @@ pub enum End {
 pub struct Duplicate {
     /// Its number.
     pub n: u64,
-    /// It came again after its ack was confirmed.
+    /// Whether it came again after its ack was confirmed.
     pub after_confirmed: bool,
-    /// The fault at which it was in flight.
+    /// The number of the fault during which it was in flight.
     pub cause: Option<usize>,
-    /// All that was seen of it.
+    /// Everything that was seen of it.
     pub seen: Vec<Seen>,
 }
 
-/// The balance.
+/// The result of the comparison.
 #[derive(Debug, Default, Serialize)]
 pub struct Balance {
-    /// How many messages and recipients ended how.
+    /// How many messages and recipients ended in each way.
     pub ends: BTreeMap<End, u64>,
-    /// The first of those that are defects, with what was seen of them.
+    /// The first defects: the number, how it ended, and everything that was seen of it.
     pub defects: Vec<(u64, End, Vec<Seen>)>,
     /// Dead letters that nobody asked for: each of their attempts ended in a fault.
     pub dead_by_faults: u64,
     /// Deliveries beyond each message's first, whether or not they were handled.
     pub redelivered: u64,
-    /// See [`Duplicate`]; those with a cause are counted, those without are all here.
+    /// The first duplicates without a cause.
     pub duplicates: Vec<Duplicate>,
-    /// Duplicates by their cause.
+    /// The number of duplicates by the number of the fault that caused them.
     pub duplicates_by_fault: BTreeMap<usize, u64>,
-    /// Duplicates in all, and those among them that came after their ack was confirmed.
+    /// Duplicates in all.
     pub duplicated: u64,
-    /// See [`duplicated`](Self::duplicated).
+    /// Duplicates that came after their ack was confirmed.
     pub after_confirmed: u64,
 }
 
 impl Balance {
-    /// How many ended so.
+    /// How many ended in this way.
     pub fn count(&self, end: End) -> u64 {
         self.ends.get(&end).copied().unwrap_or(0)
     }
@@ -150,7 +150,7 @@ fn end(line: &Line, found: &Found, seen: &[Seen]) -> End {
     if found.rows == 0 {
         return match line.fate {
             Fate::Committed => End::Lost,
-            // An agent had it, so it was committed: and now it is gone.
+            // An agent had the message, so it was committed; now it is gone.
             Fate::Unknown if !seen.is_empty() => End::Lost,
             Fate::Never if !seen.is_empty() => End::Phantom,
             Fate::Unknown => End::NotStored,
@@ -175,11 +175,12 @@ fn end(line: &Line, found: &Found, seen: &[Seen]) -> End {
 fn duplicate(n: u64, line: &Line, seen: Vec<Seen>, episodes: &[Episode]) -> Option<Duplicate> {
     let of = |what| seen.iter().filter(move |seen: &&Seen| seen.what == what);
     let confirmed = of(What::Confirmed).next().map(|seen| seen.at_ms);
-    // What a clock of milliseconds shows as the same moment was not after it.
+    // A delivery in the same millisecond as the confirmation did not come after it.
     let again = confirmed.and_then(|at| of(What::Delivered).find(|seen| seen.at_ms > at));
     let twice = of(What::Handled).nth(1);
     let second = twice.or(again)?;
-    // In flight from its delivery to the first who handled it until its ack was confirmed or it came to another.
+    // In flight: from the delivery to the first process that handled the message until the ack was confirmed, or
+    // until the message came to another process.
     let first = of(What::Handled).next()?;
     let since = delivery_before(&seen, first);
     let came = delivery_before(&seen, second);
@@ -189,8 +190,8 @@ fn duplicate(n: u64, line: &Line, seen: Vec<Seen>, episodes: &[Episode]) -> Opti
     Some(Duplicate { n, after_confirmed: again.is_some(), cause, seen })
 }
 
-/// The delivery that a process answered by what it did at some moment. It may have had the next attempt in hand already,
-/// over a new connection, while it still worked on this one.
+/// The moment of the delivery that `what` answers: by the same process, of the same attempt. The process may already
+/// have the next attempt in hand, over a new connection, while it still works on this one.
 fn delivery_before(seen: &[Seen], what: &Seen) -> u32 {
     let it = |seen: &&Seen| {
         seen.what == What::Delivered && (seen.process, seen.attempt) == (what.process, what.attempt)

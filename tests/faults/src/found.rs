@@ -1,4 +1,4 @@
-//! What the tables say of every message in the end.
+//! The state of every message in the tables at the end.
 
 use anyhow::{bail, ensure};
 
@@ -9,10 +9,10 @@ use crate::postgres::{Sql, inbox_name};
 
 /// Messages of the mesh's own: an agent was away for so long that its alert was passed on. The ledger does not know them.
 const ESCALATED: &str = "alerts.escalated";
-/// Rows that are asked for at once.
+/// At most so many rows are read at once.
 const PAGE_ROWS: i64 = 20_000;
 
-/// Reads them: an element for each line of the ledger.
+/// Reads the tables. The result has an element for each line of the ledger.
 ///
 /// # Errors
 /// The server refuses, or has a message that nobody sent.

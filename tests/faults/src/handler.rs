@@ -1,4 +1,4 @@
-//! What an agent does with a delivery: what its payload asks, telling each step before it is taken.
+//! An agent's handling of deliveries: it does what the payload asks, and tells each step before taking it.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,27 +9,27 @@ use postbell_client::{Deliveries, Delivery};
 use crate::ledger::What;
 use crate::task::{Task, Wish};
 
-/// A message that was given back comes again so soon.
+/// How soon a message that was given back comes again.
 const AGAIN_AFTER: Duration = Duration::from_millis(30);
-/// Every so many acks one is not waited for.
+/// One line in so many is acknowledged without waiting for the confirmation.
 const UNCONFIRMED_EVERY: u64 = 4;
 
-/// What an agent tells: the message's line, what happened, and the attempt.
+/// Where an agent tells an event: the message's line, the event, and the attempt.
 pub type Tell = dyn Fn(u64, What, u32) + Send + Sync;
 
-/// Handles what comes until the client is closed. `inbox` is the position of this agent's inbox.
+/// Handles deliveries until the client is closed. `inbox` is the position of this agent's inbox.
 pub async fn handle_all(mut deliveries: Deliveries, inbox: u8, tell: Arc<Tell>) {
     let released = Arc::new(Mutex::new(HashSet::new()));
     while let Some(delivery) = deliveries.next().await {
         let Ok(task) = delivery.payload_as::<Task>() else {
-            // None of the campaign's: a stranger, which the ledger counts.
+            // A message that the campaign did not send: a stranger, which the ledger counts.
             tell(u64::MAX, What::Delivered, delivery.attempt());
             delivery.dead("this is no task").await;
             continue;
         };
         let line = if task.each { task.n + u64::from(inbox) } else { task.n };
         tell(line, What::Delivered, delivery.attempt());
-        // As many as the window at once.
+        // The window bounds how many run at once.
         tokio::spawn(handle(delivery, task, line, released.clone(), tell.clone()));
     }
 }

@@ -1,4 +1,4 @@
-//! Carries a fault out, and its end.
+//! Carries out a fault and its end.
 
 mod rows;
 
@@ -22,10 +22,10 @@ const TRY_EVERY: Duration = Duration::from_millis(20);
 /// The server has to take connections again within this.
 const BACK_WAIT: Duration = Duration::from_secs(60);
 
-/// Carries it out to its end; what cannot be done here is skipped, with a word.
+/// Carries a fault out to its end. A fault that is not possible here is skipped, with the reason.
 ///
 /// # Errors
-/// What was broken cannot be mended: the campaign ends.
+/// The broken part cannot be mended, which ends the campaign.
 pub async fn inject(stage: &mut Stage, planned: Planned) -> anyhow::Result<Episode> {
     let now_ms = stage.ledger.lock().now_ms();
     let inbox = match planned.fault {
@@ -122,7 +122,7 @@ async fn restart_broker(stage: &mut Stage, broker: usize, episode: &mut Episode)
     start_broker(stage, broker, episode).await
 }
 
-/// As a platform does: until it runs.
+/// Starts a broker again until it runs, as a platform does.
 async fn start_broker(stage: &mut Stage, broker: usize, episode: &mut Episode) -> anyhow::Result<()> {
     stage.brokers[broker].start_again()?;
     while let Err(e) = stage.brokers[broker].until_ready().await {
@@ -152,8 +152,8 @@ async fn restart_postgres(
     Ok(())
 }
 
-/// Statements fail as tables cannot grow; then the server has no log segment left, and crashes as it does in production.
-/// It starts again by itself if it can, or by its operator's hand when there is room again.
+/// Fills the server's disk. First statements fail, as tables cannot grow; then no log segment is left, and the server
+/// crashes as in production. The server starts again by itself if it can, or by its operator's hand once there is room.
 async fn fill_disk(stage: &mut Stage, lasting: Duration, episode: &mut Episode) -> anyhow::Result<()> {
     if !stage.server.has_disk() {
         episode.skipped = Some(
@@ -167,7 +167,7 @@ async fn fill_disk(stage: &mut Stage, lasting: Duration, episode: &mut Episode) 
     sleep(lasting / 2).await;
     let mut crashed = false;
     for _ in 0..SEGMENTS {
-        // A segment that is empty is not left: something must be written.
+        // The server does not leave an empty segment, so something must be written.
         let write = "select pg_logical_emit_message(false, 'faults', 'x'), pg_switch_wal()";
         crashed |= sql.execute(write, &[]).await.is_err();
     }
@@ -179,7 +179,8 @@ async fn fill_disk(stage: &mut Stage, lasting: Duration, episode: &mut Episode) 
     Ok(())
 }
 
-/// A standby that has every commit takes over: for a while it answers and takes no writes, then it is the primary.
+/// Lets a standby take over that has every commit. For a while it answers and takes no writes, then it is the
+/// primary.
 async fn fail_over(stage: &mut Stage, lasting: Duration, episode: &mut Episode) -> anyhow::Result<()> {
     let standby = match stage.server.stand_by().await {
         Ok(standby) => standby,
@@ -198,7 +199,7 @@ async fn fail_over(stage: &mut Stage, lasting: Duration, episode: &mut Episode) 
     Ok(())
 }
 
-/// Waits until the server takes connections and writes; one that gave up is started again.
+/// Waits until the server takes connections and writes. A server that gave up is started again.
 async fn until_back(stage: &mut Stage) -> anyhow::Result<()> {
     let back = async {
         loop {

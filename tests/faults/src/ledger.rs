@@ -1,7 +1,7 @@
 //! Every message by its number: what was asked, what the database answered, and everything that agents saw of it.
 //!
-//! A line is 48 bytes, so that an hour of 300 messages a second is some 50 MB; what was seen more than three times is
-//! rare and kept aside.
+//! A line is 48 bytes, so that an hour of 300 messages a second is some 50 MB. More than three events of a message
+//! are rare, and are kept apart.
 
 use std::collections::HashMap;
 use std::time::SystemTime;
@@ -10,36 +10,36 @@ use serde::Serialize;
 
 use crate::task::Wish;
 
-/// What most messages show: delivered, handled, confirmed.
+/// The events that a line holds itself. Most messages have these three: delivered, handled, confirmed.
 const SEEN_INLINE: usize = 3;
 
-/// What became of the INSERT or the `send`.
+/// How the INSERT or the `send` ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// Not answered, or the connection fell on the way: it may be there or not.
+    /// Not answered, or the connection broke on the way: the message may be there or not.
     Unknown,
     /// COMMIT or `sent` was answered.
     Committed,
-    /// Refused, rolled back, or the connection fell before COMMIT was asked for: it must not be there.
+    /// Refused, rolled back, or the connection broke before COMMIT was asked for: the message must not be there.
     Never,
 }
 
-/// When it is due.
+/// When a message is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Timing {
     /// At once.
     Now,
-    /// Later: its delay says nothing.
+    /// Later, so its delay is not judged.
     Later,
     /// At once, and it expires soon.
     Expires,
 }
 
-/// What an agent said of a message.
+/// An event of a message, as an agent tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
-    /// It came.
+    /// The message came.
     Delivered,
     /// Handled: about to be acknowledged.
     Handled,
@@ -51,50 +51,50 @@ pub enum What {
     Dead,
 }
 
-/// Something seen.
+/// An event that was seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Seen {
     /// When, in milliseconds of the campaign.
     pub at_ms: u32,
-    /// Which attempt the delivery was.
+    /// The attempt of the delivery.
     pub attempt: u16,
-    /// Which agent process.
+    /// The number of the agent process.
     pub process: u8,
-    /// What.
+    /// The event.
     pub what: What,
 }
 
-/// A message and recipient.
+/// A message for one recipient.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// Before the INSERT or `send` was written.
+    /// When the INSERT or `send` was about to be written.
     pub begun_ms: u32,
-    /// When COMMIT or `sent` was answered.
+    /// When COMMIT or `send` was answered or given up.
     pub answered_ms: u32,
-    /// To whom.
+    /// The recipient's inbox.
     pub inbox: u8,
-    /// What the handler was asked.
+    /// The task of its handler.
     pub wish: Wish,
     /// When it is due.
     pub timing: Timing,
-    /// What the database answered.
+    /// How the INSERT or `send` ended.
     pub fate: Fate,
-    /// The line of its first recipient.
+    /// The line of the message's first recipient.
     pub first: u32,
-    /// It has a line for each inbox.
+    /// Whether the message has a line for each inbox.
     pub broadcast: bool,
     seen: [Option<Seen>; SEEN_INLINE],
 }
 
 const _: () = assert!(size_of::<Line>() <= 48);
 
-/// See the module.
+/// The messages of a campaign.
 pub struct Ledger {
     began: SystemTime,
     /// Every message in the order in which it was begun.
     pub lines: Vec<Line>,
     more: HashMap<u64, Vec<Seen>>,
-    /// Messages with numbers that nobody gave.
+    /// Events of messages with numbers that nobody gave.
     pub strangers: u64,
 }
 
@@ -105,17 +105,18 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// Milliseconds since the campaign began. Every process of it is on this machine and reads the same clock.
+    /// Milliseconds since the campaign began. All its processes are on this machine and read the same clock.
     pub fn ms(&self, at: SystemTime) -> u32 {
         at.duration_since(self.began).map_or(0, |since| u32::try_from(since.as_millis()).unwrap_or(u32::MAX))
     }
 
-    /// Now, as [`ms`](Self::ms) has it.
+    /// The present moment, as [`ms`](Self::ms) counts it.
     pub fn now_ms(&self) -> u32 {
         self.ms(SystemTime::now())
     }
 
-    /// Opens a line for each of these inboxes: the first one's number. Until it is closed its fate is unknown.
+    /// Opens a line for each of these inboxes, and returns the number of the first. The fate is unknown until the
+    /// line is closed.
     pub fn open(&mut self, inboxes: std::ops::Range<u8>, wish: Wish, timing: Timing) -> u64 {
         let (begun_ms, first) = (self.now_ms(), self.lines.len() as u32);
         let broadcast = inboxes.len() > 1;
@@ -133,7 +134,7 @@ impl Ledger {
         first.into()
     }
 
-    /// Closes the lines of a message.
+    /// Closes all lines of a message.
     pub fn close(&mut self, n: u64, fate: Fate) {
         let now_ms = self.now_ms();
         let lines = self.lines.iter_mut().skip(n as usize).take_while(|line| u64::from(line.first) == n);
@@ -142,7 +143,7 @@ impl Ledger {
         }
     }
 
-    /// Notes what an agent saw.
+    /// Notes an event that an agent saw.
     pub fn see(&mut self, n: u64, seen: Seen) {
         let Some(line) = self.lines.get_mut(n as usize) else {
             self.strangers += 1;
@@ -158,20 +159,20 @@ impl Ledger {
     pub fn seen(&self, n: u64) -> Vec<Seen> {
         let inline = self.lines.get(n as usize).into_iter().flat_map(|line| line.seen.iter().flatten());
         let mut all: Vec<Seen> = inline.chain(self.more.get(&n).into_iter().flatten()).copied().collect();
-        // Each process tells its own in order; the sort keeps that where the clock does not tell them apart.
+        // Each process tells its own events in order. The sort keeps that order within a millisecond.
         all.sort_by_key(|seen| seen.at_ms);
         all
     }
 }
 
 impl Line {
-    /// When it came first.
+    /// When the message came first, in milliseconds of the campaign.
     pub fn first_delivered_ms(&self) -> Option<u32> {
         let delivered = |seen: &&Seen| seen.what == What::Delivered;
         self.seen.iter().flatten().filter(delivered).map(|seen| seen.at_ms).min()
     }
 
-    /// Whether an agent handled it, from everything that was seen of it.
+    /// Whether an agent handled the message, by all of its events.
     pub fn is_handled(all: &[Seen]) -> bool {
         all.iter().any(|seen| seen.what == What::Handled)
     }

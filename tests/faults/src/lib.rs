@@ -1,10 +1,10 @@
 //! The fault campaign: starts Postgres, two brokers and their agents as processes, breaks each of them and the links
-//! between them under a steady load, and compares in the end what was sent with what became of it.
+//! between them under a steady load, and compares at the end what was sent with how it ended.
 //!
-//! A plan (`schedule`) is a function of a seed. The campaign (`campaign`) sets the stage, starts the load (`load`) and
-//! carries the plan out (`inject`), through the proxies on the links (`proxy`) and by signals (`process`). What
-//! producers sent and what agents saw gathers in the ledger (`ledger`); the checker (`checker`) compares it with the
-//! tables (`found`), and the report says what came of each fault.
+//! A plan (`schedule`) is a function of a seed. The campaign (`campaign`) sets the stage, starts the load (`load`)
+//! and carries the plan out (`inject`), through the proxies on the links (`proxy`) and by signals (`process`). The
+//! ledger (`ledger`) gathers what producers sent and what agents saw. The checker (`checker`) compares the ledger
+//! with the tables (`found`), and the report (`report`) tells the effects of each fault.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,7 +1,7 @@
 //! The steady load: producers by plain SQL, as any program of the mesh inserts, and agents that send by the client.
 //!
-//! Each has its own pace and its own dice. What cannot be sent when it is due is not made up for: a load that catches
-//! up after an outage would hide how fast delivery resumes.
+//! Each producer has its own pace and its own dice. A message that cannot be sent when it is due is not made up for:
+//! a load that catches up after an outage would hide how fast delivery resumes.
 
 mod sending;
 mod sql;
@@ -22,11 +22,11 @@ use crate::task::{Task, Wish};
 
 /// Connections that insert.
 const SQL_PRODUCERS: u8 = 4;
-/// Of the load, so many hundredths come by SQL and the others by `send`.
+/// The share of the load that comes by SQL; the rest comes by `send`.
 const SQL_SHARE: f64 = 0.75;
-/// Every so many messages one goes to every agent.
+/// One message by SQL in so many is a broadcast to every agent.
 const BROADCAST_EVERY: u32 = 200;
-/// A message that expires does so after this; one that is due later is due within it.
+/// A message that expires does so after this; a message that is due later is due within this.
 const SOON_MS: i64 = 1_500;
 
 /// The ledger, which every task of the campaign writes.
@@ -34,34 +34,34 @@ const SOON_MS: i64 = 1_500;
 pub struct Shared(Arc<Mutex<Ledger>>);
 
 impl Shared {
-    /// For as long as a few lines; never across an await.
+    /// Locks the ledger: for a few lines at most, and never across an await.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes what an agent saw.
+    /// Notes an event that an agent saw.
     pub fn see(&self, n: u64, seen: Seen) {
         self.lock().see(n, seen);
     }
 }
 
-/// Where the load goes.
+/// The load: its rate, its dice, and where it goes.
 #[derive(Clone, Debug)]
 pub struct Load {
     /// Messages a second.
     pub rate: f64,
-    /// What the producers' dice begin with.
+    /// The seed of the producers' dice.
     pub seed: u64,
-    /// The proxy before the database.
+    /// The URL of the proxy before the database.
     pub database_url: String,
-    /// The proxy before the brokers.
+    /// The URL of the proxy before the brokers.
     pub brokers_url: String,
 }
 
-/// What the load itself noticed.
+/// The observations of the load itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Noticed {
-    /// The longest time that a `send` waited for its answer, whatever that was.
+    /// The longest time that a `send` waited for its answer, whatever the answer was.
     pub longest_send: Duration,
     /// `send`s that were answered by an error, each of which may be tried again.
     pub sends_refused: u64,
@@ -73,7 +73,7 @@ impl Load {
     /// Sends until `stop` is set, or its sender is gone.
     ///
     /// # Errors
-    /// A task of it panicked.
+    /// A task of the load panicked.
     pub async fn run(self, ledger: Shared, stop: watch::Receiver<bool>) -> anyhow::Result<Noticed> {
         let mut tasks = JoinSet::new();
         let sql_rate = self.rate * SQL_SHARE / f64::from(SQL_PRODUCERS);
@@ -103,7 +103,7 @@ impl Load {
     }
 }
 
-/// Where one producer's messages come from.
+/// The source of one producer's messages.
 struct Source {
     dice: StdRng,
     ticks: Interval,
@@ -115,7 +115,7 @@ struct Source {
 #[derive(Clone, Debug)]
 struct Draft {
     task: Task,
-    /// `None`: to all.
+    /// The recipient's inbox; `None` for a broadcast.
     to: Option<u8>,
     priority: i32,
     delay_ms: Option<i64>,
@@ -130,7 +130,7 @@ impl Source {
         Self { dice, ticks, ledger, stop }
     }
 
-    /// Waits until the next message is due; false at the end.
+    /// Waits until the next message is due; `false` once the load is over.
     async fn due(&mut self) -> bool {
         let goes_on = tokio::select! {
             biased;
@@ -140,9 +140,9 @@ impl Source {
         goes_on
     }
 
-    /// A message to one agent, or rarely to all but the sender, which is `me` if it is an agent.
+    /// A message to one agent, or rarely a broadcast. `me` is the sender's inbox if the sender is an agent.
     fn draft(&mut self, me: Option<u8>) -> Draft {
-        // A sender is no recipient of its own broadcast, so only producers that are no agent send them.
+        // A sender is no recipient of its own broadcast, so only producers that are no agents send broadcasts.
         if me.is_none() && self.dice.random_range(0..BROADCAST_EVERY) == 0 {
             let n = self.ledger.lock().open(0..INBOXES, Wish::Ack, Timing::Now);
             let task = Task { n, wish: Wish::Ack, ms: 0, each: true };

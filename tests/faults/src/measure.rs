@@ -6,27 +6,27 @@ use crate::agents::INBOXES;
 use crate::episode::Episode;
 use crate::ledger::{Fate, Ledger, Line, Timing};
 
-/// What is looked at after a fault, until the next ones confuse it.
+/// Milliseconds after a fault in which its effect is looked for, before later faults confuse it.
 const LOOK_MS: u32 = 60_000;
 
-/// What a fault did to deliveries. Times are milliseconds.
+/// The effect of a fault on deliveries. Times are milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Effect {
-    /// From the moment of the promise until every inbox that it reached had a message that was sent after that
-    /// moment; `None` if one never had.
+    /// From the moment of the promise until every inbox that the fault reached had a message that was sent after that
+    /// moment; `None` if some inbox never had one.
     pub resumed_ms: Option<u32>,
     /// The longest delay of a message that was on its way at the fault or shortly after.
     pub longest_ms: u32,
 }
 
-/// What each fault did.
+/// The effect of each fault.
 pub fn effects(ledger: &Ledger, episodes: &[Episode]) -> Vec<Effect> {
     let effect =
         |e: &Episode| Effect { resumed_ms: resumed_ms(ledger, e), longest_ms: longest_at(ledger, e) };
     episodes.iter().map(effect).collect()
 }
 
-/// The longest delay of a message that no fault had to do with.
+/// The longest delay of a message that no fault touched.
 pub fn quiet_longest_ms(ledger: &Ledger, episodes: &[Episode]) -> u32 {
     let mut longest = 0;
     for line in ledger.lines.iter().filter(|line| is_prompt(line)) {
@@ -65,7 +65,7 @@ fn longest_at(ledger: &Ledger, episode: &Episode) -> u32 {
     about.filter(|line| is_prompt(line)).filter_map(delay).max().unwrap_or(0)
 }
 
-/// The lines that were begun between two moments: they are in that order.
+/// The lines that were begun between two moments. Lines are in the order of their beginning.
 fn begun_in(ledger: &Ledger, from_ms: u32, to_ms: u32) -> impl Iterator<Item = &Line> {
     let first = ledger.lines.partition_point(|line| line.begun_ms < from_ms);
     ledger.lines[first..].iter().take_while(move |line| line.begun_ms < to_ms)
@@ -75,7 +75,7 @@ fn is_prompt(line: &Line) -> bool {
     line.fate == Fate::Committed && line.timing == Timing::Now
 }
 
-/// From the answer to its COMMIT; what came before that answer took no time.
+/// The delay from the answer to COMMIT until the delivery; 0 if the delivery came before the answer.
 fn delay_ms(line: &Line, delivered_ms: u32) -> u32 {
     delivered_ms.saturating_sub(line.answered_ms)
 }
@@ -87,7 +87,7 @@ mod tests {
     use crate::schedule::{Fault, Planned};
     use crate::task::Wish;
 
-    /// A message to each inbox at these times, delivered at those.
+    /// A message to each inbox for each pair of times: begun, and delivered.
     fn ledger(times: &[(u32, Option<u32>)]) -> Ledger {
         let mut ledger = Ledger::default();
         for (begun_ms, delivered_ms) in times {

@@ -1,8 +1,8 @@
 //! The server: on a file system of its own where the machine allows it, so that its disk can be filled.
 //!
-//! It runs as in production, with `fsync` on. An immediate shutdown ends processes and not the machine, so what they
-//! wrote stays with the system either way; but the flush is what a COMMIT waits for, and with it the time in which its
-//! outcome is open is as long as it is in production.
+//! The server runs as in production, with `fsync` on. An immediate shutdown ends processes and not the machine, so
+//! written data would survive even without the flush. But a COMMIT waits for the flush, and its outcome must stay
+//! open for as long as in production.
 
 mod disk;
 mod failover;
@@ -22,22 +22,22 @@ pub use failover::Standby;
 /// A connection of a plain SQL client.
 pub type Sql = tokio_postgres::Client;
 
-/// Brokers, producers, and what watches them.
+/// Enough for brokers, producers, and whatever watches them.
 const CONNECTIONS: &str = "200";
 
-/// See the module.
+/// The server of a campaign.
 pub struct Server {
-    // None while it is being stopped or started on another thread.
+    // `None` while the server is being stopped or started on another thread.
     dev: Option<DevPostgres>,
     url: String,
     folder: PathBuf,
     disk: Option<Disk>,
-    /// How many standbys there were: each has a folder of its own.
+    /// How many standbys there were so far: each has a folder of its own.
     generation: u32,
 }
 
 impl Server {
-    /// Starts it in a folder, for a campaign of so many hours.
+    /// Starts a server in a folder, for a campaign of so many hours.
     ///
     /// # Errors
     /// A sentence that says what to do.
@@ -69,7 +69,8 @@ impl Server {
         self.disk.is_some()
     }
 
-    /// Stops it: at once, which is a crash, or after its clients' transactions. What it logged is kept.
+    /// Stops the server: by a crash if `immediate`, else after rolling back the transactions of its clients. The
+    /// server's log is kept.
     ///
     /// # Errors
     /// It did not stop.
@@ -87,12 +88,12 @@ impl Server {
         self.with(DevPostgres::start_again).await
     }
 
-    /// Whether it ended by itself.
+    /// Whether the server is down.
     pub fn has_ended(&mut self) -> bool {
         self.dev.as_mut().is_none_or(DevPostgres::has_ended)
     }
 
-    /// Leaves no room on its disk.
+    /// Leaves no room on the server's disk.
     ///
     /// # Errors
     /// It has no disk of its own, or the system refuses.
@@ -108,7 +109,7 @@ impl Server {
         self.disk.as_ref().context("the server has no file system of its own")?.free().await
     }
 
-    /// Ends it and removes all that it left.
+    /// Ends the server and removes everything that it left.
     ///
     /// # Errors
     /// It did not stop, or something cannot be removed.
@@ -136,7 +137,7 @@ impl Server {
         Ok(acted?)
     }
 
-    /// The server begins its log anew at each start.
+    /// Appends the server's log to the campaign's, as the server begins its log anew at each start.
     async fn keep_log(&self, logs: &Path) -> anyhow::Result<()> {
         let log = tokio::fs::read(self.folder.join("server.log")).await.unwrap_or_default();
         let mut kept =
@@ -153,14 +154,14 @@ impl Server {
 pub async fn connect(url: &str) -> Result<(Sql, tokio::task::JoinHandle<()>), tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     let driver = tokio::spawn(async move {
-        // Whoever uses the client learns of it by its next answer.
+        // The user of the client learns of an error by the next answer.
         let _ = connection.await;
     });
     Ok((client, driver))
 }
 
-/// Ends every connection of a kind; how many there were. A kind is known by the statement that ran last on it, whose
-/// header says who calls it.
+/// Ends every connection of a kind, and returns how many there were. A kind is known by the last statement on the
+/// connection, whose header names its caller.
 ///
 /// # Errors
 /// The server refuses.
@@ -181,7 +182,7 @@ pub async fn terminate(sql: &Sql, backend: Backend) -> anyhow::Result<i64> {
     Ok(sql.query_one(&end, &[&who]).await?.get(0))
 }
 
-/// How many inboxes a broker owns: what it means to break it.
+/// How many inboxes a broker owns, which is how much a fault of this broker hits.
 ///
 /// # Errors
 /// The server refuses.
@@ -209,7 +210,7 @@ pub async fn register(sql: &Sql, inboxes: u8, token: &str) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Whether nothing waits: every delivery is settled or a dead letter.
+/// Whether no delivery waits: each is settled or a dead letter.
 ///
 /// # Errors
 /// The server refuses.

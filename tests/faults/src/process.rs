@@ -8,13 +8,14 @@ use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdout, Command};
 
-/// See the module. It is killed when this is dropped.
+/// A child process, killed when this is dropped.
 pub struct Process {
     child: Child,
 }
 
 impl Process {
-    /// Starts it, with an environment of only what `command` sets; its standard error is appended to the log.
+    /// Starts the process; its standard error is appended to the log. The environment is `command`'s: the caller
+    /// clears it.
     ///
     /// # Errors
     /// The program cannot be run, or the log cannot be written.
@@ -26,7 +27,7 @@ impl Process {
         Ok(Self { child: command.spawn().context("a child process cannot be started")? })
     }
 
-    /// What it prints, once.
+    /// Its standard output; `None` after the first call.
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
@@ -34,9 +35,9 @@ impl Process {
     /// Sends a signal.
     ///
     /// # Errors
-    /// It has ended.
+    /// The process has ended already.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        // An id that was not waited for is not given to another process.
+        // The system gives an id to no other process before this one was waited for.
         let pid = self.child.id().and_then(|id| Pid::from_raw(id as i32)).context("it has ended already")?;
         Ok(kill_process(pid, signal)?)
     }
@@ -49,15 +50,15 @@ impl Process {
         Ok(self.child.kill().await?)
     }
 
-    /// How it ended, if it has.
+    /// How the process ended; `None` while it runs.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Asks it to stop, and waits for it.
+    /// Asks the process to stop, and waits for its end.
     ///
     /// # Errors
-    /// It did not stop within `wait`.
+    /// The process did not stop within `wait`.
     pub async fn terminate(&mut self, wait: Duration) -> anyhow::Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         match tokio::time::timeout(wait, self.child.wait()).await {

@@ -1,7 +1,7 @@
 //! The proxy on every link: passes bytes on, or breaks them as a network would.
 //!
-//! It knows no protocol. A fault is a rule that all connections of the link watch; cutting and half-opening count up,
-//! and a connection that is older than the count is struck.
+//! The proxy knows no protocol. A fault is a rule that all connections of the link watch. Each cut and each
+//! half-opening raises a count, and strikes every connection that began under a lower count.
 
 mod pump;
 
@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 
 use crate::schedule::{End, Net};
 
-/// Connections that arrive in another order arrive within this.
+/// Milliseconds within which connections arrive in another order.
 const REORDER_WITHIN_MS: u64 = 1_200;
-/// A peer that does not take a connection is given up.
+/// How long a target may take to accept a connection.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// How bytes flow.
@@ -32,7 +32,7 @@ enum Flow {
     Crumble,
 }
 
-/// What the connections of a link watch.
+/// The rules that the connections of a link watch.
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     flow: Flow,
@@ -40,22 +40,22 @@ struct Rules {
     shuffles: bool,
     /// How often everything was cut.
     cuts: u64,
-    /// How often everything was half-opened, and which end is told of the last.
+    /// How often everything was half-opened, and which end was told of the last time.
     halves: u64,
     told: End,
 }
 
-/// Which targets are up, as far as whoever checks them knows: new connections are led to those.
+/// Which targets are up, as the last check found: new connections are led only to these.
 pub type Up = Arc<[AtomicBool]>;
 
-/// Where connections are led to.
+/// The addresses that connections are led to.
 type Targets = Arc<Mutex<Vec<SocketAddr>>>;
 
 /// A proxy; it ends with its connections when this is dropped.
 pub struct Proxy {
     /// Where it listens.
     pub address: SocketAddr,
-    /// All are, unless somebody checks and says otherwise.
+    /// Which targets are up: all, until a check says otherwise.
     pub up: Up,
     rules: watch::Sender<Rules>,
     targets: Targets,
@@ -63,8 +63,8 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a port of loopback, and leads each connection to one of the targets that are up, by dice; if that one
-    /// does not take it, to the next.
+    /// Listens on a port of loopback. Each connection goes to a random target that is up, or, if that does not accept
+    /// it, to the next.
     ///
     /// # Errors
     /// No port is free.
@@ -79,7 +79,7 @@ impl Proxy {
         Ok(Self { address, up, rules, targets, accepting: tokio::spawn(accept) })
     }
 
-    /// Leads new connections to as many other targets; those that stand go on.
+    /// Leads new connections to other targets, as many as before; open connections go on.
     pub fn lead_to(&self, targets: Vec<SocketAddr>) {
         *self.targets.lock().unwrap_or_else(PoisonError::into_inner) = targets;
     }
@@ -102,7 +102,7 @@ impl Proxy {
         });
     }
 
-    /// From now on bytes flow. What was half-opened stays so.
+    /// Lets bytes flow from now on. Half-opened connections stay half-open.
     pub fn heal(&self) {
         self.rules.send_modify(|rules| {
             rules.flow = Flow::Pass;
@@ -151,7 +151,7 @@ async fn lead(
     if born.shuffles {
         tokio::time::sleep(wait).await;
     }
-    // Who connects into a black hole waits.
+    // A connection into a black hole waits.
     if !pump::flows(&mut rules).await {
         return;
     }
@@ -162,7 +162,7 @@ async fn lead(
             return;
         }
     }
-    // As a machine without that service: the connection is refused.
+    // Resets the connection, as a machine without that service refuses one.
     let _ = client.set_zero_linger();
 }
 

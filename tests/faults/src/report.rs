@@ -1,4 +1,4 @@
-//! The report: a row for each fault, the balance beneath, and what of it breaks a promise. As text and as JSON.
+//! The report: a row for each fault, the balance beneath, and the promises that were broken. As text and as JSON.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,30 +11,30 @@ use crate::episode::Episode;
 use crate::measure::Effect;
 use crate::watch::Late;
 
-/// Nothing is broken, and still a message waits as long as this: a defect. The machine may be busy.
+/// A longer delay that no fault explains is a defect. The bound is wide, since the machine may be busy.
 const QUIET_MS_MAX: u32 = 5_000;
 /// A `send` is answered within this, whatever the answer: the client's own limit, and a little.
 const SEND_MS_MAX: u64 = 31_000;
 
-/// What came of one fault.
+/// A fault and its effects.
 #[derive(Debug, Serialize)]
 pub struct Row {
     /// The fault.
     #[serde(flatten)]
     pub episode: Episode,
-    /// What it did to deliveries.
+    /// Its effect on deliveries.
     #[serde(flatten)]
     pub effect: Effect,
-    /// Within how many milliseconds delivery had to resume.
+    /// The milliseconds in which delivery had to resume.
     pub limit_ms: u32,
-    /// Messages that were in flight at it and were handled twice.
+    /// Messages that were in flight at the fault and were handled twice.
     pub duplicated: u64,
-    /// Rows that the tail found late and that it excuses.
+    /// Rows that the tail found late and that the fault excuses.
     pub late: u64,
 }
 
 impl Row {
-    /// Gathers what belongs to a fault.
+    /// Gathers everything that belongs to a fault.
     pub fn new(episode: Episode, effect: Effect, balance: &Balance, late: &[Late]) -> Self {
         let duplicated = balance.duplicates_by_fault.get(&episode.planned.number).copied().unwrap_or(0);
         let late = late.iter().filter(|l| episode.excuses_late(l.at_ms)).map(|l| l.rows).sum();
@@ -43,7 +43,7 @@ impl Row {
     }
 }
 
-/// See the module.
+/// The report of a campaign.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "README.md says what each number means")]
 pub struct Report {
@@ -68,7 +68,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Notes how the stage was struck.
+    /// Adds how the stage was struck.
     pub fn with_end(mut self, struck: anyhow::Result<()>) -> Self {
         self.end = struck.err().map(|e| format!("{e:#}"));
         self
@@ -117,7 +117,7 @@ impl Report {
         failures
     }
 
-    /// For people.
+    /// The report for people.
     pub fn text(&self) -> String {
         let mut text = String::new();
         // Writing into a string does not fail.
@@ -204,7 +204,7 @@ impl Report {
         put("report.json", serde_json::to_string_pretty(self)?)
     }
 
-    /// How to run the same again.
+    /// The command that runs the same campaign again.
     pub fn replay(&self) -> String {
         let minutes = self.lasting_s / 60.0;
         let mut only: String = self.only.iter().map(|name| format!(" --only '{name}'")).collect();

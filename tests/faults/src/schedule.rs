@@ -1,4 +1,5 @@
-//! What is broken, when and for how long: a pure function of a seed, so that a run can be repeated.
+//! The plan of faults: what is broken, when and for how long. A pure function of a seed, so that a run can be
+//! repeated.
 
 use std::fmt;
 
@@ -13,11 +14,11 @@ pub const TEST_SEED: u64 = 1;
 pub const BROKERS: usize = 2;
 /// The first fault comes when the load is steady.
 const FIRST_MS: u64 = 3_000;
-/// Between two faults nothing is broken, so that what goes wrong then has no excuse.
+/// Nothing is broken for this long between two faults, so that a failure then has no excuse.
 const QUIET_MS: std::ops::Range<u64> = 1_500..2_500;
-/// Time that faults take beside their own: a process or a server that starts again.
+/// Time that a fault takes beside its own: a process or a server starts again.
 const OVERHEAD_MS: u64 = 1_000;
-/// The last fault ends so long before the load does.
+/// The last fault ends this long before the load does.
 const LAST_MS: u64 = 4_000;
 
 /// A link between two parts, with a proxy on it.
@@ -34,7 +35,7 @@ pub enum Link {
     Peer(usize),
 }
 
-/// What is done to the connections of a link.
+/// A fault of the network on the connections of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Net {
@@ -43,18 +44,18 @@ pub enum Net {
         /// Milliseconds, in each direction.
         ms: u32,
     },
-    /// Nothing comes through, and nobody is told; afterwards what was sent comes.
+    /// Nothing comes through, and nobody is told; afterwards everything that was sent arrives.
     BlackHole,
     /// One end of each connection is gone and the other is not told, now or later. New connections work.
     HalfOpen {
-        /// Which end is told: the one that connected, or else the one that accepted.
+        /// The end that is told.
         told: End,
     },
     /// Every connection is reset.
     Cut,
     /// Everything comes in small pieces.
     ByteByByte,
-    /// Every connection is reset, and those that come instead arrive in another order.
+    /// Every connection is reset, and the connections that follow arrive in another order.
     Reorder,
 }
 
@@ -62,9 +63,9 @@ pub enum Net {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum End {
-    /// Who connected.
+    /// The end that connected.
     Client,
-    /// Who accepted.
+    /// The end that accepted.
     Server,
 }
 
@@ -77,12 +78,12 @@ pub enum Backend {
     Bell,
     Settler,
     Lease,
-    /// Whatever else the brokers have open.
+    /// Any other connection of the brokers.
     Pool,
     Producers,
 }
 
-/// What is broken.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 #[expect(missing_docs, reason = "the names say it")]
@@ -124,11 +125,11 @@ pub enum Fault {
 pub struct Planned {
     /// Counted from 1.
     pub number: usize,
-    /// When it begins, after the load did.
+    /// When it begins, in milliseconds after the load did.
     pub at_ms: u64,
-    /// How long it lasts; 0: it happens at once.
+    /// How long it lasts in milliseconds; 0 if it happens at once.
     pub lasting_ms: u64,
-    /// What it is.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -159,8 +160,8 @@ pub fn outage(lasting_ms: u64) -> Vec<Planned> {
     vec![Planned { number: 1, at_ms: FIRST_MS, lasting_ms, fault: Fault::CrashPostgres }]
 }
 
-/// A round has every kind of fault once, in an order of its own. What a kind is aimed at goes round by itself, so that
-/// a few rounds meet everything.
+/// The rounds of a plan. A round has every kind of fault once, in an order of its own. The targets of each kind take
+/// turns, so that a few rounds meet every target.
 #[derive(Default)]
 struct Rounds {
     done: usize,
@@ -205,7 +206,7 @@ impl Rounds {
             Fault::Terminate { backend: BACKENDS[round * 2 % BACKENDS.len()] },
             Fault::Terminate { backend: BACKENDS[(round * 2 + 1) % BACKENDS.len()] },
         ];
-        // Rarer: each takes the whole server away once more.
+        // These two take turns, as each takes the whole server away once more.
         faults.push(if round.is_multiple_of(2) { Fault::FillDisk } else { Fault::RestartPostgres });
         faults.extend([Fault::Failover, Fault::RefuseRows, Fault::PoisonRow, Fault::HoldRows]);
         for (i, net) in nets.into_iter().enumerate() {
@@ -231,7 +232,7 @@ fn lasting(fault: Fault, dice: &mut StdRng) -> u64 {
         // Some past the deadline of 5 s that the brokers have here.
         Fault::StopAgent { .. } => 2_500..7_000,
         Fault::CrashPostgres | Fault::RestartPostgres => 0..2_500,
-        // From the crash to the promotion; the brokers meet a server that takes no writes meanwhile.
+        // From the crash to the promotion; meanwhile the brokers meet a server that takes no writes.
         Fault::Failover => 500..2_500,
         Fault::FillDisk | Fault::RefuseRows => 2_000..4_000,
         Fault::HoldRows => 2_000..6_000,
@@ -241,7 +242,7 @@ fn lasting(fault: Fault, dice: &mut StdRng) -> u64 {
     dice.random_range(bounds)
 }
 
-/// The letter that people call a broker by.
+/// The letter by which people call a broker.
 pub fn letter(broker: usize) -> char {
     char::from(b'A' + broker as u8)
 }

@@ -17,7 +17,7 @@ use crate::proxy::Proxy;
 use crate::schedule::{BROKERS, Link};
 use crate::watch;
 
-/// See the module.
+/// The stage of a campaign.
 pub struct Stage {
     /// The database.
     pub server: Server,
@@ -25,14 +25,14 @@ pub struct Stage {
     pub brokers: Vec<Broker>,
     /// The agents' processes.
     pub agents: Vec<Process>,
-    /// What agents and producers write.
+    /// The ledger, which agents and producers write.
     pub ledger: Shared,
-    /// Where logs go.
+    /// The folder of the logs.
     pub logs: PathBuf,
     agents_setup: agents::Setup,
-    /// A task for each process that ever told something.
+    /// A task for each agent process that was ever started.
     ears: JoinSet<()>,
-    /// Ends with the stage.
+    /// Checks which brokers are ready, until the stage ends.
     _checker: JoinSet<()>,
     links: Links,
 }
@@ -45,8 +45,8 @@ struct Links {
 }
 
 impl Stage {
-    /// Sets it up and waits until both brokers are ready. `program` is this crate's; `folder` is for the data, and is
-    /// made and removed.
+    /// Sets the stage and waits until both brokers are ready. `program` is this crate's. `folder` is made for the
+    /// data, and removed at the end.
     ///
     /// # Errors
     /// A sentence that says what failed.
@@ -103,7 +103,7 @@ impl Stage {
         }
     }
 
-    /// Leads every link to the database to the server as it is now.
+    /// Leads every link to the database to the server's present address.
     ///
     /// # Errors
     /// Its URL has no address.
@@ -115,10 +115,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Runs a command of `postbell` on the database; what it printed.
+    /// Runs a command of `postbell` on the database, and returns what it printed.
     ///
     /// # Errors
-    /// It failed.
+    /// The command failed.
     pub async fn command(&self, args: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new(&self.agents_setup.program);
         command.arg(broker::COMMAND).args(args).env_clear().env("DATABASE_URL", self.server.url());
@@ -128,7 +128,7 @@ impl Stage {
         Ok(said(&ended.stdout))
     }
 
-    /// The database as the producers reach it.
+    /// The database's URL through the producers' proxy.
     ///
     /// # Errors
     /// Its URL has no address.
@@ -136,7 +136,7 @@ impl Stage {
         Ok(format!("{}?application_name=producer", through(self.server.url(), &self.links.producers)?))
     }
 
-    /// The brokers as agents reach them.
+    /// The brokers' URL through the agents' proxy.
     pub fn agents_url(&self) -> String {
         self.agents_setup.url.clone()
     }
@@ -151,10 +151,10 @@ impl Stage {
         Ok(())
     }
 
-    /// Ends the agents; when this returns, all that they told is in the ledger.
+    /// Ends the agents. When this returns, all their lines are in the ledger.
     pub async fn end_agents(&mut self) {
         for agent in &mut self.agents {
-            // Its death is all that is wanted of it.
+            // An agent that is dead already is as good.
             let _ = agent.kill().await;
         }
         while self.ears.join_next().await.is_some() {}
@@ -163,7 +163,7 @@ impl Stage {
     /// Ends everything and removes the data.
     ///
     /// # Errors
-    /// What did not end as it should, which is a defect: the rest is ended all the same.
+    /// A broker or the server did not end as it should, which is a defect. Everything else is ended all the same.
     pub async fn strike(mut self) -> anyhow::Result<()> {
         self.end_agents().await;
         let mut stopped = Ok(());
@@ -212,7 +212,7 @@ fn address_of(url: &str) -> anyhow::Result<SocketAddr> {
     after.and_then(|address| address.parse().ok()).context("the server's URL has no address")
 }
 
-/// The same database by another way.
+/// The URL of the same database through a proxy.
 fn through(url: &str, proxy: &Proxy) -> anyhow::Result<String> {
     Ok(url.replacen(&address_of(url)?.to_string(), &proxy.address.to_string(), 1))
 }

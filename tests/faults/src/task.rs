@@ -1,4 +1,4 @@
-//! What a message asks of its handler: the payload, which producers write and agents read.
+//! The payload, which producers write and agents read: it says what the handler should do.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -10,11 +10,11 @@ const HOLD_MS: std::ops::Range<u32> = 100..1_500;
 /// A payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// The message's line in the ledger; of a broadcast, the first of its lines.
+    /// The message's line in the ledger; for a broadcast, the first of its lines.
     pub n: u64,
-    /// What becomes of it.
+    /// The handler's task.
     pub wish: Wish,
-    /// How long it is held first.
+    /// How many milliseconds the message is held first.
     #[serde(default)]
     pub ms: u32,
     /// A broadcast: each inbox has a line of its own.
@@ -22,7 +22,7 @@ pub struct Task {
     pub each: bool,
 }
 
-/// What becomes of a message.
+/// The task of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wish {
@@ -41,7 +41,7 @@ pub enum Wish {
 }
 
 impl Wish {
-    /// Mostly acknowledged, with some of everything.
+    /// A random task, mostly `Ack`, with some of every other; and how many milliseconds the message is held.
     pub fn any(dice: &mut StdRng) -> (Self, u32) {
         match dice.random_range(0..1_000) {
             0..40 => (Self::Hold, dice.random_range(HOLD_MS)),
@@ -53,7 +53,7 @@ impl Wish {
         }
     }
 
-    /// Whether it is meant to end as a dead letter.
+    /// Whether the message should end as a dead letter.
     pub fn ends_dead(self) -> bool {
         matches!(self, Self::Dead | Self::Poison)
     }

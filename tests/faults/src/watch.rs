@@ -1,5 +1,5 @@
-//! Asks the brokers how they are while the campaign runs: what the tail found late, how much memory they take, and
-//! whether agents can be led to them.
+//! Watches the brokers during the campaign: the rows that the tail found late, the memory, and whether agents can be
+//! led to them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -21,24 +21,24 @@ const MEMORY: &str = "process_resident_memory_bytes";
 /// The safety tail found something that the bell should have announced.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Late {
-    /// When it was seen, in milliseconds of the campaign: up to a look later than it was.
+    /// When it was seen, in milliseconds of the campaign; the event itself was up to one look earlier.
     pub at_ms: u32,
-    /// Whose tail.
+    /// The letter of the broker.
     pub broker: char,
     /// How many rows.
     pub rows: u64,
 }
 
-/// What was seen of a broker.
+/// The observations of a broker.
 #[derive(Clone, Debug, Default)]
 pub struct Watched {
     /// Each time that the tail was late.
     pub late: Vec<Late>,
-    /// The most memory of any of its lives.
+    /// The most memory that any of its lives took.
     pub memory_bytes_max: u64,
 }
 
-/// Looks until `stop` is set. A broker that is started again counts from 0.
+/// Watches a broker until `stop` is set. A broker that is started again counts from 0.
 pub async fn watch(
     broker: usize,
     http: SocketAddr,
@@ -53,7 +53,7 @@ pub async fn watch(
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return watched,
         }
-        // None while it is stopped or killed.
+        // No answer comes while the broker is stopped or killed.
         let Some(now) = metric(http, LATE).await else { continue };
         let rows = if now < last { now } else { now - last };
         last = now;

@@ -1,5 +1,5 @@
-//! Two minutes of faults with a fixed seed, on a debug build: nothing may be lost. How fast delivery resumes is for a
-//! machine that does nothing else: `soak` judges that.
+//! Two minutes of faults with a fixed seed, on a debug build: nothing may be lost. How fast delivery resumes is
+//! judged by `soak`, on a machine that does nothing else.
 
 #[path = "../../it/require.rs"]
 mod require;
@@ -11,7 +11,7 @@ use faults::campaign::{Wanted, run};
 use faults::schedule::TEST_SEED;
 
 const LASTING: Duration = Duration::from_secs(120);
-/// What two cores carry beside other tests.
+/// A load that two cores carry beside other tests.
 const RATE: f64 = 100.0;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! A broker that says what a test wants.
+//! A broker that says the lines that a test wants.
 
 use std::time::Duration;
 

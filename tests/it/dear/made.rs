@@ -1,5 +1,5 @@
-//! Payloads of every cost, made up: what the broker counts at `send` is what Postgres writes, and what SQL inserts is delivered
-//! or dead, with a reason.
+//! Made-up payloads of every cost: the broker's count at `send` is what Postgres writes, and a payload that SQL
+//! inserts is delivered or dead, with a reason.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ fn number() -> impl Strategy<Value = String> {
     (mantissa, exponent).prop_map(|(m, e)| m + &e)
 }
 
-/// A character as it is, or escaped as one may.
+/// A character as it is, or in one of its escapes.
 fn character() -> impl Strategy<Value = String> {
     let escape = |c: char| {
         let mut units = [0; 2];
@@ -79,7 +79,7 @@ async fn what_is_counted_is_what_postgres_writes() {
     }
 }
 
-/// What nobody would write by accident.
+/// Payloads that nobody would write by accident.
 fn extremes() -> Vec<String> {
     let long = |c: &str, n: usize| format!("\"{}\"", c.repeat(n));
     let keys: Vec<String> = (0..60_000).map(|i| format!("\"k{i}\":{i}")).collect();
@@ -128,6 +128,6 @@ async fn payloads_of_every_cost_are_delivered_or_dead_and_delay_nobody() {
     };
     assert_eq!(count, all.len() as i64);
     let dead: i64 = mesh.db.ask("select count(*) from postbell.deliveries where state = 'dead' and last_error ~ '^(payload_too_large|unreadable)'").await;
-    // In the order of the list: too many digits, or too long.
+    // In the order of the list: payloads with too many digits, or too long ones.
     assert_eq!((handled, dead), (all.len() as i64 - 5, 5));
 }

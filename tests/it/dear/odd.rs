@@ -30,7 +30,7 @@ const LOOSE: &str = "
       end loop;
     end $$";
 
-/// Everything that somebody looks at answers.
+/// Everything that an operator looks at answers.
 async fn all_answer(mesh: &Mesh) {
     mesh.until_ready(true).await;
     let pool = mesh.db.pool();
@@ -113,7 +113,7 @@ async fn a_registry_full_of_nulls_is_listed_and_given_tokens() {
     served(&mesh, &mut uninvolved, "beside them").await;
 }
 
-/// As COPY lets them in: it believes the client that there is nothing to check.
+/// Copies bytes as they are: by COPY with SQL_ASCII the server believes the client that there is nothing to check.
 async fn copy_bytes(mesh: &Mesh, columns: &str, lines: &[&[u8]]) {
     let sql = mesh.db.sql().await;
     let copy = format!("copy agent_messages ({columns}) from stdin with (encoding 'SQL_ASCII')");
@@ -159,7 +159,7 @@ async fn bytes_that_are_no_text_are_dead_letters_and_the_broker_lives() {
     raw.say(r#"{"op":"dead","ref":"d"}"#).await;
     assert_eq!(raw.expect("dead_letters").await["letters"].as_array().unwrap().len(), 4);
     drop((client, deliveries, raw));
-    // And when they wait at the start.
+    // The same rows again, waiting when a broker starts.
     copy_bytes(&mesh, columns, &[b"\xff\ta\tdata\t1\t\\N\t\\N\n", b"x\ta\tdata\t\"again\"\t\\N\t\\N\n"])
         .await;
     drop((_u, uninvolved));
@@ -172,7 +172,7 @@ async fn bytes_that_are_no_text_are_dead_letters_and_the_broker_lives() {
     until_dead(&mesh, "unreadable", 5).await;
 }
 
-/// One of these, as SQL.
+/// A random odd value of a kind, as SQL.
 fn odd(random: &mut StdRng, kind: &str) -> String {
     let from: &[&str] = match kind {
         "text" => {

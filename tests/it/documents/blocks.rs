@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// What is done with a block.
+/// How a block is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum How {
     /// Run to its end, which must be success.
     Run,
     /// Started, and left running once it has said this: `<!-- stays: the broker is up -->`.
     Stays(String),
-    /// Not run here, because it needs what a test has not: `<!-- cloud: a Railway account -->`.
+    /// Not run here, because it needs something that a test has not: `<!-- cloud: a Railway account -->`.
     Cloud(String),
     /// Run by something else, which is a file here: `<!-- by: tests/it/cli.rs: it never ends by itself -->`.
     By(String, String),
@@ -35,7 +35,7 @@ impl fmt::Display for Block {
 /// Every block of commands, in order.
 ///
 /// # Errors
-/// A sentence about a block that would be passed over in silence.
+/// The sentence tells of a block that would be passed over in silence.
 pub(super) fn blocks(document: &str) -> Result<Vec<Block>, String> {
     let mut found = Vec::new();
     let mut above = "";

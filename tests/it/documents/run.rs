@@ -1,5 +1,5 @@
-//! Runs the commands of a document one after the other, as somebody would who types them into a shell: what one exports
-//! the next one has, in a folder that looks like a clone.
+//! Runs the commands of a document one after the other, as a reader types them into a shell: a variable that one
+//! exports is there for the next, in a folder that looks like a clone.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use crate::harness::TestDb;
 use crate::mesh::PATIENCE;
 use crate::process::free_address;
 
-/// A block that takes longer hangs: the slowest is the checklist, on a debug build.
+/// A block that takes longer hangs. The slowest is the checklist, on a debug build.
 const BLOCK_PATIENCE: std::time::Duration = PATIENCE.saturating_mul(3);
-/// Written where only the reader knows what to write.
+/// Stands in a document where only the reader knows the value.
 const ELLIPSIS: char = '…';
 
 /// The reader at the shell.
@@ -29,14 +29,14 @@ pub(super) struct Reader {
     running: Vec<Running>,
 }
 
-/// Something that was started and stays.
+/// A command that was started and left running.
 struct Running {
     child: Child,
     said: mpsc::UnboundedReceiver<String>,
 }
 
 impl Reader {
-    /// With a database of their own, and ports that nobody else has.
+    /// A reader with a database of their own, and ports that nobody else has.
     pub(super) fn new(db: &TestDb) -> Self {
         let folder = tempfile::Builder::new().prefix("postbell-docs-").tempdir().unwrap();
         let clone = folder.path().join("postbell");
@@ -74,7 +74,7 @@ impl Reader {
         }
     }
 
-    /// Without the lines that give a variable which the test has given already.
+    /// The block without the lines that give a variable which the test has given already.
     fn completed(&self, block: &Block) -> String {
         let is_given = |line: &&str| {
             let Some(exports) = line.strip_prefix("export ").filter(|_| line.contains(ELLIPSIS)) else {
@@ -99,7 +99,7 @@ impl Reader {
         command.args(["-euo", "pipefail", "-c", script]).current_dir(&self.place);
         command.env_clear().envs(&self.variables).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // A group of its own: what it starts can be ended with it.
+        // A group of its own, so that everything it starts can be ended with it.
         command.process_group(0);
         command
     }
@@ -152,7 +152,7 @@ impl Drop for Running {
     }
 }
 
-/// Somebody must read on, or a full pipe would stop what runs.
+/// Reads on for as long as the command writes: a full pipe would stop it.
 fn pass_on(stream: impl AsyncRead + Unpin + Send + 'static, says: mpsc::UnboundedSender<String>) {
     tokio::spawn(async move {
         let mut lines = BufReader::new(stream).lines();
@@ -162,7 +162,7 @@ fn pass_on(stream: impl AsyncRead + Unpin + Send + 'static, says: mpsc::Unbounde
     });
 }
 
-/// A folder in which every file of the repository has its name, and new ones are made beside them.
+/// A folder with a link to every file of the repository, so that new files are made beside the links.
 fn clone_of(repository: &Path, clone: &Path) {
     std::fs::create_dir(clone).unwrap();
     for entry in std::fs::read_dir(repository).unwrap() {

@@ -7,7 +7,7 @@ use postbell::store::migrate::{migrate, plan, schema_state};
 use super::{a_message_lives, told};
 use crate::harness::{migrated, number};
 
-/// Steps of a seeded generator; the seed is in each failure.
+/// A seeded generator; each failure names the seed.
 struct Dice(u64);
 
 impl Dice {
@@ -19,7 +19,7 @@ impl Dice {
 
 const CASES: usize = 60;
 
-/// What somebody could do to it.
+/// A random statement that harms an object.
 fn harm(object: &Object, dice: &mut Dice) -> String {
     let Object { kind, parent, name, .. } = object;
     let pick = |dice: &mut Dice, all: &[String]| all[dice.below(all.len())].clone();
@@ -88,7 +88,7 @@ fn harm(object: &Object, dice: &mut Dice) -> String {
     }
 }
 
-/// Of each kind as many, since there are far more columns than sequences.
+/// A random object, each kind equally often, since there are far more columns than sequences.
 fn any(dice: &mut Dice) -> &'static Object {
     let kinds = [
         "table",
@@ -121,7 +121,7 @@ async fn whatever_is_harmed_is_named_and_mended_or_has_a_way_out() {
             "seed {seed}, case {case}: {harm}, {} waits",
             if waits { "a message" } else { "nothing" }
         );
-        // Shown where the test fails.
+        // Shown if the test fails.
         println!("{why}");
         let db = migrated().await;
         let client = db.client().await;
@@ -153,7 +153,7 @@ async fn whatever_is_harmed_is_named_and_mended_or_has_a_way_out() {
         if waits && number(&client, "select count(*) from agent_messages").await == 1 {
             let waiting =
                 "select count(*) from postbell.deliveries where inbox = 'lives' and state = 'ready'";
-            // A column of the row itself that was dropped has taken the address with it.
+            // If the harm dropped the column of the address, the message has no recipient any more.
             if !harm.contains("to_agent_id") {
                 assert_eq!(number(&client, waiting).await, 1, "{why}: what waited waits once");
             }

@@ -1,4 +1,4 @@
-//! Databases that were made by copying another one's schema, whole or in part.
+//! Databases that are copies of another database's schema, whole or in part.
 
 use std::process::Stdio;
 

@@ -1,4 +1,4 @@
-//! A broker that runs notices by itself.
+//! A running broker notices drift by itself.
 
 use super::run;
 use crate::mesh::{Mesh, insert, next};
@@ -31,7 +31,7 @@ async fn readiness_names_a_trigger_that_is_off_and_messages_come_all_the_same() 
     let client = mesh.db.client().await;
     let sql = mesh.db.sql().await;
     run(&client, "alter table agent_messages disable trigger postbell_route").await;
-    // A failing statement hints at it; otherwise it is compared once a minute.
+    // A failing statement makes the broker compare at once; otherwise it compares once a minute.
     postbell::store::drift::note_smell();
     insert(&sql, "a", 5, "1").await;
     next(&mut deliveries).await.ack_confirmed().await.expect("acknowledged");

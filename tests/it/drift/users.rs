@@ -1,4 +1,4 @@
-//! The user's own triggers run with the search_path that they would have without us, and with nobody else's.
+//! The user's own triggers run with the search_path that they would have without us, and never with another's.
 
 use postbell::store::migrate::migrate;
 
@@ -94,7 +94,8 @@ async fn the_brokers_statements_fire_triggers_that_call_what_is_in_the_roles_pat
     let _ = mesh.stop().await;
 }
 
-/// Who may insert an alert and make objects of his own must not have them run with the rights of the tables' owner.
+/// A role that may insert an alert and make objects must not have its objects run with the rights of the tables'
+/// owner.
 #[tokio::test]
 async fn a_hostile_search_path_runs_nothing_as_the_owner() {
     let db = mesh_with(AUDIT).await;

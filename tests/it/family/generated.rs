@@ -1,5 +1,5 @@
-//! Commands that misbehave in every way, made by chance: no process of theirs lives when the lock is free, each message has
-//! one outcome, and the exit status tells. A seed says again what was tried: POSTBELL_TEST_SEED.
+//! Random commands that misbehave in every way: no process of theirs lives when the lock is free, each message has
+//! one outcome, and the exit status tells. POSTBELL_TEST_SEED runs a seed again.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -11,7 +11,7 @@ use crate::mesh::{Mesh, PATIENCE, insert};
 const SEED: u64 = 20_261_129;
 const COMMANDS: usize = 12;
 const MESSAGES: usize = 16;
-/// Every process of a command has it in its environment, but for those that clear that.
+/// A variable that marks every process of a command, except those that clear their environment.
 const COOKIE: &str = "POSTBELL_TEST_FAMILY";
 
 fn seed() -> u64 {
@@ -87,7 +87,7 @@ async fn no_process_lives_when_the_lock_is_free() {
     for n in 0..COMMANDS {
         let scene = Scene::new();
         let (deeds, (end, status)) = (script(&mut random), end(&mut random));
-        // It is stopped while it waits, or ends by itself.
+        // The test stops the command while it waits, or lets it end by itself.
         let stops: &[&str] = match random.random_range(0..6) {
             0 => &["-TERM"],
             1 => &["-INT"],
@@ -103,7 +103,8 @@ async fn no_process_lives_when_the_lock_is_free() {
         command.env(COOKIE, &key).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         eprintln!("{stops:?} {text}");
         let child = command.spawn().expect("spawns");
-        // Its own mischief may end it before it waits, or it hits the whole of its group: then it was not stopped.
+        // A command's mischief may end it before it waits, or hit its whole group. In that case the test did not stop
+        // it.
         if !stops.is_empty() {
             super::until(|| scene.path("up").exists() || with_cookie(&key).is_empty(), "it waits").await;
         }
@@ -117,7 +118,8 @@ async fn no_process_lives_when_the_lock_is_free() {
             stops.iter().for_each(|stop| signal(&child, stop));
         }
         let free = format!("select count(*) = 0 from postbell.locks where key = '{key}' and done_at is null");
-        // Its own process has the cookie as well, so of the free lock's moment only others are asked.
+        // `once` itself has the cookie as well, so at the moment of the free lock only other processes are asked
+        // about.
         let own = child.id().expect("lives").to_string();
         let begun = format!("select count(*) = 1 from postbell.locks where key = '{key}'");
         let watching = async {
@@ -151,12 +153,12 @@ async fn each_message_has_one_outcome_and_the_exit_status_tells() {
     let mut random = StdRng::seed_from_u64(seed());
     let sql = mesh.db.sql().await;
     let mut good = 0;
-    // The first one is good: a command that was never right could not be started.
+    // The first command succeeds: a command that never ran and is not found could not be started at all.
     std::fs::write(scene.path("0.sh"), "exit 0").expect("written");
     insert(&sql, "a", 1, "0").await;
     for n in 1..MESSAGES {
         let (deeds, (end, status)) = (script(&mut random), end(&mut random));
-        // A command that was never right and is not there could not be started, which is another matter.
+        // For the same reason a status of 127 is replaced here.
         let (end, status) = if status == 127 { ("exit 1", 1) } else { (end, status) };
         good += i64::from(status == 0);
         std::fs::write(scene.path(&format!("{n}.sh")), format!("{deeds}\n{end}")).expect("written");

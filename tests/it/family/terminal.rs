@@ -1,4 +1,4 @@
-//! A command at a terminal, which `script` plays.
+//! A command at a terminal; `script` plays the terminal.
 
 use std::process::Stdio;
 
@@ -9,7 +9,7 @@ use super::{Scene, lives};
 use crate::mesh::{Mesh, PATIENCE};
 use crate::require::missing;
 
-/// The command is in a group of its own: it reads the terminal all the same, and Ctrl-C ends all of it.
+/// The command is in a group of its own. It reads the terminal all the same, and Ctrl-C ends all of its processes.
 #[tokio::test]
 async fn a_command_reads_the_terminal_and_ctrl_c_reaches_it() {
     let mesh = Mesh::start().await;
@@ -36,7 +36,7 @@ async fn a_command_reads_the_terminal_and_ctrl_c_reaches_it() {
     assert_eq!(scene.file("code").await, "130\n");
     assert!(!ids.iter().any(|id| lives(*id)));
     assert!(mesh.db.ask::<bool>("select count(*) = 0 from postbell.locks").await);
-    // The terminal is the shell's again.
+    // The shell has the terminal again.
     keys.write_all(b"goodbye\n").await.expect("typed");
     timeout(PATIENCE, terminal.wait()).await.expect("ends").expect("waits");
     assert_eq!(scene.file("more").await, "goodbye\n");

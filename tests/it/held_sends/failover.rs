@@ -1,4 +1,4 @@
-//! A server that takes no writes is not the end of a message: another one will.
+//! A server that takes no writes must not lose a message: another server will take it.
 
 use postbell::devdb::{Data, DevPostgres, Options};
 use postbell::store::migrate::migrate;
@@ -19,7 +19,7 @@ async fn blocking<T: Send + 'static>(act: impl FnOnce() -> T + Send + 'static) -
     tokio::task::spawn_blocking(act).await.unwrap()
 }
 
-/// Waits until the standby has all that was committed.
+/// Waits until the standby has every commit.
 async fn caught_up(primary: &DevPostgres) {
     let sql = sql_at(&primary.url()).await;
     let follows =
@@ -32,7 +32,8 @@ async fn caught_up(primary: &DevPostgres) {
     timeout(PATIENCE, following).await.expect("the standby follows");
 }
 
-/// A failover as managed servers do it: the same address leads to what was the standby, which takes writes a little later.
+/// A failover as managed servers do it: the same address leads to the former standby, which takes writes a little
+/// later.
 #[tokio::test]
 async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     let primary = blocking(|| DevPostgres::start(options()).unwrap()).await;
@@ -61,7 +62,7 @@ async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     caught_up(&primary).await;
     leads_to.send(vec![address(&standby.url())]).unwrap();
     blocking(move || drop(primary)).await;
-    // Read only: to be sent again, and never rejected.
+    // Read only: the client is told to send again, and never that the message is rejected.
     for _ in 0..5 {
         let (code, sentence) =
             refused(timeout(PATIENCE, sender.send(to("r", &"during"))).await.expect("answered"));
@@ -107,7 +108,7 @@ async fn a_connection_that_became_read_only_is_left() {
     assert_eq!(code, "unavailable", "{sentence}");
     assert!(sentence.contains("25006"), "{sentence}");
     a.send(to("other", &1)).await.unwrap();
-    // The same of a pool's connections.
+    // The same holds for a pool's connections.
     let pool = Pool::new(mesh.db.target(), 1);
     const PID: &str = "select pg_backend_pid()";
     let pid = |row: tokio_postgres::Row| row.get::<_, i32>(0);

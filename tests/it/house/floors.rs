@@ -1,5 +1,5 @@
-//! Imports point downwards. Packages are kept apart by cargo; within the broker's, this reads every source as the compiler
-//! does, but for what is compiled for tests alone.
+//! Imports point downwards. Cargo keeps packages apart; within the broker's, this test reads every source as the
+//! compiler does, without the parts that are compiled for tests alone.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,8 +9,8 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Attribute, Item};
 
-/// From the ground up. A room may use those of lower floors, and none of its own or above. A name stands for all that
-/// is below it and has no line of its own.
+/// The floors from the ground up. A room may use rooms of lower floors, and none of its own floor or above. A name
+/// stands for everything below it that has no line of its own.
 const FLOORS: &[&[&str]] = &[
     &["base", "devdb", "watch::health"],
     &["store", "watch::flow", "watch::spans"],
@@ -39,7 +39,7 @@ const FLOORS: &[&[&str]] = &[
     &["cli", "fuzzing"],
 ];
 
-/// The room of a path, such as `store` of `[store, url]`, and its floor.
+/// The room of a path, such as `store` for `[store, url]`, and its floor.
 fn room(path: &[String]) -> Option<(usize, &'static str)> {
     let names = (1..=path.len()).rev().map(|n| path[..n].join("::"));
     names.into_iter().find_map(|name| {
@@ -74,7 +74,8 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Every path of this package that is named, from its root: `crate::a::b`, `super::b`, also in groups and within macros.
+/// Adds every path of this package that is named, from its root: `crate::a::b`, `super::b`, also in groups and within
+/// macros.
 fn used(items: &[Item], here: &[String], found: &mut BTreeSet<Vec<String>>) {
     for item in items.iter().filter(|item| !is_for_tests(attributes(item))) {
         match item {
@@ -105,7 +106,7 @@ fn scan(tokens: TokenStream, here: &[String], found: &mut BTreeSet<Vec<String>>)
                 while is_colon(&tokens, last + 1) && is_super(last + 3) {
                     (from, last) = (parent(from), last + 3);
                 }
-                // Not the one of `pub(super)`.
+                // The `super` of `pub(super)` is no path.
                 if is_colon(&tokens, last + 1) {
                     follow(&tokens, last + 1, from, found);
                 }
@@ -126,7 +127,7 @@ fn is_colon(tokens: &[TokenTree], at: usize) -> bool {
     colon(at) && colon(at + 1)
 }
 
-/// What comes after a path's beginning: `::a::b`, `::{a, b::c}`.
+/// Follows a path after its beginning: `::a::b`, `::{a, b::c}`.
 fn follow(tokens: &[TokenTree], mut at: usize, from: &[String], found: &mut BTreeSet<Vec<String>>) {
     let mut path = from.to_vec();
     while is_colon(tokens, at) {
@@ -148,7 +149,7 @@ fn follow(tokens: &[TokenTree], mut at: usize, from: &[String], found: &mut BTre
     found.insert(path);
 }
 
-/// What of a file's imports does not point downwards.
+/// The imports of a file that do not point downwards.
 fn faults(module: &[String], source: &str) -> Vec<String> {
     let parsed = syn::parse_file(source).expect("it compiles");
     let mut found = BTreeSet::new();

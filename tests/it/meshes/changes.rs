@@ -1,4 +1,4 @@
-//! What people do to their tables: one change is one or more statements, with its words drawn at random.
+//! Changes that people make to their tables: each is one or more statements, with random words.
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -7,7 +7,7 @@ use rand::seq::IndexedRandom;
 const MESSAGES: &str = "agent_messages";
 const TABLES: [&str; 4] = [MESSAGES, "agent_registry", "agent_alerts", "agent_metrics"];
 
-/// One to three of them.
+/// One to three changes.
 pub(super) fn some(random: &mut StdRng) -> Vec<String> {
     let makers = [
         length,
@@ -114,7 +114,7 @@ fn not_null(random: &mut StdRng, _: usize) -> String {
     )
 }
 
-/// A column that a migration will want, as somebody has it already.
+/// A column that a migration will want, as somebody may have it already.
 fn later_column(random: &mut StdRng, _: usize) -> String {
     let (table, columns): (_, &[&str]) = [
         (

@@ -18,7 +18,7 @@ async fn an_agent_raises_alerts_as_itself_and_ends_its_own_and_an_orchestrator_a
         assert_eq!(as_agent(&db, agent, &statement).await, DENIED, "{agent}: {statement}");
     }
     assert_eq!(try_as(&db, "authenticated", "", &alert("a")).await, DENIED);
-    // The trigger speaks in the name of the alert's agent, and of nobody else.
+    // The trigger sends in the name of the alert's agent, and of nobody else.
     let senders = "select string_agg(from_agent_id || ' ' || topic, ', ' order by 1) from agent_messages where topic is not null";
     assert_eq!(db.ask::<String>(senders).await, "a alerts.high, b alerts.high");
     let end = |whose: &str| {
@@ -54,7 +54,7 @@ async fn an_agent_writes_what_it_measures_itself_and_reads_all() {
     }
 }
 
-/// It runs with its owner's rights: what it shows to whom is its own business.
+/// The function runs with its owner's rights, so it must itself decide whom it shows what.
 #[tokio::test]
 async fn uptime_is_shown_to_whom_the_registry_is() {
     let db = closed().await;
@@ -67,10 +67,10 @@ async fn uptime_is_shown_to_whom_the_registry_is() {
         assert_eq!(try_as(&db, "authenticated", claims, uptime).await, Ok(vec![]), "{claims}");
     }
     assert_eq!(try_as(&db, "anon", &claim("a"), uptime).await, DENIED);
-    // Somebody grants all functions again: it still shows nothing.
+    // Somebody grants all functions again: the function still shows nothing.
     db.client().await.batch("grant execute on all functions in schema public to anon").await.expect("grants");
     assert_eq!(try_as(&db, "anon", &claim("a"), uptime).await, Ok(vec![]));
-    // Before the policies are applied nobody but the owner asks it.
+    // Before the policies are applied, only the owner may call it.
     let fresh = crate::harness::migrated().await;
     assert_eq!(try_as(&fresh, "authenticated", &claim("a"), uptime).await, DENIED);
 }

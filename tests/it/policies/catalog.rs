@@ -1,4 +1,4 @@
-//! What the catalogs say of the policies and of schema postbell, so that what is added later keeps to it.
+//! The policies and schema postbell by the catalogs, so that later additions keep to the rules.
 
 use std::collections::BTreeMap;
 
@@ -71,7 +71,7 @@ async fn no_function_with_its_owners_rights_is_loose() {
         let definers =
             "select proname::text from pg_proc where pronamespace = 'postbell'::regnamespace and prosecdef";
         assert!(texts(&client, definers).await.len() >= 4, "the triggers' functions at least");
-        // And the check sees one.
+        // The check sees a function that breaks the rule.
         client
             .batch(
                 "create function postbell.loose() returns int language sql security definer as 'select 1';
@@ -91,7 +91,7 @@ async fn no_function_with_its_owners_rights_is_loose() {
     }
 }
 
-/// What everybody may call in schema postbell: only what a producer's INSERT calls for it.
+/// Functions of schema postbell that everybody may call: only those that a producer's INSERT calls.
 #[tokio::test]
 async fn everybody_may_call_what_makes_ids_and_nothing_else() {
     let db = closed().await;

@@ -7,7 +7,7 @@ use crate::harness::{TestDb, command, fresh, migrated, roles};
 
 #[tokio::test]
 async fn roles_that_are_missing_are_named_and_made_only_when_asked() {
-    // Roles are the whole server's, and the other tests' server has them.
+    // Roles belong to the whole server, and the other tests' server has them already.
     let options = Options {
         data: Data::Temporary,
         bin_dir: std::env::var_os("POSTBELL_TEST_PG").map(Into::into),
@@ -62,7 +62,7 @@ async fn what_was_done_is_said_and_a_database_without_the_schema_is_refused() {
     assert_eq!(json["open"], serde_json::json!([]));
 }
 
-/// A right that another role granted is that role's to revoke.
+/// Only the role that granted a right can revoke it.
 #[tokio::test]
 async fn what_stays_open_is_said() {
     let db = migrated().await;

@@ -1,11 +1,11 @@
-//! The inbox of a group is nobody's to write to by its name, and its column is the broker's.
+//! An agent can write to a group's inbox neither by its name nor by the group's column.
 
 use super::{DENIED, as_agent, closed, one, send, try_as};
 
 #[tokio::test]
 async fn an_agent_sends_by_sql_to_no_group() {
     let db = closed().await;
-    // Where an agent of such a name is there, the trigger takes it for an agent's: only the policy is left.
+    // If an agent of such a name exists, the trigger takes the name for that agent's: only the policy is left.
     let adopted = "insert into agent_registry (agent_id, agent_name, agent_type, environment, status)
                    values ('group:g', 'g', 'poller', 'pc', 'offline')";
     db.client().await.batch(adopted).await.expect("an agent with a group's name");
@@ -20,12 +20,12 @@ async fn an_agent_sends_by_sql_to_no_group() {
             let statement = format!("update agent_messages set {update}");
             assert_eq!(as_agent(&db, agent, &statement).await, DENIED, "{agent}: {statement}");
         }
-        // A name that only looks like it is a name.
+        // A name that only looks similar is a name.
         assert_eq!(as_agent(&db, agent, &send(agent, "'groups'", "", "")).await, one());
     }
     let in_groups = "select count(*) from postbell.deliveries where starts_with(inbox, 'group:')";
     assert_eq!(db.ask::<i64>(in_groups).await, 0);
-    // Whoever holds the service's key sends for the mesh.
+    // The holder of the service's key sends for the mesh.
     assert_eq!(try_as(&db, "service_role", "", &send("a", "null", ", to_group", ", 'g'")).await, one());
     assert_eq!(db.ask::<i64>(in_groups).await, 1);
 }

@@ -1,4 +1,4 @@
-//! The dry run against the migration, and what is there when a migration fails all the same.
+//! The dry run against the migration, and the state after a migration that fails all the same.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use postbell::store::migrate::{Plan, Rehearsal, migrate, migrate_with, plan};
 use super::{mesh_with, warned};
 use crate::harness::{EXISTING_MESH, TestDb, command, fresh, number, roles, texts};
 
-/// One function counts for both, also what waits for all, for topics, environments and groups, and what has expired.
+/// One function counts for both, including messages to all, to topics, environments and groups, and expired ones.
 #[tokio::test]
 async fn the_dry_run_counts_what_the_migration_makes() {
     let change = "alter table agent_messages add topic text, add to_environment text, add to_group text,
@@ -30,7 +30,7 @@ async fn the_dry_run_counts_what_the_migration_makes() {
         let there = number(&client, "select count(*) from postbell.deliveries").await;
         assert_eq!(u64::try_from(there).ok(), Some(planned), "{change}");
     }
-    // So many that they are only counted.
+    // So many messages that they are only counted.
     let many = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
                 select 'x', case when i % 100 > 0 then 'validation-agent' end, 'data', '{}' from generate_series(1, 12000) i";
     let (db, client) = mesh_with(many).await;
@@ -60,7 +60,8 @@ async fn a_column_of_a_later_migration_is_asked_for_in_tables_that_were_adopted_
     let added: Vec<String> =
         columns(&db).await.into_iter().filter(|column| !before.contains(column)).collect();
     assert!(added.len() >= 20, "{added:?}");
-    // Every column that a migration adds is listed in adoption_faults.sql: with a type of nobody's it is refused.
+    // adoption_faults.sql must list every column that a migration adds: with a type that no mesh has, the column is
+    // refused.
     for column in added {
         let (table, name) = column.split_once('.').expect("a table");
         let (_db, client) = mesh_with(&format!("alter table {table} add {name} point")).await;
@@ -94,7 +95,7 @@ async fn a_failure_in_the_middle_says_where_it_stands_and_migrate_goes_on() {
     client.batch("commit").await.expect("commit");
     let done = migrate(&db.target()).await.expect("goes on");
     assert_eq!(done.migrations.first().map(String::as_str), Some("0013_alerts"));
-    // Of the very first one not even the schema stays.
+    // If the very first migration fails, not even the schema stays.
     let (db, client) = mesh_with(
         "create type public.delivery_state as enum ('x'); create schema postbell;
                                   create table postbell.deliveries (x int)",

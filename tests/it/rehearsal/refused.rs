@@ -108,7 +108,7 @@ async fn triggers_that_stop_a_message_are_named() {
         &["The trigger audit of public.agent_messages fails", "function missing(uuid) does not exist"],
     )
     .await;
-    // A function whose name is the end of another's is not blamed for it.
+    // A function must not be blamed because another function's name ends in its name.
     let innocent = "create function f() returns trigger language plpgsql as $f$ begin return null; end $f$;
                     create trigger innocent after insert on agent_messages for each row execute function f();";
     refused(&format!("{innocent} {audit}"), &["The trigger audit of public.agent_messages fails"]).await;
@@ -164,7 +164,7 @@ async fn every_fault_is_listed() {
         .await;
 }
 
-/// As a role that owns the tables and no more, which row level security binds where it is forced.
+/// A role that owns the tables and has no other rights is bound by row level security where that is forced.
 #[tokio::test]
 async fn row_level_security_that_binds_the_owner_is_named() {
     let (db, client) = mesh_with("").await;
@@ -184,7 +184,7 @@ async fn row_level_security_that_binds_the_owner_is_named() {
     assert!(refused.contains("no force row level security"), "{refused}");
 }
 
-/// A text of any bytes, or of the letters of a few countries, is no place for every message.
+/// A database with another encoding, or none, cannot hold every message.
 #[tokio::test]
 async fn a_database_of_another_encoding_is_refused_by_its_name() {
     let first = fresh().await;

@@ -1,4 +1,4 @@
-//! Columns that the table computes by itself since a broker runs on it.
+//! Columns that became computed by the table while brokers use it.
 
 use serde_json::Value;
 use tokio::time::timeout;
@@ -8,7 +8,7 @@ use super::{SERVED, Two};
 const SEND: &str = "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
                     values ('sql', $1, 'data', $2::text::jsonb)";
 
-/// As whoever leaves the priority to the table sends.
+/// Sends as a producer that leaves the priority to the table.
 async fn sent(two: &mut Two, to_a: bool, payload: &str) -> Value {
     let to = if to_a { "a" } else { "u" };
     two.mesh.db.sql().await.execute(SEND, &[&to, &payload]).await.expect("inserts");
@@ -32,7 +32,7 @@ async fn a_generated_priority_keeps_nobody_from_acknowledging_or_being_here() {
     two.mesh.db.until("select status = 'failed' from agent_messages where to_agent_id = 'a'").await;
     let done = "select status from agent_messages where to_agent_id = 'u'";
     assert_eq!(two.mesh.db.ask::<String>(done).await, "processed");
-    // What an agent sends is refused with the column's name, and nothing else is.
+    // An agent's send is refused with the column's name; nothing else is refused.
     two.a.say(r#"{"op":"send","ref":"1","to":"u","type":"data","payload":1}"#).await;
     let refused = two.a.expect_error("rejected", false).await;
     assert!(refused["message"].as_str().unwrap_or_default().contains("priority"), "{refused}");

@@ -1,4 +1,4 @@
-//! The answer to a settle is lost after its COMMIT: what it wrote is counted once all the same.
+//! The answer to a settle is lost after its COMMIT: the written outcomes are counted once all the same.
 
 use postbell::devdb::{Data, DevPostgres, Options};
 use postbell::store::migrate::migrate;
@@ -8,11 +8,12 @@ use tokio::time::timeout;
 use crate::harness::TestDb;
 use crate::mesh::{Mesh, PATIENCE, insert, sql_at};
 
-/// A COMMIT waits for a standby that never comes, where its transaction wants one: it is done here, and the answer is not out.
+/// A COMMIT of a transaction that wants a standby waits for one that never comes: the transaction is done here, and
+/// its answer is not out.
 const SETTINGS: [(&str, &str); 2] =
     [("synchronous_standby_names", "nobody"), ("synchronous_commit", "local")];
 
-/// Whatever changes a delivery of an inbox in `lose` wants a standby.
+/// A transaction that changes a delivery of an inbox in `lose` wants a standby.
 const LOSE: &str = "create table lose (inbox text primary key);
     create function lose() returns trigger language plpgsql as $$
     begin
@@ -68,7 +69,7 @@ async fn an_outcome_whose_answer_was_lost_after_the_commit_is_counted_once() {
             a.expect("acked").await;
         }
     }
-    // The one that failed comes again, and is acknowledged by an answer that is not lost.
+    // The failed delivery comes again, and this time the answer to its ack is not lost.
     let again = a.expect("msg").await;
     assert_eq!(again["attempt"], 2);
     a.say(&format!(r#"{{"op":"ack","tag":{},"ref":"s"}}"#, again["tag"])).await;

@@ -1,5 +1,5 @@
-//! Tables with random constraints, triggers, generated columns and holders: whatever they are, `u` is served, what is acknowledged
-//! is over, and what could not be written is set aside.
+//! Tables with random constraints, triggers, generated columns and holders: in each, `u` is served, acknowledged
+//! messages are over, and outcomes that could not be written are set aside.
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{SERVED, Two};
 
-/// What somebody may have done to agent_messages. None of it refuses an INSERT.
+/// Changes that somebody may have made to agent_messages. None of them refuses an INSERT.
 const MESSAGES: &[&str] = &[
     "alter table agent_messages drop constraint if exists agent_messages_status_check;
      alter table agent_messages add constraint words check (status in ('pending', 'done')) not valid",
@@ -42,7 +42,7 @@ const MESSAGES: &[&str] = &[
     "create table audit (message_id uuid references agent_messages); revoke update on agent_messages from public",
 ];
 
-/// The same of agent_registry.
+/// Changes that somebody may have made to agent_registry.
 const REGISTRY: &[&str] = &[
     "alter table agent_registry add check (status <> 'online') not valid",
     "alter table agent_registry drop column updated_at;
@@ -78,7 +78,7 @@ async fn one(seed: u64) {
                     .say(&format!(r#"{{"op":"nack","tag":{tag},"outcome":"dead","reason":"a long reason"}}"#))
                     .await
             }
-            // It comes again, and is over then.
+            // The message comes again, and then it is over.
             _ => {
                 let fail = format!(
                     r#"{{"op":"nack","tag":{tag},"outcome":"fail","delay_ms":0,"reason":"a long reason"}}"#
@@ -100,7 +100,7 @@ async fn one(seed: u64) {
         .until("select count(*) = 0 from postbell.deliveries where inbox in ('a', 'u') and state <> 'dead'")
         .await;
     let db = two.nothing_comes_again().await;
-    // Each message says what became of it, or is set aside.
+    // Each message's status says how it ended, or the message is set aside.
     let lost = "select count(*) from agent_messages m
                 where to_agent_id in ('a', 'u') and coalesce(status, 'pending') not in ('processed', 'failed', 'done')
                   and not exists (select from postbell.set_aside s where s.message_id = m.message_id)";
@@ -109,7 +109,7 @@ async fn one(seed: u64) {
 
 #[tokio::test]
 async fn whatever_the_tables_refuse_the_others_are_served() {
-    // More with POSTBELL_TEST_SEEDS; a failure names its seed.
+    // POSTBELL_TEST_SEEDS sets how many seeds are tried; a failure names its seed.
     let seeds = std::env::var("POSTBELL_TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     for seed in 0..seeds {
         println!("seed {seed}");

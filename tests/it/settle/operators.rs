@@ -1,4 +1,4 @@
-//! An operator sees what is set aside, and ends it.
+//! An operator sees the outcomes that are set aside, and ends them.
 
 use super::{Two, doctor_says};
 use crate::harness::command;
@@ -33,7 +33,7 @@ async fn the_command_lists_retries_and_drops() {
     let dropped = command(&db, &["aside", "drop", &number]).await;
     assert_eq!(dropped.stdout, "dropped 1\n");
     doctor_says(&db, &["1 outcomes (ack)"]).await;
-    // What was dropped says still that its message is over.
+    // Dropped rows still say that their messages are over.
     assert_eq!(db.ask::<i64>("select count(*) from postbell.set_aside").await, 2);
 
     db.sql().await.batch_execute("drop trigger refuse on agent_messages").await.unwrap();
@@ -41,7 +41,7 @@ async fn the_command_lists_retries_and_drops() {
     assert_eq!((written.status, written.stdout.contains("written 1,")), (0, true), "{}", written.stdout);
     let listed = command(&db, &["aside", "list"]).await;
     assert_eq!(listed.stdout, "nothing is set aside\n");
-    // With its message the last trace goes.
+    // The last trace goes with the message.
     db.sql().await.batch_execute("delete from agent_messages").await.unwrap();
     assert_eq!(db.ask::<i64>("select count(*) from postbell.set_aside").await, 0);
 }

@@ -1,4 +1,4 @@
-//! A registry that refuses, or holds, the row of one agent keeps the presence of no other.
+//! A registry that refuses or holds the row of one agent keeps no other agent's presence out.
 
 use postbell::store::agents::{self, NewAgent};
 
@@ -25,7 +25,7 @@ async fn a_trigger_that_refuses_one_agent_keeps_the_presence_of_no_other() {
     two.mesh.until_metric("postbell_set_aside{kind=\"presence\"}", |n| n == 1.0).await;
     doctor_says(&two.mesh.db, &["presence of 1 agents", "such as a", "the trigger refuse of agent_registry"])
         .await;
-    // Heartbeats go on: the next one is ten seconds later.
+    // The agent's heartbeats go on: the next one is ten seconds later.
     two.mesh
         .db
         .sql()
@@ -34,7 +34,7 @@ async fn a_trigger_that_refuses_one_agent_keeps_the_presence_of_no_other() {
         .await
         .unwrap();
     two.mesh.db.until(&format!("{ONLINE}'u'")).await;
-    // Mended, it heals by itself.
+    // Once the registry is mended, presence is written again by itself.
     two.mesh.db.sql().await.batch_execute("drop trigger refuse on agent_registry").await.unwrap();
     two.mesh.db.until(&format!("{ONLINE}'a'")).await;
     two.mesh.stop().await;
@@ -47,7 +47,7 @@ async fn a_check_with_other_words_leaves_the_status_out() {
     let ddl = "alter table agent_registry drop constraint agent_registry_status_check;
                alter table agent_registry add check (status in ('up', 'down')) not valid";
     db.sql().await.batch_execute(ddl).await.unwrap();
-    // An agent that is there gets its token, whatever its own row would be refused for.
+    // An agent that exists gets its token even if its own row would be refused.
     let known = NewAgent { agent_id: "validation-agent", ..NewAgent::default() };
     let refused = agents::add(&db.pool(), &known).await.expect_err("its own status is refused, by name");
     assert!(refused.to_string().contains("agent_registry"), "{refused}");

@@ -1,5 +1,6 @@
-//! Histories of rows against a plain model: what was inserted with or without triggers, set back, readdressed, ended in any
-//! word, deleted, acknowledged and given up has exactly the deliveries that the model says, whatever looks at it in between.
+//! Histories of rows against a plain model. Messages are inserted with or without triggers, set back, readdressed,
+//! ended in any word, deleted, acknowledged and given up: they have exactly the deliveries of the model, whatever
+//! looks at them in between.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 
 use crate::harness::{TestDb, migrated, texts};
 
-/// What somebody does to one message.
+/// A change to one message.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Insert(usize, To, bool),
@@ -160,7 +161,7 @@ fn statement(step: Step, rows: &BTreeMap<usize, Row>) -> Option<String> {
         Step::Status(n, word, seen) if rows.contains_key(&n) => {
             unseen(seen, format!("update agent_messages set status = '{word}' where message_id = {}", id(n)))
         }
-        // One delivery that waits, the first; as settle_ack.sql and settle_dead.sql do it.
+        // The first delivery that waits, as settle_ack.sql and settle_dead.sql treat it.
         Step::Ack(n) if rows.get(&n).is_some_and(|r| r.waits.values().any(|dead| !dead)) => format!(
             "{SETTLE}; with one as (delete from postbell.deliveries where delivery_id = (
                select delivery_id from postbell.deliveries where message_id = {0} and state <> 'dead' order by inbox limit 1) returning 1)
@@ -186,7 +187,8 @@ fn statement(step: Step, rows: &BTreeMap<usize, Row>) -> Option<String> {
     })
 }
 
-/// The same on the model. Deleted unseen, a message leaves its deliveries until the next sweep: as `ghosts`.
+/// The same step on the model. A message that is deleted unseen leaves its deliveries, as `ghosts`, until the next
+/// sweep.
 fn apply(step: Step, rows: &mut BTreeMap<usize, Row>) {
     let first = |row: &Row| row.waits.iter().find(|(_, dead)| !**dead).map(|(inbox, _)| *inbox);
     match step {
@@ -228,7 +230,7 @@ fn apply(step: Step, rows: &mut BTreeMap<usize, Row>) {
             } else if is_open(word) {
                 row.follow(false, set_back);
             } else if row.to != To::All {
-                // Seen, also a dead letter goes: somebody has handled it.
+                // A seen change takes a dead letter away too: somebody has handled it.
                 row.waits.remove(row.to.inboxes()[0]);
             }
         }
@@ -290,7 +292,8 @@ async fn check(db: &TestDb, steps: &[Step]) -> Result<(), TestCaseError> {
         let look = matches!(step, Step::Look);
         let step = if look { Step::Sweep } else { step };
         let Some(sql) = statement(step, &rows) else { continue };
-        // What one waits for is unseen still: a sweep first, so that acknowledgements are of what is there.
+        // A delivery may wait for a change that nobody has seen yet. A sweep comes first, so that an ack is about a
+        // delivery that exists.
         if matches!(step, Step::Ack(_) | Step::Dead(_) | Step::Delete(..)) {
             client.batch("select from postbell.sweep(100)").await.expect("sweeps");
             apply(Step::Sweep, &mut rows);
@@ -307,7 +310,7 @@ async fn check(db: &TestDb, steps: &[Step]) -> Result<(), TestCaseError> {
         prop_assert_eq!(texts(&client, FOUND).await, expected(&rows), "after {:?}", done);
         if look {
             client.batch("select postbell.look_at_all()").await.expect("looks");
-            // Of a message that has ended nothing waits, whoever ended it; nothing else changes.
+            // No delivery of an ended message waits, whoever ended it; nothing else changes.
             prop_assert_eq!(texts(&client, FOUND).await, expected(&rows), "looked at after {:?}", done);
         }
     }

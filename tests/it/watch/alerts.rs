@@ -1,4 +1,4 @@
-//! Whoever is called by an alert finds in it what is so, and where to read on.
+//! A person who is called by an alert finds in it what is wrong, and where to read on.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! A dashboard as Grafana imports it: what it asks, and whether it can be read.
+//! A dashboard as Grafana imports it: its queries, and whether a person can read it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,7 @@ impl Dashboard {
         self.list("/panels").iter().filter(|panel| panel["type"] != "row")
     }
 
-    /// What its panels and annotations ask, with its variables.
+    /// The expressions of its panels and annotations, with its variables.
     pub(super) fn expressions(&self) -> Vec<String> {
         let targets = self.panels().flat_map(|panel| panel["targets"].as_array().expect("targets"));
         let asked = targets.chain(self.list("/annotations/list").iter().map(|a| &a["target"]));
@@ -48,7 +48,7 @@ impl Dashboard {
         asked.map(|one| one["expr"].as_str().expect("an expression").to_owned()).chain(selectors).collect()
     }
 
-    /// What its panels and annotations ask once its variables are chosen, and where.
+    /// The expressions of its panels and annotations once its variables are chosen, each with its place.
     pub(super) fn queries(&self) -> Vec<(String, String)> {
         let of = |panel: &Value, target: &Value| {
             let title = panel["title"].as_str().or(panel["name"].as_str()).expect("a title");
@@ -96,7 +96,7 @@ fn number(panel: &Value, side: &str) -> u64 {
     panel["gridPos"][side].as_u64().unwrap_or_else(|| panic!("{} has no {side}", panel["title"]))
 }
 
-/// Whether a dashboard can be read without a word from whoever made it.
+/// Whether a dashboard can be read without a word from its author.
 fn lint(dashboard: &Dashboard) -> Vec<String> {
     let mut faults = Vec::new();
     let mut taken: BTreeMap<(u64, u64), String> = BTreeMap::new();
@@ -128,7 +128,7 @@ fn lint(dashboard: &Dashboard) -> Vec<String> {
             lint_panel(panel, &mut says);
         }
     }
-    // Every line is full: a gap is where something was forgotten.
+    // Every row is full: a gap shows that something was forgotten.
     let height = taken.keys().map(|(row, _)| row + 1).max().unwrap_or(0);
     if taken.len() as u64 != height * COLUMNS {
         faults.push(format!("{} has a gap", dashboard.name));
@@ -178,7 +178,7 @@ fn the_dashboards_can_be_read() {
         assert_eq!(dashboard.json["uid"], dashboard.name);
         let faults = lint(&dashboard);
         assert!(faults.is_empty(), "{}", faults.join("\n"));
-        // The lint itself: two panels on one place, and one without a word.
+        // The lint itself is tried: two panels in one place, and one without a description.
         let mut broken = Dashboard { name: dashboard.name, json: dashboard.json.clone() };
         let place = broken.json["panels"][1]["gridPos"].clone();
         broken.json["panels"][2]["gridPos"] = place;

@@ -16,13 +16,13 @@ use crate::process::free_address;
 
 pub(super) struct Prometheus {
     address: SocketAddr,
-    /// Waits for the end of its input, then ends the server: so it ends however the test does.
+    /// Waits for the end of its input and then ends the server, so that the server ends however the test does.
     shell: Child,
     _data: TempDir,
 }
 
 impl Prometheus {
-    /// Scraping these as job `postbell` with these rules, up; `None` where it is not installed.
+    /// A Prometheus that scrapes these brokers as job `postbell`, with these rules; `None` if it is not installed.
     pub(super) async fn start(brokers: &[SocketAddr], rules: &Path) -> Option<Self> {
         Command::new("prometheus").arg("--version").output().ok()?;
         let data = tempfile::tempdir().expect("a folder");
@@ -83,7 +83,7 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// By HTTP/1.0, so that the body comes in one piece.
+    /// Asks by HTTP/1.0, so that the body comes in one piece.
     async fn get(&self, path: &str) -> (u16, String) {
         let mut socket = TcpStream::connect(self.address).await.expect("connects");
         let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.address);

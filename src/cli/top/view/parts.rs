@@ -59,14 +59,14 @@ fn agent(agent: &Agent) -> Row<'_> {
     ])
 }
 
-/// Nothing is quiet.
+/// A number; 0 is dim.
 fn number(n: u64) -> Cell<'static> {
     if n == 0 { Cell::new(Span::styled("0", QUIET)) } else { Cell::new(n.to_string()) }
 }
 
 pub(super) fn depth(buffer: &mut Buffer, area: Rect, mesh: &Mesh) {
     let most = mesh.depth.iter().map(|row| row.ready).max().unwrap_or(0).max(1);
-    // The priority, the number and the age stand beside it.
+    // The priority, the number and the age stand beside the bar.
     let room = u64::from(area.width.saturating_sub(24));
     let mut lines: Vec<Line<'_>> = Vec::new();
     for row in &mesh.depth {

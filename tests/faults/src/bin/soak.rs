@@ -1,4 +1,5 @@
-//! `soak`: the fault campaign for as long as one likes. It is its own brokers and agents, under commands of its own.
+//! `soak`: the fault campaign for as long as one likes. Its brokers and agents are this same program, by hidden
+//! commands.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +11,10 @@ use faults::agent::{self, AgentArgs};
 use faults::campaign::{self, Wanted};
 use faults::{agents, broker};
 
-/// What waited is delivered, and the mesh is as it was, within this.
+/// How long before the end of the load an outage ends: in this time the waiting messages must be delivered.
 const OUTAGE_ENDS: Duration = Duration::from_secs(60);
 
-/// Breaks Postgres, brokers, agents and the links between them under load, and counts what became of every message.
+/// Breaks Postgres, brokers, agents and the links between them under load, and counts how every message ended.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
@@ -23,7 +24,7 @@ struct Cli {
     /// How many minutes more
     #[arg(long, default_value_t = 0.0)]
     minutes: f64,
-    /// The same seed breaks the same things at the same times; one is thrown where none is given
+    /// The same seed breaks the same things at the same times; by default the seed is random
     #[arg(long)]
     seed: Option<u64>,
     /// Messages a second
@@ -98,7 +99,7 @@ fn carry_out(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// A line of the product, on standard output.
+/// Prints a line of the result to standard output.
 fn say(line: &str) {
     use std::io::Write;
     // A reader that went away needs no line.

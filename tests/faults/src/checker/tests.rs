@@ -6,7 +6,7 @@ fn seen(at_ms: u32, process: u8, what: What) -> Seen {
     Seen { at_ms, attempt: 1, process, what }
 }
 
-/// A ledger of one message, and what the table says of it.
+/// A ledger of one message.
 fn one(fate: Fate, timing: Timing, all: &[Seen]) -> Ledger {
     let mut ledger = Ledger::default();
     let n = ledger.open(0..1, Wish::Ack, timing);

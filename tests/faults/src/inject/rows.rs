@@ -1,4 +1,5 @@
-//! Rows that the table refuses, that are dear to read, or that somebody holds: each must cost its own message alone.
+//! Rows that the table refuses, that are costly to read, or that somebody holds: each must cost its own message
+//! alone.
 
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,15 @@ use crate::episode::Episode;
 use crate::postgres::{self, Sql, inbox_name};
 use crate::stage::Stage;
 
-/// Who sends what the ledger does not know.
+/// The sender of messages that the ledger does not know.
 pub const POISONER: &str = "poisoner";
 /// The poisoned row has to be a dead letter within this.
 const DEAD_WAIT: Duration = Duration::from_secs(10);
-/// What was set aside has to be written within this, once nothing refuses it.
+/// Statuses that were set aside have to be written within this, once nothing refuses them.
 const WRITTEN_WAIT: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The outcomes of every seventh message are refused; what was set aside is written when the trigger is gone.
+/// Refuses the outcomes of every seventh message. They are set aside, and written when the trigger is gone.
 const REFUSE: &str = "
     create function faults_refuse() returns trigger language plpgsql as $$
     begin raise exception 'no outcome for message %', old.message_id; end $$;
@@ -28,7 +29,7 @@ const REFUSE: &str = "
       execute function faults_refuse()";
 const REFUSE_NO_MORE: &str = "drop trigger faults_refuse on agent_messages; drop function faults_refuse()";
 
-/// 74 kB of text, a few bytes for each number in the table, a gigabyte as text again.
+/// 74 kB of text: a few bytes for each number in the table, and a gigabyte as text again.
 const POISON: &str = "
     insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
     values ($1, $2, 'data', ('[' || rtrim(repeat('1e131071,', 8192), ',') || ']')::jsonb)";
@@ -37,12 +38,12 @@ const IS_DEAD: &str = "
     from postbell.deliveries d join agent_messages m using (message_id)
     where m.from_agent_id = $1";
 
-/// What waits or is with an agent, so that outcomes of these rows come while they are held.
+/// Messages that wait or are with an agent, so that outcomes of these rows come while they are held.
 const HOLD: &str = "
     select message_id from agent_messages
     where status in ('pending', 'delivered') and from_agent_id <> $1
     order by created_at desc limit 20 for update";
-/// As a poller takes a message: what the broker has marked meanwhile stays so.
+/// Takes messages as a poller does; a status that the broker has written meanwhile stays.
 const TAKE: &str = "
     update agent_messages set status = 'delivered', delivered_at = now()
     where message_id = any ($1) and status = 'pending'";
@@ -53,12 +54,12 @@ pub(super) async fn refuse(stage: &Stage, lasting: Duration, episode: &mut Episo
     sleep(lasting).await;
     sql.batch_execute(REFUSE_NO_MORE).await?;
     episode.ended_ms = stage.ledger.lock().now_ms();
-    // What was refused shortly before the trigger went may be set aside only now.
+    // An outcome that was refused shortly before the trigger went may be set aside only now.
     sleep(Duration::from_secs(1)).await;
     let count = "select count(*) from postbell.set_aside";
     let refused: i64 = sql.query_one(count, &[]).await?.get(0);
     episode.note = Some(format!("{refused} outcomes set aside"));
-    // A broker may have one in hand at this moment.
+    // A broker may be writing one at this moment, so it is tried until none is left.
     let since = Instant::now();
     loop {
         let tried = stage.command(&["aside", "retry", "--all"]).await;

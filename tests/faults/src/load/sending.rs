@@ -1,4 +1,4 @@
-//! Agents that send through the brokers, and take deliveries as all do.
+//! Agents that send through the brokers, and take deliveries as all agents do.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +17,7 @@ use crate::postgres::inbox_name;
 /// Sends that wait for their answer; the load pauses when there are so many.
 const UNANSWERED_MAX: usize = 64;
 
-/// Sends what the source says until its end, then waits for the answers.
+/// Sends the source's messages until the load is over, then waits for the answers.
 pub(super) async fn send(url: String, inbox: u8, mut source: Source) -> Noticed {
     let (client, deliveries) = connect(&url, &inbox_name(inbox), "sender").await;
     let ledger = source.ledger.clone();
@@ -27,7 +27,7 @@ pub(super) async fn send(url: String, inbox: u8, mut source: Source) -> Noticed 
         let attempt = u16::try_from(attempt).unwrap_or(u16::MAX);
         ledger.see(n, Seen { at_ms, attempt, process, what });
     };
-    // It takes deliveries after the load's end, until the campaign is over.
+    // The agent takes deliveries even after the load, until the campaign is over.
     tokio::spawn(handle_all(deliveries, inbox, Arc::new(tell)));
     let (mut noticed, mut waiting) = (Noticed::default(), JoinSet::new());
     while source.due().await {
@@ -46,7 +46,7 @@ pub(super) async fn send(url: String, inbox: u8, mut source: Source) -> Noticed 
     noticed
 }
 
-/// What was answered, and how long it took.
+/// The answer, and how long it took.
 type Answered = (Result<(), ClientError>, Duration);
 
 async fn one(client: Client, from: u8, draft: Draft, ledger: Shared) -> Answered {
@@ -55,7 +55,7 @@ async fn one(client: Client, from: u8, draft: Draft, ledger: Shared) -> Answered
         Ok(message) => client.send(message).await.map(|_id| ()),
         Err(e) => Err(e),
     };
-    // Whatever error: the message may have been stored before the answer was lost.
+    // After any error the message may still be stored, with only the answer lost.
     let fate = if answered.is_ok() { Fate::Committed } else { Fate::Unknown };
     ledger.lock().close(draft.task.n, fate);
     (answered, since.elapsed())

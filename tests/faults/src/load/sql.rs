@@ -11,7 +11,7 @@ use super::{Draft, Source};
 use crate::ledger::Fate;
 use crate::postgres::{Sql, connect, inbox_name};
 
-/// What takes longer is given up, with its connection.
+/// A statement that takes longer is given up, with its connection.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
 const CONNECT_AGAIN: Duration = Duration::from_millis(100);
 /// Rows of a longer transaction, and how long it stays open at most.
@@ -39,13 +39,13 @@ struct Producer {
 }
 
 impl Drop for Producer {
-    /// A connection that hangs would otherwise live on.
+    /// A hanging connection would otherwise live on.
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-/// Inserts what the source says until its end.
+/// Inserts the source's messages until the load is over.
 pub(super) async fn produce(url: String, mut source: Source) {
     let mut producer = None;
     while source.due().await {
@@ -82,7 +82,7 @@ async fn open(url: &str) -> Result<Producer, Error> {
 }
 
 impl Producer {
-    /// What became of it, and whether the connection can be used again.
+    /// Inserts one message. Returns its fate, and whether the connection can be used again.
     async fn single(&self, draft: &Draft) -> (Fate, bool) {
         match timeout(ANSWER_WAIT, self.insert(draft)).await {
             Ok(Ok(())) => (Fate::Committed, true),
@@ -99,7 +99,7 @@ impl Producer {
             }
             Ok::<_, Error>(())
         };
-        // Before COMMIT is asked for nothing can be there, whatever happens.
+        // Before COMMIT is asked for, nothing can be there.
         if !matches!(timeout(ANSWER_WAIT, insert_all).await, Ok(Ok(()))) {
             return (Fate::Never, false);
         }
@@ -123,8 +123,8 @@ impl Producer {
     }
 }
 
-/// What a failed single statement says. Only what refuses the statement itself is sure; a server that ends the
-/// connection may have committed before.
+/// The fate of a single statement that failed. An error is certain only if it refuses the statement itself; a server
+/// that ends the connection may have committed before.
 fn fate_of(error: &Error) -> Fate {
     match error.code() {
         Some(code) if *code == SqlState::DISK_FULL || code.code().starts_with("23") => Fate::Never,

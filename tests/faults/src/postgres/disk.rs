@@ -1,16 +1,16 @@
-//! A file system of the server's own, in memory: its room can be taken away.
+//! A file system in memory for the server alone, so that its room can be taken away.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use tokio::process::Command;
 
-/// What the server needs at its start, and what an hour of 300 messages a second adds.
+/// Megabytes that the server needs at its start, and that an hour of 300 messages a second adds.
 const DISK_MB: u64 = 1_024;
 const DISK_MB_AN_HOUR: u64 = 3_072;
 /// A longer campaign does not keep its data in memory, and skips the fault.
 const DISK_HOURS_MAX: f64 = 2.0;
-/// What is left when the disk is full: less than a relation grows by at once.
+/// The room that is left on a full disk: less than a relation grows by at once.
 const LEFT_BYTES: u64 = 64 * 1024;
 
 /// A file system in memory.
@@ -20,18 +20,19 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// For a server that is used for so many hours; none where that is too long, or the machine does not allow it.
+    /// A disk for a server that is used for so many hours; `None` if that is too long, or the machine does not allow
+    /// it.
     pub(super) async fn for_hours(at: &Path, hours: f64) -> Option<Self> {
         let bytes = (DISK_MB + (DISK_MB_AN_HOUR as f64 * hours) as u64) * 1024 * 1024;
         if hours > DISK_HOURS_MAX { None } else { Self::mount(at, bytes).await }
     }
 
-    /// An empty one of the same size.
+    /// An empty disk of the same size.
     pub(super) async fn another(&self, at: &Path) -> Option<Self> {
         Self::mount(at, self.bytes).await
     }
 
-    /// Leaves no room on it.
+    /// Leaves no room on the disk.
     pub(super) async fn fill(&self) -> anyhow::Result<()> {
         self.resize(self.used().await? + LEFT_BYTES).await
     }
@@ -40,7 +41,7 @@ impl Disk {
     pub(super) async fn free(&self) -> anyhow::Result<()> {
         self.resize(self.bytes).await
     }
-    /// Mounts it; none where the machine does not allow that.
+    /// Mounts the disk; `None` if the machine does not allow it.
     async fn mount(at: &Path, bytes: u64) -> Option<Self> {
         let options = format!("size={bytes},mode=0755");
         let mount =

@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 
 use super::{Disk, Server, connect};
 
-/// A standby follows within this, and is promoted within this.
+/// How long a standby may take to follow, and to be promoted.
 const WAIT: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
@@ -56,7 +56,7 @@ impl Server {
         Ok(standby)
     }
 
-    /// Crashes the primary, and is the standby from now on, which takes no writes yet.
+    /// Crashes the primary. From now on this is the standby, which takes no writes yet.
     ///
     /// # Errors
     /// The primary did not stop, or its data cannot be removed.
@@ -68,10 +68,10 @@ impl Server {
         Ok(())
     }
 
-    /// Makes a primary of the standby that it is.
+    /// Makes the standby the primary.
     ///
     /// # Errors
-    /// It is not promoted in time.
+    /// The standby is not promoted in time.
     pub async fn promote(&self) -> anyhow::Result<()> {
         let (sql, _driver) = connect(&self.url).await?;
         let promoted = sql.query_one("select pg_promote(true, $1)", &[&(WAIT.as_secs() as i32)]).await?;

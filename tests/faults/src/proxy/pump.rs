@@ -11,10 +11,10 @@ use tokio::time::sleep;
 use super::{Flow, Rules};
 use crate::schedule::End;
 
-/// What is read at once; while a link is delayed, also what is under way at once.
+/// The most bytes that are read at once; while a link is delayed, also the most that are under way.
 const CHUNK_BYTES: usize = 16 * 1024;
-/// So many bytes of a crumbled chunk come one by one, and the rest in small pieces: every line and every message of
-/// the database's protocol is torn, at a cost that two cores can bear.
+/// So many bytes of a crumbled chunk come one by one, and the rest in small pieces. That tears every line and every
+/// message of the database's protocol, at a cost that two cores can bear.
 const CRUMBS: usize = 64;
 const PIECE_BYTES: usize = 61;
 
@@ -24,7 +24,8 @@ enum Struck {
     Half(End),
 }
 
-/// Passes bytes between two ends that were born under these counts of cuts and halves.
+/// Passes bytes between two ends until the connection ends or is struck. `born` holds the counts of cuts and
+/// half-openings at its beginning.
 pub(super) async fn serve(
     mut client: TcpStream,
     mut server: TcpStream,
@@ -74,12 +75,12 @@ async fn struck(mut rules: watch::Receiver<Rules>, (cuts, halves): (u64, u64)) -
 
 fn reset(ends: impl IntoIterator<Item = TcpStream>) {
     for end in ends {
-        // Without it the peer would be told in order.
+        // Without this the peer would see an end in order.
         let _ = end.set_zero_linger();
     }
 }
 
-/// Takes what an end writes, as a network does whose other end is gone.
+/// Reads and drops all that an end writes, as a network does whose other end is gone.
 async fn swallow(mut end: TcpStream) {
     let mut void = vec![0; CHUNK_BYTES];
     while matches!(end.read(&mut void).await, Ok(n) if n > 0) {}
@@ -101,7 +102,7 @@ async fn pump(
         if n == 0 {
             break;
         }
-        // It may have become a black hole while nothing came.
+        // The link may have become a black hole while nothing came.
         flows(&mut rules).await;
         let flow = rules.borrow().flow;
         match flow {

@@ -73,7 +73,7 @@ async fn a_half_open_connection_swallows_and_stays_silent() {
     echoed(&mut socket, b"x").await.expect("flows");
     proxy.inflict(Net::HalfOpen { told: End::Server });
     proxy.heal();
-    // Until the proxy's task has seen it, an echo may still come; after that never again.
+    // An echo may still come until the proxy's task has seen the rule; after that never again.
     loop {
         socket.write_all(b"y").await.expect("the socket takes it");
         let answer = tokio::time::timeout(Duration::from_millis(100), socket.read(&mut [0])).await;

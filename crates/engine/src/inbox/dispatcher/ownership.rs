@@ -98,7 +98,7 @@ impl Dispatcher {
         }
     }
 
-    fn close_if_drained(&mut self, id: SessionId) {
+    pub(super) fn close_if_drained(&mut self, id: SessionId) {
         if let Some(session) = self.sessions.get_mut(&id)
             && session.link
             && session.draining
@@ -282,19 +282,5 @@ impl Dispatcher {
         for inbox in doubted.map(|(inbox, _)| inbox.clone()).collect::<Vec<_>>() {
             self.ask(inbox, None);
         }
-    }
-
-    pub(super) fn session_done_with(&mut self, id: SessionId, flight: &Flight) {
-        if let Some(session) = self.sessions.get_mut(&id) {
-            session.in_flight -= 1;
-            session.in_flight_bytes -= flight.bytes;
-            if flight.is_reply {
-                session.replies -= 1;
-                session.replies_bytes -= flight.bytes;
-            }
-            session.alone &= !flight.alone;
-        }
-        self.close_if_drained(id);
-        self.touched.push(flight.inbox.clone());
     }
 }

@@ -81,6 +81,21 @@ impl Dispatcher {
         }
     }
 
+    /// The session no longer has this delivery: its window has room again, and a session that is leaving may be done.
+    pub(super) fn session_done_with(&mut self, id: SessionId, flight: &Flight) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.in_flight -= 1;
+            session.in_flight_bytes -= flight.bytes;
+            if flight.is_reply {
+                session.replies -= 1;
+                session.replies_bytes -= flight.bytes;
+            }
+            session.alone &= !flight.alone;
+        }
+        self.close_if_drained(id);
+        self.touched.push(flight.inbox.clone());
+    }
+
     fn take(&mut self, id: SessionId, tag: Tag) -> Option<Flight> {
         let flight = self.in_flight.take(id, tag);
         match &flight {
