@@ -30,7 +30,7 @@ pub const WATCHERS_MAX: usize = 32;
 /// A step of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each once")]
+#[expect(missing_docs, reason = "docs/http-api.md describes each once")]
 pub enum Step {
     Pushed,
     Acked,

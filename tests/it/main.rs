@@ -77,6 +77,7 @@ mod status;
 mod terminal;
 mod tls;
 mod topics;
+mod tour;
 mod unrouted;
 mod views;
 mod watch;

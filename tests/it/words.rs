@@ -114,6 +114,51 @@ fn late(document: &str) -> Vec<Sentence> {
     all.filter(Sentence::begins_late).collect()
 }
 
+/// The comments of a source as a document, each at its own line.
+fn comments(source: &str, mark: &str) -> String {
+    let text = |line: &str| {
+        let comment = line.trim_start().strip_prefix(mark)?;
+        Some(comment.trim_start_matches(['/', '!']).to_owned())
+    };
+    let lines: Vec<String> = source.lines().map(|line| text(line).unwrap_or_default()).collect();
+    lines.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+}
+
+/// Files below these folders whose comments are read, with what a comment begins with.
+const COMMENTED: [(&str, &str, &str); 7] = [
+    ("src", "rs", "//"),
+    ("clients/rust", "rs", "//"),
+    ("crates/engine", "rs", "//"),
+    ("tests", "rs", "//"),
+    ("loadtest", "rs", "//"),
+    ("fuzz/fuzz_targets", "rs", "//"),
+    ("sql/queries", "sql", "--"),
+];
+
+#[test]
+fn no_sentence_of_a_comment_puts_its_subject_off() {
+    let mut faults = Vec::new();
+    let mut sentences_read = 0;
+    for (folder, ending, mark) in COMMENTED {
+        for file in super::house::files(folder, ending) {
+            let document = comments(&fs::read_to_string(&file).unwrap(), mark);
+            sentences_read += document.matches(". ").count();
+            faults
+                .extend(late(&document).iter().map(|s| format!("{}:{}: {}", file.display(), s.line, s.text)));
+        }
+    }
+    assert!(sentences_read > 1_000, "{sentences_read}");
+    assert!(faults.is_empty(), "say who or what does it first:\n{}", faults.join("\n"));
+}
+
+#[test]
+fn a_comment_is_read_as_a_document() {
+    let source = "//! What a page is.\nlet x = 1; // Of this line nothing is read.\n    /// A lane. Those of others\n    /// are not it.\n";
+    let found: Vec<usize> = late(&comments(source, "//")).iter().map(|s| s.line).collect();
+    assert_eq!(found, [1, 3]);
+    assert!(late(&comments("/// ```\n/// Of code nothing.\n/// ```\nlet of = 1;\n", "//")).is_empty());
+}
+
 #[test]
 fn no_sentence_of_a_document_puts_its_subject_off() {
     let all = every_document();

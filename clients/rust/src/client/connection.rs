@@ -57,8 +57,7 @@ impl Address {
             None => (false, url.strip_prefix("tcp://").unwrap_or(url)),
         };
         if tls && cfg!(not(feature = "tls")) {
-            let sentence =
-                "this client was built without TLS: it needs the feature `tls` of the crate postbell";
+            let sentence = "this client was built without TLS: it needs the feature `tls` of the package postbell-client";
             return Err(ClientError::Url(sentence.to_owned()));
         }
         let rest = rest.trim_end_matches('/');
