@@ -37,16 +37,12 @@ pub(super) enum End {
     Acked,
     Failed(String),
     Dead(String),
+    /// Handled, and the broker could not be told: it comes again.
+    Untold(String),
     /// Nobody's fault: uncounted.
     GivenBack,
     /// The command cannot be started, this time with a sentence and an exit status.
     NotStarted(String, u8),
-}
-
-impl Handled {
-    pub(super) fn acked(of: Of) -> Self {
-        Self { of, end: End::Acked }
-    }
 }
 
 /// The exit status that says why this command line can run for no message, told on standard error. Only where that can be
@@ -102,9 +98,10 @@ impl Exec {
         told: watch::Receiver<Option<(Told, u32)>>,
     ) -> Handled {
         let of = Of::from(&delivery);
-        let end = self.run(&delivery, told).await;
+        let end = self.run(&delivery, told.clone()).await;
         match &end {
-            End::Acked => delivery.ack().await,
+            End::Acked => return super::confirm::acked(delivery, told).await,
+            End::Untold(_) => {}
             End::Failed(reason) | End::NotStarted(reason, _) => {
                 tracing::warn!(id = %delivery.id(), %reason, "the command failed");
                 delivery.fail(reason, None).await;
@@ -211,7 +208,7 @@ impl Exec {
 }
 
 /// Returns when somebody was told so often.
-async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> Told {
+pub(super) async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> Told {
     let is_so = |told: &Option<(Told, u32)>| told.is_some_and(|(_, times)| times >= often);
     let signal = match told.wait_for(is_so).await {
         Ok(told) => told.map(|(signal, _)| signal),
