@@ -76,6 +76,10 @@ mod terminal;
 mod tls;
 mod topics;
 mod unrouted;
+#[cfg(target_os = "linux")]
+mod untold;
+#[cfg(unix)]
+mod variables;
 mod views;
 mod watch;
 mod words;
