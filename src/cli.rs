@@ -6,6 +6,7 @@ mod dead;
 mod demo;
 mod dev;
 mod doctor;
+mod environment;
 mod family;
 mod grants;
 mod health;
@@ -32,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 use crate::broker::config::{ConfigError, EXIT_USAGE};
 use crate::store::Target;
 use crate::store::grants::Kind as Grant;
+use environment::Refused;
 use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
@@ -133,14 +135,9 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     if words.get(1).is_some_and(|word| word == family::WORD) {
         return family::keeper::main(&words[2..]);
     }
-    let cli = match Cli::try_parse_from(words) {
+    let cli: Cli = match environment::parse(&words) {
         Ok(cli) => cli,
-        Err(e) => {
-            // Help and version are asked for; anything else is a wrong command line.
-            let asked = !e.use_stderr();
-            let _ = e.print();
-            return if asked { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USAGE) };
-        }
+        Err(refused) => return say(refused),
     };
     if let Err(sentence) = start_log(&cli.log) {
         output::fault(&sentence);
@@ -161,6 +158,20 @@ pub fn run_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(if usage { EXIT_USAGE } else { 1 })
         }
     }
+}
+
+/// Says why there is nothing to run.
+fn say(refused: Refused) -> ExitCode {
+    match refused {
+        // Help and version are asked for; anything else is a wrong command line.
+        Refused::Line(e) if !e.use_stderr() => {
+            let _ = e.print();
+            return ExitCode::SUCCESS;
+        }
+        Refused::Line(e) => output::refusal(&e.to_string()),
+        Refused::Variable(sentence) => output::fault(&sentence),
+    }
+    ExitCode::from(EXIT_USAGE)
 }
 
 async fn run(command: Command) -> Outcome {

@@ -1,13 +1,14 @@
 -- Alerts that nobody acknowledged in $1 milliseconds, at most $2 at once: a message to the topic alerts.escalated, and one to
 -- each orchestrator that did not subscribe to it. Says how many, and in how many milliseconds the next is due. What is taken
--- from the queue is taken once, by one broker; an alert that was acknowledged meanwhile is only taken. Called by
+-- from the queue is taken once, by one broker; an alert that was acknowledged meanwhile is only taken.
+-- An alert of more than 64 kB, unpacked, is told by what names it: to write some of 60 MB takes longer than anybody waits. Called by
 -- src/store/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for what is due.
 with due as (
   delete from postbell.escalations e
   where e.alert_id = any (array(
     select q.alert_id from postbell.escalations q
     where q.raised_at <= now() - $1::bigint * interval '1 millisecond'
-    order by q.raised_at limit $2::bigint
+    order by q.raised_at, q.alert_id limit $2::bigint
     for update skip locked))
   returning e.alert_id
 ), escalated as (
@@ -16,8 +17,18 @@ with due as (
   returning a.*
 ), told as (
   insert into agent_messages (from_agent_id, to_agent_id, topic, message_type, payload, priority, status)
-  select e.agent_id, t.agent_id, 'alerts.escalated', 'alert', to_jsonb(e), postbell.alert_priority(e.severity), 'pending'
+  select e.agent_id, t.agent_id, 'alerts.escalated', 'alert', s.said, postbell.alert_priority(e.severity), 'pending'
   from escalated e
+  cross join lateral (
+    select case
+             when pg_column_size(e) <= 65536 and coalesce(pg_column_size(e.details #> '{}'), 0) <= 65536 then to_jsonb(e)
+             else jsonb_build_object(
+               'alert_id', e.alert_id, 'agent_id', left(e.agent_id, 1000), 'alert_type', left(e.alert_type, 1000),
+               'severity', left(e.severity, 1000), 'message', left(e.message, 1000), 'status', e.status,
+               'created_at', e.created_at, 'escalated_at', e.escalated_at, 'cut_short', true)
+           end as said
+    offset 0
+  ) s
   cross join lateral (
     select null::text as agent_id
     union all

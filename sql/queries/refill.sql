@@ -2,8 +2,8 @@
 -- One element a lane: $1 inboxes, $2 priorities (0: the replies' lane), $3 ids to start above, $4 row counts, $5 the tail's snapshots as
 -- text; $6 the most bytes that a payload and headers may each have, stored and unpacked, to be made text here; $7 the most
 -- bytes of a message's names; $8 where in $9 the ordering keys are that are left out (JSON objects), null: none; $10 at how many
--- rows of a lane it looks at most: the last of as many comes in any case and says where to go on (`is_cut`). `stored` and
--- a payload that is null: see tail.sql. Called by src/store/refill.rs. Uses
+-- rows of a lane it looks at most: the last of as many comes in any case and says where to go on (`is_cut`); $11 messages that
+-- cannot be read. That, `stored` and a payload that is null: see tail.sql. Called by src/store/refill.rs. Uses
 -- deliveries_lane from the id on, so that neither the backlog nor the dead tuples before it are walked, and agent_messages' key.
 -- A key that is left out costs a look at its rows, not at their messages, and none of what it has is read twice.
 -- `offset 0` reads each snapshot once, not once a row.
@@ -36,7 +36,8 @@ cross join lateral (
   limit r.row_count
 ) d
 -- `offset 0`: a plan made while the tables were empty could begin at the messages, all of them.
-cross join lateral (select * from agent_messages m where m.message_id = d.message_id offset 0) m
+left join lateral (select * from agent_messages m where m.message_id = d.message_id and d.message_id <> all ($11::uuid[]) offset 0) m
+  on true
 cross join lateral (
   select case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
                    + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
@@ -50,4 +51,5 @@ cross join lateral (
               then m.headers::text end as headers
   offset 0
 ) t
+where m.message_id is not null or d.message_id = any ($11) or $11 is null
 order by r.lane_no, d.delivery_id

@@ -1,6 +1,6 @@
 -- The next deliveries of some ordering keys, oldest first, whatever their priorities, but only those the tail has brought
 -- already. One element a key: $1 inboxes, $2 keys, $3 ids to start above, $4 row counts, $5 the tail's snapshots as text; $6
--- and $7 as in refill.sql. Called by src/store/refill.rs. Uses deliveries_key from the id on, and
+-- and $7 as in refill.sql, $8 as $11 there. Called by src/store/refill.rs. Uses deliveries_key from the id on, and
 -- agent_messages' key. Replies (priority 0) wait for no other of their key. See refill.sql for the forms.
 select clock_timestamp() as clock, r.key_no::int as lane_no, d.delivery_id, d.inbox, d.priority as lane, d.attempt, d.due_at,
        d.message_id,
@@ -23,7 +23,8 @@ cross join lateral (
   order by w.inbox, w.ordering_key, w.delivery_id
   limit r.row_count
 ) d
-cross join lateral (select * from agent_messages m where m.message_id = d.message_id offset 0) m
+left join lateral (select * from agent_messages m where m.message_id = d.message_id and d.message_id <> all ($8::uuid[]) offset 0) m
+  on true
 cross join lateral (
   select case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
                    + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
@@ -37,4 +38,5 @@ cross join lateral (
               then m.headers::text end as headers
   offset 0
 ) t
+where m.message_id is not null or d.message_id = any ($8) or $8 is null
 order by r.key_no, d.delivery_id

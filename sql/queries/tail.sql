@@ -1,7 +1,7 @@
 -- The tail: every delivery that a transaction made ready since the last round, each exactly once.
 -- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most bytes that a payload
--- with its headers may have, stored and unpacked, to be made text here; $5 the most bytes of a message's names. Called by
--- src/store/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
+-- with its headers may have, stored and unpacked, to be made text here; $5 the most bytes of a message's names; $6
+-- messages that cannot be read: nothing is read of them, or of any where it is null. Called by src/store/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
 -- planner from starting at the inboxes or the messages, and `is true` from the index of this broker's leases: the cost must
 -- be the new rows, never the backlog, never the number of agents.
 -- `in_company`: the words that crates/engine/src/inbox/dispatcher/blame.rs begins the reason by.
@@ -32,7 +32,8 @@ from (
   offset 0
 ) d
 cross join lateral (select from postbell.leases l where l.inbox = d.inbox and (l.broker_id = $3) is true offset 0) l
-cross join lateral (select * from agent_messages m where m.message_id = d.message_id offset 0) m
+left join lateral (select * from agent_messages m where m.message_id = d.message_id and d.message_id <> all ($6::uuid[]) offset 0) m
+  on true
 cross join lateral (
   select case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
                    + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
@@ -46,3 +47,4 @@ cross join lateral (
               then m.headers::text end as headers
   offset 0
 ) t
+where m.message_id is not null or d.message_id = any ($6) or $6 is null

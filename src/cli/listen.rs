@@ -1,5 +1,6 @@
 //! `postbell listen`: an agent from the command line. With `--exec` a shell script is an agent.
 
+mod confirm;
 mod exec;
 mod reason;
 pub(super) mod summary;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
 use super::{Outcome, output};
+use crate::broker::config::ConfigError;
 use exec::{Exec, Handled};
 use postbell_client::{Client, ClientError, Deliveries, Delivery, State};
 use tally::Tally;
@@ -47,7 +49,7 @@ const TYPES_TOLD_MAX: usize = 32;
 #[derive(clap::Args)]
 #[command(
     after_help = "Exit status: 0; 1 it left by itself (--max, --until-idle) and the last attempt of some message had failed, \
-unless --failures-ok, or the connection ended; 126 and 127 the command cannot be started; 64 wrong usage.
+or its end could not be told to the broker, unless --failures-ok, or the connection ended; 126 and 127 the command cannot be started; 64 wrong usage.
 
 Examples:
   postbell listen --agent validation-agent
@@ -109,6 +111,13 @@ enum Others {
 pub(super) async fn run(args: ListenArgs) -> Outcome {
     let mut signals = Signals::new()?;
     let exec = match &args.exec {
+        // The shell would do nothing, and say that all is well.
+        Some(command) if command.trim().is_empty() => {
+            return Err(ConfigError::new(
+                "--exec (POSTBELL_EXEC) is blank: give it a command, or leave it out",
+            )
+            .into());
+        }
         Some(command) => {
             if let Some(code) = exec::why_not(command) {
                 return Ok(ExitCode::from(code));
@@ -201,12 +210,14 @@ impl Listener<'_> {
                     }
                     let Some(delivery) = self.ours(delivery).await else { continue };
                     self.taken += 1;
-                    self.handle(delivery).await;
                     let still = self.args.max.map(|max| max.saturating_sub(self.taken));
-                    match still {
-                        Some(0) => break Left::ByItself,
-                        Some(still) if still < u64::from(self.window) => self.client.set_window(still as u32).await?,
-                        _ => {}
+                    if let Some(still) = still.filter(|still| *still < u64::from(self.window)) {
+                        // Before an outcome makes room. A client that is closed gets nothing anyway.
+                        let _ = self.client.set_window(still as u32).await;
+                    }
+                    self.handle(delivery);
+                    if still == Some(0) {
+                        break Left::ByItself;
                     }
                 }
                 Some(handled) = self.running.join_next(), if !self.running.is_empty() => {
@@ -267,16 +278,16 @@ impl Listener<'_> {
         None
     }
 
-    async fn handle(&mut self, delivery: Delivery) {
+    fn handle(&mut self, delivery: Delivery) {
+        let told = self.told.subscribe();
         match &self.exec {
             Some(exec) => {
-                let (exec, told) = (exec.clone(), self.told.subscribe());
+                let exec = exec.clone();
                 self.running.spawn(async move { exec.handle(delivery, told).await });
             }
             None => {
-                let of = tally::Of::from(&delivery);
-                print_and_ack(delivery).await;
-                self.tally.count(Handled::acked(of));
+                print(&delivery);
+                self.running.spawn(confirm::acked(delivery, told));
             }
         }
     }
@@ -307,7 +318,7 @@ struct Line<'a> {
     payload: Option<&'a RawValue>,
 }
 
-async fn print_and_ack(delivery: Delivery) {
+fn print(delivery: &Delivery) {
     output::json(&Line {
         id: delivery.id().to_string(),
         from: delivery.from(),
@@ -319,5 +330,4 @@ async fn print_and_ack(delivery: Delivery) {
         headers: delivery.headers(),
         payload: serde_json::from_str(delivery.payload()).ok(),
     });
-    delivery.ack().await;
 }

@@ -50,7 +50,13 @@ pub(super) fn coloured(colour: u8, mark: &str, text: &str) {
 pub(super) fn fault(sentence: &str) {
     use std::io::Write;
     // If the sentence cannot be written, the exit status still tells.
-    let _ = writeln!(std::io::stderr(), "postbell: {}", plain::one_line(sentence));
+    let _ = writeln!(std::io::stderr(), "postbell: {}", plain::one_line(&plain::short(sentence)));
+}
+
+/// Prints why a command line cannot be understood, with its usage, to standard error.
+pub(super) fn refusal(text: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{}", plain::lines(&plain::short(text.trim_end())));
 }
 
 fn write(text: &str) {

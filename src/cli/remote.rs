@@ -50,7 +50,9 @@ impl RemoteArgs {
     pub(super) fn remote(&self) -> anyhow::Result<Remote> {
         let wrong = || {
             let url = &self.url;
-            ConfigError::new(format!("--url must be http://host:port or https://host, not {url:?}"))
+            ConfigError::new(format!(
+                "--url (POSTBELL_HTTP_URL) must be http://host:port or https://host, not {url:?}"
+            ))
         };
         let uri: Uri = self.url.parse().map_err(|_| wrong())?;
         let (encrypted, port) = match uri.scheme_str() {

@@ -5,8 +5,10 @@
 //! payloads, and even these can blow up. Larger payloads are read here, a few at a time, after their cost is known. A
 //! group that fails is halved until the row to blame is alone.
 
+pub(super) mod blamed;
+
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::value::RawValue;
@@ -16,6 +18,7 @@ use uuid::Uuid;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
+use blamed::Blamed;
 use postbell_client::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX};
 use postbell_engine::inbox::Unfit;
 
@@ -39,19 +42,38 @@ const WARY_FOR: Duration = Duration::from_secs(60);
 
 const _: () = assert!((LIGHT_BYTES_MAX as usize) < ENVELOPE_BYTES_MAX);
 
-/// Whether rows have been met of late that cost more than they should.
+/// Whether rows have been met of late that cost more than they should, and those that cannot be read at all.
 #[derive(Debug, Default)]
-pub struct Wary(Mutex<Option<Instant>>);
+pub struct Wary {
+    until: Mutex<Option<Instant>>,
+    /// Each until a moment: somebody may mend the table and redrive it.
+    blamed: Mutex<HashMap<Uuid, (Instant, Arc<str>)>>,
+}
 
 impl Wary {
     /// Notes that a row cost too much, or could not be read.
     pub fn warn(&self, now: Instant) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + WARY_FOR);
+        *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + WARY_FOR);
     }
 
     /// Whether payloads must be made text apart.
     pub fn is_wary(&self, now: Instant) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+        self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
+    }
+
+    /// This message cannot be read.
+    pub(super) fn blame(&self, message: Uuid, error: &StoreError) {
+        let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        if blamed.len() < blamed::BLAMED_MAX {
+            blamed.insert(message, (Instant::now() + WARY_FOR, error.to_string().into()));
+        }
+    }
+
+    /// Those that cannot be read.
+    pub(super) fn blamed(&self, now: Instant) -> Blamed {
+        let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
+        blamed.retain(|_, (until, _)| now < *until);
+        Blamed::of(&blamed)
     }
 
     /// The most bytes of a payload that may be made text together with others.
@@ -103,7 +125,9 @@ fn is_of_the_row(error: &StoreError) -> bool {
 
 /// Whether one row of many may be to blame: the server says so, or an answer could not be read.
 pub fn may_be_a_row(error: &StoreError) -> bool {
-    is_of_the_row(error) || (error.sqlstate().is_none() && !error.is_retryable())
+    is_of_the_row(error)
+        || blamed::is_of_the_tables(error)
+        || (error.sqlstate().is_none() && !error.is_retryable())
 }
 
 /// The result of reading one payload.

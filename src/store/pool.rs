@@ -11,7 +11,7 @@ use super::error::StoreError;
 /// How long a caller waits for a connection.
 pub const POOL_WAIT: Duration = Duration::from_secs(5);
 
-struct Manager(Target);
+pub(super) struct Manager(Target);
 
 impl bb8::ManageConnection for Manager {
     type Connection = Connection;
@@ -111,7 +111,8 @@ impl Pool {
         answer
     }
 
-    async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
+    /// A connection, for several statements.
+    pub(super) async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
         self.0.get().await.map_err(|e| match e {
             bb8::RunError::User(e) => e,
             bb8::RunError::TimedOut => StoreError::unavailable(format!(

@@ -14,7 +14,8 @@ use uuid::Uuid;
 use super::StoreError;
 use super::cell::Cells;
 use super::connection::Params;
-use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed};
+use super::payload::blamed::{self, Blamed};
+use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed, may_be_a_row};
 use super::pool::Pool;
 use super::row::{Clocks, Content, entry};
 use postbell_client::message::REPLIES;
@@ -84,19 +85,40 @@ const _: () = assert!(SCAN_ROWS_MAX as usize > REFILL_ROWS_MAX);
 /// See [`StoreError`].
 pub async fn refill(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<Vec<Refilled>, StoreError> {
     let since = Instant::now();
-    match attempt(pool, refills, wary.light_bytes(since)).await {
-        Err(e) if !wary.is_wary(since) && (payload::may_be_a_row(&e) || since.elapsed() >= LATE) => {
-            tracing::warn!(error = %e, "reading on failed; each payload is read by itself for a while");
-            wary.warn(Instant::now());
-            attempt(pool, refills, 0).await
-        }
-        done => done,
+    let mut done = attempt(pool, refills, wary).await;
+    if let Err(e) = &done
+        && !wary.is_wary(since)
+        && (may_be_a_row(e) || since.elapsed() >= LATE)
+    {
+        tracing::warn!(error = %e, "reading on failed; each payload is read by itself for a while");
+        wary.warn(Instant::now());
+        done = attempt(pool, refills, wary).await;
     }
+    // No text was made, and it failed all the same: a message cannot be read at all.
+    if let Err(e) = &done
+        && e.sqlstate().is_some()
+        && may_be_a_row(e)
+    {
+        look_for_blame(pool, refills, wary).await?;
+        done = attempt(pool, refills, wary).await;
+    }
+    done
 }
 
-async fn attempt(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Refilled>, StoreError> {
-    let mut lanes = read_lanes(pool, refills, light).await?.into_iter();
-    let mut keys = read_keys(pool, refills, light).await?.into_iter();
+/// Looks for messages that cannot be read, among those of these refills.
+async fn look_for_blame(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<(), StoreError> {
+    let mut all = read_lanes(pool, refills, 0, None).await?;
+    all.extend(read_keys(pool, refills, 0, None).await?);
+    let found = all.iter().flat_map(|rows| &rows.found);
+    let ids: Vec<Uuid> = found.map(|found| found.entry.message_id).collect();
+    blamed::find(&*pool.get().await?, wary, &ids).await
+}
+
+async fn attempt(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<Vec<Refilled>, StoreError> {
+    let now = Instant::now();
+    let (light, blamed) = (wary.light_bytes(now), wary.blamed(now));
+    let mut lanes = read_lanes(pool, refills, light, Some(&blamed)).await?.into_iter();
+    let mut keys = read_keys(pool, refills, light, Some(&blamed)).await?.into_iter();
     let answer = |r: &Refill| Refilled {
         inbox: r.inbox.clone(),
         lanes: r.lanes.iter().zip(lanes.by_ref()).map(|(l, rows)| (l.lane, rows)).collect(),
@@ -105,7 +127,13 @@ async fn attempt(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Refi
     Ok(refills.iter().map(answer).collect())
 }
 
-async fn read_lanes(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Rows>, StoreError> {
+/// Without `blamed` nothing is read of any message.
+async fn read_lanes(
+    pool: &Pool,
+    refills: &[Refill],
+    light: i32,
+    blamed: Option<&Blamed>,
+) -> Result<Vec<Rows>, StoreError> {
     let lanes = || refills.iter().flat_map(|r| r.lanes.iter().map(move |lane| (r, lane)));
     let inboxes: Vec<&str> = lanes().map(|(r, _)| &*r.inbox).collect();
     let priorities: Vec<i16> = lanes().map(|(_, l)| l.lane as i16).collect();
@@ -136,12 +164,19 @@ async fn read_lanes(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<R
         &passed_of,
         &passed,
         &SCAN_ROWS_MAX,
+        &blamed.map(Blamed::ids),
     ];
     let asked = lanes().map(|(_, l)| l.rows).collect();
-    sorted(pool, REFILL, params, asked).await
+    sorted(pool, (REFILL, params), asked, blamed).await
 }
 
-async fn read_keys(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Rows>, StoreError> {
+/// See [`read_lanes`].
+async fn read_keys(
+    pool: &Pool,
+    refills: &[Refill],
+    light: i32,
+    blamed: Option<&Blamed>,
+) -> Result<Vec<Rows>, StoreError> {
     let keys = || refills.iter().flat_map(|r| r.keys.iter().map(move |key| (r, key)));
     let inboxes: Vec<&str> = keys().map(|(r, _)| &*r.inbox).collect();
     if inboxes.is_empty() {
@@ -151,17 +186,18 @@ async fn read_keys(pool: &Pool, refills: &[Refill], light: i32) -> Result<Vec<Ro
     let above: Vec<i64> = keys().map(|(_, k)| k.above).collect();
     let counts: Vec<i64> = keys().map(|(_, k)| k.rows as i64).collect();
     let snapshots: Vec<&str> = keys().map(|(r, _)| &*r.snapshot).collect();
-    let params: Params<'_> = &[&inboxes, &names, &above, &counts, &snapshots, &light, &NAMES_BYTES_MAX];
+    let ids = blamed.map(Blamed::ids);
+    let params: Params<'_> = &[&inboxes, &names, &above, &counts, &snapshots, &light, &NAMES_BYTES_MAX, &ids];
     let asked = keys().map(|(_, k)| k.rows).collect();
-    sorted(pool, REFILL_KEY, params, asked).await
+    sorted(pool, (REFILL_KEY, params), asked, blamed).await
 }
 
 /// Runs the statement and sorts its rows by the lane or key that asked for them.
 async fn sorted(
     pool: &Pool,
-    sql: &'static str,
-    params: Params<'_>,
+    (sql, params): (&'static str, Params<'_>),
     asked: Vec<usize>,
+    blamed: Option<&Blamed>,
 ) -> Result<Vec<Rows>, StoreError> {
     let mut all: Vec<Rows> = asked.into_iter().map(|asked| Rows { asked, found: Vec::new() }).collect();
     let mut cut = vec![false; all.len()];
@@ -172,7 +208,7 @@ async fn sorted(
             return Ok(());
         };
         cut[place] |= row.cell::<_, bool>("is_cut")?;
-        rows.found.push(Found::of(row, &mut weighed)?);
+        rows.found.push(Found::of(row, &mut weighed, blamed)?);
         Ok(())
     })
     .await?;
@@ -189,9 +225,13 @@ fn object(keys: &[Arc<str>]) -> String {
 }
 
 impl Found {
-    fn of(row: Row, weighed: &mut Weighed) -> Result<Self, StoreError> {
+    fn of(row: Row, weighed: &mut Weighed, blamed: Option<&Blamed>) -> Result<Self, StoreError> {
         // They may have waited in the table since their messages were created.
         let clocks = Clocks { database: row.cell("clock")?, here: Instant::now(), unseen: None };
+        if let Some(unfit) = blamed.map(|blamed| blamed.unfit(&row)).transpose()?.flatten() {
+            let (_, entry) = entry(&row, &clocks, Content::Unfit(unfit))?;
+            return Ok(Self { entry, left: None });
+        }
         let Some(stored) = row.cell::<_, Option<i32>>("stored")? else {
             let sentence = format!("its names have more than {NAMES_BYTES_MAX} bytes");
             let (_, entry) = entry(&row, &clocks, Content::Unfit(Unfit::TooLarge(sentence)))?;

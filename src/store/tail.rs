@@ -12,9 +12,10 @@ use futures_util::TryStreamExt;
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::Connection;
+use super::connection::{Connection, Params};
 use super::error::StoreError;
-use super::payload::{NAMES_BYTES_MAX, Wary, Weighed};
+use super::payload::blamed::find;
+use super::payload::{NAMES_BYTES_MAX, Wary, Weighed, may_be_a_row};
 use super::row::{Clocks, Content, entry};
 use postbell_engine::inbox::Entry;
 use postbell_engine::inbox::event::Snapshot;
@@ -107,12 +108,32 @@ impl Cursor {
     where
         F: Future<Output = ()>,
     {
+        let was_wary = wary.is_wary(Instant::now());
+        match self.read(connection, (broker, wary), bring, brought).await {
+            // No text was made, and it failed all the same: a message cannot be read at all.
+            Err(e) if was_wary && e.sqlstate().is_some() && may_be_a_row(&e) => {
+                self.look_for_blame(connection, (broker, wary)).await?;
+                Err(e)
+            }
+            done => done,
+        }
+    }
+
+    async fn read<F>(
+        &mut self,
+        connection: &Connection,
+        (broker, wary): (Uuid, &Wary),
+        bring: impl Fn(Vec<(Arc<str>, Entry)>) -> F,
+        brought: &mut bool,
+    ) -> Result<Round, StoreError>
+    where
+        F: Future<Output = ()>,
+    {
         let started_at = Instant::now();
-        let xmax = self.xmax.to_string();
-        let in_progress: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();
-        let light = wary.light_bytes(started_at);
-        let stream =
-            connection.query_stream(TAIL, &[&xmax, &in_progress, &broker, &light, &NAMES_BYTES_MAX]).await?;
+        let (xmax, in_progress) = self.bounds();
+        let (light, blamed) = (wary.light_bytes(started_at), wary.blamed(started_at));
+        let params: Params<'_> = &[&xmax, &in_progress, &broker, &light, &NAMES_BYTES_MAX, &blamed.ids()];
+        let stream = connection.query_stream(TAIL, params).await?;
         let mut stream = pin!(stream);
         let unseen = Some(self.read_at);
         let mut clocks = Clocks { database: SystemTime::now(), here: started_at, unseen };
@@ -132,7 +153,8 @@ impl Cursor {
                 continue;
             }
             weighed.add(&row)?;
-            let (inbox, entry) = entry(&row, &clocks, Content::InRow)?;
+            let content = blamed.unfit(&row)?.map_or(Content::InRow, Content::Unfit);
+            let (inbox, entry) = entry(&row, &clocks, content)?;
             chunk_bytes += entry.cost_bytes();
             chunk.push((inbox, entry));
             if chunk.len() >= CHUNK_ROWS || chunk_bytes >= CHUNK_BYTES {
@@ -151,6 +173,27 @@ impl Cursor {
         *self = next;
         let (snapshot, in_progress) = (self.snapshot.clone(), self.in_progress.clone());
         Ok(Round { snapshot, started_at, in_progress, rows, next_due })
+    }
+
+    /// Looks for messages that cannot be read, among those that the next round would bring.
+    async fn look_for_blame(
+        &self,
+        connection: &Connection,
+        (broker, wary): (Uuid, &Wary),
+    ) -> Result<(), StoreError> {
+        let (xmax, in_progress) = self.bounds();
+        let params: Params<'_> =
+            &[&xmax, &in_progress, &broker, &0_i32, &NAMES_BYTES_MAX, &None::<Vec<Uuid>>];
+        let rows = connection.query(TAIL, params).await?;
+        let ids: Result<Vec<Option<Uuid>>, StoreError> =
+            rows.iter().map(|row| row.cell("message_id")).collect();
+        let ids: Vec<Uuid> = ids?.into_iter().flatten().collect();
+        find(connection, wary, &ids).await
+    }
+
+    /// The last xmax, and the transactions in progress then, as text.
+    fn bounds(&self) -> (String, Vec<String>) {
+        (self.xmax.to_string(), self.in_progress.iter().map(u64::to_string).collect())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Rows that are dear to read, or cannot be read at all: they cost their own inbox something, and no other.
 
+mod alerts;
+mod damaged;
 mod made;
 mod odd;
 

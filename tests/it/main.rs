@@ -79,6 +79,10 @@ mod tls;
 mod topics;
 mod tour;
 mod unrouted;
+#[cfg(target_os = "linux")]
+mod untold;
+#[cfg(unix)]
+mod variables;
 mod views;
 mod watch;
 mod words;

@@ -11,12 +11,13 @@ macro_rules! statements {
 
 /// Names, numbers of parameters, the index that each must use, texts.
 const OFTEN: &[(&str, usize, &str, &str)] = statements![
-    "tail": 5, "deliveries_tail";
+    "tail": 6, "deliveries_tail";
     "tail_restored": 0, "deliveries_tail";
-    "refill": 10, "deliveries_lane";
-    "refill_key": 7, "deliveries_key";
+    "refill": 11, "deliveries_lane";
+    "refill_key": 8, "deliveries_key";
     "settle_relane": 3, "deliveries_pkey";
     "payload": 2, "agent_messages_pkey";
+    "unreadable": 2, "agent_messages_pkey";
     "settle_ack": 2, "deliveries_pkey";
     "settle_retry": 5, "deliveries_pkey";
     "settle_dead": 4, "deliveries_pkey";

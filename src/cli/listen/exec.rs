@@ -38,16 +38,12 @@ pub(super) enum End {
     Acked,
     Failed(String),
     Dead(String),
+    /// Handled, but the broker could not be told: the message comes again.
+    Untold(String),
     /// Given back without blame: the attempt does not count.
     GivenBack,
     /// The command cannot be started: the reason, and the exit status that says so.
     NotStarted(String, u8),
-}
-
-impl Handled {
-    pub(super) fn acked(of: Of) -> Self {
-        Self { of, end: End::Acked }
-    }
 }
 
 /// The exit status if this command line can run for no message; the log then says why. Known in advance only if the
@@ -104,9 +100,10 @@ impl Exec {
         told: watch::Receiver<Option<(Told, u32)>>,
     ) -> Handled {
         let of = Of::from(&delivery);
-        let end = self.run(&delivery, told).await;
+        let end = self.run(&delivery, told.clone()).await;
         match &end {
-            End::Acked => delivery.ack().await,
+            End::Acked => return super::confirm::acked(delivery, told).await,
+            End::Untold(_) => {}
             End::Failed(reason) | End::NotStarted(reason, _) => {
                 tracing::warn!(id = %delivery.id(), %reason, "the command failed");
                 delivery.fail(reason, None).await;
@@ -213,7 +210,7 @@ impl Exec {
 }
 
 /// The signal, once at least `often` signals have come.
-async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> Told {
+pub(super) async fn heard(told: &mut watch::Receiver<Option<(Told, u32)>>, often: u32) -> Told {
     let is_so = |told: &Option<(Told, u32)>| told.is_some_and(|(_, times)| times >= often);
     let signal = match told.wait_for(is_so).await {
         Ok(told) => told.map(|(signal, _)| signal),

@@ -84,7 +84,7 @@ impl Tally {
                 self.handled += 1;
                 self.failing.remove(&of.id);
             }
-            End::Failed(reason) => {
+            End::Failed(reason) | End::Untold(reason) => {
                 self.failed += 1;
                 self.fails(of, reason);
             }
@@ -184,6 +184,15 @@ mod tests {
         tally.count(handled(3, 1, End::Dead("no".to_owned())));
         assert!(tally.has_failures());
         assert_eq!(tally.count(handled(4, 1, End::NotStarted("no".to_owned(), 127))), Some(127));
+    }
+
+    #[test]
+    fn what_the_broker_was_not_told_is_a_failure_until_it_is() {
+        let mut tally = Tally::default();
+        tally.count(handled(1, 1, End::Untold("away".to_owned())));
+        assert!(tally.has_failures() && tally.to_string().starts_with("handled 0, failed 1"));
+        tally.count(handled(1, 2, End::Acked));
+        assert!(!tally.has_failures());
     }
 
     #[test]

@@ -20,6 +20,33 @@ pub(super) fn is_hostile(c: char) -> bool {
     matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
+/// A word of more characters is cut: a value from outside that stands in a sentence.
+const WORD_CHARS_MAX: usize = 200;
+/// A sentence of more characters is cut.
+const TEXT_CHARS_MAX: usize = 4_000;
+const CUT: char = '…';
+
+/// As much of a sentence as anybody reads.
+pub(in crate::cli) fn short(text: &str) -> Cow<'_, str> {
+    if text.len() <= WORD_CHARS_MAX {
+        return Cow::Borrowed(text);
+    }
+    let (mut kept, mut chars, mut word) = (String::new(), 0, 0);
+    for c in text.chars() {
+        word = if c.is_whitespace() { 0 } else { word + 1 };
+        if word > WORD_CHARS_MAX + 1 {
+            continue;
+        }
+        if chars == TEXT_CHARS_MAX {
+            kept.push(CUT);
+            break;
+        }
+        kept.push(if word > WORD_CHARS_MAX { CUT } else { c });
+        chars += 1;
+    }
+    Cow::Owned(kept)
+}
+
 /// The text as one line: line ends and tabs become blanks, any other hostile character becomes [`INSTEAD`].
 pub(in crate::cli) fn one_line(text: &str) -> Cow<'_, str> {
     replaced(text, |c| if c == '\t' || c == '\n' { ' ' } else { INSTEAD })
@@ -72,6 +99,15 @@ mod tests {
         }
         assert_eq!(one_line("a\x1b[2J\nb\u{9b}\u{202e}\u{2028}c"), "a\u{fffd}[2J b\u{fffd}\u{fffd}\u{fffd}c");
         assert_eq!(lines("a\tb\nc\r"), "a\tb\nc\u{fffd}");
+    }
+
+    #[test]
+    fn what_nobody_reads_is_cut() {
+        let words = "word ".repeat(700);
+        assert_eq!(short(&words), words);
+        assert_eq!(short(&words.repeat(100)).chars().count(), TEXT_CHARS_MAX + 1);
+        let long = format!("a {} b", "é".repeat(100_000));
+        assert_eq!(short(&long), format!("a {}… b", "é".repeat(WORD_CHARS_MAX)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ const LOOSE: &str = "
     end $$";
 
 /// Everything that an operator looks at answers.
-async fn all_answer(mesh: &Mesh) {
+pub(super) async fn all_answer(mesh: &Mesh) {
     mesh.until_ready(true).await;
     let pool = mesh.db.pool();
     let agents = agents::list(&pool).await.expect("agent list");

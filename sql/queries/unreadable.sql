@@ -1,0 +1,11 @@
+-- Whether messages $1 can be read: fails where one of them cannot, else says how much text they have beside payload and headers;
+-- null where none of them is there. $2 the most bytes of a message's names. Reads what tail.sql and refill.sql read of each.
+-- Called by src/store/payload/blamed.rs. Uses agent_messages' primary key.
+select sum(length(concat(
+         m.created_at, m.expires_at, m.priority, pg_column_size(m.payload), pg_column_size(m.headers),
+         case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
+                   + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
+                   + coalesce(octet_length(m.to_group), 0) + coalesce(octet_length(m.to_instance), 0) <= $2::int
+              then concat(m.from_agent_id, m.message_type, m.correlation_id, m.topic, m.to_group, m.to_instance) end)))
+from unnest($1::uuid[]) as k (message_id)
+cross join lateral (select * from agent_messages m where m.message_id = k.message_id offset 0) m
