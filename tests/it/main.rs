@@ -34,6 +34,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
+mod goodbye;
 mod grants;
 mod harness;
 mod held_sends;
