@@ -64,6 +64,7 @@ mod producers;
 mod protocol;
 mod reaper;
 mod rehearsal;
+mod ruled;
 mod scheduled;
 mod schema;
 mod sending;
