@@ -1,5 +1,6 @@
 //! Connections that are shared: everything but the tail, the bell and the settler, which have their own.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -108,7 +109,8 @@ impl Pool {
         answer
     }
 
-    async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
+    /// A connection, for several statements of one transaction; whoever takes it ends that.
+    pub(super) async fn get(&self) -> Result<impl Deref<Target = Connection>, StoreError> {
         self.0.get().await.map_err(|e| match e {
             bb8::RunError::User(e) => e,
             bb8::RunError::TimedOut => StoreError::unavailable(format!(
