@@ -1,7 +1,7 @@
 //! Why a step failed and what to do: the column, constraint or trigger by its name. Never a row: by the class of the error
 //! alone, since its text and its details may hold values.
 
-use super::fault::{Fault, capital};
+use super::fault::{Fault, Rule, capital};
 
 /// Errors that speak of tables, columns, types and rights: of the schema, not of a row.
 const OF_THE_SCHEMA: [&str; 6] = ["42", "0A", "25", "2B", "54", "55"];
@@ -17,6 +17,7 @@ impl Fault {
         let is_changed = self.sqlstate.starts_with("PB");
         let (why, advice) = match self.triggers.as_deref() {
             Some(names @ [_, ..]) if !is_changed => self.of_trigger(names, table),
+            _ if !is_changed && self.rules.as_ref().is_some_and(|rules| !rules.is_empty()) => self.of_rules(),
             _ if is_changed => {
                 let (why, advice) = self.of_change(table, role);
                 (format!("{table}: {why}"), advice)
@@ -41,6 +42,17 @@ impl Fault {
         (format!("{} {why}", triggers(names)), advice)
     }
 
+    /// Postgres takes no ON CONFLICT with a rule, and neither WITH nor RETURNING with some.
+    fn of_rules(&self) -> (String, String) {
+        let rules = self.rules.as_deref().unwrap_or_default();
+        let go = if rules.len() == 1 { "does not go" } else { "do not go" };
+        let advice: Vec<_> = rules.iter().map(dropped).collect();
+        (
+            format!("{} {go} with statements of the broker", named(rules)),
+            format!("Let a trigger do what it is for, and {}", advice.join(", ")),
+        )
+    }
+
     /// Nothing failed, and the row is not what was written.
     fn of_change(&self, table: &str, role: &str) -> (String, String) {
         let (mut suspects, mut advice) = (Vec::new(), Vec::new());
@@ -55,9 +67,9 @@ impl Fault {
             suspects.push(triggers(names));
             advice.push("let the trigger leave the row as it is".to_owned());
         }
-        if let Some(names @ [_, ..]) = self.rules.as_deref() {
-            suspects.push(format!("the rule {}", names.join(", ")));
-            advice.push(format!("`drop rule {} on {table}`", names.join(", ")));
+        if let Some(rules @ [_, ..]) = self.rules.as_deref() {
+            suspects.push(named(rules));
+            advice.extend(rules.iter().map(dropped));
         }
         if self.row_security == Some(true) {
             suspects.push("row level security".to_owned());
@@ -75,11 +87,6 @@ impl Fault {
     }
 
     fn of_table(&self, table: &str, role: &str) -> (String, String) {
-        if let Some(names @ [_, ..]) = self.rules.as_deref() {
-            let names = names.join(", ");
-            let why = format!("the database says: {}; it has the rule {names}", self.said);
-            return (why, format!("`drop rule {names} on {table}`"));
-        }
         match self.sqlstate == "42501" && self.row_security == Some(true) {
             true => {
                 ("a policy of row level security refuses the row".to_owned(), capital(&see_all(table, role)))
@@ -170,6 +177,18 @@ fn triggers(names: &[String]) -> String {
         [one] => format!("the trigger {one}"),
         several => format!("one of the triggers {}", several.join(", ")),
     }
+}
+
+fn named(rules: &[Rule]) -> String {
+    let names: Vec<_> = rules.iter().map(|rule| format!("{} of {}", rule.name, rule.of)).collect();
+    match rules {
+        [_] => format!("the rule {}", names.join(", ")),
+        _ => format!("the rules {}", names.join(", ")),
+    }
+}
+
+fn dropped(rule: &Rule) -> String {
+    format!("`drop rule {} on {}`", rule.name, rule.of)
 }
 
 /// How a role comes to see every row.

@@ -52,10 +52,18 @@ pub(super) struct Fault {
     /// Row level security holds for this role.
     pub(super) row_security: Option<bool>,
     pub(super) triggers: Option<Vec<String>>,
-    pub(super) rules: Option<Vec<String>>,
+    pub(super) rules: Option<Vec<Rule>>,
     pub(super) default: Option<String>,
     /// Columns that are shorter than what is written to them, with their types.
     pub(super) narrow: Option<Vec<String>>,
+}
+
+/// A rule of the user's.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Rule {
+    pub(super) name: String,
+    /// Its table, with the schema.
+    pub(super) of: String,
 }
 
 /// There was nothing to try it with. The codes that begin with PB are sql/queries/rehearsal.sql's own.
