@@ -63,6 +63,7 @@ mod process;
 mod producers;
 mod protocol;
 mod reaper;
+mod refusing;
 mod rehearsal;
 mod ruled;
 mod scheduled;
