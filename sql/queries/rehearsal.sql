@@ -14,6 +14,7 @@ declare
   step jsonb;
   act text;
   send jsonb;
+  way text;
   faults jsonb := '[]';
   reached jsonb := '{}';
   deliveries bigint;
@@ -99,17 +100,35 @@ begin
             execute statements ->> 'agent_enable' using recipient, false;
             execute statements ->> 'agent_enable' using recipient, true;
           when 'online' then
-            execute statements ->> 'presence_connected'
-              using broker, array[recipient], array[null::text], array[step ->> 'capabilities'],
-                    array[step ->> 'version'];
+            begin
+              execute statements ->> 'presence_connected'
+                using broker, array[recipient], array[null::text], array[step ->> 'capabilities'],
+                      array[step ->> 'version'];
+            exception when feature_not_supported then
+              -- A rule does not go with it. The broker then writes one agent after the other.
+              execute statements ->> 'presence_each'
+                using 'connected'::text, array[broker], array[recipient], array[null::text], array[step ->> 'capabilities'],
+                      array[step ->> 'version'], null::text[];
+            end;
           when 'heartbeat' then
-            execute statements ->> 'presence_heartbeat' using broker, array[recipient];
+            begin
+              execute statements ->> 'presence_heartbeat' using broker, array[recipient];
+            exception when feature_not_supported then
+              execute statements ->> 'presence_each'
+                using 'heartbeat'::text, array[broker], array[recipient], null::text[], null::text[], null::text[], null::text[];
+            end;
           when 'offline' then
             -- One that is there may be with other brokers.
             update agent_registry r set connected_to = array[broker]
             where r.agent_id = recipient and r.connected_to is not null and r.connected_to <> array[broker];
-            execute statements ->> 'presence_disconnected'
-              using broker, array[recipient], array[step ->> 'reason'];
+            begin
+              execute statements ->> 'presence_disconnected'
+                using broker, array[recipient], array[step ->> 'reason'];
+            exception when feature_not_supported then
+              execute statements ->> 'presence_each'
+                using 'disconnected'::text, array[broker], array[recipient], null::text[], null::text[], null::text[],
+                      array[step ->> 'reason'];
+            end;
 
           -- A message's life.
           when 'like others' then
@@ -158,18 +177,43 @@ begin
             end if;
           when 'mark' then
             execute statements ->> 'mark_delivered' using array[message];
-          when 'ack' then
-            execute statements ->> 'settle_ack' using array[delivery], array[0::smallint];
-          when 'again' then
-            execute statements ->> 'settle_retry'
-              using array[delivery], array[0::smallint], array[1::smallint], array[0::bigint], array[step ->> 'reason'];
-          when 'dead' then
-            execute statements ->> 'settle_dead'
-              using array[delivery], array[0::smallint], array[1::smallint], array[step ->> 'reason'];
+          when 'ack', 'ack in one', 'again', 'dead' then
+            begin
+              case act
+                when 'again' then
+                  execute statements ->> 'settle_retry'
+                    using array[delivery], array[0::smallint], array[1::smallint], array[0::bigint], array[step ->> 'reason'];
+                when 'dead' then
+                  execute statements ->> 'settle_dead'
+                    using array[delivery], array[0::smallint], array[1::smallint], array[step ->> 'reason'];
+                else
+                  execute statements ->> 'settle_ack' using array[delivery], array[0::smallint];
+              end case;
+            exception when feature_not_supported then
+              -- A rule does not go with it. The broker then writes outcomes one by one.
+              if act = 'ack in one' then
+                raise;
+              end if;
+              execute statements ->> 'settle_each'
+                using array[case act when 'again' then 'retry' else act end], array[delivery], array[0::smallint],
+                      array[case act when 'ack' then 0 else 1 end::smallint], array[0::bigint], array[step ->> 'reason'],
+                      1000, ''::text;
+            end;
           when 'redrive' then
-            execute statements ->> 'dead_redrive' using array[delivery], null::text, 0::bigint, 1::bigint;
+            begin
+              execute statements ->> 'dead_redrive' using array[delivery], null::text, 0::bigint, 1::bigint;
+            exception when feature_not_supported then
+              execute statements ->> 'dead_wait' using array[delivery];
+              execute statements ->> 'dead_ready' using array[delivery];
+            end;
           when 'expire' then
-            execute statements ->> 'settle_expired' using array[delivery], array[0::smallint];
+            begin
+              execute statements ->> 'settle_expired' using array[delivery], array[0::smallint];
+            exception when feature_not_supported then
+              execute statements ->> 'settle_each'
+                using array['expired'], array[delivery], array[0::smallint], array[0::smallint], array[0::bigint],
+                      array[null::text], 1000, ''::text;
+            end;
           when 'delete' then
             delete from agent_messages m where m.message_id = message;
             if exists (select from agent_messages m where m.message_id = message) then
@@ -184,19 +228,29 @@ begin
           when 'subscribe' then
             insert into postbell.subscriptions (pattern, agent_id) values (step ->> 'topic', recipient)
             on conflict do nothing;
-          when 'send' then
+          when 'send', 'send in one' then
             message := gen_random_uuid();
             send := step -> 'send';
-            execute statements ->> 'publish'
-              using array[message], array[sender], array[case when send ? 'to' then send ->> 'to' else recipient end],
-                    array[coalesce(send ->> 'type', kind)], array[body::text],
-                    array[coalesce((send ->> 'priority')::int, 5)],
-                    array[(send ->> 'delay_ms')::bigint], array[(send ->> 'ttl_ms')::bigint],
-                    array[send ->> 'dedupe_key'], array[send ->> 'correlation_id'], array[send ->> 'headers'],
-                    array[send ->> 'topic'],
-                    array[case when send ? 'environment'
-                               then (select r.environment::text from agent_registry r where r.agent_id = recipient) end],
-                    array[send ->> 'group'], array[send ->> 'to_instance'], array[send ->> 'ordering_key'];
+            foreach way in array array['publish', 'publish_ruled'] loop
+              begin
+                execute statements ->> way
+                  using array[message], array[sender], array[case when send ? 'to' then send ->> 'to' else recipient end],
+                        array[coalesce(send ->> 'type', kind)], array[body::text],
+                        array[coalesce((send ->> 'priority')::int, 5)],
+                        array[(send ->> 'delay_ms')::bigint], array[(send ->> 'ttl_ms')::bigint],
+                        array[send ->> 'dedupe_key'], array[send ->> 'correlation_id'], array[send ->> 'headers'],
+                        array[send ->> 'topic'],
+                        array[case when send ? 'environment'
+                                   then (select r.environment::text from agent_registry r where r.agent_id = recipient) end],
+                        array[send ->> 'group'], array[send ->> 'to_instance'], array[send ->> 'ordering_key'];
+                exit;
+              exception when feature_not_supported then
+                -- A rule does not go with it. The broker then inserts without ON CONFLICT.
+                if act = 'send in one' or way = 'publish_ruled' then
+                  raise;
+                end if;
+              end;
+            end loop;
           when 'arrives' then
             if not exists (select from postbell.deliveries d
                            where d.message_id = message and d.inbox = coalesce(step ->> 'inbox', recipient)) then
@@ -272,8 +326,13 @@ begin
           join pg_proc p on p.oid = found.tgfoid
           where case when state like 'PB%' then found.table_oid = to_regclass(step ->> 'table')
                      else context ~ ('(^|[^[:alnum:]_])' || regexp_replace(p.proname, '([^[:alnum:]_])', '\\\1', 'g') || '"?\(') end),
-        'rules', (select jsonb_agg(w.rulename) from pg_rewrite w
-                  where w.ev_class = to_regclass(step ->> 'table') and (state like 'PB%' or state in ('0A000', '55000'))),
+        -- An escalation is a message.
+        'rules', (select jsonb_agg(jsonb_build_object('name', w.rulename, 'of', current_schema() || '.' || c.relname)
+                                   order by c.relname, w.rulename)
+                  from pg_rewrite w join pg_class c on c.oid = w.ev_class
+                  where w.ev_enabled in ('O', 'A') and (state like 'PB%' or state in ('0A000', '55000'))
+                    and (c.oid = to_regclass(step ->> 'table')
+                         or (state = '0A000' and step ->> 'table' = 'agent_alerts' and c.oid = to_regclass('agent_messages')))),
         'default', (select pg_get_expr(d.adbin, d.adrelid)
                     from pg_attrdef d join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
                     where d.adrelid = to_regclass(step ->> 'table') and a.attname = of_column and state in ('PB001', 'PB002', 'PB003')),

@@ -1,7 +1,9 @@
 //! Dead letters: deliveries that were given up, with the reason. Dead letters leave only by redrive or purge.
 
 mod batch;
+mod done;
 mod page;
+mod ruled;
 
 use std::time::SystemTime;
 
@@ -16,7 +18,8 @@ use super::payload::{self, Text};
 use super::pool::Pool;
 use crate::base::moment;
 
-pub use batch::{Done, Partly, Refusal, purge, purge_some, redrive, redrive_some};
+pub use batch::{purge, purge_some, redrive, redrive_some};
+pub use done::{Done, Partly, Refusal};
 pub use page::{LETTER_BYTES_MAX, page};
 
 const LIST: &str = include_str!("../../sql/queries/dead_list.sql");

@@ -1,6 +1,7 @@
 //! Shared connections, for everything but the tail, the bell, the settler, the marker, the publisher and the leases,
 //! which have their own.
 
+use std::ops::Deref;
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -111,8 +112,8 @@ impl Pool {
         answer
     }
 
-    /// A connection, for several statements.
-    pub(super) async fn get(&self) -> Result<bb8::PooledConnection<'_, Manager>, StoreError> {
+    /// A connection, for several statements of one transaction, which the caller ends.
+    pub(super) async fn get(&self) -> Result<impl Deref<Target = Connection>, StoreError> {
         self.0.get().await.map_err(|e| match e {
             bb8::RunError::User(e) => e,
             bb8::RunError::TimedOut => StoreError::unavailable(format!(

@@ -1,7 +1,10 @@
 //! Publishing: messages that agents send through the broker, many by one insert.
 
+mod columns;
+mod ruled;
+
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join3;
 use tokio::time::timeout;
@@ -12,13 +15,18 @@ use super::cell::Cells;
 use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
 use super::pool::POOL_WAIT;
-use postbell_client::protocol::frame::{EVERYBODY, Send};
+use columns::Columns;
+use postbell_client::protocol::frame::Send;
 
 const PUBLISH: &str = include_str!("../../sql/queries/publish.sql");
 /// The time of a statement does not count what is deferred to the COMMIT, such as a user's constraint trigger. So that is done
 /// before, in a statement of its own.
 const END: &str = "set constraints all immediate; commit";
 const FIRST: &str = include_str!("../../sql/queries/publish_first.sql");
+/// feature_not_supported: a rule of the table does not go with the insert, which has ON CONFLICT.
+const NOT_WITH_A_RULE: &str = "0A000";
+/// For how long the insert is not tried after it met a rule that the other way gets along with.
+const RULED_FOR: Duration = Duration::from_secs(30);
 
 /// A message to insert.
 #[derive(Debug)]
@@ -60,10 +68,23 @@ impl Held {
     }
 }
 
+/// The fate of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is known under this id: its own, or that of the first with the same sender and dedupe key.
+    As(Uuid),
+    /// It is not stored: the first with its dedupe key was removed at this moment, or it is as below.
+    FirstIsGone,
+    /// It is not stored: a trigger or a rule of the user's keeps it out without an error.
+    KeptOut,
+}
+
 /// Writes messages, on a connection of its own: its patience is not that of others. Opened when it is needed.
 pub struct Writer {
     target: Target,
     open: Option<Open>,
+    /// Until then the table counts as one with a rule.
+    ruled_until: Option<Instant>,
 }
 
 struct Open {
@@ -76,7 +97,7 @@ struct Open {
 impl Writer {
     /// A writer for this database, without a connection yet.
     pub fn new(target: Target) -> Self {
-        Self { target, open: None }
+        Self { target, open: None, ruled_until: None }
     }
 
     /// Closes the connection; another one is opened for the next insert.
@@ -89,9 +110,8 @@ impl Writer {
         self.open.as_ref().is_some_and(|open| !open.connection.is_closed())
     }
 
-    /// Inserts a batch in one transaction and says, in the same order, under which id each message is known: its own,
-    /// or that of the first message with the same sender and dedupe key. `None`: that first one was removed at this
-    /// moment, and the message is not stored. When this returns the others are committed.
+    /// Inserts a batch in one transaction and says, in the same order, what became of each. When this returns those that are
+    /// stored are committed.
     ///
     /// # Errors
     /// See [`StoreError`] and [`held`]. After an error no message is inserted, or nobody knows whether all are.
@@ -99,10 +119,25 @@ impl Writer {
         &mut self,
         batch: &[&Outgoing],
         patience: Patience,
-    ) -> Result<Vec<Option<Uuid>>, StoreError> {
+    ) -> Result<Vec<Stored>, StoreError> {
+        let is_ruled = self.ruled_until.is_some_and(|until| Instant::now() < until);
         let open = self.open(patience).await?;
-        let published = publish(open, batch).await;
-        open.is_prepared = published.is_ok();
+        if !is_ruled {
+            let published = publish(open, batch).await;
+            open.is_prepared = published.is_ok();
+            let is_of_a_rule = |e: &StoreError| e.sqlstate() == Some(NOT_WITH_A_RULE);
+            if !published.as_ref().is_err_and(is_of_a_rule) {
+                return published;
+            }
+        }
+        let published = ruled::publish(&open.connection, batch).await;
+        if published.is_ok() && !is_ruled {
+            tracing::warn!(
+                "agent_messages has a rule, so what agents send is inserted without ON CONFLICT, and slower: `postbell doctor` \
+                 names the rule"
+            );
+            self.ruled_until = Some(Instant::now() + RULED_FOR);
+        }
         published
     }
 
@@ -154,59 +189,27 @@ async fn insert(open: &Open, params: Params<'_>) -> Result<Vec<Row>, StoreError>
     inserted
 }
 
-async fn publish(open: &Open, batch: &[&Outgoing]) -> Result<Vec<Option<Uuid>>, StoreError> {
-    macro_rules! column {
-        ($o:ident => $value:expr) => {
-            batch.iter().map(|$o| $value).collect::<Vec<_>>()
-        };
-    }
-    let ids = column!(o => o.id);
-    let senders = column!(o => &*o.from);
-    let recipients = column!(o => o.send.to.as_deref().filter(|to| *to != EVERYBODY));
-    let topics = column!(o => o.send.topic.as_deref());
-    let environments = column!(o => o.send.environment.as_deref());
-    let groups = column!(o => o.send.group.as_deref());
-    let instances = column!(o => o.send.to_instance.as_deref());
-    let ordering_keys = column!(o => o.send.ordering_key.as_deref());
-    let types = column!(o => o.send.message_type.as_str());
-    let payloads = column!(o => o.send.payload.get());
-    let priorities = column!(o => i32::from(o.send.priority.get()));
-    let delays = column!(o => o.send.delay_ms.map(|ms| ms as i64));
-    let ttls = column!(o => o.send.ttl_ms.map(|ms| ms as i64));
-    let keys = column!(o => o.send.dedupe_key.as_deref());
-    let correlations = column!(o => o.send.correlation_id.as_deref());
-    let headers = column!(o => o.send.headers.as_ref().map(|h| h.get()));
-    let params: Params<'_> = &[
-        &ids,
-        &senders,
-        &recipients,
-        &types,
-        &payloads,
-        &priorities,
-        &delays,
-        &ttls,
-        &keys,
-        &correlations,
-        &headers,
-        &topics,
-        &environments,
-        &groups,
-        &instances,
-        &ordering_keys,
-    ];
-    let rows = insert(open, params).await?;
+async fn publish(open: &Open, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+    let columns = Columns::of(batch);
+    let rows = insert(open, &columns.params()).await?;
     if rows.len() == batch.len() {
-        return Ok(ids.into_iter().map(Some).collect());
+        return Ok(columns.ids.into_iter().map(Stored::As).collect());
     }
     let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
-    let known: Vec<&Outgoing> = batch.iter().copied().filter(|o| !new.contains(&o.id)).collect();
+    let known: Vec<&Outgoing> =
+        batch.iter().copied().filter(|o| !new.contains(&o.id) && o.send.dedupe_key.is_some()).collect();
     // The new ones are committed, whatever becomes of the question after the others.
     let firsts = firsts(&open.connection, &known).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the first messages of some dedupe keys could not be read");
         HashMap::new()
     });
-    let id_of = |o: &Outgoing| if new.contains(&o.id) { Some(o.id) } else { firsts.get(&o.id).copied() };
-    Ok(batch.iter().map(|o| id_of(o)).collect())
+    let stored = |o: &&Outgoing| match firsts.get(&o.id) {
+        _ if new.contains(&o.id) => Stored::As(o.id),
+        Some(first) => Stored::As(*first),
+        None if o.send.dedupe_key.is_some() => Stored::FirstIsGone,
+        None => Stored::KeptOut,
+    };
+    Ok(batch.iter().map(stored).collect())
 }
 
 /// The id of the first stored message with the dedupe key of each of these, by the id of the new one.

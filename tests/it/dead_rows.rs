@@ -31,6 +31,10 @@ const REFUSALS: &[(&str, &str)] = &[
         "without an error",
     ),
     (
+        "create rule not_the_third as on update to agent_messages where new.payload = '3' do instead nothing",
+        "without an error",
+    ),
+    (
         "create function third() returns trigger language plpgsql as $$
          begin if new.payload = '3' then raise exception 'secret'; end if; return null; end $$;
          create constraint trigger not_the_third after update on agent_messages deferrable initially deferred
@@ -145,5 +149,41 @@ async fn what_a_poller_holds_is_passed_over() {
         assert!(ended.stdout.ends_with(" 5\n"), "{op}: {}", ended.stdout);
         let end = "update agent_messages set status = 'processed' where payload = '3'; commit";
         timeout(PATIENCE, poller.batch_execute(end)).await.expect("goes on").expect("is no victim");
+    }
+}
+
+/// With a rule on the table several statements do what one does elsewhere.
+#[tokio::test]
+async fn a_rule_beside_each_change_keeps_nothing_dead() {
+    for rule in ["also insert into audit values (new.message_id)", "also select 1"] {
+        let db = migrated().await;
+        bury(&db).await;
+        let broadcast = "set postbell.broker = on;
+             update agent_messages set to_agent_id = null where payload in ('5', '6'); set postbell.broker = off;
+             create table audit (message_id uuid)";
+        let sql = db.sql().await;
+        sql.batch_execute(broadcast).await.unwrap();
+        sql.batch_execute(&format!("create rule r as on update to agent_messages do {rule}"))
+            .await
+            .expect(rule);
+        let held = db.sql().await;
+        held.batch_execute("begin; select from agent_messages where payload in ('4', '6') for update")
+            .await
+            .unwrap();
+        let numbers = "select array_agg(delivery_id::text order by payload) from postbell.deliveries
+                       join agent_messages using (message_id) where payload in ('1', '2', '4')";
+        let numbers = db.ask::<Vec<String>>(numbers).await;
+        let redrive: Vec<&str> =
+            ["dead", "redrive"].into_iter().chain(numbers.iter().map(String::as_str)).collect();
+        let ended = command(&db, &redrive).await;
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, "redriven 2\n"), "{rule}: {}", ended.stderr);
+        assert!(ended.stderr.contains("1 are held"), "{rule}: {}", ended.stderr);
+        assert_eq!(db.ask::<i64>(AS_NEW).await, 2, "{rule}");
+        let ended = command(&db, &["dead", "purge", "--all"]).await;
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, "purged 2\n"), "{rule}: {}", ended.stderr);
+        let reason = "select error_message from agent_messages where payload = '5' and status = 'failed'";
+        assert_eq!(db.ask::<String>(reason).await, "no such county", "{rule}");
+        held.batch_execute("rollback").await.unwrap();
+        assert_eq!(db.ask::<Vec<i64>>(DEAD).await.len(), 2, "{rule}");
     }
 }

@@ -34,6 +34,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod gate;
+mod goodbye;
 mod grants;
 mod habits;
 mod harness;
@@ -63,8 +64,10 @@ mod process;
 mod producers;
 mod protocol;
 mod reaper;
+mod refusing;
 mod rehearsal;
 mod require;
+mod ruled;
 mod scheduled;
 mod schema;
 mod sending;

@@ -24,6 +24,13 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "dead_page": 3, "deliveries_dead";
     "dead_redrive": 4, "deliveries_dead";
     "dead_purge": 4, "deliveries_dead";
+    "dead_chosen": 4, "deliveries_dead";
+    "dead_refused": 2, "deliveries_pkey";
+    "dead_free": 4, "deliveries_dead";
+    "dead_wait": 1, "agent_messages_pkey";
+    "dead_ready": 1, "deliveries_pkey";
+    "dead_drop": 1, "deliveries_pkey";
+    "dead_failed": 2, "agent_messages_pkey";
     "settle_expired": 2, "deliveries_pkey";
     "settle_unmarked": 2, "agent_messages_pkey";
     "aside_next": 0, "set_aside_due";
@@ -33,6 +40,8 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "reap_processed": 2, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
     "publish": 16, "";
+    "publish_ruled": 16, "";
+    "publish_there": 1, "agent_messages_pkey";
     "lock_acquire": 6, "locks_pkey";
     "lock_release": 5, "locks_pkey";
     "reap_locks": 2, "locks_until";
@@ -49,6 +58,8 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "presence_connected": 5, "agent_registry_pkey";
     "presence_disconnected": 3, "agent_registry_pkey";
     "presence_heartbeat": 2, "agent_registry_pkey";
+    "presence_versions": 1, "agent_registry_pkey";
+    "presence_kept_out": 2, "set_aside_presence";
     "reap_presence": 2, "presence_history_until";
     "alerts_offline": 2, "presence_history_untold";
     "agent_metrics_recent": 2, "agent_metrics_recorded_at";

@@ -133,6 +133,21 @@ async fn what_fails_by_itself_is_a_warning() {
         &["The trigger present of public.agent_registry raises an exception, so agents that connect"],
     )
     .await;
+    warned(
+        "create table audit (message_id uuid);
+         create rule audited as on insert to agent_messages do also insert into audit values (new.message_id)",
+        &[
+            "The rule audited of public.agent_messages does not go with statements of the broker, so what agents send is inserted",
+            "alerts cannot be escalated",
+            "`drop rule audited on public.agent_messages`",
+        ],
+    )
+    .await;
+    warned(
+        "create rule beside as on update to agent_messages do also select 1",
+        &["The rule beside of public.agent_messages does not go with statements of the broker, so outcomes are written one by one"],
+    )
+    .await;
     // This trigger fails only at the commit, where nothing else would tell.
     warned(
         "create function late_f() returns trigger language plpgsql as $$ begin

@@ -45,6 +45,8 @@ pub(super) struct Link<'a> {
     route: &'a Route,
     outbox: mpsc::WeakSender<Outgoing>,
     connection: Option<Connection>,
+    /// The agent's lines to the owner.
+    frames: Option<mpsc::Receiver<ClientFrame>>,
     /// False while a line to the owner may have been cut.
     whole: bool,
     /// The highest tag of this session so far.
@@ -66,7 +68,18 @@ impl<'a> Link<'a> {
         outbox: mpsc::WeakSender<Outgoing>,
     ) -> Self {
         let pace = Pace::new(AGAIN_FIRST, AGAIN_MAX);
-        Self { greeted, shared, route, outbox, connection: None, whole: true, last_tag: 0, pace, attempts: 0 }
+        Self {
+            greeted,
+            shared,
+            route,
+            outbox,
+            connection: None,
+            frames: None,
+            whole: true,
+            last_tag: 0,
+            pace,
+            attempts: 0,
+        }
     }
 
     /// Links to each owner that the session is told of, until a link ends the session.
@@ -144,14 +157,15 @@ impl<'a> Link<'a> {
     /// Passes lines on, both ways, for as long as the link stands.
     async fn relay(&mut self, connection: Connection, owner: uuid::Uuid) -> Result<Lost, End> {
         let base = self.last_tag;
-        let mut frames = self.route.open(base);
+        self.frames = Some(self.route.open(base));
         self.connection = Some(connection);
         self.shared.metrics.links.inc();
         tracing::info!(session = self.greeted.session, agent = %self.greeted.agent, %owner, "linked to the owner");
         let since = Instant::now();
-        let ended = self.pass_on(&mut frames).await;
+        let ended = self.pass_on().await;
         self.shared.metrics.links.dec();
         self.connection = None;
+        self.frames = None;
         self.whole = true;
         for reference in self.route.close().references {
             let sentence =
@@ -168,13 +182,15 @@ impl<'a> Link<'a> {
     }
 
     /// Returns `None` if the owner gave the inbox up, and `Some(false)` if the link was cut.
-    async fn pass_on(&mut self, frames: &mut mpsc::Receiver<ClientFrame>) -> Result<Option<bool>, End> {
+    async fn pass_on(&mut self) -> Result<Option<bool>, End> {
         let heartbeat = LINK_HEARTBEAT;
         let (mut heard_at, mut wrote_at) = (Instant::now(), Instant::now());
         let (mut batch, mut buffer) = (Vec::new(), Vec::new());
         const CUT: Result<Option<bool>, End> = Ok(Some(false));
         loop {
-            let Some(connection) = self.connection.as_mut() else { return CUT };
+            let (Some(connection), Some(frames)) = (self.connection.as_mut(), self.frames.as_mut()) else {
+                return CUT;
+            };
             tokio::select! {
                 line = connection.reader.next_line() => {
                     let Ok(Some(line)) = line else { return CUT };
@@ -260,6 +276,10 @@ impl<'a> Link<'a> {
         }
         self.shared.metrics.links.dec();
         let mut buffer = Vec::new();
+        // The agent's last lines may not have been passed on.
+        while let Some(frame) = self.frames.as_mut().and_then(|frames| frames.try_recv().ok()) {
+            push_line(&mut buffer, &frame);
+        }
         for (theirs, tag) in left.in_flight {
             if by_broker || tag > written {
                 let release =

@@ -148,10 +148,10 @@ impl Route {
         let open = self.lock();
         let Some(open) = open.as_ref() else { return (tags, None) };
         let (away, here): (Vec<Tag>, Vec<Tag>) = tags.into_iter().partition(|tag| *tag > open.base);
-        if away.is_empty() {
-            return (here, None);
-        }
-        let tags = away.into_iter().map(|tag| tag - open.base).collect();
+        let tags = match away.is_empty() {
+            true => vec![0],
+            false => away.into_iter().map(|tag| tag - open.base).collect(),
+        };
         (here, Some(Away { tags, frames: open.frames.clone() }))
     }
 
@@ -213,6 +213,7 @@ mod tests {
         route.pushed(now, 1, DEADLINE);
         let (here, away) = route.begun(vec![7, 8]);
         assert_eq!((here, away.expect("one is the owner's").tags), (vec![7], vec![1]));
+        assert_eq!(route.begun(vec![0]).1.expect("none is the owner's").tags, [0]);
         assert_eq!(route.close().in_flight, [(1, 8)], "it is in flight as before");
     }
 

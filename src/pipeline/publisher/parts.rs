@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::item::{Item, Verdict};
-use crate::store::publish::{Held, Outgoing, Patience, Writer, held};
+use crate::store::publish::{Held, Outgoing, Patience, Stored, Writer, held};
 
 /// How long the halves of a batch may wait in all. Sends that are left then are tried again later, as a batch.
 const WAITED_MAX: Duration = Duration::from_millis(300);
@@ -39,8 +39,8 @@ pub(super) async fn write(
         let began = Instant::now();
         let messages: Vec<&Outgoing> = part.iter().map(|item| &item.message).collect();
         let error = match writer.publish(&messages, patience).await {
-            Ok(ids) => {
-                part.into_iter().zip(ids).for_each(|(item, id)| tell(item, stored(id)));
+            Ok(stored) => {
+                part.into_iter().zip(stored).for_each(|(item, stored)| tell(item, verdict(stored)));
                 continue;
             }
             Err(error) => error,
@@ -77,7 +77,16 @@ pub(super) async fn write(
     left
 }
 
-fn stored(id: Option<uuid::Uuid>) -> Verdict {
-    let gone = "the first message with this dedupe_key was just removed";
-    id.map_or_else(|| Verdict::NotStored(gone.to_owned()), Verdict::Stored)
+fn verdict(stored: Stored) -> Verdict {
+    match stored {
+        Stored::As(id) => Verdict::Stored(id),
+        Stored::FirstIsGone => Verdict::NotStored(
+            "the first message with this dedupe_key was just removed, or a trigger of agent_messages keeps this one out".to_owned(),
+        ),
+        Stored::KeptOut => Verdict::Refused(
+            "a trigger or a rule of agent_messages keeps this message out without an error: it is not stored, and `postbell \
+             doctor` names what could do so"
+                .to_owned(),
+        ),
+    }
 }

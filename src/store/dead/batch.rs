@@ -1,10 +1,10 @@
 //! Redriving and purging: many dead letters by one statement; if a row of the user's refuses that, halves of them,
 //! down to that row.
 
-use std::fmt;
 use std::time::Instant;
 
-use super::Chosen;
+use super::done::{Done, Partly, Refusal};
+use super::{Chosen, ruled};
 use crate::store::cell::Cells;
 use crate::store::error::{Fault, StoreError};
 use crate::store::pool::Pool;
@@ -20,96 +20,15 @@ const REFUSED: &str = include_str!("../../../sql/queries/dead_refused.sql");
 const BATCH_ROWS: i64 = 5_000;
 /// Of so many refused rows the trigger is looked up; the others say what the database said.
 const EXPLAINED_MAX: usize = 20;
-/// A sentence names so many refused rows.
-const NAMED_MAX: usize = 3;
-const KEPT: &str = "a trigger or a rule of agent_messages keeps the change out without an error: let it pass what sessions with \
-                    the setting postbell.broker = on write";
-
-/// A dead letter that stays one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// Its number.
-    pub delivery_id: i64,
-    /// Which constraint, trigger or function of the user's does not take it.
-    pub reason: String,
-}
-
-/// What became of those that were looked at.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Done {
-    /// So many were redriven or purged.
-    pub count: i64,
-    /// So many were looked at.
-    pub looked: i64,
-    /// The one with the highest number of these.
-    pub last: Option<i64>,
-    /// So many were passed over, since another transaction holds them.
-    pub held: i64,
-    /// So many were not tried, since those that are refused took all of the time.
-    pub untried: usize,
-    /// What the user's table does not take.
-    pub refused: Vec<Refusal>,
-}
-
-impl Done {
-    /// Whether there is nothing to say of it but the count.
-    pub fn is_whole(&self) -> bool {
-        self.held == 0 && self.untried == 0 && self.refused.is_empty()
-    }
-
-    /// What stays dead, and why; empty if nothing does.
-    pub fn left(&self) -> String {
-        let mut parts: Vec<String> = Vec::new();
-        for Refusal { delivery_id, reason } in self.refused.iter().take(NAMED_MAX) {
-            parts.push(format!("delivery {delivery_id} stays dead: {reason}"));
-        }
-        let more = self.refused.len().saturating_sub(NAMED_MAX);
-        if more > 0 {
-            parts.push(format!("{more} more are refused"));
-        }
-        if self.held > 0 {
-            parts.push(format!("{} are held by another transaction: ask again when it has ended", self.held));
-        }
-        if self.untried > 0 {
-            parts.push(format!("{} were not tried, for want of time: ask again for these", self.untried));
-        }
-        parts.join("; ")
-    }
-
-    fn add(&mut self, other: Self) {
-        self.count += other.count;
-        self.looked += other.looked;
-        self.last = self.last.max(other.last);
-        self.held += other.held;
-        self.untried += other.untried;
-        self.refused.extend(other.refused);
-    }
-}
-
-/// Not all that was chosen was redriven or purged. What was done stays done.
-#[derive(Debug)]
-pub struct Partly {
-    /// What became of it.
-    pub done: Done,
-    /// Why nothing more was tried.
-    pub error: Option<StoreError>,
-}
-
-impl fmt::Display for Partly {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "done: {}; {}", self.done.count, self.done.left())?;
-        self.error.as_ref().map_or(Ok(()), |error| write!(f, "; then: {error}"))
-    }
-}
-
-impl std::error::Error for Partly {}
+/// feature_not_supported: a rule of the table does not go with a statement that writes to several tables.
+const NOT_WITH_A_RULE: &str = "0A000";
 
 /// Makes dead letters ready again, with all their attempts, and rings. Returns how many.
 ///
 /// # Errors
 /// See [`Partly`].
 pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
-    all(&Write::redrive(pool), chosen).await
+    all(&Write::new(pool, Op::Redrive), chosen).await
 }
 
 /// Deletes dead letters; their messages stay `failed` until retention. Returns how many.
@@ -117,7 +36,7 @@ pub async fn redrive(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
 /// # Errors
 /// See [`Partly`].
 pub async fn purge(pool: &Pool, chosen: &Chosen<'_>) -> Result<i64, Partly> {
-    all(&Write::purge(pool), chosen).await
+    all(&Write::new(pool, Op::Purge), chosen).await
 }
 
 /// Redrives at most `most` dead letters: the `ids` (only those of the inbox, if one is given), or those of the inbox
@@ -133,7 +52,8 @@ pub async fn redrive_some(
     (after, most): (i64, i64),
     until: Instant,
 ) -> Result<Done, StoreError> {
-    some(&Write { until: Some(until), ..Write::redrive(pool) }, Range { ids, inbox, after, most }).await
+    some(&Write { until: Some(until), ..Write::new(pool, Op::Redrive) }, Range { ids, inbox, after, most })
+        .await
 }
 
 /// Purges dead letters that are chosen as in [`redrive_some`].
@@ -147,36 +67,57 @@ pub async fn purge_some(
     (after, most): (i64, i64),
     until: Instant,
 ) -> Result<Done, StoreError> {
-    some(&Write { until: Some(until), ..Write::purge(pool) }, Range { ids, inbox, after, most }).await
+    some(&Write { until: Some(until), ..Write::new(pool, Op::Purge) }, Range { ids, inbox, after, most })
+        .await
 }
 
 /// What is done to dead letters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Redrive,
+    Purge,
+}
+
+impl Op {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Redrive => REDRIVE,
+            Self::Purge => PURGE,
+        }
+    }
+
+    /// The status that a message has afterwards.
+    fn status(self) -> &'static str {
+        match self {
+            Self::Redrive => "pending",
+            Self::Purge => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
 struct Write<'a> {
     pool: &'a Pool,
-    sql: &'static str,
-    /// What it makes of a message's status.
-    status: &'static str,
+    op: Op,
     /// Halves are tried until this moment.
     until: Option<Instant>,
+    /// A rule is on the user's table.
+    is_ruled: bool,
 }
 
 impl<'a> Write<'a> {
-    fn redrive(pool: &'a Pool) -> Self {
-        Self { pool, sql: REDRIVE, status: "pending", until: None }
-    }
-
-    fn purge(pool: &'a Pool) -> Self {
-        Self { pool, sql: PURGE, status: "failed", until: None }
+    fn new(pool: &'a Pool, op: Op) -> Self {
+        Self { pool, op, until: None, is_ruled: false }
     }
 }
 
 /// The dead letters that a statement is for.
 #[derive(Clone, Copy)]
-struct Range<'a> {
-    ids: Option<&'a [i64]>,
-    inbox: Option<&'a str>,
-    after: i64,
-    most: i64,
+pub(super) struct Range<'a> {
+    pub(super) ids: Option<&'a [i64]>,
+    pub(super) inbox: Option<&'a str>,
+    pub(super) after: i64,
+    pub(super) most: i64,
 }
 
 async fn all(write: &Write<'_>, chosen: &Chosen<'_>) -> Result<i64, Partly> {
@@ -219,15 +160,27 @@ async fn all_of(
 }
 
 async fn some(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
-    match statement(write, range).await {
-        Err(e) if is_of_a_row(&e) => halves(write, range).await,
-        done => done,
+    let refused = match statement(write, range).await {
+        Err(e) if is_of_a_row(&e) => e,
+        done => return done,
+    };
+    let is_ruled = refused.sqlstate() == Some(NOT_WITH_A_RULE);
+    let write = &Write { is_ruled, ..*write };
+    match is_ruled {
+        true => match statement(write, range).await {
+            Err(e) if is_of_a_row(&e) => halves(write, range).await,
+            done => done,
+        },
+        false => halves(write, range).await,
     }
 }
 
 async fn statement(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
+    if write.is_ruled {
+        return ruled::statements(write.pool, write.op, range).await;
+    }
     let Range { ids, inbox, after, most } = range;
-    let row = write.pool.query_one(write.sql, &[&ids, &inbox, &after, &most]).await?;
+    let row = write.pool.query_one(write.op.sql(), &[&ids, &inbox, &after, &most]).await?;
     let kept: Vec<i64> = row.cell("kept")?;
     Ok(Done {
         count: row.cell("n")?,
@@ -235,10 +188,7 @@ async fn statement(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreErr
         last: row.cell("last")?,
         held: row.cell("held")?,
         untried: 0,
-        refused: kept
-            .into_iter()
-            .map(|delivery_id| Refusal { delivery_id, reason: KEPT.to_owned() })
-            .collect(),
+        refused: kept.into_iter().map(Refusal::kept_out).collect(),
     })
 }
 
@@ -289,6 +239,6 @@ async fn why_refused(write: &Write<'_>, delivery_id: i64) -> Option<String> {
         Err::<(), _>(StoreError::refused("rolled back"))
     };
     // What it says is why the caller was refused already.
-    let _ = write.pool.in_transaction(REFUSED, &[&delivery_id, &write.status], read).await;
+    let _ = write.pool.in_transaction(REFUSED, &[&delivery_id, &write.op.status()], read).await;
     why
 }

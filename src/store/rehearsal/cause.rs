@@ -1,7 +1,7 @@
 //! Why a step failed and what to do: names the column, constraint or trigger, but never quotes a row. So only the
 //! class of the error decides, since its text and details may hold values.
 
-use super::fault::{Fault, capital};
+use super::fault::{Fault, Rule, capital};
 
 /// Classes of errors about tables, columns, types and rights. Such errors are about the schema and not a row, so
 /// their text may be shown.
@@ -18,6 +18,7 @@ impl Fault {
         let is_changed = self.sqlstate.starts_with("PB");
         let (why, advice) = match self.triggers.as_deref() {
             Some(names @ [_, ..]) if !is_changed => self.of_trigger(names, table),
+            _ if !is_changed && self.rules.as_ref().is_some_and(|rules| !rules.is_empty()) => self.of_rules(),
             _ if is_changed => {
                 let (why, advice) = self.of_change(table, role);
                 (format!("{table}: {why}"), advice)
@@ -42,6 +43,17 @@ impl Fault {
         (format!("{} {why}", triggers(names)), advice)
     }
 
+    /// Postgres takes no ON CONFLICT with a rule, and neither WITH nor RETURNING with some.
+    fn of_rules(&self) -> (String, String) {
+        let rules = self.rules.as_deref().unwrap_or_default();
+        let go = if rules.len() == 1 { "does not go" } else { "do not go" };
+        let advice: Vec<_> = rules.iter().map(dropped).collect();
+        (
+            format!("{} {go} with statements of the broker", named(rules)),
+            format!("Let a trigger do what it is for, and {}", advice.join(", ")),
+        )
+    }
+
     /// Explains a step without an error after which the row is not as it was written.
     fn of_change(&self, table: &str, role: &str) -> (String, String) {
         let (mut suspects, mut advice) = (Vec::new(), Vec::new());
@@ -56,9 +68,9 @@ impl Fault {
             suspects.push(triggers(names));
             advice.push("let the trigger leave the row as it is".to_owned());
         }
-        if let Some(names @ [_, ..]) = self.rules.as_deref() {
-            suspects.push(format!("the rule {}", names.join(", ")));
-            advice.push(format!("`drop rule {} on {table}`", names.join(", ")));
+        if let Some(rules @ [_, ..]) = self.rules.as_deref() {
+            suspects.push(named(rules));
+            advice.extend(rules.iter().map(dropped));
         }
         if self.row_security == Some(true) {
             suspects.push("row level security".to_owned());
@@ -76,11 +88,6 @@ impl Fault {
     }
 
     fn of_table(&self, table: &str, role: &str) -> (String, String) {
-        if let Some(names @ [_, ..]) = self.rules.as_deref() {
-            let names = names.join(", ");
-            let why = format!("the database says: {}; it has the rule {names}", self.said);
-            return (why, format!("`drop rule {names} on {table}`"));
-        }
         match self.sqlstate == "42501" && self.row_security == Some(true) {
             true => {
                 ("a policy of row level security refuses the row".to_owned(), capital(&see_all(table, role)))
@@ -171,6 +178,18 @@ fn triggers(names: &[String]) -> String {
         [one] => format!("the trigger {one}"),
         several => format!("one of the triggers {}", several.join(", ")),
     }
+}
+
+fn named(rules: &[Rule]) -> String {
+    let names: Vec<_> = rules.iter().map(|rule| format!("{} of {}", rule.name, rule.of)).collect();
+    match rules {
+        [_] => format!("the rule {}", names.join(", ")),
+        _ => format!("the rules {}", names.join(", ")),
+    }
+}
+
+fn dropped(rule: &Rule) -> String {
+    format!("`drop rule {} on {}`", rule.name, rule.of)
 }
 
 /// The ways in which a role can see every row.

@@ -52,10 +52,18 @@ pub(super) struct Fault {
     /// Whether row level security applies to this role.
     pub(super) row_security: Option<bool>,
     pub(super) triggers: Option<Vec<String>>,
-    pub(super) rules: Option<Vec<String>>,
+    pub(super) rules: Option<Vec<Rule>>,
     pub(super) default: Option<String>,
     /// Columns that are too short for the written values, with their types.
     pub(super) narrow: Option<Vec<String>>,
+}
+
+/// A rule of the user's.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Rule {
+    pub(super) name: String,
+    /// Its table, with the schema.
+    pub(super) of: String,
 }
 
 /// The step had no row to try. Codes that begin with PB are sql/queries/rehearsal.sql's own.

@@ -12,6 +12,8 @@ use postbell_client::protocol::limits::{NAME_BYTES_MAX, REASON_BYTES_MAX};
 const MESSAGES: &str = "agent_messages";
 const REGISTRY: &str = "agent_registry";
 const ALERTS: &str = "agent_alerts";
+/// feature_not_supported.
+const NOT_WITH_A_RULE: &str = "0A000";
 
 macro_rules! statements {
     ($($name:literal),* $(,)?) => {
@@ -29,13 +31,18 @@ pub(super) fn statements() -> Value {
         "presence_connected",
         "presence_heartbeat",
         "presence_disconnected",
+        "presence_each",
         "publish",
+        "publish_ruled",
         "mark_delivered",
         "settle_ack",
         "settle_retry",
         "settle_dead",
         "settle_expired",
+        "settle_each",
         "dead_redrive",
+        "dead_wait",
+        "dead_ready",
         "alerts_offline",
         "alerts_escalate",
         "agent_metrics_recent",
@@ -149,6 +156,16 @@ fn settling() -> Vec<Value> {
         outcome("warn", "messages that fail cannot be retried", &["mark", "again"], "pending"),
         outcome("warn", "dead letters with a long reason cannot be written", &["dead"], "failed"),
         with(outcome("warn", "dead letters cannot be written", &["dead"], "failed"), short.clone()),
+        // A rule may make the broker write outcomes one by one.
+        with(
+            step(
+                "warn",
+                MESSAGES,
+                "outcomes are written one by one, fewer of them a second",
+                &["insert", "ack in one"],
+            ),
+            json!({"needs": ["message"], "only": NOT_WITH_A_RULE}),
+        ),
         with(outcome("warn", "dead letters cannot be redriven", &["dead", "redrive"], "pending"), short),
         outcome("warn", "messages that expired cannot be marked failed", &["expire"], "failed"),
         with(
@@ -177,6 +194,8 @@ fn sending() -> Vec<Value> {
             )
         })
         .collect();
+    let slower = "what agents send is inserted by a slower statement";
+    steps.push(with(send(slower, json!({}), &["send in one"]), json!({"only": NOT_WITH_A_RULE})));
     steps.extend([
         with(
             step("warn", MESSAGES, "messages to all cannot be inserted", &["broadcast"]),

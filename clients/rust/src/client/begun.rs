@@ -32,6 +32,12 @@ impl InHand {
         if tags.said { tags.out.iter().copied().collect() } else { Vec::new() }
     }
 
+    /// The tags that the agent has, of this connection.
+    pub(super) fn now(&self, generation: u64) -> Vec<u64> {
+        let tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tags.generation == generation { tags.out.iter().copied().collect() } else { Vec::new() }
+    }
+
     /// The delivery has its outcome.
     pub(super) fn end(&self, generation: u64, tag: u64) {
         let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,5 +67,6 @@ mod tests {
         assert_eq!(hand.begin(2, 1), NONE, "another connection");
         hand.end(1, 1);
         assert_eq!(hand.begin(2, 2), [1, 2], "the end of an older one's tag is none of this one's");
+        assert_eq!((hand.now(2), hand.now(3)), (vec![1, 2], vec![]));
     }
 }

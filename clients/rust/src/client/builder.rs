@@ -10,10 +10,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 #[cfg(feature = "link")]
+use super::begun::InHand;
 use super::connection::Connection;
 use super::connection::{self, Address};
 use super::delivery::Deliveries;
-use super::driver::Driver;
+use super::driver::{Driver, Told};
 use super::error::is_final;
 #[cfg(feature = "tls")]
 use super::tls;
@@ -184,10 +185,12 @@ impl Builder {
         let (state, state_rx) = watch::channel(first.state());
         let instance = self.hello.instance.as_deref().unwrap_or_default().into();
         let unreadable = Arc::<AtomicU64>::default();
-        let driver = Driver::new(self, address, deliveries_tx, orders.downgrade(), state, unreadable.clone());
+        let in_hand = InHand::default();
+        let told = Told { deliveries: deliveries_tx, in_hand: in_hand.clone(), state };
+        let driver = Driver::new(self, address, told, orders.downgrade(), unreadable.clone());
         tokio::spawn(driver.run(first, orders_rx));
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize));
         let client = Client { orders: orders.clone(), room, state: state_rx, instance, unreadable };
-        Ok((client, Deliveries::new(deliveries, orders)))
+        Ok((client, Deliveries::new(deliveries, in_hand, orders)))
     }
 }

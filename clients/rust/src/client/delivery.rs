@@ -24,8 +24,12 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    pub(super) fn new(receiver: mpsc::Receiver<Delivery>, orders: mpsc::Sender<Order>) -> Self {
-        Self { receiver, in_hand: InHand::default(), orders }
+    pub(super) fn new(
+        receiver: mpsc::Receiver<Delivery>,
+        in_hand: InHand,
+        orders: mpsc::Sender<Order>,
+    ) -> Self {
+        Self { receiver, in_hand, orders }
     }
 
     /// Waits for the next delivery; `None` once the client is closed. Cancel-safe.

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, sleep_until};
 use uuid::Uuid;
 
+use super::begun::InHand;
 use super::connection::{self, Address, Connection};
 use super::delivery::Delivery;
 use super::dropped::Dropped;
@@ -77,11 +78,20 @@ enum End {
     Final(ClientError),
 }
 
+/// The ends that agent and client share.
+pub(super) struct Told {
+    pub(super) deliveries: mpsc::Sender<Delivery>,
+    /// The deliveries that the agent has.
+    pub(super) in_hand: InHand,
+    pub(super) state: watch::Sender<State>,
+}
+
 /// The task behind a [`Client`](super::Client).
 pub(super) struct Driver {
     builder: Builder,
     address: Address,
     deliveries: mpsc::Sender<Delivery>,
+    in_hand: InHand,
     orders: mpsc::WeakSender<Order>,
     state: watch::Sender<State>,
     unreadable: Arc<AtomicU64>,
@@ -98,15 +108,15 @@ impl Driver {
     pub(super) fn new(
         builder: Builder,
         address: Address,
-        deliveries: mpsc::Sender<Delivery>,
+        Told { deliveries, in_hand, state }: Told,
         orders: mpsc::WeakSender<Order>,
-        state: watch::Sender<State>,
         unreadable: Arc<AtomicU64>,
     ) -> Self {
         Self {
             builder,
             address,
             deliveries,
+            in_hand,
             orders,
             state,
             unreadable,
@@ -228,12 +238,12 @@ impl Driver {
                 && session.held.is_empty()
                 && self.pending.is_empty()
             {
-                let _ = session.say(&ClientFrame::Bye {}).await;
+                self.say_goodbye(session).await;
                 return End::Drained(within);
             }
             // No handle is left: wait only for the answers to what was asked.
             if leave_at.is_some_and(|at| self.pending.is_empty() || at <= Instant::now()) {
-                let _ = session.say(&ClientFrame::Bye {}).await;
+                self.say_goodbye(session).await;
                 return End::Closed(None);
             }
             let heartbeat = Duration::from_millis(session.connection.welcome.heartbeat_ms.into());

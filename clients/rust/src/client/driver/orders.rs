@@ -10,6 +10,9 @@ use crate::client::{ClientError, ORDERS_MAX};
 use crate::protocol::ClientFrame;
 use crate::protocol::frame::{Ack, Begun, Nack, NackOutcome, Topic, Window, push_line};
 
+/// Brokers count tags from 1, and ignore one that is not in flight.
+const NO_TAG: u64 = 0;
+
 impl Driver {
     pub(super) async fn carry_out(&mut self, session: &mut Session, orders: &mut Vec<Order>) -> Option<End> {
         for order in orders.drain(..) {
@@ -51,12 +54,22 @@ impl Driver {
                 }
                 Order::Close(done) => {
                     let _ = session.flush().await;
-                    let _ = session.say(&ClientFrame::Bye {}).await;
+                    self.say_goodbye(session).await;
                     return Some(End::Closed(Some(done)));
                 }
             }
         }
         None
+    }
+
+    /// Says what the agent has in hand, and goodbye. A delivery may be on its way here, and would be blamed for the end otherwise.
+    pub(super) async fn say_goodbye(&self, session: &mut Session) {
+        let mut tags = self.in_hand.now(self.generation);
+        if tags.is_empty() {
+            tags.push(NO_TAG);
+        }
+        push_line(&mut session.out, &ClientFrame::Begun(Begun { tag: None, tags }));
+        let _ = session.say(&ClientFrame::Bye {}).await;
     }
 
     /// Writes a message, or tells its sender why it cannot be sent.

@@ -1,0 +1,101 @@
+//! Publishing where a rule of the user's is on the table: Postgres then takes neither ON CONFLICT nor, with some rules, RETURNING.
+//!
+//! Both are made up for by looking, in the same transaction: before, for dedupe keys that are known, and after, for what the rule
+//! kept out. Two transactions with one key meet at its unique index.
+
+use std::collections::{HashMap, HashSet};
+
+use uuid::Uuid;
+
+use super::columns::Columns;
+use super::{END, Outgoing, Stored, firsts};
+use crate::store::cell::Cells;
+use crate::store::connection::Connection;
+use crate::store::error::StoreError;
+
+const INSERT: &str = include_str!("../../../sql/queries/publish_ruled.sql");
+const THERE: &str = include_str!("../../../sql/queries/publish_there.sql");
+
+/// unique_violation: another transaction was first with a dedupe key; the next look finds its message.
+const TAKEN: &str = "23505";
+/// Other keys may be taken meanwhile.
+const TRIES_MAX: u32 = 3;
+
+/// As [`Writer::publish`](super::Writer::publish) does it.
+pub(super) async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+    let mut tries = 1;
+    loop {
+        match in_transaction(connection, batch).await {
+            Err(error) if error.sqlstate() == Some(TAKEN) && tries < TRIES_MAX => tries += 1,
+            published => return published,
+        }
+    }
+}
+
+async fn in_transaction(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+    connection.batch("begin").await?;
+    let published = match insert(connection, batch).await {
+        Ok(stored) => connection.batch(END).await.map(|()| stored),
+        Err(error) => Err(error),
+    };
+    if published.is_err() && !connection.is_closed() {
+        connection.batch("rollback").await?;
+    }
+    published
+}
+
+async fn insert(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+    let keyed: Vec<&Outgoing> = batch.iter().copied().filter(|o| o.send.dedupe_key.is_some()).collect();
+    let mut firsts = if keyed.is_empty() { HashMap::new() } else { firsts(connection, &keyed).await? };
+    let new = without_known(batch, &mut firsts);
+    let there = there(connection, &new).await?;
+    let ours: HashSet<Uuid> = new.iter().map(|o| o.id).collect();
+    let stored = |o: &&Outgoing| {
+        let first = firsts.get(&o.id).copied().unwrap_or(o.id);
+        if ours.contains(&first) && !there.contains(&first) { Stored::KeptOut } else { Stored::As(first) }
+    };
+    Ok(batch.iter().map(stored).collect())
+}
+
+/// Leaves the messages that are the first with their key; `firsts` then says which is the first of each other one.
+fn without_known<'a>(batch: &[&'a Outgoing], firsts: &mut HashMap<Uuid, Uuid>) -> Vec<&'a Outgoing> {
+    let mut new = Vec::with_capacity(batch.len());
+    let mut keys: HashMap<(&str, &str), Uuid> = HashMap::new();
+    for &o in batch {
+        if firsts.contains_key(&o.id) {
+            continue;
+        }
+        let key = o.send.dedupe_key.as_deref().map(|key| (&*o.from, key));
+        match key.and_then(|key| keys.get(&key)) {
+            Some(first) => _ = firsts.insert(o.id, *first),
+            None => {
+                keys.extend(key.map(|key| (key, o.id)));
+                new.push(o);
+            }
+        }
+    }
+    new
+}
+
+async fn there(connection: &Connection, new: &[&Outgoing]) -> Result<HashSet<Uuid>, StoreError> {
+    if new.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let columns = Columns::of(new);
+    connection.execute(INSERT, &columns.params()).await?;
+    connection.query(THERE, &[&columns.ids]).await?.iter().map(|row| row.cell(0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_inserts_write_the_same() {
+        let body = |sql: &'static str| {
+            let from = sql.find("insert into").unwrap();
+            sql[from..].split("on conflict").next().unwrap().trim_end()
+        };
+        assert_eq!(body(INSERT), body(super::super::PUBLISH));
+    }
+}
