@@ -29,7 +29,7 @@ with prior as (
   select pg_notification_queue_usage() as usage
 ), canary as (
   -- Flies, unless the queue is nearly full: then a commit with a NOTIFY fails, and the lease must not fail with it.
-  select case when usage < 0.75 then pg_notify($6::text, $7::text) is null else false end as sent from queue
+  select case when usage < 0.75 then pg_notify($6::text, $7::text) is not null else false end as sent from queue
 ), bell as (
   -- Has producers ring until the lease ends, while the broker is armed. The bell only grows here; bell_arm.sql alone makes it
   -- less.

@@ -66,6 +66,7 @@ mod protocol;
 mod reaper;
 mod refusing;
 mod rehearsal;
+mod renewal;
 mod require;
 mod ruled;
 mod scheduled;
