@@ -1,6 +1,11 @@
--- Which of the sessions here may not stay: $1 sessions, $2 their agents, $3 the SHA-256 of the tokens that they came in
--- with, $4 their roles then. One row for each: `may_connect` says that only its role, or who may take from its group, changed, so that it may come again.
+-- Which of the sessions here may not stay, one row for each. Each array has one element a session. `may_connect`: only its role
+-- changed, or who may take from its group, so that the agent may come again.
 -- Called by src/store/access.rs. Uses agent_registry's primary key for each.
+-- $1 sessions bigint[]
+-- $2 agents text[]
+-- $3 token_hashes bytea[]: SHA-256 of the tokens that they came in with
+-- $4 roles text[]: as they were at the hello
+-- $5 groups text[]: the group that a session takes from, or null
 select s.session, coalesce(r.may_connect, false) as may_connect
 from unnest($1::bigint[], $2::text[], $3::bytea[], $4::text[], $5::text[])
      as s (session, agent, token_hash, role, in_group)

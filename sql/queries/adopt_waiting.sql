@@ -1,7 +1,8 @@
--- Deliveries for the messages that wait although no trigger routed them: those of a mesh that is adopted, or that
--- came in while the trigger was gone. By the same rules as triggers/route.sql, in the order of their creation; what
--- has expired is left out. Called by src/store/migrate/triggers.rs in the transaction that makes the trigger,
--- which lets no insert slip in between. Reads agent_messages whole, once; uses deliveries_message.
+-- Makes the deliveries of messages that wait although no trigger routed them: those of a mesh that is adopted, and those that
+-- came in while the trigger was gone. The rules are those of triggers/route.sql, the order is that of creation, and expired
+-- messages are left out.
+-- Called by src/store/migrate/triggers.rs in the transaction that makes the trigger, so that no insert slips in between.
+-- Reads agent_messages whole, once; uses deliveries_message.
 insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
 select m.message_id, r.inbox,
        case when m.to_instance is null then least(greatest(coalesce(m.priority, 5), 1), 10) else 0 end,

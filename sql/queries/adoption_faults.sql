@@ -1,4 +1,4 @@
--- Why the user's tables $1 cannot be adopted: no row where they can, or are missing. Each row is a fault of one column:
+-- Why the user's tables cannot be adopted: no row where they can, or are missing. Each row is a fault of one column:
 --   missing   a column that every mesh has is not there
 --   type      it is there, with a type that the broker cannot use
 --   required  a column of the user's own that the broker would have to fill in (it writes no metrics)
@@ -7,8 +7,10 @@
 --   collation it takes different texts for the same, and the broker and an inbox's name do not
 --   key       the id is no primary key and not unique at once: one message could be two
 --   kind      not an ordinary table (metrics may be partitioned: they are only read)
--- Every column that a migration adds is listed (tests/it/adoption.rs compares). What constraints, triggers and lengths do is
--- found by trying (rehearsal.sql). Called by src/store/adopt.rs. Reads the catalogs only.
+-- Every column that a migration adds is listed (tests/it/adoption.rs compares). Constraints, triggers and lengths are not looked
+-- at here: rehearsal.sql tries them.
+-- Called by src/store/adopt.rs. Reads the catalogs only.
+-- $1 tables text[]
 with wanted (table_name, column_name, types, needed) as (
   values
     ('agent_messages', 'message_id', '{uuid}', true),

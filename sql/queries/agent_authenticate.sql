@@ -1,6 +1,7 @@
--- What a hello is checked against, with the limits of the agent's role: $1 agent_id. The hashes are compared in Rust, in
--- constant time; the previous one only until its time. `rank` orders the sessions of an agent: it is this clock's, in µs.
+-- The row that a hello is checked against, with the limits of the agent's role. Rust compares the hashes, in constant time; the
+-- previous hash is given only until its time. `rank` orders the sessions of an agent: this server's clock in µs.
 -- Called by src/store/agents/admission.rs. Uses the primary keys of agent_registry and role_limits.
+-- $1 agent_id text
 select r.agent_id, coalesce(r.role, 'agent') as role,
        coalesce(r.environment, 'unknown') as environment, r.enabled is not false as enabled, r.token_hash,
        case when r.token_previous_until > now() then r.token_hash_previous end as token_hash_previous,

@@ -1,5 +1,6 @@
--- Every registered agent, by name. What waits in an inbox is counted up to $1, since a backlog may hold millions.
+-- Every registered agent, by name, with the number of deliveries that wait for it.
 -- Called by src/store/agents.rs. Reads agent_registry whole; uses deliveries_lane for each agent, and deliveries_dead.
+-- $1 count_max bigint: waiting deliveries are counted up to this, since a backlog may hold millions
 select r.agent_id, coalesce(r.agent_type, 'agent') as agent_type, coalesce(r.environment, 'unknown') as environment,
        coalesce(r.role, 'agent') as role, coalesce(r.enabled, true) as enabled, coalesce(r.status, 'unknown') as status, r.token_hash is not null as has_token,
        r.token_set_at, case when r.token_previous_until > now() then r.token_previous_until end as token_previous_until,

@@ -1,6 +1,9 @@
--- What agents measured in the last $1 seconds, the newest first, at most $2 rows; times in Unix seconds of the database's
--- clock. One row at least, which has the time alone. Values that no float can hold are left out, and what claims to be from a
--- later minute than this. Called by src/store/agent_metrics.rs, every 15 s. Uses an index that begins with recorded_at.
+-- The agents' latest measurements, the newest first, with times in Unix seconds of the database's clock. At least one row comes,
+-- which then has the time alone. Values that no float can hold are left out, and so are rows that claim to be from more than a
+-- minute ahead.
+-- Called by src/store/agent_metrics.rs, every 15 s. Uses an index that begins with recorded_at.
+-- $1 seconds bigint: how far to look back
+-- $2 rows_max bigint
 select extract(epoch from now())::float8 as now, m.agent_id, m.metric_name, m.value, m.recorded_at
 from (select) one
 left join lateral (

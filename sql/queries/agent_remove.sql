@@ -1,6 +1,8 @@
--- Takes an agent off the registry: $1 agent_id, $2 whether also if deliveries wait for it. These stay, for an agent
--- that is registered under that name again. One row: whether it was registered, whether it was removed, and how many
--- deliveries wait. Called by src/store/agents.rs. Reads postbell.deliveries whole: no index has every state.
+-- Takes an agent off the registry. Its deliveries stay, for an agent that is registered under that name again. One row: whether
+-- it was registered, whether it was removed, and how many deliveries wait.
+-- Called by src/store/agents.rs. Reads postbell.deliveries whole: no index has every state.
+-- $1 agent_id text
+-- $2 even_if_waiting boolean: remove it also where deliveries wait
 with waiting as (
   select count(*) as n from postbell.deliveries d where d.inbox = $1::text and d.state <> 'dead'
 ), known as (

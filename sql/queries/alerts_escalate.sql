@@ -1,8 +1,11 @@
--- Alerts that nobody acknowledged in $1 milliseconds, at most $2 at once: a message to the topic alerts.escalated, and one to
--- each orchestrator that did not subscribe to it. Says how many, and in how many milliseconds the next is due. What is taken
--- from the queue is taken once, by one broker; an alert that was acknowledged meanwhile is only taken.
--- An alert of more than 64 kB, unpacked, is told by what names it: to write some of 60 MB takes longer than anybody waits. Called by
--- src/store/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for what is due.
+-- Escalates alerts that nobody acknowledged in time: one message to the topic alerts.escalated, and one to each orchestrator
+-- that did not subscribe to it. Says how many, and in how many milliseconds the next is due. One broker takes an entry from the
+-- queue, once; an alert that was acknowledged meanwhile is only taken. The message of an alert of more than 64 kB, unpacked, has
+-- only the alert's names: writing some of 60 MB takes longer than anybody waits.
+-- Called by src/store/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for alerts
+-- that are due.
+-- $1 unacknowledged_ms bigint
+-- $2 alerts_max bigint
 with due as (
   delete from postbell.escalations e
   where e.alert_id = any (array(

@@ -1,7 +1,9 @@
--- One alert for each agent that went without a goodbye and has been away for $1 milliseconds, at most $2 at once; of an
--- orchestrator critical, of another high. Says how many, and in how many milliseconds the next is due. The row of the absence
--- is locked and keeps the alert's id: of several brokers one raises it, and its end is the alert's end
--- (triggers/presence.sql). Called by src/store/alerts.rs. Uses presence_history_untold.
+-- Raises one alert for each agent that left without a goodbye and stayed away too long: critical for an orchestrator, high for
+-- others. Says how many, and in how many milliseconds the next is due. The row of the absence is locked and keeps the alert's
+-- id, so one of several brokers raises the alert, and the absence's end is the alert's end (triggers/presence.sql).
+-- Called by src/store/alerts.rs. Uses presence_history_untold.
+-- $1 away_ms bigint
+-- $2 alerts_max bigint
 with due as (
   select postbell.uuid_v7() as alert_id, h.span_id, h.agent_id, h.since, h.reason, r.environment, r.last_heartbeat,
          'orchestrator' in (lower(r.role), lower(r.agent_type)) as leads

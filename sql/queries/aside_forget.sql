@@ -1,5 +1,6 @@
--- Presence that has not been refused again for a minute, and what is of a message that is no more, at most $1 of these.
+-- Forgets presence that was not refused again for a minute, and rows whose message is no more.
 -- Called by src/store/aside.rs, once a minute. Reads set_aside whole.
+-- $1 rows_max bigint
 delete from postbell.set_aside s
 where aside_id = any (array(
   select aside_id from postbell.set_aside w

@@ -1,6 +1,8 @@
--- Messages to many that wait were routed: by triggers of older versions, noted once, when the first trigger that notes them itself
--- is made; or, where $1, just now. Called by src/store/migrate/triggers.rs in the transaction that makes the trigger, which
--- lets no insert slip in between. Reads agent_messages whole.
+-- Notes that waiting messages to many were routed: by triggers of older versions, once, when the first trigger that notes this
+-- itself is made.
+-- Called by src/store/migrate/triggers.rs in the transaction that makes the trigger, so that no insert slips in between. Reads
+-- agent_messages whole.
+-- $1 just_routed boolean: they were routed just now, so they are noted whatever is recorded
 insert into postbell.broadcasts (message_id)
 select message_id from agent_messages
 where coalesce(to_agent_id, to_group) is null and coalesce(status, 'pending') in ('pending', 'delivered')

@@ -1,5 +1,6 @@
--- The broker stops: its leases and itself, and agents of whose end it could not write. $1 broker. Called by
--- src/store/lease.rs. Uses leases_broker; reads agent_registry once.
+-- Removes a broker that stops, its leases, and its name from agents whose end it could not write.
+-- Called by src/store/lease.rs. Uses leases_broker; reads agent_registry once.
+-- $1 broker uuid
 with given_back as (
   delete from postbell.leases where broker_id = $1
 ), absent as (

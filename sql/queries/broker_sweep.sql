@@ -1,6 +1,8 @@
--- Brokers that have been silent for $1 milliseconds, their leases, and the presence of the agents that were connected to them
--- and to no other. $2 the broker that sweeps: after an outage of the database it is as silent as the others, and it lives.
+-- Removes brokers that have been silent too long, with their leases, and the presence of the agents that were connected to them
+-- and to no other.
 -- Called by src/store/reap.rs. Uses leases_broker; the registry is read, whole, only where a broker is gone.
+-- $1 silent_ms bigint
+-- $2 broker uuid: the one that sweeps; after an outage of the database it is as silent as the others, and it lives
 with gone as (
   delete from postbell.brokers
   where lease_until < now() - $1::bigint * interval '1 millisecond' and broker_id <> $2

@@ -1,5 +1,7 @@
--- The same as broker_sweep.sql, with the registry agent by agent, after that was refused: $1 milliseconds, $2 the broker that
--- sweeps. Called by src/store/reap.rs. Uses leases_broker; the registry is read, whole, only where a broker is gone.
+-- Does the same as broker_sweep.sql with the registry agent by agent, after that statement was refused.
+-- Called by src/store/reap.rs. Uses leases_broker; the registry is read, whole, only where a broker is gone.
+-- $1 silent_ms bigint
+-- $2 broker uuid: the one that sweeps
 with gone as (
   delete from postbell.brokers
   where lease_until < now() - $1::bigint * interval '1 millisecond' and broker_id <> $2

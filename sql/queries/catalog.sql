@@ -1,10 +1,10 @@
--- What there is of all that this version needs, and how to make each part of it: on a freshly migrated database this is the
--- list of what is needed, kept as sql/needed.json by tests/it/drift.rs; on any other it is what that list is compared with.
+-- Every part of the schema that this version needs, and how to make each. On a freshly migrated database this is the list of
+-- needed parts, kept as sql/needed.json by tests/it/drift.rs; any other database is compared with that list. The order is one in
+-- which the parts can be made.
+--   definition  the text that must be equal. Casts, parentheses and white space are left out where they depend on the types of
+--               an adopted table or on the server's version; of the user's columns it has only the facts the statements rely on.
+--   remake      the SQL that makes the part where it is missing, for the search_path of the user's schema.
 -- Called by src/store/drift.rs. Reads the catalogs only.
---   definition  what has to be equal. Casts, parentheses and white space are left out where they depend on the types of an
---               adopted table or on the server's version; of the user's columns only what the statements rely on is in it.
---   remake      what makes it where it is missing, for the search_path of the user's schema.
--- In the order in which they can be made.
 with tables as (
   select c.oid, c.relname::text as name, n.nspname = 'postbell' as ours, c.reloptions, c.relkind, c.relrowsecurity,
          case when n.nspname = 'postbell' then 'postbell.' else '' end || c.relname as full_name

@@ -1,7 +1,10 @@
--- Dead letters, the newest delivery first: $1 only of this inbox, $2 only with this in the reason, $3 only deliveries
--- before this one (the last of the page before), $4 how many. Called by src/store/dead.rs. Uses deliveries_dead
--- whole, since an operator asks, and agent_messages's primary key. `+ 0` keeps it from walking the primary key
--- backwards instead, past every delivery that is not dead.
+-- Dead letters, the newest delivery first.
+-- Called by src/store/dead.rs. Uses deliveries_dead, of one inbox or whole, and agent_messages' primary key. `+ 0` keeps
+-- the planner from walking the primary key backwards instead, past every delivery that is not dead.
+-- $1 inbox text: only of this one; null for any
+-- $2 reason text: only with this text in the reason; null for any
+-- $3 before bigint: only deliveries before this one, the last of the page before; null for all
+-- $4 rows_max bigint
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
        substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.message_type), 1, 256) as message_type,

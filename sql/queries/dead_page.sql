@@ -1,7 +1,10 @@
--- The dead letters of inbox $1, the oldest first, after delivery $2, at most $3, for an agent that asks. Called by
--- src/store/dead/page.rs, which reads their payloads by payload.sql. Uses deliveries_dead from the delivery on, and
--- agent_messages's primary key. Texts are cut, so that a page is bounded whatever SQL wrote; as bytes, since what is not
--- UTF-8 cannot be counted in characters.
+-- The dead letters of an inbox, the oldest first, for an agent that asks. Texts are cut, so that a page is bounded whatever SQL
+-- wrote. They are cut as bytes, since text that is not UTF-8 has no characters to count.
+-- Called by src/store/dead/page.rs, which reads their payloads by payload.sql. Uses deliveries_dead from the delivery on, and
+-- agent_messages' primary key.
+-- $1 inbox text
+-- $2 after bigint: the last delivery of the page before
+-- $3 rows_max bigint
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, substr(textsend(d.last_error), 1, 1000) as reason, d.dead_at,
        substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.message_type), 1, 256) as message_type,
        m.created_at

@@ -1,8 +1,12 @@
--- Dead letters go for good: $1 these deliveries (null: all of the inbox), $2 of this inbox (null: of any, where deliveries
--- are named), after delivery $3, at most $4. Their messages stay failed until retention; a broadcast is failed when the
--- last of its deliveries goes this way: its row is locked before its deliveries, as pollers do it, and what somebody holds is
--- passed over. One row, as of dead_redrive.sql. Called by src/store/dead/batch.rs. Uses deliveries_dead from the delivery on, or the
--- primary key, deliveries_message, and the primary key of agent_messages.
+-- Deletes dead letters for good. Their messages stay failed until retention; a broadcast is failed when the last of its
+-- deliveries goes this way. The message is locked before its deliveries, as pollers do it, and a row that somebody holds is passed
+-- over. Returns one row, as dead_redrive.sql does.
+-- Called by src/store/dead/batch.rs. Uses deliveries_dead from the delivery on, or the primary key, deliveries_message, and the
+-- primary key of agent_messages.
+-- $1 deliveries bigint[]: only these; null for all of the inbox
+-- $2 inbox text: only of this one; null for any, where deliveries are named
+-- $3 after bigint
+-- $4 rows_max bigint
 with of_inbox as (
   -- The array keeps the inbox a part of the order, which the primary key cannot give.
   select delivery_id, message_id from postbell.deliveries

@@ -1,9 +1,12 @@
--- Dead letters are ready again, as if new: $1 these deliveries (null: all of the inbox), $2 of this inbox (null: of any,
--- where deliveries are named), after delivery $3, at most $4. Setting txid puts them before the tail; the bell is
--- always rung, in the same transaction, since the inbox's owner may be another process. The message is locked before its
--- delivery, as pollers do it, and what somebody holds is passed over. One row: how many are ready, the last that was looked
--- at, how many were, how many somebody holds, and those whose message a trigger keeps as it was. Called by
--- src/store/dead/batch.rs. Uses deliveries_dead from the delivery on, or the primary key, and that of agent_messages.
+-- Makes dead letters ready again, as if new. The new txid puts them before the tail. The bell is always rung, in the same
+-- transaction, since the inbox's owner may be another process. The message is locked before its delivery, as pollers do it, and a
+-- row that somebody holds is passed over. Returns one row: how many are ready, the last that was looked at, how many were, how many
+-- somebody holds, and those whose message a trigger keeps as it was.
+-- Called by src/store/dead/batch.rs. Uses deliveries_dead from the delivery on, or the primary key, and that of agent_messages.
+-- $1 deliveries bigint[]: only these; null for all of the inbox
+-- $2 inbox text: only of this one; null for any, where deliveries are named
+-- $3 after bigint
+-- $4 rows_max bigint
 with of_inbox as (
   -- The array keeps the inbox a part of the order, which the primary key cannot give.
   select delivery_id, message_id from postbell.deliveries

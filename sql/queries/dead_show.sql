@@ -1,5 +1,7 @@
--- Dead letters: $1 a delivery, or $2 a message (then one row for each recipient it died for).
+-- The dead letter of a delivery, or those of a message: one row for each recipient that the message died for.
 -- Called by src/store/dead.rs, which reads the payloads by payload.sql. Uses the primary keys and deliveries_message.
+-- $1 delivery bigint: or null
+-- $2 message uuid: or null
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
        substr(textsend(m.from_agent_id), 1, 65536) as from_agent_id, substr(textsend(m.message_type), 1, 65536) as message_type,

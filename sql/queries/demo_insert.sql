@@ -1,5 +1,10 @@
--- The demo's messages: what any SQL client may do. $1 the first number, $2 how many, $3 and $4 the agents. Called by
--- src/cli/demo.rs. clock_timestamp() and not now(), so that the latency shown begins at the row and not at BEGIN.
+-- Inserts the demo's messages, as any SQL client may. clock_timestamp() and not now(), so that the latency shown begins at the
+-- row and not at BEGIN.
+-- Called by src/cli/demo.rs. Uses no index.
+-- $1 first integer: the first number
+-- $2 count integer
+-- $3 from_agent text
+-- $4 to_agent text
 insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, priority, created_at)
 select 'demo-sql', case when n % 2 = 0 then $3::text else $4::text end,
        (array['command', 'query', 'alert', 'data'])[1 + n % 4],

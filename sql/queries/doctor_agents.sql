@@ -1,4 +1,4 @@
--- How many agents are registered, and which enabled ones have no token, so that they cannot connect.
+-- How many agents are registered, and which enabled agents have no token and so cannot connect.
 -- Called by src/store/doctor/mesh.rs. Reads agent_registry whole.
 select count(*) as registered,
        coalesce(array_agg(agent_id::text order by agent_id)

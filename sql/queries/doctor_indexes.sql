@@ -1,6 +1,6 @@
--- Indexes on agent_messages that hold, or whose condition reads, a column that settling changes: each of them turns
--- the mark into a new entry in every index of the table (no HOT update). BRIN is left out: it does not, from 16 on.
--- Called by src/store/doctor/mesh.rs. Catalogs only: pg_depend knows the columns of a condition too.
+-- Indexes on agent_messages that hold, or whose condition reads, a column that settling changes: each of them turns the mark
+-- into a new entry in every index of the table (no HOT update). BRIN is left out: from 16 on it does not.
+-- Called by src/store/doctor/mesh.rs. Reads the catalogs only: pg_depend knows the columns of a condition too.
 select i.indexrelid::regclass::text as name,
        array_agg(distinct a.attname::text order by a.attname::text) as columns
 from pg_index i

@@ -1,5 +1,6 @@
--- What of the mesh is open to Supabase's API roles (or everybody) besides reading, which doctor_policies.sql is for; and
--- what of schema postbell is open to whom it should not be. Called by src/store/doctor/open.rs. Catalogs only.
+-- Which parts of the mesh are open to Supabase's API roles (or everybody) besides reading, which doctor_policies.sql is for; and
+-- which parts of schema postbell are open to anybody who should not have them.
+-- Called by src/store/doctor/open.rs. Reads the catalogs only.
 with api (role_name, oid) as (
   select rolname::text, oid from pg_roles where rolname in ('anon', 'authenticated')
 ), tables (name, oid, rls) as (

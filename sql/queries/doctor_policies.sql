@@ -1,6 +1,6 @@
--- Who of Supabase's API roles (or everybody) can read all rows of the user's tables: by a policy whose condition is
--- true, or because row level security is off (policy is null then). Called by src/store/doctor/mesh.rs.
--- Catalogs only.
+-- Which of Supabase's API roles (or everybody) can read all rows of the user's tables: by a policy whose condition is true, or
+-- because row level security is off (policy is null then).
+-- Called by src/store/doctor/mesh.rs. Reads the catalogs only.
 with readers (table_name, oid, rls, role_name, role_oid) as (
   select c.relname::text, c.oid, c.relrowsecurity, r.rolname::text, r.oid
   from pg_class c

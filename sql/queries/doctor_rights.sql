@@ -1,6 +1,7 @@
--- For each table, view, sequence and function the broker works with: which rights this role lacks; and of a table, whether row
--- level security hides rows from it (it owns the table without FORCE, or bypasses it). In schema postbell that is all there is,
--- but for the triggers' functions, which nobody calls. Called by src/store/rights.rs. Catalogs only.
+-- The rights that this role lacks, for each table, view, sequence and function the broker works with; for a table also whether
+-- row level security hides rows from the role (it owns the table without FORCE, or bypasses it). Schema postbell is listed
+-- whole, except the triggers' functions, which nobody calls.
+-- Called by src/store/rights.rs. Reads the catalogs only.
 with users (name, privileges) as (
   values ('agent_messages', '{select,insert,update,delete}'::text[]),
          ('agent_registry', '{select,insert,update,delete}'),

@@ -1,4 +1,5 @@
--- What this server and this session are. Called by src/store/doctor/server.rs. Reads the session's own entries.
+-- The facts about this server and this session.
+-- Called by src/store/doctor/server.rs. Reads the session's own entries.
 select current_setting('server_version') as version,
        current_setting('server_version_num')::integer as version_num,
        pg_is_in_recovery() as is_replica,

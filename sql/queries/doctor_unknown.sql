@@ -1,5 +1,7 @@
--- Inboxes with ready deliveries that no registered agent has, but for those of groups, and how many (up to $2), at most $1 inboxes.
+-- Inboxes with ready deliveries that no registered agent has, except those of groups, and how many wait in each.
 -- Called by src/store/doctor/mesh.rs. Uses deliveries_lane, a step an inbox (a loose index scan).
+-- $1 inboxes_max bigint
+-- $2 count_max bigint: deliveries of an inbox are counted up to this
 with recursive inbox (name) as (
   (select d.inbox from postbell.deliveries d where d.state = 'ready' order by d.inbox limit 1)
   union all

@@ -1,5 +1,6 @@
--- How many messages wait and have no delivery, of each kind up to $1; and how many were noted as written unseen. Called by
--- src/store/doctor/house.rs. Reads agent_messages until it has found so many, or whole.
+-- How many messages wait and have no delivery; and how many were noted as written unseen.
+-- Called by src/store/doctor/house.rs. Reads agent_messages until it has found so many, or whole.
+-- $1 count_max bigint: of each
 select (select count(*) from (
           select from agent_messages m
           where coalesce(m.status, 'pending') = 'pending' and (m.expires_at is null or m.expires_at > now())

@@ -1,6 +1,7 @@
--- Scheduled deliveries whose time has come become ready, at most $1 of them; says how many, and in how many
--- milliseconds the next is due. Called by src/store/reap.rs, each second and at the time it said.
--- Uses deliveries_due; now() and not clock_timestamp(), which no index is searched by.
+-- Makes scheduled deliveries ready whose time has come; says how many, and in how many milliseconds the next is due.
+-- Called by src/store/reap.rs, each second and at the time it said. Uses deliveries_due; now() and not clock_timestamp(), which
+-- no index is searched by.
+-- $1 rows_max bigint
 with due as (
   select delivery_id from postbell.deliveries
   where state = 'scheduled' and due_at <= now()

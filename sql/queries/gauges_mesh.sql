@@ -1,11 +1,17 @@
--- The mesh as a whole: who is where, who sends to whom, what is dead. Called by src/store/gauges.rs every 15 seconds, when
--- somebody asks for the metrics. $1 where the last reading's flow ended, $2 how many pairs of agents, $3 how many agents
--- with dead letters are named, $4 how many kinds of alerts. Uses agent_messages_created_at for the messages since then (a
--- minute's at most), deliveries_dead whole, agent_alerts_created_at where it is ours; walks the registry.
--- The flow ends two seconds ago, since a row that is inserted now may commit a little later; one that takes longer to commit
--- is not seen. kind 'until': where it ended. 'agents': agents by environment (a) and status (b). 'flow': messages from
--- environment a to b. 'pair': from agent a to b. 'dead': dead letters of agent a; without a name of the others together.
--- 'alerts': those of the last 30 days that are not resolved, by severity (a) and status (b).
+-- The mesh as a whole: who is where, who sends to whom, and the dead letters. The flow ends two seconds ago, since a row that is
+-- inserted now may commit a little later; one that takes longer to commit is not seen. The kinds of rows:
+--   until   where the flow ended
+--   agents  agents by environment (a) and status (b)
+--   flow    messages from environment a to b
+--   pair    messages from agent a to b
+--   dead    dead letters of agent a; without a name those of the others together
+--   alerts  unresolved alerts of the last 30 days, by severity (a) and status (b)
+-- Called by src/store/gauges.rs every 15 seconds, when somebody asks for the metrics. Uses agent_messages_created_at for the
+-- messages since then (a minute's at most), deliveries_dead whole, agent_alerts_created_at where it is ours; walks the registry.
+-- $1 since timestamp with time zone: where the last reading's flow ended
+-- $2 pairs_max bigint
+-- $3 dead_max bigint: agents with dead letters that are named
+-- $4 alerts_max bigint: kinds of alerts
 with sent as materialized (
   select from_agent_id, to_agent_id, to_environment, to_group is not null as is_for_group, count(*) as messages
   from agent_messages

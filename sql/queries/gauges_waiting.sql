@@ -1,8 +1,10 @@
--- What waits. Called by src/store/gauges.rs at most every few seconds, when somebody asks for the metrics. Reads
--- deliveries_lane from end to end, once; then one message a priority, and the registry once an inbox that has something.
--- kind 'priority': how many at priority `name` (a reply to a process counts as the highest), and since when (Unix seconds).
--- 'agent': how many for a registered agent or a group, for the $1 with the most; without a name for the others together.
--- 'unknown': for names that are no registered agent's, and no group's, which nobody registers.
+-- The deliveries that wait. The kinds of rows:
+--   priority  how many at priority `name` (a reply to a process counts as the highest), and since when (Unix seconds)
+--   agent     how many for a registered agent or a group; without a name for the others together
+--   unknown   how many for names that are no registered agent's and no group's
+-- Called by src/store/gauges.rs at most every few seconds, when somebody asks for the metrics. Reads deliveries_lane from end to
+-- end, once; then one message a priority, and the registry once an inbox that has something.
+-- $1 agents_max bigint: those with the most have a row of their own
 with lanes as materialized (
   select inbox, priority, count(*) as waiting, min(delivery_id) as oldest_id
   from postbell.deliveries where state = 'ready' group by inbox, priority

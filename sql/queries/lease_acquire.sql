@@ -1,7 +1,10 @@
--- Takes inboxes that nobody owns, or whose owner's lease has ended; keeps those that are this broker's; names the owner
--- of the others. $1 inboxes, sorted, so that two brokers cannot deadlock; $2 broker; $3 brokers that refuse connections:
--- if their session on the database is gone as well, which held the lock, their process is, and nobody waits for their
--- lease to end. Called by src/store/lease.rs. Uses the primary keys of leases and brokers.
+-- Takes inboxes that nobody owns, or whose owner's lease has ended; keeps those that are this broker's; names the owner of the
+-- others.
+-- Called by src/store/lease.rs. Uses the primary keys of leases and brokers.
+-- $1 inboxes text[]: sorted, so that two brokers cannot deadlock
+-- $2 broker uuid
+-- $3 refusing uuid[]: brokers that refuse connections. Where the session that held such a broker's lock is gone as well, so is its
+--    process, and nobody waits for its lease to end
 with gone as (
   select b from unnest($3::uuid[]) as b
   where pg_try_advisory_xact_lock_shared(hashtextextended('postbell.broker ' || b, 0))

@@ -1,8 +1,14 @@
--- Takes a lock that nobody holds, or, with its fence, holds it for longer. $1 key, $2 agent, $3 milliseconds, $4 the fence
--- of the one that holds it (null: it does not), $5 the most that it may hold (null: no limit), $6 its role. One row: `fence` if it is held now by whoever asks; else who holds it, for
--- how many milliseconds, or that the task is done, or that the agent may not lock this (`may`), or no more (`is_full`). What it let end a minute ago is removed.
+-- Takes a lock that nobody holds, or, with its fence, holds it for longer. One row: `fence` if the caller holds it now; else who
+-- holds it and for how many milliseconds, or that the task is done, or that the agent may not lock this (`may`), or no more
+-- (`is_full`). Locks that the agent let end a minute ago are removed.
 -- Called by src/store/locks.rs. Uses locks' primary key, locks_held; `coalesce` and the joined text keep the planner from
 -- reading the latter whole where the key is known.
+-- $1 key text
+-- $2 agent text
+-- $3 hold_ms bigint
+-- $4 fence bigint: of the lock that the agent holds; null: it does not
+-- $5 held_max bigint: null: no limit
+-- $6 role text: the agent's
 with ended as (
   delete from postbell.locks
   where key = any (array(select l.key from postbell.locks l

@@ -1,6 +1,11 @@
--- Gives a lock back, or, $4, marks its task as done. $1 key, $2 agent, $3 fence: a holder that lost it changes nothing. $5 the
--- most tasks that it may have marked (null: no limit). Called by src/store/locks.rs. Uses locks' primary key, locks_done; `coalesce`
--- and the joined text keep the planner from an agent's locks.
+-- Gives a lock back, or marks its task as done.
+-- Called by src/store/locks.rs. Uses locks' primary key, locks_done; `coalesce` and the joined text keep the planner from an
+-- agent's locks.
+-- $1 key text
+-- $2 agent text
+-- $3 fence bigint: a holder that lost the lock changes nothing
+-- $4 done boolean
+-- $5 done_max bigint: tasks that the agent may have marked; null: no limit
 with counted as (
   select $4::boolean and $5::bigint is not null
            and (select count(*) from (select from postbell.locks l

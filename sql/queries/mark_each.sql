@@ -1,3 +1,5 @@
--- The same one by one, after the statement for all was refused: $1 message ids. Says of how many the row takes it not, and
--- why. Called by src/store/settle.rs. Uses agent_messages' primary key.
+-- Does the same as mark_delivered.sql one by one, after that statement was refused. Says how many rows do not take the mark, and
+-- why.
+-- Called by src/store/settle.rs. Uses agent_messages' primary key.
+-- $1 messages uuid[]
 select refused, why from postbell.mark_each($1::uuid[])

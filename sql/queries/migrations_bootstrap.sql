@@ -1,5 +1,6 @@
--- The record of migrations, which the first of them needs. One statement; does nothing where it exists already,
--- and needs no right to create schemas where an administrator made this one. Called by src/store/migrate.rs.
+-- Makes the record of migrations, which the first of them needs. One statement; does nothing where the record exists already,
+-- and needs no right to create schemas where an administrator made this one.
+-- Called by src/store/migrate.rs. Reads the catalogs.
 do $$
 begin
   if to_regnamespace('postbell') is null then

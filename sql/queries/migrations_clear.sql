@@ -1,7 +1,8 @@
--- Before a database is migrated from the beginning: removes what is left of an earlier Postbell and holds nothing, which would
--- be in the way. After `drop schema postbell cascade` that is agent_uptime; after `pg_dump --schema-only` all of schema postbell,
--- whose tables are empty. One that holds something stays: src/store/migrate/copied.rs asked before. A schema
--- postbell without our table of triggers is somebody else's and stays. The user's tables and their rows stay as they are. Called by src/store/migrate/copied.rs.
+-- Removes what is left of an earlier Postbell and holds nothing, before a database is migrated from the beginning: it would be in
+-- the way. After `drop schema postbell cascade` that is agent_uptime; after `pg_dump --schema-only` all of schema postbell, whose
+-- tables are empty. A schema that holds something stays: src/store/migrate/copied.rs asked before. A schema postbell without our
+-- table of triggers is somebody else's and stays. The user's tables and their rows stay as they are.
+-- Called by src/store/migrate/copied.rs. Reads the catalogs.
 do $$
 declare
   statement text;

@@ -1,3 +1,5 @@
--- One migration at a time in this database, whatever the schema; $1 names the lock. Held until the session ends or
--- migrations_unlock.sql. How long it waits is the session's lock_timeout. Called by src/store/migrate.rs.
+-- Lets one migration run at a time in this database, whatever the schema. The lock is held until the session ends or
+-- migrations_unlock.sql. The session's lock_timeout says how long this waits.
+-- Called by src/store/migrate.rs. Reads nothing.
+-- $1 lock bigint
 select pg_advisory_lock($1)

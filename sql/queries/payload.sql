@@ -1,8 +1,10 @@
--- Payloads and headers of messages $1 as text, in their order, where both together have at most $2 bytes of it. Nothing is
--- made text before it is known to be of bounded cost: `stored` takes no reading at all; `raw` unpacks (JSON text is a quarter of
--- its raw size at least); `digits` is, to within a factor of two, what numbers take that are longer than 16 digits: 1e131071
--- is stored in 10 bytes. What goes beyond has no payload here, and the figure that says so. Called by
--- src/store/payload.rs. Uses agent_messages' primary key.
+-- Payloads and headers of messages as text, in the order that was asked for, where both together are small enough. Nothing is
+-- made text before its cost is known to be bounded: `stored` takes no reading at all; `raw` unpacks (JSON text is a quarter of
+-- its raw size at least); `digits` is, to within a factor of two, the length of numbers longer than 16 digits: 1e131071 is stored
+-- in 10 bytes. A message beyond that has no payload here, and the figure that says so.
+-- Called by src/store/payload.rs. Uses agent_messages' primary key.
+-- $1 messages uuid[]
+-- $2 bytes_max integer: of payload and headers together
 select k.message_id, s.stored, r.raw, g.digits, octet_length(t.payload) + coalesce(octet_length(t.headers), 0) as bytes,
        case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) <= $2 then t.payload end as payload,
        case when octet_length(t.payload) + coalesce(octet_length(t.headers), 0) <= $2 then t.headers end as headers

@@ -1,6 +1,6 @@
--- What `postbell policies apply` must know before. Called by src/store/migrate/policies.rs. Catalogs only.
--- missing: of Supabase's roles; foreign: policies that the mesh had, which ours narrow; shut_out: roles
--- that use a table now and see no row once row level security is on.
+-- The facts that `postbell policies apply` must know before. missing: Supabase's roles that are not there; foreign: policies that
+-- the mesh had, which ours narrow; shut_out: roles that use a table now and see no row once row level security is on.
+-- Called by src/store/migrate/policies.rs. Reads the catalogs only.
 with tables (oid, name, rls) as (
   select c.oid, c.relname::text, c.relrowsecurity
   from pg_class c

@@ -1,7 +1,11 @@
--- Agents that have just connected here: online, and alive now. $1 broker; each further array has one element an agent, sorted by
--- agent as in every statement of presence, so that two brokers cannot deadlock: $2 agents, and what their hellos said, null
--- where they did not: $3 environments, $4 capabilities as text, $5 versions. triggers/presence.sql keeps the history and
--- resolves the alert of an absence. Gives those that were written. Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- Writes agents that have just connected here: online, and alive now. Each array has one element an agent. Gives the agents
+-- that were written. triggers/presence.sql keeps the history and resolves the alert of an absence.
+-- Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- $1 broker uuid
+-- $2 agents text[]: sorted, as in every statement of presence, so that two brokers cannot deadlock
+-- $3 environments text[]: as the hello said, or null
+-- $4 capabilities text[]: as text; as the hello said, or null
+-- $5 versions text[]: as the hello said, or null
 update agent_registry r
 set last_heartbeat = now(), updated_at = now(), status = 'online', offline_reason = null,
     connected_to = case when $1::uuid = any (r.connected_to) then r.connected_to

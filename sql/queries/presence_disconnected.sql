@@ -1,5 +1,9 @@
--- Agents whose last session here ended, sorted: offline, unless another broker has them still. $1 broker, $2 agents, $3 why
--- each is gone. Gives those that were written: not those that somebody holds. Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- Writes agents whose last session here ended: offline, unless another broker still has them. Gives the agents that were
+-- written; a row that somebody holds is not.
+-- Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- $1 broker uuid
+-- $2 agents text[]: sorted
+-- $3 reasons text[]: why each is gone
 update agent_registry r
 set last_heartbeat = now(), updated_at = now(),
     connected_to = array_remove(r.connected_to, $1::uuid),

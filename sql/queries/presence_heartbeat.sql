@@ -1,6 +1,9 @@
--- Agents with a session here, sorted: alive now. $1 broker, $2 agents. A status that an agent set itself (busy, error) is left
--- alone while it lives. One row: a digest of what their hellos were checked against, which is another one when somebody's
--- access changed, or when others are here; and those that were not written, null for none. Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- Writes agents with a session here: alive now. A status that an agent set itself (busy, error) is left alone while the agent
+-- lives. One row: a digest of the rows that their hellos were checked against. The digest changes when somebody's access changed,
+-- or when other agents are here. Then the agents that were not written, null for none.
+-- Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- $1 broker uuid
+-- $2 agents text[]: sorted
 with here as (
   update agent_registry r
   set last_heartbeat = now(), updated_at = now(),

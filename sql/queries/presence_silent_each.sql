@@ -1,5 +1,6 @@
--- The same as presence_silent.sql, agent by agent, after that was refused: $1 seconds. Says how many are offline now. Called by
--- src/store/presence.rs. Reads agent_registry whole.
+-- Does the same as presence_silent.sql agent by agent, after that statement was refused. Says how many are offline now.
+-- Called by src/store/presence.rs. Reads agent_registry whole.
+-- $1 silent_seconds bigint
 with late as (
   select array_agg(agent_id::text order by agent_id) as agents from agent_registry
   where status <> 'offline'

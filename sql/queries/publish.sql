@@ -1,8 +1,22 @@
--- Messages that agents send through the broker, many at once. Each array has one element a message: $1 id,
--- $2 sender, $3 recipient (null: all), $4 type, $5 payload as text, $6 priority, $7 delay and $8 time to live in
--- milliseconds, $9 dedupe key, $10 correlation id, $11 headers as text, $12 topic, $13 environment,
--- $14 group, $15 instance, $16 ordering key. Returns the ids that are new: the others have a dedupe key that this sender
--- used before. Called by src/store/publish.rs. Uses agent_messages_dedupe.
+-- Inserts messages that agents send through the broker, many at once. Each array has one element a message. Returns the ids that
+-- are new: the others have a dedupe key that this sender used before.
+-- Called by src/store/publish.rs. Uses agent_messages_dedupe.
+-- $1 ids uuid[]
+-- $2 senders text[]
+-- $3 recipients text[]: null: all
+-- $4 types text[]
+-- $5 payloads text[]: as text
+-- $6 priorities integer[]
+-- $7 delays_ms bigint[]
+-- $8 ttls_ms bigint[]
+-- $9 dedupe_keys text[]
+-- $10 correlation_ids text[]
+-- $11 headers text[]: as text
+-- $12 topics text[]
+-- $13 environments text[]
+-- $14 groups text[]
+-- $15 instances text[]
+-- $16 ordering_keys text[]
 insert into agent_messages (message_id, from_agent_id, to_agent_id, message_type, payload, priority, status,
                             deliver_at, expires_at, dedupe_key, correlation_id, headers,
                             topic, to_environment, to_group, to_instance, ordering_key)

@@ -1,6 +1,8 @@
--- Broadcasts whose last two recipients settled in the same instant on two brokers, or that nobody was there for:
--- an hour later none has a delivery left, so they are processed. At most $1 at once. Called by
--- src/store/reap.rs. Uses the index on created_at and deliveries_message. Without WITH, which a table with a rule does not take.
+-- Marks broadcasts processed that have no delivery left after an hour: the last two recipients settled in the same instant on two
+-- brokers, or nobody was there for them.
+-- A table with a rule takes no WITH, so there is none.
+-- Called by src/store/reap.rs. Uses the index on created_at and deliveries_message.
+-- $1 rows_max bigint
 update agent_messages set status = 'processed', processed_at = now()
 where message_id = any (array(
   select m.message_id from agent_messages m

@@ -1,6 +1,8 @@
--- Messages that expired while nobody was there to take them, at most $1 at once. What is with an agent is marked
--- delivered within a second and left alone; $2 milliseconds of grace cover that second.
+-- Fails messages that expired while nobody was there to take them. A message that is with an agent is marked delivered within a
+-- second, and is left alone.
 -- Called by src/store/reap.rs. Uses agent_messages_expires and deliveries_message.
+-- $1 rows_max bigint
+-- $2 grace_ms bigint: covers that second
 with late as (
   select message_id from agent_messages m
   where expires_at is not null and expires_at < now() - $2::bigint * interval '1 millisecond'

@@ -1,3 +1,5 @@
--- The same as reap_expired.sql, one by one, after that was refused: $1 at most so many, $2 milliseconds of grace. What the
--- rows do not take is set aside. Called by src/store/reap.rs. Uses agent_messages_expires and deliveries_message.
+-- Does the same as reap_expired.sql one by one, after that statement was refused. Changes that a row does not take are set aside.
+-- Called by src/store/reap.rs. Uses agent_messages_expires and deliveries_message.
+-- $1 rows_max bigint
+-- $2 grace_ms bigint
 select expired from postbell.expire_each($1::bigint, $2::bigint)

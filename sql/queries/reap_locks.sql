@@ -1,5 +1,7 @@
--- Locks whose time ended longer ago than retention keeps messages, done or not: at most $2. $1 seconds. Called by
--- src/store/reap.rs. Uses locks_until.
+-- Deletes locks whose time ended longer ago than retention keeps messages, done or not.
+-- Called by src/store/reap.rs. Uses locks_until.
+-- $1 kept_seconds bigint
+-- $2 rows_max bigint
 delete from postbell.locks
 where key = any (array(select key from postbell.locks
                        where until < now() - $1::bigint * interval '1 second'

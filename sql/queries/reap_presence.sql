@@ -1,5 +1,7 @@
--- Spans of the history of presence that ended more than $1 seconds ago, at most $2 at once. Called by src/store/reap.rs.
--- Uses presence_history_until.
+-- Deletes spans of the history of presence that ended too long ago.
+-- Called by src/store/reap.rs. Uses presence_history_until.
+-- $1 kept_seconds bigint
+-- $2 rows_max bigint
 delete from postbell.presence_history
 where span_id = any (array(select span_id from postbell.presence_history
                            where until < now() - $1::bigint * interval '1 second' and until < 'infinity'

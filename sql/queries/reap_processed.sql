@@ -1,6 +1,8 @@
--- Retention: messages that ended more than $1 seconds ago, at most $2 at once. Dead letters keep theirs: their
--- delivery is still there. Called by src/store/reap.rs. Uses the index on created_at (agent_messages_created_at,
--- or the adopted table's own) and deliveries_message.
+-- Deletes messages that ended longer ago than retention keeps them. Dead letters keep theirs: their delivery is still there.
+-- Called by src/store/reap.rs. Uses the index on created_at (agent_messages_created_at, or the adopted table's own) and
+-- deliveries_message.
+-- $1 kept_seconds bigint
+-- $2 rows_max bigint
 with old as (
   select message_id from agent_messages m
   where m.created_at < now() - $1::bigint * interval '1 second'

@@ -1,5 +1,7 @@
--- Messages to many that are over need not be known as routed any more: at most $1 at once. Called by src/store/reap.rs.
--- Walks broadcasts, which holds what is not over and the last ten minutes; uses the primary key of agent_messages.
+-- Forgets that messages to many were routed, once they are over.
+-- Called by src/store/reap.rs. Walks broadcasts, which holds messages that are not over and the last ten minutes; uses the
+-- primary key of agent_messages.
+-- $1 rows_max bigint
 with over as (
   select b.message_id from postbell.broadcasts b
   where not exists (select from agent_messages m

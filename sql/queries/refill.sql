@@ -1,12 +1,21 @@
--- The next deliveries of some lanes, oldest first, but only those the tail has brought already.
--- One element a lane: $1 inboxes, $2 priorities (0: the replies' lane), $3 ids to start above, $4 row counts, $5 the tail's snapshots as
--- text; $6 the most bytes that a payload and headers may each have, stored and unpacked, to be made text here; $7 the most
--- bytes of a message's names; $8 where in $9 the ordering keys are that are left out (JSON objects), null: none; $10 at how many
--- rows of a lane it looks at most: the last of as many comes in any case and says where to go on (`is_cut`); $11 messages that
--- cannot be read. That, `stored` and a payload that is null: see tail.sql. Called by src/store/refill.rs. Uses
--- deliveries_lane from the id on, so that neither the backlog nor the dead tuples before it are walked, and agent_messages' key.
--- A key that is left out costs a look at its rows, not at their messages, and none of what it has is read twice.
--- `offset 0` reads each snapshot once, not once a row.
+-- The next deliveries of some lanes, oldest first, but only those the tail has brought already. Each array but $9 has one
+-- element a lane. `stored`, and a payload that is null: see tail.sql. `is_cut`: the lane was looked at no further, and this row
+-- says where to go on.
+-- A delivery whose key is left out costs a look at its own row, not at its message, and none of it is read twice. `offset 0`
+-- reads each snapshot once, not once a row.
+-- Called by src/store/refill.rs. Uses deliveries_lane from the id on, so that neither the backlog nor the dead tuples before it
+-- are walked, and agent_messages' primary key.
+-- $1 inboxes text[]
+-- $2 priorities smallint[]: 0: the replies' lane
+-- $3 above bigint[]: the deliveries to start above
+-- $4 row_counts bigint[]
+-- $5 snapshots text[]: the tail's, as text
+-- $6 bytes_max integer: of a payload, and of headers, stored and unpacked, to be made text here
+-- $7 names_bytes_max integer: of a message's names
+-- $8 passed integer[]: where in $9 the ordering keys of a lane are that are left out; null: none
+-- $9 passed_keys text[]: JSON objects with those keys
+-- $10 looked_max bigint: rows of a lane to look at; the last of as many comes in any case
+-- $11 unreadable uuid[]: messages of which nothing is read
 select clock_timestamp() as clock, r.lane_no::int, d.delivery_id, d.inbox, d.priority as lane, d.attempt, d.due_at,
        d.message_id,
        case when t.stored is not null then m.from_agent_id end as from_agent_id, case when t.stored is not null then m.message_type end as message_type,

@@ -1,7 +1,14 @@
 -- The next deliveries of some ordering keys, oldest first, whatever their priorities, but only those the tail has brought
--- already. One element a key: $1 inboxes, $2 keys, $3 ids to start above, $4 row counts, $5 the tail's snapshots as text; $6
--- and $7 as in refill.sql, $8 as $11 there. Called by src/store/refill.rs. Uses deliveries_key from the id on, and
--- agent_messages' key. Replies (priority 0) wait for no other of their key. See refill.sql for the forms.
+-- already. Each array has one element a key. Replies (priority 0) wait for no other of their key. See refill.sql for the forms.
+-- Called by src/store/refill.rs. Uses deliveries_key from the id on, and agent_messages' primary key.
+-- $1 inboxes text[]
+-- $2 keys text[]
+-- $3 above bigint[]: the deliveries to start above
+-- $4 row_counts bigint[]
+-- $5 snapshots text[]: the tail's, as text
+-- $6 bytes_max integer: as in refill.sql
+-- $7 names_bytes_max integer: as in refill.sql
+-- $8 unreadable uuid[]: as in refill.sql
 select clock_timestamp() as clock, r.key_no::int as lane_no, d.delivery_id, d.inbox, d.priority as lane, d.attempt, d.due_at,
        d.message_id,
        case when t.stored is not null then m.from_agent_id end as from_agent_id, case when t.stored is not null then m.message_type end as message_type,

@@ -1,7 +1,7 @@
--- Tries what a broker does to the user's tables as they are, in the transaction that is open and that its caller rolls back:
--- each step in a subtransaction, so that one fault does not hide the next. The steps and the texts of the broker's own
--- statements are in the setting postbell.rehearsal, what was found comes in postbell.rehearsed (rehearsal_given.sql,
--- rehearsal_found.sql); one statement, so that tables which a step has locked are not held for a round trip each.
+-- Tries everything that a broker does to the user's tables as they are, in the transaction that is open and that its caller
+-- rolls back. Each step is a subtransaction, so that one fault does not hide the next. The setting postbell.rehearsal has the
+-- steps and the texts of the broker's own statements (rehearsal_given.sql); postbell.rehearsed gets the findings
+-- (rehearsal_found.sql). One statement, so that tables which a step has locked are not held for a round trip each.
 -- Called by src/store/rehearsal.rs, whose steps.rs says which steps there are. Uses the indexes that those statements use.
 do $rehearsal$
 -- The user's tables may have columns of these names; their own are all written with their table.

@@ -1,2 +1,3 @@
--- What sql/queries/rehearsal.sql found in the transaction that is open, as JSON. Called by src/store/rehearsal.rs.
+-- The findings of rehearsal.sql in the transaction that is open, as JSON.
+-- Called by src/store/rehearsal.rs. Reads a setting.
 select current_setting('postbell.rehearsed')

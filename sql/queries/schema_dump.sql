@@ -1,6 +1,6 @@
--- The schema as it is, in a form that reads like SQL: what sql/schema.sql holds. Called by tests/it/schema.rs.
--- Reads the catalogs only. Its text is the same from Postgres 13 to 18: NOT NULL is said with the column (18 also
--- has constraints for it), and a view's columns are unqualified (as from 16).
+-- The schema as it is, in a form that reads like SQL: the contents of sql/schema.sql. The text is the same from Postgres 13 to
+-- 18: NOT NULL is said with the column (18 also has constraints for it), and a view's columns are unqualified (as from 16).
+-- Called by tests/it/schema.rs. Reads the catalogs only.
 with relations as (
   select c.oid, c.relname::text as name, c.relkind, c.reloptions, c.relrowsecurity,
          n.nspname || '.' || c.relname as full_name

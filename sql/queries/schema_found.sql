@@ -1,8 +1,8 @@
--- What is there, read from the catalogs alone, so that it needs no right on anything: the server's version, the
--- user's schema (null: it does not exist), the schema that Postbell was installed for (by what its view of the
--- agents reads), and which tables exist; has_parts: there is more of Postbell than the record of migrations (a schema of
--- that name with other tables is somebody else's). Called by
--- src/store/migrate/state.rs. Uses the catalogs' indexes.
+-- The facts about what is installed, from the catalogs alone, so that no right on anything is needed: the server's version, the
+-- user's schema (null: it does not exist), the schema that Postbell was installed for (by the tables that its view of the agents
+-- reads), and which tables exist. has_parts: there is more of Postbell than the record of migrations (a schema of that name with
+-- other tables is somebody else's).
+-- Called by src/store/migrate/state.rs. Uses the catalogs' indexes.
 select current_setting('server_version_num')::integer as server_version_num,
        current_setting('server_version') as server_version, current_setting('server_encoding') as encoding,
        u.nspname::text as schema,

@@ -1,8 +1,9 @@
--- The search_path of a broker's connection: the user's schema $1 first, which the statements mean; then what a session of this
--- role has without us, for the user's own triggers, which name their tables and functions as they do in his sessions. A schema
--- that has tables of these names is left out: a statement must never find another mesh's. Where $1 does not exist nothing
--- else is searched. pg_temp is last: left out it would come first. Called by src/store/connection.rs for each connection.
--- Reads the catalogs.
+-- Sets the search_path of a broker's connection. The user's schema is first, which the statements mean. Then comes the path that
+-- a session of this role has without us, for the user's own triggers, which name their tables and functions as they do in the
+-- user's sessions. A schema that has tables of these names is left out: a statement must never find another mesh's. Where the
+-- user's schema does not exist nothing else is searched. pg_temp is last: left out it would come first.
+-- Called by src/store/connection.rs for each connection, as text and not prepared. Reads the catalogs.
+-- $1 schema text
 select set_config('search_path', concat_ws(', ', quote_ident($1::text), theirs.path, 'pg_temp'), false)
 from (
   select string_agg(e.element, ', ' order by e.n) as path

@@ -1,11 +1,13 @@
--- Acknowledged: the deliveries go, their messages are processed. $1 delivery ids, $2 attempts: one that does not match was
--- settled before, or is another attempt's. Called by src/store/settle.rs. Uses the primary keys; deliveries_message for a
--- broadcast, which is processed when its last delivery is settled.
--- The delivery before its message, which is not the order of pollers: that one reads each delivery twice and costs 1.3 times as
--- much. A poller is no deadlock's victim all the same (settle_session.sql), and the other statements take the message first.
--- `any (array[…])` and not `=`, which can be turned round: a plan made while the table was empty walked all of the
+-- Settles acknowledged deliveries: the deliveries go, their messages are processed. One row: the deliveries that were changed,
+-- null for all of them, and the messages that were not.
+-- The delivery comes before its message, which is not the order of pollers: that order reads each delivery twice and costs 1.3
+-- times as much. A poller is no deadlock's victim all the same (settle_session.sql), and the other statements take the message
+-- first. `any (array[…])` and not `=`, which can be turned round: a plan made while the table was empty walked all of the
 -- primary key and looked for each row among those to settle.
--- One row: the deliveries that were changed, null for all of them, and the messages that were not.
+-- Called by src/store/settle.rs. Uses the primary keys; deliveries_message for a broadcast, which is processed when its last
+-- delivery is settled.
+-- $1 deliveries bigint[]
+-- $2 attempts smallint[]: a delivery whose attempt does not match was settled before, or is another attempt's
 with settled as (
   delete from postbell.deliveries d
   using unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)

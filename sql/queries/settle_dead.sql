@@ -1,6 +1,9 @@
--- Dead letters. $1 delivery ids, $2 attempts, $3 how many attempts to add, $4 reasons. Called by
--- src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does, and gives what that gives. A broadcast
--- fails only in this recipient's delivery.
+-- Makes deliveries dead letters. A broadcast fails only in this recipient's delivery. Gives what settle_ack.sql gives.
+-- Called by src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does.
+-- $1 deliveries bigint[]
+-- $2 attempts smallint[]
+-- $3 added smallint[]: how many attempts to add
+-- $4 reasons text[]
 with those as materialized (
   select d.delivery_id, d.attempt, d.message_id, a.added, a.reason
   from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[]) as a (delivery_id, attempt, added, reason)

@@ -1,6 +1,8 @@
--- Expired before they were delivered: a message to one inbox fails with the reason, the deliveries go.
--- $1 delivery ids, $2 attempts. Called by src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does,
--- and gives what that gives.
+-- Settles deliveries that expired before they were delivered: a message to one inbox fails with the reason, the deliveries go.
+-- Gives what settle_ack.sql gives.
+-- Called by src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does.
+-- $1 deliveries bigint[]
+-- $2 attempts smallint[]
 with those as materialized (
   select d.delivery_id, d.attempt, d.message_id
   from unnest($1::bigint[], $2::smallint[]) as a (delivery_id, attempt)

@@ -1,7 +1,11 @@
--- Given back or failed: ready again, at once or after a delay. $1 delivery ids, $2 attempts, $3 how many attempts
--- to add (0: given back), $4 delays in milliseconds, $5 reasons. Called by src/store/settle.rs. Uses the
--- primary keys and the locks as settle_ack.sql does. The new txid brings the row to the tail again; a message marked
--- delivered waits again. One row: the deliveries that were changed, null for all of them.
+-- Makes deliveries ready that were given back or failed, at once or after a delay. The new txid brings the row to the tail
+-- again; a message marked delivered waits again. One row: the deliveries that were changed, null for all of them.
+-- Called by src/store/settle.rs. Uses the primary keys and the locks as settle_ack.sql does.
+-- $1 deliveries bigint[]
+-- $2 attempts smallint[]
+-- $3 added smallint[]: how many attempts to add; 0: given back
+-- $4 delays_ms bigint[]
+-- $5 reasons text[]
 with those as materialized (
   select d.delivery_id, d.attempt, d.message_id, a.added, a.delay_ms, a.reason
   from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::bigint[], $5::text[])

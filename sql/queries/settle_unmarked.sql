@@ -1,7 +1,9 @@
--- Messages $1 whose rows did not change when their outcomes of kind $2 (ack, dead, expired) were written, though no error
--- said so: a trigger or a rule may keep a change out, or the last two recipients of a broadcast settled in the same instant at two
--- brokers. They are set aside, to be tried again soon. Called by src/store/settle.rs. Uses agent_messages' primary key and
--- deliveries_message.
+-- Sets messages aside, to be tried again soon, whose rows did not change when their outcomes were written, though no error said
+-- so: a trigger or a rule may keep a change out, or the last two recipients of a broadcast settled in the same instant at two
+-- brokers.
+-- Called by src/store/settle.rs. Uses agent_messages' primary key and deliveries_message.
+-- $1 messages uuid[]
+-- $2 kind text: of the outcomes: ack, dead, expired
 insert into postbell.set_aside (message_id, delivery_id, inbox, kind, status, error_message, reason, next_try)
 select m.message_id, d.delivery_id, coalesce(m.to_agent_id, 'group:' || m.to_group, '*'), $2::text,
        case when $2 = 'ack' then 'processed' else 'failed' end,

@@ -1,6 +1,8 @@
--- Who sent how much to whom of late: of the newest $1 messages those of the last $2 seconds, by sender and recipient; what is
--- for many has none. Called by src/store/status.rs while somebody watches. Uses the index on created_at
--- (agent_messages_created_at, or the adopted table's own) from its end.
+-- Who sent how much to whom of late, by sender and recipient; a message to many has no recipient.
+-- Called by src/store/status.rs while somebody watches. Uses the index on created_at (agent_messages_created_at, or the adopted
+-- table's own) from its end.
+-- $1 messages_max bigint: the newest
+-- $2 seconds bigint: how far to look back
 select coalesce(substr(textsend(m.from_agent_id), 1, 256), '') as from_agent_id, substr(textsend(m.to_agent_id), 1, 256) as to_agent_id,
        substr(textsend(coalesce(m.topic, m.to_environment, m.to_group)), 1, 256) as many, count(*) as messages,
        count(*) filter (where m.status = 'failed') as failed

@@ -1,9 +1,11 @@
--- The last messages from and to agent $1, the newest first, at most $2, with what is left of their deliveries. Texts
--- are cut as bytes: what is not UTF-8 has no characters. Called by src/store/status/messages.rs when somebody opens an
--- agent, which reads the payloads by payload.sql.
--- An index by agent would be paid for by every insert; so what waits is found by deliveries_lane, what is dead by
--- deliveries_dead, and what is done among the newest $3 messages by the index on created_at. Then agent_messages_pkey and
--- deliveries_message.
+-- The last messages from and to an agent, the newest first, with the rest of their deliveries. Texts are cut as bytes: text that
+-- is not UTF-8 has no characters. An index by agent would be paid for by every insert; so waiting messages are found by
+-- deliveries_lane, dead ones by deliveries_dead, and done ones among the newest by the index on created_at.
+-- Called by src/store/status/messages.rs when somebody opens an agent, which reads the payloads by payload.sql. Uses those
+-- indexes, then agent_messages_pkey and deliveries_message.
+-- $1 agent text
+-- $2 rows_max bigint
+-- $3 newest_max bigint: how many of the newest messages are looked at
 with chosen as (
   (select n.message_id
    from (select message_id, from_agent_id, to_agent_id, created_at from agent_messages

@@ -1,5 +1,8 @@
--- An agent wants a topic from now on: $1 agent, $2 pattern, $3 the most subscriptions it may have. One row: whether it
--- has it now; not, if it has as many others. Called by src/store/subscriptions.rs. Uses subscriptions_agent.
+-- Subscribes an agent to a topic from now on. One row: whether it has the subscription now; not, where it has as many others.
+-- Called by src/store/subscriptions.rs. Uses subscriptions_agent.
+-- $1 agent text
+-- $2 pattern text
+-- $3 subscriptions_max bigint
 with others as (
   select count(*) as n from (select from postbell.subscriptions where agent_id = $1::text limit $3::bigint) s
 ), added as (

@@ -1,4 +1,6 @@
--- Makes up for what was written while our triggers did not fire, at most $1 messages; says how much of what was noted it took,
--- how many deliveries became ready, and whether all messages must be looked at. Called by src/store/sweep.rs, every two
--- seconds. Uses the primary keys of unseen and agent_messages, and deliveries_message; where nothing was noted, the catalog's.
+-- Makes up for messages that were written while our triggers did not fire. Says how much of what was noted it took, how many
+-- deliveries became ready, and whether all messages must be looked at.
+-- Called by src/store/sweep.rs, every two seconds. Uses the primary keys of unseen and agent_messages, and deliveries_message;
+-- where nothing was noted, the catalog's.
+-- $1 messages_max integer
 select took, ready, look from postbell.sweep($1::integer)

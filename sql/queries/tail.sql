@@ -1,14 +1,17 @@
--- The tail: every delivery that a transaction made ready since the last round, each exactly once.
--- $1 the last snapshot's xmax, $2 its transactions in progress, both as text; $3 this broker; $4 the most bytes that a payload
--- with its headers may have, stored and unpacked, to be made text here; $5 the most bytes of a message's names; $6
--- messages that cannot be read: nothing is read of them, or of any where it is null. Called by src/store/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
--- planner from starting at the inboxes or the messages, and `is true` from the index of this broker's leases: the cost must
--- be the new rows, never the backlog, never the number of agents.
--- `in_company`: the words that crates/engine/src/inbox/dispatcher/blame.rs begins the reason by.
--- The first row carries the snapshot (one statement has one), and the clock that the ages are taken by.
--- `stored` is what payload and headers take in the table, which costs nothing to know; null where the names are too long,
--- which are left out then. A payload that is null is left to a refill, which reads it beside the others (payload.sql). `#> '{}'`
--- is the payload itself, unpacked.
+-- The tail: every delivery that a transaction made ready since the last round, each exactly once. The first row carries the
+-- snapshot (one statement has one), and the clock that the ages are taken by.
+-- `in_company`: crates/engine/src/inbox/dispatcher/blame.rs begins the reason by these words. `stored` is the size of payload and
+-- headers in the table, which costs nothing to know; it is null where the names are too long, which are left out then. A payload
+-- that is null is left to a refill, which reads it beside the others (payload.sql). `#> '{}'` is the payload itself, unpacked.
+-- Called by src/store/tail.rs. Uses deliveries_tail (twice), the primary keys of leases and agent_messages. `offset 0` keeps the
+-- planner from starting at the inboxes or the messages, and `is true` from the index of this broker's leases: the cost must be
+-- the new rows, never the backlog, never the number of agents.
+-- $1 xmax text: of the last snapshot, as text
+-- $2 in_progress text[]: that snapshot's transactions in progress, as text
+-- $3 broker uuid
+-- $4 bytes_max integer: of a payload with its headers, stored and unpacked, to be made text here
+-- $5 names_bytes_max integer: of a message's names
+-- $6 unreadable uuid[]: messages of which nothing is read; null: all are unreadable
 select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
        null::bigint as delivery_id, null::text as inbox, null::smallint as lane, null::smallint as attempt,
        null::timestamptz as due_at, null::uuid as message_id, null::text as from_agent_id,

@@ -1,4 +1,6 @@
--- A trigger is being installed, in the same transaction: $1 its name, $2 SHA-256 of its text.
+-- Records a trigger in the transaction that installs it.
 -- Called by src/store/migrate/triggers.rs. Uses the primary key.
+-- $1 name text
+-- $2 sha256 text: of its text
 insert into postbell.triggers (name, sha256) values ($1, $2)
 on conflict (name) do update set sha256 = excluded.sha256, applied_at = now()

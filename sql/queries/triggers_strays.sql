@@ -1,6 +1,6 @@
 -- Removes triggers that call a function of Postbell's and are none of its own: ones that somebody renamed, which would fire
--- beside those that are made anew, and those of a table that was renamed and replaced. Called by
--- src/store/migrate/triggers.rs in the transaction that installs triggers. Reads the catalogs.
+-- beside those that are made anew, and those of a table that was renamed and replaced.
+-- Called by src/store/migrate/triggers.rs in the transaction that installs triggers. Reads the catalogs.
 do $$
 declare
   stray record;

@@ -1,3 +1,5 @@
--- An agent wants a topic no more: $1 agent, $2 pattern. What was delivered to it by then stays. Called by
--- src/store/subscriptions.rs. Uses subscriptions_agent.
+-- Ends an agent's subscription to a topic. Deliveries that it has by then stay.
+-- Called by src/store/subscriptions.rs. Uses subscriptions_agent.
+-- $1 agent text
+-- $2 pattern text
 delete from postbell.subscriptions where pattern = $2::text and agent_id = $1::text

@@ -56,6 +56,7 @@ mod once_summary;
 mod operators;
 mod outage;
 mod outcomes;
+mod parameters;
 mod ping;
 mod plans;
 mod policies;
