@@ -1,5 +1,6 @@
--- The alert that is first in the queue and due, $1 milliseconds after it was raised, comes again after as long. Gives its id. Called by
--- src/store/alerts.rs, for one that cannot be told. Uses escalations_raised.
+-- Postpones the alert that is first in the queue and due: it comes again after as long. Gives its id.
+-- Called by src/store/alerts.rs, for an alert that cannot be told. Uses escalations_raised.
+-- $1 unacknowledged_ms bigint
 update postbell.escalations e set raised_at = now()
 where e.alert_id = any (array(
   select q.alert_id from postbell.escalations q

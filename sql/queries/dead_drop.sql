@@ -1,5 +1,6 @@
--- The dead letters $1 go for good, before dead_failed.sql. One row: their messages and reasons. Called by
--- src/store/dead/ruled.rs. Uses the primary key.
+-- Deletes dead letters for good, before dead_failed.sql. Returns one row: their messages and reasons.
+-- Called by src/store/dead/ruled.rs. Uses the primary key.
+-- $1 deliveries bigint[]
 with purged as (
   delete from postbell.deliveries d where d.delivery_id = any ($1::bigint[])
   returning d.message_id, d.last_error

@@ -1,5 +1,7 @@
--- Broadcasts among the messages $1 that have no delivery any more are failed, with the reasons $2. On its own, since a rule may be on
--- agent_messages. Called by src/store/dead/ruled.rs. Uses the primary key of agent_messages and deliveries_message.
+-- Marks broadcasts failed that have no delivery any more. A statement of its own, since a rule may be on agent_messages.
+-- Called by src/store/dead/ruled.rs. Uses the primary key of agent_messages and deliveries_message.
+-- $1 messages uuid[]
+-- $2 reasons text[]: one a message
 update agent_messages m
 set status = 'failed', error_message = p.reason
 from unnest($1::uuid[], $2::text[]) as p (message_id, reason)

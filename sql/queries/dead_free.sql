@@ -1,7 +1,11 @@
--- Dead letters that are free, locked until the transaction ends: the first step of redriving and purging where a rule of the
--- user's is on agent_messages, which takes no UPDATE inside another statement. Parameters as of dead_redrive.sql. One row: those
--- that are free, the last that was looked at, and how many were. Called by src/store/dead/ruled.rs. Uses deliveries_dead from the
--- delivery on, or the primary key, and that of agent_messages.
+-- Locks dead letters that are free, until the transaction ends: the first step of redriving and purging where a user's rule is on
+-- agent_messages, which takes no UPDATE inside another statement. Returns one row: those that are free, the last that was looked
+-- at, and how many were.
+-- Called by src/store/dead/ruled.rs. Uses deliveries_dead from the delivery on, or the primary key, and that of agent_messages.
+-- $1 deliveries bigint[]: only these; null for all of the inbox
+-- $2 inbox text: only of this one; null for any, where deliveries are named
+-- $3 after bigint
+-- $4 rows_max bigint
 with of_inbox as (
   -- The array keeps the inbox a part of the order, which the primary key cannot give.
   select delivery_id, message_id from postbell.deliveries

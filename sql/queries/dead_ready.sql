@@ -1,5 +1,7 @@
--- The dead letters $1 whose messages wait again are ready, as by dead_redrive.sql. One row: those whose messages do not, since
--- a rule or a trigger keeps them as they were. Called by src/store/dead/ruled.rs. Uses the primary keys.
+-- Makes dead letters ready whose messages wait again, as dead_redrive.sql does. Returns one row: those whose messages do not wait,
+-- since a rule or a trigger keeps them as they were.
+-- Called by src/store/dead/ruled.rs. Uses the primary keys.
+-- $1 deliveries bigint[]
 with redriven as (
   update postbell.deliveries d
   set state = 'ready', dead_at = null, attempt = 0, last_error = null, txid = pg_current_xact_id()

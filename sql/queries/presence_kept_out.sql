@@ -1,6 +1,8 @@
--- Presence that agent_registry keeps out without an error is set aside, so that an operator hears of it: $1 agents, $2 what was to
--- be written. Gives the agents and why: what could have done so, by name. Called by src/store/presence.rs. Uses
--- set_aside_presence.
+-- Sets presence aside that agent_registry keeps out without an error, so that an operator hears of it. Gives the agents and why: the
+-- triggers and rules that could have kept the change out, by name.
+-- Called by src/store/presence.rs. Uses set_aside_presence.
+-- $1 agents text[]
+-- $2 status text: the status that was to be written
 with suspects as (
   -- Those that run before the row of an UPDATE is written: bits 1, 2 and 16 of tgtype.
   select 'the trigger ' || t.tgname as name from pg_trigger t

@@ -1,6 +1,22 @@
--- The messages of publish.sql, without ON CONFLICT and RETURNING, neither of which a table with a rule allows. The caller has
--- left out those whose dedupe key is known: here the rule's own statement would read the condition after the rows are in.
--- Parameters as of publish.sql. Called by src/store/publish/ruled.rs. Walks no index.
+-- Inserts messages as publish.sql does, without ON CONFLICT and RETURNING, neither of which a table with a rule allows. The caller
+-- has left out those whose dedupe key is known: here the rule's own statement would read the condition after the rows are in.
+-- Called by src/store/publish/ruled.rs. Walks no index.
+-- $1 ids uuid[]
+-- $2 senders text[]
+-- $3 recipients text[]
+-- $4 types text[]
+-- $5 payloads text[]
+-- $6 priorities integer[]
+-- $7 delays_ms bigint[]
+-- $8 ttls_ms bigint[]
+-- $9 dedupe_keys text[]
+-- $10 correlations text[]
+-- $11 headers text[]
+-- $12 topics text[]
+-- $13 environments text[]
+-- $14 groups text[]
+-- $15 instances text[]
+-- $16 ordering_keys text[]
 insert into agent_messages (message_id, from_agent_id, to_agent_id, message_type, payload, priority, status,
                             deliver_at, expires_at, dedupe_key, correlation_id, headers,
                             topic, to_environment, to_group, to_instance, ordering_key)

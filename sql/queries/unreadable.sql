@@ -1,6 +1,8 @@
--- Whether messages $1 can be read: fails where one of them cannot, else says how much text they have beside payload and headers;
--- null where none of them is there. $2 the most bytes of a message's names. Reads what tail.sql and refill.sql read of each.
+-- Whether messages can be read: the statement fails where one of them cannot. Else it says how much text they have beside payload and
+-- headers; null where none of them is there. Reads the columns that tail.sql and refill.sql read of each.
 -- Called by src/store/payload/blamed.rs. Uses agent_messages' primary key.
+-- $1 messages uuid[]
+-- $2 names_bytes_max integer: of a message's names
 select sum(length(concat(
          m.created_at, m.expires_at, m.priority, pg_column_size(m.payload), pg_column_size(m.headers),
          case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
