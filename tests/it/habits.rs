@@ -132,9 +132,8 @@ fn contributing_names_files_that_are_there_and_names_them_once() {
     }
     // A list that names a path of its own would be forgotten when that file moves.
     let lists = rest.split("\n### ").skip(1).collect::<String>();
-    for path in lists.split('`').skip(1).step_by(2).filter(|word| word.starts_with("src/")) {
-        panic!("CONTRIBUTING.md: {path} belongs into the table");
-    }
+    let own = lists.split('`').skip(1).step_by(2).find(|word| word.starts_with("src/"));
+    assert_eq!(own, None, "CONTRIBUTING.md: this path belongs into the table");
     for name in lists.split('*').skip(1).step_by(2).filter(|n| !n.is_empty() && !n.contains('\n')) {
         assert!(
             rows.iter().any(|(known, _)| *known == name),

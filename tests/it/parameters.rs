@@ -8,9 +8,8 @@ use std::path::Path;
 use crate::harness::{TestDb, migrated};
 
 /// Files that are not one statement, and why.
-const UNPREPARED: &[(&str, &str)] = &[
-    ("session", "several statements, said as one message while a connection is opened"),
-];
+const UNPREPARED: &[(&str, &str)] =
+    &[("session", "several statements, said as one message while a connection is opened")];
 
 /// The statements by name.
 fn statements() -> BTreeMap<String, String> {

@@ -93,8 +93,8 @@ mod tests {
     #[test]
     fn both_inserts_write_the_same() {
         let body = |sql: &'static str| {
-            let from = sql.find("insert into").unwrap();
-            sql[from..].split("on conflict").next().unwrap().trim_end()
+            let from = sql.find("insert into").expect("it inserts");
+            sql[from..].split("on conflict").next().expect("its beginning").trim_end()
         };
         assert_eq!(body(INSERT), body(super::super::PUBLISH));
     }

@@ -1,8 +1,8 @@
 //! A row that the server itself fails on while it is read: its table lost a part of it.
 
 use super::{served, until_dead};
-use crate::harness::require;
 use crate::mesh::{Mesh, insert, next};
+use crate::require::missing;
 
 /// What Postgres cannot pack is kept in pieces beside the table.
 const INCOMPRESSIBLE: &str =
@@ -28,7 +28,7 @@ async fn lost_a_piece(columns: &str, values: &str) {
     let mesh = Mesh::start().await;
     let sql = mesh.db.sql().await;
     if sql.batch_execute("create extension pg_surgery").await.is_err() {
-        return require("pg_surgery, of Postgres 14 or newer with its contrib modules");
+        return missing("pg_surgery, of Postgres 14 or newer with its contrib modules");
     }
     let (_u, mut uninvolved) = mesh.connect("u", 5).await;
     let (_client, mut deliveries) = mesh.connect("a", 50).await;

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use super::{Dispatcher, Session};
 use crate::inbox::event::{Effect, Owner, Trouble};
-use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Ownership};
 use crate::inbox::{SessionId, Tag};
 use postbell_client::protocol::ErrorCode;
