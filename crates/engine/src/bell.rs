@@ -183,6 +183,8 @@ impl Bell {
         self.due = now;
         self.found = (now, 0);
         self.unannounced = false;
+        // What the safety round found: the flag that nobody heeded says why.
+        self.suspect = None;
         was_armed.then_some(Flag::Disarm)
     }
 

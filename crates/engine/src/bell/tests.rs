@@ -140,6 +140,18 @@ fn what_was_announced_is_not_late() {
     assert_eq!(bell.late(), 0);
 }
 
+/// Producers do not ring for a broker whose lease has ended, which a renewal tells it later than the tail finds the rows.
+#[test]
+fn what_came_while_the_lease_had_lapsed_is_not_late() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = bell.due();
+    bell.round(t, 2, &[], UP);
+    assert_eq!(bell.wake_up(t + ms(1)), Some(Flag::Disarm));
+    bell.hear(t + ms(2), Heard { canary_sent: 1, canary: 1, ..UP });
+    assert_eq!(bell.late(), 0);
+}
+
 #[test]
 fn a_week_of_silence_changes_nothing() {
     let now = Instant::now();

@@ -283,6 +283,16 @@ impl Dispatcher {
         self.effects.push(Effect::Refuse(session, error));
     }
 
+    /// Whether every inbox is in a state that it can be in; a sentence about one that is not. For simulations.
+    ///
+    /// # Errors
+    /// The name of the inbox, and its state.
+    pub fn check(&self) -> Result<(), String> {
+        self.inboxes.iter().try_for_each(|(name, inbox)| {
+            inbox.check().map_err(|state| format!("{name} is in no state that is written down: {state}"))
+        })
+    }
+
     /// The state of each inbox as text, without bodies, for the simulation.
     #[cfg(test)]
     pub(in crate::inbox) fn sketch(&self) -> String {

@@ -1,6 +1,7 @@
 //! One inbox: its lanes, who has sessions on it, and how far its ownership is.
 
 mod aside;
+mod states;
 mod turns;
 
 use std::cell::Cell;
@@ -13,28 +14,14 @@ use super::order::{Around, KEYS_MAX, KEYS_MAX_SCARCE, Order};
 use super::{Entry, SessionId};
 use postbell_client::message::{LANES, REPLIES};
 
+pub(super) use states::{Ownership, Question};
 pub(super) use turns::OLDEST_EVERY;
+
+use states::Reading;
 
 /// Replies that nobody here waits for, on their way to the lanes of their priorities: so many at once, so that their
 /// writing delays nobody's acks.
 pub(super) const RELANES_MAX: usize = 500;
-
-/// How far this broker's ownership of the inbox is.
-///
-/// `Acquiring` → `Loading` (the lease is committed) → `Owned` (a tail round that began later has ended, so every
-/// row is brought by the tail or visible to a refill) → `Leaving` (no session left; outcomes are being written)
-/// → `Releasing` (the lease is being given back) → gone. A session that joins meanwhile turns `Leaving` back to
-/// `Owned`, and waits for `Releasing` to end. `Elsewhere`: another broker's; kept while outcomes are being written of what
-/// was pushed before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ownership {
-    Acquiring,
-    Elsewhere,
-    Loading { since: Instant, epoch: i64 },
-    Owned { epoch: i64 },
-    Leaving { epoch: i64 },
-    Releasing,
-}
 
 /// An attempt at a delivery: its row, and how many attempts failed before. An outcome is written where both match.
 pub(super) type Attempt = (i64, u32);
@@ -64,10 +51,7 @@ struct Unsettled {
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub(super) ownership: Ownership,
-    /// The lease is asked for and not answered: nothing is pushed meanwhile. There is one question at a time.
-    pub(super) asking: bool,
-    /// This broker's lease lapsed while it asked: the answer may be from before.
-    pub(super) ask_again: bool,
+    pub(super) question: Question,
     lanes: [Lane; LANES],
     pub(super) order: Order,
     /// What is to be alone with its session, and waits for one that has nothing else.
@@ -77,16 +61,9 @@ pub(super) struct Inbox {
     /// In the order in which they get the next delivery.
     pub(super) sessions: VecDeque<SessionId>,
     unsettled: HashMap<Attempt, Unsettled>,
-    /// Settled while a refill was under way, which may have read the row before.
-    settled_in_refill: HashSet<Attempt>,
-    refilling: bool,
-    /// The refill under way is for lanes that were forgotten since: its answer says nothing.
-    refill_is_stale: bool,
+    reading: Reading,
     /// The open round of the tail brought something.
     in_round: bool,
-    /// A refill met a delivery whose outcome is being written: the next one waits for the news, rather than
-    /// asking the table over and over.
-    waits_for_settle: bool,
     pushes: u64,
     pushed_at: Option<Instant>,
     /// Since when one of its sessions has had room, without a break.
@@ -100,19 +77,15 @@ impl Inbox {
     pub(super) fn new() -> Self {
         Self {
             ownership: Ownership::Acquiring,
-            asking: true,
-            ask_again: false,
+            question: Question::Open,
             lanes: std::array::from_fn(|_| Lane::unread()),
             order: Order::default(),
             aside: VecDeque::new(),
             relaning: 0,
             sessions: VecDeque::new(),
             unsettled: HashMap::new(),
-            settled_in_refill: HashSet::new(),
-            refilling: false,
-            refill_is_stale: false,
+            reading: Reading::Idle,
             in_round: false,
-            waits_for_settle: false,
             pushes: 0,
             pushed_at: None,
             room_since: None,
@@ -130,13 +103,11 @@ impl Inbox {
         self.lanes = std::array::from_fn(|_| Lane::unread_in(self.in_round));
         self.forget_aside();
         self.order.forget(self.in_round);
-        self.refill_is_stale = self.refilling;
-        self.waits_for_settle = false;
-        self.settled_in_refill.clear();
+        self.reading = if self.reading.is_asked() { Reading::Stale } else { Reading::Idle };
     }
 
     pub(super) fn is_owned(&self) -> bool {
-        matches!(self.ownership, Ownership::Owned { .. }) && !self.asking
+        matches!(self.ownership, Ownership::Owned { .. }) && self.question == Question::None
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -176,7 +147,7 @@ impl Inbox {
 
     /// The lanes and keys to read on, if it is time; there is one refill of an inbox at a time.
     pub(super) fn begin_refill(&mut self, room: Room) -> (Vec<LaneRefill>, Vec<KeyRefill>) {
-        if self.refilling || self.waits_for_settle || !self.is_owned() {
+        if self.reading != Reading::Idle || !self.is_owned() {
             return Default::default();
         }
         self.keep_keys(room);
@@ -193,7 +164,9 @@ impl Inbox {
         } else {
             Vec::new()
         };
-        self.refilling = !lanes.is_empty() || !keys.is_empty();
+        if !lanes.is_empty() || !keys.is_empty() {
+            self.reading = Reading::Asked { settled: HashSet::new() };
+        }
         (lanes, keys)
     }
 
@@ -214,10 +187,15 @@ impl Inbox {
         keys: Vec<KeyRows>,
         room: Room,
     ) {
-        let settled = std::mem::take(&mut self.settled_in_refill);
-        if !std::mem::take(&mut self.refilling) || std::mem::take(&mut self.refill_is_stale) {
-            return;
-        }
+        let settled = match std::mem::take(&mut self.reading) {
+            Reading::Asked { settled } => settled,
+            Reading::Stale => return,
+            // Nobody asked.
+            other => {
+                self.reading = other;
+                return;
+            }
+        };
         let (unsettled, aside) = (&self.unsettled, &self.aside);
         let waits = Cell::new(false);
         let is_aside = |attempt: Attempt| aside.iter().any(|entry| attempt_of(entry) == attempt);
@@ -242,13 +220,15 @@ impl Inbox {
             self.lanes[position].end_refill(rows, asked, room, in_lane);
         }
         self.order.end_refill(keys, known);
-        self.waits_for_settle = waits.get();
+        if waits.get() {
+            self.reading = Reading::AwaitsSettle;
+        }
     }
 
     pub(super) fn cancel_refill(&mut self) {
-        self.refilling = false;
-        self.refill_is_stale = false;
-        self.settled_in_refill.clear();
+        if self.reading.is_asked() {
+            self.reading = Reading::Idle;
+        }
         for lane in &mut self.lanes {
             lane.cancel_refill();
         }
@@ -298,10 +278,17 @@ impl Inbox {
         if *unsettled == Unsettled::default() {
             self.unsettled.remove(&attempt);
         }
-        if self.refilling {
-            self.settled_in_refill.insert(attempt);
+        match &mut self.reading {
+            Reading::Asked { settled } => {
+                settled.insert(attempt);
+                false
+            }
+            Reading::AwaitsSettle => {
+                self.reading = Reading::Idle;
+                true
+            }
+            Reading::Idle | Reading::Stale => false,
         }
-        std::mem::take(&mut self.waits_for_settle)
     }
 
     /// Takes note whether one of its sessions has room.
@@ -348,7 +335,7 @@ impl Inbox {
     /// Whether it can be forgotten, or given back: every delivery that left a lane has its outcome in the table,
     /// and no answer is under way that the inbox's next life would take for its own.
     pub(super) fn is_quiet(&self) -> bool {
-        self.unsettled.is_empty() && !self.refilling && !self.asking
+        self.unsettled.is_empty() && !self.reading.is_asked() && self.question == Question::None
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::{Dispatcher, Session};
 use crate::inbox::event::{Effect, Owner, Trouble};
-use crate::inbox::owned::{Inbox, Ownership};
+use crate::inbox::owned::{Inbox, Ownership, Question};
 use crate::inbox::{SessionId, Tag};
 use postbell_client::protocol::ErrorCode;
 
@@ -182,11 +182,10 @@ impl Dispatcher {
             self.effects.push(Effect::Release(inbox));
             return;
         };
-        if !std::mem::take(&mut state.asking) {
-            return;
-        }
-        if state.ask_again {
-            return self.ask(inbox, None);
+        match std::mem::replace(&mut state.question, Question::None) {
+            Question::None => return,
+            Question::Outdated => return self.ask(inbox, None),
+            Question::Open => {}
         }
         match state.ownership {
             Ownership::Releasing => {}
@@ -207,7 +206,7 @@ impl Dispatcher {
 
     pub(super) fn not_acquired(&mut self, inbox: Arc<str>, owner: Option<Owner>) {
         let Some(state) = self.inboxes.get_mut(&inbox) else { return };
-        if !std::mem::take(&mut state.asking) {
+        if std::mem::replace(&mut state.question, Question::None) == Question::None {
             return;
         }
         if state.sessions.is_empty() && state.is_quiet() {
@@ -239,9 +238,11 @@ impl Dispatcher {
     /// Asks for the lease of an inbox; at most one question is under way, and a second one is asked after its answer.
     fn ask(&mut self, inbox: Arc<str>, trouble: Option<Trouble>) {
         if let Some(state) = self.inboxes.get_mut(&inbox) {
-            state.ask_again = std::mem::replace(&mut state.asking, true);
-            if !state.ask_again {
+            if state.question == Question::None {
+                state.question = Question::Open;
                 self.effects.push(Effect::Acquire(inbox, trouble));
+            } else {
+                state.question = Question::Outdated;
             }
         }
     }

@@ -107,14 +107,7 @@ impl Inbox {
     #[cfg(test)]
     pub(in crate::inbox) fn sketch(&self) -> String {
         let lanes: Vec<_> = self.lanes.iter().map(Lane::sketch).collect();
-        let of = (
-            self.ownership,
-            self.asking,
-            self.refilling,
-            self.waits_for_settle,
-            self.in_round,
-            self.relaning,
-        );
+        let of = (self.ownership, self.question, &self.reading, self.in_round, self.relaning);
         format!("{of:?} {lanes:?} unsettled {:?} order {}", self.unsettled, self.order.sketch())
     }
 }

@@ -114,6 +114,7 @@ impl World {
         for effect in self.dispatcher.advance(self.now) {
             self.carry_out(effect);
         }
+        assert_eq!(self.dispatcher.check(), Ok(()));
     }
 
     fn carry_out(&mut self, effect: Effect) {

@@ -1,0 +1,226 @@
+//! What must hold after each step, and in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use postbell_engine::inbox::SessionId;
+use postbell_engine::inbox::event::{DeadCause, Outcome, Push, Settle};
+
+use crate::agent::Place;
+use crate::broker::ATTEMPTS_MAX;
+use crate::database::{Row, State};
+use crate::plants::Plant;
+use crate::schedule::{Micros, SECOND};
+use crate::world::{What, World};
+
+/// Of the pushes of an inbox one in so many takes the oldest, whatever its priority.
+const OLDEST_EVERY: u64 = 16;
+/// Nobody who wants in is out for longer, whatever happens meanwhile.
+const OUT_MAX: Micros = 32 * SECOND;
+
+/// An inbox, a lane, an ordering key.
+type Terms = (Arc<str>, usize, Option<Arc<str>>);
+
+/// What was seen.
+#[derive(Default)]
+pub(crate) struct Check {
+    pub(crate) committed: BTreeSet<i64>,
+    pub(crate) terms: BTreeMap<i64, Terms>,
+    /// Agents said so.
+    pub(crate) handled: BTreeSet<i64>,
+    pub(crate) rejected: BTreeSet<i64>,
+    pushed: BTreeSet<i64>,
+    /// By broker: something was made ready for it by another one, or by itself without its knowing.
+    pub(crate) unannounced: [bool; 2],
+    /// By broker: it wrote an outcome with a delay.
+    delayed: [bool; 2],
+    /// By broker: another one promoted what is its to deliver.
+    promoted: [bool; 2],
+    /// Which broker's process wrote a delivery's last outcome.
+    changed_by: BTreeMap<i64, (usize, u32)>,
+    /// By broker's process: the attempts of which it has written an outcome.
+    written: BTreeSet<((usize, u32), i64, u32)>,
+    /// By broker's process and inbox: its pushes, and which of them was the last that took the oldest.
+    turns: BTreeMap<(usize, u32, Arc<str>), (u64, Option<u64>)>,
+}
+
+impl World {
+    /// Before an outcome is written: its agent said so, or it was tried often enough.
+    pub(crate) fn check_settles(&mut self, by: (usize, u32), settles: &[Settle]) {
+        for settle in settles {
+            let id = settle.delivery_id;
+            let row = self.database.rows.get(&id).filter(|row| row.attempt == settle.attempt);
+            let is_said = match &settle.outcome {
+                Outcome::Ack { .. } => self.check.handled.contains(&id),
+                Outcome::Dead { cause: DeadCause::Rejected, .. } => self.check.rejected.contains(&id),
+                Outcome::Dead { .. } => row.is_none_or(|row| row.attempt + 1 >= ATTEMPTS_MAX),
+                _ => true,
+            };
+            // Of what is written twice, since the first answer was lost, the tail may have brought the first in between.
+            if row.is_some() && self.check.written.insert((by, id, settle.attempt)) {
+                self.check.changed_by.insert(id, by);
+            } else {
+                self.check.changed_by.remove(&id);
+            }
+            if !is_said {
+                return self.fail(format!("{settle:?}: no agent said so"));
+            }
+        }
+    }
+
+    /// An outcome wakes the tail of the broker that writes it, and rings for nobody. Where the inbox was taken from it
+    /// meanwhile, or where it does not know that it was written, the owner finds the row in its safety round.
+    pub(crate) fn rings_nobody(&mut self, b: usize, inbox: &Arc<str>) {
+        let is_its = self.database.leases.get(inbox).is_some_and(|lease| lease.broker == self.brokers[b].id);
+        if !is_its {
+            self.check.unannounced[1 - b] = true;
+        } else if self.is_faulty(|fault| fault.parts_from_database(b)) {
+            self.check.unannounced[b] = true;
+        }
+    }
+
+    /// What a broker promotes may be the other's to deliver, which is not rung for and finds it up to a second later. This
+    /// is not mended (sql/queries/due_promote.sql; dead_redrive.sql rings), so it is let pass.
+    pub(crate) fn promotes(&mut self, b: usize, inboxes: &[Arc<str>]) {
+        let id = self.brokers[b].id;
+        let is_others = |inbox| self.database.leases.get(inbox).is_some_and(|lease| lease.broker != id);
+        self.check.promoted[1 - b] |= inboxes.iter().any(is_others);
+        if Plant::promotion_rings(self.plant) && !inboxes.is_empty() && self.database.bell_until > self.now {
+            (0..2).for_each(|b| self.notify(b, What::Ring));
+        }
+    }
+
+    /// A retry with a delay is written and wakes nobody: the safety round finds the row, which waits for its time, and counts it
+    /// as late though nothing is. This is not mended (src/pipeline/settler.rs, `is_ready_again`), so it is let pass.
+    pub(crate) fn wakes_nobody(&mut self, b: usize, settle: &Settle) {
+        if let Outcome::Release { delay } | Outcome::Fail { delay, .. } = settle.outcome {
+            self.check.delayed[b] |= !delay.is_zero();
+        }
+    }
+
+    /// The turn of the oldest is counted anew.
+    pub(crate) fn forget_turns(&mut self, b: usize, inbox: &Arc<str>) {
+        self.check.turns.remove(&(b, self.brokers[b].life, inbox.clone()));
+    }
+
+    pub(crate) fn check_push(&mut self, b: usize, id: SessionId, push: &Push) {
+        let (delivery, attempt) = (push.delivery_id, push.attempt - 1);
+        let broker = &self.brokers[b];
+        let Some(session) = broker.sessions.get(&id) else { return };
+        let Some((inbox, lane, key)) = self.check.terms.get(&delivery).cloned() else { return };
+        let says =
+            |what: &str| Some(format!("broker {b} pushes {delivery} of {inbox} to session {id}: {what}"));
+        let lease = self.database.leases.get(&inbox);
+        let others = || broker.sessions.values().flat_map(|s| s.has.values());
+        let key_of = |(other, _): &(i64, u32)| {
+            self.check.terms.get(other).map(|(inbox, _, key)| (inbox.clone(), key.clone()))
+        };
+        let row = self.database.rows.get(&delivery);
+        let is_stale = row.is_none_or(|row| row.attempt != attempt || row.state != State::Ready);
+        let wrong = if lease.is_some_and(|lease| lease.broker != broker.id) {
+            says("the inbox is another broker's")
+        } else if session.inbox != inbox {
+            says("it is another inbox's")
+        } else if session.is_closing {
+            says("the session was told to end")
+        } else if session.has.len() >= session.window as usize {
+            says("it has no room in its window")
+        } else if others().any(|has| *has == (delivery, attempt)) {
+            says("it is in flight already")
+        } else if key.is_some() && others().any(|has| key_of(has) == Some((inbox.clone(), key.clone()))) {
+            says("another with its key is in flight")
+        } else if is_stale && self.check.changed_by.get(&delivery) == Some(&(b, broker.life)) {
+            says("this broker has settled it")
+        } else if let Some(before) = self.is_overtaken(b, delivery, &inbox, lane, key.is_some()) {
+            says(&format!("{before} has the same priority and is older"))
+        } else {
+            self.check_turn(b, &inbox, lane).and_then(|before| {
+                says(&format!("{before} is more urgent, and it was not the turn of the oldest"))
+            })
+        };
+        self.check.pushed.insert(delivery);
+        if let Some(wrong) = wrong {
+            self.fail(wrong);
+        }
+    }
+
+    /// Whether a delivery waits in sight of the tail that nobody has ever had.
+    fn waits(&self, b: usize, id: i64, row: &Row) -> bool {
+        let is_seen = self.brokers[b].tail.cursor.as_ref().is_some_and(|seen| seen.shows(row.txid));
+        let is_fresh = row.key.is_none() && row.attempt == 0 && row.state == State::Ready;
+        is_seen && is_fresh && !self.check.pushed.contains(&id)
+    }
+
+    fn is_overtaken(&self, b: usize, id: i64, inbox: &Arc<str>, lane: usize, has_key: bool) -> Option<i64> {
+        let before = self.database.rows.range(..id);
+        let mut before = before.filter(|(_, row)| row.inbox == *inbox && row.lane == lane);
+        before.find(|(id, row)| !has_key && self.waits(b, **id, row)).map(|(id, _)| *id)
+    }
+
+    /// Out of turn once in [`OLDEST_EVERY`] at most.
+    fn check_turn(&mut self, b: usize, inbox: &Arc<str>, lane: usize) -> Option<i64> {
+        let urgent = self
+            .database
+            .rows
+            .iter()
+            .find(|(id, row)| row.inbox == *inbox && row.lane < lane && self.waits(b, **id, row));
+        let urgent = urgent.map(|(id, _)| *id);
+        let life = self.brokers[b].life;
+        let (pushes, last) = self.check.turns.entry((b, life, inbox.clone())).or_default();
+        *pushes += 1;
+        let urgent = urgent?;
+        let is_turn = last.is_none_or(|last| *pushes - last >= OLDEST_EVERY);
+        *last = Some(*pushes);
+        (!is_turn).then_some(urgent)
+    }
+
+    /// A confirmed ack is in the table.
+    pub(crate) fn check_acked(&mut self, b: usize, reference: &str) {
+        for id in self.brokers[b].references.remove(reference).unwrap_or_default() {
+            if self.database.rows.contains_key(&id) && !self.database.missed.contains(&id) {
+                self.fail(format!("the ack of {id} was confirmed before it was written"));
+            }
+        }
+    }
+
+    pub(crate) fn check_broker(&mut self, b: usize) {
+        if let Err(state) = self.brokers[b].dispatcher.check() {
+            return self.fail(format!("broker {b}: {state}"));
+        }
+        let check = &self.check;
+        let may_be_late =
+            check.unannounced[b] || !Plant::is_gap(self.plant) && (check.delayed[b] || check.promoted[b]);
+        let broker = &self.brokers[b];
+        if let Some(late) =
+            broker.tail.bell.as_ref().map(|bell| bell.late()).filter(|late| *late > 0 && !may_be_late)
+        {
+            return self.fail(format!("broker {b} found {late} deliveries that the bell had not announced"));
+        }
+        let now = self.now;
+        let is_out =
+            |a: &&crate::agent::Agent| !matches!(a.place, Place::In(_)) && a.out_since + OUT_MAX < now;
+        if let Some(agent) = self.agents.iter().position(|agent| is_out(&agent)) {
+            self.fail(format!("agent {agent} has wanted in for {} s", OUT_MAX / SECOND));
+        }
+    }
+
+    pub(crate) fn has_drained(&self) -> bool {
+        self.database.undelivered().is_empty()
+            && self.agents.iter().all(|agent| matches!(agent.place, Place::In(_)))
+            && self.brokers.iter().all(|b| (b.dispatcher.in_flight(), b.dispatcher.unsettled()) == (0, 0))
+    }
+
+    pub(crate) fn why_not_drained(&self) -> Result<(), String> {
+        if self.has_drained() {
+            return Ok(());
+        }
+        let waiting = self.database.undelivered();
+        let out = self.agents.iter().filter(|agent| !matches!(agent.place, Place::In(_))).count();
+        let rows = waiting.iter().filter_map(|id| Some((id, self.database.rows.get(id)?)));
+        let rows: Vec<String> = rows
+            .map(|(id, row)| format!("{id} of {} {:?} attempt {}", row.inbox, row.state, row.attempt))
+            .collect();
+        let leases = &self.database.leases;
+        Err(format!("after the last fault {rows:?} still wait, {out} agents are out; leases {leases:?}"))
+    }
+}

@@ -1,0 +1,25 @@
+//! Two whole brokers in virtual time, by a seed: the real dispatcher and bell, and models of what stands around them: database,
+//! tasks, links, agents, network. What breaks is drawn first; then nothing but the seed decides.
+//!
+//! `POSTBELL_SIM_SEED=7 cargo test -p postbell-engine --test brokers one_seed -- --ignored --nocapture` shows a case.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod agent;
+mod broker;
+mod cases;
+mod check;
+mod database;
+mod faults;
+mod leaser;
+mod leases;
+mod link;
+mod network;
+mod plants;
+mod schedule;
+mod session;
+mod statements;
+mod tail;
+mod what;
+mod world;
+mod writers;

@@ -1,0 +1,45 @@
+//! Faults of the past, put back into the model: each is a rule that the real tasks keep and the model then does not.
+
+/// A rule that is not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plant {
+    /// A broker that was started again at its address takes the owner in the database, its own dead life, for somebody to
+    /// link to, and lets itself in (src/pipeline/leaser.rs `ask`, src/agents/session/hello.rs).
+    LinksToItself,
+    /// Links say no rank: the hello that comes last has the session's place, also one that was given up
+    /// (src/agents/session/link.rs `caller`).
+    LinkWithoutRank,
+    /// The tail's cursor moves when the answer begins, and not when its rows were handed over (src/store/tail.rs `round`).
+    CursorBeforeRows,
+    /// Who takes an inbox from another broker goes on with its epoch (sql/queries/lease_acquire.sql).
+    EpochNotCompared,
+    /// An outcome is written whatever attempt it is of (sql/queries/settle_retry.sql).
+    AttemptNotCompared,
+    /// A renewal that says "not lapsed" is believed, also where the answer before it was lost
+    /// (src/pipeline/leaser.rs `renew`).
+    LapseBelieved,
+    /// Nothing is put back: a case is not let pass in which an agent's own hello, given up, takes the place of the session
+    /// that followed (`agent.rs`).
+    OwnLateHello,
+    /// Nothing is put back: what was promoted by another broker is not let pass, and delays wake the tail.
+    PromotionWithoutRing,
+    /// Nothing is put back: retries with a delay are not let pass, and promotions ring.
+    DelayWithoutWake,
+    /// Both would be mended, and nothing of the two is let pass.
+    BothAnnounced,
+}
+
+impl Plant {
+    /// Whether what the product does not announce yet counts.
+    pub(crate) fn is_gap(plant: Option<Self>) -> bool {
+        Self::promotion_rings(plant) || Self::delay_wakes(plant)
+    }
+
+    pub(crate) fn promotion_rings(plant: Option<Self>) -> bool {
+        matches!(plant, Some(Self::DelayWithoutWake | Self::BothAnnounced))
+    }
+
+    pub(crate) fn delay_wakes(plant: Option<Self>) -> bool {
+        matches!(plant, Some(Self::PromotionWithoutRing | Self::BothAnnounced))
+    }
+}

@@ -1,0 +1,62 @@
+//! What can happen, and to whom.
+
+use postbell_engine::inbox::event::Trouble;
+use uuid::Uuid;
+
+use crate::network::{ConnId, Frame, Side};
+use crate::schedule::Micros;
+use crate::statements::{Ask, Query, Reply, Task};
+
+/// Whom something happens to. A process that has died since does not see it, one that stands still sees it later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum To {
+    World,
+    Broker(usize, u32),
+    Agent(usize, u32),
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum What {
+    /// A producer's statement, and its end.
+    Insert(usize),
+    Commit {
+        txid: u64,
+        id: i64,
+        rings: bool,
+        rolls_back: bool,
+    },
+    Fault(usize),
+    FaultEnds(usize),
+    /// A statement reaches the server; its answer leaves, unless it is lost.
+    Execute {
+        broker: usize,
+        life: u32,
+        query: Query,
+        ask: Ask,
+        answer: Option<Micros>,
+    },
+    Answer(Query, Result<Reply, ()>),
+    /// The server ends a session that held the lock of the living.
+    Unlock(Uuid, u64),
+    /// A broker's clocks.
+    Wake,
+    TailDue,
+    BringRows(u64),
+    Ring,
+    Canary(u64),
+    LeaserDue,
+    Connect(Task),
+    SettlerDue,
+    RefillerDue,
+    Reap,
+    LinkGivenUp(u64, ConnId),
+    LinkAgain(u64, Option<Trouble>),
+    /// The network.
+    Frame(ConnId, Side, Frame),
+    Silent(ConnId, Side),
+    /// An agent's.
+    TryConnect,
+    NotWelcomed(ConnId),
+    Handled(ConnId, u64),
+    Starts,
+}

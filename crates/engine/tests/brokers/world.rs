@@ -1,0 +1,268 @@
+//! The world of one case: the database, two brokers, their agents, and what happens next.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+use crate::agent::Agent;
+use crate::broker::Broker;
+use crate::check::Check;
+use crate::database::Database;
+use crate::faults::{Fault, Plan};
+use crate::network::{Conn, ConnId};
+use crate::plants::Plant;
+use crate::schedule::{Micros, SECOND, Schedule};
+use crate::statements::Ask;
+pub(crate) use crate::what::{To, What};
+
+/// When the case is over if it has not drained before.
+pub(crate) const DRAINED_WITHIN: Micros = 25 * SECOND;
+/// More steps than this say that something goes in circles.
+const STEPS_MAX: u64 = 400_000;
+
+/// See the module.
+pub(crate) struct World {
+    pub(crate) now: Micros,
+    epoch: Instant,
+    pub(crate) rng: SmallRng,
+    pub(crate) schedule: Schedule<(To, What)>,
+    pub(crate) database: Database,
+    pub(crate) brokers: Vec<Broker>,
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) conns: BTreeMap<ConnId, Conn>,
+    pub(crate) last_conn: ConnId,
+    pub(crate) last_query: u64,
+    pub(crate) last_id: u128,
+    pub(crate) plan: Plan,
+    pub(crate) plant: Option<Plant>,
+    pub(crate) check: Check,
+    /// What happened, where it is to be printed.
+    pub(crate) log: Option<Vec<String>>,
+    /// Of all that happened: two runs of one seed must be the same.
+    pub(crate) fingerprint: u64,
+    pub(crate) broken: Option<String>,
+}
+
+impl World {
+    /// `kept`: which of the plan's faults happen; all, if it does not say.
+    pub(crate) fn new(seed: u64, plant: Option<Plant>, kept: Option<&[usize]>, logs: bool) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut plan = Plan::draw(&mut rng);
+        if let Some(kept) = kept {
+            plan.keep(kept);
+        }
+        let mut world = Self {
+            now: 0,
+            epoch: Instant::now(),
+            rng,
+            schedule: Schedule::new(),
+            database: Database::new(plant),
+            brokers: Vec::new(),
+            agents: Vec::new(),
+            conns: BTreeMap::new(),
+            last_conn: 0,
+            last_query: 0,
+            last_id: 0,
+            plan,
+            plant,
+            check: Check::default(),
+            log: logs.then(Vec::new),
+            fingerprint: 0,
+            broken: None,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        for index in 0..2 {
+            let id = self.take_id();
+            let seed = self.rng.random();
+            self.brokers.push(Broker::down(id, seed));
+            self.plan_in(0, To::Broker(index, 0), What::Starts);
+        }
+        for (index, agent) in self.plan.agents.clone().into_iter().enumerate() {
+            let at = self.rng.random_range(0..2 * SECOND);
+            self.agents.push(agent);
+            self.schedule.at(at, (To::Agent(index, 0), What::TryConnect));
+        }
+        for (index, insert) in self.plan.inserts.iter().enumerate() {
+            self.schedule.at(insert.at, (To::World, What::Insert(index)));
+        }
+        for (index, fault) in self.plan.faults.iter().enumerate() {
+            self.schedule.at(fault.at, (To::World, What::Fault(index)));
+        }
+    }
+
+    /// Runs until everything is delivered after the last fault, or something is wrong.
+    pub(crate) fn run(&mut self) -> Result<(), String> {
+        let over = self.plan.over_at + DRAINED_WITHIN;
+        let mut steps = 0;
+        while let Some((at, (to, what))) = self.schedule.next() {
+            debug_assert!(at >= self.now);
+            if at > over || steps > STEPS_MAX {
+                break;
+            }
+            self.now = at;
+            steps += 1;
+            self.step(to, what);
+            if let Some(broken) = self.broken.take().or_else(|| self.database.broken.take()) {
+                return Err(broken);
+            }
+            if steps % 16 == 0 && at > self.plan.over_at && self.has_drained() {
+                return Ok(());
+            }
+        }
+        self.why_not_drained()
+    }
+
+    fn step(&mut self, to: To, what: What) {
+        match to {
+            To::World => self.world_step(what),
+            To::Broker(b, life) => {
+                if self.brokers[b].life != life {
+                    return;
+                }
+                let until = self.brokers[b].stands_until;
+                if until > self.now {
+                    self.schedule.at(until, (to, what));
+                    return;
+                }
+                self.note(|_| format!("broker {b}: {what:?}"));
+                self.broker_step(b, what);
+                self.advance(b);
+                self.check_broker(b);
+            }
+            To::Agent(a, life) => {
+                if self.agents[a].life == life {
+                    self.note(|_| format!("agent {a}: {what:?}"));
+                    self.agent_step(a, what);
+                }
+            }
+        }
+    }
+
+    fn world_step(&mut self, what: What) {
+        if !matches!(what, What::Execute { ask: Ask::Tail(_) | Ask::Arm(_) | Ask::Renew(_), .. }) {
+            self.note(|_| format!("world: {what:?}"));
+        }
+        match what {
+            What::Insert(index) => self.insert(index),
+            What::Commit { txid, rolls_back: true, .. } => self.database.roll_back(txid),
+            What::Commit { txid, id, rings, .. } => {
+                self.database.commit(txid);
+                self.check.committed.insert(id);
+                if rings {
+                    (0..2).for_each(|b| self.notify(b, What::Ring));
+                }
+            }
+            What::Fault(index) => self.fault(index),
+            What::FaultEnds(index) => self.fault_ends(index),
+            What::Execute { broker, life, query, ask, answer } => {
+                let reply = self.execute(broker, life, query, ask);
+                if let Some(at) = answer {
+                    self.schedule
+                        .at(at.max(self.now), (To::Broker(broker, life), What::Answer(query, Ok(reply))));
+                }
+            }
+            What::Unlock(broker, connection) => {
+                if self.database.alive.get(&broker) == Some(&connection) {
+                    self.database.alive.remove(&broker);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn insert(&mut self, index: usize) {
+        let insert = self.plan.inserts[index].clone();
+        let row = insert.row;
+        let terms = (row.inbox.clone(), row.lane, row.key.clone());
+        let (txid, id, rings) = self.database.insert(self.now, row);
+        self.check.terms.insert(id, terms);
+        let commit = What::Commit { txid, id, rings, rolls_back: insert.rolls_back };
+        self.schedule.at(self.now + insert.open_for, (To::World, commit));
+    }
+
+    /// A notification: those of one listener come in the order of commits; while it is not heard, they are lost.
+    pub(crate) fn notify(&mut self, b: usize, what: What) {
+        let delay = self.rng.random_range(100..800);
+        let broker = &mut self.brokers[b];
+        if broker.rope.up {
+            broker.rope.last_at = broker.rope.last_at.max(self.now + delay);
+            let (at, life) = (broker.rope.last_at, broker.life);
+            self.schedule.at(at, (To::Broker(b, life), what));
+        }
+    }
+
+    pub(crate) fn plan_in(&mut self, delay: Micros, to: To, what: What) {
+        self.schedule.at(self.now + delay, (to, what));
+    }
+
+    /// To a broker's process as it lives now.
+    pub(crate) fn plan_for(&mut self, b: usize, at: Micros, what: What) {
+        let life = self.brokers[b].life;
+        self.schedule.at(at.max(self.now), (To::Broker(b, life), what));
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
+        self.epoch + Duration::from_micros(self.now)
+    }
+
+    /// Rounded up, so that what is due at `at` is due then.
+    pub(crate) fn micros(&self, at: Instant) -> Micros {
+        at.saturating_duration_since(self.epoch).as_nanos().div_ceil(1_000) as Micros
+    }
+
+    pub(crate) fn take_id(&mut self) -> Uuid {
+        self.last_id += 1;
+        Uuid::from_u128(self.last_id)
+    }
+
+    pub(crate) fn chance(&mut self, percent: u32) -> bool {
+        self.rng.random_range(0..100) < percent
+    }
+
+    /// Around `first` doubled `tries` times, `max` at most, spread by half (src/base/pace.rs).
+    pub(crate) fn pace(&mut self, first: Micros, max: Micros, tries: &mut u32) -> Micros {
+        let wait = (first << (*tries).min(10)).min(max);
+        *tries += 1;
+        self.rng.random_range(wait / 2..=wait * 3 / 2)
+    }
+
+    /// Until when such a fault lasts that is there now.
+    pub(crate) fn faulty_until(&self, is_it: impl Fn(&Fault) -> bool) -> Micros {
+        let now = self.now;
+        let there =
+            self.plan.faults.iter().filter(|f| f.at <= now && now < f.at + f.lasts && is_it(&f.fault));
+        there.map(|f| f.at + f.lasts).max().unwrap_or(0)
+    }
+
+    pub(crate) fn is_faulty(&self, is_it: impl Fn(&Fault) -> bool) -> bool {
+        self.faulty_until(is_it) > self.now
+    }
+
+    pub(crate) fn fail(&mut self, sentence: String) {
+        self.note(|_| format!("BROKEN: {sentence}"));
+        self.broken.get_or_insert(sentence);
+    }
+
+    pub(crate) fn note(&mut self, line: impl FnOnce(&Self) -> String) {
+        // Time and order make a fingerprint of the case; what happened only costs where it is printed.
+        self.fingerprint =
+            self.fingerprint.wrapping_mul(0x100_0000_01b3) ^ self.now ^ self.database.rows.len() as u64;
+        if self.log.is_some() {
+            let line = format!("{:>10.6} {}", self.now as f64 / SECOND as f64, line(self));
+            self.log.get_or_insert_default().push(line);
+        }
+    }
+}
+
+/// A name of an inbox.
+pub(crate) fn inbox(number: usize) -> Arc<str> {
+    ["alpha", "beta", "gamma"][number].into()
+}
