@@ -69,11 +69,11 @@ impl World {
         match what {
             What::TryConnect if self.agents[a].place == Place::Out => self.call(a),
             What::NotWelcomed(conn) if self.agents[a].place == Place::Calling(conn) => self.is_out(a),
-            What::Silent(conn, side) if self.is_silent(conn, side) && self.agents[a].is_on(conn) => {
-                // Only who was welcomed counts heartbeats.
-                if self.agents[a].place == Place::In(conn) {
-                    self.is_out(a);
-                }
+            // Only who was welcomed counts heartbeats.
+            What::Silent(conn, side)
+                if self.agents[a].place == Place::In(conn) && self.is_silent(conn, side) =>
+            {
+                self.is_out(a);
             }
             What::Frame(conn, _, frame) if self.agents[a].is_on(conn) => self.agent_hears(a, conn, frame),
             What::Handled(conn, tag) if self.agents[a].place == Place::In(conn) => {

@@ -21,6 +21,9 @@ const OUT_MAX: Micros = 32 * SECOND;
 /// An inbox, a lane, an ordering key.
 type Terms = (Arc<str>, usize, Option<Arc<str>>);
 
+/// Its pushes, and which of them was the last out of turn.
+type Turns = (u64, Option<u64>);
+
 /// What was seen.
 #[derive(Default)]
 pub(crate) struct Check {
@@ -41,7 +44,7 @@ pub(crate) struct Check {
     /// By broker's process: the attempts of which it has written an outcome.
     written: BTreeSet<((usize, u32), i64, u32)>,
     /// By broker's process and inbox: its pushes, and which of them was the last that took the oldest.
-    turns: BTreeMap<(usize, u32, Arc<str>), (u64, Option<u64>)>,
+    turns: BTreeMap<(usize, u32, Arc<str>), Turns>,
 }
 
 impl World {

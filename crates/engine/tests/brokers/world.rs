@@ -169,10 +169,8 @@ impl World {
                         .at(at.max(self.now), (To::Broker(broker, life), What::Answer(query, Ok(reply))));
                 }
             }
-            What::Unlock(broker, connection) => {
-                if self.database.alive.get(&broker) == Some(&connection) {
-                    self.database.alive.remove(&broker);
-                }
+            What::Unlock(broker, connection) if self.database.alive.get(&broker) == Some(&connection) => {
+                self.database.alive.remove(&broker);
             }
             _ => {}
         }
