@@ -1,4 +1,4 @@
-//! What must hold for any bytes. Each function panics where it does not; `fuzz/` calls them with what libFuzzer finds, and
+//! Promises that hold for any bytes. Each function panics where its promise does not hold; `fuzz/` calls them with what libFuzzer finds, and
 //! the tests here with what proptest makes up and with the files of `fuzz/corpus`.
 
 mod session;

@@ -1,4 +1,4 @@
-//! What is counted, and what is shown to those who look on.
+//! Counting, and showing the counts to those who look on.
 //!
 //! `metrics`, `health`, `flow` and `spans` are written to by the tasks as they go, and cost nothing while nobody looks. `status` reads the
 //! mesh once for everybody who watches, `agent_metrics` once a minute; `http` serves metrics, health and the status page.

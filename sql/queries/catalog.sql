@@ -96,7 +96,7 @@ with tables as (
          case when c.ours
               then concat_ws(' ', c.type, case when c.attnotnull then 'not null' end, nullif(c.attidentity::text, ''),
                              'default ' || regexp_replace(c.expression, '::[a-z_. ]+|[()]', '', 'g'))
-              -- What a mesh has made of its own columns the rehearsal tries.
+              -- The rehearsal tries what a mesh has made of its own columns.
               else concat_ws(' ', c.family, case when c.attgenerated <> '' and c.is_added then 'generated' end,
                              case when c.attnotnull and c.expression is null and c.attidentity = '' and c.is_added then 'must be given' end,
                              case when c.name in ('role', 'enabled', 'message_id', 'alert_id') and c.attnotnull
@@ -129,7 +129,7 @@ with tables as (
   where not i.ours and i.valid and i.plain
     and (i.full_name, i.first) in (('agent_messages', 'created_at'), ('agent_metrics', 'recorded_at'))
   union all
-  -- What a row is found by, whatever made it unique.
+  -- The columns that a row is found by, whatever made it unique.
   select distinct 7, 0::oid, 'key', t.full_name, a.attname::text, '', format('alter table %s add primary key (%s)', t.full_name, a.attname)
   from tables t
   join pg_index i on i.indrelid = t.oid and i.indisunique and i.indisvalid and i.indpred is null and i.indnkeyatts = 1

@@ -35,7 +35,7 @@ from pg_class c
 join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'postbell'
 cross join lateral (select case when c.relname = 'bell' then '{select,update}'::text[] else '{usage}' end as privileges) s
 where c.relkind = 'S'
-  -- Those of identity columns need no right.
+  -- The sequences of identity columns need no right.
   and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'i')
 union all
 select 'function ' || p.oid::regprocedure,

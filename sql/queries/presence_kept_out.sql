@@ -4,7 +4,7 @@
 -- $1 agents text[]
 -- $2 status text: the status that was to be written
 with suspects as (
-  -- Those that run before the row of an UPDATE is written: bits 1, 2 and 16 of tgtype.
+  -- Triggers that run before the row of an UPDATE is written: bits 1, 2 and 16 of tgtype.
   select 'the trigger ' || t.tgname as name from pg_trigger t
   where t.tgrelid = to_regclass('agent_registry') and not t.tgisinternal and t.tgname !~ '^postbell_'
     and t.tgenabled in ('O', 'A') and t.tgtype & 19 = 19

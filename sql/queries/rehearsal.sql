@@ -34,10 +34,10 @@ declare
   delivery bigint;
   found_row record;
   filled text;
-  -- Of what went wrong.
+  -- The facts about what went wrong.
   state text; said text; detail text; context text; of_schema text; of_table text; of_column text; of_constraint text; hint text;
 begin
-  -- What a table checks at the commit is checked at once: the broker commits after each statement.
+  -- Checks that a table defers to the commit are made at once: the broker commits after each statement.
   set constraints all immediate;
   for step in select s.e from jsonb_array_elements(given -> 'steps') with ordinality as s (e, n) order by s.n loop
     continue when reached ? coalesce(step ->> 'goal', '')
@@ -220,7 +220,7 @@ begin
               raise exception using errcode = 'PB001', message = 'a message that is deleted is there still';
             end if;
 
-          -- What is for many, and what agents send.
+          -- Messages for many, and messages that agents send.
           when 'broadcast' then
             message := gen_random_uuid();
             insert into agent_messages (message_id, from_agent_id, message_type, payload)
@@ -311,7 +311,7 @@ begin
         -- The names in front of the values.
         'key', substring(detail from '\((.*?)\)=\('),
         'row_security', (select row_security_active(c.oid) from pg_class c where c.oid = to_regclass(step ->> 'table')),
-        -- Those whose function was running; where nothing was raised, all that could have changed the row.
+        -- The triggers whose function was running; where nothing was raised, all that could have changed the row.
         'triggers', (
           select jsonb_agg(distinct found.name)
           from (

@@ -1,4 +1,4 @@
--- What every connection of the broker sets first. Called by src/store/connection.rs, which also sets the
+-- The settings that every connection of the broker makes first. Called by src/store/connection.rs, which also sets the
 -- search_path (the user's schema), and knows its own statement_timeout.
 -- postbell.broker tells the triggers that a status is set by the broker. The planner switches: every statement
 -- of the broker is meant to walk one index from a known place; a generic plan that guesses a third of a table of

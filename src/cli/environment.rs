@@ -11,7 +11,7 @@ use clap::{ArgMatches, Command, CommandFactory, FromArgMatches};
 
 use crate::broker::config::SETTINGS;
 
-/// Of a value so many characters are shown.
+/// At most so many characters of a value are shown.
 const SHOWN_MAX: usize = 40;
 
 /// Why there is nothing to run.
@@ -28,7 +28,7 @@ pub(super) enum Refused {
 /// # Errors
 /// See [`Refused`].
 pub(super) fn parse<C: CommandFactory + FromArgMatches>(words: &[OsString]) -> Result<C, Refused> {
-    // What the environment holds is nobody's business, and may be anything.
+    // A value of the environment may be a secret, and may be anything.
     let command = each_arg(C::command(), &|arg| arg.hide_env_values(true));
     let parsed = command.clone().try_get_matches_from(words).and_then(|matches| {
         let read = C::from_arg_matches(&matches).map_err(|e| e.format(&mut command.clone()));

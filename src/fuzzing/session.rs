@@ -52,7 +52,7 @@ fn same(whole: &Seen, pieces: &Seen) {
     assert_eq!(a, b);
 }
 
-/// What was asked; a `Leave` also tells how far the writing was, and nothing was pushed.
+/// The requests; a `Leave` also tells how far the writing was, and nothing was pushed.
 fn asked(events: &[Event]) -> Vec<String> {
     events.iter().map(|e| format!("{e:?}")).collect()
 }
@@ -106,7 +106,7 @@ fn dispatch(events: Vec<Event>) {
     }
 }
 
-/// What is to be written is written at once.
+/// Writes at once.
 fn settle(dispatcher: &mut Dispatcher, now: Instant, effects: Vec<Effect>) {
     let settles: Vec<_> =
         effects.into_iter().filter_map(|e| if let Effect::Settle(s) = e { Some(s) } else { None }).collect();

@@ -45,8 +45,8 @@ pub async fn raise_offline(pool: &Pool, after: Duration) -> Result<Look, StoreEr
     look(pool, OFFLINE, after, ALERTS_MAX).await
 }
 
-/// Tells the orchestrators of each alert that nobody acknowledged for so long. What some alert is to blame for is tried in
-/// smaller batches; one that cannot be told by itself comes again later, so that it stands in no other's way.
+/// Tells the orchestrators of each alert that nobody acknowledged for so long. A batch that fails is tried in
+/// smaller ones; an alert that cannot be told by itself comes again later, so that it stands in no other's way.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -97,7 +97,7 @@ pub async fn migrate(target: &Target) -> Result<Plan, StoreError> {
 /// [`migrate`] with the rehearsal or without.
 ///
 /// # Errors
-/// Those of [`migrate`].
+/// The errors of [`migrate`].
 pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan, StoreError> {
     let connection = Connection::open(target).await?;
     connection.batch(SESSION).await?;
@@ -114,7 +114,7 @@ pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan,
 /// life of a message is rehearsed, since a constraint or a trigger may have been added.
 ///
 /// # Errors
-/// Those of [`migrate`].
+/// The errors of [`migrate`].
 pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
     let found = Found::read(connection).await?;
     let (mut plan, work) = plan_from(connection, &found).await?;

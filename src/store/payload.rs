@@ -69,7 +69,7 @@ impl Wary {
         }
     }
 
-    /// Those that cannot be read.
+    /// Messages that cannot be read.
     pub(super) fn blamed(&self, now: Instant) -> Blamed {
         let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
         blamed.retain(|_, (until, _)| now < *until);

@@ -183,6 +183,10 @@ fn links_between_documents_lead_somewhere() {
             let there: PathBuf =
                 if file.is_empty() { path.clone() } else { path.parent().unwrap().join(file) };
             assert!(there.exists(), "{document}: {target} leads nowhere");
+            if !file.ends_with(".md") && anchor.starts_with('L') {
+                // A line of a source: tests/it/tour.rs holds it against the file.
+                continue;
+            }
             let anchors = || anchors(&fs::read_to_string(&there).unwrap());
             assert!(
                 anchor.is_empty() || anchors().contains(&anchor.to_owned()),

@@ -1,4 +1,4 @@
-//! What a stranger expects of an open project: licences in what ships, documents whose paths exist, tests that say when they skip.
+//! A stranger expects this of an open project: licences in what ships, documents whose paths exist, tests that say when they skip.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -65,7 +65,7 @@ fn the_crates_hold_the_licences() {
     }
 }
 
-/// Whoever takes the client in wants to know what comes with it; the README says so, with and without TLS.
+/// The README of the client names what comes with it, with and without TLS.
 #[test]
 fn the_clients_readme_names_what_it_depends_on() {
     let readme = text("clients/rust/README.md");

@@ -54,7 +54,7 @@ async fn run(folder: &TempDir, args: &[&str], name: &str, value: &OsStr) -> Ende
     }
 }
 
-/// What the help of a command names, and where it is asked for.
+/// The variables that the help of a command names, and where the help is asked for.
 async fn variables(folder: &TempDir) -> Vec<(&'static [&'static str], String)> {
     let mut found: BTreeMap<String, Vec<&[&str]>> = BTreeMap::new();
     for args in COMMANDS {

@@ -183,7 +183,7 @@ impl Bell {
         self.due = now;
         self.found = (now, 0);
         self.unannounced = false;
-        // What the safety round found: the flag that nobody heeded says why.
+        // The safety round found it: the flag that nobody heeded says why.
         self.suspect = None;
         was_armed.then_some(Flag::Disarm)
     }

@@ -65,7 +65,7 @@ pub(crate) fn key(colour: usize) -> String {
     )
 }
 
-/// What a point says: `0.412 ms at p99.9`, `12.3 ms at 4,000 messages a second`.
+/// The words of a point: `0.412 ms at p99.9`, `12.3 ms at 4,000 messages a second`.
 fn words((x, y): (f64, f64), scale: Scale, is_slowest: bool, x_label: &str, y_label: &str) -> String {
     let x = match scale {
         Scale::Nines if is_slowest => "the maximum".to_owned(),

@@ -19,8 +19,8 @@ pub(crate) fn figure(latencies: &[Latency]) -> String {
     plot::figure(&plot, Scale::Nines)
 }
 
-/// A distribution's curve as far as its size can tell. Of n messages the slowest stands for the last n-th of them and
-/// is drawn in the middle of that; percentiles within it say no more than the maximum and are left out.
+/// A distribution's curve as far as its size can tell. The slowest of n messages stands for the last n-th of
+/// them and is drawn in the middle of that part; percentiles within it say no more than the maximum and are left out.
 fn curve(latency: &Latency) -> Line {
     let share = 100.0 / latency.count.max(1) as f64;
     let known = latency.percentiles.iter().copied().filter(|(p, _)| *p <= 100.0 - share);

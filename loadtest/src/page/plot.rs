@@ -13,7 +13,7 @@ const TOP: f64 = 32.0;
 const BOTTOM: f64 = HEIGHT - 50.0;
 /// Half of the last tick's label hangs over.
 const RIGHT: f64 = WIDTH - 26.0;
-/// What a letter of a tick's label takes, at the larger size of a narrow screen.
+/// The width of a letter of a tick's label, at the larger size of a narrow screen.
 const LETTER: f64 = 9.5;
 const LABELS_X: usize = 7;
 const LABELS_Y: usize = 9;

@@ -18,7 +18,7 @@ const REFUSED: &str = include_str!("../../../sql/queries/dead_refused.sql");
 /// The most dead letters that one transaction redrives or purges. A hundred thousand at once would be a long lock,
 /// and a wave.
 const BATCH_ROWS: i64 = 5_000;
-/// Of so many refused rows the trigger is looked up; the others say what the database said.
+/// The trigger is looked up for at most so many refused rows; the others say what the database said.
 const EXPLAINED_MAX: usize = 20;
 /// feature_not_supported: a rule of the table does not go with a statement that writes to several tables.
 const NOT_WITH_A_RULE: &str = "0A000";
@@ -71,7 +71,7 @@ pub async fn purge_some(
         .await
 }
 
-/// What is done to dead letters.
+/// A change of dead letters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Redrive,
@@ -238,7 +238,7 @@ async fn why_refused(write: &Write<'_>, delivery_id: i64) -> Option<String> {
         why = row.and_then(|row| row.cell::<_, Option<String>>("why").ok().flatten());
         Err::<(), _>(StoreError::refused("rolled back"))
     };
-    // What it says is why the caller was refused already.
+    // Its reason is the one for which the caller was refused already.
     let _ = write.pool.in_transaction(REFUSED, &[&delivery_id, &write.op.status()], read).await;
     why
 }

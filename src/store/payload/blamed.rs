@@ -23,7 +23,7 @@ pub(super) const BLAMED_MAX: usize = 10_000;
 /// Where so many failed, and none can be read, it is no message's fault.
 const FRUITLESS_MAX: usize = 32;
 
-/// What is wrong with them.
+/// The fault of such messages.
 #[derive(Clone, Debug, Default)]
 pub(in crate::store) struct Blamed(HashMap<Uuid, Arc<str>>);
 
@@ -73,7 +73,7 @@ pub(in crate::store) async fn find(
             }
             (Err(e), _) => return Err(e),
         }
-        // What a function of the user's raises may be about the row or about anything: another row that can be read tells. A
+        // An error that a user's function raises may be about the row or about anything: another row that can be read tells. A
         // message that is alone holds nobody up meanwhile.
         if is_any_read {
             suspects.drain(..).for_each(|(message, e)| wary.blame(message, &e));

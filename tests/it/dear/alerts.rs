@@ -53,7 +53,7 @@ async fn an_alert_of_any_cost_is_kept_and_told_or_dead_and_everybody_else_is_ser
         assert_eq!(as_agent(&mesh.db, "a", &raise(details)).await, one());
         served(&mesh, &mut uninvolved, "beside it").await;
     }
-    // What only the service writes: times that no clock shows.
+    // Only the service writes these: times that no clock shows.
     for (created, acknowledged) in
         [("'-infinity'", "null"), ("'infinity'", "null"), ("null", "'-infinity'"), ("now()", "'infinity'")]
     {
@@ -69,7 +69,7 @@ async fn an_alert_of_any_cost_is_kept_and_told_or_dead_and_everybody_else_is_ser
     for _ in 0..told {
         is_of(&mut pager, "alerts.high").await;
     }
-    // Nobody acknowledged any of them: they go to the orchestrator. Of the large ones only one has little before it is text.
+    // Nobody acknowledged any of them: they go to the orchestrator. Only one of the large ones is small before it is text.
     mesh.until_metric("postbell_alerts_escalated_total", |n| n == (told + dead) as f64).await;
     for _ in 0..told + dead - 1 {
         is_of(&mut boss, "alerts.escalated").await;

@@ -4,7 +4,7 @@ use super::{served, until_dead};
 use crate::mesh::{Mesh, insert, next};
 use crate::require::missing;
 
-/// What Postgres cannot pack is kept in pieces beside the table.
+/// Postgres keeps a value that it cannot pack in pieces beside the table.
 const INCOMPRESSIBLE: &str =
     "(select string_agg(md5(random()::text), '') from generate_series(1, 400) where n is not null)";
 

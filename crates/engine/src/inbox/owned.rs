@@ -35,7 +35,7 @@ pub(super) enum Source {
     Lane(usize),
     /// This reply, in the lane of replies.
     Reply(i64),
-    /// What was set aside until a session has nothing else.
+    /// A delivery that waits apart, until a session has nothing else.
     Aside,
 }
 
@@ -54,7 +54,7 @@ pub(super) struct Inbox {
     pub(super) question: Question,
     lanes: [Lane; LANES],
     pub(super) order: Order,
-    /// What is to be alone with its session, and waits for one that has nothing else.
+    /// Deliveries that are to be alone with their session, and wait for one that has nothing else.
     aside: VecDeque<Entry>,
     /// How many replies are on their way to other lanes.
     relaning: usize,
@@ -296,9 +296,9 @@ impl Inbox {
         self.room_since = has_room.then(|| self.room_since.unwrap_or(now));
     }
 
-    /// How long a delivery has waited for the broker, and not for its agent. What became ready before a session had room is
-    /// a backlog, and waits for those before it: for the broker only while none of them is pushed. What its key held back waits
-    /// for those with the same.
+    /// How long a delivery has waited for the broker, and not for its agent. A delivery that became ready
+    /// before a session had room is a backlog, and waits for those before it: for the broker only while none of them is pushed. A
+    /// delivery that its key held back waits for those with the same key.
     pub(super) fn waited(&self, now: Instant, source: Source, entry: &Entry) -> Duration {
         let (Some(room_since), Source::Lane(_) | Source::Reply(_)) = (self.room_since, source) else {
             return Duration::ZERO;

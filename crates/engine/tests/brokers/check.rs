@@ -1,4 +1,4 @@
-//! What must hold after each step, and in the end.
+//! The promises that hold after each step, and in the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::plants::Plant;
 use crate::schedule::{Micros, SECOND};
 use crate::world::{What, World};
 
-/// Of the pushes of an inbox one in so many takes the oldest, whatever its priority.
+/// One in so many pushes of an inbox takes the oldest delivery, whatever its priority.
 const OLDEST_EVERY: u64 = 16;
 /// Nobody who wants in is out for longer, whatever happens meanwhile.
 const OUT_MAX: Micros = 32 * SECOND;
@@ -24,7 +24,7 @@ type Terms = (Arc<str>, usize, Option<Arc<str>>);
 /// Its pushes, and which of them was the last out of turn.
 type Turns = (u64, Option<u64>);
 
-/// What was seen.
+/// The steps that were seen.
 #[derive(Default)]
 pub(crate) struct Check {
     pub(crate) committed: BTreeSet<i64>,
@@ -59,7 +59,7 @@ impl World {
                 Outcome::Dead { .. } => row.is_none_or(|row| row.attempt + 1 >= ATTEMPTS_MAX),
                 _ => true,
             };
-            // Of what is written twice, since the first answer was lost, the tail may have brought the first in between.
+            // An outcome is written twice where the first answer was lost; the tail may have brought the first in between.
             if row.is_some() && self.check.written.insert((by, id, settle.attempt)) {
                 self.check.changed_by.insert(id, by);
             } else {
@@ -82,7 +82,7 @@ impl World {
         }
     }
 
-    /// What a broker promotes may be the other's to deliver, which is not rung for and finds it up to a second later. This
+    /// A broker may promote a delivery of the other's inbox. The other is not rung for, and finds it up to a second later. This
     /// is not mended (sql/queries/due_promote.sql; dead_redrive.sql rings), so it is let pass.
     pub(crate) fn promotes(&mut self, b: usize, inboxes: &[Arc<str>]) {
         let id = self.brokers[b].id;

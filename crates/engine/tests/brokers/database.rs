@@ -13,7 +13,7 @@ use crate::leases::{BrokerRow, Lease};
 use crate::plants::Plant;
 use crate::schedule::{MS, Micros};
 
-/// What a statement sees: transactions below `xmax` but those in progress.
+/// The sight of a statement: transactions below `xmax` but those in progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) xmax: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Database {
     /// Outcomes that changed nothing, since the row was another attempt's or gone.
     pub(crate) missed: BTreeSet<i64>,
     pub(crate) plant: Option<Plant>,
-    /// What must not be, and was.
+    /// Faults: steps that must not be, and were.
     pub(crate) broken: Option<String>,
 }
 
@@ -215,7 +215,7 @@ impl Database {
         (promoted, next)
     }
 
-    /// What is neither gone nor dead, nor may still come.
+    /// Deliveries that are neither gone nor dead, nor may still come.
     pub(crate) fn undelivered(&self) -> Vec<i64> {
         let waiting = self.rows.iter().filter(|(_, row)| row.state != State::Dead).map(|(id, _)| *id);
         waiting.chain(self.open.values().map(|(id, _)| *id)).collect()

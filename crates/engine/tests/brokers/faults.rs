@@ -1,4 +1,4 @@
-//! What a case is made of: who is there, what is sent, and what breaks when. All of it is drawn before the case begins, so that
+//! The make-up of a case: who is there, what is sent, and what breaks when. All of it is drawn before the case begins, so that
 //! a failing one can be run again without one fault after another.
 
 use std::sync::Arc;

@@ -93,7 +93,7 @@ impl World {
         (leaser.stage, leaser.query) = (stage, query);
     }
 
-    /// What it waits for, if it waits.
+    /// The answer that it waits for, if it waits.
     pub(crate) fn leaser_due(&mut self, b: usize) {
         let (now, instant) = (self.now, self.instant());
         let leaser = &mut self.brokers[b].leaser;

@@ -122,7 +122,7 @@ impl World {
         }
     }
 
-    /// What the owner says.
+    /// The owner's words.
     pub(crate) fn link_hears(&mut self, b: usize, conn: ConnId, frame: Frame) {
         let Some(Caller::Link(_, _, id)) = self.conns.get(&conn).map(|conn| conn.caller) else { return };
         let now = self.now;

@@ -1,5 +1,5 @@
 //! Two whole brokers in virtual time, by a seed: the real dispatcher and bell, and models of what stands around them: database,
-//! tasks, links, agents, network. What breaks is drawn first; then nothing but the seed decides.
+//! tasks, links, agents, network. The faults are drawn first; then nothing but the seed decides.
 //!
 //! `POSTBELL_SIM_SEED=7 cargo test -p postbell-engine --test brokers one_seed -- --ignored --nocapture` shows a case.
 

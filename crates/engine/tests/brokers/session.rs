@@ -22,7 +22,7 @@ pub(crate) struct Session {
     pub(crate) instance: String,
     pub(crate) rank: Option<i64>,
     pub(crate) window: u32,
-    /// What this broker's dispatcher has given it: delivery and attempt.
+    /// The deliveries that this broker's dispatcher has given it, with their attempts.
     pub(crate) has: BTreeMap<Tag, (i64, u32)>,
     pub(crate) written: Tag,
     pub(crate) is_closing: bool,
@@ -112,7 +112,7 @@ impl World {
         }
     }
 
-    /// Those of the owner go to it (route.rs).
+    /// Tags of the owner go to the owner (route.rs).
     fn acks(&mut self, b: usize, id: SessionId, tags: Vec<Tag>, reference: Option<String>) {
         let Some(session) = self.brokers[b].sessions.get_mut(&id) else { return };
         let (mut here, mut away, mut link) = (Vec::new(), Vec::new(), None);

@@ -141,7 +141,7 @@ impl World {
     pub(crate) fn execute(&mut self, b: usize, life: u32, query: Query, ask: Ask) -> Reply {
         let now = self.now;
         let is_there = self.brokers[b].life == life;
-        // Of a process that is gone only what it had sent is carried out, under the name it had.
+        // A process that is gone had sent statements: they are carried out, under the name that it had.
         let id = if is_there { self.brokers[b].id } else { self.brokers[b].id_before };
         match ask {
             Ask::Connect => Reply::Snapshot(self.database.snapshot()),
@@ -235,7 +235,7 @@ impl World {
         }
     }
 
-    /// Those of a tail's rows that are ready.
+    /// The rows of a tail that are ready.
     pub(crate) fn arrivals(&self, rows: &[(i64, Row)]) -> Vec<(Arc<str>, Entry)> {
         let ready = rows.iter().filter(|(_, row)| row.state == State::Ready);
         ready.map(|(id, row)| (row.inbox.clone(), self.entry(*id, row))).collect()

@@ -18,7 +18,7 @@ const RECONNECT_MAX: Micros = SECOND;
 /// Few, so that a round can break off between.
 const CHUNK_ROWS: usize = 2;
 
-/// What is heard (src/store/listen.rs).
+/// The rings and canaries that are heard (src/store/listen.rs).
 #[derive(Debug, Default)]
 pub(crate) struct Rope {
     pub(crate) up: bool,
@@ -144,7 +144,7 @@ impl World {
         self.tail_due(b);
     }
 
-    /// What it waits for, if it waits.
+    /// The answer that it waits for, if it waits.
     pub(crate) fn tail_due(&mut self, b: usize) {
         if !matches!(self.brokers[b].tail.stage, Stage::Waiting) {
             return;

@@ -1,4 +1,4 @@
-//! What can happen, and to whom.
+//! The events, and to whom they happen.
 
 use postbell_engine::inbox::event::Trouble;
 use uuid::Uuid;

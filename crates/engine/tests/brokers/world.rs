@@ -40,9 +40,9 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) plant: Option<Plant>,
     pub(crate) check: Check,
-    /// What happened, where it is to be printed.
+    /// The events so far, where they are to be printed.
     pub(crate) log: Option<Vec<String>>,
-    /// Of all that happened: two runs of one seed must be the same.
+    /// A digest of all that happened: two runs of one seed must be the same.
     pub(crate) fingerprint: u64,
     pub(crate) broken: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! What an inbox can be: how far its ownership is, what is asked about its lease, what is being read of it.
+//! The states of an inbox: how far its ownership is, which question about its lease is open, which refill is under way.
 //!
 //! Each of the three goes its own way, and together only these are legal. [`Inbox::check`] holds every step of the
 //! simulations against this table.
@@ -34,7 +34,7 @@ pub(in crate::inbox) enum Ownership {
     Releasing,
 }
 
-/// What is asked about the inbox's lease. There is one question at a time, and nothing is pushed before the answer.
+/// The open question about the inbox's lease. There is one question at a time, and nothing is pushed before the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::inbox) enum Question {
     /// Nothing.
@@ -45,7 +45,7 @@ pub(in crate::inbox) enum Question {
     Outdated,
 }
 
-/// What is being read of the inbox: one refill at a time.
+/// The refill of the inbox that is under way: one at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Reading {
     /// Nothing.

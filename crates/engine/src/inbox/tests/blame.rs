@@ -11,7 +11,7 @@ fn begun(tags: &[u64]) -> Request {
     Request::Begun { tags: tags.to_vec() }
 }
 
-/// Of each what became of it: 0 given back, 1 failed, 2 dead; and whether it is said to have been in company.
+/// The end of each: 0 given back, 1 failed, 2 dead; and whether it is said to have been in company.
 fn blamed(effects: &[Effect]) -> Vec<(i64, u32, bool)> {
     let of = |(id, outcome): (i64, Outcome)| match outcome {
         Outcome::Release { .. } => (id, 0, false),

@@ -188,7 +188,7 @@ fn the_urgent_go_before_what_a_key_has_let_go() {
     assert_eq!(pushed_ids(&bench.ack(1, &[3], None)), [2]);
 }
 
-/// What is in the table, for the refills.
+/// The rows of the table, for the refills.
 type Table = std::collections::BTreeMap<i64, Entry>;
 
 /// Answers what is asked of the table, and says what is pushed by that.

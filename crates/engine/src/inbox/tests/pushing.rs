@@ -1,4 +1,4 @@
-//! What is pushed, to whom, and when nothing is.
+//! Pushing: which delivery, to whom, and when none.
 
 use std::time::Duration;
 

@@ -16,7 +16,7 @@ enum Op {
         inbox: usize,
         priority: i64,
         units: usize,
-        /// Of a process that it replies to, or else of the key that orders it; 0: neither.
+        /// The number of the process that it replies to, or else of the key that orders it; 0: neither.
         terms: usize,
     },
     Commit(usize),

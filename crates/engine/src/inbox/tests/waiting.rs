@@ -1,4 +1,4 @@
-//! What counts as waiting for the broker, and what as waiting for the agent.
+//! Waiting for the broker, and waiting for the agent: which wait counts as which.
 
 use std::time::Duration;
 

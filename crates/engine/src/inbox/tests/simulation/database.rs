@@ -61,7 +61,7 @@ pub(super) struct Database {
     /// Owned by another broker.
     others: BTreeSet<Arc<str>>,
     epochs: BTreeMap<Arc<str>, i64>,
-    /// What another broker did something to, or was written twice.
+    /// Deliveries that another broker changed, or that were written twice.
     disturbed: BTreeSet<i64>,
 }
 
@@ -100,7 +100,7 @@ impl Database {
         self.last_commit
     }
 
-    /// What a round of the tail reads.
+    /// The rows that a round of the tail reads.
     pub(super) fn since(&self, snapshot: Commit, now: Instant) -> Vec<(Arc<str>, Entry)> {
         let new = self.rows.iter().filter(|(_, row)| {
             row.state == State::Ready && row.commit > snapshot && self.owned.contains(&row.inbox)
@@ -108,7 +108,7 @@ impl Database {
         new.map(|(id, row)| (row.inbox.clone(), left_if(id % 5 == 0, entry(*id, row, now)))).collect()
     }
 
-    /// What a refill reads: by lane, without the keys that it leaves out, and by key.
+    /// The rows that a refill reads: by lane, without the keys that it leaves out, and by key.
     pub(super) fn read(&self, refill: &Refill, now: Instant) -> super::world::Rows {
         let snapshot: Commit = refill.snapshot.parse().expect("a number");
         let visible = |above: i64| {
@@ -263,7 +263,7 @@ impl Database {
         self.disturbed.contains(&id)
     }
 
-    /// What is neither acknowledged nor dead.
+    /// Deliveries that are neither acknowledged nor dead.
     pub(super) fn undelivered(&self) -> Vec<i64> {
         let waiting = self.rows.iter().filter(|(_, row)| row.state != State::Dead).map(|(id, _)| *id);
         waiting.chain(self.uncommitted.iter().map(|(id, _)| *id)).collect()

@@ -27,7 +27,7 @@ struct Agent {
     draining: bool,
     /// Linked to another broker.
     elsewhere: bool,
-    /// What it was given to be alone with.
+    /// The delivery that it was given to be alone with.
     alone: Option<i64>,
 }
 
