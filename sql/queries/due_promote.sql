@@ -1,4 +1,5 @@
--- Makes scheduled deliveries ready whose time has come; says how many, and in how many milliseconds the next is due.
+-- Makes scheduled deliveries ready whose time has come; says how many, and in how many milliseconds the next is due. The bell is
+-- rung, in the same transaction, since the inbox's owner may be another process.
 -- Called by src/store/reap.rs, each second and at the time it said. Uses deliveries_due; now() and not clock_timestamp(), which
 -- no index is searched by.
 -- $1 rows_max bigint
@@ -12,7 +13,7 @@ with due as (
   from due where d.delivery_id = any (array[due.delivery_id])
   returning d.delivery_id
 )
-select (select count(*) from promoted) as promoted,
+select (select count(*) from promoted) as promoted, (select pg_notify('postbell', '') where exists (select from promoted)) as rung,
        (select ceil(extract(epoch from min(due_at) - now()) * 1000)::bigint
         from postbell.deliveries
         -- One that is due at infinity waits for ever, and says nothing of the others.

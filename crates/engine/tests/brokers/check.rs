@@ -35,10 +35,6 @@ pub(crate) struct Check {
     pushed: BTreeSet<i64>,
     /// By broker: something was made ready for it by another one, or by itself without its knowing.
     pub(crate) unannounced: [bool; 2],
-    /// By broker: it wrote an outcome with a delay.
-    delayed: [bool; 2],
-    /// By broker: another one promoted what is its to deliver.
-    promoted: [bool; 2],
     /// Which broker's process wrote a delivery's last outcome.
     changed_by: BTreeMap<i64, (usize, u32)>,
     /// By broker's process: the attempts of which it has written an outcome.
@@ -82,22 +78,10 @@ impl World {
         }
     }
 
-    /// A broker may promote a delivery of the other's inbox. The other is not rung for, and finds it up to a second later. This
-    /// is not mended (sql/queries/due_promote.sql; dead_redrive.sql rings), so it is let pass.
-    pub(crate) fn promotes(&mut self, b: usize, inboxes: &[Arc<str>]) {
-        let id = self.brokers[b].id;
-        let is_others = |inbox| self.database.leases.get(inbox).is_some_and(|lease| lease.broker != id);
-        self.check.promoted[1 - b] |= inboxes.iter().any(is_others);
+    /// A broker may promote a delivery of the other's inbox, so a promotion rings.
+    pub(crate) fn promotes(&mut self, inboxes: &[Arc<str>]) {
         if Plant::promotion_rings(self.plant) && !inboxes.is_empty() && self.database.bell_until > self.now {
             (0..2).for_each(|b| self.notify(b, What::Ring));
-        }
-    }
-
-    /// A retry with a delay is written and wakes nobody: the safety round finds the row, which waits for its time, and counts it
-    /// as late though nothing is. This is not mended (src/pipeline/settler.rs, `is_ready_again`), so it is let pass.
-    pub(crate) fn wakes_nobody(&mut self, b: usize, settle: &Settle) {
-        if let Outcome::Release { delay } | Outcome::Fail { delay, .. } = settle.outcome {
-            self.check.delayed[b] |= !delay.is_zero();
         }
     }
 
@@ -191,8 +175,7 @@ impl World {
             return self.fail(format!("broker {b}: {state}"));
         }
         let check = &self.check;
-        let may_be_late =
-            check.unannounced[b] || !Plant::is_gap(self.plant) && (check.delayed[b] || check.promoted[b]);
+        let may_be_late = check.unannounced[b];
         let broker = &self.brokers[b];
         if let Some(late) =
             broker.tail.bell.as_ref().map(|bell| bell.late()).filter(|late| *late > 0 && !may_be_late)

@@ -21,25 +21,18 @@ pub(crate) enum Plant {
     /// Nothing is put back: a case is not let pass in which an agent's own hello, given up, takes the place of the session
     /// that followed (`agent.rs`).
     OwnLateHello,
-    /// Nothing is put back: what was promoted by another broker is not let pass, and delays wake the tail.
+    /// A promotion rings for nobody (sql/queries/due_promote.sql).
     PromotionWithoutRing,
-    /// Nothing is put back: retries with a delay are not let pass, and promotions ring.
+    /// A retry with a delay wakes nobody (src/pipeline/settler.rs `is_in_the_tail_again`).
     DelayWithoutWake,
-    /// Both would be mended, and nothing of the two is let pass.
-    BothAnnounced,
 }
 
 impl Plant {
-    /// Whether what the product does not announce yet counts.
-    pub(crate) fn is_gap(plant: Option<Self>) -> bool {
-        Self::promotion_rings(plant) || Self::delay_wakes(plant)
-    }
-
     pub(crate) fn promotion_rings(plant: Option<Self>) -> bool {
-        matches!(plant, Some(Self::DelayWithoutWake | Self::BothAnnounced))
+        plant != Some(Self::PromotionWithoutRing)
     }
 
     pub(crate) fn delay_wakes(plant: Option<Self>) -> bool {
-        matches!(plant, Some(Self::PromotionWithoutRing | Self::BothAnnounced))
+        plant != Some(Self::DelayWithoutWake)
     }
 }

@@ -177,7 +177,6 @@ impl World {
                 self.check_settles((b, life), &settles);
                 for settle in &settles {
                     self.rings_nobody(b, &settle.inbox);
-                    self.wakes_nobody(b, settle);
                 }
                 self.database.settle(now, &settles);
                 Reply::Done

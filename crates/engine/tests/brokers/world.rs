@@ -194,6 +194,9 @@ impl World {
             broker.rope.last_at = broker.rope.last_at.max(self.now + delay);
             let (at, life) = (broker.rope.last_at, broker.life);
             self.schedule.at(at, (To::Broker(b, life), what));
+        } else {
+            // Nobody listens there: the row is found by a safety round.
+            self.check.unannounced[b] = true;
         }
     }
 

@@ -43,9 +43,10 @@ fn kind(outcome: &Outcome) -> u8 {
     }
 }
 
-fn is_ready_again(outcome: &Outcome) -> bool {
+/// src/pipeline/settler.rs has the same.
+fn is_in_the_tail_again(outcome: &Outcome, delay_wakes: bool) -> bool {
     match outcome {
-        Outcome::Release { delay } | Outcome::Fail { delay, .. } => delay.is_zero(),
+        Outcome::Release { delay } | Outcome::Fail { delay, .. } => delay.is_zero() || delay_wakes,
         Outcome::Spare { .. } | Outcome::Relane { .. } => true,
         Outcome::Ack { .. } | Outcome::Dead { .. } | Outcome::Expired => false,
     }
@@ -94,7 +95,7 @@ impl World {
             self.plan_for(b, now + SETTLE_EVERY, What::SettlerDue);
         }
         let delay_wakes = Plant::delay_wakes(self.plant);
-        if batch.iter().any(|s| is_ready_again(&s.outcome) || delay_wakes && kind(&s.outcome) == 1) {
+        if batch.iter().any(|s| is_in_the_tail_again(&s.outcome, delay_wakes)) {
             self.brokers[b].tail.wake = true;
         }
         self.tell(b, Event::Settled(batch));
