@@ -218,8 +218,7 @@ async fn an_agent_has_one_request_under_way_and_nobody_waits_for_it() {
     // A trigger of the user's that waits: a row that somebody holds would be passed over.
     let slow = "create function slow() returns trigger language plpgsql as $$
                 begin perform pg_advisory_xact_lock(4711); return new; end $$;
-                create trigger slow before update on agent_messages for each row
-                  when (old.status = 'failed' and new.status = 'pending') execute function slow()";
+                create trigger slow before update on agent_messages for each row execute function slow()";
     mesh.db.sql().await.batch_execute(slow).await.unwrap();
     held.batch_execute("select pg_advisory_xact_lock(4711)").await.unwrap();
     raw.say(r#"{"op":"redrive","ref":"1","inbox":"a"}"#).await;
