@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
-#[cfg(feature = "link")]
 use super::begun::InHand;
+#[cfg(feature = "link")]
 use super::connection::Connection;
 use super::connection::{self, Address};
 use super::delivery::Deliveries;
