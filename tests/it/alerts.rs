@@ -192,9 +192,14 @@ async fn agents_that_only_write_their_row_are_one_alert_after_five_minutes_whate
         .await
         .unwrap();
     db.until("select count(*) = 4 from agent_alerts").await;
-    let raised =
-        one.metric("postbell_alerts_raised_total").await + two.metric("postbell_alerts_raised_total").await;
-    assert_eq!(raised, 4.0);
+    // The alert is committed before its broker counts.
+    let raised = async || {
+        one.metric("postbell_alerts_raised_total").await + two.metric("postbell_alerts_raised_total").await
+    };
+    while raised().await < 4.0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(raised().await, 4.0);
 }
 
 #[tokio::test]
