@@ -196,9 +196,12 @@ async fn agents_that_only_write_their_row_are_one_alert_after_five_minutes_whate
     let raised = async || {
         one.metric("postbell_alerts_raised_total").await + two.metric("postbell_alerts_raised_total").await
     };
-    while raised().await < 4.0 {
-        tokio::task::yield_now().await;
-    }
+    let counted = async {
+        while raised().await < 4.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(crate::mesh::PATIENCE, counted).await.expect("all are counted");
     assert_eq!(raised().await, 4.0);
 }
 
