@@ -7,8 +7,9 @@ use crate::inject::POISONER;
 use crate::ledger::Ledger;
 use crate::postgres::{Sql, inbox_name};
 
-/// Messages of the mesh's own: an agent was away for so long that its alert was passed on. The ledger does not know them.
-const ESCALATED: &str = "alerts.escalated";
+/// Topics of messages that the mesh itself sends: an agent was away for so long that an alert was raised, and passed on. The ledger
+/// does not know them.
+const ALERTS: &str = "alerts.%";
 /// At most so many rows are read at once.
 const PAGE_ROWS: i64 = 20_000;
 
@@ -26,11 +27,11 @@ pub async fn read(sql: &Sql, ledger: &Ledger) -> anyhow::Result<Vec<Found>> {
 async fn messages(sql: &Sql, ledger: &Ledger, found: &mut [Found]) -> anyhow::Result<()> {
     let page = "select message_id::text, (payload ->> 'n')::bigint, status, error_message is not null \
                 from agent_messages where message_id > $1::text::uuid and from_agent_id <> $3 \
-                  and topic is distinct from $4 order by message_id limit $2";
+                  and coalesce(topic, '') not like $4 order by message_id limit $2";
     let page = sql.prepare(page).await?;
     let mut last = "00000000-0000-0000-0000-000000000000".to_owned();
     loop {
-        let rows = sql.query(&page, &[&last, &PAGE_ROWS, &POISONER, &ESCALATED]).await?;
+        let rows = sql.query(&page, &[&last, &PAGE_ROWS, &POISONER, &ALERTS]).await?;
         let Some(row) = rows.last() else { return Ok(()) };
         last = row.get(0);
         for row in &rows {
@@ -57,8 +58,8 @@ async fn messages(sql: &Sql, ledger: &Ledger, found: &mut [Found]) -> anyhow::Re
 async fn deliveries(sql: &Sql, ledger: &Ledger, found: &mut [Found]) -> anyhow::Result<()> {
     let all = "select (m.payload ->> 'n')::bigint, d.inbox, d.state = 'dead', d.last_error is not null \
                from postbell.deliveries d join agent_messages m using (message_id) where m.from_agent_id <> $1 \
-                 and m.topic is distinct from $2 and m.payload ? 'n'";
-    for row in sql.query(all, &[&POISONER, &ESCALATED]).await? {
+                 and coalesce(m.topic, '') not like $2 and m.payload ? 'n'";
+    for row in sql.query(all, &[&POISONER, &ALERTS]).await? {
         let (n, inbox): (i64, &str) = (row.get(0), row.get(1));
         let line = lines_of(ledger, n as usize)
             .find(|line| !ledger.lines[*line].broadcast || inbox_name(ledger.lines[*line].inbox) == inbox);

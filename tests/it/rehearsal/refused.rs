@@ -130,7 +130,11 @@ async fn triggers_that_stop_a_message_are_named() {
     let rule = "create rule quiet as on update to agent_messages do instead nothing";
     refused(rule, &["public.agent_messages", "the rule quiet"]).await;
     let rule = "create rule still as on update to agent_registry do instead nothing";
-    refused(rule, &["public.agent_registry", "he rule still of public.agent_registry", "no agent can be registered"]).await;
+    refused(
+        rule,
+        &["public.agent_registry", "he rule still of public.agent_registry", "no agent can be registered"],
+    )
+    .await;
 }
 
 /// A migration that would fail is found before the first one has happened.
