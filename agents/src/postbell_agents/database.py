@@ -87,7 +87,7 @@ class Database:
         try:
             yield connection
         except BaseException:
-            # What state it is in is not worth knowing: the pool drops what is closed.
+            # Its state is not worth knowing: the pool drops a closed connection.
             connection.close()
             raise
         finally:

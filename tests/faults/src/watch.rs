@@ -18,7 +18,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const LATE: &str = "postbell_tail_late_total";
 const MEMORY: &str = "process_resident_memory_bytes";
 
-/// The safety tail found something that the bell should have announced.
+/// The safety round found something that the bell should have announced.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Late {
     /// When it was seen, in milliseconds of the campaign; the event itself was up to one look earlier.

@@ -46,7 +46,7 @@ pub(crate) struct Broker {
     reap_at: Micros,
     /// Connections that wait to be let in, by the statement.
     pub(crate) doors: BTreeMap<u64, ConnId>,
-    /// Whose acks wait for the news of a commit.
+    /// The deliveries whose acks wait for the news of a commit.
     pub(crate) references: BTreeMap<String, Vec<i64>>,
     pub(crate) leaser: Leaser,
     pub(crate) tail: Tail,
