@@ -18,7 +18,7 @@ from typing import Any
 
 @dataclass
 class Request:
-    """What was asked."""
+    """A request that came."""
 
     method: str
     path: str
@@ -32,7 +32,7 @@ class Request:
 
 @dataclass
 class Reply:
-    """What is answered."""
+    """The answer to a request."""
 
     status: int = 200
     body: bytes = b""
@@ -148,7 +148,7 @@ class Mail:
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
-    """Of 127.0.0.1, signed by itself."""
+    """Makes a certificate for 127.0.0.1, signed by itself."""
     cert, key = folder / "cert.pem", folder / "key.pem"
     kind = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     who = "-subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"

@@ -1,11 +1,10 @@
-"""What the tests on a real mesh share."""
+"""Helpers that the tests on a real mesh share."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -38,7 +37,7 @@ _numbers = itertools.count(1)
 
 
 def until(look: Callable[[], T | None], what: str) -> T:
-    """What is found, once it is."""
+    """Looks until something is found, and returns it."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         found = look()
@@ -51,22 +50,21 @@ def until(look: Callable[[], T | None], what: str) -> T:
 
 @cache
 def exporter() -> str:
-    """The address of a second broker's metrics: what the first one's port is for them it does not say."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    """The address of a second broker's metrics, since only a broker of one's own says where its port for them is."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("POSTBELL_") and k != "PORT"}
-    Process("serve", "--listen", "127.0.0.1:0", "--http", address, environment={**own, "DATABASE_URL": mesh().database_url})
+    ports = ("--listen", "127.0.0.1:0", "--http", "127.0.0.1:0")
+    broker = Process("serve", *ports, environment={**own, "DATABASE_URL": mesh().database_url})
+    address = broker.find(r"http=(\S+)")
     return f"http://{address}/metrics"
 
 
 def exported() -> str:
-    """What Prometheus would read."""
+    """The text that Prometheus would read."""
     try:
         with urllib.request.urlopen(exporter(), timeout=10) as answer:
             return str(answer.read().decode())
     except urllib.error.URLError:
-        # It is starting.
+        # The exporter is starting.
         return ""
 
 
@@ -127,7 +125,7 @@ class Running:
             )
 
     def said(self) -> str:
-        """What is in its log."""
+        """The text of the process's log."""
         return self._log.read_text()
 
     def wait_for(self, text: str) -> None:
@@ -136,7 +134,7 @@ class Running:
         assert text in self.said(), self.said()
 
     def end(self, number: int = signal.SIGTERM) -> int:
-        """Its exit status."""
+        """Ends the process, and returns its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(WAIT_SECONDS)
@@ -148,13 +146,13 @@ class Running:
 
 
 def environment(who: Credentials, **more: str) -> dict[str, str]:
-    """Of an agent's process."""
+    """The environment of an agent's process."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("POSTBELL_") and k not in ("ENVIRONMENT", "DATABASE_URL")}
     return own | variables(who) | more
 
 
 def variables(who: Credentials) -> dict[str, str]:
-    """Who an agent is, as its environment says."""
+    """An agent's credentials as environment variables."""
     return {
         "POSTBELL_AGENT": who.name,
         "POSTBELL_URL": who.url,

@@ -10,7 +10,7 @@ import pytest
 SOURCES = Path(__file__).parents[1] / "src" / "postbell_agents"
 LINES_MAX = 300
 
-#: What decides, with data and the time given: tested in microseconds.
+#: The modules that decide, with data and the time given: tested in microseconds.
 PURE = (
     "validation/rules.py",
     "validation/statements.py",

@@ -260,7 +260,7 @@ def test_an_escalated_alert_is_told_again_until_somebody_looks(mesh: Mesh, stage
         mesh.asker.agent.send(topic="alerts.escalated", type="alert", payload=payload)
 
     def is_ours(message: SyncMessage) -> bool:
-        # Those of other tests are escalated too, once nobody looked at them for a minute.
+        # Alerts of other tests are escalated too, once nobody looked at them for a minute.
         return bool(message.payload["alert_id"] == str(alert_id))
 
     first, second = on_call.wait(2, is_ours)[:2]

@@ -57,7 +57,7 @@ def test_a_task_goes_to_who_can_do_it_where_it_is_wanted() -> None:
 def test_work_is_spread_over_those_who_can() -> None:
     workers = [worker(name, "validate") for name in "abc"]
     assert to(plan([task(n) for n in range(5)], workers, TERMS)) == ["a", "b", "c", "a", "b"]
-    # What they have already counts.
+    # Tasks that they have already count.
     busy = [assigned(10, agent_id="a"), assigned(11, agent_id="a"), assigned(12, agent_id="b")]
     assert to(plan([*busy, task(1), task(2), task(3)], workers, TERMS)) == ["c", "b", "c"]
 

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from email import message_from_string
 from email.policy import default
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,7 +101,7 @@ def test_alerts_are_told_together_unless_one_is_urgent(stage: Stage, who: Creden
         "later",
     )
     assert sum(len(t) for t in texts(web)) == 6 and len(web.requests) <= 2
-    # Whoever leaves tells what it holds.
+    # An agent that leaves tells what it holds.
     assert running.end(signal.SIGTERM) == 0
     assert texts(web)[-1] == ["later"]
 
@@ -195,7 +196,11 @@ def test_a_mail_server_without_tls_gets_no_more_than_was_allowed(
     mail.close()
 
 
-def test_the_summary_is_told_once_a_day(stage: Stage, who: Credentials, web: Web) -> None:
+def test_the_summary_is_told_once_a_day(stage: Stage, who: Credentials, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One moment for all runs: at midnight the next day's summary would be due.
+    moment = datetime.now(timezone.utc)
+    clock = SimpleNamespace(now=moment.astimezone)
+    monkeypatch.setattr("postbell_agents.reporting.agent.datetime", clock)
     stage.run(
         "insert into agent_alerts (agent_id, alert_type, severity, message) values (%s, 'test', 'low', 'for the summary')",
         who.name,
@@ -209,7 +214,7 @@ def test_the_summary_is_told_once_a_day(stage: Stage, who: Credentials, web: Web
     summaries = [r.json() for r in web.requests if "summary" in r.json()]
     # Two tries that failed, and one that did not.
     assert len(summaries) == 3
-    today = datetime.now(timezone.utc).date().isoformat()
+    today = moment.date().isoformat()
     assert summaries[-1]["summary"]["day"] == today
     assert summaries[-1]["summary"]["alerts"]["low"]["opened"] >= 1
     assert summaries[-1]["summary"]["agents"]["pc"]["agents"] >= 1

@@ -54,7 +54,7 @@ def test_a_rate_lets_a_burst_pass_and_then_one_at_a_time() -> None:
     assert rate.wait(20) == pytest.approx(0)
     rate.take(20)
     assert rate.wait(20) == pytest.approx(20)
-    # It does not save up for more than a burst.
+    # The rate does not save up for more than a burst.
     for _ in range(3):
         assert rate.wait(10_000) == 0
         rate.take(10_000)

@@ -101,7 +101,7 @@ def test_what_breaks_a_rule_is_an_alert_and_a_message_while_it_lasts(stage: Stag
     assert messages["one row a county"].payload["sample"] == [{"state": "TX", "name": "Travis", "n": 2}]
     assert messages["state is known"].priority == 1
 
-    # It lasts: the same alert, and no further message.
+    # The finding lasts: the same alert, and no further message.
     stage.run("insert into {schema}.county values (6, 'TX', null, 1, now() - interval '2 days')")
     assert stage.once("validation", config, who) == 0
     assert len(stage.alerts(who)) == 5
@@ -109,7 +109,7 @@ def test_what_breaks_a_rule_is_an_alert_and_a_message_while_it_lasts(stage: Stag
     assert stage.metric(who, "findings") == 5
     assert stage.column("select count(*) from agent_metrics where agent_id = %s and metric_name = 'old'", who.name) == [0]
 
-    # It is gone, and comes back: another alert, another message.
+    # The finding goes, and comes back: another alert, another message.
     stage.run("update {schema}.county set name = 'Hays' where name is null and id = 3")
     stage.run("update {schema}.county set name = 'Bell' where id = 6")
     assert stage.once("validation", config, who) == 0

@@ -42,7 +42,7 @@ class Lasting:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be written."""
+    """The changes to be written."""
 
     opened: list[Finding]
     lasting: list[Finding]
@@ -50,7 +50,7 @@ class Plan:
 
 
 def plan(open_keys: set[str], found: list[Finding], undecided: set[str]) -> Plan:
-    """What became of alerts, given those that are open and what was found now. What could not be looked at stays as it is."""
+    """Decides what becomes of alerts, given the open ones and what was found now. Undecided alerts stay as they are."""
     keys = {finding.key for finding in found}
     return Plan(
         opened=[finding for finding in found if finding.key not in open_keys],

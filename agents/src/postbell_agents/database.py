@@ -63,7 +63,7 @@ class Database:
             max_size=connections_max,
             max_idle=IDLE_SECONDS,
             timeout=TAKE_WAIT_SECONDS,
-            # Who waits is told why after this; the next use begins anew.
+            # After this a waiting caller is told why; the next use begins anew.
             reconnect_timeout=TAKE_WAIT_SECONDS,
             num_workers=1,
             configure=self._configure,
@@ -87,7 +87,7 @@ class Database:
         try:
             yield connection
         except BaseException:
-            # Its state is not worth knowing: the pool drops a closed connection.
+            # The connection's state is not worth knowing: the pool drops a closed one.
             connection.close()
             raise
         finally:
@@ -143,7 +143,7 @@ class Name(sql.Identifier):
 
 @dataclass(frozen=True)
 class Table:
-    """A table's name. It reaches a statement only as a quoted identifier."""
+    """A table's name, which reaches a statement only as a quoted identifier."""
 
     parts: tuple[str, ...]
 

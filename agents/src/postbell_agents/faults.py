@@ -1,4 +1,4 @@
-"""What is told to people, as a sentence: what happened, to what, and what to do."""
+"""Faults as sentences for people: what happened, to what, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Fault(Exception):
 
 
 def sentence(fault: BaseException) -> str:
-    """What a person is told; of a database's error its first line, since the rest quotes the statement."""
+    """The fault as a person is told it. A database's error is cut to its first line, since the rest quotes the statement."""
     if isinstance(fault, psycopg.Error):
         return f"the database refused: {(str(fault).strip() or type(fault).__name__).splitlines()[0]}"
     return str(fault)

@@ -1,4 +1,4 @@
-"""What one of the agents does, and what it says of itself."""
+"""The job of an agent, and what the agent says of itself."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ FORGET_SECONDS = 86_400.0
 
 
 class Job(ABC):
-    """What one of the agents does."""
+    """The job of one of the agents."""
 
     def __init__(self, common: Common) -> None:
         self.common = common
         self.agent: SyncAgent
         #: Rounds of the job that failed, and what of it was given back.
         self.failures = 0
-        #: What became of messages.
+        #: The counts of what became of messages.
         self.messages: Summary | None = None
         self.is_once = False
         #: Set: there is work before the next round would come.
@@ -57,7 +57,7 @@ class Job(ABC):
         try:
             result: dict[str, Any] = {"ok": True, "result": {name: value for name, (value, _) in self.tick().items()}}
         except Fault as fault:
-            # Whoever asked is told; and a scheduled job whose job could not be done is not green.
+            # The asker is told, and a scheduled job that could not be done is not green.
             self.failures += 1
             result = {"ok": False, "error": str(fault)}
         self.answer(message, result)
@@ -71,7 +71,7 @@ class Job(ABC):
             self.answer(message, {"ok": False, "error": f'{{"ask": "health"}} is what is answered here, not {ask!r}'})
 
     def health(self) -> dict[str, Any]:
-        """What there is to say about this agent."""
+        """The answer to a question about this agent's health."""
         ago = None if self._worked_at is None else round(time.monotonic() - self._worked_at, 1)
         return {
             "ok": self._last_fault is None,
@@ -98,7 +98,7 @@ class Job(ABC):
         )
 
     def tick(self) -> dict[str, tuple[float, str]]:
-        """Works, one at a time, and writes metrics. What it raises is remembered for whoever asks."""
+        """Works, one at a time, and writes metrics. A fault is remembered, for `health`."""
         with self._busy:
             began = time.monotonic()
             try:
@@ -140,7 +140,7 @@ class Job(ABC):
         return work(leave)
 
     def leaving(self) -> None:  # noqa: B027 - most have nothing to do
-        """It is time to leave: what holds messages back finishes. Called again until they are handled."""
+        """Finishes what holds messages back, when it is time to leave. Called again until they are handled."""
 
     def close(self) -> None:
         """The end."""

@@ -46,7 +46,7 @@ def run(job: Job, *, once: bool, failures_ok: bool = False) -> bool:
             job.attach(agent)
             has_worked = job.live(lambda leave: (run_once if once else run_on)(job, leave), leave.is_set)
         except SystemExit as ended:
-            # Whoever says that all is well does so by returning.
+            # A job says that all is well by returning, so a `sys.exit(0)` is none.
             raise ended if ended.code else SystemExit(1) from ended
         finally:
             job.close()
@@ -91,7 +91,7 @@ def run_on(job: Job, leave: Callable[[], bool]) -> bool:
             except Exception as fault:
                 report(fault)
             except BaseException as fault:
-                # It would end this thread alone, and leave an agent that answers and does nothing.
+                # Raised here, the fault would end this thread alone, and leave an agent that answers and does nothing.
                 ends.append(fault)
                 return
             job.wake.wait(job.common.every_seconds)

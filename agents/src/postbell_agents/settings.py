@@ -1,4 +1,4 @@
-"""What every agent's file has: who it is, its databases, how often it works."""
+"""The settings in every agent's file: who it is, its databases, how often it works."""
 
 from __future__ import annotations
 

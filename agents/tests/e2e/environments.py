@@ -37,7 +37,7 @@ class Started:
         return until(lambda: next((line for line in list(self.lines) if text in line), None), f"{text!r} in {self.lines}")
 
     def facts(self, what: str, **values: Any) -> list[dict[str, Any]]:
-        """Of a probe: the lines about this."""
+        """The lines of a probe about this."""
         found = []
         for line in list(self.lines):
             if line.startswith("{") and (fact := json.loads(line))["what"] == what:

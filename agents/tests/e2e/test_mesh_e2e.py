@@ -64,7 +64,7 @@ grace_seconds = 1
 
 @dataclass
 class Times:
-    """What was measured, against its bound."""
+    """Measured times, each with its bound."""
 
     rows: list[tuple[str, float, float]] = field(default_factory=list)
 
@@ -80,7 +80,7 @@ class Times:
 
 @dataclass
 class Mesh:
-    """Who is where."""
+    """The mesh under test: who is where."""
 
     stage: Stage
     web: Web

@@ -1,4 +1,4 @@
-"""What a message costs the library alone: processor time of one process that receives and acknowledges, in microseconds.
+"""The cost of a message in the library alone: processor time of one process that receives and acknowledges, in microseconds.
 
 The broker is a process of this script's own that knows just enough of the protocol: it keeps the window full, and answers
 acks at once. So neither a broker's speed nor a database's is in the figure, only the processor time of the agent's process.

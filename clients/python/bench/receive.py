@@ -1,8 +1,8 @@
 """How fast one process receives and acknowledges what waits for it.
 
 An agent takes COUNT messages and acknowledges each by itself, without waiting for the answer: ``async for`` with
-``ack(confirm=False)``. It prints a line of JSON: how many came, how many of them again, and the seconds from before it
-connected to the last message, and to its leaving, when the broker has said of every ack that it is committed.
+``ack(confirm=False)``. The script prints a line of JSON: how many came, how many of them again, and the seconds from before
+it connected to the last message, and to its leaving, when the broker has said of every ack that it is committed.
 `loadtest run python` fills the inbox, starts this beside its floor, and looks in the table whether that is so.
 
     POSTBELL_URL=… POSTBELL_AGENT=… POSTBELL_TOKEN=… python3 bench/receive.py 50000
@@ -24,7 +24,7 @@ WINDOW = 1_000
 
 
 async def receive(count: int) -> dict[str, object]:
-    """What came, how often something came twice, and how long that took."""
+    """Returns what came, how often something came twice, and how long that took."""
     numbers: set[int] = set()
     received = 0
     began = time.perf_counter()

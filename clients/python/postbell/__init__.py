@@ -10,7 +10,7 @@
 
 from .agent import Agent
 from .blocking import SyncLock, SyncMessage
-from .dead import DeadLetter, DeadLetters
+from .dead import Administered, DeadLetter, DeadLetters, LettersRefused
 from .errors import (
     Closed,
     Forked,
@@ -33,6 +33,7 @@ from .tally import Failed, Summary
 from .version import VERSION as __version__
 
 __all__ = [
+    "Administered",
     "Agent",
     "Closed",
     "Dead",
@@ -42,6 +43,7 @@ __all__ = [
     "Forked",
     "Interrupted",
     "Invalid",
+    "LettersRefused",
     "Lock",
     "LockLost",
     "Message",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from . import dead, forks, outgoing, settings
 from .asking import Question as Asking
-from .dead import DeadLetters
+from .dead import Administered, DeadLetters
 from .driver import Driver
 from .errors import Closed, Forked, Invalid, NoAnswer
 from .fields import Addressed, Draining, Given, Question, Questions, Sending, Serving, Unpack, check
@@ -32,15 +32,16 @@ H = TypeVar("H", bound=Callable[..., Any])
 class Agent:
     """An agent's connection to a broker, kept up for as long as it is open.
 
-    What is not given is read from the environment: POSTBELL_AGENT, POSTBELL_URL, POSTBELL_TOKEN (or POSTBELL_TOKEN_FILE),
-    POSTBELL_CA, POSTBELL_PIN, POSTBELL_CLIENT_CERT, POSTBELL_CLIENT_KEY, POSTBELL_INSTANCE, POSTBELL_GROUP and ENVIRONMENT.
+    Settings that are not given are read from the environment: POSTBELL_AGENT, POSTBELL_URL, POSTBELL_TOKEN (or
+    POSTBELL_TOKEN_FILE), POSTBELL_CA, POSTBELL_PIN, POSTBELL_CLIENT_CERT, POSTBELL_CLIENT_KEY, POSTBELL_INSTANCE,
+    POSTBELL_GROUP and ENVIRONMENT.
 
     With a `group` it takes that group's messages instead of its own; each of them goes to one of those that take from it. An
     agent that wants both opens two.
 
     `environment`, `capabilities` (a list or an object) and `version` are in the registry from when it connects.
 
-    It may be opened again after it was closed; it belongs to the event loop that it was opened in.
+    A closed agent may be opened again; an agent belongs to the event loop that it was opened in.
     """
 
     def __init__(self, name: str | None = None, **given: Unpack[Given]) -> None:
@@ -244,9 +245,9 @@ class Agent:
                     ...
                     await lock.done()
 
-        It is held for `ttl` at a time, a second to an hour, and renewed by itself. At the end of the block it is given back,
-        unless `done` was said: then nobody does the task again. ``lock = await agent.lock(key)`` keeps it until
-        `Lock.release`. It is the agent's, whatever instance asks."""
+        The lock is held for `ttl` at a time, a second to an hour, and renewed by itself. At the end of the block the lock is
+        given back, unless `done` was said: then nobody does the task again. ``lock = await agent.lock(key)`` keeps the lock
+        until `Lock.release`. The lock is the agent's, whatever instance asks."""
         return self._locks.locking(self._open().calls.ask, key, ttl)
 
     async def subscribe(self, topic: str) -> None:
@@ -263,11 +264,12 @@ class Agent:
         after this id, the last of the page before; at most `limit`, and never more than the broker's 100."""
         return await dead.page(self._ask, inbox, after, limit)
 
-    async def redrive(self, *, ids: list[int] | None = None, inbox: str | None = None) -> int:
-        """Makes dead letters ready again, those with these ids or all of an inbox; says how many were."""
+    async def redrive(self, *, ids: list[int] | None = None, inbox: str | None = None) -> Administered:
+        """Makes dead letters ready again, those with these ids or all of an inbox; says how many were, and
+        by `refused` which of an inbox the table of messages did not take."""
         return await dead.settle(self._ask, "redrive", ids, inbox)
 
-    async def purge(self, *, ids: list[int] | None = None, inbox: str | None = None) -> int:
+    async def purge(self, *, ids: list[int] | None = None, inbox: str | None = None) -> Administered:
         """Throws dead letters away; says how many."""
         return await dead.settle(self._ask, "purge", ids, inbox)
 
@@ -323,7 +325,7 @@ class _Asked:
             "ttl": self.seconds,
             "correlation_id": self.correlation_id,
             "headers": outgoing.headers(fields.get("headers")) | {"reply_to": self._driver.settings.instance},
-            # It is one question, also when the connection falls before the broker says that it has it.
+            # A question that is sent again, after the connection fell, stays one question.
             "dedupe_key": self.correlation_id,
         }
         frame = outgoing.message(self._recipient, **message)

@@ -57,7 +57,7 @@ class Asking:
 
     def __init__(self) -> None:
         self._open: dict[str, Question] = {}
-        # What comes after the asker left, or came twice, is nobody's message: the oldest is forgotten first.
+        # Answers that come after the asker left, or twice, are nobody's messages: the oldest question is forgotten first.
         self._over: OrderedDict[str, None] = OrderedDict()
 
     @contextmanager
@@ -79,7 +79,7 @@ class Asking:
             question.end(error)
 
     def is_answer(self, message: Facts) -> bool:
-        """It answers a question of ours, one that is over included: then it is not for the agent's handlers."""
+        """Whether it answers a question of ours, one that is over included: the agent's handlers do not get answers."""
         return message.type == "response" and (message.correlation_id in self._open or message.correlation_id in self._over)
 
     def answered(self, message: Facts, fault: str | None = None) -> bool:

@@ -1,4 +1,4 @@
-"""What a `SyncAgent` hands out: messages and locks whose methods block."""
+"""The messages and locks that a `SyncAgent` hands out; their methods block."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Call(Protocol):
     """Waits for work in the event loop's thread."""
 
     def __call__(self, work: Coroutine[Any, Any, T]) -> T:
-        """What came of it."""
+        """Returns what the work returned, or raises what it raised."""
 
 
 class SyncMessage(Facts):
@@ -65,7 +65,7 @@ class SyncMessage(Facts):
 
 
 class SyncLock:
-    """A `Lock` whose methods block until they are done. It is renewed by itself, whatever the script does meanwhile."""
+    """A `Lock` whose methods block until they are done, and that is renewed by itself, whatever the script does meanwhile."""
 
     def __init__(self, call: Call, lock: Lock) -> None:
         self._call = call

@@ -1,4 +1,4 @@
-"""What is asked of the broker, as something to wait for: answered, refused, or too late."""
+"""Requests to the broker, as something to wait for: answered, refused, or too late."""
 
 from __future__ import annotations
 

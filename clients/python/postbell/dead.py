@@ -41,6 +41,22 @@ class DeadLetters:
     more: bool
 
 
+@dataclass(frozen=True)
+class LettersRefused:
+    """Dead letters that stay dead, since the table of messages does not take the change."""
+
+    count: int
+    #: Which is the first, and why.
+    reason: str
+
+
+class Administered(int):
+    """How many dead letters were redriven or purged."""
+
+    #: The letters of the chosen inbox that the table refused. The refusal of letters that were chosen by id is raised.
+    refused: LettersRefused | None = None
+
+
 async def page(ask: Ask, inbox: str | None, after: int | None, limit: int | None) -> DeadLetters:
     """See `Agent.dead_letters`."""
     answer = await ask({"op": "dead", "inbox": inbox, "after": after, "limit": limit})
@@ -73,7 +89,7 @@ def _letter(frame: Frame) -> DeadLetter:
     )
 
 
-async def settle(ask: Ask, op: str, ids: list[int] | None, inbox: str | None) -> int:
+async def settle(ask: Ask, op: str, ids: list[int] | None, inbox: str | None) -> Administered:
     """See `Agent.redrive`. Many go in several transactions: what was done before an error stays done."""
     if (ids is None) == (inbox is None):
         raise Invalid("say which dead letters: ids=, or inbox= for all of one")
@@ -81,14 +97,28 @@ async def settle(ask: Ask, op: str, ids: list[int] | None, inbox: str | None) ->
     if ids is not None:
         for start in range(0, len(ids), DEAD_IDS_MAX):
             count += _count(await ask({"op": op, "ids": ids[start : start + DEAD_IDS_MAX]}))
-        return count
+        return Administered(count)
     after, more = None, True
+    refused: LettersRefused | None = None
     while more:
         done = await ask({"op": op, "inbox": inbox, "after": after})
         count += _count(done)
+        refused = _refused(done, refused)
         # Each begins after the last: what fails at once is not redriven again.
         after, more = done.get("last", after), done.get("more") is True
-    return count
+    administered = Administered(count)
+    administered.refused = refused
+    return administered
+
+
+def _refused(answer: Frame, before: LettersRefused | None) -> LettersRefused | None:
+    """With those of the requests before. A broker that says it otherwise has not said it."""
+    told = answer.get("refused")
+    if not isinstance(told, dict) or type(told.get("count")) is not int:
+        return before
+    if before:
+        return LettersRefused(before.count + told["count"], before.reason)
+    return LettersRefused(told["count"], str(told.get("reason")))
 
 
 def _count(answer: Frame) -> int:

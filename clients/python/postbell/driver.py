@@ -14,7 +14,8 @@ from typing import Any
 from . import forks, outgoing
 from .asking import Asking
 from .calls import Calls
-from .connection import Connection, connect
+from .connection import Connection
+from .connector import Connector
 from .errors import Closed, Forked, Interrupted, PostbellError, Refused, Unreachable, Unreadable
 from .frames import Frame
 from .hands import Hands
@@ -33,12 +34,12 @@ logger = logging.getLogger("postbell")
 
 #: How long it is waited for that the broker has read what a process that ends wrote last.
 FLUSH_SECONDS = 2.0
-#: What was settled is written at once where so long nothing was: a process that dies has then said what it had done.
+#: An outcome is written at once if nothing was for so long: a process that dies has then said what it had done.
 WRITE_AGAIN_SECONDS = 0.005
 
-#: What nobody waits for gathers for so long: acks while more messages are here, and what is begun.
+#: Lines that nobody waits for gather for so long: acks while more messages are here, and what is begun.
 GATHER_SECONDS = 0.001
-#: The first messages of a connection, before each of which that is so.
+#: The first messages of a connection, which are written as begun at once, each.
 EAGER_MAX = 256
 
 FORGOTTEN = "the agent let go of the message without saying what became of it"
@@ -66,13 +67,14 @@ class Driver:
         self._generation = 0
         self._is_closing = False
         self._task: asyncio.Task[None] | None = None
+        self._connector = Connector(settings)
         self._connection: Connection | None = None
         self._written_at = 0.0
         self._eager = 0
         self._is_waking = False
         self._repeats = Repeats(logger)
         self._watch: Watch | None = None
-        #: What became of messages; whoever counts puts an empty one there.
+        #: The counts of what became of messages; a caller that counts puts an empty one there.
         self.tally = Tally()
         forks.tell(self)
 
@@ -83,8 +85,8 @@ class Driver:
         self.hands.give_up(self.ended)
 
     async def start(self) -> None:
-        """Connects once; from then on the connection is kept up."""
-        first = await connect(self.settings, self.window)
+        """Connects, or raises why not; from then on the connection is kept up."""
+        first = await self._connector.connect(self.window)
         self._task = asyncio.create_task(self._run(first), name="postbell")
         await self.connected.wait()
 
@@ -120,16 +122,17 @@ class Driver:
             self._watch = Watch(self.settings.agent, self._deadline)
 
     def _deadline(self) -> float:
-        """Of what is in hand; asked from another thread."""
+        """The seconds that a message in hand may take, or 0 if none is in hand. Called from another thread."""
         session = self.session
         return session.deadline_seconds if session and session.holds else 0.0
 
     def begin(self, message: Message) -> None:
-        """It is in somebody's hands now. Where it is the only one that is, it is the oldest that is not acknowledged, which
-        is to blame where nothing is said; where there are others, the broker is told of each.
+        """A handler took this message. If no other is in hand, the broker blames the oldest unacknowledged one, so nothing
+        is sent; otherwise the broker is told of each.
 
-        What a process says that dies at once must be written before. For the first of a connection it is: what killed the
-        last process comes again soon. Later it is written every few milliseconds: each write costs as much as a message."""
+        `begun` must be written before a handler can kill the process. The first ones of a connection are written at once,
+        because the message that killed the last process comes again soon. Later ones are written every few milliseconds,
+        because each write costs as much as a message."""
         session = self.session
         if session is None:
             return
@@ -171,7 +174,7 @@ class Driver:
         self._wake.set()
 
     def ack(self, message: Message, told: Callable[[bool], None] | None) -> None:
-        """Handled. It is remembered until the broker says that it knows, so that it is not handed out again."""
+        """Handled. The message is remembered until the broker says that it knows, so that it is not handed out again."""
         message_id = message.id
         if not self._settle(message):
             if told:
@@ -245,7 +248,7 @@ class Driver:
             type="response",
             correlation_id=to.correlation_id,
             to_instance=to.reply_to,
-            # Of each attempt it is the same answer.
+            # Each attempt sends the same answer, so the key is the message's id.
             dedupe_key=f"answer-{to.id}",
             **more,
         )
@@ -273,12 +276,12 @@ class Driver:
                 self.session.nack(tag, "fail", reason=FORGOTTEN)
                 self._wake.set()
 
-        # Of a child that was forked it is the parent's.
+        # In a forked child the connection is the parent's, so nothing is sent.
         if not self._loop.is_closed() and not isinstance(self.ended, Forked):
             self._loop.call_soon_threadsafe(fail)
 
     def release_waiting(self) -> None:
-        """What nobody has begun goes back, so that it can go elsewhere."""
+        """Gives back the messages that no handler began, so another process can take them."""
         for message in self.hands.empty():
             self._release(message)
 
@@ -296,7 +299,7 @@ class Driver:
         except PostbellError as fault:
             self._end(fault)
         except asyncio.CancelledError:
-            # Whoever asked for messages must not believe that the agent was closed.
+            # A caller that takes messages must not believe that the agent was closed.
             address = str(self.settings.address)
             self._end(
                 Closed() if self._is_closing else Unreachable(address, "the task that keeps the connection was cancelled")
@@ -311,13 +314,13 @@ class Driver:
         if self._watch:
             self._watch.end()
             self._watch = None
-        # Whoever waits for it is told why it never comes.
+        # Wakes callers that wait for a connection; each is then told the reason.
         self.connected.set()
 
     async def _again(self, pace: Pace) -> Connection:
         while True:
             try:
-                return await connect(self.settings, self.window)
+                return await self._connector.connect(self.window)
             except PostbellError as fault:
                 if self._is_final(fault):
                     raise
@@ -372,7 +375,7 @@ class Driver:
         return fault.is_final and not (fault.code == "taken_over" and self.settings.is_instance_ours)
 
     def _fell(self) -> None:
-        """Its tags are void: what waits comes again, and what somebody has is known again by its id."""
+        """The connection's tags are void: messages that wait come again, and those in hand are known again by their ids."""
         self.session = self._connection = None
         if not self._is_closing:
             self.connected.clear()
@@ -389,7 +392,7 @@ class Driver:
             if reading.done():
                 return reading.result()
             if session.is_drained or (self._is_closing and self.pending.is_empty):
-                session.say({"op": "bye"})
+                session.goodbye([message.tag for message in self.hands.all_taken() if message.connection == self._generation])
                 return await connection.write(session.take_output(self._loop.time()))
             timer = self._loop.call_at(session.wake_at, self._wake.set)
             await self._wake.wait()
@@ -435,7 +438,7 @@ class Driver:
             return self._unreadable(session, event, str(fault))
         before = self.hands.taken(message.id)
         if self.hands.is_handled(message.id):
-            # It was handled here when its connection fell.
+            # The message was handled here when its connection fell.
             message.settle()
             session.ack(event.tag, message.id)
         elif self.asking.is_answer(message):
@@ -447,7 +450,7 @@ class Driver:
             # Somebody is at it still: what becomes of it is said by the new tag.
             message.settle()
             before.tag, before.connection = event.tag, self._generation
-            # It need not be the oldest here.
+            # On this connection the message need not be the oldest.
             self._begun([before])
         elif self.window == 0 or len(self.hands) >= WINDOW_MAX:
             # Nobody takes messages any more, or the broker broke its window.
@@ -459,7 +462,7 @@ class Driver:
         return None
 
     def _unreadable(self, session: Session, event: Pushed, fault: str) -> None:
-        """It can never be handled here: a dead letter. Whoever waits for it as an answer is told."""
+        """A message that can never be handled here becomes a dead letter. A caller that waits for it as an answer is told."""
         reason = f"the Python client cannot read it: {fault}"
         session.nack(event.tag, "dead", reason=reason)
         frame = {key: value for key, value in event.frame.items() if isinstance(value, str)}

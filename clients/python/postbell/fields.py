@@ -15,12 +15,15 @@ if sys.version_info >= (3, 11):
     from typing import Unpack as Unpack
 elif TYPE_CHECKING:
     from typing_extensions import Unpack as Unpack
+else:
+    # Python 3.10 has none, and needs none: annotations are not evaluated.
+    Unpack = None
 
 if TYPE_CHECKING:
     from .message import Duration
     from .settings import Capabilities
 
-#: What becomes of a message whose type nobody handles.
+#: The outcome of a message whose type nobody handles.
 Unhandled = Literal["leave", "dead", "fail"]
 
 
@@ -39,7 +42,7 @@ class Given(TypedDict, total=False):
     group: str | None
     #: Where it runs (ENVIRONMENT): in the registry from when it connects.
     environment: str | None
-    #: What it can do, a list or an object: in the registry too.
+    #: The agent's abilities, a list or an object: in the registry too.
     capabilities: Capabilities | None
     #: The agent's own version: in the registry too.
     version: str | None
@@ -79,11 +82,11 @@ class Addressed(TypedDict, total=False):
 class Sending(Addressed, total=False):
     """The fields of `send`; the type is ``data`` where nothing is said."""
 
-    #: It is delivered no sooner.
+    #: The message is delivered no sooner.
     delay: Duration | None
     #: After so long it is not delivered any more.
     ttl: Duration | None
-    #: What it answers, or will be answered by.
+    #: The id that a question and its answers share.
     correlation_id: str | None
     #: A second message with the same key is the first one again.
     dedupe_key: str | None

@@ -1,7 +1,7 @@
-"""What a forked child must not touch: its parent's connections.
+"""The connections of a parent, which a forked child must not touch.
 
-The child has copies of the sockets. It gives them up at once, so that the connection ends when the parent ends it, and what
-the child still calls on the parent's agents raises `Forked`.
+The child has copies of the sockets, and gives them up at once, so that the connection ends when the parent ends it. Calls of
+the child on the parent's agents raise `Forked`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from weakref import WeakSet
 
 
 class Inherited(Protocol):
-    """What is told, in the child, that it is the parent's."""
+    """Something that is told, in the child, that it is the parent's."""
 
     def forked(self) -> None:
         """Must neither wait nor use an event loop."""

@@ -114,12 +114,28 @@ class Welcome:
 
 
 def hello(agent: str, token: str, *, client: str, window: int, **more: object) -> Frame:
-    """The first line of a session."""
+    """The line that opens a session."""
     return {"op": "hello", "proto": PROTO, "agent": agent, "token": token, "client": client, "window": window} | more
+
+
+def pong(line: bytes) -> None:
+    """The answer to the question before the hello, if it is a pong; raises what it is otherwise."""
+    if _answer(line).get("op") != "pong":
+        raise NoBroker("it did not say pong")
 
 
 def welcome(line: bytes) -> Welcome:
     """The answer to the hello, if it is a welcome; raises what it is otherwise."""
+    frame = _answer(line)
+    limits, heartbeat, session = frame.get("limits"), seconds(frame, "heartbeat_ms"), frame.get("session")
+    payload_bytes = limits.get("payload_bytes") if isinstance(limits, dict) else None
+    is_welcome = frame.get("op") == "welcome" and type(session) is int and type(payload_bytes) is int
+    if not is_welcome or not heartbeat:
+        raise NoBroker("it did not say welcome")
+    return Welcome(str(frame.get("broker")), session, heartbeat, payload_bytes)  # type: ignore[arg-type]
+
+
+def _answer(line: bytes) -> Frame:
     try:
         frame = decode(line)
     except (ValueError, RecursionError):
@@ -129,12 +145,7 @@ def welcome(line: bytes) -> Welcome:
             raise NoBroker(reason) from None
     if frame.get("op") == "error":
         raise refusal(frame)
-    limits, heartbeat, session = frame.get("limits"), seconds(frame, "heartbeat_ms"), frame.get("session")
-    payload_bytes = limits.get("payload_bytes") if isinstance(limits, dict) else None
-    is_welcome = frame.get("op") == "welcome" and type(session) is int and type(payload_bytes) is int
-    if not is_welcome or not heartbeat:
-        raise NoBroker("it did not say welcome")
-    return Welcome(str(frame.get("broker")), session, heartbeat, payload_bytes)  # type: ignore[arg-type]
+    return frame
 
 
 def refusal(frame: Frame) -> Refused:

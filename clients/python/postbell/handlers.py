@@ -1,4 +1,4 @@
-"""What runs handlers: takes messages, calls who handles them, and says what became of each, however the handler ended."""
+"""Runs handlers: takes messages, calls who handles them, and says what became of each, however the handler ended."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class _Serving:
         self._stop: asyncio.Event
         self._busy: set[_Handling] = set()
         self._busy_at = self._loop.time()
-        # Those that have no message in hand.
+        # The tasks that have no message in hand.
         self._waiting: set[asyncio.Task[None]] = set()
         self._nobody_for: set[str] = set()
 
@@ -142,7 +142,7 @@ class _Serving:
             raise asyncio.CancelledError("somebody cancelled the tasks that handle messages")
 
     async def _finish(self, tasks: list[asyncio.Task[None]]) -> None:
-        """What is being handled is finished, within the grace; unless we are cancelled once more."""
+        """Waits up to `grace` for the running handlers; a second cancellation ends the wait."""
         is_cancelled = False
         try:
             await asyncio.wait(tasks, timeout=self._terms.grace)
@@ -200,7 +200,7 @@ class _Serving:
         return await self._settle(handling, fault)
 
     async def _call(self, handling: _Handling) -> BaseException | None:
-        """What left the handler; nothing where it returned."""
+        """Returns the exception that left the handler; `None` if the handler returned."""
         handler, message = handling.handler, handling.message
         if is_async(handler):
             return await self._in_task(handling, handler, message)
@@ -295,7 +295,7 @@ class _Serving:
                 await asyncio.wait_for(stop.wait(), max(left, 0.01))
 
     async def _until_connected(self) -> None:
-        # What waits with the broker cannot be told while it is away, and a job must not wait for ever.
+        # While the broker is away nobody can tell how much waits there, and a job must not wait for ever.
         try:
             await asyncio.wait_for(self._driver.connected.wait(), SEND_WAIT_SECONDS)
         except asyncio.TimeoutError:

@@ -24,7 +24,7 @@ class Hands:
         self._ended: PostbellError | None = None
 
     def put(self, message: Message) -> None:
-        """It waits to be taken."""
+        """Adds a message that waits to be taken."""
         self._waiting.append(message)
         self._changed.set()
 
@@ -67,22 +67,22 @@ class Hands:
         self._changed.set()
 
     def empty(self) -> list[Message]:
-        """Those that wait, which nobody will take now."""
+        """Removes and returns the messages that no handler took."""
         messages = list(self._waiting)
         self._waiting.clear()
         return messages
 
     def taken(self, message_id: str) -> Message | None:
-        """Who has it has not settled it yet."""
+        """The message, if somebody has taken it, still has it and has not settled it."""
         taken = self._taken.get(message_id)
         return taken() if taken else None
 
     def all_taken(self) -> list[Message]:
-        """Those that were taken and not settled."""
+        """Messages that handlers took and have not settled."""
         return [message for taken in list(self._taken.values()) if (message := taken())]
 
     def forgotten(self, message_id: str) -> None:
-        """Who had it let go of it; unless it came anew meanwhile."""
+        """Drops a message that its taker let go of, unless the message came anew meanwhile."""
         if message_id in self._taken and self.taken(message_id) is None:
             del self._taken[message_id]
 
@@ -91,7 +91,7 @@ class Hands:
         self._taken.pop(message_id, None)
 
     def is_handled(self, message_id: str) -> bool:
-        """It was handled here, and its ack may not have arrived."""
+        """Whether the message was handled here, and its ack may not have arrived."""
         return message_id in self._handled
 
     def handled(self, message_id: str) -> None:

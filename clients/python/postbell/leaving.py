@@ -1,4 +1,4 @@
-"""What becomes of the messages in hand when an agent is closed, by what ended the block: no IO."""
+"""Decides what becomes of the messages in hand when an agent is closed, by what ended the block: no IO."""
 
 from __future__ import annotations
 

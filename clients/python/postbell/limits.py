@@ -18,7 +18,7 @@ HEARTBEATS_MISSED_MAX: Final = 2
 ACK_TAGS_MAX: Final = WINDOW_MAX
 #: The longest reason of a ``nack``; the broker cuts what is longer, and so do we.
 REASON_BYTES_MAX: Final = 1_000
-#: What one ``redrive`` or ``purge`` names at most.
+#: The most dead letters that one ``redrive`` or ``purge`` names.
 DEAD_IDS_MAX: Final = 1_000
 #: The longest delay, time to live or extension: a week.
 DURATION_MS_MAX: Final = 7 * 24 * 3_600 * 1_000
@@ -29,6 +29,11 @@ LOCK_MS_MAX: Final = 3_600_000
 LOCK_SECONDS: Final = 30.0
 
 CONNECT_WAIT_SECONDS: Final = 10.0
+#: How long a sign of life is waited for at first: the first timeout of RFC 6298.
+SIGN_WAIT_FIRST_SECONDS: Final = 1.0
+#: After an answer: so many times as long as that took, and not less than this.
+SIGN_WAIT_FACTOR: Final = 4
+SIGN_WAIT_MIN_SECONDS: Final = 0.25
 #: A broker that takes nothing for so long is left.
 WRITE_WAIT_SECONDS: Final = 10.0
 #: How long a send waits for its answer, reconnects included.
@@ -38,9 +43,9 @@ CLOSE_WAIT_SECONDS: Final = 5.0
 RECONNECT_FIRST_SECONDS: Final = 0.1
 #: A broker that is back has its agents back within the 5 s in which messages are promised.
 RECONNECT_MAX_SECONDS: Final = 3.0
-#: Sends that wait for their answer. Whoever comes after them waits for room.
+#: Sends that wait for their answer. A send after them waits for room.
 SENDS_MAX: Final = 1_024
-#: Of the sends that were held back, so many are under way at once.
+#: The most sends, of those that were held back, that are under way at once.
 RESUMED_MAX: Final = 256
 #: Answers to one question that nobody took yet; those that come after them are dropped.
 ANSWERS_MAX: Final = WINDOW_MAX
@@ -60,7 +65,7 @@ DIGITS_MAX: Final = 4_300
 #: How deep a value may be nested where `sys.setrecursionlimit` was raised above what a stack is trusted to hold.
 NESTED_MAX: Final = 1_000
 RECURSION_TRUSTED: Final = 10_000
-#: What comes of a line after `LINE_BYTES_MAX` is thrown away; after so much of it the connection is.
+#: The rest of a line after `LINE_BYTES_MAX` is thrown away; after so much of it the connection is.
 LINE_DISCARD_MAX: Final = 64 * LINE_BYTES_MAX
 #: The longest that a broker may ask to stay away, or a send to wait: what is longer is a mistake.
 RETRY_SECONDS_MAX: Final = 60.0

@@ -82,7 +82,7 @@ class Lock:
             self._renewing.add_done_callback(lambda _: tell(self))
 
     def drop(self) -> None:
-        """It is not renewed any more, and ends by its time."""
+        """The lock is not renewed any more, and ends by its time."""
         if self._renewing:
             self._renewing.cancel()
         if self.held:

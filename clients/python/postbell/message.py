@@ -144,7 +144,7 @@ class Facts:
 
 
 class Reply(Facts):
-    """An answer to a question. It is acknowledged already: whoever asked has it."""
+    """An answer to a question. Answers are acknowledged already: whoever asked has them."""
 
     __slots__ = ("fault",)
 
@@ -228,7 +228,7 @@ class Message(Facts):
         is still to be acknowledged, which a handler does by returning. A message has one answer: a second one, at another
         attempt perhaps, is the first one again. After `ttl` it is not delivered any more.
 
-        Whoever answers later, perhaps from another process, keeps `sender`, `correlation_id` and `reply_to`, and sends a
+        To answer later, perhaps from another process, keep `sender`, `correlation_id` and `reply_to`, and send a
         message of type response ``to`` the one with the others as ``correlation_id`` and ``to_instance``."""
         priority = min(max(self.priority, 1), 10)
         return await self._settler.reply(self, payload=payload, headers=headers, priority=priority, ttl=ttl)

@@ -1,4 +1,4 @@
-"""What becomes of a message, by what left its handler: no IO."""
+"""Decides what becomes of a message, by what left its handler: no IO."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import NamedTuple
 from .errors import Unreadable
 from .message import Dead, Duration, Release, Retry, reason_of
 
-#: What ends the process.
+#: The exceptions that end the process.
 LEAVING = (SystemExit, KeyboardInterrupt)
 
 
 class Outcome(NamedTuple):
-    """What the broker is told."""
+    """The outcome that the broker is told."""
 
     #: ack, fail, dead or release
     what: str
     reason: str | None = None
     delay: Duration | None = None
-    #: What the process is to be left with.
+    #: The exception by which the process is to be left.
     leaving: BaseException | None = None
-    #: It was raised on purpose, and needs no traceback.
+    #: Whether it was raised on purpose, and needs no traceback.
     is_meant: bool = False
 
 
@@ -60,7 +60,8 @@ def _of(fault: BaseException, is_interrupted: bool) -> Outcome:
 
 
 def _leaves(fault: BaseException) -> Iterator[BaseException]:
-    """Of a group those within it. By its looks: Python has groups since 3.11, and libraries had them before."""
+    """The exceptions within a group, or the one itself. A group is known by its looks: Python has groups since 3.11, and
+    libraries had them before."""
     waiting = [fault]
     while waiting:
         fault = waiting.pop()

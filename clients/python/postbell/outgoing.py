@@ -1,4 +1,4 @@
-"""What is sent: checked here as far as this side knows, so that a mistake is the caller's and not the session's end."""
+"""Checks what is sent, as far as this side knows, so that a mistake is the caller's and not the session's end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .frames import Frame, encode
 from .limits import LINE_BYTES_MAX
 from .message import milliseconds
 
-#: What a `ref` adds to a line.
+#: The most that a `ref` adds to a line.
 _REF_BYTES = 32
 
 

@@ -23,7 +23,7 @@ class Pace:
         return spread(around)
 
     def reset(self) -> None:
-        """It worked: the next failure starts from the beginning."""
+        """The attempt worked: the next failure starts from the beginning."""
         self._next = self._first
 
 

@@ -1,4 +1,4 @@
-"""What was asked and not heard of yet, and the deliveries that are held: no IO; the time is given."""
+"""Requests that are not answered yet, and the deliveries that are held: no IO; the time is given."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Pending:
         return line
 
     def answered(self, frame: Frame) -> None:
-        """Whoever asked may have stopped waiting: then nobody is told."""
+        """Tells the caller that asked, if it still waits."""
         if answer := self._pop(frame.get("ref")):
             answer(frame)
 
@@ -78,7 +78,7 @@ class Pending:
         return True
 
     def forget(self, reference: str) -> None:
-        """Whoever asked has given up: what was not written yet never is."""
+        """The caller gave up: a request that was not written yet never is."""
         self._pop(reference)
 
     def take_due(self, now: float) -> list[bytes]:
@@ -96,7 +96,8 @@ class Pending:
         return self._resume_at
 
     def interrupted(self) -> None:
-        """The connection fell. What is safe to repeat waits for the next one; the rest is told."""
+        """The connection fell. Sends that are held back or have a dedupe key wait for the next connection; all other requests
+        raise `Interrupted`."""
         fault = Interrupted()
         asks, self._asks = self._asks, {}
         for answer in asks.values():
@@ -138,7 +139,7 @@ class Held:
 
     def __init__(self) -> None:
         self._deadlines: dict[int, float] = {}
-        # Those that were settled meanwhile are passed over, and cleared away when they are many.
+        # Deliveries that were settled meanwhile are passed over, and cleared away when they are many.
         self._due: list[tuple[float, int]] = []
 
     def insert(self, now: float, tag: int, deadline: float) -> None:

@@ -20,14 +20,14 @@ _ANY = ""
 
 
 class Handlers:
-    """Who handles what."""
+    """The handlers, by the type of message."""
 
     def __init__(self) -> None:
         self._by_type: dict[str, Handler] = {}
         self._stops: set[Callable[[], object]] = set()
-        #: What a task that a handler started ended the process with.
+        #: The exception with which a task that a handler started ended the process.
         self.left: BaseException | None = None
-        #: What a `def` is called with: the message, or what stands for it in a thread.
+        #: Makes the argument of a `def`: the message, or what stands for it in a thread.
         self.in_thread: Callable[[Message], Any] = lambda message: message
 
     def on(self, *types: str) -> Callable[[H], H]:
@@ -51,7 +51,7 @@ class Handlers:
         return register
 
     def of(self, message: Message) -> Handler | None:
-        """Who handles this one."""
+        """The handler of this message."""
         return self._by_type.get(message.type) or self._by_type.get(_ANY)
 
     @property
@@ -60,7 +60,7 @@ class Handlers:
         return not self._by_type
 
     def stop(self) -> None:
-        """Those that run finish what they have begun. From any thread."""
+        """Handlers that run finish what they have begun. May be called from any thread."""
         for stop in list(self._stops):
             stop()
 
@@ -92,7 +92,7 @@ class Handlers:
 
 
 def is_async(handler: Handler) -> bool:
-    """It runs in the event loop: also what only wraps an `async def`, or has one as its call."""
+    """Whether the handler runs in the event loop: also one that only wraps an `async def`, or has one as its call."""
     plain = _plain(handler)
     return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(getattr(plain, "__call__", None))  # noqa: B004
 

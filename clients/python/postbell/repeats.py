@@ -1,4 +1,4 @@
-"""What happens again and again, told whole once and then in a line a minute: no log is filled by one message that comes
+"""Tells whole once what happens again and again, and then in a line a minute: no log is filled by one message that comes
 again."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can still be read of a line that cannot be decoded as a whole: no IO.
+"""Reads what can still be read of a line that cannot be decoded as a whole: no IO.
 
 A delivery whose payload Python cannot hold has a tag all the same, and an answer a ref. So the fields of the object are read
 one by one: a field that cannot be read is `Unread` with the reason, and the others are what they are.
@@ -19,7 +19,7 @@ from .limits import DIGITS_MAX, NESTED_MAX, RECURSION_TRUSTED
 _LEVELS = 3
 _SPACE = re.compile(r"[ \t\r\n]*")
 _PLAIN = re.compile(r"[^,\]}\s]*")
-#: What is longer than so many brackets and strings is not looked through.
+#: A line with more brackets and strings is not looked through.
 _STEPS_MAX = 100_000
 # Runs of brackets are one step: a hostile line is made of them.
 _MARKS = re.compile(r'"|\[+|\{+|\]+|\}+')
@@ -143,7 +143,7 @@ def _object(text: str, at: int, fields: dict[str, Any], levels: int) -> int | No
 
 
 def _is_told(fields: dict[str, Any]) -> bool:
-    """What comes after the payload is not needed. Looking for its end takes a second for a megabyte of brackets."""
+    """Fields after the payload are not needed. Looking for the payload's end takes a second for a megabyte of brackets."""
     names = ("tag", "id", "from", "type") if fields.get("type") != "response" else ("tag", "id", "from", "correlation_id")
     return fields.get("op") == "msg" and all(name in fields for name in names)
 

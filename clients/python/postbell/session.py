@@ -1,6 +1,6 @@
 """One session with a broker, as a machine of bytes: no IO; the time is given.
 
-What arrives goes in by `receive`, what is to be written comes out by `take_output`, and `wake_at` says when `tick` has
+Bytes that arrive go in by `receive`, bytes to be written come out by `take_output`, and `wake_at` says when `tick` has
 something to do though nothing arrived.
 """
 
@@ -51,6 +51,9 @@ Acked = Callable[["list[str]", "Frame | PostbellError"], None]
 
 _USUAL_MS_MAX = 1_000_000_000
 
+#: Brokers count tags from 1, and ignore one that is not in flight.
+NO_TAG = 0
+
 _ANSWERS = {
     "sent",
     "acked",
@@ -86,7 +89,7 @@ class Session:
         self._heard_at = self._wrote_at = now
         self._repeats = Repeats(logger)
         self._pings = self._pongs = 0
-        #: It was said what was begun: from then on it is said of each delivery.
+        #: Whether `begun` was said once: from then on it is said of each delivery.
         self.says_begun = False
         self._begun_is_known = True
         self._begun_tags: list[int] = []
@@ -95,7 +98,7 @@ class Session:
         self.draining: Draining | None = None
 
     def receive(self, data: bytes, now: float) -> list[Event]:
-        """What arrived, as far as it is not for this machine alone."""
+        """Takes bytes that arrived; returns what is not for this machine alone."""
         self._heard_at = now
         return [event for line in self._lines.feed(data) if (event := self._line(line, now))]
 
@@ -148,7 +151,7 @@ class Session:
         is_usual = type(deadline_ms) is int and 0 < deadline_ms < _USUAL_MS_MAX
         deadline = deadline_ms / 1000 if is_usual else seconds(frame, "deadline_ms")  # type: ignore[operator]
         if type(tag) is not int:
-            # Its deadline will tell: nothing else names it.
+            # Only the delivery's deadline will tell the broker: nothing else names a delivery without a tag.
             self._passed_over(fault or "a delivery has no tag")
             return None
         if not deadline:
@@ -180,7 +183,7 @@ class Session:
         self._out += encode(frame)
 
     def send(self, frame: Frame, answer: Answer) -> str:
-        """A message; gives back its ref. It may wait behind others that were told to slow down."""
+        """Sends a message, and returns its ref. The message may wait behind others that were told to slow down."""
         reference, line = self._pending.send(frame, answer, is_connected=True)
         self._out += line or b""
         return reference
@@ -194,6 +197,21 @@ class Session:
         self.says_begun = True
         if self._begun_is_known:
             self._begun_tags += tags
+
+    def goodbye(self, tags: list[int]) -> None:
+        """The last words: what is in somebody's hands, and `bye`. A delivery may be on its way here, and would be blamed for
+        the end otherwise."""
+        self._begun_tags.clear()
+        self.begun(tags or [NO_TAG])
+        self._say_begun()
+        # An ack that came while the last write went out; the broker reads nothing behind `bye`.
+        self._say_acks()
+        self.say({"op": "bye"})
+
+    def _say_begun(self) -> None:
+        if self._begun_tags:
+            tags, self._begun_tags = self._begun_tags, []
+            self.say({"op": "begun", "tag": tags[0]} if len(tags) == 1 else {"op": "begun", "tags": tags})
 
     def ack(self, tag: int, key: str) -> None:
         """Handled: with those that are acknowledged by the same write. `acked` is told what became of them, by these keys; a
@@ -218,21 +236,22 @@ class Session:
             self.say({"op": "nack", "tag": tag, "outcome": outcome, "delay_ms": delay_ms, "reason": text})
 
     def take_output(self, now: float) -> bytes:
-        """What is to be written now."""
+        """Takes the bytes that are to be written now."""
         for line in self._pending.take_due(now):
             self._out += line
-        if self._begun_tags:
-            tags, self._begun_tags = self._begun_tags, []
-            self.say({"op": "begun", "tag": tags[0]} if len(tags) == 1 else {"op": "begun", "tags": tags})
-        while self._ack_tags:
-            tags, self._ack_tags = self._ack_tags[:ACK_TAGS_MAX], self._ack_tags[ACK_TAGS_MAX:]
-            keys, self._ack_keys = self._ack_keys[:ACK_TAGS_MAX], self._ack_keys[ACK_TAGS_MAX:]
-            self.ask({"op": "ack", "tags": tags}, partial(self._tell_acked, keys))
+        self._say_begun()
+        self._say_acks()
         if not self._out:
             return b""
         out, self._out = bytes(self._out), bytearray()
         self._wrote_at = now
         return out
+
+    def _say_acks(self) -> None:
+        while self._ack_tags:
+            tags, self._ack_tags = self._ack_tags[:ACK_TAGS_MAX], self._ack_tags[ACK_TAGS_MAX:]
+            keys, self._ack_keys = self._ack_keys[:ACK_TAGS_MAX], self._ack_keys[ACK_TAGS_MAX:]
+            self.ask({"op": "ack", "tags": tags}, partial(self._tell_acked, keys))
 
     def tick(self, now: float) -> None:
         """Extends what is held, and says that we live; raises `Unreachable` if the broker does not."""

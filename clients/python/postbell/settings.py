@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def client(self) -> str:
-        """Who we are, for the broker's log."""
+        """The library's name and version, for the broker's log."""
         where = f"; {self.environment}" if self.environment else ""
         return f"postbell-python/{VERSION} ({platform.python_implementation()} {platform.python_version()}{where})"[:200]
 

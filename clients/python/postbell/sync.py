@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from . import forks
 from .agent import Agent
 from .blocking import SyncLock, SyncMessage
-from .dead import DeadLetters
+from .dead import Administered, DeadLetters
 from .errors import Closed, Forked, Invalid
 from .fields import Draining, Given, Question, Questions, Sending, Serving, Unpack
 from .limits import LOCK_SECONDS
@@ -204,11 +204,11 @@ class SyncAgent:
         """See `Agent.dead_letters`."""
         return self._call(self._agent.dead_letters(inbox, after, limit))
 
-    def redrive(self, *, ids: list[int] | None = None, inbox: str | None = None) -> int:
+    def redrive(self, *, ids: list[int] | None = None, inbox: str | None = None) -> Administered:
         """See `Agent.redrive`."""
         return self._call(self._agent.redrive(ids=ids, inbox=inbox))
 
-    def purge(self, *, ids: list[int] | None = None, inbox: str | None = None) -> int:
+    def purge(self, *, ids: list[int] | None = None, inbox: str | None = None) -> Administered:
         """See `Agent.purge`."""
         return self._call(self._agent.purge(ids=ids, inbox=inbox))
 
@@ -263,7 +263,7 @@ class SyncAgent:
 
 
 class _Left:
-    """What ends a process, on its way out of a loop that must not end by it."""
+    """An exception that ends the process, on its way out of a loop that must not end by it."""
 
     def __init__(self, by: BaseException) -> None:
         self.by = by

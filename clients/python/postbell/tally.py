@@ -148,7 +148,7 @@ class Failed(PostbellError):
 
 
 def markdown(agent: str, summary: Summary) -> str:
-    """A table. It names kinds of failure, and nothing out of a message: the page may be public."""
+    """A table that names kinds of failure, and nothing out of a message: the page may be public."""
     mark = "" if summary.is_clean else f", {summary.lost} not handled"
     lines = [
         f"### {_cell(agent)}: {int(summary)} messages{mark}",

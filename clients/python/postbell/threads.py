@@ -27,7 +27,7 @@ class Threads:
         self._generation = forks.generation
 
     def run(self, call: Callable[[], T]) -> asyncio.Future[T]:
-        """What it returns; it must not raise."""
+        """Returns what `call` returns; `call` must not raise."""
         told: asyncio.Future[T] = self._loop.create_future()
 
         def work() -> None:
@@ -48,7 +48,7 @@ class Threads:
         return told
 
     def end(self) -> None:
-        """Those that are free end, the others when they are done."""
+        """Free threads end now, the others when they are done."""
         for _ in range(self._made):
             self._work.put(None)
 
@@ -63,5 +63,5 @@ class Threads:
             if forks.generation != self._generation:
                 # The only thread there is: with it the child ends.
                 return
-            # It has the message.
+            # `work` holds the message.
             del work

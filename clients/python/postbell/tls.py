@@ -12,7 +12,7 @@ from .errors import Invalid
 
 @dataclass(frozen=True)
 class Trust:
-    """What was given to verify the broker by, and to be verified by."""
+    """The certificates and keys that the broker is verified by, and that it verifies this agent by."""
 
     #: A PEM file of who must have issued the broker's certificate; the system's roots where nothing is given.
     ca: str | None = None
@@ -74,7 +74,7 @@ def fingerprint(text: str) -> bytes:
 
 
 def sentence(fault: ssl.SSLError) -> str:
-    """What happened and what to do."""
+    """Says what happened and what to do."""
     if isinstance(fault, ssl.SSLCertVerificationError):
         return _unverified(fault)
     reason = (fault.reason or str(fault)).upper().replace(" ", "_")

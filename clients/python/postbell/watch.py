@@ -48,7 +48,7 @@ class Watch:
             self._wanted.set()
 
     def end(self) -> None:
-        """No more. It is called in the loop, which therefore stands no longer."""
+        """Ends the watch. Called in the loop, which therefore stands no longer."""
         self._over.set()
         self._answered.set()
         self._wanted.set()
@@ -64,7 +64,7 @@ class Watch:
             try:
                 self._loop.call_soon_threadsafe(self._answer, half)
             except RuntimeError:
-                # It is closed.
+                # The loop is closed.
                 return
             left = self._seen_at + half - time.monotonic()
             # A machine that is busy wakes us late, and not only the loop.
@@ -80,14 +80,14 @@ class Watch:
                 self._over.set()
             elif self._wanted.wait(_IDLE_SECONDS):
                 break
-        # It went round when it took what came.
+        # The loop went round when it took what came.
         self._seen_at = max(self._seen_at, self._looked_at)
 
     def _answer(self, half: float) -> None:
         now = time.monotonic()
         stood, self._seen_at = now - self._seen_at, now
         told, self._told = self._told, None
-        # What keeps the interpreter to itself keeps the thread too: then it is told afterwards.
+        # A call that keeps the interpreter to itself stops this thread too, so the stop is told afterwards.
         if told is not None or stood > half + min(half / 2, _LOOK_SECONDS_MAX):
             where = told or "no one knows where: something kept the interpreter to itself"
             logger.warning(

@@ -3,7 +3,7 @@
 import logging
 import os
 
-# What an agent logs of its own accord is what the tests provoke; the loop would complain of subprocesses that block it.
+# The tests provoke what an agent logs of its own accord; the loop would complain of subprocesses that block it.
 logging.getLogger("postbell").setLevel(logging.CRITICAL)
 logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 

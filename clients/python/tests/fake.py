@@ -1,6 +1,6 @@
 """A broker that writes what a test says, line by line, and keeps what it is told; and agents of either face that run on it.
 
-It lives in threads: the agents it is for may block, end their loop, or fork.
+The broker lives in threads: the agents it is for may block, end their loop, or fork.
 """
 
 from __future__ import annotations
@@ -22,6 +22,17 @@ IDLE = 0.5
 
 WELCOME = {"op": "welcome", "proto": 1, "broker": "fake", "session": 1, "heartbeat_ms": 15000}
 LIMITS = {"line_bytes": 1048576, "payload_bytes": 983040, "window": 10000}
+PONG = b'{"op":"pong"}'
+
+
+async def hello_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Frame:
+    """Answers the question that comes before the hello; gives back the hello."""
+    while True:
+        frame: Frame = json.loads(await reader.readline())
+        if frame["op"] == "hello":
+            return frame
+        assert frame == {"op": "ping"}, frame
+        writer.write(PONG + b"\n")
 
 
 def msg(tag: int, payload: str | bytes = "1", **fields: object) -> bytes:
@@ -44,15 +55,22 @@ class FakeBroker:
     """See the module."""
 
     def __init__(
-        self, lines: list[bytes], *, on_send: Callable[[Frame], list[bytes]] | None = None, is_old: bool = False
+        self,
+        lines: list[bytes],
+        *,
+        on_send: Callable[[Frame], list[bytes]] | None = None,
+        on_question: Callable[[int], bytes | None] | None = None,
+        is_old: bool = False,
     ) -> None:
         self._lines = lines
         self._is_old = is_old
+        # The answer to the question before the hello, by the connection's number; an error closes the connection.
+        self._on_question = on_question or (lambda _: PONG)
         self._on_send = on_send
         self._changed = threading.Condition()
         self._server = socket.create_server(("127.0.0.1", 0))
         self.url = f"tcp://127.0.0.1:{self._server.getsockname()[1]}"
-        #: What each connection said, in its order.
+        #: The frames that each connection said, in its order.
         self.said: list[list[Frame]] = []
         self._sockets: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -63,17 +81,22 @@ class FakeBroker:
                 peer, _ = self._server.accept()
                 self._sockets.append(peer)
                 self.said.append([])
-                threading.Thread(target=self._serve, args=(peer, self.said[-1]), daemon=True).start()
+                threading.Thread(target=self._serve, args=(peer, len(self.said) - 1), daemon=True).start()
 
-    def _serve(self, peer: socket.socket, said: list[Frame]) -> None:
+    def _serve(self, peer: socket.socket, number: int) -> None:
+        said = self.said[number]
         with suppress(OSError), peer, peer.makefile("rb") as lines:
             for line in lines:
                 frame = json.loads(line)
                 with self._changed:
                     said.append(frame)
                     self._changed.notify_all()
-                for answer in self._answers(frame, said):
+                is_question = frame["op"] == "ping" and len(said) == 1
+                answers = [self._on_question(number)] if is_question else self._answers(frame, said)
+                for answer in filter(None, answers):
                     peer.sendall(answer + b"\n")
+                if is_question and b'"error"' in (answers[0] or b""):
+                    break
         with self._changed:
             said.append({"op": "(gone)"})
             self._changed.notify_all()
@@ -88,7 +111,7 @@ class FakeBroker:
             case "begun" if self._is_old:
                 return [b'{"op":"error","code":"unknown_op","fatal":false,"message":"this broker knows no op \\"begun\\""}']
             case "ping":
-                return [b'{"op":"pong"}']
+                return [PONG]
             case "ack" if reference:
                 return [json.dumps({"op": "acked", "ref": reference}).encode()]
             case "send":
@@ -111,6 +134,14 @@ class FakeBroker:
             elif frame["op"] == "nack":
                 found.setdefault(frame["tag"], f"{frame['outcome']}: {frame.get('reason')}")
         return found
+
+    def ops(self, number: int) -> list[str]:
+        """The ops of a connection, in its order."""
+        return [frame["op"] for frame in self.said[number]]
+
+    def drop(self, number: int) -> None:
+        """Ends a connection."""
+        self._sockets[number].shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """No more."""

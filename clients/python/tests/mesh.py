@@ -91,7 +91,7 @@ class Process:
             self._changed.notify_all()
 
     def find(self, pattern: str) -> str:
-        """What it said, or says soon."""
+        """The match of the pattern in what the process said, or says soon."""
 
         def found() -> re.Match[str] | None:
             return re.search(pattern, self._said)
@@ -126,7 +126,7 @@ class Process:
 
 @dataclass
 class Credentials:
-    """Who an agent is."""
+    """An agent's name, token and address."""
 
     name: str
     token: str
@@ -172,7 +172,7 @@ class Mesh:
         self._broker.end(number)
 
     def freeze_broker(self) -> None:
-        """It lives, and does nothing from when this returns, until it is ended."""
+        """The broker lives, and does nothing from when this returns, until it is ended."""
         self._broker.tell(signal.SIGSTOP)
 
     def start_broker(self) -> None:

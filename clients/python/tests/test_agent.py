@@ -128,7 +128,7 @@ class Messages(unittest.IsolatedAsyncioTestCase):
             first, second = await anext(messages), await anext(messages)
             self.assertEqual((first.payload, second.payload), ("high", "middle"))
             third = asyncio.ensure_future(anext(messages))
-            # It takes a round trip with the broker to know that nothing more comes.
+            # Only a round trip with the broker shows that nothing more comes.
             await agent.dead_letters()
             self.assertFalse(third.done(), "two are not acknowledged")
             await first.ack()

@@ -179,7 +179,7 @@ class Conversation(unittest.IsolatedAsyncioTestCase):
         with patch.object(driver, "nack", wraps=driver.nack) as nack:
             await message.reply("too late")
             await message.ack()
-            # It comes beside the window, though nobody takes messages.
+            # The answer comes beside the window, though nobody takes messages.
             while not nack.called:
                 await asyncio.sleep(0.01)
             self.assertEqual(nack.call_args.kwargs["delay_ms"], ANSWER_AGAIN_MS, "it comes again, but not at once")

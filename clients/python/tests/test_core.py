@@ -26,7 +26,7 @@ def pushed(tag: int, deadline_ms: int = 4000) -> bytes:
 
 
 class Told:
-    """What somebody who asked was told."""
+    """Keeps what somebody who asked was told."""
 
     def __init__(self) -> None:
         self.all: list[Frame | PostbellError] = []
@@ -231,6 +231,15 @@ class Sessions(unittest.TestCase):
         self.assertEqual(self.written(), [{"op": "ack", "tags": [1, 2], "ref": "1"}])
         self.session.receive(line(op="acked", ref="1"), 0)
         self.assertEqual(self.acked, [["first", "second"]])
+
+    def test_an_ack_is_said_before_goodbye(self) -> None:
+        self.session.receive(pushed(1) + pushed(2), 0)
+        self.session.ack(1, "first")
+        self.session.goodbye([2])
+        self.assertEqual(
+            self.written(),
+            [{"op": "begun", "tag": 2}, {"op": "ack", "tags": [1], "ref": "1"}, {"op": "bye"}],
+        )
 
     def test_no_ack_has_more_tags_than_the_broker_takes(self) -> None:
         for tag in range(ACK_TAGS_MAX + 1):

@@ -11,6 +11,7 @@ from unittest.mock import patch
 from postbell import Agent, Interrupted, Message, PostbellError, Refused, TimedOut, Unreachable
 from postbell.limits import RECONNECT_FIRST_SECONDS
 
+from .fake import hello_of
 from .mesh import WAIT_SECONDS, Credentials, mesh, sender
 
 
@@ -68,7 +69,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
             await asyncio.sleep(0.02)
         self.assertFalse(await away.ack(), "nobody was there to take it")
         await asyncio.to_thread(mesh().start_broker)
-        # It is known again by its id, once it was pushed again; until then there is no tag to acknowledge.
+        # The message is known again by its id, once it was pushed again; until then there is no tag to acknowledge.
         generation = held.connection
         while held.connection == generation:
             await asyncio.sleep(0.02)
@@ -91,7 +92,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         await self.nothing_but_the_last(who, agent, peer)
 
     async def nothing_but_the_last(self, who: Credentials, agent: Agent, peer: Agent) -> None:
-        """What was handled before is neither handed out again nor left with the broker."""
+        """Messages that were handled before are neither handed out again nor left with the broker."""
         while True:
             try:
                 await peer.send(to=who.name, payload="last", dedupe_key=f"last-{who.name}")
@@ -193,7 +194,7 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         came = asyncio.Semaphore(0)
 
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readline()
+            await hello_of(reader, writer)
             writer.write(b'{"op":"welcome","broker":"b","session":1,"limits":{"payload_bytes":9},"heartbeat_ms":9000}\n')
             writer.write(b'{"op":"error","code":"taken_over","fatal":true,"message":"a newer session"}\n')
             writer.close()
@@ -216,8 +217,8 @@ class Faults(unittest.IsolatedAsyncioTestCase):
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal came
             came += 1
-            await reader.readline()
-            # It takes the first, is away for three, takes one more and falls, and then stays.
+            await hello_of(reader, writer)
+            # This broker takes the first, is away for three, takes one more and falls, and then stays.
             if came in (1, 5, 6):
                 writer.write(welcome)
             if came == 6:

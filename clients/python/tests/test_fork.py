@@ -166,7 +166,7 @@ class Forks(unittest.TestCase):
             with agent:
                 self.assertEqual(in_child(lambda: agent.connect()), 0)
                 self.assertEqual(in_child(lambda: agent.connect()), 0)
-            instances = [said[0]["instance"] for said in broker.said]
+            instances = [frame["instance"] for said in broker.said for frame in said if frame["op"] == "hello"]
             self.assertEqual(len(set(instances)), 3, instances)
 
     def test_the_connection_ends_with_the_parent_though_a_child_lives_on(self) -> None:

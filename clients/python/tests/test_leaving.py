@@ -11,8 +11,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import unittest
 from collections.abc import Callable
 from contextlib import suppress
@@ -56,7 +54,7 @@ def raising(make: Callable[[], BaseException]) -> Callable[[Any], None]:
     return call
 
 
-#: What is raised, and what the broker is told.
+#: The exceptions that are raised, and what the broker is told.
 RAISED: dict[str, tuple[Callable[[], BaseException], str]] = {
     "an exception": (lambda: KeyError("county"), "fail: KeyError: 'county'"),
     "one without words": (ValueError, "fail: ValueError"),
@@ -343,7 +341,7 @@ def start(code: str, url: str, **environ: str) -> subprocess.Popen[str]:
 
 
 class Processes(unittest.TestCase):
-    """What ends a process ends it: with the failed attempt told, and a status that is not green."""
+    """An exception that ends a process ends it: with the failed attempt told, and a status that is not green."""
 
     ENDS = (
         ("sys.exit(3)", 3, "SystemExit: 3"),
@@ -391,71 +389,3 @@ class Processes(unittest.TestCase):
                     process.communicate(timeout=WAIT_SECONDS)
                     broker.wait(lambda said: said[0][-1]["op"] == "(gone)")
                     self.assertEqual(broker.outcomes(), {1: "ack", 2: "ack"}, "the oldest that is left is the one to blame")
-
-
-class Begun(unittest.TestCase):
-    """Who is to blame where the process dies, is told before the handler can kill it."""
-
-    def test_of_several_side_by_side_each_is_told_before_its_handler_runs(self) -> None:
-        for face in FACES:
-            for kind in KINDS:
-                told: dict[str, bool] = {}
-                together = threading.Event()
-                with self.subTest(face=face, kind=kind), fake([msg(n) for n in range(1, 13)]) as broker:
-
-                    def look(message: Any, told: Any = told, broker: Any = broker, together: Any = together) -> None:
-                        def begun() -> set[int]:
-                            tags: set[int] = set()
-                            for frame in list(broker.said[0]):
-                                if frame["op"] == "begun":
-                                    tags |= set(frame.get("tags") or [frame["tag"]])
-                            return tags
-
-                        until = time.monotonic() + 2
-                        number = int(message.id[1:])
-                        # The first is the oldest, which needs no telling while it is alone.
-                        while number not in begun() and number > 1 and time.monotonic() < until:
-                            time.sleep(0.005)
-                        told[message.id] = number in begun()
-
-                    drain(face, broker.url, handler(kind, look) if kind == "def" else slow(look), concurrency=4)
-                    self.assertEqual([message_id for message_id, was in told.items() if not was and message_id != "m1"], [])
-
-    def test_one_at_a_time_says_nothing(self) -> None:
-        with fake([msg(n) for n in range(1, 6)]) as broker:
-            drain("sync", broker.url, handler("def", lambda _: None))
-            self.assertEqual([frame for frame in broker.said[0] if frame["op"] == "begun"], [])
-
-    def test_whoever_holds_several_says_which(self) -> None:
-        async def hold(url: str) -> None:
-            async with Agent("a", url=url, token="t") as agent:
-                messages = agent.messages(window=10)
-                held = [await anext(messages) for _ in range(3)]
-                for message in held:
-                    await message.ack(confirm=False)
-
-        with fake([msg(n) for n in range(1, 6)]) as broker:
-            asyncio.run(hold(broker.url))
-            begun = [tag for frame in broker.said[0] if frame["op"] == "begun" for tag in frame.get("tags") or [frame["tag"]]]
-            self.assertEqual(begun, [1, 2, 3], "and not those that wait unread")
-
-    def test_an_older_broker_is_not_told_again_and_nothing_is_logged(self) -> None:
-        async def hold(url: str) -> None:
-            async with Agent("a", url=url, token="t") as agent:
-                messages = agent.messages(window=10)
-                held = [await anext(messages) for _ in range(2)]
-                await agent.send(to="b", payload=1)
-                held.append(await anext(messages))
-                for message in held:
-                    await message.ack(confirm=False)
-
-        with fake([msg(1), msg(2), msg(3)], is_old=True) as broker, self.assertNoLogs("postbell", "WARNING"):
-            asyncio.run(hold(broker.url))
-            self.assertEqual(len([frame for frame in broker.said[0] if frame["op"] == "begun"]), 1)
-
-
-def slow(look: Callable[[Any], None]) -> Callable[[Message], Any]:
-    async def handle(message: Message) -> None:
-        await asyncio.to_thread(look, message)
-
-    return handle

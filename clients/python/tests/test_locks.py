@@ -1,4 +1,4 @@
-"""Of several agents that could do a task, one does, on a real broker."""
+"""One of several agents that could do a task does it, on a real broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an agent is connected with: given, or from the environment."""
+"""The settings that an agent is connected with: given, or from the environment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from postbell import Invalid, Message, settings
-from postbell.connection import hello
+from postbell.connector import hello
 from postbell.message import milliseconds
 from postbell.pace import Pace
 from postbell.tls import fingerprint

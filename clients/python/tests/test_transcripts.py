@@ -1,9 +1,9 @@
 """PROTOCOL.md's transcripts, with this library as the client and a broker that reads its part from the page.
 
-What the page has the client write, the agent is made to write by the method that does it, and the lines are compared; what
-it has the broker write is written to the agent, whose answer is compared. Lines that an agent writes of its own accord
-(`BY_ITSELF`) are no method's, and those that the broker refuses may be mistakes that this client does not make: they are
-passed over, and the broker's answer is written all the same.
+The agent is made to write each line that the page has the client write, by the method that does it, and the lines are
+compared; each line that the page has the broker write is written to the agent, whose answer is compared. Lines that an agent
+writes of its own accord (`BY_ITSELF`) are no method's, and those that the broker refuses may be mistakes that this client
+does not make: they are passed over, and the broker's answer is written all the same.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Any
 
 from postbell import Agent, DeadLetters, Lock, Message, Refused
 
+from .fake import hello_of
 from .mesh import ROOT
 
 PAGE = ROOT / "clients" / "rust" / "src" / "protocol" / "PROTOCOL.md"
 BY_ITSELF = {"ping", "pong", "extend", "window", "begun"}
-#: Those that every transcript together must have made it write.
+QUESTION = [("C", '{"op":"ping"}'), ("S", '{"op":"pong"}')]
+#: The frames that all transcripts together must have made the agent write.
 SPOKEN = {"hello", "ack", "nack", "send", "subscribe", "unsubscribe", "acquire", "release", "dead", "redrive", "purge", "bye"}
 WAIT_SECONDS = 10.0
 TOKEN = "pb_secret"
@@ -60,7 +62,7 @@ class Broker:
     """The page's: one connection, whose lines it reads and writes one by one."""
 
     def __init__(self) -> None:
-        #: What the agent said it has begun.
+        #: The tags that the agent said it has begun.
         self.begun: set[int] = set()
 
     async def listen(self) -> str:
@@ -68,8 +70,10 @@ class Broker:
         self._server = await asyncio.start_server(lambda r, w: self._came.put_nowait((r, w)), "127.0.0.1", 0)
         return f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
-    async def accept(self) -> None:
+    async def accept(self) -> Frame:
+        """The hello of the next connection."""
         self._reader, self.writer = await self._came.get()
+        return await hello_of(self._reader, self.writer)
 
     async def read(self, wanted: Callable[[Frame], bool]) -> Frame:
         """The next line that is wanted; those that an agent writes by itself may come before it."""
@@ -104,6 +108,9 @@ class Play:
 
     async def run(self, lines: list[tuple[str, str]]) -> None:
         url = await self._broker.listen()
+        if lines[:2] == QUESTION:
+            # The agent asks it of its own accord, and was answered before its hello was read.
+            lines = lines[2:]
         first = next((what for who, what in lines if who == "C"), "{}")
         hello = json.loads(first) if '"op":"hello"' in first else {}
         token = hello.get("token", TOKEN).replace("<token>", TOKEN)
@@ -113,8 +120,7 @@ class Play:
         of_itself = {key: hello.get(key) for key in ("instance", "group", "environment", "capabilities", "version")}
         self._agent = Agent("alice", url=url, token=token, heartbeat=heartbeat, **of_itself)
         self._connecting = asyncio.create_task(self._agent.connect())
-        await self._broker.accept()
-        said = await self._broker.read(lambda frame: frame["op"] == "hello")
+        said = await self._broker.accept()
         for key in hello.keys() - {"client", "window", "proto"}:
             same(said.get(key), hello[key] if key != "token" else token)
         self.spoken.add("hello")
@@ -160,7 +166,7 @@ class Play:
         if op == "ack" and reference is None:
             # One that nobody waits for goes with others.
             said["tag"] = said.pop("tags")[0]
-        # What the agent says in more words than the page is no mistake where the protocol has the same default.
+        # The agent may say more than the page, where the protocol has the same default.
         same({key: value for key, value in said.items() if key in frame}, frame)
         if reference is None:
             await task
@@ -168,7 +174,7 @@ class Play:
             self._asked[reference] = (own, task)
 
     async def _begun(self, frame: Frame) -> None:
-        """It says so by itself, of what was taken, once there is more than one."""
+        """The agent says `begun` by itself, once it has taken more than one message."""
         tags = set(frame.get("tags") or [frame["tag"]]) & self._taken.keys()
         while len(self._taken) > 1 and not tags <= self._broker.begun:
             await self._broker.read(lambda said: said["op"] == "begun")
@@ -208,7 +214,7 @@ class Play:
         return self._agent.send(**given)
 
     def _answer(self, given: Frame) -> Coroutine[Any, Any, Any]:
-        """It is the answer to what was pushed with that `correlation_id`."""
+        """Answers the message that was pushed with that `correlation_id`."""
         [message] = [m for m in self._taken.values() if m.correlation_id == given["correlation_id"]]
         same((message.sender, message.headers["reply_to"]), (given["to"], given["to_instance"]))
         return message.reply(given["payload"])
@@ -314,6 +320,8 @@ class Play:
                 same([letter.reason for letter in result.letters], [letter["reason"] for letter in frame["letters"]])
             case "redriven" | "purged":
                 same(result, frame["count"])
+                refused = result.refused and {"count": result.refused.count, "reason": result.refused.reason}
+                same(refused, frame.get("refused"))
             case "subscribed" | "unsubscribed" | "released":
                 same(result, None)
             case op:

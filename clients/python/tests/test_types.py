@@ -1,4 +1,4 @@
-"""What a type checker, a reader and Python itself say of a keyword that a method does not have."""
+"""A type checker and Python itself refuse a keyword that a method does not have; the others have one meaning each."""
 
 from __future__ import annotations
 

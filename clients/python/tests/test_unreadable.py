@@ -125,7 +125,7 @@ class Payloads(unittest.TestCase):
             for n in range(len(texts)):
                 self.assertTrue(broker.outcomes()[2 * n].startswith("dead: "))
                 self.assertEqual(broker.outcomes()[2 * n + 1], "ack")
-        # Of this process, whose broker it is too: read bracket by bracket they take many times that.
+        # The time is this process's, the fake broker's included: read bracket by bracket the texts take many times that.
         self.assertLess(time.process_time() - before, 3)
 
     def test_the_payload_need_not_be_the_last_field(self) -> None:
@@ -194,7 +194,7 @@ class Fields(unittest.TestCase):
         tag += len(odd)
 
         def look(message: Any) -> None:
-            # Whoever looks at one is not ended by it, whatever a table may hold.
+            # No look at a message raises, whatever a table may hold.
             _ = (
                 message.priority + message.attempt,
                 message.topic,

@@ -84,7 +84,7 @@ class Twice(unittest.IsolatedAsyncioTestCase):
         who, attempts = mesh().agent("stubborn"), []
         async with sender().agent() as peer, who.agent(window=1) as agent:
             await peer.send(to=who.name, payload=1)
-            # It has its thread, as a second process has.
+            # The second agent has a thread of its own, as a second process has.
             second = who.sync_agent(window=1)
             came = threading.Event()
 

@@ -128,7 +128,7 @@ class Collecting(Job):
 
 
 def is_due(source: Source, state: State, finished_seconds_ago: float | None, is_asked: bool, now: float) -> bool:
-    """Whether it is a source's turn. What it asked for itself holds also where somebody wants it now."""
+    """Whether it is a source's turn. A wait that the source asked for holds even if somebody wants the source read now."""
     if state.not_before is not None and now < state.not_before:
         return False
     is_under_way = state.page is not None

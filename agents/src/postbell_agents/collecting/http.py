@@ -22,7 +22,7 @@ CHUNK_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Answer:
-    """What came; `data` is None where it is what came the last time."""
+    """The answer of a source; `data` is None if nothing changed since the last time."""
 
     data: bytes | None
     etag: str | None
@@ -97,6 +97,6 @@ def _read(answer: Any, bytes_max: int, deadline: float) -> bytes:
         if time.monotonic() > deadline:
             raise Fault(f"the source gave {len(data)} bytes and did not end in time")
     if answer.length:
-        # What was cut off would be a shorter list that looks whole.
+        # A list that was cut off would be a shorter one that looks whole.
         raise Fault(f"the source ended {answer.length} bytes early")
     return bytes(data)

@@ -18,7 +18,7 @@ csv.field_size_limit(FIELD_CHARACTERS_MAX)
 
 
 class BadRecord(Fault):
-    """What came is not what the rule says."""
+    """A record is not what the source's rule says."""
 
 
 def parse(source: Source, data: bytes) -> tuple[list[Mapping[str, Any]], str | None]:
@@ -69,7 +69,7 @@ def _object(value: Any, what: str) -> Mapping[str, Any]:
 
 
 def at(value: Any, path: str) -> Any:
-    """What is at `a.b`; None where there is nothing. A field that has dots in its name is found too."""
+    """The value at `a.b`, or None. A field that has dots in its name is found too."""
     if isinstance(value, Mapping) and path in value:
         return value[path]
     for part in path.split("."):

@@ -15,13 +15,13 @@ from . import http, records, store
 from .sources import Source
 from .state import Pace, State, after_last, after_page, is_same_host, request, retry_at
 
-#: What a source answers to a page's token that it has forgotten.
+#: The answers of a source to a page's token that it has forgotten.
 PAGE_IS_GONE = (400, 404, 410)
 
 
 @dataclass
 class Tally:
-    """What a run did."""
+    """The counts of a run."""
 
     records: int = 0
     written: int = 0

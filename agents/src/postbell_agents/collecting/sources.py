@@ -55,7 +55,7 @@ class Source:
 
 
 def sources(file: Section) -> list[Source]:
-    """Of `[[sources]]`."""
+    """Reads `[[sources]]`."""
     found = [_source(section) for section in file.sections("sources")]
     if not 0 < len(found) <= SOURCES_MAX:
         file.fault("sources", f"there must be from 1 to {SOURCES_MAX} of them, not {len(found)}")

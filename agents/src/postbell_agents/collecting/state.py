@@ -21,7 +21,7 @@ FAILED_WAIT_MAX = 3600.0
 class State:
     """As the table keeps it; a field that an older version does not know is left out by it."""
 
-    #: Of the last document that was taken whole: the source says whether there is another by now.
+    #: Marks of the last document that was taken whole: by them the source says whether there is another by now.
     etag: str | None = None
     last_modified: str | None = None
     #: The greatest cursor of all runs that ended, and of the one under way.
@@ -29,7 +29,7 @@ class State:
     cursor_next: str | None = None
     #: The page that comes next in the run under way.
     page: str | None = None
-    #: Of a file: which one it was, how many of its rows are taken, and whether that is all.
+    #: The file that was read: which one it was, how many of its rows are taken, and whether that is all.
     signature: str | None = None
     row: int = 0
     is_whole: bool = False
@@ -37,7 +37,7 @@ class State:
     not_before: float | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """What is worth keeping."""
+        """The values that are worth keeping."""
         return {name: value for name, value in asdict(self).items() if value not in (None, 0)}
 
     @staticmethod
@@ -49,7 +49,7 @@ class State:
 
 @dataclass(frozen=True)
 class Request:
-    """What to ask for."""
+    """The request to make next."""
 
     url: str
     headers: dict[str, str]
@@ -137,7 +137,7 @@ class Pace:
         self._failures[source] = (count, now + min(FAILED_WAIT_MAX, FAILED_WAIT * 2 ** min(count - 1, 16)))
 
     def worked(self, source: str) -> None:
-        """It did not."""
+        """The source did not fail."""
         self._failures.pop(source, None)
 
     def is_resting(self, source: str, now: float) -> bool:

@@ -13,7 +13,7 @@ from .state import State
 
 
 def upsert(source: Source) -> sql.Composed:
-    """Writes a JSON array of rows; Postgres reads each value as its column's type. What is there already is not written."""
+    """Writes a JSON array of rows, but for those that are there already; Postgres reads each value as its column's type."""
     columns = tuple(source.fields)
     query = sql.SQL("insert into {table} as t ({columns}) select {columns} from jsonb_populate_recordset(null::{table}, %s)")
     insert = query.format(table=source.table.sql, columns=names(columns))

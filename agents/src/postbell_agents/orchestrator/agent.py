@@ -96,11 +96,11 @@ class Orchestrator(Job):
 
     @property
     def _fence(self) -> int:
-        """Of the lock that is ours."""
+        """The fence of the lock that is ours."""
         lock = self._lock
         fence = lock.fence if lock is not None and lock.held else None
         if fence is None:
-            # What is in hand at this very moment is left to the next one, uncounted.
+            # Without the lock, the message in hand is left to the next orchestrator, uncounted.
             raise Release
         return fence
 

@@ -1,4 +1,4 @@
-"""What a task is asked for by, read from a message. No IO."""
+"""Reads tasks and their outcomes from messages. No IO."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(payload: Any, *, deadline_seconds: float, assignments_max: int) -> Aske
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a worker says of its task: `{"ok": true, "result": …}`, or false with an `error`."""
+    """A worker's word on its task: `{"ok": true, "result": …}`, or false with an `error`."""
 
     is_ok: bool
     result: Any
@@ -59,7 +59,7 @@ def outcome(payload: Any) -> Outcome:
 
 
 def correlation(task_id: object, assignment: int) -> str:
-    """What a worker's answer is known by."""
+    """The `correlation_id` that a worker's answer is known by."""
     return f"{task_id}/{assignment}"
 
 

@@ -1,4 +1,4 @@
-"""Who does what: tasks and agents in, steps out. No IO, no clock: ages are given."""
+"""Decides who does what: tasks and agents in, steps out. No IO, no clock: ages are given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-#: What an agent says of itself while it can take a task.
+#: The status of an agent while it can take a task.
 WORKING = ("online", "busy", "starting")
 
 
@@ -16,9 +16,9 @@ WORKING = ("online", "busy", "starting")
 class Terms:
     """When an agent counts as gone, and a task as hopeless."""
 
-    #: It said goodbye or lost its connection: it may be back in a moment, and has its task then.
+    #: An agent that said goodbye or lost its connection keeps its task for so long: it may be back in a moment.
     grace_seconds: float
-    #: It says that it is here, and its heartbeat is older than this.
+    #: An agent that says it is here counts as gone once its heartbeat is older than this.
     silent_seconds: float
     #: A task that nobody can do is waited with for so long.
     wait_seconds: float
@@ -38,12 +38,12 @@ class Worker:
     heartbeat_seconds_ago: float | None
 
     def is_here(self, terms: Terms) -> bool:
-        """It can take a task."""
+        """Whether the worker can take a task."""
         ago = self.heartbeat_seconds_ago
         return self.status in WORKING and ago is not None and ago < terms.silent_seconds
 
     def is_gone(self, terms: Terms) -> bool:
-        """What it had is to be done by somebody else."""
+        """Whether the worker's tasks go to other workers."""
         ago = self.heartbeat_seconds_ago
         limit = terms.silent_seconds if self.status in WORKING else terms.grace_seconds
         return ago is None or ago >= limit
@@ -94,7 +94,7 @@ Step = Assign | Wait | Fail
 
 
 def plan(tasks: Iterable[Task], workers: Iterable[Worker], terms: Terms) -> list[Step]:
-    """What is to be done about tasks, given in the order of their urgency."""
+    """Decides what to do about tasks, given in the order of their urgency."""
     tasks = list(tasks)
     here = [worker for worker in workers if worker.is_here(terms)]
     by_id = {worker.agent_id: worker for worker in workers}
@@ -131,7 +131,7 @@ def _next(task: Task, lost: str | None, here: list[Worker], load: Mapping[str | 
         return Fail(task, f"{reason}; it was assigned {task.assignment} times")
     able = [w for w in here if task.needs in w.capabilities and task.environment in (None, w.environment)]
     free = [w for w in able if load[w.agent_id] < terms.tasks_per_agent_max]
-    # Who just had it and could not, only if there is nobody else.
+    # The worker that just had the task and could not gets it only if there is nobody else.
     others = [w for w in free if w.agent_id != task.agent_id] or free
     if others:
         return Assign(task, min(others, key=lambda w: (load[w.agent_id], w.agent_id)).agent_id)

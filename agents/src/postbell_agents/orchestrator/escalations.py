@@ -33,7 +33,7 @@ def end_acknowledged(connection: Connection, schema: str) -> None:
 
 
 def due(connection: Connection, repeat_seconds: float) -> list[DictRow]:
-    """Those to be told (again) now, the oldest first."""
+    """Escalations to be told (again) now, the oldest first."""
     return connection.execute(
         """
         select alert_id, alert, told from postbell_agents.orchestrator_escalations
@@ -45,7 +45,7 @@ def due(connection: Connection, repeat_seconds: float) -> list[DictRow]:
 
 
 def told(connection: Connection, alert_id: UUID, times_max: int) -> None:
-    """It was; the last time ends it."""
+    """The escalation was told; the last time ends it."""
     connection.execute(
         """
         update postbell_agents.orchestrator_escalations

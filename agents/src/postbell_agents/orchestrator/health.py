@@ -25,7 +25,7 @@ def read(connection: Connection, schema: str) -> dict[str, Any]:
     oldest = one(
         connection,
         sql.SQL(
-            "select extract(epoch from now() - min(created_at))::float8 as seconds "
+            "select extract(epoch from clock_timestamp() - min(created_at))::float8 as seconds "
             "from postbell_agents.orchestrator_tasks where answered_at is null and status = 'waiting'"
         ),
     )["seconds"]

@@ -1,5 +1,5 @@
-"""What the orchestrator says: first sent, then written as sent. One that is killed between is followed by one that sends it
-again: as the same message, by its key."""
+"""The orchestrator's messages: first sent, then written as sent. If an orchestrator is killed between, the next one sends
+the same message again, under the same key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .settings import Options
 
 logger = logging.getLogger("postbell_agents.orchestrator")
 
-#: It is the message that the broker does not take, whoever sends it and whenever.
+#: Codes by which the broker refuses the message itself, whoever sends it and whenever.
 REFUSALS = ("payload_too_large", "bad_field", "rejected")
 
 
@@ -64,7 +64,7 @@ def _send_answer(agent: SyncAgent, row: DictRow, payload: dict[str, Any]) -> str
 
 
 def answer(row: DictRow) -> dict[str, Any]:
-    """What whoever asked is told of a finished task."""
+    """The answer to the asker of a finished task."""
     is_ok = row["status"] == "done"
     what = {"result": row["result"]} if is_ok else {"error": row["error"]}
     return {
@@ -77,7 +77,7 @@ def answer(row: DictRow) -> dict[str, Any]:
 
 
 def send_escalations(agent: SyncAgent, connection: Connection, options: Options) -> None:
-    """What nobody acknowledged, to whom the file says."""
+    """Sends alerts that nobody acknowledged to the names and the topic in the configuration."""
     for row in escalations.due(connection, options.escalate_repeat_seconds):
         for to in options.escalate_to:
             _tell(agent, row, to=to)

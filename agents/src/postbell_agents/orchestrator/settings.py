@@ -1,4 +1,4 @@
-"""What the file says of the orchestrator, checked."""
+"""The orchestrator's part of the configuration, checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .assign import Terms
 
 @dataclass(frozen=True)
 class Options:
-    """What the file says of it."""
+    """The orchestrator's options."""
 
     terms: Terms
     deadline_seconds: float

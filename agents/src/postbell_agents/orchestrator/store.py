@@ -53,7 +53,7 @@ def insert(
 
 
 def open_tasks(connection: Connection) -> list[Task]:
-    """Those that are neither done nor failed: what is assigned, then what waits, the most urgent first."""
+    """Tasks that are neither done nor failed: the assigned ones, then those that wait, the most urgent first."""
     rows = connection.execute(
         """
         with open as (select * from postbell_agents.orchestrator_tasks where answered_at is null)
@@ -102,7 +102,7 @@ def carry_out(connection: Connection, step: Step, fence: int) -> None:
             )
             values: dict[str, Any] = {"agent_id": agent_id}
         case Wait(task, reason):
-            # It keeps when it was assigned: the wait is counted from there.
+            # The task keeps when it was assigned: the wait is counted from there.
             change, values = sql.SQL("status = 'waiting', error = %(reason)s"), {"reason": reason}
         case Fail(task, reason):
             change, values = sql.SQL("status = 'failed', error = %(reason)s, finished_at = now()"), {"reason": reason}
@@ -179,7 +179,7 @@ def unanswered(connection: Connection, schema: str) -> list[DictRow]:
 
 
 def answered(connection: Connection, task_id: UUID, fence: int) -> None:
-    """Whoever asked was told."""
+    """The asker was told."""
     connection.execute(
         "update postbell_agents.orchestrator_tasks set answered_at = now() where task_id = %s and fence <= %s",
         [task_id, fence],
@@ -187,7 +187,7 @@ def answered(connection: Connection, task_id: UUID, fence: int) -> None:
 
 
 def forget(connection: Connection, days: int) -> None:
-    """What was answered so long ago."""
+    """Deletes tasks that were answered, and escalations that ended, so many days ago."""
     connection.execute(
         "delete from postbell_agents.orchestrator_tasks where answered_at < now() - make_interval(days => %s)", [days]
     )

@@ -27,7 +27,7 @@ AUDIT = "remediation_audit"
 
 @dataclass(frozen=True)
 class Applied:
-    """What became of a fix."""
+    """The outcome of a fix."""
 
     fix: str
     dry_run: bool

@@ -18,7 +18,7 @@ ROWS_MAX = 10_000
 
 @dataclass(frozen=True)
 class Fix:
-    """What may be done about a finding."""
+    """A change that may be made about a finding."""
 
     name: str
     action: str
@@ -40,12 +40,12 @@ class Fix:
     reference_columns: tuple[str, ...] = ()
     #: `statement`: as the file has it, with `%(limit)s` and `returning`.
     statement: str = ""
-    #: What it gives back are the columns `before` and `after`, rather than rows as they are now.
+    #: The statement gives back the columns `before` and `after`, rather than rows as they are now.
     gives_before: bool = False
 
 
 def fixes(file: Section, dry_run: bool) -> list[Fix]:
-    """Of `[[fixes]]`."""
+    """Reads `[[fixes]]`."""
     found = [_fix(section, dry_run) for section in file.sections("fixes")]
     if not 0 < len(found) <= FIXES_MAX:
         file.fault("fixes", f"there must be from 1 to {FIXES_MAX} of them, not {len(found)}")

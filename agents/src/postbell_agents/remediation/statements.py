@@ -75,7 +75,7 @@ def _delete_orphans(fix: Fix) -> Statement:
 
 
 def _delete_duplicates(fix: Fix) -> Statement:
-    # What is kept is locked, and looked at again once it is: were it deleted or changed meanwhile, all of them could go.
+    # The kept row is locked and then looked at again: were it deleted or changed meanwhile, all duplicates could go.
     assert fix.table is not None
     query = sql.SQL(
         """
@@ -100,7 +100,7 @@ def _delete_duplicates(fix: Fix) -> Statement:
 
 
 def _named(fix: Fix) -> tuple[sql.Composed, Any]:
-    # Whoever writes the file may do anything on the database anyway; nothing of a message gets in here.
+    # The writer of the configuration may do anything on the database anyway; nothing of a message gets in here.
     text = sql.SQL(fix.statement.strip().rstrip(";"))
     if fix.gives_before:
         return sql.Composed([text]), {"limit": fix.rows_max}

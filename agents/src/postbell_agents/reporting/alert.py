@@ -8,13 +8,13 @@ from typing import Any
 
 from ..alerts import SEVERITIES
 
-#: Of what an alert says, where it has no message.
+#: The most characters of an alert's content that are shown if it has no message.
 TEXT_CHARACTERS_MAX = 500
 
 
 @dataclass(frozen=True)
 class Alert:
-    """What came, in the words that sinks write."""
+    """An alert that came, in the words that sinks write."""
 
     message_id: str
     severity: str

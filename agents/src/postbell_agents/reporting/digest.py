@@ -59,7 +59,7 @@ class Rate:
         return max(0.0, (1 - self._tokens) * self._seconds / self._count)
 
     def take(self, now: float) -> None:
-        """It was told."""
+        """Counts one that was told."""
         if self._count:
             self._fill(now)
             self._tokens -= 1

@@ -98,7 +98,7 @@ class Outlet:
                 return
 
     def begin_closing(self) -> None:
-        """What waits is tried once more without waiting for its digest; what is not taken goes back to the broker."""
+        """Tries waiting alerts once more, before their digest is due; alerts that no sink takes go back to the broker."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -124,7 +124,7 @@ class Outlet:
             self._tell(alerts)
 
     def _next(self) -> list[Alert]:
-        """What is due; nothing only at the end."""
+        """Waits for the alerts that are due, and takes them; none only at the end."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -162,7 +162,7 @@ class Outlet:
             while len(self._taken) > TAKEN_MAX:
                 self._taken.popitem(last=False)
         for future in futures:
-            # Whoever waited may have gone.
+            # The caller that waited may have gone.
             with suppress(InvalidStateError):
                 if fault is None:
                     future.set_result(None)

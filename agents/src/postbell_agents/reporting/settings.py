@@ -16,7 +16,7 @@ SINKS_MAX = 20
 
 
 def sinks(file: Section) -> list[tuple[Terms, Sink]]:
-    """Of `[[sinks]]`. One of them must be required, or nothing would keep an alert that none of them takes."""
+    """Reads `[[sinks]]`. One of them must be required, or nothing would keep an alert that none of them takes."""
     found = [(_terms(section), _sink(section)) for section in file.sections("sinks")]
     if not 0 < len(found) <= SINKS_MAX:
         file.fault("sinks", f"there must be from 1 to {SINKS_MAX} of them, not {len(found)}")

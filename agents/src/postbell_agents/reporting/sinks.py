@@ -20,14 +20,14 @@ from typing import Any
 from ..faults import Fault
 from .alert import Alert, body, headline
 
-#: What a webhook says back is not needed; more is not read.
+#: A webhook's answer is not needed; more of it is not read.
 ANSWER_BYTES_MAX = 64 * 1024
-#: It will not take this content, however often it is asked.
+#: By these a webhook will not take this content, however often it is asked.
 REFUSALS = (400, 413, 415, 422)
 
 
 class SinkFault(Fault):
-    """It was not taken; `retry_seconds` says when to come again, `is_refusal` that this content never will be."""
+    """A report was not taken; `retry_seconds` says when to come again, `is_refusal` that this content is never taken."""
 
     def __init__(self, sentence: str, *, retry_seconds: float | None = None, is_refusal: bool = False) -> None:
         super().__init__(sentence)
@@ -37,7 +37,7 @@ class SinkFault(Fault):
 
 @dataclass(frozen=True)
 class Report:
-    """What is told: alerts, or a text of another kind such as the daily summary."""
+    """The content for a sink: alerts, or a text of another kind such as the daily summary."""
 
     title: str
     text: str
@@ -59,7 +59,7 @@ class Report:
 
 
 def report(alerts: list[Alert]) -> Report:
-    """Of these alerts."""
+    """The report of these alerts."""
     return Report(headline(alerts), body(alerts), alerts)
 
 
@@ -91,7 +91,7 @@ class Webhook(Sink):
         """See `Sink.deliver`."""
         content = report.as_json() if self.format == "json" else {"text": f"{report.title}\n{report.text}"}
         headers = {"Content-Type": "application/json", "User-Agent": "postbell-reporting", "Idempotency-Key": report.key}
-        # Its scheme was checked where the file was read.
+        # The URL's scheme was checked where the configuration was read.
         request = urllib.request.Request(self.url, json.dumps(content).encode(), {**headers, **self.headers}, method="POST")
         try:
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout_seconds) as answer:
@@ -137,7 +137,7 @@ class Mail(Sink):
             raise SinkFault(f"the mail server {self.host}:{self.port} does not do: {fault}") from fault
 
     def compose(self, report: Report) -> EmailMessage:
-        """The mail. Its Message-ID is the content's, so that mail programs show one of two."""
+        """The mail, with the content's Message-ID, so that mail programs show one of two."""
         mail = EmailMessage()
         mail["Subject"] = f"[postbell] {' '.join(report.title.split())}"[:200]
         mail["From"], mail["To"] = self.sender, ", ".join(self.to)
@@ -170,7 +170,7 @@ class Mail(Sink):
         if self.tls == "starttls" and not is_encrypted:
             raise SinkFault(f"the mail server {self.host} does not offer STARTTLS, which the configuration asks for")
         if self.username:
-            # Whoever strips the offer on the way must not get the password.
+            # An attacker who strips the offer on the way must not get the password.
             if not is_encrypted and self.host not in ("localhost", "127.0.0.1", "::1"):
                 raise SinkFault(f"the mail server {self.host} offers no TLS; the password is not sent in clear")
             server.login(self.username, self.password or "")

@@ -22,7 +22,7 @@ create table if not exists postbell_agents.orchestrator_tasks (
   finished_at       timestamptz,
   -- Null: whoever asked has yet to be told.
   answered_at       timestamptz,
-  -- Of the orchestrator that wrote last: one whose lock was taken over meanwhile writes no more.
+  -- The fence of the orchestrator that wrote last: one whose lock was taken over meanwhile writes no more.
   fence             bigint not null,
   created_at        timestamptz not null default now()
 );

@@ -1,4 +1,4 @@
--- What the remediation agent changed, or would have: one row a message and fix, written in the transaction of the change.
+-- The changes that the remediation agent made, or would have made: one row a message and fix, written in the transaction of the change.
 -- The key makes a message that is delivered twice change nothing the second time.
 create table if not exists postbell_agents.remediation_audit (
   message_id  text not null,

@@ -17,7 +17,7 @@ RULES_MAX = 1000
 
 @dataclass(frozen=True)
 class Rule:
-    """What must hold of a table."""
+    """A condition that must hold of a table."""
 
     name: str
     check: str
@@ -26,9 +26,9 @@ class Rule:
     severity: str
     #: So many rows may break it before it is a finding.
     tolerated: int
-    #: What names a row in a finding's sample; empty: no sample, but for `unique`.
+    #: The columns that name a row in a finding's sample; empty: no sample, but for `unique`.
     key: tuple[str, ...]
-    #: What the remediation agent is told may mend it.
+    #: The fix that may mend it, as the remediation agent is told.
     fix: str | None
     #: `range`: any type that can be compared with the column.
     low: Any = None
@@ -42,7 +42,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a statement found."""
+    """The findings of a statement."""
 
     #: Rows that break the rule; of freshness 1 or 0.
     violations: int
@@ -52,7 +52,7 @@ class Measured:
 
 
 def rules(file: Section) -> list[Rule]:
-    """Of `[[rules]]`; the name of each is its own."""
+    """Reads `[[rules]]`, whose names must differ."""
     found = [_rule(section) for section in file.sections("rules")]
     if not 0 < len(found) <= RULES_MAX:
         file.fault("rules", f"there must be from 1 to {RULES_MAX} of them, not {len(found)}")
@@ -112,7 +112,7 @@ def reference(section: Section, count: int) -> tuple[Table, tuple[str, ...]]:
 
 
 def sentence(rule: Rule, measured: Measured) -> str:
-    """What a person reads."""
+    """The finding as a person reads it."""
     what = f"{rule.table}.{', '.join(rule.columns)}"
     n = measured.violations
     rows = "1 row" if n == 1 else f"{n} rows"

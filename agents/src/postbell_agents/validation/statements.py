@@ -61,7 +61,7 @@ def outside(column: str, low: Any, high: Any) -> Statement:
 
 
 def orphaned(of: tuple[str, ...], references: sql.Composable, to: tuple[str, ...]) -> sql.Composed:
-    """It refers to a row that is not there. As a foreign key has it, a null refers to nothing."""
+    """The condition that a row refers to one that is not there. As in a foreign key, a null refers to nothing."""
     filled = sql.SQL(" and ").join([sql.SQL("{} is not null").format(name(c, "t")) for c in of])
     same = sql.SQL(" and ").join([sql.SQL("{} = {}").format(name(b, "r"), name(c, "t")) for c, b in zip(of, to, strict=True)])
     return sql.SQL("{} and not exists (select from {} r where {})").format(filled, references, same)
