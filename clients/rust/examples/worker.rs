@@ -1,11 +1,12 @@
-//! A worker: acknowledges what it could do, fails what may work later, and gives up what never will.
+//! A worker: acknowledges what it could do, fails what may work later, gives up what never will, and answers who asks.
 //!
 //! `POSTBELL_URL` says where the broker is, `POSTBELL_TOKEN` is the agent's. An argument names the agent.
 
 use std::env;
 use std::time::Duration;
 
-use postbell_client::{Builder, ClientError, Delivery};
+use postbell_client::message::MessageType;
+use postbell_client::{Builder, Client, ClientError, Delivery, Outgoing};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -18,9 +19,13 @@ async fn main() -> Result<(), ClientError> {
     let agent = env::args().nth(1).unwrap_or_else(|| "worker".to_owned());
     let url = env::var("POSTBELL_URL").unwrap_or_else(|_| "tcp://127.0.0.1:7440".to_owned());
     let token = env::var("POSTBELL_TOKEN").unwrap_or_default();
-    let (_client, mut deliveries) = Builder::new(&url, &agent, &token).window(32).connect().await?;
+    let (client, mut deliveries) = Builder::new(&url, &agent, &token).window(32).connect().await?;
     while let Some(delivery) = deliveries.next().await {
-        handle(delivery).await;
+        if delivery.message_type() == MessageType::Query.as_str() {
+            answer(&client, delivery).await?;
+        } else {
+            handle(delivery).await;
+        }
     }
     Ok(())
 }
@@ -36,4 +41,11 @@ async fn handle(delivery: Delivery) {
             delivery.ack().await;
         }
     }
+}
+
+async fn answer(client: &Client, question: Delivery) -> Result<(), ClientError> {
+    client.send(Outgoing::answer(&question, &"working")?).await?;
+    // Only now: if this process ends before the answer is sent, another one answers.
+    question.ack().await;
+    Ok(())
 }

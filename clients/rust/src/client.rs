@@ -1,5 +1,6 @@
 //! The client: a handle on a connection that a task of its own keeps up.
 
+mod address;
 mod begun;
 mod builder;
 mod card;
@@ -17,6 +18,7 @@ mod held;
 pub mod lock;
 mod outgoing;
 mod pace;
+mod patience;
 mod pending;
 mod request;
 #[cfg(feature = "tls")]
@@ -34,11 +36,11 @@ use uuid::Uuid;
 
 use crate::protocol::limits::{LINE_BYTES_MAX, WINDOW_MAX};
 
-pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters};
+pub use crate::protocol::frame::dead::{DeadLetter, DeadLetters, Refused};
 pub use builder::Builder;
 #[cfg(any(test, fuzzing, feature = "fuzzing"))]
 pub use builder::address;
-pub use dead::Which;
+pub use dead::{Administered, Which};
 pub use delivery::{Deliveries, Delivery};
 use driver::Order;
 pub use error::ClientError;

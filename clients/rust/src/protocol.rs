@@ -7,6 +7,7 @@
 pub mod codec;
 pub mod error;
 pub mod frame;
+pub mod ids;
 pub mod limits;
 pub mod secret;
 pub mod topic;
@@ -14,3 +15,4 @@ pub mod written;
 
 pub use error::{ErrorCode, ProtocolError};
 pub use frame::{ClientFrame, ServerFrame};
+pub use ids::{Rank, Tag};

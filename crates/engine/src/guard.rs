@@ -4,8 +4,8 @@
 //!
 //! - **Only failures are delayed.** A hello with a right token is never slowed, whatever failed from its address before:
 //!   five thousand agents that reconnect at once are five thousand successes.
-//! - **A client that waits for the answer to a wrong token stands aside**, in a place of another kind, and
-//!   takes none of the places that a right token needs. When the places aside are taken too, the answer is
+//! - **A client that waits for the answer to a wrong token has a place of another kind** and
+//!   takes none of the places that a right token needs. When those places are taken too, the answer is
 //!   `busy` and no line is logged, so a flood of wrong tokens costs a bounded number of lines. The delay need
 //!   not protect the tokens: they have 256 random bits.
 //! - **A success forgives no failure.** The success may be another client's of the same address: one valid
@@ -49,7 +49,7 @@ impl Source {
     }
 }
 
-/// The connections that stand in one line, by address. The map is bounded by the places: an address without a
+/// The connections that stand in one queue, by address. The map is bounded by the places: an address without a
 /// connection is removed.
 #[derive(Debug, Default)]
 struct Standing {
@@ -79,9 +79,9 @@ impl Standing {
 
 #[derive(Debug, Default)]
 struct Inside {
-    /// The line of connections that are not authenticated yet.
+    /// The queue of connections that are not authenticated yet.
     unknown: Standing,
-    /// The line of clients that were refused and wait for the answer.
+    /// The queue of clients that were refused and wait for the answer.
     refused: Standing,
     failures: Failures,
 }
@@ -93,9 +93,9 @@ pub struct Guard {
     inside: Arc<Mutex<Inside>>,
 }
 
-/// The line that a connection stands in.
+/// The queue that a connection stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Line {
+enum Queue {
     Unknown,
     Refused,
 }
@@ -105,7 +105,7 @@ enum Line {
 pub struct Place {
     guard: Guard,
     source: Source,
-    line: Line,
+    queue: Queue,
 }
 
 impl Guard {
@@ -116,19 +116,19 @@ impl Guard {
 
     /// A place for a connection that is not authenticated yet; `None` if all are taken.
     pub fn admit(&self, address: IpAddr) -> Option<Place> {
-        self.enter(Source::of(address), Line::Unknown)
+        self.enter(Source::of(address), Queue::Unknown)
     }
 
-    fn enter(&self, source: Source, line: Line) -> Option<Place> {
-        let entered = self.standing(line, |standing| standing.enter(source, self.places));
-        entered.then(|| Place { guard: self.clone(), source, line })
+    fn enter(&self, source: Source, queue: Queue) -> Option<Place> {
+        let entered = self.standing(queue, |standing| standing.enter(source, self.places));
+        entered.then(|| Place { guard: self.clone(), source, queue })
     }
 
-    fn standing<T>(&self, line: Line, act: impl FnOnce(&mut Standing) -> T) -> T {
+    fn standing<T>(&self, queue: Queue, act: impl FnOnce(&mut Standing) -> T) -> T {
         let mut inside = self.inside();
-        act(match line {
-            Line::Unknown => &mut inside.unknown,
-            Line::Refused => &mut inside.refused,
+        act(match queue {
+            Queue::Unknown => &mut inside.unknown,
+            Queue::Refused => &mut inside.refused,
         })
     }
 
@@ -138,18 +138,18 @@ impl Guard {
 }
 
 impl Place {
-    /// The client gave a wrong token. Returns a place aside and how long the answer must wait there; `None` if
+    /// The client gave a wrong token. Returns a place of the other kind and how long the answer must wait there; `None` if
     /// too many wait already, and then the answer is `busy`.
     pub fn refuse(self, now: Instant) -> Option<(Self, Duration)> {
         let delay = self.guard.inside().failures.add(now, self.source);
-        let aside = self.guard.enter(self.source, Line::Refused)?;
-        Some((aside, delay))
+        let waiting = self.guard.enter(self.source, Queue::Refused)?;
+        Some((waiting, delay))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.guard.standing(self.line, |standing| standing.leave(self.source));
+        self.guard.standing(self.queue, |standing| standing.leave(self.source));
     }
 }
 

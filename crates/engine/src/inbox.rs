@@ -5,6 +5,7 @@
 
 pub mod dispatcher;
 pub mod event;
+mod ids;
 pub mod in_flight;
 pub mod lane;
 mod order;
@@ -20,10 +21,7 @@ use uuid::Uuid;
 
 use postbell_client::message::{Priority, Trace};
 
-/// The number of a session, unique in this broker's life.
-pub type SessionId = u64;
-/// The number of a delivery within a session, counted from 1.
-pub type Tag = u64;
+pub use ids::{Attempt, DeliveryId, Epoch, Rank, SessionId, Tag};
 
 /// The memory of an entry besides its body: the entry itself, its place in the lane, the bookkeeping of its
 /// row.
@@ -34,14 +32,12 @@ const TERMS_BYTES: usize = 160;
 /// A ready delivery, read from the table.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// The id of its row, which is the order of arrival.
-    pub delivery_id: i64,
+    /// The attempt that its push will be.
+    pub attempt: Attempt,
     /// The id of its message.
     pub message_id: Uuid,
     /// The position of its lane; see [`postbell_client::message::LANES`].
     pub lane: usize,
-    /// How many attempts failed so far.
-    pub attempt: u32,
     /// When the row was read, by this broker's clock.
     pub read_at: Instant,
     /// How old the message was at [`read_at`](Self::read_at), by the database's clock.
@@ -70,12 +66,15 @@ pub struct Terms {
     pub trace: Option<Trace>,
     /// The message's priority: a reply (lane 0) whose process is not here is treated by this.
     pub priority: Priority,
-    /// Its last attempt ended when the agent disconnected with several deliveries in hand: which one is to
+    /// The last attempt ended when the agent disconnected with several deliveries in hand: which one is to
     /// blame is unknown.
     pub in_company: bool,
     /// Why the delivery has no body.
     pub unfit: Option<Unfit>,
 }
+
+/// The sentence for `last_error` of a delivery whose message could not be seen. `sql/queries/doctor_unrouted.sql` counts by it.
+pub const UNSEEN: &str = "its message cannot be seen";
 
 /// Why a delivery cannot be pushed as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +86,9 @@ pub enum Unfit {
     TooLarge(String),
     /// The row cannot be read; the sentence says why.
     Unreadable(String),
+    /// The delivery is there, and its message cannot be seen: row level security hides it, or it was deleted past the
+    /// triggers.
+    Unseen,
 }
 
 impl Unfit {
@@ -94,6 +96,7 @@ impl Unfit {
     pub fn sentence(&self) -> &str {
         match self {
             Self::Left => "it was not read",
+            Self::Unseen => UNSEEN,
             Self::TooLarge(what) | Self::Unreadable(what) => what,
         }
     }

@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::protocol::Tag;
+
 /// The tags in hand; clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct InHand(Arc<Mutex<Tags>>);
@@ -12,14 +14,14 @@ pub(super) struct InHand(Arc<Mutex<Tags>>);
 struct Tags {
     /// The connection that the tags are of.
     generation: u64,
-    out: BTreeSet<u64>,
+    out: BTreeSet<Tag>,
     /// Whether `begun` was sent on this connection: from then on each delivery must be named.
     said: bool,
 }
 
 impl InHand {
     /// The agent takes a delivery. Returns the tags to name by `begun`.
-    pub(super) fn begin(&self, generation: u64, tag: u64) -> Vec<u64> {
+    pub(super) fn begin(&self, generation: u64, tag: Tag) -> Vec<Tag> {
         let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tags.generation != generation {
             *tags = Tags { generation, ..Tags::default() };
@@ -33,13 +35,13 @@ impl InHand {
     }
 
     /// The tags that the agent has, of this connection.
-    pub(super) fn now(&self, generation: u64) -> Vec<u64> {
+    pub(super) fn now(&self, generation: u64) -> Vec<Tag> {
         let tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tags.generation == generation { tags.out.iter().copied().collect() } else { Vec::new() }
     }
 
     /// The delivery has its outcome.
-    pub(super) fn end(&self, generation: u64, tag: u64) {
+    pub(super) fn end(&self, generation: u64, tag: Tag) {
         let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tags.generation == generation {
             tags.out.remove(&tag);
@@ -51,22 +53,26 @@ impl InHand {
 mod tests {
     use super::*;
 
-    const NONE: [u64; 0] = [];
+    const NONE: [Tag; 0] = [];
 
     #[test]
     fn one_after_the_other_needs_no_word_and_of_several_each_is_told() {
         let hand = InHand::default();
-        assert_eq!(hand.begin(1, 1), NONE);
-        hand.end(1, 1);
-        assert_eq!(hand.begin(1, 2), NONE);
-        assert_eq!(hand.begin(1, 3), [2, 3]);
-        hand.end(1, 2);
-        hand.end(1, 3);
-        assert_eq!(hand.begin(1, 4), [4], "what is not said is given back");
-        hand.end(1, 9);
-        assert_eq!(hand.begin(2, 1), NONE, "another connection");
-        hand.end(1, 1);
-        assert_eq!(hand.begin(2, 2), [1, 2], "the end of an older one's tag is none of this one's");
-        assert_eq!((hand.now(2), hand.now(3)), (vec![1, 2], vec![]));
+        assert_eq!(hand.begin(1, Tag(1)), NONE);
+        hand.end(1, Tag(1));
+        assert_eq!(hand.begin(1, Tag(2)), NONE);
+        assert_eq!(hand.begin(1, Tag(3)), [2, 3].map(Tag));
+        hand.end(1, Tag(2));
+        hand.end(1, Tag(3));
+        assert_eq!(hand.begin(1, Tag(4)), [Tag(4)], "what is not said is given back");
+        hand.end(1, Tag(9));
+        assert_eq!(hand.begin(2, Tag(1)), NONE, "another connection");
+        hand.end(1, Tag(1));
+        assert_eq!(
+            hand.begin(2, Tag(2)),
+            [1, 2].map(Tag),
+            "the end of an older one's tag is none of this one's"
+        );
+        assert_eq!((hand.now(2), hand.now(3)), (vec![Tag(1), Tag(2)], vec![]));
     }
 }

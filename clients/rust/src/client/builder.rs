@@ -9,10 +9,11 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
+use super::address::Address;
 use super::begun::InHand;
 #[cfg(feature = "link")]
-use super::connection::Connection;
-use super::connection::{self, Address};
+use super::connection::BrokerConnection;
+use super::connection::{self, Approach};
 use super::delivery::Deliveries;
 use super::driver::{Driver, Told};
 use super::error::is_final;
@@ -20,6 +21,8 @@ use super::error::is_final;
 use super::tls;
 use super::{Client, ClientError, ORDERS_MAX, UNDER_WAY_KIB_MAX};
 use crate::protocol::ErrorCode;
+#[cfg(feature = "link")]
+use crate::protocol::Rank;
 use crate::protocol::frame::Hello;
 use crate::protocol::limits::{PROTO, WINDOW_MAX};
 
@@ -134,7 +137,7 @@ impl Builder {
     /// is the broker's credential.
     #[cfg(feature = "link")]
     #[doc(hidden)]
-    pub fn broker(mut self, id: Uuid, rank: Option<i64>, hold: Duration) -> Self {
+    pub fn broker(mut self, id: Uuid, rank: Option<Rank>, hold: Duration) -> Self {
         (self.hello.broker, self.hello.rank) = (Some(id), rank);
         self.hello.hold_ms = Some(u64::try_from(hold.as_millis()).unwrap_or(u64::MAX));
         self
@@ -143,8 +146,8 @@ impl Builder {
     /// Connects once, without a task that keeps the connection up.
     #[cfg(feature = "link")]
     #[doc(hidden)]
-    pub async fn open(&self) -> Result<Connection, ClientError> {
-        connection::open(&Address::parse(&self.url)?, self).await
+    pub async fn open(&self) -> Result<BrokerConnection, ClientError> {
+        connection::open_unasked(self, &Address::parse(&self.url)?).await
     }
 
     /// How often each side says that it lives, in whole milliseconds.
@@ -178,7 +181,8 @@ impl Builder {
             let sentence = "a CA, a pin or a client's certificate is given, but the URL is not encrypted: use tcp+tls://";
             return Err(ClientError::Url(sentence.to_owned()));
         }
-        let first = connection::open(&address, &self).await?;
+        let mut approach = Approach::to(address);
+        let first = connection::open(&self, &mut approach).await?;
         let (orders, orders_rx) = mpsc::channel(ORDERS_MAX);
         // A broker never pushes more than the window, so this channel cannot overflow.
         let (deliveries_tx, deliveries) = mpsc::channel(WINDOW_MAX as usize);
@@ -187,7 +191,7 @@ impl Builder {
         let unreadable = Arc::<AtomicU64>::default();
         let in_hand = InHand::default();
         let told = Told { deliveries: deliveries_tx, in_hand: in_hand.clone(), state };
-        let driver = Driver::new(self, address, told, orders.downgrade(), unreadable.clone());
+        let driver = Driver::new(self, approach, told, orders.downgrade(), unreadable.clone());
         tokio::spawn(driver.run(first, orders_rx));
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB_MAX as usize));
         let client = Client { orders: orders.clone(), room, state: state_rx, instance, unreadable };

@@ -1,21 +1,22 @@
-//! One connection: address, hello and welcome.
+//! One connection: address, a question whether anybody is there, hello and welcome.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
+use super::address::Address;
+use super::patience::Patience;
 use super::{Builder, ClientError, State};
 use crate::protocol::codec::{LineError, LineReader, write_whole};
 use crate::protocol::frame::{Welcome, push_line};
 use crate::protocol::limits::LINE_BYTES_MAX;
-use crate::protocol::{ClientFrame, ServerFrame};
+use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
-const CONNECT_WAIT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_WAIT: Duration = Duration::from_secs(10);
 /// The longest line that is read, even if the broker announces more.
 const READ_BYTES_MAX: usize = 16 * LINE_BYTES_MAX;
-const DEFAULT_PORT: u16 = 7440;
 
 type ReadHalf = Box<dyn AsyncRead + Send + Sync + Unpin>;
 type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
@@ -25,7 +26,7 @@ type WriteHalf = Box<dyn AsyncWrite + Send + Sync + Unpin>;
     not(feature = "link"),
     allow(unreachable_pub, reason = "nobody outside has it without that feature")
 )]
-pub struct Connection {
+pub struct BrokerConnection {
     /// The lines of the broker.
     pub reader: LineReader<ReadHalf>,
     /// The lines to the broker.
@@ -34,80 +35,87 @@ pub struct Connection {
     pub welcome: Welcome,
 }
 
-impl Connection {
+impl BrokerConnection {
     pub(super) fn state(&self) -> State {
         State::Connected { broker: self.welcome.broker.clone(), session: self.welcome.session }
     }
 }
 
-/// The address of a broker.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Address {
-    /// `host:port`; an IPv6 host is in brackets.
-    text: String,
-    /// Whether the broker speaks TLS there.
-    pub(super) tls: bool,
+/// How a client comes to its broker: the address, and how long it waits there for a sign of life.
+#[derive(Clone, Debug)]
+pub(super) struct Approach {
+    address: Address,
+    patience: Patience,
 }
 
-impl Address {
-    /// The address in a `tcp://` or `tcp+tls://` URL.
-    pub(super) fn parse(url: &str) -> Result<Self, ClientError> {
-        let (tls, rest) = match url.strip_prefix("tcp+tls://") {
-            Some(rest) => (true, rest),
-            None => (false, url.strip_prefix("tcp://").unwrap_or(url)),
-        };
-        if tls && cfg!(not(feature = "tls")) {
-            let sentence = "this client was built without TLS: it needs the feature `tls` of the package postbell-client";
-            return Err(ClientError::Url(sentence.to_owned()));
-        }
-        let rest = rest.trim_end_matches('/');
-        let port_at = rest.rfind(':').filter(|at| *at > rest.rfind(']').unwrap_or(0));
-        let fault = || {
-            let sentence = format!(
-                "the broker's URL must look like tcp://host:7440 or tcp+tls://host:7440, not {url:?}"
-            );
-            ClientError::Url(sentence)
-        };
-        if rest.is_empty() || rest.contains('/') || rest.contains('@') {
-            return Err(fault());
-        }
-        let text = match port_at {
-            None => format!("{rest}:{DEFAULT_PORT}"),
-            Some(at) => rest[at + 1..].parse::<u16>().map(|_| rest.to_owned()).map_err(|_| fault())?,
-        };
-        Ok(Self { text, tls })
+impl Approach {
+    pub(super) const fn to(address: Address) -> Self {
+        Self { address, patience: Patience::new() }
     }
+}
 
-    /// `host:port`, as it is connected to.
-    #[cfg(any(test, fuzzing, feature = "fuzzing"))]
-    pub(crate) fn text(&self) -> &str {
-        &self.text
+/// Connects, asks whether anybody is there, and says hello.
+///
+/// A frozen broker's kernel accepts connections that nobody reads. A client that gives up the question has done
+/// nothing, so the client may be quick to try elsewhere. A hello that is given up may arrive late, and would take the
+/// place of the session that followed it.
+pub(super) async fn open(
+    builder: &Builder,
+    approach: &mut Approach,
+) -> Result<BrokerConnection, ClientError> {
+    within(CONNECT_WAIT, find(builder, approach)).await?.greet(builder).await
+}
+
+/// Connects and says hello at once, as a broker's link does: the rank in its hello tells which of two came later.
+#[cfg(feature = "link")]
+pub(super) async fn open_unasked(
+    builder: &Builder,
+    address: &Address,
+) -> Result<BrokerConnection, ClientError> {
+    let secured = async { connect(builder, address).await?.secured(address).await };
+    within(CONNECT_WAIT, secured).await?.greet(builder).await
+}
+
+async fn within<T>(
+    wait: Duration,
+    work: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    timeout(wait, work).await.unwrap_or(Err(ClientError::Timeout(wait)))
+}
+
+/// Asks on one connection after the other, since a balancer may lead each to another broker, until one answers.
+async fn find(builder: &Builder, approach: &mut Approach) -> Result<Greeting, ClientError> {
+    loop {
+        let connection = connect(builder, &approach.address).await?;
+        let (asked, wait) = (Instant::now(), approach.patience.wait());
+        let answer = async {
+            let mut lines = connection.secured(&approach.address).await?;
+            lines.ask().await?;
+            Ok(lines)
+        };
+        match timeout(wait, answer).await {
+            Err(_) => approach.patience.silent(),
+            // An older broker knows no question and closes.
+            Ok(Err(ClientError::Refused { code: ErrorCode::HelloExpected, .. })) => {
+                return connect(builder, &approach.address).await?.secured(&approach.address).await;
+            }
+            Ok(answer) => {
+                let lines = answer?;
+                approach.patience.answered(asked.elapsed());
+                return Ok(lines);
+            }
+        }
     }
+}
 
-    /// The host as a certificate names it: without the port and brackets.
+/// A connection that nothing was said on.
+struct Connected {
+    socket: TcpStream,
     #[cfg(feature = "tls")]
-    pub(super) fn host(&self) -> &str {
-        let host = self.text.rsplit_once(':').map_or(&*self.text, |(host, _)| host);
-        host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
-    }
-
-    /// The error for a failed connection to this address.
-    pub(super) fn fault(&self, fault: std::io::Error) -> ClientError {
-        let address = self.text.clone();
-        #[cfg(feature = "tls")]
-        if let Some(reason) = super::tls::sentence(&fault) {
-            return ClientError::Tls { address, reason };
-        }
-        ClientError::Unreachable { address, kind: fault.kind(), reason: fault.to_string() }
-    }
+    tls: Option<super::tls::Prepared>,
 }
 
-/// Connects and says hello.
-pub(crate) async fn open(address: &Address, builder: &Builder) -> Result<Connection, ClientError> {
-    timeout(CONNECT_WAIT, greet(address, builder)).await.unwrap_or(Err(ClientError::Timeout(CONNECT_WAIT)))
-}
-
-async fn halves(address: &Address, builder: &Builder) -> Result<(ReadHalf, WriteHalf), ClientError> {
+async fn connect(builder: &Builder, address: &Address) -> Result<Connected, ClientError> {
     // First, since a fault here needs no connection to be found.
     #[cfg(feature = "tls")]
     let tls = if address.tls { Some(builder.trust.prepare(address).await?) } else { None };
@@ -115,76 +123,84 @@ async fn halves(address: &Address, builder: &Builder) -> Result<(ReadHalf, Write
     let _ = builder;
     let socket = TcpStream::connect(&address.text).await.map_err(|e| address.fault(e))?;
     socket.set_nodelay(true).map_err(|e| address.fault(e))?;
-    #[cfg(feature = "tls")]
-    if let Some((connector, name)) = tls {
-        let stream = connector.connect(name, socket).await.map_err(|e| address.fault(e))?;
-        let (read, write) = tokio::io::split(stream);
-        return Ok((Box::new(read), Box::new(write)));
-    }
-    let (read, write) = socket.into_split();
-    Ok((Box::new(read), Box::new(write)))
+    Ok(Connected {
+        socket,
+        #[cfg(feature = "tls")]
+        tls,
+    })
 }
 
-async fn greet(address: &Address, builder: &Builder) -> Result<Connection, ClientError> {
-    let (read, mut writer) = halves(address, builder).await?;
-    let mut line = Vec::new();
-    push_line(&mut line, &ClientFrame::Hello(builder.hello.clone()));
-    // A broker that refuses may close before it has read the hello; then its own line says why, and the write's
-    // error does not.
-    let said = write_whole(&mut writer, &line).await;
-    let mut reader = LineReader::new(read, LINE_BYTES_MAX);
-    let line = match reader.next_line().await {
-        Ok(Some(line)) => line,
-        Ok(None) => return Err(address.fault(said.err().unwrap_or(std::io::ErrorKind::UnexpectedEof.into()))),
-        Err(LineError::Io(e)) => return Err(address.fault(e)),
-        Err(e @ LineError::TooLong(_)) => return Err(ClientError::Protocol(e.to_string())),
-    };
-    match ServerFrame::decode(&line) {
-        Ok(Some(ServerFrame::Welcome(welcome))) => {
-            reader.set_limit(welcome.limits.line_bytes.clamp(LINE_BYTES_MAX, READ_BYTES_MAX));
-            Ok(Connection { reader, writer, welcome })
+impl Connected {
+    /// Encrypts the connection if the address says so.
+    async fn secured(self, address: &Address) -> Result<Greeting, ClientError> {
+        #[cfg(feature = "tls")]
+        if let Some((connector, name)) = self.tls {
+            let stream = connector.connect(name, self.socket).await.map_err(|e| address.fault(e))?;
+            return Ok(Greeting::new(address, tokio::io::split(stream)));
         }
-        Ok(Some(ServerFrame::Error { code, message, retry_ms, .. })) => {
-            Err(ClientError::Refused { code, message, retry: retry_ms.map(Duration::from_millis) })
-        }
-        Ok(_) => Err(ClientError::Protocol("it did not say welcome".to_owned())),
-        Err(_) => Err(ClientError::Protocol("its first line cannot be read".to_owned())),
+        Ok(Greeting::new(address, self.socket.into_split()))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A connection before its session.
+struct Greeting {
+    address: Address,
+    reader: LineReader<ReadHalf>,
+    writer: WriteHalf,
+}
 
-    #[test]
-    fn an_address_is_a_host_and_a_port() {
-        let parse = |url| Address::parse(url).map(|address| (address.text, address.tls));
-        let clear = |text: &str| Ok((text.to_owned(), false));
-        assert_eq!(parse("tcp://h:1"), clear("h:1"));
-        assert_eq!(parse("tcp://h/"), clear("h:7440"));
-        assert_eq!(parse("localhost:7441"), clear("localhost:7441"));
-        assert_eq!(parse("tcp://[::1]"), clear("[::1]:7440"));
-        assert_eq!(parse("tcp://[::1]:9"), clear("[::1]:9"));
-        for bad in ["", "tcp://", "tcp://h:x", "tcp://u:p@h:1", "tcp+tls://", "tls://h:1", "http://h:1"] {
-            assert!(parse(bad).is_err(), "{bad}");
+impl Greeting {
+    fn new<R, W>(address: &Address, (read, write): (R, W)) -> Self
+    where
+        R: AsyncRead + Send + Sync + Unpin + 'static,
+        W: AsyncWrite + Send + Sync + Unpin + 'static,
+    {
+        let reader: ReadHalf = Box::new(read);
+        let reader = LineReader::new(reader, LINE_BYTES_MAX);
+        Self { address: address.clone(), reader, writer: Box::new(write) }
+    }
+
+    async fn ask(&mut self) -> Result<(), ClientError> {
+        match self.answer_to(&ClientFrame::Ping {}).await? {
+            Some(ServerFrame::Pong {}) => Ok(()),
+            _ => Err(ClientError::Protocol("it did not answer a ping".to_owned())),
         }
     }
 
-    #[cfg(feature = "tls")]
-    #[test]
-    fn the_host_is_what_a_certificate_has() {
-        for (url, host) in
-            [("tcp+tls://h", "h"), ("tcp+tls://[::1]:9", "::1"), ("tcp+tls://10.0.0.1", "10.0.0.1")]
-        {
-            let address = Address::parse(url).expect(url);
-            assert_eq!((address.host(), address.tls), (host, true), "{url}");
+    async fn greet(mut self, builder: &Builder) -> Result<BrokerConnection, ClientError> {
+        let hello = ClientFrame::Hello(builder.hello.clone());
+        match within(CONNECT_WAIT, self.answer_to(&hello)).await? {
+            Some(ServerFrame::Welcome(welcome)) => {
+                self.reader.set_limit(welcome.limits.line_bytes.clamp(LINE_BYTES_MAX, READ_BYTES_MAX));
+                Ok(BrokerConnection { reader: self.reader, writer: self.writer, welcome })
+            }
+            _ => Err(ClientError::Protocol("it did not say welcome".to_owned())),
         }
     }
 
-    #[cfg(not(feature = "tls"))]
-    #[test]
-    fn without_the_feature_tls_is_refused_in_words() {
-        let refused = Address::parse("tcp+tls://h").expect_err("no TLS").to_string();
-        assert!(refused.contains("built without TLS"), "{refused}");
+    /// Writes one line and reads the next one. An error of the broker is the error.
+    async fn answer_to(&mut self, said: &ClientFrame) -> Result<Option<ServerFrame>, ClientError> {
+        let mut line = Vec::new();
+        push_line(&mut line, said);
+        // A broker that refuses may close before it has read the line; then its own line says why, and the write's
+        // error does not.
+        let said = write_whole(&mut self.writer, &line).await;
+        let line = match self.reader.next_line().await {
+            Ok(Some(line)) => line,
+            Ok(None) => {
+                return Err(self
+                    .address
+                    .fault(said.err().unwrap_or(std::io::ErrorKind::UnexpectedEof.into())));
+            }
+            Err(LineError::Io(e)) => return Err(self.address.fault(e)),
+            Err(e @ LineError::TooLong(_)) => return Err(ClientError::Protocol(e.to_string())),
+        };
+        match ServerFrame::decode(&line) {
+            Ok(Some(ServerFrame::Error { code, message, retry_ms, .. })) => {
+                Err(ClientError::Refused { code, message, retry: retry_ms.map(Duration::from_millis) })
+            }
+            Ok(frame) => Ok(frame),
+            Err(_) => Err(ClientError::Protocol("its first line cannot be read".to_owned())),
+        }
     }
 }

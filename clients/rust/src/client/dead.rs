@@ -7,7 +7,7 @@ use tokio::time::{sleep, timeout};
 
 use super::driver::Order;
 use super::{Client, ClientError, SEND_WAIT};
-use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
+use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done, Refused};
 use crate::protocol::limits::DEAD_IDS_MAX;
 use crate::protocol::{ClientFrame, ErrorCode, ServerFrame};
 
@@ -22,6 +22,16 @@ pub enum Which<'a> {
     Ids(&'a [i64]),
     /// All of this inbox that are dead when their turn comes.
     Inbox(&'a str),
+}
+
+/// The fate of the dead letters that were to be redriven or purged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Administered {
+    /// How many were redriven or purged.
+    pub count: u64,
+    /// The letters of the chosen inbox that the table of messages refused. The refusal of letters that were chosen by id is an
+    /// error.
+    pub refused: Option<Refused>,
 }
 
 impl Client {
@@ -42,19 +52,19 @@ impl Client {
         }
     }
 
-    /// Makes dead letters ready again, with all their attempts; returns how many.
+    /// Makes dead letters ready again, with all their attempts; returns how many, and what was refused.
     ///
     /// # Errors
     /// See [`ClientError`]. Many go in several transactions, and those before the error stay committed.
-    pub async fn redrive(&self, which: Which<'_>) -> Result<u64, ClientError> {
+    pub async fn redrive(&self, which: Which<'_>) -> Result<Administered, ClientError> {
         self.settle_dead(which, ClientFrame::Redrive).await
     }
 
-    /// Deletes dead letters; returns how many.
+    /// Deletes dead letters; returns how many, and what was refused.
     ///
     /// # Errors
     /// See [`redrive`](Self::redrive).
-    pub async fn purge(&self, which: Which<'_>) -> Result<u64, ClientError> {
+    pub async fn purge(&self, which: Which<'_>) -> Result<Administered, ClientError> {
         self.settle_dead(which, ClientFrame::Purge).await
     }
 
@@ -62,12 +72,12 @@ impl Client {
         &self,
         which: Which<'_>,
         frame: fn(Chosen) -> ClientFrame,
-    ) -> Result<u64, ClientError> {
-        let mut count = 0;
+    ) -> Result<Administered, ClientError> {
+        let mut all = Administered::default();
         match which {
             Which::Ids(ids) => {
                 for ids in ids.chunks(DEAD_IDS_MAX) {
-                    count += self.some(frame(Chosen { ids: ids.to_vec(), ..Chosen::default() })).await?.count;
+                    all.add(self.some(frame(Chosen { ids: ids.to_vec(), ..Chosen::default() })).await?);
                 }
             }
             Which::Inbox(inbox) => {
@@ -75,17 +85,18 @@ impl Client {
                 loop {
                     let chosen = Chosen { inbox: Some(inbox.to_owned()), after, ..Chosen::default() };
                     let done = self.some(frame(chosen)).await?;
-                    count += done.count;
                     // Each request begins after the last letter of the one before: a letter that fails again at
                     // once is not redriven twice.
                     after = done.last.or(after);
-                    if !done.more {
+                    let more = done.more;
+                    all.add(done);
+                    if !more {
                         break;
                     }
                 }
             }
         }
-        Ok(count)
+        Ok(all)
     }
 
     async fn some(&self, frame: ClientFrame) -> Result<Done, ClientError> {
@@ -114,6 +125,16 @@ impl Client {
         let (answer, answered) = oneshot::channel();
         self.orders.send(Order::Ask(Box::new(frame), answer)).await.map_err(|_| self.why_closed())?;
         answered.await.map_err(|_| self.why_closed())?
+    }
+}
+
+impl Administered {
+    fn add(&mut self, done: Done) {
+        self.count += done.count;
+        match (&mut self.refused, done.refused) {
+            (Some(refused), Some(more)) => refused.count += more.count,
+            (refused, more) => *refused = refused.take().or(more),
+        }
     }
 }
 

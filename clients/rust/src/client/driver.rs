@@ -6,7 +6,8 @@ mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use rand::RngExt;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,16 +15,16 @@ use tokio::time::{sleep, sleep_until};
 use uuid::Uuid;
 
 use super::begun::InHand;
-use super::connection::{self, Address, Connection};
+use super::connection::{self, Approach, BrokerConnection};
 use super::delivery::Delivery;
 use super::dropped::Dropped;
 use super::pace::Pace;
 use super::pending::{AckAnswer, AskAnswer, Pending, SendAnswer};
 use super::{Builder, CLOSE_WAIT, ClientError, RECONNECT_MAX, State};
-use crate::protocol::ClientFrame;
 use crate::protocol::frame::{Nack, Send, push_line};
 use crate::protocol::limits::HEARTBEATS_MISSED_MAX;
-use session::Session;
+use crate::protocol::{ClientFrame, Tag};
+use session::ClientSession;
 
 /// The most orders that one write carries out.
 const ORDERS_AT_ONCE: usize = 256;
@@ -44,13 +45,13 @@ pub(super) enum Settled {
 pub(super) enum Order {
     Send(Box<Send>, SendAnswer),
     Settle {
-        tag: u64,
+        tag: Tag,
         generation: u64,
         settled: Settled,
     },
     /// The agent has begun with these deliveries.
     Begun {
-        tags: Vec<u64>,
+        tags: Vec<Tag>,
         generation: u64,
     },
     Window(u32),
@@ -67,7 +68,7 @@ pub(super) enum Order {
 }
 
 /// Why a session ended.
-enum End {
+enum SessionEnd {
     /// The agent closed the client.
     Closed(Option<oneshot::Sender<()>>),
     /// Reconnect after a pause, which is about this long at least.
@@ -89,7 +90,7 @@ pub(super) struct Told {
 /// The task behind a [`Client`](super::Client).
 pub(super) struct Driver {
     builder: Builder,
-    address: Address,
+    approach: Approach,
     deliveries: mpsc::Sender<Delivery>,
     in_hand: InHand,
     orders: mpsc::WeakSender<Order>,
@@ -107,14 +108,14 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) fn new(
         builder: Builder,
-        address: Address,
+        approach: Approach,
         Told { deliveries, in_hand, state }: Told,
         orders: mpsc::WeakSender<Order>,
         unreadable: Arc<AtomicU64>,
     ) -> Self {
         Self {
             builder,
-            address,
+            approach,
             deliveries,
             in_hand,
             orders,
@@ -128,7 +129,7 @@ impl Driver {
         }
     }
 
-    pub(super) async fn run(mut self, first: Connection, mut orders: mpsc::Receiver<Order>) {
+    pub(super) async fn run(mut self, first: BrokerConnection, mut orders: mpsc::Receiver<Order>) {
         let why = self.keep_up(first, &mut orders).await;
         self.state.send_replace(State::Closed(why.clone()));
         self.end(&mut orders, &why);
@@ -138,7 +139,7 @@ impl Driver {
     }
 
     /// Keeps the client connected until it is closed, or can never be connected again.
-    async fn keep_up(&mut self, first: Connection, orders: &mut mpsc::Receiver<Order>) -> ClientError {
+    async fn keep_up(&mut self, first: BrokerConnection, orders: &mut mpsc::Receiver<Order>) -> ClientError {
         let mut pace = Pace::new(self.builder.reconnect_first, RECONNECT_MAX);
         let mut next = Some(first);
         loop {
@@ -149,24 +150,26 @@ impl Driver {
                     self.live(connection, orders).await
                 }
                 None => {
-                    let (address, builder) = (self.address.clone(), self.builder.clone());
-                    match self.meanwhile(orders, connection::open(&address, &builder)).await {
+                    let (builder, mut approach) = (self.builder.clone(), self.approach.clone());
+                    let opened = self.meanwhile(orders, connection::open(&builder, &mut approach)).await;
+                    self.approach = approach;
+                    match opened {
                         Some(Ok(connection)) => {
                             next = Some(connection);
                             continue;
                         }
                         Some(Err(e)) => self.not_opened(e),
-                        None => End::Closed(None),
+                        None => SessionEnd::Closed(None),
                     }
                 }
             };
             let wait = match end {
-                End::Closed(done) => {
+                SessionEnd::Closed(done) => {
                     self.closing = self.closing.take().or(done);
                     return ClientError::Closed;
                 }
-                End::Final(e) => return e,
-                End::Fell(reason, not_before) => {
+                SessionEnd::Final(e) => return e,
+                SessionEnd::Fell(reason, not_before) => {
                     // Spread as well, because many clients were told the same time.
                     let not_before = not_before.mul_f64(rand::rng().random_range(0.5..1.5));
                     let wait = pace.next_wait().max(not_before);
@@ -174,7 +177,7 @@ impl Driver {
                     wait
                 }
                 // Spread, so that a thousand agents do not arrive at the next broker together.
-                End::Drained(within) => within.mul_f64(rand::rng().random::<f64>()),
+                SessionEnd::Drained(within) => within.mul_f64(rand::rng().random::<f64>()),
             };
             self.state.send_replace(State::Reconnecting);
             if self.meanwhile(orders, sleep(wait)).await.is_none() {
@@ -183,29 +186,31 @@ impl Driver {
         }
     }
 
-    fn not_opened(&self, error: ClientError) -> End {
+    fn not_opened(&self, error: ClientError) -> SessionEnd {
         match error {
             // Somebody must look, although the fault may pass: a renewal that is half done, a proxy in between.
             e @ (ClientError::Tls { .. } | ClientError::Invalid(_)) => {
                 tracing::warn!(error = %e, "the connection cannot be made again; trying on");
-                End::Fell(e.to_string(), Duration::ZERO)
+                SessionEnd::Fell(e.to_string(), Duration::ZERO)
             }
             e => self.refused(e),
         }
     }
 
     /// How a session ends after the broker refused it.
-    fn refused(&self, error: ClientError) -> End {
+    fn refused(&self, error: ClientError) -> SessionEnd {
         match error {
-            ClientError::Refused { code, .. } if self.builder.is_final(code) => End::Final(error),
-            ClientError::Refused { retry, .. } => End::Fell(error.to_string(), retry.unwrap_or_default()),
+            ClientError::Refused { code, .. } if self.builder.is_final(code) => SessionEnd::Final(error),
+            ClientError::Refused { retry, .. } => {
+                SessionEnd::Fell(error.to_string(), retry.unwrap_or_default())
+            }
             _ => fell(error),
         }
     }
 
-    async fn live(&mut self, connection: Connection, orders: &mut mpsc::Receiver<Order>) -> End {
+    async fn live(&mut self, connection: BrokerConnection, orders: &mut mpsc::Receiver<Order>) -> SessionEnd {
         self.generation += 1;
-        let mut session = Session::new(connection, Instant::now());
+        let mut session = ClientSession::new(connection, Instant::now());
         for send in self.pending.interrupted() {
             self.write_send(&mut session, send);
         }
@@ -214,7 +219,7 @@ impl Driver {
             Some(end) => end,
             None => self.serve(&mut session, orders, batch).await,
         };
-        if matches!(end, End::Fell(..) | End::Drained(_)) {
+        if matches!(end, SessionEnd::Fell(..) | SessionEnd::Drained(_)) {
             self.pending.interrupted();
         }
         end
@@ -222,10 +227,10 @@ impl Driver {
 
     async fn serve(
         &mut self,
-        session: &mut Session,
+        session: &mut ClientSession,
         orders: &mut mpsc::Receiver<Order>,
         mut batch: Vec<Order>,
-    ) -> End {
+    ) -> SessionEnd {
         let mut leave_at = None;
         loop {
             for send in self.pending.take_due(Instant::now()) {
@@ -239,12 +244,12 @@ impl Driver {
                 && self.pending.is_empty()
             {
                 self.say_goodbye(session).await;
-                return End::Drained(within);
+                return SessionEnd::Drained(within);
             }
             // No handle is left: wait only for the answers to what was asked.
             if leave_at.is_some_and(|at| self.pending.is_empty() || at <= Instant::now()) {
                 self.say_goodbye(session).await;
-                return End::Closed(None);
+                return SessionEnd::Closed(None);
             }
             let heartbeat = Duration::from_millis(session.connection.welcome.heartbeat_ms.into());
             let heartbeat = heartbeat.max(HEARTBEAT_MIN);
@@ -275,7 +280,7 @@ impl Driver {
                         return end;
                     }
                 }
-                () = sleep_until(wake.into()) => {
+                () = sleep_until(wake) => {
                     let now = Instant::now();
                     session.look_for_block(wake, now);
                     if now >= silent_at + heartbeat {
@@ -295,6 +300,6 @@ impl Driver {
     }
 }
 
-fn fell(reason: impl ToString) -> End {
-    End::Fell(reason.to_string(), Duration::ZERO)
+fn fell(reason: impl ToString) -> SessionEnd {
+    SessionEnd::Fell(reason.to_string(), Duration::ZERO)
 }

@@ -1,9 +1,12 @@
 //! The deliveries of this connection that the agent holds, and when their deadlines must be moved, or pass.
 
 use std::collections::{BTreeSet, HashMap};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use uuid::Uuid;
+
+use crate::protocol::Tag;
 
 /// While a delivery is held, the client looks at the clock so often within the shortest deadline.
 const LOOKS: u32 = 8;
@@ -20,8 +23,8 @@ struct Holding {
 /// The held deliveries by tag, and in the order in which something is due.
 #[derive(Default)]
 pub(super) struct Held {
-    held: HashMap<u64, Holding>,
-    due: BTreeSet<(Instant, u64)>,
+    held: HashMap<Tag, Holding>,
+    due: BTreeSet<(Instant, Tag)>,
     /// The shortest deadline since the last moment when nothing was held.
     shortest: Option<Duration>,
 }
@@ -30,21 +33,21 @@ pub(super) struct Held {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Due {
     /// The tags to extend, each with the time from now.
-    pub(super) extends: Vec<(u64, Duration)>,
+    pub(super) extends: Vec<(Tag, Duration)>,
     /// The messages whose deadline has passed.
     pub(super) passed: Vec<Uuid>,
 }
 
 impl Held {
     /// Adds a delivery. With `extends`, its deadline is moved when half of it has passed.
-    pub(super) fn insert(&mut self, now: Instant, tag: u64, id: Uuid, deadline: Duration, extends: bool) {
+    pub(super) fn insert(&mut self, now: Instant, tag: Tag, id: Uuid, deadline: Duration, extends: bool) {
         let at = now + if extends { deadline / 2 } else { deadline };
         self.held.insert(tag, Holding { id, deadline, at, ends: now + deadline });
         self.due.insert((at, tag));
         self.shortest = Some(self.shortest.map_or(deadline, |shortest| shortest.min(deadline)));
     }
 
-    pub(super) fn remove(&mut self, tag: u64) {
+    pub(super) fn remove(&mut self, tag: Tag) {
         if let Some(Holding { at, .. }) = self.held.remove(&tag) {
             self.due.remove(&(at, tag));
         }
@@ -109,14 +112,14 @@ mod tests {
     fn a_held_delivery_is_extended_again_and_again_until_it_is_settled() {
         let now = Instant::now();
         let mut held = Held::default();
-        held.insert(now, 1, Uuid::nil(), SECOND * 2, true);
-        held.insert(now, 2, Uuid::nil(), SECOND * 20, true);
+        held.insert(now, Tag(1), Uuid::nil(), SECOND * 2, true);
+        held.insert(now, Tag(2), Uuid::nil(), SECOND * 20, true);
         assert_eq!(held.take_due(now), Due::default());
-        assert_eq!(held.take_due(now + SECOND).extends, [(1, SECOND * 2)]);
-        assert_eq!(held.take_due(now + SECOND * 2).extends, [(1, SECOND * 2)]);
-        held.remove(1);
+        assert_eq!(held.take_due(now + SECOND).extends, [(Tag(1), SECOND * 2)]);
+        assert_eq!(held.take_due(now + SECOND * 2).extends, [(Tag(1), SECOND * 2)]);
+        held.remove(Tag(1));
         assert_eq!(held.next_due(), Some(now + SECOND * 10));
-        held.remove(2);
+        held.remove(Tag(2));
         assert!(held.is_empty() && held.next_due().is_none() && held.next_look(now).is_none());
     }
 
@@ -124,12 +127,12 @@ mod tests {
     fn a_deadline_that_passed_is_told_once() {
         let (now, id) = (Instant::now(), Uuid::from_u128(7));
         let mut held = Held::default();
-        held.insert(now, 1, id, SECOND, false);
+        held.insert(now, Tag(1), id, SECOND, false);
         assert_eq!(held.take_due(now + SECOND / 2), Due::default());
         assert_eq!(held.take_due(now + SECOND), Due { extends: Vec::new(), passed: vec![id] });
         assert_eq!(held.take_due(now + SECOND * 9), Due::default());
         // The deadline could not be moved in time.
-        held.insert(now, 2, id, SECOND, true);
+        held.insert(now, Tag(2), id, SECOND, true);
         assert_eq!(held.take_due(now + SECOND).passed, [id]);
     }
 
@@ -138,7 +141,7 @@ mod tests {
         let now = Instant::now();
         let mut held = Held::default();
         assert_eq!(held.was_blocked(now, now + SECOND), None, "nothing is held");
-        held.insert(now, 1, Uuid::nil(), SECOND, true);
+        held.insert(now, Tag(1), Uuid::nil(), SECOND, true);
         assert_eq!(held.next_look(now), Some(now + SECOND / LOOKS));
         assert_eq!(held.was_blocked(now, now + SECOND / 2), None);
         assert_eq!(held.was_blocked(now, now + SECOND), Some(SECOND));

@@ -1,6 +1,8 @@
 //! Locks: one of several processes that could do a task does it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -8,7 +10,7 @@ use tokio::time::{sleep, timeout};
 
 use super::dead::strange;
 use super::{Client, ClientError};
-use crate::protocol::frame::lock::{Acquire, Release};
+use crate::protocol::frame::lock::{AcquireLock, ReleaseLock};
 use crate::protocol::{ClientFrame, ServerFrame};
 
 /// A lock is renewed when this part of its time has passed.
@@ -72,7 +74,7 @@ impl Client {
         fence: Option<i64>,
     ) -> Result<crate::protocol::frame::lock::Lock, ClientError> {
         let ttl_ms = ttl.as_millis() as u64;
-        let acquire = Acquire { reference: None, key: key.to_owned(), ttl_ms, fence };
+        let acquire = AcquireLock { reference: None, key: key.to_owned(), ttl_ms, fence };
         match self.ask(ClientFrame::Acquire(acquire)).await? {
             ServerFrame::Lock(lock) => Ok(lock),
             _ => Err(strange()),
@@ -144,7 +146,7 @@ impl Lock {
     }
 
     async fn end(self, done: bool) -> Result<(), ClientError> {
-        let release = Release { reference: None, key: self.key.clone(), fence: self.fence, done };
+        let release = ReleaseLock { reference: None, key: self.key.clone(), fence: self.fence, done };
         match self.client.ask(ClientFrame::Release(release)).await? {
             ServerFrame::Released(_) => Ok(()),
             _ => Err(strange()),

@@ -1,7 +1,7 @@
 //! The requests of the client that are not answered yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use super::{ClientError, Delivery};
 use crate::message::MessageType;
 use crate::protocol::frame::Send;
 use crate::protocol::frame::dead::{Chosen, Dead, DeadLetters, Done};
-use crate::protocol::frame::lock::{Acquire, Lock, Release, Released};
+use crate::protocol::frame::lock::{AcquireLock, Lock, LockReleased, ReleaseLock};
 use crate::protocol::{ClientFrame, ServerFrame};
 
 /// The sender for the answer to a send, with the send's share of the room, which is given back with the answer.
@@ -123,8 +123,8 @@ impl Pending {
         let (ClientFrame::Dead(Dead { reference, .. })
         | ClientFrame::Redrive(Chosen { reference, .. })
         | ClientFrame::Purge(Chosen { reference, .. })
-        | ClientFrame::Acquire(Acquire { reference, .. })
-        | ClientFrame::Release(Release { reference, .. })) = &mut frame
+        | ClientFrame::Acquire(AcquireLock { reference, .. })
+        | ClientFrame::Release(ReleaseLock { reference, .. })) = &mut frame
         else {
             return None;
         };
@@ -139,7 +139,7 @@ impl Pending {
         | ServerFrame::Redriven(Done { reference, .. })
         | ServerFrame::Purged(Done { reference, .. })
         | ServerFrame::Lock(Lock { reference, .. })
-        | ServerFrame::Released(Released { reference, .. })) = &frame
+        | ServerFrame::Released(LockReleased { reference, .. })) = &frame
         else {
             return;
         };

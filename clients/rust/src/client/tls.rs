@@ -11,7 +11,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, O
 use tokio_rustls::TlsConnector;
 
 use super::ClientError;
-use super::connection::Address;
+use super::address::Address;
 use crate::certificates::{
     FileFault, Fingerprint, Judge, Judged, PemFile, Shown, provider, shown, system_roots,
 };
@@ -35,16 +35,16 @@ impl std::fmt::Debug for Trust {
     }
 }
 
+/// The settings of a handshake, and the name that the broker's certificate must have.
+pub(super) type Prepared = (TlsConnector, ServerName<'static>);
+
 impl Trust {
     pub(super) fn is_empty(&self) -> bool {
         self.ca.is_none() && self.pin.is_none() && self.shown.is_none()
     }
 
     /// The connector and the name for a connection.
-    pub(super) async fn prepare(
-        &self,
-        address: &Address,
-    ) -> Result<(TlsConnector, ServerName<'static>), ClientError> {
+    pub(super) async fn prepare(&self, address: &Address) -> Result<Prepared, ClientError> {
         let host = address.host();
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| ClientError::Url(format!("{host:?} is no host name that a certificate has")))?;

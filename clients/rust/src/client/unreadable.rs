@@ -7,11 +7,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use crate::protocol::Tag;
+
 /// The subject of such a line, as far as it can be made out.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unreadable {
     /// A delivery. Without its tag no outcome can be sent, so its deadline passes.
-    Msg { tag: Option<u64>, reason: String },
+    Msg { tag: Option<Tag>, reason: String },
     /// The answer to this request.
     Answer { reference: String },
     /// Neither can be made out.
@@ -29,7 +31,7 @@ impl Unreadable {
             return match text.trim_start().strip_prefix(HEAD) {
                 Some(rest) => {
                     let digits = rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or("");
-                    Self::Msg { tag: digits.parse().ok(), reason: sentence("its line is no JSON") }
+                    Self::Msg { tag: digits.parse().ok().map(Tag), reason: sentence("its line is no JSON") }
                 }
                 None => Self::Line,
             };
@@ -101,7 +103,7 @@ mod tests {
         )
     }
 
-    fn reason_of(line: &[u8]) -> (Option<u64>, String) {
+    fn reason_of(line: &[u8]) -> (Option<Tag>, String) {
         match Unreadable::of(line) {
             Unreadable::Msg { tag, reason } => (tag, reason),
             other => panic!("{other:?}"),
@@ -112,21 +114,21 @@ mod tests {
     fn a_message_is_known_by_its_tag_and_its_fault_by_name() {
         let good = msg(r#","payload":1"#);
         for (line, tag, fault) in [
-            (msg(""), Some(7), "payload is missing"),
-            (good.replace(r#""priority":5"#, r#""priority":500"#), Some(7), "priority is not"),
-            (good.replace(r#""from":"s""#, r#""from":null"#), Some(7), "from is not"),
-            (good.replace(r#""from":"s""#, r#""from":"\ud800""#), Some(7), "from is not"),
+            (msg(""), Some(Tag(7)), "payload is missing"),
+            (good.replace(r#""priority":5"#, r#""priority":500"#), Some(Tag(7)), "priority is not"),
+            (good.replace(r#""from":"s""#, r#""from":null"#), Some(Tag(7)), "from is not"),
+            (good.replace(r#""from":"s""#, r#""from":"\ud800""#), Some(Tag(7)), "from is not"),
             (good.replace(r#""tag":7"#, r#""tag":"7""#), None, "twice"),
-            (msg(r#","from":"t","payload":1"#), Some(7), "twice"),
-            (msg(r#","payload":"\x""#), Some(7), "no JSON"),
-            (msg(r#","payload":01"#), Some(7), "no JSON"),
-            (good[..60].to_owned(), Some(7), "no JSON"),
+            (msg(r#","from":"t","payload":1"#), Some(Tag(7)), "twice"),
+            (msg(r#","payload":"\x""#), Some(Tag(7)), "no JSON"),
+            (msg(r#","payload":01"#), Some(Tag(7)), "no JSON"),
+            (good[..60].to_owned(), Some(Tag(7)), "no JSON"),
         ] {
             let (found, reason) = reason_of(line.as_bytes());
             assert!(found == tag && reason.contains(fault), "{line}: {found:?} {reason}");
         }
         let bytes = [&good.as_bytes()[..good.len() - 2], b"\"\xff\"}"].concat();
-        assert_eq!(reason_of(&bytes).0, Some(7));
+        assert_eq!(reason_of(&bytes).0, Some(Tag(7)));
     }
 
     #[test]
@@ -155,7 +157,7 @@ mod tests {
             }
             if ServerFrame::decode(&line).is_err() {
                 let (tag, reason) = reason_of(&line);
-                prop_assert_eq!(tag, Some(7), "{}", reason);
+                prop_assert_eq!(tag, Some(Tag(7)), "{}", reason);
             }
         }
 

@@ -1,5 +1,9 @@
 //! Lines over a socket: the only file of the protocol that knows tokio.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::Poll;
+
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -58,6 +62,16 @@ impl<R: AsyncRead + Unpin> LineReader<R> {
                 return Ok(None);
             }
         }
+    }
+
+    /// Whether the stream has ended already, with nothing behind the last line. Reads what is there and does not wait.
+    pub async fn has_ended(&mut self) -> bool {
+        if !self.buffer.is_empty() {
+            return false;
+        }
+        self.buffer.reserve(READ_BYTES_MIN);
+        let mut read = pin!(self.source.read_buf(&mut self.buffer));
+        poll_fn(|cx| Poll::Ready(matches!(read.as_mut().poll(cx), Poll::Ready(Ok(0) | Err(_))))).await
     }
 
     /// A line that has arrived already; `None` if none is whole yet.
@@ -153,6 +167,34 @@ mod tests {
     #[test]
     fn a_carriage_return_goes_and_a_cut_line_is_dropped() {
         assert_eq!(lines_of(vec![b"a\r\n\nb".to_vec()], 9), (vec![Bytes::from("a"), Bytes::new()], false));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_goes_on_or_has_more_lines_has_not_ended() {
+        let (mut far, near) = tokio::io::duplex(64);
+        let mut reader = LineReader::new(near, 9);
+        far.write_all(b"a\n").await.expect("room");
+        assert_eq!(reader.next_line().await.expect("open").as_deref(), Some(&b"a"[..]));
+        assert!(!reader.has_ended().await);
+        far.write_all(b"b\nc\n").await.expect("room");
+        drop(far);
+        assert!(!reader.has_ended().await, "there is a line to read");
+        for line in [b"b", b"c"] {
+            assert_eq!(reader.next_line().await.expect("open").as_deref(), Some(&line[..]));
+        }
+        assert!(reader.has_ended().await);
+    }
+
+    #[tokio::test]
+    async fn a_longer_line_is_read_once_the_limit_is_higher_and_the_buffer_is_small() {
+        let lines = [&b"12345\n"[..], b"123456789\n"];
+        let mut source = Pieces(lines.map(<[u8]>::to_vec).into());
+        let mut reader = LineReader::new(&mut source, 5);
+        assert_eq!(reader.next_line().await.expect("short").as_deref(), Some(&b"12345"[..]));
+        reader.set_limit(9);
+        assert_eq!(reader.next_line().await.expect("short enough").as_deref(), Some(&b"123456789"[..]));
+        assert!(matches!(reader.next_line().await, Ok(None)));
+        assert!((READ_BYTES_MIN..=2 * READ_BYTES_MIN).contains(&reader.held_bytes()));
     }
 
     #[tokio::test]

@@ -15,15 +15,16 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use self::dead::{Chosen, Dead};
-use self::lock::{Acquire, Release};
+use self::lock::{AcquireLock, ReleaseLock};
 use super::error::{ErrorCode, ProtocolError};
+use super::ids::{Rank, Tag};
 use super::limits::{ACK_TAGS_MAX, DURATION_MS_MAX, NAME_BYTES_MAX, PROTO};
 use super::topic::{check_pattern, check_topic};
 use crate::message::{MessageType, Priority};
 
 pub use server::{Limits, Msg, MsgBody, ServerFrame, Welcome, push_msg, retag_msg};
 
-/// Client to broker: the first line of a session. Its `Debug` shows no token (`secret.rs`).
+/// Client to broker: the first line of a session, whose `Debug` shows no token (`secret.rs`).
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Hello {
@@ -44,7 +45,7 @@ pub struct Hello {
     pub broker: Option<Uuid>,
     /// With `broker`: the rank; among sessions of the same agent and instance, the highest goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rank: Option<i64>,
+    pub rank: Option<Rank>,
     /// With `broker`: the longest that the agent may hold a delivery.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold_ms: Option<u64>,
@@ -116,9 +117,9 @@ pub struct Send {
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Ack {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tag: Option<u64>,
+    pub tag: Option<Tag>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<u64>,
+    pub tags: Vec<Tag>,
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
 }
@@ -139,7 +140,7 @@ pub enum NackOutcome {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Nack {
-    pub tag: u64,
+    pub tag: Tag,
     pub outcome: NackOutcome,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
@@ -151,7 +152,7 @@ pub struct Nack {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Extend {
-    pub tag: u64,
+    pub tag: Tag,
     pub ms: u64,
 }
 
@@ -160,9 +161,9 @@ pub struct Extend {
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Begun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tag: Option<u64>,
+    pub tag: Option<Tag>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tags: Vec<u64>,
+    pub tags: Vec<Tag>,
 }
 
 /// Client to broker: subscribe to this topic or pattern, or unsubscribe. Answered after COMMIT.
@@ -190,8 +191,8 @@ pub enum ClientFrame {
     Send(Send),
     Subscribe(Topic),
     Unsubscribe(Topic),
-    Acquire(Acquire),
-    Release(Release),
+    Acquire(AcquireLock),
+    Release(ReleaseLock),
     Ack(Ack),
     Nack(Nack),
     Extend(Extend),

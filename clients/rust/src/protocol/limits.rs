@@ -68,3 +68,30 @@ const _: () = assert!(DEAD_LETTERS_BYTES_MAX + ENVELOPE_BYTES_MAX < LINE_BYTES_M
 const _: () = assert!(DEAD_IDS_MAX * 21 + 8 * NAME_BYTES_MAX < LINE_BYTES_MAX);
 const _: () = assert!(HEARTBEAT_MS_MIN < HEARTBEAT_MS_DEFAULT);
 const _: () = assert!(HEARTBEAT_MS_DEFAULT < HEARTBEAT_MS_MAX);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client in another language has the figures from there.
+    #[test]
+    fn each_figure_is_the_one_of_the_specification() {
+        let page = include_str!("PROTOCOL.md");
+        let kib = |bytes: usize| bytes / 1024;
+        let (hello, letters) = (kib(HELLO_LINE_BYTES_MAX), kib(DEAD_LETTERS_BYTES_MAX));
+        let (line, payload, hold) = (LINE_BYTES_MAX, PAYLOAD_BYTES_MAX, HOLD_DEFAULT.as_millis());
+        for figure in [
+            format!(
+                r#"{{"line_bytes":{line},"payload_bytes":{payload},"window":{WINDOW_MAX},"hold_ms":{hold}}}"#
+            ),
+            format!("within {} s, at most {hello} KiB", HELLO_WAIT.as_secs()),
+            format!("An answer holds at most {letters} KiB of letters"),
+            format!("\n{} KiB, so that a page stays small", kib(DEAD_PAYLOAD_BYTES_MAX)),
+        ] {
+            assert!(page.contains(&figure), "PROTOCOL.md does not say: {figure}");
+        }
+        let days = |n: u64| Duration::from_secs(n * 24 * 3_600);
+        assert_eq!(Duration::from_millis(DURATION_MS_MAX), days(7), "delay_ms and ttl_ms are at most a week");
+        assert_eq!(Duration::from_secs(HOLD_SECONDS_MAX), days(36_500), "a hundred years");
+    }
+}

@@ -85,6 +85,8 @@ mod tests {
     fn what_can_be_sent_to_and_what_can_be_subscribed_to() {
         assert!(check_topic("alerts.critical").is_ok() && check_pattern("alerts.*.>").is_ok());
         assert!(check_topic("a*b.c>").is_ok(), "only a whole token stands for others");
+        let (bytes, tokens) = ("x".repeat(NAME_BYTES_MAX), ["t"; TOPIC_TOKENS_MAX].join("."));
+        assert!(check_topic(&bytes).is_ok() && check_topic(&tokens).is_ok());
         let long = ["t"; TOPIC_TOKENS_MAX + 1].join(".");
         for bad in ["", ".", "a..b", "a.", &long, &"x".repeat(NAME_BYTES_MAX + 1), "a\nb"] {
             assert!(check_topic(bad).is_err() && check_pattern(bad).is_err(), "{bad:?}");

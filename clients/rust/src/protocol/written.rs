@@ -240,6 +240,8 @@ mod tests {
             ("12e-1", "1.2"),
             (r#""\u0041\/\n\u0001\ud83d\ude00""#, "\"A/\\n\\u0001😀\""),
             (r#"{"\u0061":1,"a":2}"#, r#"{"a": 2}"#),
+            (r#"{"\ud83d\ude00":1,"😀":2}"#, r#"{"😀": 2}"#),
+            (r#""\u0020""#, r#"" ""#),
         ] {
             assert_eq!(written_bytes(json), written.len() as u64, "{json}");
         }
@@ -252,6 +254,7 @@ mod tests {
         assert!(written_bytes("[1e-999999999999999999999]") > 1 << 30);
         assert!(!fits(&format!("[{}]", ["1e131071"; 8].join(",")), 1 << 20));
         assert!(fits("[\"3e5\", 1]", 20));
+        assert!(fits("[1,2]", 6) && !fits("[1,2]", 5), "a space follows the comma");
     }
 
     #[test]

@@ -61,6 +61,41 @@ fn rung_often_it_disarms_and_tails_on_its_own_clock() {
 }
 
 #[test]
+fn a_ring_at_the_very_end_of_the_window_still_counts() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = now + ms(500);
+    bell.hear(t, Heard { rings: RINGS_OFTEN - 1, ..UP });
+    assert_eq!(bell.hear(t + RINGS_WINDOW, Heard { rings: RINGS_OFTEN, ..UP }), Some(Flag::Disarm));
+}
+
+#[test]
+fn awake_its_clock_slows_down_while_nothing_comes_and_is_fast_again_at_once() {
+    let now = Instant::now();
+    let mut bell = Bell::new(now);
+    bell.hear(now, UP);
+    for pause in [4, 8, 10, 10] {
+        bell.round(now, 0, &[], UP);
+        assert_eq!(bell.due(), now + ms(pause));
+    }
+    bell.wake(now + ms(1));
+    assert_eq!(bell.due(), now + ms(1) + AWAKE_MIN, "many announcements must not cause many rounds");
+    bell.round(now + ms(2), 0, &[], UP);
+    bell.round(now + ms(3), 1, &[], UP);
+    assert_eq!(bell.due(), now + ms(3) + AWAKE_MIN);
+}
+
+#[test]
+fn arming_its_clock_slows_down_while_a_transaction_stays_open() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[7]);
+    for pause in [8, 16, 32, 64, 128, 250, 250] {
+        bell.round(now + ms(200), 0, &[7], UP);
+        assert_eq!(bell.due(), now + ms(200 + pause));
+    }
+}
+
+#[test]
 fn slow_ringing_does_not_disarm() {
     let now = Instant::now();
     let mut bell = arming(now, &[]);
@@ -117,6 +152,18 @@ fn a_row_that_only_the_safety_round_found_is_late_once_a_later_canary_is_back() 
     assert_eq!(bell.late(), 0, "a ring may be on its way");
     bell.hear(t + ms(2), Heard { canary_sent: 5, canary: 5, ..UP });
     assert_eq!(bell.late(), 3);
+}
+
+#[test]
+fn an_empty_safety_round_judges_no_later_one() {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let t = bell.due();
+    bell.round(t, 0, &[], Heard { canary_sent: 4, canary: 4, ..UP });
+    let t = bell.due();
+    bell.round(t, 3, &[], Heard { canary_sent: 5, canary: 4, ..UP });
+    bell.hear(t + ms(1), Heard { canary_sent: 5, canary: 5, ..UP });
+    assert_eq!(bell.late(), 0, "that canary was sent before the rows were found");
 }
 
 #[test]

@@ -14,7 +14,7 @@ fn ip(text: &str) -> IpAddr {
 /// Sends a wrong token from this address; returns the delay of its answer.
 fn fail(guard: &Guard, now: Instant, address: &str) -> Duration {
     let place = guard.admit(ip(address)).expect("a place");
-    place.refuse(now).expect("a place aside").1
+    place.refuse(now).expect("a place to wait").1
 }
 
 #[test]
@@ -29,6 +29,15 @@ fn places_are_counted_in_all_and_by_address_and_given_back() {
     drop(held);
     assert_eq!(guard.inside().unknown.total, 0);
     assert!(guard.inside().unknown.by_source.is_empty(), "an address without anybody costs nothing");
+}
+
+#[test]
+fn one_place_that_is_given_back_is_one_place() {
+    let guard = Guard::new(PLACES);
+    let mut held: Vec<Place> = (0..4).map(|_| guard.admit(ip("10.0.0.1")).expect("a place")).collect();
+    held.pop();
+    held.push(guard.admit(ip("10.0.0.1")).expect("the one that is free"));
+    assert!(guard.admit(ip("10.0.0.1")).is_none(), "four of this address again");
 }
 
 #[test]
@@ -52,15 +61,15 @@ fn the_answer_waits_longer_each_time_and_all_is_forgotten() {
 #[test]
 fn those_who_were_refused_take_no_place_that_a_right_token_needs() {
     let (guard, now) = (Guard::new(PLACES), Instant::now());
-    let mut aside = Vec::new();
+    let mut waiting = Vec::new();
     for _ in 0..PLACES.per_address {
-        aside.push(guard.admit(ip("10.0.0.1")).expect("a place").refuse(now).expect("a place aside"));
+        waiting.push(guard.admit(ip("10.0.0.1")).expect("a place").refuse(now).expect("a place to wait"));
     }
-    // All places aside are taken: the next wrong token is told `busy`, a right one has its place.
+    // All places to wait are taken: the next wrong token is told `busy`, a right one has its place.
     assert!(guard.admit(ip("10.0.0.1")).expect("a place").refuse(now).is_none());
     let honest: Vec<_> = (0..PLACES.per_address).map(|_| guard.admit(ip("10.0.0.1"))).collect();
     assert!(honest.iter().all(Option::is_some));
-    drop(aside);
+    drop(waiting);
     assert!(guard.admit(ip("10.0.0.2")).expect("a place").refuse(now).is_some());
 }
 

@@ -21,7 +21,7 @@ use super::event::{Effect, Event, Snapshot};
 use super::in_flight::InFlight;
 use super::lane::{ROOM, ROOM_SCARCE, Room};
 use super::owned::Inbox;
-use super::{SessionId, Tag};
+use super::{Rank, SessionId, Tag};
 use crate::retry::RetryPolicy;
 use postbell_client::protocol::{ErrorCode, ProtocolError};
 
@@ -54,9 +54,11 @@ pub struct Rules {
     pub retry: RetryPolicy,
     /// Pushing ends so long before this broker's lease does: clocks drift, and a push takes time.
     pub lease_margin: Duration,
+    /// The most outcomes that wait to be written: [`UNSETTLED_MAX`], except in a test.
+    pub unsettled_max: usize,
 }
 
-struct Session {
+struct SessionState {
     inbox: Arc<str>,
     instance: Option<String>,
     window: u32,
@@ -72,11 +74,11 @@ struct Session {
     /// Nothing is pushed until nothing is in flight here: then the session gets a delivery that is apart.
     reserved: bool,
     /// The delivery in flight is one that is apart.
-    alone: bool,
+    has_apart: bool,
     last_tag: Tag,
     /// The session is a link of another broker.
     link: bool,
-    rank: Option<i64>,
+    rank: Option<Rank>,
     /// The session was asked to leave: nothing more is pushed.
     draining: bool,
     /// The session was told to end.
@@ -84,7 +86,7 @@ struct Session {
 }
 
 /// A `ref` that is answered once all its outcomes are committed.
-struct Answer {
+struct PendingAnswer {
     session: SessionId,
     reference: String,
     left: usize,
@@ -102,10 +104,10 @@ pub struct Here {
 /// Owns all live state and decides what is pushed; see the module's page.
 pub struct Dispatcher {
     rules: Rules,
-    sessions: HashMap<SessionId, Session>,
+    sessions: HashMap<SessionId, SessionState>,
     inboxes: HashMap<Arc<str>, Inbox>,
     in_flight: InFlight,
-    answers: HashMap<u64, Answer>,
+    answers: HashMap<u64, PendingAnswer>,
     last_answer: u64,
     unsettled: usize,
     lanes_bytes: usize,
@@ -114,6 +116,8 @@ pub struct Dispatcher {
     /// When the last tail round that ended had begun.
     tailed_at: Option<Instant>,
     stopping: bool,
+    /// When the last of the messages that cannot be seen is looked for again.
+    last_look: Option<Instant>,
     /// Inboxes for which the open tail round has brought something.
     in_round: Vec<Arc<str>>,
     /// Inboxes that became `Loading` (some may be in another state since), so that a round need not look at all
@@ -145,6 +149,7 @@ impl Dispatcher {
             lease_until: None,
             tailed_at: None,
             stopping: false,
+            last_look: None,
             in_round: Vec::new(),
             loading: Vec::new(),
             returning: Vec::new(),
@@ -159,7 +164,7 @@ impl Dispatcher {
     pub fn handle(&mut self, now: Instant, event: Event) {
         match event {
             Event::Join { session, inbox, instance, window, hold, link, rank } => {
-                let new = Session {
+                let new = SessionState {
                     inbox,
                     instance,
                     window,
@@ -170,8 +175,8 @@ impl Dispatcher {
                     hold: hold.max(self.rules.ack_deadline),
                     says_begun: false,
                     reserved: false,
-                    alone: false,
-                    last_tag: 0,
+                    has_apart: false,
+                    last_tag: Tag::NONE,
                     link,
                     rank,
                     draining: false,
@@ -191,10 +196,11 @@ impl Dispatcher {
             Event::Acquired { inbox, epoch } => self.acquired(now, inbox, epoch),
             Event::NotAcquired { inbox, owner } => self.not_acquired(inbox, owner),
             Event::Wanted(inboxes) => self.wanted(inboxes),
-            Event::Released(inbox) => self.released(inbox),
+            Event::GivenBack(inbox) => self.released(inbox),
             Event::Settled(settled) => self.settled(now, settled),
             Event::LeaseUntil(until) => self.lease_until(now, until),
             Event::LeaseLapsed => self.lease_lapsed(),
+            Event::LeasesLost(inboxes) => self.leases_lost(inboxes),
             Event::Stop => self.stopping = true,
         }
     }
@@ -249,6 +255,11 @@ impl Dispatcher {
         self.unsettled
     }
 
+    /// Whether so many outcomes wait to be written that nothing is pushed.
+    pub fn is_full(&self) -> bool {
+        self.unsettled >= self.rules.unsettled_max
+    }
+
     /// The memory of all lanes, in bytes.
     pub fn lanes_bytes(&self) -> usize {
         self.lanes_bytes
@@ -265,7 +276,7 @@ impl Dispatcher {
 
     fn may_push(&self, now: Instant) -> bool {
         !self.stopping
-            && self.unsettled < UNSETTLED_MAX
+            && !self.is_full()
             && self.lease_until.is_some_and(|until| now + self.rules.lease_margin < until)
     }
 
@@ -291,6 +302,18 @@ impl Dispatcher {
         self.inboxes.iter().try_for_each(|(name, inbox)| {
             inbox.check().map_err(|state| format!("{name} is in no state that is written down: {state}"))
         })
+    }
+
+    /// How far the ownership of an inbox is; `None`: it is not known here.
+    #[cfg(test)]
+    pub(in crate::inbox) fn ownership(&self, inbox: &str) -> Option<super::owned::Ownership> {
+        self.inboxes.get(inbox).map(|state| state.ownership)
+    }
+
+    /// How many `ref`s wait to be answered.
+    #[cfg(test)]
+    pub(in crate::inbox) fn answers(&self) -> usize {
+        self.answers.len()
     }
 
     /// The state of each inbox as text, without bodies, for the simulation.

@@ -6,33 +6,40 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use super::{Entry, SessionId, Tag};
+use super::{Attempt, DeliveryId, Entry, Epoch, Rank, SessionId, Tag};
 use postbell_client::message::Trace;
 use postbell_client::protocol::{ErrorCode, ProtocolError};
 
 /// A snapshot of the database as text: the tail has brought every row that is visible in it.
-pub type Snapshot = Arc<str>;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot(pub Arc<str>);
+
+impl From<&str> for Snapshot {
+    fn from(text: &str) -> Self {
+        Self(text.into())
+    }
+}
 
 /// A request of an agent about its deliveries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// These deliveries are handled.
     Ack {
-        /// Their tags.
+        /// The deliveries that are handled.
         tags: Vec<Tag>,
         /// If given: answer with `acked` and this `ref` after COMMIT.
         reference: Option<String>,
     },
     /// Give the delivery back; the attempt is not counted.
     Release {
-        /// Its tag.
+        /// The delivery that is given back.
         tag: Tag,
         /// How long it must wait before the next push.
         delay: Duration,
     },
     /// The attempt failed.
     Fail {
-        /// Its tag.
+        /// The delivery whose attempt failed.
         tag: Tag,
         /// How long it must wait before the next push; `None`: as the retry policy says.
         delay: Option<Duration>,
@@ -41,14 +48,14 @@ pub enum Request {
     },
     /// Make the delivery a dead letter at once.
     Dead {
-        /// Its tag.
+        /// The delivery that is given up.
         tag: Tag,
         /// The reason for `last_error`.
         reason: String,
     },
     /// Move the deadline.
     Extend {
-        /// Its tag.
+        /// The delivery whose deadline is moved.
         tag: Tag,
         /// The new deadline, counted from now.
         by: Duration,
@@ -57,7 +64,7 @@ pub enum Request {
     Window(u32),
     /// The agent has begun with these deliveries, so they are blamed if its session ends now.
     Begun {
-        /// Their tags.
+        /// The deliveries that were begun.
         tags: Vec<Tag>,
     },
 }
@@ -101,7 +108,7 @@ pub enum Event {
         link: bool,
         /// Among sessions with the same agent and instance, the one with the highest rank goes on; if one of
         /// two has no rank, the one that joined last.
-        rank: Option<i64>,
+        rank: Option<Rank>,
     },
     /// A session whose inbox was elsewhere has lost its link and asks again.
     Rejoin {
@@ -127,7 +134,7 @@ pub enum Event {
     Request {
         /// The session's id.
         session: SessionId,
-        /// The request.
+        /// A request that the session's agent made.
         request: Request,
     },
     /// Rows that the tail read.
@@ -136,7 +143,7 @@ pub enum Event {
     TailRound {
         /// When its statement was sent.
         started_at: Instant,
-        /// Its snapshot.
+        /// The snapshot that the round read.
         snapshot: Snapshot,
     },
     /// A tail round failed after it had brought some rows.
@@ -145,23 +152,23 @@ pub enum Event {
     Refilled {
         /// The inbox that was refilled.
         inbox: Arc<str>,
-        /// For each lane: its position, the number of rows asked for, and the rows.
-        lanes: Vec<(usize, usize, Vec<Entry>)>,
-        /// For each ordering key: its name, the number of rows asked for, and the rows.
+        /// The rows of each lane.
+        lanes: Vec<LaneRows>,
+        /// The rows of each ordering key.
         keys: Vec<KeyRows>,
     },
     /// The refill of this inbox failed.
     RefillFailed(Arc<str>),
     /// This broker has the lease of an inbox.
     Acquired {
-        /// The inbox.
+        /// The inbox that is served from now on.
         inbox: Arc<str>,
         /// The number of this ownership, never used twice.
-        epoch: i64,
+        epoch: Epoch,
     },
     /// Another broker has the lease of an inbox.
     NotAcquired {
-        /// The inbox.
+        /// The inbox that is served elsewhere.
         inbox: Arc<str>,
         /// The owner; `None` if it is not known.
         owner: Option<Owner>,
@@ -169,7 +176,7 @@ pub enum Event {
     /// Other brokers have sessions for these inboxes and cannot reach this broker by the network.
     Wanted(Vec<Arc<str>>),
     /// The lease of this inbox was given back.
-    Released(Arc<str>),
+    GivenBack(Arc<str>),
     /// These outcomes are committed.
     Settled(Vec<Settle>),
     /// This broker's own lease is renewed: it may push until this moment.
@@ -177,6 +184,8 @@ pub enum Event {
     /// This broker's own lease had ended before it was renewed, so another broker may have taken its inboxes.
     /// Sent before the [`LeaseUntil`](Self::LeaseUntil) of that renewal, so that nothing is pushed in between.
     LeaseLapsed,
+    /// The leases of these inboxes were not this broker's any more when it looked, though its own lease lived.
+    LeasesLost(Vec<Arc<str>>),
     /// The broker is stopping: nothing more is pushed.
     Stop,
 }
@@ -254,6 +263,11 @@ pub enum Outcome {
     },
     /// The message expired before an agent acknowledged it.
     Expired,
+    /// The message cannot be seen: the delivery keeps its place, and is looked at again after `delay`.
+    Unseen {
+        /// Never zero.
+        delay: Duration,
+    },
 }
 
 impl Outcome {
@@ -262,7 +276,11 @@ impl Outcome {
         match self {
             Self::Release { delay } | Self::Fail { delay, .. } => Some(*delay),
             Self::Spare { .. } => Some(Duration::ZERO),
-            Self::Ack { .. } | Self::Relane { .. } | Self::Dead { .. } | Self::Expired => None,
+            Self::Ack { .. }
+            | Self::Relane { .. }
+            | Self::Dead { .. }
+            | Self::Expired
+            | Self::Unseen { .. } => None,
         }
     }
 
@@ -279,11 +297,9 @@ impl Outcome {
 pub struct Settle {
     /// The inbox of the delivery.
     pub inbox: Arc<str>,
-    /// The id of its row.
-    pub delivery_id: i64,
-    /// How many attempts had failed when it was pushed.
-    pub attempt: u32,
-    /// The outcome.
+    /// The attempt that ends.
+    pub attempt: Attempt,
+    /// The change to be written.
     pub outcome: Outcome,
     /// The number of the `ref` that is answered once this and the other outcomes of its request are settled.
     pub answer: Option<u64>,
@@ -294,12 +310,10 @@ pub struct Settle {
 pub struct Push {
     /// The delivery's tag in this session.
     pub tag: Tag,
-    /// The id of its row.
-    pub delivery_id: i64,
+    /// The attempt that begins.
+    pub attempt: Attempt,
     /// The id of its message.
     pub message_id: Uuid,
-    /// The number of this attempt, from 1.
-    pub attempt: u32,
     /// How long the agent has until the deadline.
     pub deadline: Duration,
     /// The age of the message, and the moment at which it had that age.
@@ -318,7 +332,7 @@ pub struct LaneRefill {
     /// The lane's position.
     pub lane: usize,
     /// Only rows with a higher id are wanted.
-    pub above: i64,
+    pub above: DeliveryId,
     /// The most rows wanted.
     pub rows: usize,
 }
@@ -326,21 +340,40 @@ pub struct LaneRefill {
 /// Rows wanted of one ordering key, whatever their priorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRefill {
-    /// The key.
+    /// The ordering key whose rows are wanted.
     pub key: Arc<str>,
     /// Only rows with a higher id are wanted.
-    pub above: i64,
+    pub above: DeliveryId,
     /// The most rows wanted.
     pub rows: usize,
 }
 
-/// The answer for one ordering key: the key, the number of rows asked for, and the rows.
-pub type KeyRows = (Arc<str>, usize, Vec<Entry>);
+/// The answer for one lane.
+#[derive(Clone, Debug)]
+pub struct LaneRows {
+    /// The lane's position.
+    pub lane: usize,
+    /// The number of rows asked for.
+    pub asked: usize,
+    /// The rows.
+    pub rows: Vec<Entry>,
+}
+
+/// The answer for one ordering key.
+#[derive(Clone, Debug)]
+pub struct KeyRows {
+    /// The ordering key.
+    pub key: Arc<str>,
+    /// The number of rows asked for.
+    pub asked: usize,
+    /// The rows.
+    pub rows: Vec<Entry>,
+}
 
 /// Rows wanted for an inbox: only rows that the snapshot shows, since the tail brings the others.
 #[derive(Clone, Debug)]
 pub struct Refill {
-    /// The inbox.
+    /// The inbox whose rows are wanted.
     pub inbox: Arc<str>,
     /// The snapshot up to which the tail has brought every row.
     pub snapshot: Snapshot,
@@ -374,7 +407,7 @@ pub enum Effect {
     /// `NotAcquired` without an owner the leaser asks again by itself, so another answer follows.
     Acquire(Arc<str>, Option<Trouble>),
     /// Give the lease of an inbox back.
-    Release(Arc<str>),
+    GiveBack(Arc<str>),
     /// Read more of an inbox. There is exactly one answer, [`Event::Refilled`] or [`Event::RefillFailed`].
     Refill(Refill),
     /// Start a tail round now.

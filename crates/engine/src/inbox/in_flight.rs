@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{SessionId, Tag};
+use super::{Attempt, SessionId, Tag};
 
 /// A delivery longer in flight than this is marked `delivered` in the table. Most are acknowledged before and
 /// cost no mark.
@@ -17,10 +17,8 @@ pub const MARK_AFTER: Duration = Duration::from_secs(1);
 pub struct Flight {
     /// The inbox that it came from.
     pub inbox: Arc<str>,
-    /// The id of its row.
-    pub delivery_id: i64,
-    /// How many attempts failed before this one.
-    pub attempt: u32,
+    /// The attempt that the push began.
+    pub attempt: Attempt,
     /// The id of its message.
     pub message_id: Uuid,
     /// The size of its body, counted against the session's bound in bytes.
@@ -34,12 +32,12 @@ pub struct Flight {
     /// The agent has said that it has begun with this delivery.
     pub begun: bool,
     /// Pushed apart: alone with its session, to see whether the agent survives it.
-    pub alone: bool,
+    pub apart: bool,
 }
 
 /// Every delivery in flight. Each is once in `by_tag` and once in `deadlines`, with the same deadline.
 #[derive(Debug, Default)]
-pub struct InFlight {
+pub(super) struct InFlight {
     by_tag: BTreeMap<(SessionId, Tag), Flight>,
     deadlines: BTreeSet<(Instant, SessionId, Tag)>,
     /// In the order of pushing; entries without a flight any more are dropped when their time comes.
@@ -48,17 +46,12 @@ pub struct InFlight {
 
 impl InFlight {
     /// How many deliveries are in flight.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.by_tag.len()
     }
 
-    /// Whether none is in flight.
-    pub fn is_empty(&self) -> bool {
-        self.by_tag.is_empty()
-    }
-
     /// Adds a delivery that was pushed to a session.
-    pub fn insert(&mut self, session: SessionId, tag: Tag, flight: Flight) {
+    pub(super) fn insert(&mut self, session: SessionId, tag: Tag, flight: Flight) {
         self.deadlines.insert((flight.deadline, session, tag));
         self.unmarked.push_back((flight.pushed_at, session, tag));
         self.by_tag.insert((session, tag), flight);
@@ -66,14 +59,20 @@ impl InFlight {
     }
 
     /// Removes a delivery that has its outcome; `None` if this session has no such tag, or no more.
-    pub fn take(&mut self, session: SessionId, tag: Tag) -> Option<Flight> {
+    pub(super) fn take(&mut self, session: SessionId, tag: Tag) -> Option<Flight> {
         let flight = self.by_tag.remove(&(session, tag))?;
         self.deadlines.remove(&(flight.deadline, session, tag));
         Some(flight)
     }
 
     /// Moves a deadline, at most to `latest` after the push; false if this session has no such tag, or no more.
-    pub fn extend(&mut self, session: SessionId, tag: Tag, deadline: Instant, latest: Duration) -> bool {
+    pub(super) fn extend(
+        &mut self,
+        session: SessionId,
+        tag: Tag,
+        deadline: Instant,
+        latest: Duration,
+    ) -> bool {
         let Some(flight) = self.by_tag.get_mut(&(session, tag)) else { return false };
         let deadline = flight.pushed_at.checked_add(latest).map_or(deadline, |latest| deadline.min(latest));
         self.deadlines.remove(&(flight.deadline, session, tag));
@@ -83,21 +82,21 @@ impl InFlight {
     }
 
     /// Notes that the agent has begun with a delivery.
-    pub fn begin(&mut self, session: SessionId, tag: Tag) {
+    pub(super) fn begin(&mut self, session: SessionId, tag: Tag) {
         if let Some(flight) = self.by_tag.get_mut(&(session, tag)) {
             flight.begun = true;
         }
     }
 
     /// Removes everything of a session that ended, the oldest push first.
-    pub fn take_session(&mut self, session: SessionId) -> Vec<(Tag, Flight)> {
+    pub(super) fn take_session(&mut self, session: SessionId) -> Vec<(Tag, Flight)> {
         let tags: Vec<Tag> =
-            self.by_tag.range((session, 0)..=(session, Tag::MAX)).map(|((_, tag), _)| *tag).collect();
+            self.by_tag.range((session, Tag::NONE)..=(session, Tag::MAX)).map(|((_, tag), _)| *tag).collect();
         tags.into_iter().filter_map(|tag| Some((tag, self.take(session, tag)?))).collect()
     }
 
     /// Removes one delivery whose deadline has passed.
-    pub fn take_overdue(&mut self, now: Instant) -> Option<(SessionId, Tag, Flight)> {
+    pub(super) fn take_overdue(&mut self, now: Instant) -> Option<(SessionId, Tag, Flight)> {
         let &(deadline, session, tag) = self.deadlines.first()?;
         if deadline > now {
             return None;
@@ -106,7 +105,7 @@ impl InFlight {
     }
 
     /// The messages in flight for [`MARK_AFTER`] by now, each once.
-    pub fn take_to_mark(&mut self, now: Instant) -> Vec<Uuid> {
+    pub(super) fn take_to_mark(&mut self, now: Instant) -> Vec<Uuid> {
         let mut messages = Vec::new();
         while let Some(&(pushed_at, session, tag)) = self.unmarked.front() {
             if pushed_at + MARK_AFTER > now {
@@ -119,7 +118,7 @@ impl InFlight {
     }
 
     /// The next moment at which a deadline passes or a mark is due.
-    pub fn next_wake(&self) -> Option<Instant> {
+    pub(super) fn next_wake(&self) -> Option<Instant> {
         let deadline = self.deadlines.first().map(|d| d.0);
         let mark = self.unmarked.front().map(|u| u.0 + MARK_AFTER);
         deadline.into_iter().chain(mark).min()
@@ -129,21 +128,21 @@ impl InFlight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inbox::DeliveryId;
 
     const LONG: Duration = Duration::from_secs(3600);
 
     fn flight(id: i64, at: Instant, deadline: Instant) -> Flight {
         Flight {
             inbox: "a".into(),
-            delivery_id: id,
-            attempt: 0,
+            attempt: Attempt { delivery_id: DeliveryId(id), failed: 0 },
             message_id: Uuid::from_u128(id as u128),
             bytes: 10,
             pushed_at: at,
             deadline,
             is_reply: false,
             begun: false,
-            alone: false,
+            apart: false,
         }
     }
 
@@ -151,10 +150,10 @@ mod tests {
     fn a_tag_is_settled_once() {
         let now = Instant::now();
         let mut all = InFlight::default();
-        all.insert(1, 1, flight(7, now, now));
-        assert_eq!(all.take(2, 1), None, "another session's tag");
-        assert_eq!(all.take(1, 1).map(|f| f.delivery_id), Some(7));
-        assert_eq!(all.take(1, 1), None);
+        all.insert(SessionId(1), Tag(1), flight(7, now, now));
+        assert_eq!(all.take(SessionId(2), Tag(1)), None, "another session's tag");
+        assert_eq!(all.take(SessionId(1), Tag(1)).map(|f| f.attempt.delivery_id.0), Some(7));
+        assert_eq!(all.take(SessionId(1), Tag(1)), None);
         assert!(all.take_overdue(now).is_none());
     }
 
@@ -163,14 +162,15 @@ mod tests {
         let now = Instant::now();
         let at = |s| now + Duration::from_secs(s);
         let mut all = InFlight::default();
-        all.insert(1, 1, flight(1, now, at(30)));
-        all.insert(1, 2, flight(2, now, at(20)));
-        all.insert(2, 1, flight(3, now, at(10)));
-        assert!(all.extend(2, 1, at(25), LONG));
-        assert!(!all.extend(2, 9, at(25), LONG));
+        all.insert(SessionId(1), Tag(1), flight(1, now, at(30)));
+        all.insert(SessionId(1), Tag(2), flight(2, now, at(20)));
+        all.insert(SessionId(2), Tag(1), flight(3, now, at(10)));
+        assert!(all.extend(SessionId(2), Tag(1), at(25), LONG));
+        assert!(!all.extend(SessionId(2), Tag(9), at(25), LONG));
         assert!(all.take_overdue(at(19)).is_none());
-        let order: Vec<i64> =
-            std::iter::from_fn(|| all.take_overdue(at(30))).map(|(_, _, f)| f.delivery_id).collect();
+        let order: Vec<i64> = std::iter::from_fn(|| all.take_overdue(at(30)))
+            .map(|(_, _, f)| f.attempt.delivery_id.0)
+            .collect();
         assert_eq!(order, [2, 3, 1]);
     }
 
@@ -179,21 +179,21 @@ mod tests {
         let now = Instant::now();
         let at = |s| now + Duration::from_secs(s);
         let mut all = InFlight::default();
-        all.insert(1, 1, flight(1, now, at(30)));
+        all.insert(SessionId(1), Tag(1), flight(1, now, at(30)));
         for _ in 0..3 {
-            assert!(all.extend(1, 1, at(600_000), Duration::from_secs(90)));
+            assert!(all.extend(SessionId(1), Tag(1), at(600_000), Duration::from_secs(90)));
         }
         assert!(all.take_overdue(at(89)).is_none());
-        assert_eq!(all.take_overdue(at(90)).map(|(_, tag, _)| tag), Some(1));
+        assert_eq!(all.take_overdue(at(90)).map(|(_, tag, _)| tag), Some(Tag(1)));
     }
 
     #[test]
     fn only_what_is_still_in_flight_is_marked_and_once() {
         let now = Instant::now();
         let mut all = InFlight::default();
-        all.insert(1, 1, flight(1, now, now + Duration::from_secs(30)));
-        all.insert(1, 2, flight(2, now, now + Duration::from_secs(30)));
-        all.take(1, 1);
+        all.insert(SessionId(1), Tag(1), flight(1, now, now + Duration::from_secs(30)));
+        all.insert(SessionId(1), Tag(2), flight(2, now, now + Duration::from_secs(30)));
+        all.take(SessionId(1), Tag(1));
         assert!(all.take_to_mark(now).is_empty());
         assert_eq!(all.next_wake(), Some(now + MARK_AFTER));
         assert_eq!(all.take_to_mark(now + MARK_AFTER), [Uuid::from_u128(2)]);
@@ -205,9 +205,10 @@ mod tests {
         let now = Instant::now();
         let mut all = InFlight::default();
         for (session, tag) in [(1, 1), (2, 1), (2, 2), (3, 1)] {
-            all.insert(session, tag, flight(session as i64 * 10 + tag as i64, now, now));
+            all.insert(SessionId(session), Tag(tag), flight(session as i64 * 10 + tag as i64, now, now));
         }
-        let ids: Vec<i64> = all.take_session(2).into_iter().map(|(_, f)| f.delivery_id).collect();
+        let ids: Vec<i64> =
+            all.take_session(SessionId(2)).into_iter().map(|(_, f)| f.attempt.delivery_id.0).collect();
         assert_eq!(ids, [21, 22]);
         assert_eq!(all.len(), 2);
     }

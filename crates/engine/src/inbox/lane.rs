@@ -11,12 +11,12 @@
 
 use std::collections::BTreeMap;
 
-use super::Entry;
+use super::{DeliveryId, Entry};
 
 /// How much a lane may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
-    /// The most entries.
+    /// The most entries, whatever their size.
     pub entries: usize,
     /// The most bytes of bodies and bookkeeping; one entry is held whatever its size.
     pub bytes: usize,
@@ -38,33 +38,50 @@ const _: () = assert!(REFILL_ROWS_FIRST <= REFILL_ROWS_MAX);
 
 /// How a delivery that a refill brought is known to the inbox already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Known {
+pub enum KnownAs {
     /// Unknown: take it.
     New,
     /// In flight, or held elsewhere in the inbox: skip it.
     Held,
     /// Being settled, so the row may be the old one or the new one: stop before it, and ask again once that is known.
     Settling,
-    /// Its payload was not read: stop before it, and ask again.
+    /// Without a payload, because that was not read: stop before it, and ask again.
     Left,
+}
+
+/// Where a refill must stop, because the tail left rows in the table that no snapshot of a refill shows yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stop {
+    /// Before the lowest id that was left.
+    Before(DeliveryId),
+    /// Nothing was left.
+    Nowhere,
+}
+
+impl Stop {
+    fn lets_pass(self, id: DeliveryId) -> bool {
+        match self {
+            Self::Before(stop) => id < stop,
+            Self::Nowhere => true,
+        }
+    }
 }
 
 /// A lane; the module's page states its invariant.
 #[derive(Debug, Default)]
 pub struct Lane {
-    held: BTreeMap<i64, Entry>,
+    held: BTreeMap<DeliveryId, Entry>,
     bytes: usize,
     /// The mean cost of the entries that came so far, which sizes a refill.
     entry_bytes_mean: usize,
     /// How many entries were given out since the lane was first read, which sizes a refill as well.
     taken: usize,
     more: bool,
-    horizon: i64,
-    /// While a refill is under way: the lowest id that it must not step over.
-    refilling: Option<i64>,
-    /// `None` between rounds. During a tail round that touched this lane: the lowest delivery id left in the table so far
-    /// (`i64::MAX` if none was). A refill must stop below it, because no snapshot shows that row yet.
-    left_in_round: Option<i64>,
+    horizon: DeliveryId,
+    /// The refill under way, if there is one.
+    refilling: Option<Stop>,
+    /// The open round of the tail, if it has touched this lane.
+    round: Option<Stop>,
 }
 
 impl Lane {
@@ -75,7 +92,7 @@ impl Lane {
 
     /// A lane that was not read yet, while a tail round may be open that has brought rows that no refill shows before its end.
     pub fn unread_in(round_is_open: bool) -> Self {
-        Self { left_in_round: round_is_open.then_some(1), ..Self::unread() }
+        Self { round: round_is_open.then_some(Stop::Before(DeliveryId(1))), ..Self::unread() }
     }
 
     /// How many deliveries it holds.
@@ -104,13 +121,8 @@ impl Lane {
     }
 
     /// The oldest delivery's id.
-    pub fn front(&self) -> Option<i64> {
+    pub fn front(&self) -> Option<DeliveryId> {
         self.held.first_key_value().map(|(id, _)| *id)
-    }
-
-    /// The size of the oldest delivery's body, in bytes.
-    pub fn front_bytes(&self) -> usize {
-        self.first().and_then(|entry| entry.body.as_ref()).map_or(0, |body| body.len())
     }
 
     /// Takes the oldest delivery.
@@ -127,17 +139,17 @@ impl Lane {
     }
 
     /// The youngest delivery's id.
-    pub fn back(&self) -> Option<i64> {
+    pub fn back(&self) -> Option<DeliveryId> {
         self.held.last_key_value().map(|(id, _)| *id)
     }
 
     /// The delivery with this id, if the lane holds it.
-    pub fn get(&self, id: i64) -> Option<&Entry> {
+    pub fn get(&self, id: DeliveryId) -> Option<&Entry> {
         self.held.get(&id)
     }
 
     /// Takes the delivery with this id, wherever it stands.
-    pub fn take(&mut self, id: i64) -> Option<Entry> {
+    pub fn take(&mut self, id: DeliveryId) -> Option<Entry> {
         let entry = self.held.remove(&id)?;
         self.bytes -= entry.cost_bytes();
         self.taken = self.taken.saturating_add(1);
@@ -154,15 +166,15 @@ impl Lane {
         let Some(first) = self.front() else { return };
         self.held.clear();
         self.bytes = 0;
-        self.horizon = first - 1;
+        self.horizon = first.before();
         self.leave_in_table(first);
     }
 
     /// The tail brought a delivery.
     pub fn arrive(&mut self, entry: Entry, room: Room) {
-        self.left_in_round.get_or_insert(i64::MAX);
-        if self.more && entry.delivery_id > self.horizon {
-            self.leave_in_table(entry.delivery_id);
+        self.round.get_or_insert(Stop::Nowhere);
+        if self.more && entry.attempt.delivery_id > self.horizon {
+            self.leave_in_table(entry.attempt.delivery_id);
         } else {
             self.hold(entry);
         }
@@ -171,14 +183,14 @@ impl Lane {
     }
 
     /// The tail brought a delivery without its payload: a refill brings it and all that come after it, in order.
-    pub fn leave(&mut self, id: i64) {
-        self.left_in_round.get_or_insert(i64::MAX);
+    pub fn leave(&mut self, id: DeliveryId) {
+        self.round.get_or_insert(Stop::Nowhere);
         if !self.more || id <= self.horizon {
             while self.held.last_key_value().is_some_and(|(last, _)| *last >= id) {
                 let Some((_, entry)) = self.held.pop_last() else { break };
                 self.bytes -= entry.cost_bytes();
             }
-            self.horizon = id - 1;
+            self.horizon = id.before();
         }
         self.leave_in_table(id);
         self.check();
@@ -189,7 +201,7 @@ impl Lane {
         self.more
             && self.refilling.is_none()
             // No refill may show the very next row before the round has ended.
-            && self.left_in_round != Some(self.horizon + 1)
+            && self.round != Some(Stop::Before(self.horizon.after()))
             && self.held.len() <= (room.entries / 2).min(self.taken.max(room.first_rows / 2))
             && self.bytes <= room.bytes / 2
     }
@@ -201,8 +213,8 @@ impl Lane {
     }
 
     /// Starts a refill. Returns the id above which it reads and the most rows to bring, oldest first.
-    pub fn begin_refill(&mut self, room: Room) -> (i64, usize) {
-        self.refilling = Some(self.left_in_round.unwrap_or(i64::MAX));
+    pub fn begin_refill(&mut self, room: Room) -> (DeliveryId, usize) {
+        self.refilling = Some(self.round.unwrap_or(Stop::Nowhere));
         let fit = match self.entry_bytes_mean {
             0 => room.first_rows,
             mean => (room.bytes.saturating_sub(self.bytes) / mean).max(1),
@@ -219,36 +231,39 @@ impl Lane {
         rows: Vec<Entry>,
         asked: usize,
         room: Room,
-        known: impl Fn(&Entry) -> Known,
+        known: impl Fn(&Entry) -> KnownAs,
     ) {
         let mut whole = rows.len() < asked;
-        let mut stop = self.refilling.take().unwrap_or(i64::MAX);
+        let mut stop = self.refilling.take().unwrap_or(Stop::Nowhere);
         let mut last = self.horizon;
         for entry in rows {
-            let id = entry.delivery_id;
-            if id < stop {
+            let id = entry.attempt.delivery_id;
+            if stop.lets_pass(id) {
                 match known(&entry) {
-                    Known::New => self.hold(entry),
-                    Known::Held => {}
-                    Known::Settling | Known::Left => stop = id,
+                    KnownAs::New => self.hold(entry),
+                    KnownAs::Held => {}
+                    KnownAs::Settling | KnownAs::Left => stop = Stop::Before(id),
                 }
             }
-            if id >= stop {
+            if !stop.lets_pass(id) {
                 whole = true;
                 break;
             }
             last = id;
         }
-        // Whole: every row below `stop` came. Otherwise only those up to the last row.
-        self.more = !whole || stop < i64::MAX;
-        self.horizon = if whole { stop - 1 } else { last };
+        // Whole: every row before the stop came. Otherwise only those up to the last row.
+        self.more = !whole || stop != Stop::Nowhere;
+        self.horizon = match stop {
+            Stop::Before(stop) if whole => stop.before(),
+            Stop::Before(_) | Stop::Nowhere => last,
+        };
         self.trim(room);
         self.check();
     }
 
     /// The tail round has ended: the next refill shows the rows that were left in the table.
     pub fn end_round(&mut self) {
-        self.left_in_round = None;
+        self.round = None;
     }
 
     /// The refill failed: another may begin.
@@ -262,7 +277,7 @@ impl Lane {
         self.entry_bytes_mean =
             if self.entry_bytes_mean == 0 { cost } else { (self.entry_bytes_mean * 7 + cost) / 8 };
         self.bytes += cost;
-        if let Some(old) = self.held.insert(entry.delivery_id, entry) {
+        if let Some(old) = self.held.insert(entry.attempt.delivery_id, entry) {
             self.bytes -= old.cost_bytes();
         }
     }
@@ -273,21 +288,21 @@ impl Lane {
             let Some((id, entry)) = self.held.pop_last() else { return };
             self.bytes -= entry.cost_bytes();
             self.more = true;
-            self.horizon = id - 1;
+            self.horizon = id.before();
             self.leave_in_table(id);
         }
     }
 
-    fn leave_in_table(&mut self, id: i64) {
+    fn leave_in_table(&mut self, id: DeliveryId) {
         self.more = true;
-        self.left_in_round = self.left_in_round.map(|lowest| lowest.min(id));
-        self.refilling = self.refilling.map(|lowest| lowest.min(id));
+        self.round = self.round.map(|stop| stop.min(Stop::Before(id)));
+        self.refilling = self.refilling.map(|stop| stop.min(Stop::Before(id)));
     }
 
     #[cfg(test)]
     pub(super) fn sketch(&self) -> String {
         let held: Vec<_> = self.held.keys().collect();
-        format!("{held:?} {} {} {:?} {:?}", self.more, self.horizon, self.refilling, self.left_in_round)
+        format!("{held:?} {} {} {:?} {:?}", self.more, self.horizon, self.refilling, self.round)
     }
 
     fn check(&self) {

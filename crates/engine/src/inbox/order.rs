@@ -1,8 +1,8 @@
 //! Ordering keys: the deliveries of one key are handled one at a time, and the others wait.
 //!
 //! A key is taken from the push of one of its deliveries to the outcome. After an ack or a dead letter the next
-//! delivery may go. A delivery that failed or was given back goes first again. Its row is written as ready at
-//! once, even if the delivery has a delay, so that the next owner of the inbox finds the row in its place; the
+//! delivery may go. A delivery that failed or was given back goes first again. Such a row is written as ready
+//! at once, even if the delivery has a delay, so that the next owner of the inbox finds the row in its place; the
 //! delay is kept here. The others wait until a tail round has shown the row again.
 //!
 //! A few waiting deliveries are parked here. A key with more of them, or any key when all keys together have
@@ -23,9 +23,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Entry;
 use super::lane::{Lane, Room};
-use super::owned::Attempt;
+use super::{Attempt, DeliveryId, Entry};
 
 /// The most parked deliveries of one key; one more gives the key a lane of its own. Small in tests, so that
 /// they reach it.
@@ -54,13 +53,13 @@ const _: () = assert!(KEYS_MAX_SCARCE < KEYS_MAX);
 enum State {
     Free,
     InFlight,
-    Writing { id: i64, delay: Duration },
-    Returning { id: i64, delay: Duration, since: Instant },
-    Delayed { id: i64, until: Instant },
+    Writing { id: DeliveryId, delay: Duration },
+    Returning { id: DeliveryId, delay: Duration, since: Instant },
+    Delayed { id: DeliveryId, until: Instant },
 }
 
 /// A lane's position and a delivery id: the order in which deliveries go.
-type Turn = (usize, i64);
+type Turn = (usize, DeliveryId);
 
 /// The list in which a key is found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +72,7 @@ enum Place {
     Hungry(Turn),
     /// The lane of its own is empty and has no more, but the inbox's lanes may still hold deliveries of the key
     /// up to this id.
-    Lingering(i64),
+    Lingering(DeliveryId),
 }
 
 #[derive(Debug)]
@@ -82,7 +81,7 @@ struct Key {
     /// Parked deliveries, oldest first; or, if `own` is set, the lane of its own.
     waiting: Lane,
     /// Set while the key has a lane of its own: the inbox's lanes hold no delivery of the key above this id.
-    own: Option<i64>,
+    own: Option<DeliveryId>,
     /// The turn at which the key's next delivery was last seen.
     hint: Turn,
     place: Place,
@@ -92,22 +91,22 @@ struct Key {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Around {
     /// The highest id that any lane of the inbox holds.
-    pub(super) newest_held: i64,
+    pub(super) newest_held: DeliveryId,
     /// Whether a tail round has brought something for the inbox and has not ended.
     pub(super) round_is_open: bool,
 }
 
 /// The ordering keys of one inbox; see the module's page.
 #[derive(Debug, Default)]
-pub(super) struct Order {
+pub(super) struct OrderingKeys {
     keys: HashMap<Arc<str>, Key>,
     /// The key of each attempt that is in flight, or being settled and tried again.
     taken: HashMap<Attempt, Arc<str>>,
     /// The `Ready` keys: by turn, and by the id of their next delivery.
     ready: BTreeSet<Turn>,
-    ready_ids: BTreeMap<i64, Arc<str>>,
+    ready_ids: BTreeMap<DeliveryId, Arc<str>>,
     hungry: BTreeSet<(Turn, Arc<str>)>,
-    lingering: BTreeSet<(i64, Arc<str>)>,
+    lingering: BTreeSet<(DeliveryId, Arc<str>)>,
     /// Keys whose failed delivery is settled, in the order of settling.
     returning: VecDeque<(Instant, Arc<str>)>,
     delayed: BTreeSet<(Instant, Arc<str>)>,
@@ -122,7 +121,7 @@ pub(super) struct Order {
     key_bytes: usize,
 }
 
-impl Order {
+impl OrderingKeys {
     /// The memory of keys and parked deliveries, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.parked_bytes + self.key_bytes
@@ -131,33 +130,32 @@ impl Order {
     /// Whether no lane needs to hold this delivery: it is parked here, or its key has a lane of its own.
     pub(super) fn holds(&self, entry: &Entry) -> bool {
         let Some(key) = entry.ordering_key().and_then(|key| self.keys.get(key)) else { return false };
-        key.own.is_some()
-            || key.waiting.iter().any(|e| e.delivery_id == entry.delivery_id && e.attempt == entry.attempt)
+        key.own.is_some() || key.waiting.iter().any(|waiting| waiting.attempt == entry.attempt)
     }
 
     /// The oldest delivery of a priority that its key lets go.
-    pub(super) fn ready_in(&self, lane: usize) -> Option<i64> {
-        self.ready.range((lane, i64::MIN)..=(lane, i64::MAX)).next().map(|(_, id)| *id)
+    pub(super) fn ready_in(&self, lane: usize) -> Option<DeliveryId> {
+        self.ready.range((lane, DeliveryId::MIN)..=(lane, DeliveryId::MAX)).next().map(|(_, id)| *id)
     }
 
     /// The oldest delivery of any priority that its key lets go.
-    pub(super) fn oldest_ready(&self) -> Option<i64> {
+    pub(super) fn oldest_ready(&self) -> Option<DeliveryId> {
         self.ready_ids.first_key_value().map(|(id, _)| *id)
     }
 
     /// The delivery with an id that [`ready_in`](Self::ready_in) or [`oldest_ready`](Self::oldest_ready) gave.
-    pub(super) fn ready_entry(&self, id: i64) -> Option<&Entry> {
+    pub(super) fn ready_entry(&self, id: DeliveryId) -> Option<&Entry> {
         self.keys.get(self.ready_ids.get(&id)?)?.waiting.first()
     }
 
     /// Takes such a delivery. The caller then calls [`pushed`](Self::pushed) or
     /// [`passed_over`](Self::passed_over) with it.
-    pub(super) fn pop(&mut self, id: i64) -> Option<Entry> {
+    pub(super) fn pop(&mut self, id: DeliveryId) -> Option<Entry> {
         let name = self.ready_ids.get(&id)?.clone();
         self.change(&name, |key| {
             let entry = key.waiting.pop();
             if let Some(entry) = &entry {
-                key.hint = (entry.lane, entry.delivery_id);
+                key.hint = (entry.lane, entry.attempt.delivery_id);
             }
             // Taken until the caller says what became of the delivery.
             key.state = State::InFlight;
@@ -184,7 +182,7 @@ impl Order {
             let name = name.clone();
             self.in_round.push(name.clone());
             self.change(&name, |key| match entry.is_left() {
-                true => key.waiting.leave(entry.delivery_id),
+                true => key.waiting.leave(entry.attempt.delivery_id),
                 false => key.waiting.arrive(entry, KEY_ROOM),
             });
             self.keep_bound(&name);
@@ -192,16 +190,16 @@ impl Order {
         }
         match key.state {
             State::Writing { id, .. } | State::Returning { id, .. } | State::Delayed { id, .. }
-                if id == entry.delivery_id && entry.is_left() =>
+                if id == entry.attempt.delivery_id && entry.is_left() =>
             {
-                // Its payload was not read, and it must go before the parked ones: a lane of its own reads the
-                // whole key.
-                let (name, turn) = (name.clone(), (entry.lane, entry.delivery_id));
+                // The payload was not read, and the entry must go before the parked ones: a lane of its own reads
+                // the whole key.
+                let (name, turn) = (name.clone(), (entry.lane, entry.attempt.delivery_id));
                 self.give_own_lane(&name, turn, around());
                 None
             }
             State::Writing { id, .. } | State::Returning { id, .. } | State::Delayed { id, .. }
-                if id == entry.delivery_id =>
+                if id == entry.attempt.delivery_id =>
             {
                 self.park(entry, around());
                 None
@@ -212,7 +210,7 @@ impl Order {
 
     fn park(&mut self, entry: Entry, around: Around) {
         let Some(name) = entry.ordering_key().cloned() else { return };
-        let turn = (entry.lane, entry.delivery_id);
+        let turn = (entry.lane, entry.attempt.delivery_id);
         let is_full =
             |key: &Key| key.waiting.len() >= KEY_PARKED_MAX || key.waiting.bytes() >= KEY_ROOM.bytes;
         if self.keys.get(&name).is_some_and(is_full) || self.is_over() {
@@ -230,7 +228,7 @@ impl Order {
     /// is not parked.
     fn give_own_lane(&mut self, name: &Arc<str>, turn: Turn, around: Around) {
         self.change(name, |key| {
-            let first = key.waiting.first().map(|entry| (entry.lane, entry.delivery_id));
+            let first = key.waiting.first().map(|entry| (entry.lane, entry.attempt.delivery_id));
             key.hint = first.map_or(turn, |first| first.min(turn));
             key.waiting = Lane::unread_in(around.round_is_open);
             key.own = Some(around.newest_held);
@@ -246,7 +244,7 @@ impl Order {
         if self.parked > PARKED_MAX || self.parked_bytes > PARKED_BYTES_MAX {
             self.change(name, |key| {
                 if let Some(first) = key.waiting.first() {
-                    key.hint = (first.lane, first.delivery_id);
+                    key.hint = (first.lane, first.attempt.delivery_id);
                 }
                 key.waiting.give_back();
             });
@@ -313,11 +311,10 @@ impl Order {
         }
     }
 
+    /// Forgets a key that nothing waits for.
     fn remove(&mut self, name: &Arc<str>) {
         if let Some(key) = self.keys.remove(name) {
             self.unlist(name, key.place);
-            self.parked -= key.waiting.len();
-            self.parked_bytes -= key.waiting.bytes();
             self.key_bytes -= KEY_BYTES + name.len();
             if key.own.is_some() {
                 self.passed = None;
@@ -332,7 +329,7 @@ impl Key {
             state: State::InFlight,
             waiting: Lane::default(),
             own: None,
-            hint: (usize::MAX, i64::MAX),
+            hint: (usize::MAX, DeliveryId::MAX),
             place: Place::Nowhere,
         }
     }
@@ -343,7 +340,7 @@ impl Key {
             return Some(Place::Nowhere);
         }
         match (self.waiting.first(), self.own) {
-            (Some(first), _) => Some(Place::Ready((first.lane, first.delivery_id))),
+            (Some(first), _) => Some(Place::Ready((first.lane, first.attempt.delivery_id))),
             (None, Some(_)) if self.waiting.has_more() => Some(Place::Hungry(self.hint)),
             (None, Some(until)) => Some(Place::Lingering(until)),
             (None, None) => None,

@@ -1,6 +1,6 @@
 //! One inbox: its lanes, who has sessions on it, and how far its ownership is.
 
-mod aside;
+mod apart;
 mod states;
 mod turns;
 
@@ -8,10 +8,10 @@ use std::cell::Cell;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use super::event::{KeyRefill, KeyRows, LaneRefill};
-use super::lane::{Known, Lane, ROOM_SCARCE, Room};
-use super::order::{Around, KEYS_MAX, KEYS_MAX_SCARCE, Order};
-use super::{Entry, SessionId};
+use super::event::{KeyRefill, KeyRows, LaneRefill, LaneRows};
+use super::lane::{KnownAs, Lane, ROOM_SCARCE, Room};
+use super::order::{Around, KEYS_MAX, KEYS_MAX_SCARCE, OrderingKeys};
+use super::{Attempt, DeliveryId, Entry, SessionId};
 use postbell_client::message::{LANES, REPLIES};
 
 pub(super) use states::{Ownership, Question};
@@ -23,24 +23,21 @@ use states::Reading;
 /// writing delays nobody's acks.
 pub(super) const RELANES_MAX: usize = 500;
 
-/// An attempt at a delivery: its row, and how many attempts failed before. An outcome is written where both match.
-pub(super) type Attempt = (i64, u32);
-
 /// Where a delivery is taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
     /// This one, that its ordering key has let go.
-    Order(i64),
+    Order(DeliveryId),
     /// This lane.
     Lane(usize),
     /// This reply, in the lane of replies.
-    Reply(i64),
+    Reply(DeliveryId),
     /// A delivery that waits apart, until a session has nothing else.
-    Aside,
+    Apart,
 }
 
-/// An attempt that left its lane. It can be both: it is given back, the tail brings it again and it is pushed, all
-/// before the news of the COMMIT is here.
+/// An attempt that left its lane. One attempt can be both: it is given back, the tail brings it again and it is
+/// pushed, all before the news of the COMMIT is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Unsettled {
     in_flight: u32,
@@ -53,9 +50,9 @@ pub(super) struct Inbox {
     pub(super) ownership: Ownership,
     pub(super) question: Question,
     lanes: [Lane; LANES],
-    pub(super) order: Order,
-    /// Deliveries that are to be alone with their session, and wait for one that has nothing else.
-    aside: VecDeque<Entry>,
+    pub(super) order: OrderingKeys,
+    /// Deliveries that are to be pushed apart, and wait for a session that has nothing else.
+    apart: VecDeque<Entry>,
     /// How many replies are on their way to other lanes.
     relaning: usize,
     /// In the order in which they get the next delivery.
@@ -79,8 +76,8 @@ impl Inbox {
             ownership: Ownership::Acquiring,
             question: Question::Open,
             lanes: std::array::from_fn(|_| Lane::unread()),
-            order: Order::default(),
-            aside: VecDeque::new(),
+            order: OrderingKeys::default(),
+            apart: VecDeque::new(),
             relaning: 0,
             sessions: VecDeque::new(),
             unsettled: HashMap::new(),
@@ -96,12 +93,12 @@ impl Inbox {
     /// Forgets what its lanes hold, to read it anew.
     pub(super) fn forget(&mut self, ownership: Ownership) {
         self.read_anew();
-        self.ownership = ownership;
+        self.turn_to(ownership);
     }
 
     fn read_anew(&mut self) {
         self.lanes = std::array::from_fn(|_| Lane::unread_in(self.in_round));
-        self.forget_aside();
+        self.forget_apart();
         self.order.forget(self.in_round);
         self.reading = if self.reading.is_asked() { Reading::Stale } else { Reading::Idle };
     }
@@ -111,8 +108,8 @@ impl Inbox {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        let aside: usize = self.aside.iter().map(Entry::cost_bytes).sum();
-        self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes() + aside
+        let apart: usize = self.apart.iter().map(Entry::cost_bytes).sum();
+        self.lanes.iter().map(Lane::bytes).sum::<usize>() + self.order.bytes() + apart
     }
 
     /// A delivery that the tail brought. True: the first one in this round.
@@ -120,7 +117,7 @@ impl Inbox {
         // A second time (an outcome was written twice, or another broker gave it back late): the outcome of the
         // one in flight will match this row as well.
         let first = !std::mem::replace(&mut self.in_round, true);
-        if self.is_in_flight(&entry) || self.is_aside(&entry) {
+        if self.is_in_flight(&entry) || self.is_apart(&entry) {
             return first;
         }
         // A reply waits for no other of its key.
@@ -131,7 +128,7 @@ impl Inbox {
             order.take_back(entry, || Around::of(lanes, true))
         };
         if let Some(entry) = entry.as_ref().filter(|entry| entry.is_left()) {
-            self.lanes[entry.lane].leave(entry.delivery_id);
+            self.lanes[entry.lane].leave(entry.attempt.delivery_id);
         } else if let Some(entry) = entry {
             self.lanes[entry.lane].arrive(entry, room);
         }
@@ -173,20 +170,15 @@ impl Inbox {
     /// Too many keys are given up: what of them waits comes by the lanes once more.
     fn keep_keys(&mut self, room: Room) {
         let front = self.lanes.iter().filter_map(Lane::front).min();
-        self.order.end_lingering(front.unwrap_or(i64::MAX));
+        self.order.end_lingering(front.unwrap_or(DeliveryId::MAX));
         let keys_max = if room == ROOM_SCARCE { KEYS_MAX_SCARCE } else { KEYS_MAX };
         if self.order.keep_to(keys_max) {
             self.read_anew();
         }
     }
 
-    /// The answer: by lane and by key, the rows that were asked for, and those that came.
-    pub(super) fn end_refill(
-        &mut self,
-        lanes: Vec<(usize, usize, Vec<Entry>)>,
-        keys: Vec<KeyRows>,
-        room: Room,
-    ) {
+    /// The answer, by lane and by key.
+    pub(super) fn end_refill(&mut self, lanes: Vec<LaneRows>, keys: Vec<KeyRows>, room: Room) {
         let settled = match std::mem::take(&mut self.reading) {
             Reading::Asked { settled } => settled,
             Reading::Stale => return,
@@ -196,28 +188,28 @@ impl Inbox {
                 return;
             }
         };
-        let (unsettled, aside) = (&self.unsettled, &self.aside);
+        let (unsettled, apart) = (&self.unsettled, &self.apart);
         let waits = Cell::new(false);
-        let is_aside = |attempt: Attempt| aside.iter().any(|entry| attempt_of(entry) == attempt);
-        let known = |entry: &Entry| match unsettled.get(&attempt_of(entry)) {
-            Some(u) if u.in_flight > 0 => Known::Held,
-            None if is_aside(attempt_of(entry)) => Known::Held,
-            None if entry.is_left() => Known::Left,
+        let is_apart = |attempt: Attempt| apart.iter().any(|entry| entry.attempt == attempt);
+        let known = |entry: &Entry| match unsettled.get(&entry.attempt) {
+            Some(u) if u.in_flight > 0 => KnownAs::Held,
+            None if is_apart(entry.attempt) => KnownAs::Held,
+            None if entry.is_left() => KnownAs::Left,
             Some(_) => {
                 waits.set(true);
-                Known::Settling
+                KnownAs::Settling
             }
-            None if settled.contains(&attempt_of(entry)) => Known::Settling,
-            None => Known::New,
+            None if settled.contains(&entry.attempt) => KnownAs::Settling,
+            None => KnownAs::New,
         };
         let order = &self.order;
         // A key with a lane of its own brings its deliveries by that, those that are being settled as well.
         let in_lane = |entry: &Entry| {
             let is_held = entry.lane != REPLIES && order.holds(entry);
-            if is_held { Known::Held } else { known(entry) }
+            if is_held { KnownAs::Held } else { known(entry) }
         };
-        for (position, asked, rows) in lanes {
-            self.lanes[position].end_refill(rows, asked, room, in_lane);
+        for LaneRows { lane, asked, rows } in lanes {
+            self.lanes[lane].end_refill(rows, asked, room, in_lane);
         }
         self.order.end_refill(keys, known);
         if waits.get() {
@@ -240,7 +232,7 @@ impl Inbox {
         self.relaning += 1;
     }
 
-    /// It is there. True: others may follow.
+    /// A reply has come to its other lane. True: others may follow.
     pub(super) fn relaned(&mut self) -> bool {
         self.relaning = self.relaning.saturating_sub(1);
         !self.lanes[REPLIES].is_empty()
@@ -250,11 +242,11 @@ impl Inbox {
         self.relaning < RELANES_MAX
     }
 
-    /// It was handed to a session. Only pushes count towards the turn of the oldest.
+    /// An entry was handed to a session. Only pushes count towards the turn of the oldest.
     pub(super) fn pushed(&mut self, now: Instant, entry: &Entry) {
         self.pushes += 1;
         self.pushed_at = Some(now);
-        self.unsettled.entry(attempt_of(entry)).or_default().in_flight += 1;
+        self.unsettled.entry(entry.attempt).or_default().in_flight += 1;
         if entry.lane != REPLIES {
             self.order.pushed(entry);
         }
@@ -266,7 +258,7 @@ impl Inbox {
         unsettled.in_flight = unsettled.in_flight.saturating_sub(1);
     }
 
-    /// Its outcome will be written.
+    /// The attempt's outcome will be written.
     pub(super) fn settling(&mut self, attempt: Attempt) {
         self.unsettled.entry(attempt).or_default().settling += 1;
     }
@@ -329,7 +321,7 @@ impl Inbox {
     }
 
     fn is_in_flight(&self, entry: &Entry) -> bool {
-        self.unsettled.get(&attempt_of(entry)).is_some_and(|u| u.in_flight > 0)
+        self.unsettled.get(&entry.attempt).is_some_and(|u| u.in_flight > 0)
     }
 
     /// Whether it can be forgotten, or given back: every delivery that left a lane has its outcome in the table,
@@ -341,10 +333,6 @@ impl Inbox {
 
 impl Around {
     fn of(lanes: &[Lane; LANES], round_is_open: bool) -> Self {
-        Self { newest_held: lanes.iter().filter_map(Lane::back).max().unwrap_or(0), round_is_open }
+        Self { newest_held: lanes.iter().filter_map(Lane::back).max().unwrap_or_default(), round_is_open }
     }
-}
-
-pub(super) fn attempt_of(entry: &Entry) -> Attempt {
-    (entry.delivery_id, entry.attempt)
 }

@@ -8,14 +8,13 @@ use postbell_engine::inbox::Tag;
 use rand::RngExt;
 
 use crate::network::{Caller, ConnId, Frame, Hello, Nack, Side};
-use crate::plants::Plant;
 use crate::schedule::{MS, Micros, SECOND};
 use crate::world::{To, What, World, inbox};
 
 /// A client waits so long for its welcome (clients/rust/src/client/connection.rs).
 const WELCOME_WAIT: Micros = 10 * SECOND;
-/// No hello is later than this.
-const LATE_MAX: Micros = 12 * SECOND;
+/// A session that was overtaken knows it after this, whatever the links between the brokers do.
+const OVERTAKEN_MAX: Micros = 12 * SECOND;
 const AGAIN_FIRST: Micros = 50 * MS;
 const AGAIN_MAX: Micros = SECOND;
 
@@ -31,13 +30,13 @@ pub(crate) enum Place {
 pub(crate) struct Agent {
     pub(crate) life: u32,
     pub(crate) inbox: Arc<str>,
-    /// Its instance is the same at each start, else made up by the process.
+    /// Whether the instance is the same at each start, and not made up by the process.
     pub(crate) is_named: bool,
     pub(crate) window: u32,
     pub(crate) place: Place,
     pub(crate) out_since: Micros,
-    /// Until then a hello of its own may arrive that it has given up.
-    given_up_until: Micros,
+    /// Until then it may be sent away because of a hello that it has given up, or of a rank from before a clock's jump.
+    overtaken_until: Micros,
     has: BTreeMap<Tag, i64>,
     references: u64,
     tries: u32,
@@ -52,7 +51,7 @@ impl Agent {
             window,
             place: Place::Out,
             out_since: 0,
-            given_up_until: 0,
+            overtaken_until: 0,
             has: BTreeMap::new(),
             references: 0,
             tries: 0,
@@ -114,10 +113,7 @@ impl World {
                 agent.out_since = now;
                 self.close(conn, Side::Client);
             }
-            Place::Calling(conn) => {
-                agent.given_up_until = now + LATE_MAX;
-                self.close(conn, Side::Client);
-            }
+            Place::Calling(conn) => self.close(conn, Side::Client),
             Place::Out => {}
         }
         self.calls_again(a);
@@ -129,9 +125,6 @@ impl World {
         let agent = &mut self.agents[a];
         agent.life += 1;
         agent.has.clear();
-        if matches!(agent.place, Place::Calling(_)) && agent.is_named {
-            agent.given_up_until = now + LATE_MAX;
-        }
         let (place, life) = (std::mem::replace(&mut agent.place, Place::Out), agent.life);
         if matches!(place, Place::In(_)) {
             agent.out_since = now;
@@ -168,11 +161,25 @@ impl World {
         }
     }
 
-    /// A hello that its own agent had given up is the newer one for a broker that reads it later: it takes the place of the
-    /// session that followed. A process that made its instance up comes again; one that was named does not. This is not
-    /// mended, so a case with it is let pass.
+    /// A hello that its own agent had given up, read late, is the newer one for a broker. The broker looks whether the agent
+    /// has closed the connection. Only where the network brings the hello and keeps the end back, the hello takes the place
+    /// of the session that followed; a case with it is let pass.
+    pub(crate) fn is_overtaking(&mut self, conn: ConnId) {
+        let Some(connection) = self.conns.get(&conn) else { return };
+        if let Caller::Agent(a, _) = connection.caller
+            && !connection.has_ended
+            && !self.is_open(conn, Side::Client)
+        {
+            self.may_be_overtaken_from_now_on(a);
+        }
+    }
+
+    pub(crate) fn may_be_overtaken_from_now_on(&mut self, a: usize) {
+        self.agents[a].overtaken_until = self.now + OVERTAKEN_MAX;
+    }
+
     fn may_be_overtaken(&self, a: usize) -> bool {
-        self.agents[a].given_up_until > self.now && self.plant != Some(Plant::OwnLateHello)
+        self.agents[a].overtaken_until > self.now
     }
 
     fn has_handled(&mut self, a: usize, conn: ConnId, tag: Tag) {
@@ -186,7 +193,7 @@ impl World {
                 self.check.rejected.insert(delivery);
                 Frame::Nack(tag, Nack::Dead)
             }
-            // It forgets.
+            // The agent forgets.
             18..20 => return,
             n => {
                 // All that it has may be said in one line.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use postbell_engine::inbox::SessionId;
-use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
+use postbell_engine::inbox::dispatcher::{Dispatcher, Rules, UNSETTLED_MAX};
 use postbell_engine::inbox::event::{Effect, Event};
 use postbell_engine::retry::RetryPolicy;
 use rand::RngExt;
@@ -29,6 +29,7 @@ const RULES: Rules = Rules {
         attempts_max: ATTEMPTS_MAX,
     },
     lease_margin: Duration::from_millis(500),
+    unsettled_max: UNSETTLED_MAX,
 };
 
 /// See the module.
@@ -67,7 +68,7 @@ impl Broker {
             id_before: id,
             dispatcher: Dispatcher::new(RULES, seed),
             sessions: BTreeMap::new(),
-            last_session: 0,
+            last_session: SessionId(0),
             wake_at: None,
             reap_at: 0,
             doors: BTreeMap::new(),
@@ -136,13 +137,14 @@ impl World {
         }
         self.brokers[b].reap_at = self.now + SECOND;
         if !self.is_faulty(|fault| fault.parts_from_database(b)) {
-            let (promoted, next) = self.database.promote(self.now);
-            self.database.sweep(self.now, self.brokers[b].id);
+            let database_now = self.database_now();
+            let (promoted, next) = self.database.promote(database_now);
+            self.database.sweep(database_now, self.brokers[b].id);
             if !promoted.is_empty() {
                 self.brokers[b].tail.wake = true;
             }
             self.promotes(&promoted);
-            let next = next.unwrap_or(Micros::MAX);
+            let next = next.map_or(Micros::MAX, |due| self.time_of_case(due));
             self.brokers[b].reap_at = self.brokers[b].reap_at.min(next);
         }
         let at = self.brokers[b].reap_at;
@@ -205,10 +207,10 @@ impl World {
             Effect::Push(id, push) => {
                 self.check_push(b, id, &push);
                 let Some(session) = self.brokers[b].sessions.get_mut(&id) else { return };
-                session.has.insert(push.tag, (push.delivery_id, push.attempt - 1));
+                session.has.insert(push.tag, (push.attempt.delivery_id.0, push.attempt.failed));
                 session.written = push.tag;
                 let conn = session.conn;
-                self.send(conn, Side::Client, Frame::Msg(push.tag, push.delivery_id));
+                self.send(conn, Side::Client, Frame::Msg(push.tag, push.attempt.delivery_id.0));
             }
             Effect::Acked(id, reference) => {
                 self.check_acked(b, &reference);
@@ -218,7 +220,7 @@ impl World {
             }
             Effect::Close(id, code) => self.say_last(b, id, code),
             Effect::Settle(settle) => {
-                let attempt = (settle.delivery_id, settle.attempt);
+                let attempt = (settle.attempt.delivery_id.0, settle.attempt.failed);
                 for session in self.brokers[b].sessions.values_mut() {
                     session.has.retain(|_, has| *has != attempt);
                 }
@@ -229,7 +231,7 @@ impl World {
                 self.forget_turns(b, &inbox);
                 self.brokers[b].leaser.asks(inbox, trouble);
             }
-            Effect::Release(inbox) => self.brokers[b].leaser.gives_back(inbox),
+            Effect::GiveBack(inbox) => self.brokers[b].leaser.gives_back(inbox),
             Effect::Refill(refill) => self.brokers[b].refiller.waiting.push(refill),
             Effect::WakeTail => self.brokers[b].tail.wake = true,
             Effect::Refuse(..) | Effect::Mark(_) => {}

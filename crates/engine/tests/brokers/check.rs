@@ -12,6 +12,7 @@ use crate::database::{Row, State};
 use crate::plants::Plant;
 use crate::schedule::{Micros, SECOND};
 use crate::world::{What, World};
+use crate::writers::is_in_the_tail_again;
 
 /// One in so many pushes of an inbox takes the oldest delivery, whatever its priority.
 const OLDEST_EVERY: u64 = 16;
@@ -21,7 +22,7 @@ const OUT_MAX: Micros = 32 * SECOND;
 /// An inbox, a lane, an ordering key.
 type Terms = (Arc<str>, usize, Option<Arc<str>>);
 
-/// Its pushes, and which of them was the last out of turn.
+/// The pushes of an inbox, and which of them was the last out of turn.
 type Turns = (u64, Option<u64>);
 
 /// The steps that were seen.
@@ -47,8 +48,8 @@ impl World {
     /// Before an outcome is written: its agent said so, or it was tried often enough.
     pub(crate) fn check_settles(&mut self, by: (usize, u32), settles: &[Settle]) {
         for settle in settles {
-            let id = settle.delivery_id;
-            let row = self.database.rows.get(&id).filter(|row| row.attempt == settle.attempt);
+            let (id, failed) = (settle.attempt.delivery_id.0, settle.attempt.failed);
+            let row = self.database.rows.get(&id).filter(|row| row.attempt == failed);
             let is_said = match &settle.outcome {
                 Outcome::Ack { .. } => self.check.handled.contains(&id),
                 Outcome::Dead { cause: DeadCause::Rejected, .. } => self.check.rejected.contains(&id),
@@ -56,7 +57,7 @@ impl World {
                 _ => true,
             };
             // An outcome is written twice where the first answer was lost; the tail may have brought the first in between.
-            if row.is_some() && self.check.written.insert((by, id, settle.attempt)) {
+            if row.is_some() && self.check.written.insert((by, id, failed)) {
                 self.check.changed_by.insert(id, by);
             } else {
                 self.check.changed_by.remove(&id);
@@ -67,20 +68,26 @@ impl World {
         }
     }
 
-    /// An outcome wakes the tail of the broker that writes it, and rings for nobody. Where the inbox was taken from it
-    /// meanwhile, or where it does not know that it was written, the owner finds the row in its safety round.
-    pub(crate) fn rings_nobody(&mut self, b: usize, inbox: &Arc<str>) {
-        let is_its = self.database.leases.get(inbox).is_some_and(|lease| lease.broker == self.brokers[b].id);
-        if !is_its {
-            self.check.unannounced[1 - b] = true;
-        } else if self.is_faulty(|fault| fault.parts_from_database(b)) {
+    /// An outcome wakes the tail of the broker that writes it. Where the inbox is another's by now, it rings, if anybody sleeps.
+    /// A broker that does not know that it was written finds the row in its safety round.
+    pub(crate) fn outcomes_ring(&mut self, b: usize, settles: &[Settle]) {
+        let is_again = |settle: &&Settle| is_in_the_tail_again(&settle.outcome, true);
+        let owner = |settle: &Settle| self.database.leases.get(&settle.inbox).map(|lease| lease.broker);
+        let owners: Vec<_> = settles.iter().filter(is_again).map(owner).collect();
+        let id = self.brokers[b].id;
+        let rings = owners.iter().any(|owner| owner.is_some_and(|owner| owner != id));
+        if rings && self.database.bell_until > self.database_now() {
+            (0..2).for_each(|b| self.notify(b, What::Ring));
+        }
+        if owners.contains(&Some(id)) && self.is_faulty(|fault| fault.parts_from_database(b)) {
             self.check.unannounced[b] = true;
         }
     }
 
     /// A broker may promote a delivery of the other's inbox, so a promotion rings.
     pub(crate) fn promotes(&mut self, inboxes: &[Arc<str>]) {
-        if Plant::promotion_rings(self.plant) && !inboxes.is_empty() && self.database.bell_until > self.now {
+        let rings = Plant::promotion_rings(self.plant) && self.database.bell_until > self.database_now();
+        if rings && !inboxes.is_empty() {
             (0..2).for_each(|b| self.notify(b, What::Ring));
         }
     }
@@ -91,20 +98,21 @@ impl World {
     }
 
     pub(crate) fn check_push(&mut self, b: usize, id: SessionId, push: &Push) {
-        let (delivery, attempt) = (push.delivery_id, push.attempt - 1);
+        let (delivery, attempt) = (push.attempt.delivery_id.0, push.attempt.failed);
         let broker = &self.brokers[b];
         let Some(session) = broker.sessions.get(&id) else { return };
         let Some((inbox, lane, key)) = self.check.terms.get(&delivery).cloned() else { return };
         let says =
             |what: &str| Some(format!("broker {b} pushes {delivery} of {inbox} to session {id}: {what}"));
         let lease = self.database.leases.get(&inbox);
+        let lease_is_its = lease.is_some_and(|lease| lease.broker == broker.id);
         let others = || broker.sessions.values().flat_map(|s| s.has.values());
         let key_of = |(other, _): &(i64, u32)| {
             self.check.terms.get(other).map(|(inbox, _, key)| (inbox.clone(), key.clone()))
         };
         let row = self.database.rows.get(&delivery);
         let is_stale = row.is_none_or(|row| row.attempt != attempt || row.state != State::Ready);
-        let wrong = if lease.is_some_and(|lease| lease.broker != broker.id) {
+        let wrong = if lease.is_some_and(|lease| lease.broker != broker.id) && !self.may_have_two_owners() {
             says("the inbox is another broker's")
         } else if session.inbox != inbox {
             says("it is another inbox's")
@@ -118,10 +126,13 @@ impl World {
             says("another with its key is in flight")
         } else if is_stale && self.check.changed_by.get(&delivery) == Some(&(b, broker.life)) {
             says("this broker has settled it")
-        } else if let Some(before) = self.is_overtaken(b, delivery, &inbox, lane, key.is_some()) {
+        // Who has lost the inbox and does not know it is brought no more of it.
+        } else if lease_is_its
+            && let Some(before) = self.is_overtaken(b, delivery, &inbox, lane, key.is_some())
+        {
             says(&format!("{before} has the same priority and is older"))
         } else {
-            self.check_turn(b, &inbox, lane).and_then(|before| {
+            self.check_turn(b, &inbox, lane).filter(|_| lease_is_its).and_then(|before| {
                 says(&format!("{before} is more urgent, and it was not the turn of the oldest"))
             })
         };
@@ -191,7 +202,7 @@ impl World {
     }
 
     pub(crate) fn has_drained(&self) -> bool {
-        self.database.undelivered().is_empty()
+        self.database.undelivered(self.database_now()).is_empty()
             && self.agents.iter().all(|agent| matches!(agent.place, Place::In(_)))
             && self.brokers.iter().all(|b| (b.dispatcher.in_flight(), b.dispatcher.unsettled()) == (0, 0))
     }
@@ -200,7 +211,7 @@ impl World {
         if self.has_drained() {
             return Ok(());
         }
-        let waiting = self.database.undelivered();
+        let waiting = self.database.undelivered(self.database_now());
         let out = self.agents.iter().filter(|agent| !matches!(agent.place, Place::In(_))).count();
         let rows = waiting.iter().filter_map(|id| Some((id, self.database.rows.get(id)?)));
         let rows: Vec<String> = rows

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use postbell_engine::inbox::dispatcher::IN_COMPANY;
-use postbell_engine::inbox::event::{Outcome, Settle};
+use postbell_engine::inbox::event::{Outcome, Settle, Snapshot};
 use uuid::Uuid;
 
-use crate::leases::{BrokerRow, Lease};
+use crate::leases::{BrokerRow, LEASE, Lease};
 use crate::plants::Plant;
-use crate::schedule::{MS, Micros};
+use crate::schedule::{MS, Micros, SECOND};
 
 /// The sight of a statement: transactions below `xmax` but those in progress.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,9 +25,9 @@ impl Seen {
         txid < self.xmax && !self.in_progress.contains(&txid)
     }
 
-    pub(crate) fn text(&self) -> Arc<str> {
+    pub(crate) fn text(&self) -> Snapshot {
         let list: Vec<String> = self.in_progress.iter().map(u64::to_string).collect();
-        format!("{}:{}", self.xmax, list.join(",")).into()
+        format!("{}:{}", self.xmax, list.join(",")).as_str().into()
     }
 
     pub(crate) fn parse(text: &str) -> Self {
@@ -57,6 +57,9 @@ pub(crate) struct Row {
     pub(crate) txid: u64,
 }
 
+/// Nothing is scheduled for later, unless the clock has stepped since.
+const SCHEDULED_MAX: Micros = 2 * SECOND;
+
 /// See the module.
 pub(crate) struct Database {
     pub(crate) rows: BTreeMap<i64, Row>,
@@ -71,7 +74,6 @@ pub(crate) struct Database {
     pub(crate) last_epoch: i64,
     /// The lock that says that a broker's process lives, and the connection that holds it.
     pub(crate) alive: BTreeMap<Uuid, u64>,
-    last_rank: i64,
     /// Attempts whose failure was counted.
     counted: BTreeSet<(i64, u32)>,
     /// Outcomes that changed nothing, since the row was another attempt's or gone.
@@ -93,7 +95,6 @@ impl Database {
             leases: BTreeMap::new(),
             last_epoch: 0,
             alive: BTreeMap::new(),
-            last_rank: 0,
             counted: BTreeSet::new(),
             missed: BTreeSet::new(),
             plant,
@@ -128,12 +129,6 @@ impl Database {
         Seen { xmax: self.next_txid, in_progress: self.open.keys().copied().collect() }
     }
 
-    /// By the server's clock, in µs; each later one is higher (agent_authenticate.sql).
-    pub(crate) fn rank(&mut self, now: Micros) -> i64 {
-        self.last_rank = (self.last_rank + 1).max(now as i64);
-        self.last_rank
-    }
-
     /// tail.sql: what became ready since `before`, of the inboxes that are this broker's; the scheduled count as rows.
     pub(crate) fn tail(&self, before: &Seen, broker: Uuid) -> Vec<(i64, Row)> {
         let is_new = |row: &Row| row.txid >= before.xmax || before.in_progress.contains(&row.txid);
@@ -160,8 +155,8 @@ impl Database {
         let txid = self.take_txid();
         let any_attempt = self.plant == Some(Plant::AttemptNotCompared);
         for settle in settles {
-            let id = settle.delivery_id;
-            let is_it = |row: &Row| row.attempt == settle.attempt || any_attempt;
+            let (id, failed) = (settle.attempt.delivery_id.0, settle.attempt.failed);
+            let is_it = |row: &Row| row.attempt == failed || any_attempt;
             let row = self.rows.get_mut(&id).filter(|row| is_it(row) && row.state != State::Dead);
             let Some(row) = row else {
                 self.missed.insert(id);
@@ -183,7 +178,7 @@ impl Database {
                 _ if was_scheduled => {
                     self.missed.insert(id);
                 }
-                Outcome::Release { delay } => again(0, micros(*delay)),
+                Outcome::Release { delay } | Outcome::Unseen { delay } => again(0, micros(*delay)),
                 Outcome::Spare { .. } => {
                     again(0, 0);
                     row.in_company = true;
@@ -191,8 +186,8 @@ impl Database {
                 Outcome::Fail { delay, reason, .. } => {
                     again(1, micros(*delay));
                     row.in_company = reason.starts_with(IN_COMPANY);
-                    if !self.counted.insert((id, settle.attempt)) {
-                        self.broken = Some(format!("attempt {} at {id} was counted twice", settle.attempt));
+                    if !self.counted.insert((id, failed)) {
+                        self.broken = Some(format!("attempt {failed} at {id} was counted twice"));
                     }
                 }
             }
@@ -215,9 +210,16 @@ impl Database {
         (promoted, next)
     }
 
-    /// Deliveries that are neither gone nor dead, nor may still come.
-    pub(crate) fn undelivered(&self) -> Vec<i64> {
-        let waiting = self.rows.iter().filter(|(_, row)| row.state != State::Dead).map(|(id, _)| *id);
+    /// Deliveries that are neither gone nor dead, or may still come; without those that a jump of the clock back has put off: scheduled
+    /// ones, and the inboxes of a broker that died before it renewed its lease by the new time.
+    pub(crate) fn undelivered(&self, now: Micros) -> Vec<i64> {
+        let is_put_off = |row: &Row| {
+            let owner = self.leases.get(&row.inbox).and_then(|lease| self.brokers.get(&lease.broker));
+            matches!(row.state, State::Scheduled(at) if at > now + SCHEDULED_MAX)
+                || owner.is_some_and(|broker| broker.lease_until > now + LEASE)
+        };
+        let waits = |row: &Row| row.state != State::Dead && !is_put_off(row);
+        let waiting = self.rows.iter().filter(|(_, row)| waits(row)).map(|(id, _)| *id);
         waiting.chain(self.open.values().map(|(id, _)| *id)).collect()
     }
 }

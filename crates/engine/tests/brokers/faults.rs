@@ -8,6 +8,7 @@ use rand::rngs::SmallRng;
 
 use crate::agent::Agent;
 use crate::broker::Broker;
+use crate::clocks::{Clock, draw_steps};
 use crate::database::{Row, State};
 use crate::network::{ConnId, Frame, Side};
 use crate::schedule::{MS, Micros, SECOND};
@@ -24,12 +25,12 @@ pub(crate) enum Fault {
         broker: usize,
         host: bool,
     },
-    /// It stands still, and goes on as if nothing were.
+    /// The process stands still, and goes on as if nothing were.
     Pause(usize),
     DatabaseDown,
     /// A broker's statements and their answers are lost or late.
     DatabaseLink(usize),
-    /// Its notifications are lost, and it knows.
+    /// The broker's notifications are lost, and it knows.
     Deaf(usize),
     /// The connections between the brokers, or those of a broker's agents, are reset.
     CutLinks,
@@ -46,6 +47,8 @@ pub(crate) enum Fault {
         heals: bool,
     },
     AgentDies(usize),
+    /// A clock jumps, at once and for good.
+    ClockStep(Clock, i64),
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +106,8 @@ impl Fault {
 }
 
 impl Plan {
-    pub(crate) fn draw(rng: &mut SmallRng) -> Self {
+    /// `clocks` draws the steps of clocks, so that a case without one is what it was before there were steps.
+    pub(crate) fn draw(rng: &mut SmallRng, clocks: &mut SmallRng) -> Self {
         let agent = |rng: &mut SmallRng| {
             Agent::new(rng.random_range(0..2), rng.random_bool(0.4), rng.random_range(1..6))
         };
@@ -134,6 +138,7 @@ impl Plan {
             last_end = Some(at + lasts);
             faults.push(Timed { at, lasts, fault });
         }
+        faults.extend(draw_steps(clocks, &faults, FAULTY));
         let ends = faults.iter().map(|fault| fault.at + fault.lasts);
         let sent = inserts.iter().map(|insert| insert.at + insert.open_for);
         let over_at = ends.chain(sent).max().unwrap_or(0) + SECOND;
@@ -205,6 +210,7 @@ impl World {
                 self.blacken(Some(broker), if heals { until } else { Micros::MAX });
             }
             Fault::AgentDies(a) => self.agent_dies(a),
+            Fault::ClockStep(clock, by) => self.clock_steps(clock, by),
             Fault::DatabaseLink(_) | Fault::SlowLinks | Fault::SlowAgents(_) => {}
         }
     }

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
+use postbell_engine::inbox::Epoch;
 use postbell_engine::inbox::event::{Event, Trouble};
 use rand::RngExt;
 use uuid::Uuid;
 
-use crate::leases::{Acquired, LEASE, RENEW_EVERY, address};
+use crate::leases::{InboxAnswer, LEASE, RENEW_EVERY, address};
 use crate::plants::Plant;
 use crate::schedule::{MS, Micros, SECOND};
 use crate::statements::{Ask, Reply, STATEMENT_WAIT, Task};
@@ -33,7 +34,7 @@ enum Stage {
         refusing: BTreeSet<Uuid>,
         again: bool,
     },
-    Wanting(Vec<(Arc<str>, Acquired)>),
+    Wanting(Vec<(Arc<str>, InboxAnswer)>),
 }
 
 /// See the module.
@@ -47,6 +48,7 @@ pub(crate) struct Leaser {
     requests: VecDeque<(Arc<str>, Option<Option<Trouble>>)>,
     acquire: BTreeMap<Arc<str>, Option<Trouble>>,
     release: BTreeSet<Arc<str>>,
+    epochs: BTreeMap<Arc<str>, Epoch>,
     refused: BTreeSet<Arc<str>>,
     until: Option<Instant>,
     renew_at: Micros,
@@ -67,7 +69,7 @@ impl Leaser {
     fn note(&mut self) {
         for (inbox, request) in std::mem::take(&mut self.requests) {
             match request {
-                // It was refused a moment ago: the slow tick asks.
+                // The inbox was refused a moment ago: the slow tick asks.
                 Some(_) if self.refused.contains(&inbox) => {}
                 Some(trouble) => {
                     self.acquire.insert(inbox, trouble);
@@ -126,7 +128,9 @@ impl World {
         let leaser = &mut self.brokers[b].leaser;
         if !leaser.release.is_empty() {
             let inboxes: Vec<_> = leaser.release.iter().cloned().collect();
-            self.leaser_asks(b, Ask::Release(inboxes.clone()), STATEMENT_WAIT, Stage::Releasing(inboxes));
+            let epoch = |inbox: &Arc<str>| leaser.epochs.get(inbox).copied().unwrap_or(Epoch::NEVER);
+            let given: Vec<_> = inboxes.iter().map(|inbox| (inbox.clone(), epoch(inbox))).collect();
+            self.leaser_asks(b, Ask::Release(given), STATEMENT_WAIT, Stage::Releasing(inboxes));
         } else if !leaser.acquire.is_empty() {
             let refusing = leaser.acquire.values().flatten().filter(|t| t.refuses).map(|t| t.owner).collect();
             self.leaser_acquires(b, refusing, false);
@@ -161,7 +165,8 @@ impl World {
             (Stage::Releasing(inboxes), _) => {
                 self.brokers[b].leaser.release.clear();
                 for inbox in inboxes {
-                    self.tell(b, Event::Released(inbox));
+                    self.brokers[b].leaser.epochs.remove(&inbox);
+                    self.tell(b, Event::GivenBack(inbox));
                 }
                 self.leaser_goes_on(b);
             }
@@ -179,7 +184,6 @@ impl World {
         let leaser = &mut self.brokers[b].leaser;
         leaser.is_known_alive = renewed.is_known_alive;
         leaser.tries = 0;
-        // A renewal whose answer was lost may have been the one that was told.
         let unbroken = leaser.until.is_some_and(|until| now < until) || believes;
         let until = sent_at + std::time::Duration::from_micros(LEASE);
         leaser.until = Some(until);
@@ -194,16 +198,25 @@ impl World {
         self.leaser_goes_on(b);
     }
 
+    /// A wall clock by which the broker's lease ends has jumped.
+    pub(crate) fn lease_is_longer(&mut self, b: usize, by: i64) {
+        let Some(until) = self.brokers[b].leaser.until else { return };
+        let length = std::time::Duration::from_micros(by.unsigned_abs());
+        let until = if by > 0 { until + length } else { until.checked_sub(length).unwrap_or(until) };
+        self.brokers[b].leaser.until = Some(until);
+        self.tell(b, Event::LeaseUntil(until));
+    }
+
     fn acquired(
         &mut self,
         b: usize,
         mut refusing: BTreeSet<Uuid>,
         again: bool,
-        mut answers: Vec<(Arc<str>, Acquired)>,
+        mut answers: Vec<(Arc<str>, InboxAnswer)>,
     ) {
         // An owner at this broker's own address had it before: whoever calls it reaches this broker.
-        let predecessor = |answer: &Acquired| match answer {
-            Acquired::Theirs(Some(owner)) if owner.address == address(b) => Some(owner.broker),
+        let predecessor = |answer: &InboxAnswer| match answer {
+            InboxAnswer::Theirs(Some(owner)) if owner.address == address(b) => Some(owner.broker),
             _ => None,
         };
         if self.plant != Some(Plant::LinksToItself) {
@@ -214,16 +227,16 @@ impl World {
             }
             for (_, answer) in &mut answers {
                 if predecessor(answer).is_some() {
-                    *answer = Acquired::Theirs(None);
+                    *answer = InboxAnswer::Theirs(None);
                 }
             }
         }
         let acquire = &self.brokers[b].leaser.acquire;
-        let is_theirs = |(inbox, answer): &(Arc<str>, Acquired)| {
+        let is_theirs = |(inbox, answer): &(Arc<str>, InboxAnswer)| {
             let has_trouble = acquire.get(inbox).is_some_and(Option::is_some);
             let is_unreachable = match answer {
-                Acquired::Ours(_) => false,
-                Acquired::Theirs(owner) => has_trouble || owner.is_none(),
+                InboxAnswer::Ours(_) => false,
+                InboxAnswer::Theirs(owner) => has_trouble || owner.is_none(),
             };
             is_unreachable.then(|| inbox.clone())
         };
@@ -235,12 +248,15 @@ impl World {
         }
     }
 
-    fn tell_acquired(&mut self, b: usize, answers: Vec<(Arc<str>, Acquired)>) {
+    fn tell_acquired(&mut self, b: usize, answers: Vec<(Arc<str>, InboxAnswer)>) {
         self.brokers[b].leaser.acquire.clear();
         for (inbox, answer) in answers {
             let event = match answer {
-                Acquired::Ours(epoch) => Event::Acquired { inbox, epoch },
-                Acquired::Theirs(owner) => {
+                InboxAnswer::Ours(epoch) => {
+                    self.brokers[b].leaser.epochs.insert(inbox.clone(), epoch);
+                    Event::Acquired { inbox, epoch }
+                }
+                InboxAnswer::Theirs(owner) => {
                     if owner.is_none() {
                         self.brokers[b].leaser.refused.insert(inbox.clone());
                     }
@@ -255,6 +271,10 @@ impl World {
 
     fn leaser_fails(&mut self, b: usize) {
         self.drop_lock(b);
+        // A renewal without an answer may have been told of a lapse.
+        if matches!(self.brokers[b].leaser.stage, Stage::Renewing(_)) {
+            self.brokers[b].leaser.until = None;
+        }
         let mut tries = self.brokers[b].leaser.tries;
         let wait = self.pace(RECONNECT_FIRST, RECONNECT_MAX, &mut tries);
         let leaser = &mut self.brokers[b].leaser;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use postbell_engine::inbox::Epoch;
 use postbell_engine::inbox::event::Owner;
 use uuid::Uuid;
 
@@ -26,7 +27,7 @@ pub(crate) struct BrokerRow {
 #[derive(Clone, Debug)]
 pub(crate) struct Lease {
     pub(crate) broker: Uuid,
-    pub(crate) epoch: i64,
+    pub(crate) epoch: Epoch,
     wanted_until: Micros,
 }
 
@@ -40,8 +41,8 @@ pub(crate) struct Renewed {
 
 /// As in src/store/lease.rs.
 #[derive(Clone, Debug)]
-pub(crate) enum Acquired {
-    Ours(i64),
+pub(crate) enum InboxAnswer {
+    Ours(Epoch),
     Theirs(Option<Owner>),
 }
 
@@ -77,10 +78,10 @@ impl Database {
         broker: Uuid,
         inboxes: &[Arc<str>],
         refusing: &BTreeSet<Uuid>,
-    ) -> Vec<(Arc<str>, Acquired)> {
+    ) -> Vec<(Arc<str>, InboxAnswer)> {
         let take = |inbox: &Arc<str>| {
             self.last_epoch += 1;
-            let epoch = self.last_epoch;
+            let epoch = Epoch(self.last_epoch);
             let lives = |owner: &Uuid| {
                 let is_gone = refusing.contains(owner) && !self.alive.contains_key(owner);
                 self.brokers.get(owner).is_some_and(|row| row.lease_until > now) && !is_gone
@@ -94,14 +95,14 @@ impl Database {
                 *lease = Lease { epoch: if keeps_epoch { lease.epoch } else { epoch }, ..new };
             }
             let acquired = if lease.broker == broker {
-                Acquired::Ours(lease.epoch)
+                InboxAnswer::Ours(lease.epoch)
             } else {
                 let owner = |row: &BrokerRow| Owner {
                     broker: lease.broker,
                     address: address(row.address),
                     certificate: None,
                 };
-                Acquired::Theirs(self.brokers.get(&lease.broker).map(owner))
+                InboxAnswer::Theirs(self.brokers.get(&lease.broker).map(owner))
             };
             (inbox.clone(), acquired)
         };
@@ -109,8 +110,11 @@ impl Database {
     }
 
     /// lease_release.sql.
-    pub(crate) fn release(&mut self, broker: Uuid, inboxes: &[Arc<str>]) {
-        self.leases.retain(|inbox, lease| lease.broker != broker || !inboxes.contains(inbox));
+    pub(crate) fn release(&mut self, broker: Uuid, given: &[(Arc<str>, Epoch)]) {
+        let any_epoch = self.plant == Some(Plant::AnyEpochReleased);
+        let is_given =
+            |inbox: &Arc<str>, epoch| given.iter().any(|(i, e)| i == inbox && (*e == epoch || any_epoch));
+        self.leases.retain(|inbox, lease| lease.broker != broker || !is_given(inbox, lease.epoch));
     }
 
     /// lease_want.sql.

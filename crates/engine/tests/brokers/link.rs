@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use postbell_client::protocol::ErrorCode;
-use postbell_engine::inbox::Tag;
 use postbell_engine::inbox::event::{Event, Owner, Trouble};
+use postbell_engine::inbox::{SessionId, Tag};
 
 use crate::leases::address;
 use crate::network::{Caller, ConnId, Frame, Hello, Side};
@@ -32,7 +32,7 @@ pub(crate) enum Stage {
 pub(crate) struct Standing {
     pub(crate) conn: ConnId,
     since: Micros,
-    /// Its tags are above this one.
+    /// The link's tags are above this one.
     base: Tag,
     /// By the owner's tags.
     in_flight: BTreeSet<Tag>,
@@ -50,19 +50,19 @@ pub(crate) struct Link {
 impl Standing {
     /// The owner's tag, if it has it.
     pub(crate) fn take(&mut self, tag: Tag) -> Option<Tag> {
-        let theirs = tag.checked_sub(self.base)?;
+        let theirs = Tag(tag.0.checked_sub(self.base.0)?);
         self.in_flight.remove(&theirs).then_some(theirs)
     }
 }
 
 impl World {
-    pub(crate) fn link_to(&mut self, b: usize, id: u64, owner: Owner, last_tag: Tag) {
+    pub(crate) fn link_to(&mut self, b: usize, id: SessionId, owner: Owner, last_tag: Tag) {
         let (broker, life) = (self.brokers[b].id, self.brokers[b].life);
         let Some(session) = self.brokers[b].sessions.get_mut(&id) else { return };
         let link = &mut session.link;
         (link.last_tag, link.owner) = (last_tag, Some(owner.clone()));
         link.attempts += 1;
-        let rank = session.rank.map(|rank| rank.saturating_add(link.attempts));
+        let rank = session.rank.map(|rank| rank.of_attempt(link.attempts));
         let rank = rank.filter(|_| self.plant != Some(Plant::LinkWithoutRank));
         let hello = Hello {
             inbox: session.inbox.clone(),
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// `Some`: cut, or never had; whether nobody listens there. `None`: the owner gave the inbox up.
-    fn link_lost(&mut self, b: usize, id: u64, refuses: Option<bool>) {
+    fn link_lost(&mut self, b: usize, id: SessionId, refuses: Option<bool>) {
         let now = self.now;
         let Some(session) = self.brokers[b].sessions.get_mut(&id) else { return };
         let mut tries = session.link.tries;
@@ -108,14 +108,14 @@ impl World {
         self.plan_for(b, self.now + wait, What::LinkAgain(id, trouble));
     }
 
-    pub(crate) fn link_again(&mut self, b: usize, id: u64, trouble: Option<Trouble>) {
+    pub(crate) fn link_again(&mut self, b: usize, id: SessionId, trouble: Option<Trouble>) {
         let Some(session) = self.brokers[b].sessions.get_mut(&id) else { return };
         session.link.stage = Stage::Home;
         let above = session.link.last_tag;
         self.tell(b, Event::Rejoin { session: id, above, trouble });
     }
 
-    pub(crate) fn link_given_up(&mut self, b: usize, id: u64, conn: ConnId) {
+    pub(crate) fn link_given_up(&mut self, b: usize, id: SessionId, conn: ConnId) {
         let stage = self.brokers[b].sessions.get(&id).map(|session| &session.link.stage);
         if matches!(stage, Some(Stage::Calling(c)) if *c == conn) {
             self.link_lost(b, id, Some(false));
@@ -136,7 +136,7 @@ impl World {
             }
             (Stage::Standing(standing), Frame::Msg(theirs, delivery)) if standing.conn == conn => {
                 standing.in_flight.insert(theirs);
-                let tag = standing.base + theirs;
+                let tag = Tag(standing.base.0 + theirs.0);
                 session.link.last_tag = tag;
                 session.written = tag;
                 self.send(agent, Side::Client, Frame::Msg(tag, delivery));

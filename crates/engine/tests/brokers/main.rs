@@ -9,6 +9,7 @@ mod agent;
 mod broker;
 mod cases;
 mod check;
+mod clocks;
 mod database;
 mod faults;
 mod leaser;

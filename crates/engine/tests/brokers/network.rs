@@ -2,7 +2,7 @@
 //! may go black, for ever or for a while, and neither end is told.
 
 use postbell_client::protocol::ErrorCode;
-use postbell_engine::inbox::Tag;
+use postbell_engine::inbox::{Rank, SessionId, Tag};
 use rand::RngExt;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -29,12 +29,12 @@ impl Side {
     }
 }
 
-/// Who called.
+/// The side that called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
     Agent(usize, u32),
     /// This broker, for this session of its own.
-    Link(usize, u32, u64),
+    Link(usize, u32, SessionId),
 }
 
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub(crate) struct Hello {
     pub(crate) instance: String,
     pub(crate) window: u32,
     /// A broker that links, and the rank of the session it links for.
-    pub(crate) broker: Option<(Uuid, Option<i64>)>,
+    pub(crate) broker: Option<(Uuid, Option<Rank>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub(crate) enum Frame {
 pub(crate) struct Conn {
     pub(crate) caller: Caller,
     pub(crate) server: (usize, u32),
-    pub(crate) session: Option<u64>,
+    pub(crate) session: Option<SessionId>,
     /// The caller closed it before it was let in.
     pub(crate) has_ended: bool,
     open: [bool; 2],

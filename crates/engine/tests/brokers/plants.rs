@@ -11,16 +11,21 @@ pub(crate) enum Plant {
     LinkWithoutRank,
     /// The tail's cursor moves when the answer begins, and not when its rows were handed over (src/store/tail.rs `round`).
     CursorBeforeRows,
-    /// Who takes an inbox from another broker goes on with its epoch (sql/queries/lease_acquire.sql).
+    /// A broker that takes an inbox from another goes on with the old epoch (sql/queries/lease_acquire.sql).
     EpochNotCompared,
+    /// An inbox is given back whatever ownership it is (sql/queries/lease_release.sql).
+    AnyEpochReleased,
     /// An outcome is written whatever attempt it is of (sql/queries/settle_retry.sql).
     AttemptNotCompared,
     /// A renewal that says "not lapsed" is believed, also where the answer before it was lost
     /// (src/pipeline/leaser.rs `renew`).
     LapseBelieved,
-    /// Nothing is put back: a case is not let pass in which an agent's own hello, given up, takes the place of the session
-    /// that followed (`agent.rs`).
+    /// A broker lets a hello in without a look whether the agent has given it up (src/agents/session/hello.rs `greet`).
     OwnLateHello,
+    /// A rank is by the wall clock of the broker that lets the agent in (sql/queries/agent_authenticate.sql).
+    RankByOwnClock,
+    /// A broker compares its lease with its wall clock (src/pipeline/leaser.rs `renew`).
+    LeaseByOwnClock,
     /// A promotion rings for nobody (sql/queries/due_promote.sql).
     PromotionWithoutRing,
     /// A retry with a delay wakes nobody (src/pipeline/settler.rs `is_in_the_tail_again`).

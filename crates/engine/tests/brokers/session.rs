@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postbell_client::protocol::ErrorCode;
 use postbell_engine::inbox::event::{Event, Request};
-use postbell_engine::inbox::{SessionId, Tag};
+use postbell_engine::inbox::{Rank, SessionId, Tag};
 use rand::RngExt;
 
 use crate::link::{Link, Stage};
@@ -20,7 +20,7 @@ pub(crate) struct Session {
     pub(crate) conn: ConnId,
     pub(crate) inbox: Arc<str>,
     pub(crate) instance: String,
-    pub(crate) rank: Option<i64>,
+    pub(crate) rank: Option<Rank>,
     pub(crate) window: u32,
     /// The deliveries that this broker's dispatcher has given it, with their attempts.
     pub(crate) has: BTreeMap<Tag, (i64, u32)>,
@@ -54,7 +54,7 @@ impl World {
             (Frame::Ack(tags, reference), Some(id)) => self.acks(b, id, tags, reference),
             (Frame::Nack(tag, nack), Some(id)) => self.nacks(b, id, tag, nack),
             (Frame::End, Some(id)) => self.session_ends(b, id),
-            // It is let in all the same, if that is under way, and then found gone.
+            // Found gone where it is let in.
             (Frame::End, None) => {
                 if let Some(conn) = self.conns.get_mut(&conn) {
                     conn.has_ended = true;
@@ -76,7 +76,12 @@ impl World {
         };
         let Some(rank) = rank else { return self.turn_away(conn, ErrorCode::Unauthorized) };
         let Hello { inbox, instance, window, broker } = hello;
-        self.brokers[b].last_session += 1;
+        let Some(connection) = self.conns.get(&conn) else { return };
+        if connection.has_ended && self.plant != Some(Plant::OwnLateHello) {
+            return self.close(conn, Side::Server);
+        }
+        self.is_overtaking(conn);
+        self.brokers[b].last_session.0 += 1;
         let id = self.brokers[b].last_session;
         let Some(connection) = self.conns.get_mut(&conn) else { return };
         connection.session = Some(id);
@@ -88,7 +93,7 @@ impl World {
             rank,
             window,
             has: BTreeMap::new(),
-            written: 0,
+            written: Tag::NONE,
             is_closing: false,
             link: Link::default(),
         };
@@ -159,7 +164,7 @@ impl World {
         self.tell(b, Event::Request { session: id, request });
     }
 
-    /// It ended, whoever ended it; its link says goodbye.
+    /// A session ended, whoever ended it; its link says goodbye.
     pub(crate) fn session_ends(&mut self, b: usize, id: SessionId) {
         let Some(session) = self.brokers[b].sessions.remove(&id) else { return };
         self.close(session.conn, Side::Server);

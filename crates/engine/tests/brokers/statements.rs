@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use postbell_client::message::Priority;
-use postbell_engine::inbox::event::{KeyRows, Refill, Settle};
-use postbell_engine::inbox::{Entry, Terms};
+use postbell_engine::inbox::event::{KeyRows, LaneRows, Refill, Settle};
+use postbell_engine::inbox::{Attempt, DeliveryId, Entry, Epoch, Rank, Terms};
 use rand::RngExt;
 use uuid::Uuid;
 
 use crate::database::{Row, Seen, State};
 use crate::faults::Fault;
-use crate::leases::{Acquired, Renewed};
+use crate::leases::{InboxAnswer, Renewed};
 use crate::network::Hello;
 use crate::schedule::{MS, Micros, SECOND};
 use crate::world::{To, What, World};
@@ -25,7 +25,7 @@ pub(crate) const STATEMENT_WAIT: Micros = 4 * SECOND;
 pub(crate) static BODY: std::sync::LazyLock<Bytes> =
     std::sync::LazyLock::new(|| Bytes::from(vec![0; 1 << 20]));
 
-/// Who asks: each has a connection of its own, and one statement at a time but for the pool's.
+/// A duty that asks: each has a connection of its own, and one statement at a time but for the pool's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     Leaser,
@@ -48,7 +48,7 @@ pub(crate) enum Ask {
     /// On this connection, for the lock of the living.
     Renew(u64),
     Acquire(Vec<Arc<str>>, BTreeSet<Uuid>),
-    Release(Vec<Arc<str>>),
+    Release(Vec<(Arc<str>, Epoch)>),
     Want(Vec<Arc<str>>),
     Arm(bool),
     Tail(Seen),
@@ -62,32 +62,32 @@ pub(crate) enum Reply {
     Done,
     Snapshot(Seen),
     Renewed(Renewed),
-    Acquired(Vec<(Arc<str>, Acquired)>),
+    Acquired(Vec<(Arc<str>, InboxAnswer)>),
     Rows(Vec<(i64, Row)>, Seen),
     Refilled(Vec<Refilled>),
     /// A rank for an agent; none for a link of another broker's; nothing for who may not come in.
-    LetIn(Hello, Option<Option<i64>>),
+    LetIn(Hello, Option<Option<Rank>>),
 }
 
 #[derive(Clone)]
 pub(crate) struct Refilled {
     pub(crate) inbox: Arc<str>,
-    pub(crate) lanes: Vec<(usize, usize, Vec<Entry>)>,
+    pub(crate) lanes: Vec<LaneRows>,
     pub(crate) keys: Vec<KeyRows>,
 }
 
 /// By its ids: bodies are large.
 impl std::fmt::Debug for Refilled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let rows = self.lanes.iter().flat_map(|lane| &lane.2);
+        let rows = self.lanes.iter().flat_map(|lane| &lane.rows);
         let ids: Vec<i64> =
-            rows.chain(self.keys.iter().flat_map(|key| &key.2)).map(|e| e.delivery_id).collect();
+            rows.chain(self.keys.iter().flat_map(|key| &key.rows)).map(|e| e.attempt.delivery_id.0).collect();
         write!(f, "{} {ids:?}", self.inbox)
     }
 }
 
 impl World {
-    /// Sends a statement. It is answered once, by an error at `limit` at the latest; its number says which it was.
+    /// Sends a statement, which is answered once, by an error at `limit` at the latest; returns its number.
     pub(crate) fn ask(&mut self, b: usize, task: Task, ask: Ask, limit: Micros) -> u64 {
         self.last_query += 1;
         let (broker, life) = (b, self.brokers[b].life);
@@ -139,7 +139,7 @@ impl World {
 
     /// At the server.
     pub(crate) fn execute(&mut self, b: usize, life: u32, query: Query, ask: Ask) -> Reply {
-        let now = self.now;
+        let now = self.database_now();
         let is_there = self.brokers[b].life == life;
         // A process that is gone had sent statements: they are carried out, under the name that it had.
         let id = if is_there { self.brokers[b].id } else { self.brokers[b].id_before };
@@ -175,15 +175,13 @@ impl World {
             Ask::Refill(refills) => Reply::Refilled(refills.iter().map(|r| self.read(r)).collect()),
             Ask::Settle(settles) => {
                 self.check_settles((b, life), &settles);
-                for settle in &settles {
-                    self.rings_nobody(b, &settle.inbox);
-                }
                 self.database.settle(now, &settles);
+                self.outcomes_ring(b, &settles);
                 Reply::Done
             }
             Ask::LetIn(hello) => {
                 let rank = match hello.broker {
-                    None => Some(Some(self.database.rank(now))),
+                    None => Some(Some(self.rank(b, query.number))),
                     // broker_authenticate.sql: a broker that was forgotten has no credential.
                     Some((broker, rank)) => self.database.brokers.contains_key(&broker).then_some(rank),
                 };
@@ -193,22 +191,22 @@ impl World {
     }
 
     fn read(&self, refill: &Refill) -> Refilled {
-        let seen = Seen::parse(&refill.snapshot);
+        let seen = Seen::parse(&refill.snapshot.0);
         let is_passed = |row: &Row| row.key.as_ref().is_some_and(|key| refill.passed.contains(key));
-        let lane = |lane: usize, above: i64, rows: usize| {
+        let lane = |lane: usize, above: i64, asked: usize| {
             let its = self.database.ready(&refill.inbox, above, &seen);
-            let its = its.filter(|(_, row)| row.lane == lane && !is_passed(row)).take(rows);
-            (lane, rows, its.map(|(id, row)| self.entry(id, row)).collect())
+            let its = its.filter(|(_, row)| row.lane == lane && !is_passed(row)).take(asked);
+            LaneRows { lane, asked, rows: its.map(|(id, row)| self.entry(id, row)).collect() }
         };
-        let key = |key: &Arc<str>, above: i64, rows: usize| -> KeyRows {
+        let key = |key: &Arc<str>, above: i64, asked: usize| -> KeyRows {
             let its = self.database.ready(&refill.inbox, above, &seen);
-            let its = its.filter(|(_, row)| row.key.as_ref() == Some(key)).take(rows);
-            (key.clone(), rows, its.map(|(id, row)| self.entry(id, row)).collect())
+            let its = its.filter(|(_, row)| row.key.as_ref() == Some(key)).take(asked);
+            KeyRows { key: key.clone(), asked, rows: its.map(|(id, row)| self.entry(id, row)).collect() }
         };
         Refilled {
             inbox: refill.inbox.clone(),
-            lanes: refill.lanes.iter().map(|l| lane(l.lane, l.above, l.rows)).collect(),
-            keys: refill.keys.iter().map(|k| key(&k.key, k.above, k.rows)).collect(),
+            lanes: refill.lanes.iter().map(|l| lane(l.lane, l.above.0, l.rows)).collect(),
+            keys: refill.keys.iter().map(|k| key(&k.key, k.above.0, k.rows)).collect(),
         }
     }
 
@@ -221,10 +219,9 @@ impl World {
             ..Terms::default()
         };
         Entry {
-            delivery_id: id,
+            attempt: Attempt { delivery_id: DeliveryId(id), failed: row.attempt },
             message_id: Uuid::from_u128(id as u128),
             lane: row.lane,
-            attempt: row.attempt,
             read_at: self.instant(),
             age_when_read: Duration::from_micros(MS),
             ready_when_read: Duration::ZERO,

@@ -190,7 +190,7 @@ impl World {
                     State::Ready | State::Dead => None,
                 });
                 if let Some(due) = due.min() {
-                    self.reap_by(b, due);
+                    self.reap_by(b, self.time_of_case(due));
                 }
                 if self.plant == Some(Plant::CursorBeforeRows) {
                     self.brokers[b].tail.cursor = Some(next.clone());

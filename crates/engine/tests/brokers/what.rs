@@ -1,6 +1,7 @@
 //! The events, and to whom they happen.
 
 use postbell_engine::inbox::event::Trouble;
+use postbell_engine::inbox::{SessionId, Tag};
 use uuid::Uuid;
 
 use crate::network::{ConnId, Frame, Side};
@@ -49,14 +50,14 @@ pub(crate) enum What {
     SettlerDue,
     RefillerDue,
     Reap,
-    LinkGivenUp(u64, ConnId),
-    LinkAgain(u64, Option<Trouble>),
-    /// The network.
+    LinkGivenUp(SessionId, ConnId),
+    LinkAgain(SessionId, Option<Trouble>),
+    /// From here on steps of the network.
     Frame(ConnId, Side, Frame),
     Silent(ConnId, Side),
-    /// An agent's.
+    /// From here on steps of an agent.
     TryConnect,
     NotWelcomed(ConnId),
-    Handled(ConnId, u64),
+    Handled(ConnId, Tag),
     Starts,
 }

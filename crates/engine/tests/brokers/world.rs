@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::agent::Agent;
 use crate::broker::Broker;
 use crate::check::Check;
+use crate::clocks::Clocks;
 use crate::database::Database;
 use crate::faults::{Fault, Plan};
 use crate::network::{Conn, ConnId};
@@ -31,6 +32,7 @@ pub(crate) struct World {
     pub(crate) rng: SmallRng,
     pub(crate) schedule: Schedule<(To, What)>,
     pub(crate) database: Database,
+    pub(crate) clocks: Clocks,
     pub(crate) brokers: Vec<Broker>,
     pub(crate) agents: Vec<Agent>,
     pub(crate) conns: BTreeMap<ConnId, Conn>,
@@ -51,7 +53,7 @@ impl World {
     /// `kept`: which of the plan's faults happen; all, if it does not say.
     pub(crate) fn new(seed: u64, plant: Option<Plant>, kept: Option<&[usize]>, logs: bool) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
-        let mut plan = Plan::draw(&mut rng);
+        let mut plan = Plan::draw(&mut rng, &mut SmallRng::seed_from_u64(!seed));
         if let Some(kept) = kept {
             plan.keep(kept);
         }
@@ -61,6 +63,7 @@ impl World {
             rng,
             schedule: Schedule::new(),
             database: Database::new(plant),
+            clocks: Clocks::default(),
             brokers: Vec::new(),
             agents: Vec::new(),
             conns: BTreeMap::new(),
@@ -180,7 +183,7 @@ impl World {
         let insert = self.plan.inserts[index].clone();
         let row = insert.row;
         let terms = (row.inbox.clone(), row.lane, row.key.clone());
-        let (txid, id, rings) = self.database.insert(self.now, row);
+        let (txid, id, rings) = self.database.insert(self.database_now(), row);
         self.check.terms.insert(id, terms);
         let commit = What::Commit { txid, id, rings, rolls_back: insert.rolls_back };
         self.schedule.at(self.now + insert.open_for, (To::World, commit));

@@ -36,7 +36,7 @@ pub(crate) struct Refiller {
 fn kind(outcome: &Outcome) -> u8 {
     match outcome {
         Outcome::Ack { .. } => 0,
-        Outcome::Release { .. } | Outcome::Fail { .. } | Outcome::Spare { .. } => 1,
+        Outcome::Release { .. } | Outcome::Fail { .. } | Outcome::Spare { .. } | Outcome::Unseen { .. } => 1,
         Outcome::Relane { .. } => 2,
         Outcome::Dead { .. } => 3,
         Outcome::Expired => 4,
@@ -44,9 +44,11 @@ fn kind(outcome: &Outcome) -> u8 {
 }
 
 /// src/pipeline/settler.rs has the same.
-fn is_in_the_tail_again(outcome: &Outcome, delay_wakes: bool) -> bool {
+pub(crate) fn is_in_the_tail_again(outcome: &Outcome, delay_wakes: bool) -> bool {
     match outcome {
-        Outcome::Release { delay } | Outcome::Fail { delay, .. } => delay.is_zero() || delay_wakes,
+        Outcome::Release { delay } | Outcome::Fail { delay, .. } | Outcome::Unseen { delay } => {
+            delay.is_zero() || delay_wakes
+        }
         Outcome::Spare { .. } | Outcome::Relane { .. } => true,
         Outcome::Ack { .. } | Outcome::Dead { .. } | Outcome::Expired => false,
     }

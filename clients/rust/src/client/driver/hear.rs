@@ -1,12 +1,13 @@
 //! Reads the lines of the broker.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::session::Session;
-use super::{Driver, End, fell};
+use super::session::ClientSession;
+use super::{Driver, SessionEnd, fell};
 use crate::client::unreadable::Unreadable;
 use crate::client::{ClientError, Delivery};
 use crate::protocol::frame::{Nack, NackOutcome, Window, push_line};
@@ -20,7 +21,7 @@ pub(super) fn ms(ms: u64) -> Duration {
 
 impl Driver {
     /// Takes a line, and those that arrived with it.
-    pub(super) fn hear(&mut self, session: &mut Session, line: &[u8]) -> Option<End> {
+    pub(super) fn hear(&mut self, session: &mut ClientSession, line: &[u8]) -> Option<SessionEnd> {
         session.heard_at = Instant::now();
         if let Some(end) = self.take(session, line) {
             return Some(end);
@@ -38,7 +39,7 @@ impl Driver {
         }
     }
 
-    fn take(&mut self, session: &mut Session, line: &[u8]) -> Option<End> {
+    fn take(&mut self, session: &mut ClientSession, line: &[u8]) -> Option<SessionEnd> {
         let frame = match ServerFrame::decode(line) {
             Ok(Some(frame)) => frame,
             // An op of a newer broker is ignored.
@@ -83,7 +84,7 @@ impl Driver {
 
     /// Hands a delivery to the agent. If nobody takes deliveries, or the broker broke its window, dropping the
     /// delivery gives it back.
-    fn hand_over(&mut self, session: &mut Session, delivery: Delivery) {
+    fn hand_over(&mut self, session: &mut ClientSession, delivery: Delivery) {
         if let Err(TrySendError::Closed(delivery)) = self.deliveries.try_send(delivery)
             && self.builder.hello.window != Some(0)
         {
@@ -100,7 +101,7 @@ impl Driver {
         code: ErrorCode,
         fatal: bool,
         reference: Option<&str>,
-    ) -> Option<End> {
+    ) -> Option<SessionEnd> {
         // Nothing was stored, so it is safe to send again.
         if let ClientError::Refused { retry: Some(wait), .. } = &error
             && code == ErrorCode::SlowDown
@@ -119,7 +120,7 @@ impl Driver {
     }
 
     /// A line that cannot be read costs only the message or the request that it is about.
-    fn not_read(&mut self, session: &mut Session, line: &[u8]) {
+    fn not_read(&mut self, session: &mut ClientSession, line: &[u8]) {
         match Unreadable::of(line) {
             Unreadable::Msg { tag, reason } => {
                 self.unreadable.fetch_add(1, Ordering::Relaxed);

@@ -4,17 +4,18 @@ use std::future::Future;
 
 use tokio::sync::mpsc;
 
-use super::session::Session;
-use super::{Driver, End, ORDERS_AT_ONCE, Order, Settled};
+use super::session::ClientSession;
+use super::{Driver, ORDERS_AT_ONCE, Order, SessionEnd, Settled};
 use crate::client::{ClientError, ORDERS_MAX};
-use crate::protocol::ClientFrame;
 use crate::protocol::frame::{Ack, Begun, Nack, NackOutcome, Topic, Window, push_line};
-
-/// Brokers count tags from 1, and ignore one that is not in flight.
-const NO_TAG: u64 = 0;
+use crate::protocol::{ClientFrame, Tag};
 
 impl Driver {
-    pub(super) async fn carry_out(&mut self, session: &mut Session, orders: &mut Vec<Order>) -> Option<End> {
+    pub(super) async fn carry_out(
+        &mut self,
+        session: &mut ClientSession,
+        orders: &mut Vec<Order>,
+    ) -> Option<SessionEnd> {
         for order in orders.drain(..) {
             match order {
                 Order::Send(send, answer) => {
@@ -55,7 +56,7 @@ impl Driver {
                 Order::Close(done) => {
                     let _ = session.flush().await;
                     self.say_goodbye(session).await;
-                    return Some(End::Closed(Some(done)));
+                    return Some(SessionEnd::Closed(Some(done)));
                 }
             }
         }
@@ -63,24 +64,24 @@ impl Driver {
     }
 
     /// Says what the agent has in hand, and goodbye. A delivery may be on its way here, and would be blamed for the end otherwise.
-    pub(super) async fn say_goodbye(&self, session: &mut Session) {
+    pub(super) async fn say_goodbye(&self, session: &mut ClientSession) {
         let mut tags = self.in_hand.now(self.generation);
         if tags.is_empty() {
-            tags.push(NO_TAG);
+            tags.push(Tag::NONE);
         }
         push_line(&mut session.out, &ClientFrame::Begun(Begun { tag: None, tags }));
         let _ = session.say(&ClientFrame::Bye {}).await;
     }
 
     /// Writes a message, or tells its sender why it cannot be sent.
-    pub(super) fn write_send(&mut self, session: &mut Session, send: crate::protocol::frame::Send) {
+    pub(super) fn write_send(&mut self, session: &mut ClientSession, send: crate::protocol::frame::Send) {
         let reference = send.reference.clone();
         if let Err(error) = session.push_send(send) {
             self.pending.refused(reference.as_deref(), &error);
         }
     }
 
-    fn settle(&mut self, session: &mut Session, tag: u64, settled: Settled) {
+    fn settle(&mut self, session: &mut ClientSession, tag: Tag, settled: Settled) {
         match settled {
             Settled::Ack(None) => session.acks.push(tag),
             Settled::Ack(Some(answer)) => {

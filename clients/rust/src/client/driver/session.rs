@@ -1,16 +1,18 @@
 //! The state of one connection.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tokio::time::timeout;
 
-use super::{End, fell};
+use super::{SessionEnd, fell};
 use crate::client::ClientError;
-use crate::client::connection::Connection;
+use crate::client::connection::BrokerConnection;
 use crate::client::held::Held;
 use crate::protocol::codec::write_whole;
 use crate::protocol::frame::{Ack, Extend, Send, push_line};
-use crate::protocol::{ClientFrame, ErrorCode};
+use crate::protocol::{ClientFrame, ErrorCode, Tag};
 
 /// A broker that takes nothing for so long is given up.
 const WRITE_WAIT: Duration = Duration::from_secs(10);
@@ -18,12 +20,12 @@ const WRITE_WAIT: Duration = Duration::from_secs(10);
 const NAMED_MAX: usize = 3;
 
 /// One connection, with the deliveries that it brought and the lines that wait to be written.
-pub(super) struct Session {
-    pub(super) connection: Connection,
+pub(super) struct ClientSession {
+    pub(super) connection: BrokerConnection,
     pub(super) held: Held,
     pub(super) out: Vec<u8>,
     /// The acks of the next write, which go as one line.
-    pub(super) acks: Vec<u64>,
+    pub(super) acks: Vec<Tag>,
     pub(super) draining: Option<Duration>,
     pub(super) heard_at: Instant,
     pub(super) wrote_at: Instant,
@@ -31,8 +33,8 @@ pub(super) struct Session {
     pub(super) told_of_lines: bool,
 }
 
-impl Session {
-    pub(super) fn new(connection: Connection, now: Instant) -> Self {
+impl ClientSession {
+    pub(super) fn new(connection: BrokerConnection, now: Instant) -> Self {
         Self {
             connection,
             held: Held::default(),
@@ -92,7 +94,7 @@ impl Session {
     }
 
     /// Writes the lines that have gathered, by one write.
-    pub(super) async fn flush(&mut self) -> Result<(), End> {
+    pub(super) async fn flush(&mut self) -> Result<(), SessionEnd> {
         let tags = std::mem::take(&mut self.acks);
         match tags.as_slice() {
             [] => {}
@@ -115,7 +117,7 @@ impl Session {
         }
     }
 
-    pub(super) async fn say(&mut self, frame: &ClientFrame) -> Result<(), End> {
+    pub(super) async fn say(&mut self, frame: &ClientFrame) -> Result<(), SessionEnd> {
         push_line(&mut self.out, frame);
         self.flush().await
     }

@@ -86,6 +86,17 @@ pub struct Done {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<i64>,
     pub more: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Refused>,
+}
+
+/// The dead letters that stay dead, since the table of messages does not take the change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// How many.
+    pub count: u64,
+    /// Which is the first, and why.
+    pub reason: String,
 }
 
 impl Dead {

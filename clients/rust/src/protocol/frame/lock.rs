@@ -9,7 +9,7 @@ use crate::protocol::limits::{LOCK_MS_MAX, LOCK_MS_MIN};
 /// Client to broker: hold this lock for so long. Answered by `lock`, or by `error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct Acquire {
+pub struct AcquireLock {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     pub key: String,
@@ -22,7 +22,7 @@ pub struct Acquire {
 /// Client to broker: give this lock back, or say that its task is done. Answered by `released` after COMMIT, or by `error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct Release {
+pub struct ReleaseLock {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     pub key: String,
@@ -54,13 +54,13 @@ pub struct Lock {
 /// Broker to client: the lock is given back, or its task is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
-pub struct Released {
+pub struct LockReleased {
     #[serde(default, rename = "ref", skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
     pub key: String,
 }
 
-impl Acquire {
+impl AcquireLock {
     pub(super) fn check(&self) -> Result<(), ProtocolError> {
         match self.ttl_ms {
             LOCK_MS_MIN..=LOCK_MS_MAX => name("key", &self.key),
@@ -69,7 +69,7 @@ impl Acquire {
     }
 }
 
-impl Release {
+impl ReleaseLock {
     pub(super) fn check(&self) -> Result<(), ProtocolError> {
         name("key", &self.key)
     }

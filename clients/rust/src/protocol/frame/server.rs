@@ -5,9 +5,10 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::dead::{DeadLetters, Done};
-use super::lock::{Lock, Released};
+use super::lock::{Lock, LockReleased};
 use super::{Topic, fields, op_of};
 use crate::protocol::error::{ErrorCode, ProtocolError};
+use crate::protocol::ids::Tag;
 
 /// The bounds of a session, told in the welcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,7 +36,7 @@ pub struct Welcome {
 #[derive(Clone, Debug, Deserialize)]
 #[expect(missing_docs, reason = "PROTOCOL.md describes each field once")]
 pub struct Msg {
-    pub tag: u64,
+    pub tag: Tag,
     pub attempt: u32,
     pub deadline_ms: u64,
     pub id: Uuid,
@@ -91,14 +92,14 @@ impl From<Lock> for ServerFrame {
     }
 }
 
-impl From<Released> for ServerFrame {
-    fn from(released: Released) -> Self {
+impl From<LockReleased> for ServerFrame {
+    fn from(released: LockReleased) -> Self {
         Self::Released(released)
     }
 }
 
 /// Appends a whole `msg` line to `out`.
-pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, body: &[u8]) {
+pub fn push_msg(out: &mut Vec<u8>, tag: Tag, attempt: u32, deadline_ms: u64, body: &[u8]) {
     use std::io::Write;
     write!(out, r#"{{"op":"msg","tag":{tag},"attempt":{attempt},"deadline_ms":{deadline_ms},"#)
         .expect("a Vec takes every write");
@@ -109,7 +110,7 @@ pub fn push_msg(out: &mut Vec<u8>, tag: u64, attempt: u32, deadline_ms: u64, bod
 /// Puts another tag into a `msg` line that [`push_msg`] wrote; returns the line with its newline.
 ///
 /// `None` if the line was written by something else.
-pub fn retag_msg(line: &[u8], tag: u64) -> Option<Vec<u8>> {
+pub fn retag_msg(line: &[u8], tag: Tag) -> Option<Vec<u8>> {
     use std::io::Write;
     const HEAD: &[u8] = br#"{"op":"msg","tag":"#;
     let rest = line.strip_prefix(HEAD)?;
@@ -142,7 +143,7 @@ pub enum ServerFrame {
     Subscribed(Topic),
     Unsubscribed(Topic),
     Lock(Lock),
-    Released(Released),
+    Released(LockReleased),
     #[serde(rename = "dead_letters")]
     DeadLetters(DeadLetters),
     Redriven(Done),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Dispatcher, Session};
+use super::{Dispatcher, SessionState};
 use crate::inbox::event::{FailCause, Outcome};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, Source};
@@ -21,7 +21,7 @@ impl Dispatcher {
     /// letters. Deliveries that were not written to the socket, or not begun with, are given back.
     pub(super) fn blame(
         &mut self,
-        session: &Session,
+        session: &SessionState,
         flights: Vec<(Tag, Flight)>,
         written: Tag,
         by_broker: bool,
@@ -50,7 +50,7 @@ impl Dispatcher {
     /// Fails one of several deliveries in hand; this alone never makes a dead letter.
     fn blame_in_company(&mut self, flight: &Flight, others: usize) {
         let reason = format!("{IN_COMPANY} ({others})");
-        if self.rules.retry.is_exhausted(flight.attempt + 1) {
+        if self.rules.retry.is_exhausted(flight.attempt.number()) {
             self.settle_flight(flight, Outcome::Spare { reason }, None);
         } else {
             self.fail(flight, FailCause::Disconnect, reason, Some(Duration::ZERO));
@@ -58,28 +58,28 @@ impl Dispatcher {
     }
 
     /// Whether this is the last attempt at a delivery that failed in company.
-    pub(super) fn must_be_alone(&self, entry: &Entry) -> bool {
-        entry.was_in_company() && self.rules.retry.is_exhausted(entry.attempt + 1)
+    pub(super) fn must_be_apart(&self, entry: &Entry) -> bool {
+        entry.was_in_company() && self.rules.retry.is_exhausted(entry.attempt.number())
     }
 
     /// Keeps the delivery to be pushed apart; false if there is no place.
-    pub(super) fn keep_for_later(&mut self, inbox: &Arc<str>, entry: &Entry) -> bool {
-        self.with_inbox(inbox, |state| state.set_aside(entry)) == Some(true)
+    pub(super) fn keep_apart(&mut self, inbox: &Arc<str>, entry: &Entry) -> bool {
+        self.with_inbox(inbox, |state| state.keep_apart(entry)) == Some(true)
     }
 
     /// Pushes the deliveries that wait to be apart, each to a session without any other. Until there is such a
     /// session, the least busy one is reserved and gets nothing more.
-    pub(super) fn push_aside(&mut self, now: Instant, inbox: &Arc<str>) {
+    pub(super) fn push_apart(&mut self, now: Instant, inbox: &Arc<str>) {
         while self.may_push(now) {
-            if self.owned(inbox).and_then(Inbox::first_aside).is_none() {
+            if self.owned(inbox).and_then(Inbox::first_apart).is_none() {
                 break;
             }
             let Some(session) = self.reserve(inbox) else { break };
             if self.sessions.get(&session).is_none_or(|s| s.in_flight > 0) {
                 break;
             }
-            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(Source::Aside)) else { break };
-            self.give_out(now, inbox, session, Source::Aside, &entry);
+            let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(Source::Apart)) else { break };
+            self.give_out(now, inbox, session, Source::Apart, &entry);
         }
         self.unreserve(inbox);
     }
@@ -88,7 +88,7 @@ impl Dispatcher {
     /// in flight.
     fn reserve(&mut self, inbox: &Arc<str>) -> Option<SessionId> {
         let ids = &self.inboxes.get(inbox)?.sessions;
-        let could = |s: &Session| s.is_there() && !s.alone && s.window > 0;
+        let could = |s: &SessionState| s.is_there() && !s.has_apart && s.window > 0;
         let here = || ids.iter().filter_map(|id| Some((*id, self.sessions.get(id).filter(|s| could(s))?)));
         let reserved = here().find(|(_, s)| s.reserved);
         let (id, _) = reserved.or_else(|| here().min_by_key(|(_, s)| s.in_flight))?;
@@ -99,7 +99,7 @@ impl Dispatcher {
     /// Ends the reservation if no delivery waits to be apart any more.
     fn unreserve(&mut self, inbox: &Arc<str>) {
         let Some(state) = self.inboxes.get(inbox) else { return };
-        if state.first_aside().is_some() {
+        if state.first_apart().is_some() {
             return;
         }
         for id in &state.sessions {

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Dispatcher, Session};
+use super::{Dispatcher, SessionState};
 use crate::inbox::event::{Effect, Owner, Trouble};
 use crate::inbox::owned::{Inbox, Ownership, Question};
-use crate::inbox::{SessionId, Tag};
+use crate::inbox::{Epoch, SessionId, Tag};
 use postbell_client::protocol::ErrorCode;
 
 impl Dispatcher {
-    pub(super) fn join(&mut self, now: Instant, id: SessionId, session: Session) {
+    pub(super) fn join(&mut self, now: Instant, id: SessionId, session: SessionState) {
         if session.link && !self.may_serve_link(&session.inbox) {
-            // Its broker asks the database for the owner; otherwise two brokers could send the session to each other.
+            // The link's broker asks the database for the owner; otherwise two brokers could send the session to each other.
             self.effects.push(Effect::Close(id, ErrorCode::NotOwner));
             return;
         }
@@ -49,17 +49,17 @@ impl Dispatcher {
     }
 
     /// Whether this agent and instance has a session here that is certainly newer: of two ranks, the higher.
-    fn has_newer(&self, than: &Session) -> bool {
+    fn has_newer(&self, than: &SessionState) -> bool {
         self.others(than).any(|s| s.rank.zip(than.rank).is_some_and(|(theirs, its)| theirs > its))
     }
 
     /// Whether this agent and instance has a session here that is newer, or cannot be compared because a rank is missing.
-    fn has_another(&self, than: &Session) -> bool {
+    fn has_another(&self, than: &SessionState) -> bool {
         self.others(than).any(|s| s.rank.zip(than.rank).is_none_or(|(theirs, its)| theirs > its))
     }
 
     /// The other sessions of this agent and instance here that were not told to end.
-    fn others<'a>(&'a self, session: &'a Session) -> impl Iterator<Item = &'a Session> {
+    fn others<'a>(&'a self, session: &'a SessionState) -> impl Iterator<Item = &'a SessionState> {
         let ids = self.inboxes.get(&session.inbox).into_iter().flat_map(|state| &state.sessions);
         ids.filter_map(|id| self.sessions.get(id)).filter(|s| s.instance == session.instance && !s.closing)
     }
@@ -80,7 +80,7 @@ impl Dispatcher {
                 self.effects.push(Effect::WakeTail);
             }
             Ownership::Elsewhere => {
-                state.ownership = Ownership::Acquiring;
+                state.turn_to(Ownership::Acquiring);
                 self.ask(inbox.clone(), trouble);
             }
             _ => {}
@@ -108,7 +108,7 @@ impl Dispatcher {
     }
 
     /// Tells the session to end, once; the session then leaves by itself.
-    fn close(effects: &mut Vec<Effect>, id: SessionId, session: &mut Session, code: ErrorCode) {
+    fn close(effects: &mut Vec<Effect>, id: SessionId, session: &mut SessionState, code: ErrorCode) {
         if !std::mem::replace(&mut session.closing, true) {
             effects.push(Effect::Close(id, code));
         }
@@ -147,7 +147,7 @@ impl Dispatcher {
     }
 
     /// A session ended, by itself or told by the broker.
-    pub(super) fn leave(&mut self, id: SessionId, written: u64, by_broker: bool) {
+    pub(super) fn leave(&mut self, id: SessionId, written: Tag, by_broker: bool) {
         let Some(session) = self.sessions.remove(&id) else { return };
         let flights = self.in_flight.take_session(id);
         self.blame(&session, flights, written, by_broker);
@@ -169,17 +169,17 @@ impl Dispatcher {
         }
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
         if matches!(state.ownership, Ownership::Leaving { .. }) && state.is_quiet() {
-            state.ownership = Ownership::Releasing;
-            self.effects.push(Effect::Release(inbox.clone()));
+            state.turn_to(Ownership::GivingBack);
+            self.effects.push(Effect::GiveBack(inbox.clone()));
         } else if state.ownership == Ownership::Elsewhere && state.is_quiet() {
             self.remove(inbox);
         }
     }
 
-    pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: i64) {
+    pub(super) fn acquired(&mut self, now: Instant, inbox: Arc<str>, epoch: Epoch) {
         let Some(state) = self.inboxes.get_mut(&inbox) else {
             // The lease was refused, every session left, and then the lease was granted after all.
-            self.effects.push(Effect::Release(inbox));
+            self.effects.push(Effect::GiveBack(inbox));
             return;
         };
         match std::mem::replace(&mut state.question, Question::None) {
@@ -188,7 +188,7 @@ impl Dispatcher {
             Question::Open => {}
         }
         match state.ownership {
-            Ownership::Releasing => {}
+            Ownership::GivingBack => {}
             // Asked again after the lease had lapsed: the same epoch means that no other broker had the inbox in between.
             Ownership::Loading { epoch: e, .. }
             | Ownership::Owned { epoch: e }
@@ -223,12 +223,12 @@ impl Dispatcher {
     /// Sends the inbox's sessions to its owner. Outcomes of deliveries in flight are still written by this broker.
     fn send_elsewhere(&mut self, inbox: &Arc<str>, owner: &Owner) {
         let Some(state) = self.inboxes.get_mut(inbox) else { return };
-        state.ownership = Ownership::Elsewhere;
+        state.turn_to(Ownership::Elsewhere);
         let (links, own): (Vec<_>, Vec<_>) = std::mem::take(&mut state.sessions)
             .into_iter()
             .partition(|id| self.sessions.get(id).is_some_and(|s| s.link));
         for id in own {
-            let last_tag = self.sessions.get(&id).map_or(0, |s| s.last_tag);
+            let last_tag = self.sessions.get(&id).map_or(Tag::NONE, |s| s.last_tag);
             self.effects.push(Effect::Elsewhere(id, owner.clone(), last_tag));
         }
         self.turn_away(links);
@@ -249,7 +249,7 @@ impl Dispatcher {
 
     pub(super) fn released(&mut self, inbox: Arc<str>) {
         let Some(state) = self.inboxes.get(&inbox) else { return };
-        if state.ownership != Ownership::Releasing {
+        if state.ownership != Ownership::GivingBack {
             return;
         }
         if state.sessions.is_empty() {
@@ -277,10 +277,24 @@ impl Dispatcher {
     /// Asks again for every inbox, even if its lease is being asked for: that answer may be from before the lapse.
     pub(super) fn lease_lapsed(&mut self) {
         let in_doubt =
-            |state: &Inbox| !matches!(state.ownership, Ownership::Releasing | Ownership::Elsewhere);
+            |state: &Inbox| !matches!(state.ownership, Ownership::GivingBack | Ownership::Elsewhere);
         let doubted = self.inboxes.iter().filter(|(_, state)| in_doubt(state));
         for inbox in doubted.map(|(inbox, _)| inbox.clone()).collect::<Vec<_>>() {
             self.ask(inbox, None);
+        }
+    }
+
+    /// Asks anew for inboxes that may be another broker's since a moment that nobody told. Their lanes are
+    /// forgotten, whatever epoch comes back: meanwhile the tail passed their rows over.
+    pub(super) fn leases_lost(&mut self, inboxes: Vec<Arc<str>>) {
+        for inbox in inboxes {
+            let Some(state) = self.inboxes.get(&inbox) else { continue };
+            if let Ownership::Loading { .. } | Ownership::Owned { .. } | Ownership::Leaving { .. } =
+                state.ownership
+            {
+                self.with_inbox(&inbox, |state| state.forget(Ownership::Acquiring));
+                self.ask(inbox, None);
+            }
         }
     }
 }

@@ -1,15 +1,20 @@
 //! From a lane to a session: which delivery goes next, and which session gets it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Dispatcher, REPLIES_MAX, SESSION_BYTES_MAX, Session};
+use super::{Dispatcher, REPLIES_MAX, SESSION_BYTES_MAX, SessionState};
 use crate::inbox::event::{DeadCause, Effect, Outcome, Push};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::owned::{Inbox, OLDEST_EVERY, Source};
 use crate::inbox::{Entry, SessionId, Unfit};
 
-impl Session {
+/// The shortest time until a message that cannot be seen is looked for again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// Two such messages are looked for in this distance at least.
+const LOOKS_APART: Duration = Duration::from_millis(10);
+
+impl SessionState {
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let (ordinary, ordinary_bytes) =
             (self.in_flight - self.replies, self.in_flight_bytes - self.replies_bytes);
@@ -30,7 +35,7 @@ impl Session {
     }
 
     fn is_served(&self) -> bool {
-        self.is_there() && !self.reserved && !self.alone
+        self.is_there() && !self.reserved && !self.has_apart
     }
 
     pub(super) fn is_there(&self) -> bool {
@@ -47,7 +52,7 @@ fn unfit(why: Option<&Unfit>) -> Outcome {
         Some(Unfit::TooLarge(what)) => {
             Outcome::Dead { cause: DeadCause::PayloadTooLarge, reason: format!("payload_too_large: {what}") }
         }
-        None | Some(Unfit::Left) => Outcome::Dead {
+        None | Some(Unfit::Left | Unfit::Unseen) => Outcome::Dead {
             cause: DeadCause::PayloadTooLarge,
             reason: "payload_too_large: the message does not fit into a line".to_owned(),
         },
@@ -59,14 +64,14 @@ impl Dispatcher {
     pub(super) fn pump(&mut self, now: Instant, inbox: &Arc<str>) {
         self.note_room(now, inbox);
         self.push_replies(now, inbox);
-        self.push_aside(now, inbox);
+        self.push_apart(now, inbox);
         while self.may_push(now) {
             let Some((source, bytes)) = self.owned(inbox).and_then(Inbox::next) else { break };
             let Some(session) = self.next_session(inbox, bytes) else { break };
             // `None`: the delivery waits for another one with its key.
             let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { continue };
-            if self.must_be_alone(&entry) && self.keep_for_later(inbox, &entry) {
-                self.push_aside(now, inbox);
+            if self.must_be_apart(&entry) && self.keep_apart(inbox, &entry) {
+                self.push_apart(now, inbox);
             } else {
                 let session = self.preferred(inbox, &entry, session, bytes);
                 self.give_out(now, inbox, session, source, &entry);
@@ -90,6 +95,7 @@ impl Dispatcher {
     ) {
         let outcome = match &entry.body {
             _ if entry.expires_at.is_some_and(|at| at <= now) => Outcome::Expired,
+            None if entry.unfit() == Some(&Unfit::Unseen) => Outcome::Unseen { delay: self.next_look(now) },
             None => unfit(entry.unfit()),
             Some(body) => return self.push(now, inbox, session, source, entry, body.clone()),
         };
@@ -97,6 +103,15 @@ impl Dispatcher {
             self.with_inbox(inbox, |state| state.order.passed_over(entry));
         }
         self.settle(inbox, entry, outcome);
+    }
+
+    /// How long until a message that cannot be seen is looked for again. Many of them have their turns one after the other,
+    /// so that they cost the database a bounded share of its time.
+    fn next_look(&mut self, now: Instant) -> Duration {
+        let after_others = self.last_look.map_or(now, |at| at + LOOKS_APART);
+        let at = after_others.max(now + LOOK_AGAIN);
+        self.last_look = Some(at);
+        at - now
     }
 
     /// The next session in turn with room for so many bytes.
@@ -144,16 +159,15 @@ impl Dispatcher {
         // A reply that goes to the process it answers does not count towards the window.
         let is_reply =
             matches!(source, Source::Reply(_)) && to.instance.as_deref() == entry.instance().map(|i| &**i);
-        let alone = source == Source::Aside;
-        to.last_tag += 1;
+        let apart = source == Source::Apart;
+        to.last_tag = to.last_tag.next();
         to.in_flight += 1;
         to.in_flight_bytes += body.len();
         to.replies += u32::from(is_reply);
         to.replies_bytes += if is_reply { body.len() } else { 0 };
-        (to.reserved, to.alone) = (to.reserved && !alone, to.alone || alone);
+        (to.reserved, to.has_apart) = (to.reserved && !apart, to.has_apart || apart);
         let flight = Flight {
             inbox: inbox.clone(),
-            delivery_id: entry.delivery_id,
             attempt: entry.attempt,
             message_id: entry.message_id,
             bytes: body.len(),
@@ -161,14 +175,13 @@ impl Dispatcher {
             deadline: now + self.rules.ack_deadline,
             is_reply,
             begun: false,
-            alone,
+            apart,
         };
         self.in_flight.insert(session, to.last_tag, flight);
         let push = Push {
             tag: to.last_tag,
-            delivery_id: entry.delivery_id,
+            attempt: entry.attempt,
             message_id: entry.message_id,
-            attempt: entry.attempt + 1,
             deadline: self.rules.ack_deadline,
             age: (entry.age(now), now),
             waited,

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::Dispatcher;
 use crate::inbox::Entry;
-use crate::inbox::event::{Effect, KeyRows, Refill, Snapshot};
+use crate::inbox::event::{Effect, KeyRows, LaneRows, Refill, Snapshot};
 use crate::inbox::owned::{Inbox, Ownership};
 
 impl Dispatcher {
@@ -24,12 +24,7 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn refilled(
-        &mut self,
-        inbox: Arc<str>,
-        lanes: Vec<(usize, usize, Vec<Entry>)>,
-        keys: Vec<KeyRows>,
-    ) {
+    pub(super) fn refilled(&mut self, inbox: Arc<str>, lanes: Vec<LaneRows>, keys: Vec<KeyRows>) {
         let room = self.room();
         self.with_inbox(&inbox, |state| state.end_refill(lanes, keys, room));
         self.give_back_if_left(&inbox);
@@ -64,7 +59,7 @@ impl Dispatcher {
             let Some(state) = self.inboxes.get_mut(&inbox) else { continue };
             match state.ownership {
                 Ownership::Loading { since, epoch } if since <= started_at => {
-                    state.ownership = Ownership::Owned { epoch };
+                    state.turn_to(Ownership::Owned { epoch });
                     self.touched.push(inbox);
                 }
                 Ownership::Loading { .. } => self.loading.push(inbox),
@@ -97,7 +92,7 @@ impl Dispatcher {
                 Ownership::Acquiring
                 | Ownership::Elsewhere
                 | Ownership::Leaving { .. }
-                | Ownership::Releasing => false,
+                | Ownership::GivingBack => false,
             });
             if loading == Some(true) {
                 self.loading.push(inbox);

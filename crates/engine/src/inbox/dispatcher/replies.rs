@@ -12,7 +12,7 @@ use std::time::Instant;
 use super::Dispatcher;
 use crate::inbox::event::Outcome;
 use crate::inbox::owned::{Inbox, Source};
-use crate::inbox::{Entry, SessionId};
+use crate::inbox::{DeliveryId, Entry, SessionId};
 
 /// The most replies that wait in their lane for room at processes that are connected here.
 pub const REPLIES_WAITING_MAX: usize = 256;
@@ -50,7 +50,7 @@ impl Dispatcher {
 
     /// Pushes a reply to the process that asked, whatever the window; false if the bound for replies is
     /// reached.
-    fn push_reply(&mut self, now: Instant, inbox: &Arc<str>, id: i64, session: SessionId) -> bool {
+    fn push_reply(&mut self, now: Instant, inbox: &Arc<str>, id: DeliveryId, session: SessionId) -> bool {
         let Some(state) = self.owned(inbox) else { return false };
         let (bytes, others_wait) = (state.reply(id).map_or(0, body_bytes), state.has_ordinary());
         let has_room = self.sessions.get(&session).is_some_and(|s| s.has_room_for_reply(bytes, others_wait));
@@ -58,7 +58,7 @@ impl Dispatcher {
     }
 
     /// Pushes a reply to any session, if it is the next delivery of its priority anyway.
-    fn push_as_ordinary(&mut self, now: Instant, inbox: &Arc<str>, id: i64) -> bool {
+    fn push_as_ordinary(&mut self, now: Instant, inbox: &Arc<str>, id: DeliveryId) -> bool {
         let Some(entry) = self.owned(inbox).and_then(|state| state.reply(id).filter(|e| state.is_next(e)))
         else {
             return false;
@@ -67,14 +67,14 @@ impl Dispatcher {
         self.next_session(inbox, bytes).is_some_and(|session| self.take_reply(now, inbox, id, session))
     }
 
-    fn take_reply(&mut self, now: Instant, inbox: &Arc<str>, id: i64, session: SessionId) -> bool {
+    fn take_reply(&mut self, now: Instant, inbox: &Arc<str>, id: DeliveryId, session: SessionId) -> bool {
         let source = Source::Reply(id);
         let Some(Some(entry)) = self.with_inbox(inbox, |state| state.pop(source)) else { return false };
         self.give_out(now, inbox, session, source, &entry);
         true
     }
 
-    fn relane(&mut self, inbox: &Arc<str>, id: i64) {
+    fn relane(&mut self, inbox: &Arc<str>, id: DeliveryId) {
         let take = |state: &mut Inbox| state.may_relane().then(|| state.pop(Source::Reply(id))).flatten();
         let Some(Some(entry)) = self.with_inbox(inbox, take) else { return };
         if let Some(state) = self.inboxes.get_mut(inbox) {

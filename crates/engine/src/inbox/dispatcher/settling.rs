@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::{Answer, Dispatcher, UNSETTLED_MAX};
+use super::{Dispatcher, PendingAnswer};
 use crate::inbox::event::{DeadCause, Effect, FailCause, Outcome, Request, Settle};
 use crate::inbox::in_flight::Flight;
 use crate::inbox::{Entry, SessionId, Tag};
@@ -68,7 +68,7 @@ impl Dispatcher {
         let answer = match reference {
             Some(reference) if !known.is_empty() => {
                 self.last_answer += 1;
-                let answer = Answer { session: id, reference, left: known.len() };
+                let answer = PendingAnswer { session: id, reference, left: known.len() };
                 self.answers.insert(self.last_answer, answer);
                 Some(self.last_answer)
             }
@@ -90,7 +90,7 @@ impl Dispatcher {
                 session.replies -= 1;
                 session.replies_bytes -= flight.bytes;
             }
-            session.alone &= !flight.alone;
+            session.has_apart &= !flight.apart;
         }
         self.close_if_drained(id);
         self.touched.push(flight.inbox.clone());
@@ -133,7 +133,7 @@ impl Dispatcher {
         reason: String,
         delay: Option<Duration>,
     ) {
-        let failed = flight.attempt + 1;
+        let failed = flight.attempt.number();
         let outcome = if self.rules.retry.is_exhausted(failed) {
             let reason = format!("{reason} (attempt {failed}, the last)");
             Outcome::Dead { cause: DeadCause::MaxAttempts, reason }
@@ -146,7 +146,7 @@ impl Dispatcher {
     }
 
     pub(super) fn settle_flight(&mut self, flight: &Flight, mut outcome: Outcome, answer: Option<u64>) {
-        let attempt = (flight.delivery_id, flight.attempt);
+        let attempt = flight.attempt;
         let again = outcome.delay();
         let is_ordered = self.with_inbox(&flight.inbox, |inbox| {
             inbox.landed(attempt);
@@ -155,35 +155,27 @@ impl Dispatcher {
         if is_ordered == Some(true) {
             outcome.go_at_once();
         }
-        let settle = Settle {
-            inbox: flight.inbox.clone(),
-            delivery_id: flight.delivery_id,
-            attempt: flight.attempt,
-            outcome,
-            answer,
-        };
-        self.write(settle);
+        self.write(Settle { inbox: flight.inbox.clone(), attempt, outcome, answer });
     }
 
     /// Writes the outcome of a delivery that no session had.
     pub(super) fn settle(&mut self, inbox: &Arc<str>, entry: &Entry, outcome: Outcome) {
-        let (delivery_id, attempt) = (entry.delivery_id, entry.attempt);
-        self.write(Settle { inbox: inbox.clone(), delivery_id, attempt, outcome, answer: None });
+        self.write(Settle { inbox: inbox.clone(), attempt: entry.attempt, outcome, answer: None });
     }
 
     fn write(&mut self, settle: Settle) {
         if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
-            inbox.settling((settle.delivery_id, settle.attempt));
+            inbox.settling(settle.attempt);
         }
         self.unsettled += 1;
         self.effects.push(Effect::Settle(settle));
     }
 
     pub(super) fn settled(&mut self, now: Instant, settled: Vec<Settle>) {
-        let was_full = self.unsettled >= UNSETTLED_MAX;
+        let was_full = self.is_full();
         for settle in settled {
             self.unsettled -= 1;
-            let attempt = (settle.delivery_id, settle.attempt);
+            let attempt = settle.attempt;
             if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
                 let relaned = matches!(settle.outcome, Outcome::Relane { .. }) && inbox.relaned();
                 if inbox.settled(attempt) || relaned {
@@ -208,7 +200,7 @@ impl Dispatcher {
         let Some(answer) = self.answers.get_mut(&id) else { return };
         answer.left -= 1;
         if answer.left == 0
-            && let Some(Answer { session, reference, .. }) = self.answers.remove(&id)
+            && let Some(PendingAnswer { session, reference, .. }) = self.answers.remove(&id)
         {
             self.effects.push(Effect::Acked(session, reference));
         }

@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use uuid::Uuid;
 
 use super::*;
-use crate::inbox::ENTRY_BYTES;
 use crate::inbox::tests::support::take;
+use crate::inbox::{Attempt, ENTRY_BYTES};
 use postbell_client::message::Priority;
 
 /// The number of a commit. A snapshot is the number of the last commit that it shows.
@@ -110,11 +110,10 @@ impl Model {
 
     fn row(&self, id: i64, (commit, size): (Commit, usize)) -> Entry {
         Entry {
-            delivery_id: id,
+            attempt: Attempt { delivery_id: DeliveryId(id), failed: 0 },
             message_id: Uuid::from_u128(commit.into()),
             lane: Priority::default().lane(),
             terms: None,
-            attempt: 0,
             read_at: Instant::now(),
             age_when_read: Duration::ZERO,
             ready_when_read: Duration::ZERO,
@@ -191,7 +190,7 @@ impl Model {
         if self.refill.is_none() && self.lane.wants_refill(self.room) {
             let (above, asked) = self.lane.begin_refill(self.room);
             assert!(asked > 0);
-            self.refill = Some(Refilling { snapshot: self.snapshot, above, asked, rows: None });
+            self.refill = Some(Refilling { snapshot: self.snapshot, above: above.0, asked, rows: None });
         }
     }
 
@@ -213,16 +212,16 @@ impl Model {
             return;
         };
         let known = |entry: &Entry| {
-            let id = &entry.delivery_id;
+            let id = &entry.attempt.delivery_id.0;
             if self.in_flight.contains(id) {
-                Known::Held
+                KnownAs::Held
             } else if self.handed_out.contains(id)
                 || self.committed.contains(id)
                 || self.settled_in_refill.contains(id)
             {
-                Known::Settling
+                KnownAs::Settling
             } else {
-                Known::New
+                KnownAs::New
             }
         };
         self.lane.end_refill(rows, asked, self.room, known);
@@ -268,7 +267,7 @@ impl Model {
 
     fn the_front_is_the_oldest(&self) {
         match (self.lane.front(), self.known_waiting().next()) {
-            (Some(front), Some(oldest)) => assert_eq!(front, oldest),
+            (Some(front), Some(oldest)) => assert_eq!(front.0, oldest),
             (Some(front), None) => panic!("{front} is held and waits not"),
             (None, Some(oldest)) => assert!(self.lane.has_more(), "{oldest} waits unseen"),
             (None, None) => {}
@@ -292,15 +291,15 @@ impl Model {
 }
 
 fn version(entry: &Entry) -> (i64, Commit) {
-    (entry.delivery_id, entry.message_id.as_u128() as Commit)
+    (entry.attempt.delivery_id.0, entry.message_id.as_u128() as Commit)
 }
 
 /// Fills a lane once from a table without an end; returns how many rows the lane asked for.
 fn read_on(lane: &mut Lane) -> usize {
     let model = Model::new(ROOM);
     let (above, rows) = lane.begin_refill(ROOM);
-    let read = (above + 1..).take(rows).map(|id| model.row(id, (0, 100))).collect();
-    lane.end_refill(read, rows, ROOM, |_| Known::New);
+    let read = (above.0 + 1..).take(rows).map(|id| model.row(id, (0, 100))).collect();
+    lane.end_refill(read, rows, ROOM, |_| KnownAs::New);
     rows
 }
 
@@ -330,6 +329,65 @@ fn who_takes_little_has_little_read_and_who_takes_all_soon_has_all() {
     assert_eq!(asked, [64, 128, 384, 1_000]);
     read_on(&mut lane);
     assert!(lane.wants_refill(ROOM), "the next thousand is read while this one is given out");
+}
+
+/// A lane that has read so many rows, each of this cost in memory, while the table has more.
+fn holding(room: Room, rows: i64, cost: usize) -> Lane {
+    let (model, mut lane) = (Model::new(room), Lane::unread());
+    lane.begin_refill(room);
+    let read = (1..=rows).map(|id| model.row(id, (0, cost - ENTRY_BYTES))).collect();
+    lane.end_refill(read, rows as usize, room, |_| KnownAs::New);
+    assert_eq!((lane.len() as i64, lane.bytes()), (rows, rows as usize * cost));
+    lane
+}
+
+#[test]
+fn a_lane_reads_on_when_half_of_its_room_is_free_by_number_and_by_bytes() {
+    let room = Room { entries: 8, bytes: 8_000, first_rows: REFILL_ROWS_FIRST };
+    for cost in [1_000, 500] {
+        let mut lane = holding(room, 8, cost);
+        take_some(&mut lane, 3);
+        assert!(!lane.wants_refill(room), "5 of 8 are here");
+        take_some(&mut lane, 1);
+        assert!(lane.wants_refill(room));
+    }
+    let mut lane = holding(room, 3, 2_000);
+    assert!(!lane.wants_refill(room), "6,000 of 8,000 bytes are here");
+    take_some(&mut lane, 1);
+    assert!(lane.wants_refill(room));
+}
+
+#[test]
+fn a_lane_that_was_cut_reads_on_though_nobody_has_taken_any() {
+    let mut lane = holding(ROOM, 64, 1_000);
+    lane.leave(DeliveryId(33));
+    lane.end_round();
+    assert!(lane.wants_refill(ROOM), "as many are here as half of the first refill");
+}
+
+#[test]
+fn a_lane_asks_for_as_many_as_fit_by_the_size_of_those_that_came() {
+    let room = Room { entries: 100, bytes: 50_000, first_rows: REFILL_ROWS_FIRST };
+    assert_eq!(holding(room, 20, 1_000).begin_refill(room).1, 30);
+}
+
+#[test]
+fn one_is_held_whatever_its_size() {
+    let room = Room { entries: 100, bytes: 2_000, first_rows: REFILL_ROWS_FIRST };
+    let model = Model::new(room);
+    let mut lane = Lane::default();
+    lane.arrive(model.row(1, (0, 3_000)), room);
+    lane.arrive(model.row(2, (0, 1)), room);
+    assert_eq!((lane.len(), lane.front(), lane.has_more()), (1, Some(DeliveryId(1)), true));
+}
+
+#[test]
+fn a_lane_that_is_read_anew_within_a_round_waits_for_the_rounds_end() {
+    let mut lane = Lane::unread_in(true);
+    assert!(!lane.wants_refill(ROOM), "the round may have brought rows that no refill shows yet");
+    lane.end_round();
+    assert!(lane.wants_refill(ROOM));
+    assert!(Lane::unread_in(false).wants_refill(ROOM));
 }
 
 proptest! {

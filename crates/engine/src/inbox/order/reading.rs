@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Around, KEY_ROOM, Order, PARKED_MAX, Turn};
+use super::{Around, KEY_ROOM, OrderingKeys, PARKED_MAX, Turn};
 use crate::inbox::Entry;
 use crate::inbox::event::{KeyRefill, KeyRows};
-use crate::inbox::lane::Known;
+use crate::inbox::lane::KnownAs;
 
 /// The most keys that one refill reads.
 pub(in crate::inbox) const KEY_REFILLS_MAX: usize = 16;
 
-impl Order {
+impl OrderingKeys {
     /// The keys that the refills of the inbox's lanes leave out.
     pub(in crate::inbox) fn passed(&mut self) -> Arc<[Arc<str>]> {
         let keys = &self.keys;
@@ -61,9 +61,9 @@ impl Order {
     }
 
     /// Takes the rows of the refill.
-    pub(in crate::inbox) fn end_refill(&mut self, keys: Vec<KeyRows>, known: impl Fn(&Entry) -> Known) {
+    pub(in crate::inbox) fn end_refill(&mut self, keys: Vec<KeyRows>, known: impl Fn(&Entry) -> KnownAs) {
         let refilling = std::mem::take(&mut self.refilling);
-        for (name, asked, mut rows) in keys {
+        for KeyRows { key: name, asked, mut rows } in keys {
             if refilling.contains(&name) {
                 // A row that could not be read has lost its key: it must free the key, too.
                 rows.iter_mut().for_each(|entry| entry.set_ordering_key(&name));

@@ -3,24 +3,23 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Order, State};
-use crate::inbox::Entry;
+use super::{OrderingKeys, State};
 use crate::inbox::lane::Lane;
-use crate::inbox::owned::{Attempt, attempt_of};
+use crate::inbox::{Attempt, DeliveryId, Entry};
 
-impl Order {
+impl OrderingKeys {
     /// The delivery was pushed, or is kept to be pushed apart.
     pub(in crate::inbox) fn pushed(&mut self, entry: &Entry) {
         let Some(name) = entry.ordering_key().cloned() else { return };
         self.key(&name);
         self.change(&name, |key| key.state = State::InFlight);
-        self.taken.insert(attempt_of(entry), name);
+        self.taken.insert(entry.attempt, name);
     }
 
     /// The delivery got its outcome without a push.
     pub(in crate::inbox) fn passed_over(&mut self, entry: &Entry) {
         if let Some(name) = entry.ordering_key().cloned() {
-            self.taken.remove(&attempt_of(entry));
+            self.taken.remove(&entry.attempt);
             self.free(&name);
         }
     }
@@ -30,7 +29,8 @@ impl Order {
     pub(in crate::inbox) fn settling(&mut self, attempt: Attempt, again: Option<Duration>) -> bool {
         let Some(name) = self.taken.get(&attempt).cloned() else { return false };
         if let Some(delay) = again {
-            let writing = |key: &mut super::Key| key.state = State::Writing { id: attempt.0, delay };
+            let writing =
+                |key: &mut super::Key| key.state = State::Writing { id: attempt.delivery_id, delay };
             return self.change(&name, writing).is_some();
         }
         self.taken.remove(&attempt);
@@ -43,7 +43,7 @@ impl Order {
         let Some(name) = self.taken.get(&attempt).cloned() else { return false };
         let Some(key) = self.keys.get_mut(&name) else { return false };
         let State::Writing { id, delay } = key.state else { return false };
-        if id != attempt.0 {
+        if id != attempt.delivery_id {
             return false;
         }
         key.state = State::Returning { id, delay, since: now };
@@ -93,7 +93,7 @@ impl Order {
     }
 
     /// Every id that the inbox's lanes hold is `front` or higher: keys that lingered for lower ids end.
-    pub(in crate::inbox) fn end_lingering(&mut self, front: i64) {
+    pub(in crate::inbox) fn end_lingering(&mut self, front: DeliveryId) {
         while self.lingering.first().is_some_and(|(until, _)| *until < front) {
             let Some((_, name)) = self.lingering.first().cloned() else { return };
             self.remove(&name);
@@ -129,7 +129,7 @@ impl Order {
             key_bytes += super::KEY_BYTES + name.len();
             key.waiting = if key.own.is_some() { Lane::unread_in(round_is_open) } else { Lane::default() };
             // The inbox's lanes are empty now.
-            key.own = key.own.map(|_| 0);
+            key.own = key.own.map(|_| DeliveryId::default());
             if key.own.is_some() && round_is_open {
                 in_round.push(name.clone());
             }

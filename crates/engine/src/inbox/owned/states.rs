@@ -10,28 +10,62 @@
 //! | `Loading` | any | `Idle`, `Stale` | a session |
 //! | `Owned` | any | any | a session |
 //! | `Leaving` | any | `Idle`, `Stale` | no session; something unsettled, read or asked |
-//! | `Releasing` | `None` | `Idle` | nothing unsettled |
+//! | `GivingBack` | `None` | `Idle` | nothing unsettled |
 
 use std::collections::HashSet;
 use std::time::Instant;
 
-use super::{Attempt, Inbox};
+use super::Inbox;
+use crate::inbox::{Attempt, Epoch};
 
-/// How far this broker's ownership of the inbox is.
+/// How far this broker's ownership of the inbox is. [`Inbox::turn_to`] is the one door, and [`Ownership::may_become`] its list.
 ///
-/// `Acquiring` → `Loading` (the lease is committed) → `Owned` (a tail round that began later has ended, so every
-/// row is brought by the tail or visible to a refill) → `Leaving` (no session left; outcomes are being written)
-/// → `Releasing` (the lease is being given back) → gone. A session that joins meanwhile turns `Leaving` back to
-/// `Owned`, and waits for `Releasing` to end. `Elsewhere`: another broker's; kept while outcomes are being written of what
-/// was pushed before.
+/// | from | to | when |
+/// |---|---|---|
+/// | nothing | `Acquiring` | a session joins |
+/// | `Acquiring` | `Loading` | the lease is committed |
+/// | `Acquiring` | `Elsewhere` | another broker has the lease; its owner is told to the sessions |
+/// | `Elsewhere` | `Acquiring` | a session joins, or comes back from the owner |
+/// | `Loading` | `Owned` | a tail round that began later has ended: every row is brought by the tail or visible to a refill |
+/// | `Loading`, `Owned` | `Loading` | the tail broke off, or the lease came back with another epoch |
+/// | `Loading`, `Owned` | `Leaving` | the last session has left |
+/// | `Leaving` | `Loading` | a session joins, or the lease came back with another epoch |
+/// | `Leaving` | `GivingBack` | nothing is unsettled, read or asked any more |
+/// | all with a question | `Acquiring` | the lease was refused |
+/// | `Loading`, `Owned`, `Leaving` | `Acquiring` | the lease was found to be gone, and is asked for anew |
+/// | `GivingBack` | `Acquiring` | the lease is given back, and a session has joined meanwhile |
+/// | `Acquiring`, `Elsewhere`, `Leaving`, `GivingBack` | nothing | no session, and nothing unsettled |
+///
+/// `Elsewhere` is another broker's inbox, kept while outcomes are being written of what was pushed before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::inbox) enum Ownership {
     Acquiring,
     Elsewhere,
-    Loading { since: Instant, epoch: i64 },
-    Owned { epoch: i64 },
-    Leaving { epoch: i64 },
-    Releasing,
+    Loading { since: Instant, epoch: Epoch },
+    Owned { epoch: Epoch },
+    Leaving { epoch: Epoch },
+    GivingBack,
+}
+
+impl Ownership {
+    /// Whether the table of changes has this one.
+    pub(in crate::inbox) fn may_become(self, to: Self) -> bool {
+        match self {
+            Self::Acquiring => matches!(to, Self::Acquiring | Self::Loading { .. } | Self::Elsewhere),
+            Self::Elsewhere | Self::GivingBack => to == Self::Acquiring,
+            Self::Loading { epoch, .. } => match to {
+                Self::Owned { epoch: e } | Self::Leaving { epoch: e } => e == epoch,
+                _ => matches!(to, Self::Loading { .. } | Self::Acquiring),
+            },
+            Self::Owned { epoch } => match to {
+                Self::Leaving { epoch: e } => e == epoch,
+                _ => matches!(to, Self::Loading { .. } | Self::Acquiring),
+            },
+            Self::Leaving { .. } => {
+                matches!(to, Self::Loading { .. } | Self::GivingBack | Self::Acquiring)
+            }
+        }
+    }
 }
 
 /// The open question about the inbox's lease. There is one question at a time, and nothing is pushed before the answer.
@@ -51,7 +85,7 @@ pub(super) enum Reading {
     /// Nothing.
     #[default]
     Idle,
-    /// A refill is under way. It may have read the rows before of what was settled since.
+    /// A refill is under way, which may have read older rows of the attempts that were settled since.
     Asked { settled: HashSet<Attempt> },
     /// A refill is under way for lanes that were forgotten since: its answer says nothing.
     Stale,
@@ -68,6 +102,12 @@ impl Reading {
 }
 
 impl Inbox {
+    /// The one place that writes the ownership.
+    pub(in crate::inbox) fn turn_to(&mut self, to: Ownership) {
+        debug_assert!(self.ownership.may_become(to), "{:?} became {to:?}", self.ownership);
+        self.ownership = to;
+    }
+
     /// Whether its state is one of the table's; says which it is where it is not.
     pub(in crate::inbox) fn check(&self) -> Result<(), String> {
         let (has_sessions, is_quiet) = (!self.sessions.is_empty(), self.is_quiet());
@@ -80,7 +120,7 @@ impl Inbox {
             Ownership::Loading { .. } => holds_nothing && has_sessions,
             Ownership::Owned { .. } => has_sessions,
             Ownership::Leaving { .. } => holds_nothing && !has_sessions && !is_quiet,
-            Ownership::Releasing => is_quiet && self.reading == Reading::Idle,
+            Ownership::GivingBack => is_quiet && self.reading == Reading::Idle,
         };
         if is_legal {
             return Ok(());
@@ -90,3 +130,6 @@ impl Inbox {
         Err(format!("{ownership:?}, {question:?}, {reading:?}, {sessions} sessions, {unsettled} unsettled"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{Inbox, Source};
-use crate::inbox::Entry;
 use crate::inbox::lane::Lane;
+use crate::inbox::{DeliveryId, Entry};
 use postbell_client::message::{LANES, REPLIES};
 
 /// One push in so many takes the oldest ready delivery of the inbox, whatever its lane. No priority starves
@@ -25,7 +25,7 @@ impl Inbox {
         match source {
             Source::Order(id) => self.order.ready_entry(id),
             Source::Lane(lane) => self.lanes[lane].first(),
-            Source::Reply(_) | Source::Aside => None,
+            Source::Reply(_) | Source::Apart => None,
         }
     }
 
@@ -57,7 +57,7 @@ impl Inbox {
         match source {
             Source::Order(id) => self.order.pop(id),
             Source::Reply(id) => self.lanes[REPLIES].take(id),
-            Source::Aside => self.aside.pop_front(),
+            Source::Apart => self.apart.pop_front(),
             Source::Lane(lane) => {
                 let entry = self.lanes[lane].pop()?;
                 let (lanes, in_round) = (&self.lanes, self.in_round);
@@ -67,25 +67,28 @@ impl Inbox {
     }
 
     /// The replies that are held: their ids, and the processes that they answer.
-    pub(in crate::inbox) fn replies(&self) -> Vec<(i64, Option<Arc<str>>)> {
-        self.lanes[REPLIES].iter().map(|entry| (entry.delivery_id, entry.instance().cloned())).collect()
+    pub(in crate::inbox) fn replies(&self) -> Vec<(DeliveryId, Option<Arc<str>>)> {
+        self.lanes[REPLIES]
+            .iter()
+            .map(|entry| (entry.attempt.delivery_id, entry.instance().cloned()))
+            .collect()
     }
 
     /// The reply with this id, if it is held.
-    pub(in crate::inbox) fn reply(&self, id: i64) -> Option<&Entry> {
+    pub(in crate::inbox) fn reply(&self, id: DeliveryId) -> Option<&Entry> {
         self.lanes[REPLIES].get(id)
     }
 
     /// Whether this reply, taken by the order of its priority, would be the next delivery of the inbox.
     pub(in crate::inbox) fn is_next(&self, entry: &Entry) -> bool {
         let lane = entry.ordinary_lane();
-        // Its key may hold it back, which only the lane of its priority finds out.
+        // The reply's key may hold it back, which only the lane of its priority finds out.
         if entry.ordering_key().is_some() {
             return false;
         }
         for before in REPLIES + 1..=lane {
             let front = [self.lanes[before].front(), self.order.ready_in(before)].into_iter().flatten().min();
-            let is_before = before < lane || front.is_some_and(|front| front < entry.delivery_id);
+            let is_before = before < lane || front.is_some_and(|front| front < entry.attempt.delivery_id);
             if front.is_some() && is_before || self.lanes[before].has_more() {
                 return false;
             }

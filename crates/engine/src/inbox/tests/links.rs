@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::support::*;
 use crate::inbox::event::{Effect, Event, Owner, Request, Trouble};
-use crate::inbox::{SessionId, Tag};
+use crate::inbox::{Rank, SessionId, Tag};
 use postbell_client::protocol::ErrorCode;
 
 fn owner() -> Owner {
@@ -15,20 +15,20 @@ fn theirs(bench: &mut Bench) -> Vec<Effect> {
     bench.tell(Event::NotAcquired { inbox: inbox(), owner: Some(owner()) })
 }
 
-fn sent_elsewhere(effects: &[Effect]) -> Vec<(SessionId, Tag)> {
+fn sent_elsewhere(effects: &[Effect]) -> Vec<(u64, u64)> {
     let sent = |e: &Effect| {
-        if let Effect::Elsewhere(id, o, tag) = e { Some((*id, o == &owner(), *tag)) } else { None }
+        if let Effect::Elsewhere(id, o, tag) = e { Some((id.0, o == &owner(), tag.0)) } else { None }
     };
-    effects.iter().filter_map(sent).map(|(id, right, tag)| (id, if right { tag } else { Tag::MAX })).collect()
+    effects.iter().filter_map(sent).map(|(id, right, tag)| (id, if right { tag } else { u64::MAX })).collect()
 }
 
-fn closed(effects: &[Effect]) -> Vec<(SessionId, ErrorCode)> {
-    let closed = |e: &Effect| if let Effect::Close(id, code) = e { Some((*id, *code)) } else { None };
+fn closed(effects: &[Effect]) -> Vec<(u64, ErrorCode)> {
+    let closed = |e: &Effect| if let Effect::Close(id, code) = e { Some((id.0, *code)) } else { None };
     effects.iter().filter_map(closed).collect()
 }
 
-fn rejoin(bench: &mut Bench, session: SessionId, above: Tag, trouble: Option<Trouble>) -> Vec<Effect> {
-    bench.tell(Event::Rejoin { session, above, trouble })
+fn rejoin(bench: &mut Bench, session: u64, above: u64, trouble: Option<Trouble>) -> Vec<Effect> {
+    bench.tell(Event::Rejoin { session: SessionId(session), above: Tag(above), trouble })
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_session_whose_link_fell_asks_again_and_says_what_it_saw() {
     let effects = bench.arrive(entries([5]));
     let tags: Vec<Tag> =
         effects.iter().filter_map(|e| if let Effect::Push(_, p) = e { Some(p.tag) } else { None }).collect();
-    assert_eq!(tags, [8], "above those of the link");
+    assert_eq!(tags, [Tag(8)], "above those of the link");
 }
 
 #[test]
@@ -113,12 +113,12 @@ fn a_link_that_is_asked_to_leave_is_closed_once_nothing_is_in_flight() {
     let mut bench = Bench::ready(1);
     bench.link(2, 1);
     bench.arrive(entries([1, 2, 3]));
-    assert_eq!(closed(&bench.tell(Event::Drain(2))), []);
+    assert_eq!(closed(&bench.tell(Event::Drain(SessionId(2)))), []);
     assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [3], "the other one goes on");
     let effects = bench.ack(2, &[1], None);
     assert_eq!(closed(&effects), [(2, ErrorCode::Stopping)]);
     assert_eq!(pushed_ids(&bench.arrive(entries([4]))), NONE);
-    assert_eq!(closed(&bench.tell(Event::Drain(1))), [], "an agent says goodbye itself");
+    assert_eq!(closed(&bench.tell(Event::Drain(SessionId(1)))), [], "an agent says goodbye itself");
 }
 
 #[test]
@@ -130,6 +130,57 @@ fn an_instance_that_came_anew_while_the_older_session_was_elsewhere_goes_on() {
     assert_eq!(closed(&rejoin(&mut bench, 1, 0, None)), [(1, ErrorCode::TakenOver)]);
     bench.own(1);
     let effects = bench.arrive(entries([1]));
-    assert!(effects.iter().any(|e| matches!(e, Effect::Push(2, _))));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Push(SessionId(2), _))));
     assert_eq!(closed(&bench.request(1, Request::Window(5))), []);
+}
+
+#[test]
+fn a_session_that_comes_back_from_the_owner_goes_on_where_nobody_has_its_place() {
+    for (one, other) in [(Some("main"), Some("spare")), (None, None)] {
+        let mut bench = Bench::new();
+        bench.join(1, one, 10);
+        bench.join(2, other, 10);
+        theirs(&mut bench);
+        for session in [1, 2] {
+            assert_eq!(closed(&rejoin(&mut bench, session, 0, None)), [], "{one:?}, {other:?}");
+        }
+    }
+}
+
+#[test]
+fn where_two_ranks_are_the_same_the_session_that_comes_has_the_place() {
+    let mut bench = Bench::new();
+    bench.join_ranked(1, 5, false);
+    assert_eq!(closed(&bench.join_ranked(2, 5, false)), [(1, ErrorCode::TakenOver)]);
+    theirs(&mut bench);
+    assert_eq!(closed(&rejoin(&mut bench, 2, 0, None)), []);
+}
+
+#[test]
+fn a_session_that_comes_back_gives_way_to_a_higher_rank_alone() {
+    for (rank, expected) in [(4, vec![]), (5, vec![]), (6, vec![(1, ErrorCode::TakenOver)])] {
+        let mut bench = Bench::new();
+        bench.join_ranked(1, 5, false);
+        theirs(&mut bench);
+        bench.join_ranked(2, rank, false);
+        assert_eq!(closed(&rejoin(&mut bench, 1, 0, None)), expected, "{rank}");
+    }
+}
+
+#[test]
+fn neither_another_instance_nor_a_session_that_was_told_to_end_keeps_anybody_out() {
+    let mut bench = Bench::ready(1);
+    bench.join_ranked(2, 9, true);
+    let other = Event::Join {
+        session: SessionId(3),
+        inbox: inbox(),
+        instance: Some("another".into()),
+        window: 1,
+        hold: HOLD,
+        link: false,
+        rank: Some(Rank(5)),
+    };
+    assert_eq!(closed(&bench.tell(other)), []);
+    assert_eq!(closed(&bench.tell(Event::Drain(SessionId(2)))), [(2, ErrorCode::Stopping)]);
+    assert_eq!(closed(&bench.join_ranked(4, 5, false)), []);
 }

@@ -3,20 +3,22 @@
 use std::time::Duration;
 
 use super::support::{
-    Bench, DEADLINE, NONE, entry, outcomes, pushed_ids, pushes, refill, settles, whole_refill,
+    Bench, DEADLINE, NONE, after_failures, entry, outcomes, pushed_ids, pushes, refill, settles, whole_refill,
 };
-use crate::inbox::event::{Effect, Event, KeyRefill, LaneRefill, Outcome, Refill, Request};
+use crate::inbox::event::{
+    Effect, Event, KeyRefill, KeyRows, LaneRefill, LaneRows, Outcome, Refill, Request,
+};
 use crate::inbox::order::{KEY_PARKED_MAX, KEYS_MAX, PARKED_MAX};
-use crate::inbox::{Entry, Terms};
+use crate::inbox::{DeliveryId, Entry, Tag, Terms};
 use postbell_client::message::Priority;
 
-fn keyed(id: i64, key: &str) -> Entry {
+pub(super) fn keyed(id: i64, key: &str) -> Entry {
     let terms = Terms { ordering_key: Some(key.into()), ..Terms::default() };
     Entry { terms: Some(Box::new(terms)), ..entry(id) }
 }
 
-fn fail(tag: u64, delay: u64) -> Request {
-    Request::Fail { tag, delay: Some(Duration::from_secs(delay)), reason: "no".into() }
+pub(super) fn fail(tag: u64, delay: u64) -> Request {
+    Request::Fail { tag: Tag(tag), delay: Some(Duration::from_secs(delay)), reason: "no".into() }
 }
 
 #[test]
@@ -26,7 +28,7 @@ fn of_a_key_one_is_handled_at_a_time_and_the_others_pass_it() {
     assert_eq!(pushed_ids(&bench.arrive(rows)), [1, 3, 4]);
     assert_eq!(pushed_ids(&bench.ack(1, &[3], None)), NONE, "another key's");
     assert_eq!(pushed_ids(&bench.ack(1, &[1], None)), [2], "before its commit: an ack is an end");
-    let dead = bench.request(1, Request::Dead { tag: 4, reason: "bad".into() });
+    let dead = bench.request(1, Request::Dead { tag: Tag(4), reason: "bad".into() });
     assert_eq!(pushed_ids(&dead), [5], "a dead letter too");
 }
 
@@ -38,7 +40,7 @@ fn what_failed_goes_again_before_the_others_and_after_its_delay() {
     let Some((1, Outcome::Fail { delay, .. })) = outcomes(&failed).pop() else { panic!("{failed:?}") };
     assert_eq!(delay, Duration::ZERO, "ready in the table, for whoever owns the inbox next");
     bench.settled(settles(&failed));
-    let again = Entry { attempt: 1, ..keyed(1, "a") };
+    let again = after_failures(1, keyed(1, "a"));
     assert_eq!(pushed_ids(&bench.arrive(vec![again, keyed(4, "a")])), NONE, "5 s have not passed");
     assert_eq!(pushed_ids(&bench.after(Duration::from_secs(4))), NONE);
     assert_eq!(pushed_ids(&bench.after(Duration::from_secs(1))), [1]);
@@ -54,7 +56,7 @@ fn what_failed_is_before_the_others_also_where_it_comes_back_to_a_full_window() 
     let failed = bench.request(1, fail(1, 0));
     assert_eq!(pushed_ids(&failed), [4], "the window is full again");
     bench.settled(settles(&failed));
-    assert_eq!(pushed_ids(&bench.arrive(vec![Entry { attempt: 1, ..keyed(1, "a") }])), NONE);
+    assert_eq!(pushed_ids(&bench.arrive(vec![after_failures(1, keyed(1, "a"))])), NONE);
     assert_eq!(pushed_ids(&bench.ack(1, &[2], None)), [1]);
 }
 
@@ -69,7 +71,7 @@ fn a_round_that_began_before_the_commit_says_nothing_of_what_failed() {
     let early = bench.tell(Event::TailRound { started_at: began, snapshot: "9".into() });
     assert_eq!(pushed_ids(&early), NONE);
     bench.after(Duration::from_millis(1));
-    let again = Entry { attempt: 1, ..keyed(1, "a") };
+    let again = after_failures(1, keyed(1, "a"));
     assert_eq!(pushed_ids(&bench.arrive(vec![again])), [1], "it is there: the key is its");
 }
 
@@ -91,7 +93,7 @@ fn a_deadline_and_a_disconnect_free_a_key_as_a_nack_does() {
     assert_eq!(outcomes(&overdue).len(), 1);
     bench.settled(settles(&overdue));
     bench.after(Duration::from_millis(1));
-    assert_eq!(pushed_ids(&bench.arrive(vec![Entry { attempt: 1, ..keyed(1, "a") }])), NONE, "its backoff");
+    assert_eq!(pushed_ids(&bench.arrive(vec![after_failures(1, keyed(1, "a"))])), NONE, "its backoff");
     let wait = bench.dispatcher.next_wake().expect("a delay") - bench.now;
     let again = pushes(&bench.after(wait));
     let [(session, tag, 1)] = again[..] else { panic!("{again:?}") };
@@ -118,7 +120,7 @@ fn overflowing(window: u32) -> (Bench, i64) {
     (bench, last)
 }
 
-fn key_refill(effects: &[Effect]) -> KeyRefill {
+pub(super) fn key_refill(effects: &[Effect]) -> KeyRefill {
     let refill: Refill = whole_refill(effects).expect("reads on");
     assert!(refill.lanes.is_empty() && refill.passed.contains(&refill.keys[0].key), "{refill:?}");
     refill.keys[0].clone()
@@ -139,8 +141,8 @@ fn a_key_is_read_on_by_itself_when_it_is_free_and_in_its_order() {
     let (mut bench, last) = overflowing(10);
     let acked = bench.ack(1, &[1], None);
     let asked = key_refill(&acked);
-    assert_eq!((&*asked.key, asked.above), ("a", 0));
-    // Its first is still in the table, for it is being settled.
+    assert_eq!((&*asked.key, asked.above.0), ("a", 0));
+    // The key's first row is still in the table, for it is being settled.
     let rows = (1..=2).map(|id| keyed(id, "a")).collect();
     assert_eq!(pushed_ids(&bench.key_refilled(&asked, rows)), NONE, "it waits for the news");
     let asked = key_refill(&bench.settled(settles(&acked)));
@@ -153,7 +155,7 @@ fn a_key_is_read_on_by_itself_when_it_is_free_and_in_its_order() {
         let mut pushed = pushed_ids(&effects);
         if let Some(refill) = whole_refill(&effects) {
             let asked = refill.keys[0].clone();
-            let rows = (asked.above + 1..=last).take(asked.rows).map(|id| keyed(id, "a")).collect();
+            let rows = (asked.above.0 + 1..=last).take(asked.rows).map(|id| keyed(id, "a")).collect();
             pushed.extend(pushed_ids(&bench.key_refilled(&asked, rows)));
         }
         assert_eq!(pushed, [next]);
@@ -168,10 +170,10 @@ fn what_fails_first_of_an_overflowing_key_comes_again_first() {
     let (mut bench, _) = overflowing(10);
     let failed = bench.request(1, fail(1, 5));
     bench.settled(settles(&failed));
-    assert_eq!(pushed_ids(&bench.arrive(vec![Entry { attempt: 1, ..keyed(1, "a") }])), NONE);
+    assert_eq!(pushed_ids(&bench.arrive(vec![after_failures(1, keyed(1, "a"))])), NONE);
     assert!(whole_refill(&bench.after(Duration::from_secs(4))).is_none(), "its delay has not passed");
     let asked = key_refill(&bench.after(Duration::from_secs(1)));
-    let rows = vec![Entry { attempt: 1, ..keyed(1, "a") }, keyed(2, "a")];
+    let rows = vec![after_failures(1, keyed(1, "a")), keyed(2, "a")];
     assert_eq!(pushed_ids(&bench.key_refilled(&asked, rows)), [1]);
 }
 
@@ -197,15 +199,15 @@ fn answered(bench: &mut Bench, table: &Table, effects: Vec<Effect>) -> Vec<(u64,
     loop {
         pushed.extend(pushes(&next).into_iter().map(|(_, tag, id)| (tag, id)));
         let Some(refill) = whole_refill(&next) else { return pushed };
-        let above = |above: i64| table.range(above + 1..).map(|(_, row)| row);
+        let above = |above: DeliveryId| table.range(above.0 + 1..).map(|(_, row)| row);
         let is_passed = |row: &Entry| row.ordering_key().is_some_and(|key| refill.passed.contains(key));
         let lane = |l: &LaneRefill| {
             let rows = above(l.above).filter(|row| row.lane == l.lane && !is_passed(row));
-            (l.lane, l.rows, rows.take(l.rows).cloned().collect())
+            LaneRows { lane: l.lane, asked: l.rows, rows: rows.take(l.rows).cloned().collect() }
         };
         let key = |k: &KeyRefill| {
             let rows = above(k.above).filter(|row| row.ordering_key() == Some(&k.key));
-            (k.key.clone(), k.rows, rows.take(k.rows).cloned().collect())
+            KeyRows { key: k.key.clone(), asked: k.rows, rows: rows.take(k.rows).cloned().collect() }
         };
         let lanes = refill.lanes.iter().map(lane).collect();
         let keys = refill.keys.iter().map(key).collect();
@@ -237,7 +239,7 @@ fn many_keys_that_fail_cost_no_memory_and_no_other_waits_for_them() {
                 table.remove(&id);
             }
             let again: Vec<_> =
-                written.into_iter().map(|row| Entry { attempt: row.attempt + 1, ..row }).collect();
+                written.into_iter().map(|row| after_failures(row.attempt.number(), row)).collect();
             again.iter().for_each(|row| drop(table.insert(id, row.clone())));
             let settling = settles(&effects);
             pushed.extend(answered(&mut bench, &table, effects));

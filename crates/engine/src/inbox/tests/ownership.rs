@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use super::support::*;
-use crate::inbox::event::{Effect, Event, Owner};
+use crate::inbox::event::{Effect, Event, Owner, Request};
+use crate::inbox::{Entry, Tag};
 
 fn not_acquired(owner: Option<Owner>) -> Event {
     Event::NotAcquired { inbox: inbox(), owner }
@@ -26,7 +27,7 @@ fn nothing_is_pushed_before_a_round_that_began_after_the_lease_was_committed() {
     let effects = bench.tell(Event::TailRound { started_at, snapshot: "early".into() });
     assert!(refill(&effects).is_none(), "that round may have begun before the lease");
     let lanes = refill(&bench.round()).expect("now it reads");
-    assert!(lanes.iter().all(|lane| lane.above == 0));
+    assert!(lanes.iter().all(|lane| lane.above.0 == 0));
     assert_eq!(pushed_ids(&bench.refilled(&lanes, entries([1, 2]))), [1, 2]);
 }
 
@@ -47,7 +48,7 @@ fn an_inbox_that_comes_when_nobody_wants_it_any_more_is_given_back() {
     bench.join(1, None, 10);
     bench.leave(1, 0, false);
     assert_eq!(releases(&bench.acquired(1)), 1);
-    bench.tell(Event::Released(inbox()));
+    bench.tell(Event::GivenBack(inbox()));
     assert!(bench.dispatcher.is_empty());
 }
 
@@ -139,4 +140,54 @@ fn what_was_pushed_before_the_inbox_was_lost_is_settled_all_the_same() {
     let settling = settles(&bench.ack(1, &[1], Some("a")));
     assert_eq!(acked(&bench.settled(settling)), ["a"]);
     assert_eq!(bench.dispatcher.unsettled(), 0);
+}
+
+#[test]
+fn an_inbox_is_given_back_when_an_outcome_of_what_no_session_had_is_written_too() {
+    let mut bench = Bench::ready(1);
+    let dead = bench.arrive(vec![Entry { body: None, ..entry(1) }]);
+    assert_eq!(releases(&bench.leave(1, 0, false)), 0);
+    assert_eq!(releases(&bench.settled(settles(&dead))), 1);
+}
+
+#[test]
+fn an_inbox_is_given_back_when_both_outcomes_of_an_attempt_are_written() {
+    let mut bench = Bench::ready(1);
+    let release = |bench: &mut Bench, tag| {
+        settles(&bench.request(1, Request::Release { tag: Tag(tag), delay: Duration::ZERO }))
+    };
+    bench.arrive(entries([1]));
+    let first = release(&mut bench, 1);
+    // The tail brings it before the news of the first.
+    assert_eq!(pushed_ids(&bench.arrive(entries([1]))), [1]);
+    let second = release(&mut bench, 2);
+    bench.leave(1, 2, false);
+    assert_eq!(releases(&bench.settled(first)), 0);
+    assert_eq!(releases(&bench.settled(second)), 1);
+}
+
+#[test]
+fn an_inbox_whose_lease_was_deleted_is_asked_for_and_read_anew() {
+    let mut bench = Bench::ready(10);
+    let effects = bench.tell(Event::LeasesLost(vec![inbox()]));
+    assert_eq!(acquires(&effects), 1);
+    assert_eq!(pushed_ids(&bench.arrive(entries([1]))), NONE, "another broker may have it");
+    // Even under the same number: the tail passed rows over while the lease was gone.
+    assert_eq!(pushed_ids(&bench.acquired(1)), NONE);
+    let lanes = refill(&bench.round()).expect("reads anew");
+    assert!(lanes.iter().all(|lane| lane.above.0 == 0));
+    assert_eq!(pushed_ids(&bench.refilled(&lanes, entries([1, 2]))), [1, 2]);
+}
+
+#[test]
+fn a_deleted_lease_of_an_inbox_that_is_given_back_or_asked_for_changes_nothing() {
+    let mut bench = Bench::new();
+    bench.join(1, None, 10);
+    assert_eq!(acquires(&bench.tell(Event::LeasesLost(vec![inbox()]))), 0, "it is asked for already");
+
+    let mut bench = Bench::ready(10);
+    assert_eq!(releases(&bench.leave(1, 0, false)), 1);
+    assert_eq!(acquires(&bench.tell(Event::LeasesLost(vec![inbox()]))), 0);
+    bench.tell(Event::GivenBack(inbox()));
+    assert!(bench.dispatcher.is_empty());
 }

@@ -123,6 +123,26 @@ fn what_cannot_be_read_is_dead_with_its_own_reason() {
 }
 
 #[test]
+fn what_cannot_be_seen_keeps_its_place_and_many_are_looked_for_one_after_the_other() {
+    let mut bench = Bench::ready(1);
+    let hidden = |id| Entry {
+        body: None,
+        terms: Some(Box::new(Terms { unfit: Some(Unfit::Unseen), ..Terms::default() })),
+        ..entry(id)
+    };
+    let effects = bench.arrive((1..=1000).map(hidden).chain([entry(1001)]).collect());
+    assert_eq!(pushed_ids(&effects), [1001]);
+    let delay = |outcome: &Outcome| match outcome {
+        Outcome::Unseen { delay } => *delay,
+        other => panic!("{other:?}"),
+    };
+    let outcomes = outcomes(&effects);
+    let delays: Vec<_> = outcomes.iter().map(|(_, outcome)| delay(outcome)).collect();
+    assert_eq!((delays.len(), delays[0]), (1000, Duration::from_secs(2)));
+    assert_eq!(delays[999], Duration::from_secs(2) + 999 * Duration::from_millis(10));
+}
+
+#[test]
 fn nothing_is_pushed_when_the_lease_ends_until_it_is_renewed() {
     let mut bench = Bench::ready(10);
     bench.lease(Duration::from_secs(3));
@@ -155,10 +175,11 @@ fn a_slow_database_stops_the_pushes_and_they_go_on_when_it_has_caught_up() {
         settling.extend(settles(&bench.ack(1, &tags, None)));
         id += step;
     }
+    assert!(bench.dispatcher.is_full());
     assert_eq!(pushed_ids(&bench.arrive(entries([id as i64 + 1]))), NONE);
     assert_eq!(pushed_ids(&bench.settled(settling.split_off(1))), [id as i64 + 1]);
     bench.settled(settling);
-    assert_eq!(bench.dispatcher.unsettled(), 0);
+    assert_eq!((bench.dispatcher.unsettled(), bench.dispatcher.is_full()), (0, false));
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! The tail and the refills bring each row once, whatever comes in between.
 
 use super::support::*;
-use crate::inbox::Entry;
 use crate::inbox::event::{Event, LaneRefill, Request};
 use crate::inbox::lane::ROOM;
+use crate::inbox::{Entry, Terms, Unfit};
 
 /// Session 1 with a window of 100, and the first refill under way.
 fn loading() -> (Bench, Vec<LaneRefill>) {
@@ -17,7 +17,7 @@ fn loading() -> (Bench, Vec<LaneRefill>) {
 /// As many rows as the refill asked for: there may be more.
 fn full(lanes: &[LaneRefill]) -> Vec<Entry> {
     let lane = lanes.iter().find(|l| l.lane == entry(1).lane).expect("asked for");
-    entries(lane.above + 1..=lane.above + lane.rows as i64)
+    entries(lane.above.0 + 1..=lane.above.0 + lane.rows as i64)
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn a_refill_in_the_middle_of_a_round_does_not_step_over_what_the_round_brought()
     let (mut bench, lanes) = loading();
     let last = full(&lanes).len() as i64;
     bench.arrive_in_part(entries([last + 5]));
-    // Its row is not visible in the snapshot of this refill, nor of the next.
+    // The new delivery's row is not visible in the snapshot of this refill, nor of the next.
     let rows = full(&lanes);
     let effects = bench.refilled(&lanes, rows);
     let lanes = refill(&effects).expect("there is more");
@@ -33,7 +33,7 @@ fn a_refill_in_the_middle_of_a_round_does_not_step_over_what_the_round_brought()
     assert_eq!(pushed_ids(&effects), [last + 1]);
     assert!(refill(&effects).is_none(), "nothing new before the round ends");
     let lanes = refill(&bench.round()).expect("the round is whole");
-    assert_eq!(lanes[0].above, last + 4);
+    assert_eq!(lanes[0].above.0, last + 4);
     assert_eq!(pushed_ids(&bench.refilled(&lanes, entries([last + 5, last + 9]))), [last + 5, last + 9]);
 }
 
@@ -55,8 +55,27 @@ fn the_answer_of_a_refill_from_before_the_lanes_were_forgotten_says_nothing() {
     bench.tell(Event::TailBroken);
     assert!(refill(&bench.round()).is_none(), "one refill at a time");
     let lanes = refill(&bench.refilled(&stale, entries([100]))).expect("anew");
-    assert!(lanes.iter().all(|lane| lane.above == 0));
+    assert!(lanes.iter().all(|lane| lane.above.0 == 0));
     assert_eq!(pushed_ids(&bench.refilled(&lanes, entries([90, 100]))), [90, 100]);
+}
+
+/// A row whose payload the tail did not read.
+fn left(id: i64) -> Entry {
+    let terms = Terms { unfit: Some(Unfit::Left), ..Terms::default() };
+    Entry { terms: Some(Box::new(terms)), body: None, ..entry(id) }
+}
+
+#[test]
+fn what_the_tail_left_in_the_table_is_read_by_a_refill_with_all_that_came_after_it() {
+    let mut bench = Bench::ready(10);
+    let effects = bench.arrive_in_part(vec![entry(1), left(2), entry(3)]);
+    assert_eq!((pushed_ids(&effects), refill(&effects)), (vec![1], None));
+    let lanes = refill(&bench.round()).expect("reads it");
+    assert_eq!((lanes.len(), lanes[0].above.0), (1, 1));
+    let effects = bench.refilled(&lanes, vec![left(2), entry(3)]);
+    assert_eq!(pushed_ids(&effects), NONE, "the second is before the third");
+    let lanes = refill(&effects).expect("asks again");
+    assert_eq!(pushed_ids(&bench.refilled(&lanes, entries([2, 3]))), [2, 3]);
 }
 
 #[test]
@@ -85,7 +104,7 @@ fn a_row_whose_older_attempt_is_in_flight_is_read() {
     bench.tell(Event::LeaseLapsed);
     bench.acquired(3);
     let lanes = refill(&bench.round()).expect("reads anew");
-    let effects = bench.refilled(&lanes, vec![Entry { attempt: 1, ..entry(1) }, entry(2)]);
+    let effects = bench.refilled(&lanes, vec![after_failures(1, entry(1)), entry(2)]);
     assert_eq!(pushed_ids(&effects), [1], "the second is the one in flight");
 }
 
@@ -130,7 +149,7 @@ fn the_less_urgent_wait_for_what_is_on_its_way_from_the_table() {
     }
     assert_eq!(pushed_ids(&bench.request(1, Request::Window(3))), NONE);
     let asked = asked.expect("reads on when half is gone");
-    assert_eq!((asked.len(), asked[0].lane, asked[0].above), (1, 1, held));
+    assert_eq!((asked.len(), asked[0].lane, asked[0].above.0), (1, 1, held));
     let effects = bench.refilled(&asked, urgent(held + 1..=held + 2));
     assert_eq!(pushed_ids(&effects), [held + 1, held + 2, held + 3]);
 }

@@ -1,9 +1,9 @@
 //! Replies to a process: preferred while it is here, and in nobody's way.
 
 use super::support::*;
-use crate::inbox::dispatcher::{REPLIES_MAX, REPLIES_WAITING_MAX};
+use crate::inbox::dispatcher::{REPLIES_MAX, REPLIES_WAITING_MAX, SESSION_BYTES_MAX};
 use crate::inbox::event::{Effect, Outcome, Settle};
-use crate::inbox::owned::RELANES_MAX;
+use crate::inbox::owned::{OLDEST_EVERY, RELANES_MAX};
 use crate::inbox::{Entry, Terms};
 use postbell_client::message::{Priority, REPLIES};
 
@@ -138,4 +138,57 @@ fn replies_that_wait_for_room_are_bounded_and_hold_up_no_other_process() {
     assert_eq!(pushed_ids(&effects).len(), REPLIES_MAX as usize);
     assert_eq!(relanes(&effects).len(), 50);
     assert_eq!(pushes(&bench.arrive(vec![reply(flood + 1, "other")])).first().map(|p| p.0), Some(2));
+}
+
+#[test]
+fn what_was_written_to_its_lane_goes_to_its_process_if_that_has_room() {
+    let mut bench = asker(1);
+    bench.join(2, Some("other"), 10);
+    let row = |id| in_its_lane(reply(id, "asker"));
+    assert_eq!(pushes(&bench.arrive(vec![row(1)])), [(1, 1, 1)], "though the other is first in turn");
+    assert_eq!(pushes(&bench.arrive(vec![row(2)])), [(2, 1, 2)]);
+}
+
+#[test]
+fn while_others_wait_there_are_fifteen_replies_for_each_place_of_the_window() {
+    let replies = || (100..200).map(|id| reply(id, "asker")).collect();
+    let mut bench = asker(1);
+    assert_eq!(pushed_ids(&bench.arrive(entries([1, 2]))), [1]);
+    assert_eq!(pushed_ids(&bench.arrive(replies())).len(), 15);
+    let mut bench = asker(0);
+    assert_eq!(pushed_ids(&bench.arrive(entries([1]))), NONE);
+    assert_eq!(
+        pushed_ids(&bench.arrive(replies())).len(),
+        REPLIES_MAX as usize,
+        "there is no place to share"
+    );
+}
+
+#[test]
+fn replies_have_the_bound_in_bytes_for_themselves() {
+    let mut bench = asker(10);
+    let sized = |id, bytes| Entry { body: with_size(id, bytes).body, ..reply(id, "asker") };
+    let large = SESSION_BYTES_MAX * 3 / 4;
+    assert_eq!(pushed_ids(&bench.arrive(vec![sized(1, large)])), [1]);
+    assert_eq!(pushed_ids(&bench.arrive(vec![sized(2, 2)])), [2]);
+    assert_eq!(pushed_ids(&bench.arrive(vec![sized(3, large)])), NONE);
+    assert_eq!(pushed_ids(&bench.arrive(entries([4]))), [4]);
+    assert_eq!(pushed_ids(&bench.arrive(vec![with_size(5, large)])), [5], "the window has its own");
+}
+
+#[test]
+fn the_turn_of_the_oldest_is_for_no_reply() {
+    let mut bench = asker(100);
+    let most = i64::from(REPLIES_MAX);
+    bench.arrive((1..=most + 2).map(|id| reply(id, "asker")).collect());
+    let others = 1_000..=1_000 + OLDEST_EVERY as i64;
+    assert_eq!(pushed_ids(&bench.arrive(entries(others.clone()))), others.collect::<Vec<_>>());
+}
+
+#[test]
+fn a_reply_to_nobody_here_is_next_by_its_priority_and_then_by_its_age() {
+    for (other, first) in [(entry(1), 1), (entry(3), 2), (with_priority(3, 1), 3), (with_priority(1, 9), 2)] {
+        let mut bench = Bench::ready(1);
+        assert_eq!(pushed_ids(&bench.arrive(vec![other, reply(2, "gone")])), [first]);
+    }
 }

@@ -16,7 +16,7 @@ fn disconnected() -> Outcome {
 
 fn closed(effects: &[Effect]) -> Vec<u64> {
     let session = |effect: &Effect| match effect {
-        Effect::Close(session, ErrorCode::TakenOver) => Some(*session),
+        Effect::Close(session, ErrorCode::TakenOver) => Some(session.0),
         _ => None,
     };
     effects.iter().filter_map(session).collect()
@@ -112,7 +112,7 @@ fn a_session_that_joins_an_inbox_being_given_back_asks_for_it_again() {
     assert_eq!(releases(&bench.leave(1, 0, false)), 1);
     assert_eq!(acquires(&bench.join(2, None, 10)), 0, "not before it is given back");
     assert_eq!(pushed_ids(&bench.arrive(entries([1]))), NONE);
-    let effects = bench.tell(Event::Released(inbox()));
+    let effects = bench.tell(Event::GivenBack(inbox()));
     assert_eq!(acquires(&effects), 1);
     bench.own(2);
     assert_eq!(pushed_ids(&bench.arrive(entries([2]))), [2]);
@@ -125,7 +125,7 @@ fn nothing_is_left_when_all_have_left() {
     let settling = settles(&bench.leave(1, 0, false));
     assert!(!bench.dispatcher.is_empty());
     assert_eq!(releases(&bench.settled(settling)), 1);
-    bench.tell(Event::Released(inbox()));
+    bench.tell(Event::GivenBack(inbox()));
     let dispatcher = &bench.dispatcher;
     assert!(dispatcher.is_empty() && dispatcher.lanes_bytes() == 0 && dispatcher.sessions() == 0);
     assert_eq!(pushed_ids(&bench.arrive(entries([4]))), NONE, "the next owner reads it");

@@ -36,6 +36,10 @@ enum Op {
     Lapse {
         taken: bool,
     },
+    /// Somebody deletes the leases, a round passes their rows over, and the broker finds out; another one may take them.
+    Lose {
+        taken: bool,
+    },
     OthersLeave(usize),
     WriteOutcome(usize),
     /// The answer to a commit was lost.
@@ -98,6 +102,7 @@ fn table_op() -> impl Strategy<Value = Op> {
         4 => Just(Op::CarryOutLease),
         4 => Just(Op::TellLease),
         1 => any::<bool>().prop_map(|taken| Op::Lapse { taken }),
+        1 => any::<bool>().prop_map(|taken| Op::Lose { taken }),
         1 => any_of().prop_map(Op::OthersLeave),
         5 => any_of().prop_map(Op::WriteOutcome),
         1 => any_of().prop_map(Op::WriteAgain),

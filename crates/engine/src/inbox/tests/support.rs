@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use uuid::Uuid;
 
-use crate::inbox::dispatcher::{Dispatcher, Rules};
-use crate::inbox::event::{Effect, Event, KeyRefill, LaneRefill, Outcome, Push, Refill, Request, Settle};
-use crate::inbox::{Entry, SessionId, Tag};
+use crate::inbox::dispatcher::{Dispatcher, Rules, UNSETTLED_MAX};
+use crate::inbox::event::{
+    Effect, Event, KeyRefill, KeyRows, LaneRefill, LaneRows, Outcome, Push, Refill, Request, Settle,
+};
+use crate::inbox::{Attempt, DeliveryId, Entry, Epoch, Rank, SessionId, Tag};
 use crate::retry::RetryPolicy;
 use postbell_client::message::{LANES, Priority};
 
@@ -29,6 +31,7 @@ pub(super) const RULES: Rules = Rules {
         attempts_max: ATTEMPTS_MAX,
     },
     lease_margin: MARGIN,
+    unsettled_max: UNSETTLED_MAX,
 };
 
 pub(super) struct Bench {
@@ -67,21 +70,37 @@ impl Bench {
         self.tell(Event::LeaseUntil(self.now + left))
     }
 
-    pub(super) fn join(&mut self, session: SessionId, instance: Option<&str>, window: u32) -> Vec<Effect> {
+    pub(super) fn join(&mut self, session: u64, instance: Option<&str>, window: u32) -> Vec<Effect> {
         let (inbox, instance) = (INBOX.into(), instance.map(str::to_owned));
-        self.tell(Event::Join { session, inbox, instance, window, hold: HOLD, link: false, rank: None })
+        self.tell(Event::Join {
+            session: SessionId(session),
+            inbox,
+            instance,
+            window,
+            hold: HOLD,
+            link: false,
+            rank: None,
+        })
     }
 
     /// The same where it is known since when the session stands; of another broker or not.
-    pub(super) fn join_ranked(&mut self, session: SessionId, rank: i64, link: bool) -> Vec<Effect> {
-        let (inbox, instance, rank) = (INBOX.into(), Some("i".to_owned()), Some(rank));
-        self.tell(Event::Join { session, inbox, instance, window: 1, hold: HOLD, link, rank })
+    pub(super) fn join_ranked(&mut self, session: u64, rank: i64, link: bool) -> Vec<Effect> {
+        let (inbox, instance, rank) = (INBOX.into(), Some("i".to_owned()), Some(Rank(rank)));
+        self.tell(Event::Join {
+            session: SessionId(session),
+            inbox,
+            instance,
+            window: 1,
+            hold: HOLD,
+            link,
+            rank,
+        })
     }
 
     /// Another broker's session.
-    pub(super) fn link(&mut self, session: SessionId, window: u32) -> Vec<Effect> {
+    pub(super) fn link(&mut self, session: u64, window: u32) -> Vec<Effect> {
         self.tell(Event::Join {
-            session,
+            session: SessionId(session),
             inbox: INBOX.into(),
             instance: None,
             window,
@@ -91,12 +110,12 @@ impl Bench {
         })
     }
 
-    pub(super) fn leave(&mut self, session: SessionId, written: Tag, by_broker: bool) -> Vec<Effect> {
-        self.tell(Event::Leave { session, written, by_broker })
+    pub(super) fn leave(&mut self, session: u64, written: u64, by_broker: bool) -> Vec<Effect> {
+        self.tell(Event::Leave { session: SessionId(session), written: Tag(written), by_broker })
     }
 
     pub(super) fn acquired(&mut self, epoch: i64) -> Vec<Effect> {
-        self.tell(Event::Acquired { inbox: INBOX.into(), epoch })
+        self.tell(Event::Acquired { inbox: INBOX.into(), epoch: Epoch(epoch) })
     }
 
     /// A round of the tail that brings these.
@@ -114,20 +133,21 @@ impl Bench {
     /// The end of a round.
     pub(super) fn round(&mut self) -> Vec<Effect> {
         self.rounds += 1;
-        let snapshot = self.rounds.to_string().into();
+        let snapshot = self.rounds.to_string().as_str().into();
         self.tell(Event::TailRound { started_at: self.now, snapshot })
     }
 
     /// The answer to a refill of every lane: the rows are sorted into theirs.
     pub(super) fn refilled(&mut self, lanes: &[LaneRefill], rows: Vec<Entry>) -> Vec<Effect> {
         let of = |lane| rows.iter().filter(|e| e.lane == lane).cloned().collect();
-        let lanes = lanes.iter().map(|l| (l.lane, l.rows, of(l.lane))).collect();
+        let lanes =
+            lanes.iter().map(|l| LaneRows { lane: l.lane, asked: l.rows, rows: of(l.lane) }).collect();
         self.tell(Event::Refilled { inbox: INBOX.into(), lanes, keys: Vec::new() })
     }
 
     /// The answer to a refill of one key and no lane.
     pub(super) fn key_refilled(&mut self, asked: &KeyRefill, rows: Vec<Entry>) -> Vec<Effect> {
-        let keys = vec![(asked.key.clone(), asked.rows, rows)];
+        let keys = vec![KeyRows { key: asked.key.clone(), asked: asked.rows, rows }];
         self.tell(Event::Refilled { inbox: INBOX.into(), lanes: Vec::new(), keys })
     }
 
@@ -139,13 +159,13 @@ impl Bench {
         self.refilled(&lanes, Vec::new())
     }
 
-    pub(super) fn request(&mut self, session: SessionId, request: Request) -> Vec<Effect> {
-        self.tell(Event::Request { session, request })
+    pub(super) fn request(&mut self, session: u64, request: Request) -> Vec<Effect> {
+        self.tell(Event::Request { session: SessionId(session), request })
     }
 
-    pub(super) fn ack(&mut self, session: SessionId, tags: &[Tag], reference: Option<&str>) -> Vec<Effect> {
-        let reference = reference.map(str::to_owned);
-        self.request(session, Request::Ack { tags: tags.to_vec(), reference })
+    pub(super) fn ack(&mut self, session: u64, tags: &[u64], reference: Option<&str>) -> Vec<Effect> {
+        let (tags, reference) = (tags.iter().copied().map(Tag).collect(), reference.map(str::to_owned));
+        self.request(session, Request::Ack { tags, reference })
     }
 
     /// The outcomes are committed.
@@ -156,10 +176,9 @@ impl Bench {
 
 pub(super) fn entry(id: i64) -> Entry {
     Entry {
-        delivery_id: id,
+        attempt: Attempt { delivery_id: DeliveryId(id), failed: 0 },
         message_id: Uuid::from_u128(id as u128),
         lane: Priority::default().lane(),
-        attempt: 0,
         read_at: Instant::now(),
         age_when_read: Duration::ZERO,
         ready_when_read: Duration::ZERO,
@@ -173,6 +192,11 @@ pub(super) fn entries(ids: impl IntoIterator<Item = i64>) -> Vec<Entry> {
     ids.into_iter().map(entry).collect()
 }
 
+/// The same delivery, which failed so often.
+pub(super) fn after_failures(failed: u32, entry: Entry) -> Entry {
+    Entry { attempt: Attempt { failed, ..entry.attempt }, ..entry }
+}
+
 pub(super) fn with_priority(id: i64, priority: i64) -> Entry {
     Entry { lane: Priority::new(priority).expect("1 to 10").lane(), ..entry(id) }
 }
@@ -184,10 +208,10 @@ pub(super) fn with_size(id: i64, size: usize) -> Entry {
 }
 
 /// The deliveries that were pushed: session, tag, and the id that the body says.
-pub(super) fn pushes(effects: &[Effect]) -> Vec<(SessionId, Tag, i64)> {
+pub(super) fn pushes(effects: &[Effect]) -> Vec<(u64, u64, i64)> {
     let id = |push: &Push| std::str::from_utf8(&push.body).expect("text").trim().parse().expect("an id");
     let pushed = |effect: &Effect| match effect {
-        Effect::Push(session, push) => Some((*session, push.tag, id(push))),
+        Effect::Push(session, push) => Some((session.0, push.tag.0, id(push))),
         _ => None,
     };
     effects.iter().filter_map(pushed).collect()
@@ -206,7 +230,7 @@ pub(super) fn settles(effects: &[Effect]) -> Vec<Settle> {
 }
 
 pub(super) fn outcomes(effects: &[Effect]) -> Vec<(i64, Outcome)> {
-    settles(effects).into_iter().map(|s| (s.delivery_id, s.outcome)).collect()
+    settles(effects).into_iter().map(|s| (s.attempt.delivery_id.0, s.outcome)).collect()
 }
 
 pub(super) fn refused(effects: &[Effect]) -> usize {
@@ -232,7 +256,7 @@ pub(super) fn acquires(effects: &[Effect]) -> usize {
 }
 
 pub(super) fn releases(effects: &[Effect]) -> usize {
-    effects.iter().filter(|e| matches!(e, Effect::Release(_))).count()
+    effects.iter().filter(|e| matches!(e, Effect::GiveBack(_))).count()
 }
 
 pub(super) fn inbox() -> Arc<str> {

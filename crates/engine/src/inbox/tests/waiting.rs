@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::support::*;
 use crate::inbox::dispatcher::waiting::TAIL_STALE;
 use crate::inbox::event::{Effect, Event, Request};
-use crate::inbox::{Entry, Terms};
+use crate::inbox::{Entry, SessionId, Terms};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -15,7 +15,7 @@ fn waits(effects: &[Effect]) -> Vec<Duration> {
     pushed.map(|push| push.waited).collect()
 }
 
-/// It was ready so long before it was read, which is now.
+/// An entry that was ready so long before it was read, which is now.
 fn ready_for(bench: &Bench, id: i64, ready: Duration) -> Entry {
     Entry { ready_when_read: ready, age_when_read: ready, read_at: bench.now, ..entry(id) }
 }
@@ -77,7 +77,7 @@ fn a_tail_that_stopped_is_a_wait_for_whoever_has_room() {
     assert_eq!(bench.dispatcher.longest_wait(bench.now), Duration::ZERO);
     bench.after(Duration::from_millis(1));
     assert_eq!(bench.dispatcher.longest_wait(bench.now), TAIL_STALE);
-    bench.tell(Event::Drain(1));
+    bench.tell(Event::Drain(SessionId(1)));
     assert_eq!(bench.dispatcher.longest_wait(bench.now), Duration::ZERO, "it was asked to leave");
 }
 

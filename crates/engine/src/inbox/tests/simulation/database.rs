@@ -8,9 +8,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use crate::inbox::dispatcher::IN_COMPANY;
-use crate::inbox::event::{KeyRows, Outcome, Refill, Settle};
+use crate::inbox::event::{KeyRows, LaneRows, Outcome, Refill, Settle};
 use crate::inbox::tests::support::{ATTEMPTS_MAX, take};
-use crate::inbox::{Entry, Terms, Unfit};
+use crate::inbox::{Attempt, DeliveryId, Entry, Terms, Unfit};
 use postbell_client::message::{Priority, REPLIES};
 
 /// The number of a commit. A snapshot is the number of the last commit that it shows.
@@ -42,9 +42,9 @@ struct Row {
     units: usize,
     terms: usize,
     attempt: u32,
-    /// Its last attempt ended in company.
+    /// The last attempt ended in company.
     in_company: bool,
-    /// It was a reply, and is in the lane of its priority now.
+    /// Whether it was a reply, and is in the lane of its priority now.
     relaned: bool,
     state: State,
     /// The commit that made it ready.
@@ -110,9 +110,9 @@ impl Database {
 
     /// The rows that a refill reads: by lane, without the keys that it leaves out, and by key.
     pub(super) fn read(&self, refill: &Refill, now: Instant) -> super::world::Rows {
-        let snapshot: Commit = refill.snapshot.parse().expect("a number");
-        let visible = |above: i64| {
-            self.rows.range(above + 1..).filter(move |(_, row)| {
+        let snapshot: Commit = refill.snapshot.0.parse().expect("a number");
+        let visible = |above: DeliveryId| {
+            self.rows.range(above.0 + 1..).filter(move |(_, row)| {
                 row.inbox == refill.inbox && row.state == State::Ready && row.commit <= snapshot
             })
         };
@@ -121,7 +121,7 @@ impl Database {
             |(n, (id, row)): (usize, (&i64, &Row))| left_if(n > 0 && id % 7 == 0, entry(*id, row, now));
         let is_passed =
             |row: &Row| row.lane() != REPLIES && row.key().is_some_and(|key| refill.passed.contains(&key));
-        let lane = |lane: usize, above: i64, asked: usize| {
+        let lane = |lane: usize, above: DeliveryId, asked: usize| {
             let scanned: Vec<_> =
                 visible(above).filter(|(_, row)| row.lane() == lane).take(SCAN_MAX).collect();
             let is_cut = scanned.len() == SCAN_MAX;
@@ -130,12 +130,12 @@ impl Database {
                 scanned.into_iter().filter(|(id, row)| !is_passed(row) || is_cut && Some(**id) == last);
             let rows: Vec<Entry> = wanted.take(asked).enumerate().map(read).collect();
             let asked = if is_cut { asked.min(rows.len()) } else { asked };
-            (lane, asked, rows)
+            LaneRows { lane, asked, rows }
         };
-        let key = |key: &Arc<str>, above: i64, asked: usize| -> KeyRows {
+        let key = |key: &Arc<str>, above: DeliveryId, asked: usize| -> KeyRows {
             let its =
                 visible(above).filter(|(_, row)| row.key().as_ref() == Some(key) && row.lane() != REPLIES);
-            (key.clone(), asked, its.take(asked).enumerate().map(read).collect())
+            KeyRows { key: key.clone(), asked, rows: its.take(asked).enumerate().map(read).collect() }
         };
         let lanes = refill.lanes.iter().map(|l| lane(l.lane, l.above, l.rows)).collect();
         (lanes, refill.keys.iter().map(|k| key(&k.key, k.above, k.rows)).collect())
@@ -144,9 +144,10 @@ impl Database {
     /// Writes an outcome where row and attempt match.
     pub(super) fn settle(&mut self, settle: &Settle) {
         let commit = self.next_commit();
-        let id = settle.delivery_id;
+        let id = settle.attempt.delivery_id.0;
         let row = self.rows.get_mut(&id);
-        let Some(row) = row.filter(|row| row.attempt == settle.attempt && row.state == State::Ready) else {
+        let Some(row) = row.filter(|row| row.attempt == settle.attempt.failed && row.state == State::Ready)
+        else {
             assert!(self.disturbed.contains(&id), "{settle:?} changed nothing");
             return;
         };
@@ -154,7 +155,7 @@ impl Database {
             Outcome::Ack { .. } | Outcome::Expired => {
                 self.rows.remove(&id);
             }
-            Outcome::Release { delay } => row.again(0, *delay, commit),
+            Outcome::Release { delay } | Outcome::Unseen { delay } => row.again(0, *delay, commit),
             Outcome::Fail { delay, reason, .. } => {
                 row.in_company = reason.starts_with(IN_COMPANY);
                 row.again(1, *delay, commit)
@@ -176,7 +177,7 @@ impl Database {
 
     /// Writes an outcome that was committed before.
     pub(super) fn settle_again(&mut self, settle: &Settle) {
-        self.disturbed.insert(settle.delivery_id);
+        self.disturbed.insert(settle.attempt.delivery_id.0);
         self.settle(settle);
     }
 
@@ -208,6 +209,15 @@ impl Database {
             *self.epochs.entry(inbox.clone()).or_default() += 1;
             self.others.insert(inbox);
         }
+    }
+
+    /// Somebody deletes all leases of this broker. Returns the inboxes.
+    pub(super) fn lose_all(&mut self, taken: bool) -> Vec<Arc<str>> {
+        let lost: Vec<_> = std::mem::take(&mut self.owned).into_iter().collect();
+        if taken {
+            self.others.extend(lost.iter().cloned());
+        }
+        lost
     }
 
     /// The other broker delivers one of what it has, and gives everything back.
@@ -244,8 +254,8 @@ impl Database {
         Some((&row.inbox, row.key()?))
     }
 
-    /// Whether a delivery may be alone with its session only.
-    pub(super) fn must_be_alone(&self, id: i64) -> bool {
+    /// Whether a delivery may be pushed apart only.
+    pub(super) fn must_be_apart(&self, id: i64) -> bool {
         self.rows.get(&id).is_some_and(|row| row.in_company && row.attempt + 1 >= ATTEMPTS_MAX)
     }
 
@@ -323,11 +333,10 @@ fn left_if(left: bool, mut entry: Entry) -> Entry {
 
 fn entry(id: i64, row: &Row, now: Instant) -> Entry {
     Entry {
-        delivery_id: id,
+        attempt: Attempt { delivery_id: DeliveryId(id), failed: row.attempt },
         message_id: Uuid::from_u128(id as u128),
         lane: row.lane(),
         terms: row.terms(),
-        attempt: row.attempt,
         read_at: now,
         age_when_read: Duration::ZERO,
         ready_when_read: Duration::ZERO,

@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::Op;
 use super::database::{Commit, Database};
 use crate::inbox::dispatcher::Dispatcher;
-use crate::inbox::event::{Event, KeyRows, Owner, Refill, Settle};
+use crate::inbox::event::{Event, KeyRows, LaneRows, Owner, Refill, Settle};
 use crate::inbox::tests::support::{RULES, take};
-use crate::inbox::{Entry, SessionId, Tag};
+use crate::inbox::{Entry, Epoch, SessionId, Tag};
 
-pub(super) type Rows = (Vec<(usize, usize, Vec<Entry>)>, Vec<KeyRows>);
+pub(super) type Rows = (Vec<LaneRows>, Vec<KeyRows>);
 
 /// An agent's session, with what it has: tags, deliveries, attempts, sizes.
 struct Agent {
@@ -27,8 +27,8 @@ struct Agent {
     draining: bool,
     /// Linked to another broker.
     elsewhere: bool,
-    /// The delivery that it was given to be alone with.
-    alone: Option<i64>,
+    /// The delivery that was pushed to it apart.
+    apart: Option<i64>,
 }
 
 struct Round {
@@ -73,7 +73,7 @@ impl World {
             to_write: Vec::new(),
             written: Vec::new(),
             agents: BTreeMap::new(),
-            last_session: 0,
+            last_session: SessionId(0),
             acknowledged: BTreeSet::new(),
             references: HashMap::new(),
         }
@@ -112,6 +112,16 @@ impl World {
                     self.database.take_all();
                 }
                 self.tell(Event::LeaseLapsed);
+            }
+            Op::Lose { taken } => {
+                // The leaser tells what it finds after the answers that it had before.
+                for answer in std::mem::take(&mut self.lease_answers) {
+                    self.tell(answer);
+                }
+                let lost = self.database.lose_all(taken);
+                self.start_round();
+                self.bring(usize::MAX);
+                self.tell(Event::LeasesLost(lost));
             }
             Op::OthersLeave(which) => self.database.others_leave(which),
             Op::WriteOutcome(which) => {
@@ -159,7 +169,7 @@ impl World {
         }
         if round.left.is_empty() {
             self.snapshot = round.snapshot;
-            let snapshot = round.snapshot.to_string().into();
+            let snapshot = round.snapshot.to_string().as_str().into();
             self.tell(Event::TailRound { started_at: round.started_at, snapshot });
         } else {
             self.round = Some(round);
@@ -187,14 +197,14 @@ impl World {
             None => return,
             Some((false, inbox)) => {
                 self.database.release(&inbox);
-                Event::Released(inbox)
+                Event::GivenBack(inbox)
             }
             Some((true, inbox)) => match self.database.acquire(&inbox) {
-                Some(epoch) => Event::Acquired { inbox, epoch },
+                Some(epoch) => Event::Acquired { inbox, epoch: Epoch(epoch) },
                 None => {
                     // Now and then the owner is not known.
                     let owner = Owner { broker: Uuid::nil(), address: "other".into(), certificate: None };
-                    let owner = (!self.last_session.is_multiple_of(3)).then_some(owner);
+                    let owner = (!self.last_session.0.is_multiple_of(3)).then_some(owner);
                     Event::NotAcquired { inbox, owner }
                 }
             },

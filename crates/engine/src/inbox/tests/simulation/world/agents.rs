@@ -39,7 +39,7 @@ impl World {
     }
 
     pub(super) fn join(&mut self, inbox: Arc<str>, instance: usize, window: u32, link: bool) {
-        self.last_session += 1;
+        self.last_session.0 += 1;
         let session = self.last_session;
         let instance = (instance > 0).then(|| instance.to_string());
         let agent = Agent {
@@ -50,7 +50,7 @@ impl World {
             closed: false,
             draining: false,
             elsewhere: false,
-            alone: None,
+            apart: None,
         };
         self.agents.insert(session, agent);
         self.tell(Event::Join { session, inbox, instance, window, hold: HOLD, link, rank: None });
@@ -61,7 +61,7 @@ impl World {
         let mut elsewhere = self.agents.iter_mut().filter(|(_, agent)| agent.elsewhere);
         let Some((session, agent)) = elsewhere.nth(which % n.max(1)) else { return };
         agent.elsewhere = false;
-        let event = Event::Rejoin { session: *session, above: 0, trouble: None };
+        let event = Event::Rejoin { session: *session, above: Tag::NONE, trouble: None };
         self.tell(event);
     }
 
@@ -69,10 +69,10 @@ impl World {
         self.agents.keys().nth(which % self.agents.len().max(1)).copied()
     }
 
-    fn leave(&mut self, which: usize, written: Tag, by_broker: bool) {
+    fn leave(&mut self, which: usize, written: u64, by_broker: bool) {
         if let Some(session) = self.some_session(which) {
             self.agents.remove(&session);
-            self.tell(Event::Leave { session, written, by_broker });
+            self.tell(Event::Leave { session, written: Tag(written), by_broker });
         }
     }
 
@@ -133,12 +133,12 @@ impl World {
                 }
             }
             Effect::Settle(settle) => {
-                let attempt = (settle.delivery_id, settle.attempt);
+                let attempt = (settle.attempt.delivery_id.0, settle.attempt.failed);
                 for agent in self.agents.values_mut() {
                     agent.has.retain(|_, has| (has.0, has.1) != attempt);
                 }
                 if matches!(settle.outcome, Outcome::Ack { .. }) {
-                    self.acknowledged.insert(settle.delivery_id);
+                    self.acknowledged.insert(settle.attempt.delivery_id.0);
                 }
                 self.to_write.push(settle);
             }
@@ -148,7 +148,7 @@ impl World {
                 }
             }
             Effect::Acquire(inbox, _) => self.lease_requests.push_back((true, inbox)),
-            Effect::Release(inbox) => self.lease_requests.push_back((false, inbox)),
+            Effect::GiveBack(inbox) => self.lease_requests.push_back((false, inbox)),
             Effect::Refill(refill) => {
                 assert!(self.refills.iter().all(|(r, _)| r.inbox != refill.inbox), "one refill at a time");
                 self.refills.push((refill, None));
@@ -158,7 +158,7 @@ impl World {
     }
 
     fn pushed(&mut self, session: SessionId, push: &Push) {
-        let (id, attempt, bytes) = (id_of(&push.body), push.attempt - 1, push.body.len());
+        let (id, attempt, bytes) = (id_of(&push.body), push.attempt.failed, push.body.len());
         let elsewhere = self.agents.values().flat_map(|agent| agent.has.values());
         assert!(elsewhere.clone().all(|has| (has.0, has.1) != (id, attempt)), "{id} is in flight already");
         let disturbed = self.database.is_disturbed(id);
@@ -169,17 +169,17 @@ impl World {
         assert!(!agent.closed, "it was told to end");
         assert!(self.database.owns(&agent.inbox), "{} is another broker's", agent.inbox);
         assert!(self.database.inbox_of(id).is_none_or(|inbox| *inbox == agent.inbox));
-        if self.database.must_be_alone(id) && !disturbed {
+        if self.database.must_be_apart(id) && !disturbed {
             assert!(agent.has.is_empty(), "{id} is not alone");
         }
-        let alone = agent.alone.filter(|alone| agent.has.values().any(|has| has.0 == *alone));
+        let apart = agent.apart.filter(|apart| agent.has.values().any(|has| has.0 == *apart));
         agent.has.insert(push.tag, (id, attempt, bytes));
         let is_reply = |id: i64| {
             let asker = self.database.asker_of(id);
             asker.is_some() && asker.as_deref() == agent.instance.as_deref()
         };
-        assert!(alone.is_none() || is_reply(id), "{alone:?} is not alone any more");
-        agent.alone = if self.database.must_be_alone(id) { Some(id) } else { alone };
+        assert!(apart.is_none() || is_reply(id), "{apart:?} is not alone any more");
+        agent.apart = if self.database.must_be_apart(id) { Some(id) } else { apart };
         // A reply whose process is here may have come by the lane of its priority.
         type Has<'a> = Vec<&'a (i64, u32, usize)>;
         let (replies, ordinary): (Has<'_>, Has<'_>) = agent.has.values().partition(|has| is_reply(has.0));
