@@ -18,7 +18,7 @@ from mesh import MESH  # noqa: E402
 from panel import DATASOURCE, expand  # noqa: E402
 
 COLUMNS = 24
-# Of the classic model, which every Grafana from 10 on imports; newer ones migrate it by themselves.
+# The version of the classic model, which every Grafana from 10 on imports; newer ones migrate it by themselves.
 SCHEMA_VERSION = 41
 
 
@@ -43,7 +43,7 @@ def place(rows):
 
 
 def variable(name, label, text, query, many=False, every=False):
-    """What can be chosen at the top: one, or `many`, which begins with the first, or with `every` one."""
+    """A choice at the top: one, or `many`, which begins with the first, or with `every` one."""
     chosen = {"current": {"text": ["All"], "value": ["$__all"]}, "allValue": ".*"} if every else {}
     return {
         "type": "query",
@@ -91,7 +91,7 @@ def dashboard(uid, title, text, rows, variables=(), links=()):
         "options": [],
     }
     job = variable("job", "Mesh", "The scrape job: one for each mesh.", "label_values(postbell_build_info, job)")
-    text_of_instance = "Which brokers. What they all read from the same database is shown once."
+    text_of_instance = "Which brokers. Figures that all of them read from the same database are shown once."
     instance = variable("instance", "Broker", text_of_instance,
                         'label_values(postbell_build_info{job="$job"}, instance)', many=True, every=True)
     return {

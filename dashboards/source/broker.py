@@ -27,7 +27,7 @@ WELL = ("Is it well?", [
     number("Brokers that answer", "Brokers that answered the last scrape, of those that Prometheus knows.", "percentunit",
         {"answer": "avg(up{$}) or vector(0)"}, steps(RED, (0.01, YELLOW), (1, GREEN)), decimals=0),
     number("Delivered within 5 s", "The share of deliveries in the time shown that waited for a broker for less than 5 seconds. The \
-        objective is 99.9 %. What waits because its agent is away or busy is not counted.", "percentunit",
+        objective is 99.9 %. A delivery whose agent is away or busy is not counted.", "percentunit",
         {"in time": f"sum(increase(postbell_wait_seconds_bucket{{$, {LE_5}}}[$__range])) \
                       / sum(increase(postbell_wait_seconds_count{{$}}[$__range]))"},
         steps(RED, (0.999, GREEN)), decimals=3),
@@ -50,8 +50,8 @@ FLOW = ("How much goes through?", [
             "failed": rate("postbell_failed_total"),
             "expired": rate("postbell_expired_total"),
         }),
-    lines("Sent through the broker", "Messages a second that agents sent by the protocol and that were committed. Those inserted by \
-        SQL are not among them. Refused: over the limits of the agent's role, or against them.", "mps", {
+    lines("Sent through the broker", "Messages a second that agents sent by the protocol and that were committed, without those \
+        inserted by SQL. Refused: over the limits of the agent's role, or against them.", "mps", {
             "sent": rate("postbell_published_total"),
             "refused, {{code}}": "sum by (code) (rate(postbell_sends_refused_total{$}[$__rate_interval]))",
         }),
@@ -61,7 +61,7 @@ FLOW = ("How much goes through?", [
 
 TIME = ("Is it in time?", [
     heat("Wait for the broker", "How long deliveries waited for a broker, from when they were ready and their agent had room to the \
-        write on the socket; the darker, the more. What lies above 5 broke the promise.",
+        write on the socket; the darker, the more. A delivery above 5 broke the promise.",
         "sum by (le) (increase(postbell_wait_seconds_bucket{$}[$__rate_interval]))"),
     lines("Wait for the broker, by share", "The same as shares of all deliveries. An idle mesh shows a millisecond or two; the line is \
         the promise of 5 s.", "s", quantiles("postbell_wait_seconds", 0.5, 0.95, 0.99, 0.999), width=12, limit=5),
@@ -91,7 +91,7 @@ WAITING = ("What waits?", [
     lines("Longest wait", "The longest that a message waits for a broker though its agent is connected and has room, by broker. Anything \
         that stays above 0 says that a lease, the database or the tail does not go on.", "s",
         {"{{instance}}": "postbell_longest_wait_seconds{$}"}, limit=5),
-    lines("Outcomes to write", "Acknowledgements and failures that wait to be written. It grows while the database is slow or away; \
+    lines("Outcomes to write", "Acknowledgements and failures that wait to be written. Their number grows while the database is slow or away; \
         above 100,000 a broker pushes nothing.", "short", {"{{instance}}": "postbell_unsettled{$}"}),
     lines("For nobody we know", "Ready deliveries for names that are no registered agent's. Most often a name is misspelled; \
         postbell doctor names them.", "short", {"unknown recipient": "max(postbell_unknown_recipient{$})"}),
@@ -104,12 +104,17 @@ FAILURES = ("What fails?", [
     lines("New dead letters, by reason", "Deliveries that were given up. max_attempts: failed as often as they may. rejected: the agent \
         refused it for good. payload_too_large: it does not fit into a line. unreadable: its row cannot be read.", "short",
         {"{{reason}}": "sum by (reason) (increase(postbell_dead_total{$}[$__rate_interval]))"}, events=True, width=6),
-    lines("Set aside, by kind", "What the tables of the mesh do not take, by a constraint, a trigger or a lock: outcomes of messages, and \
-        agents' presence. Delivery goes on; postbell aside list says why.", "short",
+    lines("Set aside, by kind", "Outcomes of messages, and agents' presence, that the tables of the mesh do not take, by a constraint, \
+        a trigger or a lock. Delivery goes on; postbell aside list says why.", "short",
         {"{{kind}}": "max by (kind) (postbell_set_aside{$})"}, width=6),
     lines("Connections that ended, by reason", "bye: the client said so. disconnect: the socket ended. The others are the codes of the \
         errors that brokers closed them with. Many at once are a reconnect storm.", "eps",
         {"{{reason}}": "topk(8, sum by (reason) (rate(postbell_closed_total{$}[$__rate_interval])))"}, width=6),
+    lines("Hidden messages, lost leases", "Looks at deliveries whose message row level security hides from the broker, and leases that \
+        somebody deleted or changed. Each is mended by itself; both should be rare.", "short", {
+            "looks at hidden messages": "sum(increase(postbell_unseen_total{$}[$__rate_interval]))",
+            "leases lost": "sum(increase(postbell_leases_lost_total{$}[$__rate_interval]))",
+        }, events=True, width=24),
 ])
 
 BELL = ("Does the bell ring?", [
@@ -164,7 +169,7 @@ PROCESS = ("The processes", [
     lines("Open files", "Share of the open files (a connection is one) that the process may have.", "percentunit",
         {"{{instance}}": "process_open_fds{$} / process_max_fds{$}"}, width=6, limit=0.8, top=1),
     lines("Threads", "Threads of the process, by broker.", "none", {"{{instance}}": "process_threads{$}"}, width=6),
-    number("Version", "What runs where: version, protocol and build.", "none",
+    number("Version", "The version, protocol and build of each broker.", "none",
         {"{{instance}}: {{version}}, {{profile}}": "postbell_build_info{$}"}, steps(GREY), width=8, names=True),
     number("Up since", "When each broker was started.", "dateTimeFromNow",
         {"{{instance}}": "process_start_time_seconds{$} * 1000"}, steps(BLUE), width=8),
@@ -177,7 +182,7 @@ PROCESS = ("The processes", [
 
 BROKER = {
     "title": "Postbell: brokers",
-    "text": "Is it well, is it in time, and if not, where does it stand still? What each metric is: src/watch/metrics.rs.",
+    "text": "Is it well, is it in time, and if not, where does it stand still? src/watch/metrics.rs says what each metric is.",
     "links": [("postbell-mesh", "The mesh", "Agents, what flows between them, dead letters and alerts")],
     "rows": [WELL, FLOW, TIME, WAITING, FAILURES, BELL, DATABASE, BROKERS, PROCESS],
 }

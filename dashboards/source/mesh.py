@@ -1,6 +1,6 @@
 """The mesh: who is there, who talks to whom, what was given up, what agents raise and measure.
 
-What is read from the database every broker tells alike, so it is `max by (…)` over the brokers; a session is one broker's.
+All brokers tell the same of the database, so such figures are `max by (…)` over the brokers; a session is one broker's.
 """
 
 from panel import BLUE, GREEN, RED, YELLOW, bars, for_each, lines, number, states, steps, words
@@ -27,7 +27,7 @@ WHOLE = ("Is the mesh whole?", [
 ])
 
 WHO = ("Who is where?", [
-    bars("Agents by environment and status", "What the registry says of them: online and busy are there, offline is not.", "none",
+    bars("Agents by environment and status", "The agents' status in the registry: online and busy are there, offline is not.", "none",
         {"{{environment}}, {{status}}": "max by (environment, status) (postbell_agents{$})"}),
     lines("Connected, by environment", "Agents with a session, by the environment they are registered in.", "none",
         {"{{environment}}": f"sum by (environment) ({CONNECTED})"}, stacked=True),
@@ -83,7 +83,7 @@ RAISED = ("What do agents raise?", [
 MEASURED = ("What do agents measure?", [
     number("Measurements that are not shown", "Agents wrote more names and values than are exported (1,000), or names that are too \
         long.", "none", {"dropped": "max(postbell_agent_metrics_dropped{$})"}, steps(GREEN, (1, YELLOW)), width=24, height=3),
-    for_each("name", lines("$name", "What agents wrote to agent_metrics under this name, in the unit they chose. The names are chosen at the top.",
+    for_each("name", lines("$name", "Values that agents wrote to agent_metrics under this name, in the unit they chose. The names are chosen at the top.",
         "short", {"{{agent}}": 'max by (agent) (postbell_agent_metric{$, agent=~"$agent", name="$name"})'}, width=24, low=None)),
 ])
 

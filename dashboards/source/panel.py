@@ -1,8 +1,8 @@
-"""What a panel is in Grafana's JSON: one function a kind, each with what all panels of that kind share."""
+"""Panels in Grafana's JSON: one function a kind, each with what all panels of that kind share."""
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
-# What a metric is selected by: `{$}` in an expression, `{$, reason="nack"}` with more.
+# The selector of every metric: `{$}` in an expression, `{$, reason="nack"}` with more.
 SELECTOR = 'job="$job", instance=~"$instance"'
 
 GREEN, YELLOW, RED, BLUE, GREY = "green", "yellow", "red", "blue", "text"
@@ -128,7 +128,7 @@ def bars(title, text, unit, queries, colors=None, width=8, height=8, low=0, top=
 
 
 def states(title, text, queries, mappings, width=8, height=8):
-    """What was so when: a coloured band for each name."""
+    """The states over time: a coloured band for each name."""
     defaults = {
         "mappings": mappings,
         "color": {"mode": "thresholds"},

@@ -22,7 +22,7 @@ const WINDOW: u32 = 8;
 
 pub(crate) const SPEC: Spec = Spec {
     name: "agents",
-    about: "What 1 to 10,000 connected agents cost in memory and latency, while one in a hundred gets messages.",
+    about: "The cost of 1 to 10,000 connected agents in memory and latency, while one in a hundred gets messages.",
     method: "Agents connect step by step and stay. At each step one message each 20 ms goes in turn to one agent in a \
              hundred (at least one); latency runs from the intended moment of its INSERT. All clients heartbeat as by \
              default, and live in the load test's own process on the same cores.",

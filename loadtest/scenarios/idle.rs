@@ -11,7 +11,7 @@ use crate::report::Better;
 
 pub(crate) const SPEC: Spec = Spec {
     name: "idle",
-    about: "What a broker costs while nothing happens: memory, processor, statements on the database.",
+    about: "The cost of a broker while nothing happens: memory, processor, statements on the database.",
     method: "One agent is connected, nothing is sent. After a pause in which the broker falls asleep, its processor \
              time (all threads, /proc) and the transactions that the database counts (pg_stat_database) are taken \
              over the whole time; each of the broker's statements is a transaction. Postgres also counts a transaction for \

@@ -21,7 +21,7 @@ use crate::bench::{Bench, Found};
 
 /// A scenario.
 pub(crate) struct Spec {
-    /// Its name on the command line.
+    /// The scenario's name on the command line.
     pub(crate) name: &'static str,
     /// The question that it asks, in a sentence.
     pub(crate) about: &'static str,

@@ -18,7 +18,7 @@ const WARM: Duration = Duration::from_millis(300);
 
 pub(crate) const SPEC: Spec = Spec {
     name: "writers",
-    about: "What the trigger costs producers: single-row inserts of 1 to 64 writers, beside the bare table and beside \
+    about: "The cost of the trigger to producers: single-row inserts of 1 to 64 writers, beside the bare table and beside \
             a NOTIFY in every transaction.",
     method: "Each writer inserts one row a transaction as fast as it can, in turn into a bare table of the same \
              columns and indexes, into agent_messages while the broker is awake, and into agent_messages while the \
@@ -196,7 +196,7 @@ impl Trickle {
     }
 
     async fn stop(self) -> anyhow::Result<()> {
-        // Its receiver is gone only if the trickle failed, which its result tells.
+        // The receiver is gone only if the trickle failed, which its result tells.
         let _ = self.over.send(());
         self.task.await?
     }

@@ -100,7 +100,7 @@ impl Found {
         Ok(())
     }
 
-    /// The whole.
+    /// Makes the report of the scenario from all that was measured.
     pub(crate) fn into_scenario(self, name: &str, about: &str, method: &str, seconds: f64) -> Scenario {
         Scenario {
             name: name.to_owned(),

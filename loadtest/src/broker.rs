@@ -1,11 +1,12 @@
 //! The broker, in a process of its own, as a user starts it.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use postbell::devdb::KeptPort;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -28,20 +29,19 @@ pub(crate) struct Broker {
     log: PathBuf,
 }
 
-/// Where a broker listens on loopback.
-#[derive(Clone, Copy)]
+/// Where a broker listens on loopback, also when it starts again.
 pub(crate) struct Ports {
-    agents: u16,
-    http: u16,
+    agents: KeptPort,
+    http: KeptPort,
 }
 
 impl Ports {
-    /// Two ports that were free a moment ago.
+    /// Two free ports.
     ///
     /// # Errors
     /// The system has no free port.
     pub(crate) fn free() -> anyhow::Result<Self> {
-        Ok(Self { agents: free_port()?, http: free_port()? })
+        Ok(Self { agents: KeptPort::take()?, http: KeptPort::take()? })
     }
 }
 
@@ -51,12 +51,12 @@ impl Broker {
     /// # Errors
     /// The broker ended, or was not ready in time.
     pub(crate) async fn start(mut postbell: Command, folder: &Path, ports: Ports) -> anyhow::Result<Self> {
-        let Ports { agents, http } = ports;
-        let log = folder.join(format!("broker-{agents}.log"));
+        let (address, http) = (ports.agents.address(), ports.http.address());
+        let log = folder.join(format!("broker-{}.log", address.port()));
         postbell
             .arg("serve")
-            .env("POSTBELL_LISTEN", format!("127.0.0.1:{agents}"))
-            .env("POSTBELL_HTTP", format!("127.0.0.1:{http}"))
+            .env("POSTBELL_LISTEN", address.to_string())
+            .env("POSTBELL_HTTP", http.to_string())
             .env("POSTBELL_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -75,7 +75,6 @@ impl Broker {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let process = Process(child.id().context("the broker has just ended")?);
-        let address = SocketAddr::from(([127, 0, 0, 1], agents));
         Ok(Self { url: format!("tcp://{address}"), address, process, ports, child, log })
     }
 
@@ -84,7 +83,9 @@ impl Broker {
     /// # Errors
     /// The broker does not answer, or knows no such series.
     pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let text = get(self.ports.http, "/metrics").await.context("the broker's /metrics do not answer")?;
+        let text = get(self.ports.http.address(), "/metrics")
+            .await
+            .context("the broker's /metrics do not answer")?;
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         value.and_then(|v| v.trim().parse().ok()).with_context(|| format!("the broker exports no {name}"))
     }
@@ -121,9 +122,9 @@ impl Broker {
 }
 
 /// The body of an answer with status 200.
-async fn get(port: u16, path: &str) -> Option<String> {
+async fn get(http: SocketAddr, path: &str) -> Option<String> {
     let asked = async {
-        let mut socket = TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut socket = TcpStream::connect(http).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         socket.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
@@ -132,8 +133,4 @@ async fn get(port: u16, path: &str) -> Option<String> {
     };
     let answer = asked.await.ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))?;
     answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

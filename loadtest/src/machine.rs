@@ -36,12 +36,12 @@ pub(crate) struct Process(pub(crate) u32);
 impl Process {
     /// The resident memory now, in MB.
     pub(crate) fn memory_mb(self) -> Option<f64> {
-        self.status_mb("VmRSS:")
+        kept_mb(&self.status()?, RESIDENT)
     }
 
     /// The most resident memory since [`forget_peak`](Self::forget_peak), in MB.
     pub(crate) fn memory_peak_mb(self) -> Option<f64> {
-        self.status_mb("VmHWM:")
+        kept_mb(&self.status()?, PEAK)
     }
 
     /// Starts the peak anew.
@@ -59,12 +59,20 @@ impl Process {
         Some(ticks as f64 / TICKS_PER_SECOND)
     }
 
-    fn status_mb(self, key: &str) -> Option<f64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.0)).ok()?;
-        let line = text.lines().find(|l| l.starts_with(key))?;
-        let kb: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kb / 1024.0)
+    fn status(self) -> Option<String> {
+        fs::read_to_string(format!("/proc/{}/status", self.0)).ok()
     }
+}
+
+/// The lines of /proc/PID/status (proc(5)).
+const RESIDENT: &str = "VmRSS:";
+const PEAK: &str = "VmHWM:";
+
+/// The memory that a line of a status tells, in MB.
+fn kept_mb(status: &str, key: &str) -> Option<f64> {
+    let line = status.lines().find(|l| l.starts_with(key))?;
+    let kb: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kb / 1024.0)
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -72,10 +80,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn peak_and_resident_memory_are_told_apart() {
+        let status = "Name:\tVmRSS: 1\nVmPeak:\t  9216 kB\nVmHWM:\t    2048 kB\nVmRSS:\t    3072 kB\n";
+        assert_eq!((kept_mb(status, PEAK), kept_mb(status, RESIDENT)), (Some(2.0), Some(3.0)));
+        // A process without memory of its own, such as a zombie, has no such lines.
+        assert_eq!(kept_mb("Name:\tzombie\n", RESIDENT), None);
+    }
+
+    /// Both numbers are from one text, since other tests allocate between two readings. In one text the kernel
+    /// tells no peak below the memory of that moment.
+    #[test]
     fn this_process_has_memory_and_used_its_processor() {
         let me = Process(std::process::id());
-        assert!(me.memory_mb().is_some_and(|mb| mb > 1.0));
-        assert!(me.memory_peak_mb() >= me.memory_mb());
+        let status = me.status().expect("Linux tells it");
+        let (resident, peak) = (kept_mb(&status, RESIDENT), kept_mb(&status, PEAK));
+        assert!(resident.is_some_and(|mb| mb > 1.0) && peak >= resident, "{status}");
+        assert!(me.memory_mb().is_some() && me.memory_peak_mb().is_some());
         // The loop itself takes processor time.
         while me.cpu_seconds().expect("Linux tells it") == 0.0 {}
         assert!(machine().memory_mb > 0);

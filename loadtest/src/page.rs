@@ -1,13 +1,12 @@
 //! `report.html`: one file that needs nothing beside it, no network and no script. All that it says is in
 //! `report.json`.
 
-mod axis;
 mod figures;
 mod guide;
 mod head;
-mod line;
 mod percentiles;
 mod plot;
+mod ruler;
 #[cfg(test)]
 pub(crate) mod sample;
 mod scenario;
@@ -16,8 +15,6 @@ pub(crate) mod text;
 use crate::report::Report;
 
 const STYLE: &str = include_str!("page/style.css");
-/// A script that shows the point near the pointer; without it, the title of a point says the same.
-const READOUT: &str = include_str!("page/readout.js");
 
 /// The whole page.
 pub(crate) fn html(report: &Report) -> String {
@@ -35,7 +32,7 @@ pub(crate) fn html(report: &Report) -> String {
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
          <meta name=\"color-scheme\" content=\"light dark\">\n<title>{}</title>\n<style>\n{STYLE}</style>\n</head>\n\
-         <body>\n{body}<script>\n{READOUT}</script>\n</body>\n</html>\n",
+         <body>\n{body}</body>\n</html>\n",
         text::escape(&format!("Load test of Postbell, {}", text::moment(&report.started_at)))
     )
 }
@@ -53,7 +50,7 @@ mod tests {
     #[test]
     fn the_page_asks_nothing_of_any_network() {
         let page = html(&sample::report());
-        for foreign in ["http", "src=", "@import", "url(", "<link", "//"] {
+        for foreign in ["http", "src=", "@import", "url(", "<link", "<script", "//"] {
             assert!(!page.contains(foreign), "{foreign}");
         }
     }

@@ -62,7 +62,7 @@ pub(crate) struct Versions {
 /// One scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Scenario {
-    /// Its name on the command line.
+    /// The scenario's name on the command line.
     pub(crate) name: String,
     /// The question that it asks, in a sentence.
     pub(crate) about: String,
@@ -104,7 +104,7 @@ pub(crate) struct Figure {
     pub(crate) asked: String,
     /// The value that came.
     pub(crate) value: f64,
-    /// The bound.
+    /// The bound that the value must reach.
     pub(crate) limit: f64,
     /// The unit of both; empty for a ratio.
     pub(crate) unit: String,
@@ -122,7 +122,7 @@ impl Figure {
 /// A number, measured once or several times.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Measure {
-    /// Its name, unique in its scenario.
+    /// The name, unique in its scenario, by which reports are compared.
     pub(crate) name: String,
     /// `msg/s`, `ms`, `MB`, …; empty for a ratio.
     pub(crate) unit: String,
@@ -140,7 +140,7 @@ pub(crate) enum Better {
     Higher,
     /// Times and memory.
     Lower,
-    /// It only describes.
+    /// Neither is better: the number only describes.
     Neither,
 }
 
@@ -160,7 +160,7 @@ impl Measure {
 /// A distribution of latencies, from the intended moment of sending.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Latency {
-    /// Its name, unique in its scenario: `broker`, `raw NOTIFY`, ….
+    /// The name, unique in its scenario: `broker`, `raw NOTIFY`, ….
     pub(crate) label: String,
     /// How many messages.
     pub(crate) count: u64,
@@ -193,7 +193,7 @@ pub(crate) struct Plot {
 /// An axis.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Axis {
-    /// Its label, with the unit.
+    /// The label of the axis, with the unit.
     pub(crate) label: String,
     /// Powers of ten instead of equal steps. Values are above zero then.
     pub(crate) logarithmic: bool,
@@ -202,7 +202,7 @@ pub(crate) struct Axis {
 /// A line of a plot.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
-    /// Its label in the legend.
+    /// The line's label in the legend.
     pub(crate) label: String,
     /// The points as x and y, by rising x.
     pub(crate) points: Vec<(f64, f64)>,

@@ -108,7 +108,7 @@ impl Stage {
     /// The version of the server.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The server does not answer.
     pub(crate) async fn server_version(&self) -> anyhow::Result<String> {
         Ok(sql(&self.url).await?.query_one("show server_version", &[]).await?.get(0))
     }
@@ -116,7 +116,7 @@ impl Stage {
     /// The server's settings that bear on the figures.
     ///
     /// # Errors
-    /// It does not answer.
+    /// The server does not answer.
     pub(crate) async fn settings(&self) -> anyhow::Result<Vec<(String, String)>> {
         let asked = "select name, setting || coalesce(unit, '') from pg_settings where name in ('fsync', \
                      'synchronous_commit', 'full_page_writes', 'wal_sync_method', 'wal_level', 'shared_buffers', \
@@ -128,7 +128,7 @@ impl Stage {
     /// Ends the server.
     ///
     /// # Errors
-    /// It does not stop.
+    /// The server does not stop.
     pub(crate) fn strike(self) -> anyhow::Result<()> {
         self.server.map_or(Ok(()), |server| Ok(server.stop()?))
     }
@@ -190,7 +190,7 @@ impl Database {
         sql(&self.url).await
     }
 
-    /// Its URL.
+    /// The database's URL.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }

@@ -9,7 +9,7 @@ import ts from "typescript";
 const here = path.dirname(fileURLToPath(import.meta.url));
 const folder = path.join(here, "../../dashboards");
 
-// Of each kind of panel: where its options and its field configuration are described.
+// The names under which the options and the field configuration of each kind of panel are described.
 const KINDS = {
   bargauge: "BarGauge",
   heatmap: "Heatmap",
@@ -61,7 +61,7 @@ function source(dashboard) {
   return lines.join("\n");
 }
 
-/** What the compiler says of each text, by its name. */
+/** The compiler's findings for each text, by its name. */
 function faults(texts) {
   const options = {
     strict: true,

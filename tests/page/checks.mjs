@@ -1,4 +1,4 @@
-// What must hold of the page, whatever it shows.
+// Conditions that must hold of the page, whatever it shows.
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";

@@ -82,7 +82,7 @@ class Mesh {
     say({ op: "hello", agent: name, token: secret(name), client: "page test", window: 8 });
     await welcome;
     socket.removeAllListeners("error");
-    // What the test ends ends here too.
+    // A socket that the test's broker ends is ended here too.
     socket.on("error", () => {});
     this.agents.set(name, { socket, say });
   }
@@ -99,7 +99,7 @@ class Mesh {
   /** Nobody is left, and nothing. */
   async clear() {
     for (const name of [...this.agents.keys()]) this.leave(name);
-    // Those of which the registry alone says that they are here will not leave by themselves.
+    // Agents that only the registry says are here will not leave by themselves.
     await this.until("select count(*) = 0 from agent_registry where status = 'online' and last_heartbeat < now()");
     await this.sql("truncate agent_messages; delete from agent_registry");
   }

@@ -2,7 +2,7 @@
 //
 // PAGE_FROM_DISK=1 takes the page from its folder instead of the broker.
 //
-// It needs Chromium (CHROMIUM, else /usr/bin/chromium), psql, and the broker (POSTBELL_BIN, else target/debug/postbell).
+// Needs Chromium (CHROMIUM, else /usr/bin/chromium), psql, and the broker (POSTBELL_BIN, else target/debug/postbell).
 
 import assert from "node:assert/strict";
 import { mkdir, readFile } from "node:fs/promises";
@@ -66,7 +66,7 @@ async function says(page, text) {
 }
 
 async function shot(page, name, whole = true) {
-  // Its head stays at the top of what is scrolled.
+  // The page's head stays at the top of what is scrolled.
   await page.evaluate(() => window.scrollTo({ top: 0, behavior: "instant" }));
   await page.screenshot({ path: `${SHOTS}${name}.png`, fullPage: whole });
   await accessible(page, name);

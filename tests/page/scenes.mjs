@@ -1,4 +1,4 @@
-// What the page is looked at in: each makes the mesh so, and leaves it so.
+// The scenes in which the page is looked at: each makes the mesh so, and leaves it so.
 
 const pick = (list) => list[Math.floor(Math.random() * list.length)];
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -92,7 +92,7 @@ export async function onFire(mesh) {
   return async () => {};
 }
 
-/** Three hundred agents in four environments; some of them away. Those here are by the registry alone. */
+/** Three hundred agents in four environments; some of them away. Only the registry says that the others are here. */
 export async function large(mesh) {
   await mesh.clear();
   await mesh.sql(`

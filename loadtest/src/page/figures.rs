@@ -7,9 +7,9 @@ use crate::report::{Figure, Report, Scenario};
 /// How a figure came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It was reached.
+    /// The bound was reached.
     Reached,
-    /// It was not.
+    /// The bound was not reached.
     Missed,
     /// The run's times mean nothing, so neither can be said.
     NotJudged,

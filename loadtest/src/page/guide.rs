@@ -49,7 +49,7 @@ pub(crate) fn settings(report: &Report) -> String {
 const READING: &[(&str, &str)] = &[
     (
         "Figure",
-        "A bound to reach. Its margin says how many times better than the bound it came out; below 1 it was missed.",
+        "A bound to reach. The margin says how many times better than the bound a figure came out; below 1 it was missed.",
     ),
     (
         "Floor",

@@ -56,12 +56,12 @@ fn cautions(report: &Report) -> String {
     let mut cautions = Vec::new();
     if report.quick {
         cautions.push(
-            "<b>Quick run.</b> Sizes are small: it tests correctness. Its times and rates mean nothing."
+            "<b>Quick run.</b> Sizes are small: it tests correctness, and its times and rates mean nothing."
                 .to_owned(),
         );
     }
     if report.versions.build == "debug" {
-        cautions.push("<b>Debug build.</b> Its times and rates mean nothing: run with --release.".to_owned());
+        cautions.push("<b>Debug build.</b> The times and rates mean nothing: run with --release.".to_owned());
     }
     if report.slow_flush_ms > 0.0 {
         cautions.push(format!(
@@ -136,7 +136,7 @@ fn failures(report: &Report) -> String {
         let missed = |f: &&crate::report::Figure| Outcome::of(f, times_count(report)) == Outcome::Missed;
         for figure in scenario.figures.iter().filter(missed) {
             let (asked, value) = (figures::asked(figure, &scenario.name), figures::value(figure));
-            items.push(format!("<li><b class=\"bad\">✗ Missed</b> {link}: {asked}. It was {value}.</li>\n"));
+            items.push(format!("<li><b class=\"bad\">✗ Missed</b> {link}: {asked}, and was {value}.</li>\n"));
         }
     }
     if items.is_empty() {

@@ -1,7 +1,7 @@
 //! The percentile plot of a scenario: all of its latency distributions in one picture.
 
-use super::axis::Scale;
 use super::plot;
+use super::ruler::Scale;
 use crate::report::{Axis, Latency, Line, Plot};
 
 /// The picture; nothing where there are no latencies.

@@ -1,180 +1,178 @@
-//! A plot as inline SVG: axes, grid and lines, with the legend above it, where it covers nothing.
+//! A plot as inline SVG, drawn by `plotters`, with its title and its legend above it, where they cover nothing.
 
-use super::axis::{Ends, Scale, Span};
-use super::line;
+use plotters::prelude::*;
+
+use super::ruler::{Ruler, Scale, Way};
 use super::text::escape;
-use crate::report::{Axis, Line, Plot};
+use crate::report::{Line, Plot};
 
-/// The drawing's own units; the page scales it to its column.
-const WIDTH: f64 = 520.0;
-const HEIGHT: f64 = 300.0;
-/// Above the grid stands the vertical axis's label, below it the ticks' and the horizontal axis's.
-const TOP: f64 = 32.0;
-const BOTTOM: f64 = HEIGHT - 50.0;
-/// Half of the last tick's label hangs over.
-const RIGHT: f64 = WIDTH - 26.0;
-/// The width of a letter of a tick's label, at the larger size of a narrow screen.
-const LETTER: f64 = 9.5;
-const LABELS_X: usize = 7;
-const LABELS_Y: usize = 9;
+/// The drawing's own units, about two for each of the screen, as `plotters` rounds to whole ones. The page scales the
+/// drawing to its column, and sets the size of its letters.
+const SIZE: (u32, u32) = (1_040, 600);
+const LETTERS: u32 = 31;
+/// Above so many points, markers would hide the line: then only some points have one.
+const MARKED_ALL: usize = 24;
+const MARKED_SOME: usize = 9;
+/// The variables of the page's style, with other colours in the dark. The drawing is made in colours that are only
+/// numbers, each of which stands for one of these.
+const COLOURS: [&str; 11] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "muted", "grid", "text"];
+const MUTED: RGBColor = RGBColor(0, 0, 8);
+const GRID: RGBColor = RGBColor(0, 0, 9);
+const TEXT: RGBColor = RGBColor(0, 0, 10);
 
-/// The grid's place in the drawing, and the two axes along it.
-pub(crate) struct Frame {
-    x: Span,
-    y: Span,
-    left: f64,
-}
+/// A marker: its signs in the legend, filled and hollow, and its outline around the point. Filled or not, with another
+/// colour, each serves two lines.
+struct Marker(&'static str, &'static str, &'static [(i32, i32)]);
 
-impl Frame {
-    /// A frame that holds every point; `None` where there is none to hold.
-    fn around(plot: &Plot, x: Scale) -> Option<Self> {
-        let y = scale(&plot.y);
-        // A point without a place on one axis must not stretch the other.
-        let points = || {
-            let all = plot.lines.iter().flat_map(|l| &l.points);
-            all.filter(|(px, py)| x.holds(*px) && y.holds(*py))
-        };
-        let x = Span::of(x, Ends::Data, points().map(|p| p.0), LABELS_X)?;
-        let y = Span::of(y, Ends::Labels, points().map(|p| p.1), LABELS_Y)?;
-        let letters = y.ticks(LABELS_Y).iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
-        Some(Self { x, y, left: (16.0 + letters as f64 * LETTER).max(36.0) })
-    }
+const MARKERS: [Marker; 4] = [
+    Marker("●", "○", &[(-4, -9), (4, -9), (9, -4), (9, 4), (4, 9), (-4, 9), (-9, 4), (-9, -4)]),
+    Marker("■", "□", &[(-8, -8), (8, -8), (8, 8), (-8, 8)]),
+    Marker("▲", "△", &[(0, -10), (9, 7), (-9, 7)]),
+    Marker("◆", "◇", &[(0, -11), (11, 0), (0, 11), (-11, 0)]),
+];
+/// Colours of lines there are; a further line begins again.
+const STYLES: usize = 2 * MARKERS.len();
 
-    /// Where a point is drawn; `None` where an axis has no place for it.
-    pub(crate) fn place(&self, (x, y): (f64, f64)) -> Option<(f64, f64)> {
-        let (x, y) = (self.x.at(x)?, self.y.at(y)?);
-        Some((self.left + x * (RIGHT - self.left), BOTTOM - y * (BOTTOM - TOP)))
-    }
-
-    /// The grid's left and right end.
-    pub(crate) fn sides(&self) -> (f64, f64) {
-        (self.left, RIGHT)
-    }
-
-    /// How the horizontal axis is laid out.
-    pub(crate) fn x_scale(&self) -> Scale {
-        self.x.scale()
-    }
-}
-
-/// How an axis of the report is laid out.
-pub(crate) fn scale(axis: &Axis) -> Scale {
-    if axis.logarithmic { Scale::Logarithmic } else { Scale::Linear }
-}
-
-/// The plot with its title, legend and read-out.
+/// The plot with its title and legend.
 pub(crate) fn figure(plot: &Plot, x: Scale) -> String {
-    let frame = Frame::around(plot, x);
-    let drawing = match &frame {
-        Some(frame) => format!("{}{}", grid(plot, frame), lines(plot, frame)),
-        None => format!("<text class=\"empty\" x=\"{}\" y=\"{}\">no data</text>", WIDTH / 2.0, HEIGHT / 2.0),
+    let y = Scale::of(&plot.y);
+    let lines: Vec<Placed> = plot.lines.iter().map(|line| placed(line, x, y)).collect();
+    let drawing = match axes(&lines, x, y) {
+        None => "<p class=\"empty\">no data</p>\n".to_owned(),
+        Some((x, y)) => match draw(plot, &lines, &x, &y) {
+            Ok(svg) => svg,
+            Err(error) => format!("<p class=\"empty\">{}</p>\n", escape(&format!("not drawn: {error}"))),
+        },
     };
     let title = escape(&plot.title);
     format!(
-        "<figure>\n<figcaption><b>{title}</b>{}</figcaption>\n\
-         <svg class=\"plot\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{title}\">\n{drawing}</svg>\n\
-         <p class=\"readout\" aria-hidden=\"true\"></p>{}</figure>\n",
+        "<figure>\n<figcaption><b>{title}</b>{}</figcaption>\n<div role=\"img\" aria-label=\"{title}\">\n{drawing}</div>\n\
+         {}</figure>\n",
         legend(plot),
-        left_out(plot, frame.as_ref()),
+        left_out(plot, &lines),
     )
 }
 
-fn grid(plot: &Plot, frame: &Frame) -> String {
-    let at_y = |value| BOTTOM - frame.y.at(value).unwrap_or(0.0) * (BOTTOM - TOP);
-    let faint = |value: &f64| {
-        format!("<path class=\"grid faint\" d=\"M{:.1} {:.1}H{RIGHT}\"/>", frame.left, at_y(*value))
-    };
-    let mut svg: String = frame.y.between(LABELS_Y).iter().map(faint).collect();
-    for (value, label) in frame.y.ticks(LABELS_Y) {
-        let y = at_y(value);
-        svg.push_str(&format!("<path class=\"grid\" d=\"M{:.1} {y:.1}H{RIGHT}\"/>", frame.left));
-        svg.push_str(&format!(
-            "<text class=\"tick end\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>\n",
-            frame.left - 8.0,
-            y + 4.5
-        ));
-    }
-    for (value, label) in frame.x.ticks(LABELS_X) {
-        let x = frame.left + frame.x.at(value).unwrap_or(0.0) * (RIGHT - frame.left);
-        svg.push_str(&format!("<path class=\"grid\" d=\"M{x:.1} {TOP}V{BOTTOM}\"/>"));
-        svg.push_str(&format!(
-            "<text class=\"tick mid\" x=\"{x:.1}\" y=\"{}\">{label}</text>\n",
-            BOTTOM + 19.0
-        ));
-    }
-    svg.push_str(&format!("<path class=\"axis\" d=\"M{:.1} {TOP}V{BOTTOM}H{RIGHT}\"/>\n", frame.left));
-    svg.push_str(&format!("<text class=\"name\" x=\"2\" y=\"16\">{}</text>", escape(&plot.y.label)));
-    let middle = (frame.left + RIGHT) / 2.0;
-    let below = HEIGHT - 9.0;
-    svg.push_str(&format!(
-        "<text class=\"name mid\" x=\"{middle:.1}\" y=\"{below}\">{}</text>\n",
-        escape(&plot.x.label)
-    ));
-    svg
+/// A line's points where both axes have a place for them.
+type Placed = Vec<(f64, f64)>;
+
+fn placed(line: &Line, x: Scale, y: Scale) -> Placed {
+    line.points.iter().filter_map(|point| Some((x.place(point.0)?, y.place(point.1)?))).collect()
 }
 
-/// Limits first, so that nothing measured is hidden by one.
-fn lines(plot: &Plot, frame: &Frame) -> String {
-    let limits = plot.lines.iter().filter(|l| l.is_limit).map(|l| line::limit(l, frame));
-    let measured = coloured(plot).map(|(colour, l)| line::measured(l, colour, plot, frame));
-    limits.chain(measured).collect()
+fn axes(lines: &[Placed], x: Scale, y: Scale) -> Option<(Ruler, Ruler)> {
+    let (xs, ys): (Vec<f64>, Vec<f64>) = lines.iter().flatten().copied().unzip();
+    Some((Ruler::along(Way::Across, x, &xs)?, Ruler::along(Way::Up, y, &ys)?))
 }
 
-/// Each line that is no limit, with the number of its colour and marker.
-fn coloured(plot: &Plot) -> impl Iterator<Item = (usize, &Line)> {
-    plot.lines.iter().filter(|l| !l.is_limit).enumerate()
+fn draw(plot: &Plot, lines: &[Placed], x: &Ruler, y: &Ruler) -> anyhow::Result<String> {
+    let mut svg = String::new();
+    let paper = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    let letters = |colour: RGBColor| ("sans-serif", LETTERS).into_font().color(&colour);
+    paper.draw(&Text::new(plot.y.label.as_str(), (4, 8), letters(TEXT)))?;
+    let mut chart = ChartBuilder::on(&paper)
+        .margin_top(64)
+        .margin_right(52)
+        .x_label_area_size(96)
+        .y_label_area_size(96)
+        .build_cartesian_2d(x.clone(), y.clone())?;
+    chart
+        .configure_mesh()
+        .axis_style(MUTED.stroke_width(2))
+        .bold_line_style(GRID.stroke_width(2))
+        .set_all_tick_mark_size(10)
+        .label_style(letters(MUTED))
+        .axis_desc_style(letters(TEXT))
+        .x_desc(plot.x.label.as_str())
+        .draw()?;
+    // Limits first, so that nothing measured is hidden by one.
+    for (_, points) in plot.lines.iter().zip(lines).filter(|(line, _)| line.is_limit) {
+        chart.draw_series(DashedLineSeries::new(across(points, x), 14, 10, MUTED.stroke_width(3)))?;
+    }
+    let measured = plot.lines.iter().zip(lines).filter(|(line, _)| !line.is_limit);
+    for (style, (_, points)) in measured.enumerate().map(|(n, line)| (n % STYLES, line)) {
+        let colour = RGBColor(0, 0, style as u8);
+        chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(4)))?;
+        let every = if points.len() > MARKED_ALL { points.len().div_ceil(MARKED_SOME) } else { 1 };
+        let mut outline = MARKERS[style % MARKERS.len()].2.to_vec();
+        let marked = points.iter().step_by(every).map(|point| EmptyElement::at(*point));
+        if style < MARKERS.len() {
+            chart.draw_series(marked.map(|at| at + Polygon::new(outline.clone(), colour)))?;
+        } else {
+            outline.extend_from_within(..1);
+            let edge = colour.stroke_width(3);
+            chart.draw_series(marked.map(|at| at + PathElement::new(outline.clone(), edge)))?;
+        }
+    }
+    paper.present()?;
+    drop((chart, paper));
+    Ok(dressed(&svg))
+}
+
+/// A bound that has no length of its own goes across the whole grid.
+fn across(points: &[(f64, f64)], x: &Ruler) -> Placed {
+    match (points.first(), points.last()) {
+        (Some(first), Some(last)) if first.0 == last.0 => {
+            vec![(x.range().start, first.1), (x.range().end, first.1)]
+        }
+        _ => points.to_vec(),
+    }
+}
+
+/// The drawing as a part of the page: in the page's colours, as wide as its column.
+fn dressed(svg: &str) -> String {
+    let inside = svg.split_once('>').map_or("", |(_, inside)| inside);
+    let mut page = format!("<svg class=\"plot\" viewBox=\"0 0 {} {}\">{inside}", SIZE.0, SIZE.1);
+    for (n, name) in COLOURS.iter().enumerate() {
+        page = page.replace(&format!("\"#{n:06X}\""), &format!("\"var(--{name})\""));
+    }
+    page
 }
 
 fn legend(plot: &Plot) -> String {
-    let item = |key: String, label: &str| {
-        format!(
-            "<li><svg class=\"key\" viewBox=\"0 0 28 12\" aria-hidden=\"true\">{key}</svg>{}</li>",
-            escape(label)
-        )
+    let item = |class: &str, sign: &str, label: &str| {
+        format!("<li><span class=\"{class}\" aria-hidden=\"true\">{sign}</span> {}</li>", escape(label))
     };
-    let measured = coloured(plot).map(|(colour, l)| item(line::key(colour), &l.label));
-    let limits = plot.lines.iter().filter(|l| l.is_limit);
-    let limits = limits.map(|l| item("<path class=\"limit\" d=\"M0 6H28\"/>".to_owned(), &l.label));
+    let measured = plot.lines.iter().filter(|line| !line.is_limit).enumerate().map(|(n, line)| {
+        let style = n % STYLES;
+        let Marker(filled, hollow, _) = MARKERS[style % MARKERS.len()];
+        item(&format!("s{style}"), if style < MARKERS.len() { filled } else { hollow }, &line.label)
+    });
+    let limits = plot.lines.iter().filter(|line| line.is_limit);
+    let limits = limits.map(|line| item("limit", "╌╌", &line.label));
     format!("<ul class=\"legend\">{}</ul>", measured.chain(limits).collect::<String>())
 }
 
 /// A picture that leaves points out says so.
-fn left_out(plot: &Plot, frame: Option<&Frame>) -> String {
-    let points = plot.lines.iter().flat_map(|l| &l.points);
-    let n = points.filter(|p| frame.and_then(|f| f.place(**p)).is_none()).count();
+fn left_out(plot: &Plot, lines: &[Placed]) -> String {
+    let all: usize = plot.lines.iter().map(|line| line.points.len()).sum();
     let which =
         if plot.x.logarithmic || plot.y.logarithmic { "zero, below zero or no number" } else { "no number" };
-    match n {
+    match all - lines.iter().map(Vec::len).sum::<usize>() {
         0 => String::new(),
-        1 => format!("<p class=\"note\">1 point is not drawn: {which}.</p>"),
-        _ => format!("<p class=\"note\">{n} points are not drawn: {which}.</p>"),
+        1 => format!("<p class=\"note\">1 point is not drawn: {which}.</p>\n"),
+        n => format!("<p class=\"note\">{n} points are not drawn: {which}.</p>\n"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::Axis;
 
-    fn plot(points: &[(f64, f64)], logarithmic: bool) -> Plot {
+    fn drawn(points: &[(f64, f64)], logarithmic: bool) -> String {
         let axis = Axis { label: "ms".to_owned(), logarithmic };
         let line = |points: &[(f64, f64)], is_limit| Line {
             label: "a<b".to_owned(),
             points: points.to_vec(),
             is_limit,
         };
-        Plot {
-            title: "t".to_owned(),
-            x: axis.clone(),
-            y: axis,
-            lines: vec![line(points, false), line(&[], true)],
-        }
-    }
-
-    fn drawn(points: &[(f64, f64)], logarithmic: bool) -> String {
-        let plot = plot(points, logarithmic);
-        let svg = figure(&plot, scale(&plot.x));
-        assert!(!svg.contains("NaN") && !svg.contains("inf") && !svg.contains("a<b"), "{svg}");
-        svg
+        let lines = vec![line(points, false), line(&points[..points.len().min(1)], true)];
+        let plot = Plot { title: "t".to_owned(), x: axis.clone(), y: axis, lines };
+        let page = figure(&plot, Scale::of(&plot.x));
+        assert!(!page.contains("NaN") && !page.contains("inf") && !page.contains("a<b"), "{page}");
+        assert!(!page.contains("\"#"), "a colour that the dark does not change: {page}");
+        page
     }
 
     #[test]
@@ -193,17 +191,12 @@ mod tests {
     }
 
     #[test]
-    fn points_stay_within_the_grid() {
-        for logarithmic in [false, true] {
-            let plot = plot(&[(3.0, 7.0), (40.0, 7.0), (500.0, 90_000.0)], logarithmic);
-            let frame = Frame::around(&plot, scale(&plot.x)).expect("a frame");
-            for point in &plot.lines[0].points {
-                let (x, y) = frame.place(*point).expect("a place");
-                assert!(
-                    (frame.left..=RIGHT).contains(&x) && (TOP..=BOTTOM).contains(&y),
-                    "{point:?}: {x} {y}"
-                );
-            }
+    fn a_drawing_has_its_line_its_axes_and_their_units() {
+        let page = drawn(&[(3.0, 7.0), (40.0, 70.0)], false);
+        for part in ["var(--s0)", "var(--muted)", "var(--grid)", "<polyline", "<polygon", "\n10\n", "\n60\n"]
+        {
+            assert!(page.contains(part), "no {part} in {page}");
         }
+        assert_eq!(page.matches("\nms\n").count(), 2, "{page}");
     }
 }

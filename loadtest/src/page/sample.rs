@@ -42,7 +42,7 @@ fn scenario(name: &str, figures: Vec<Figure>) -> Scenario {
     let line = |label: &str, points, is_limit| Line { label: label.to_owned(), points, is_limit };
     Scenario {
         name: name.to_owned(),
-        about: "What it asks.".to_owned(),
+        about: "Whether it holds.".to_owned(),
         method: "How.".to_owned(),
         seconds: 12.0,
         ledger: Count { sent: 1_000, received: 1_000, lost: 0, duplicated: 2 },

@@ -1,13 +1,14 @@
 //! One scenario: what it asks, what came, how it was measured.
 
 use super::plot;
+use super::ruler::Scale;
 use super::text::{anchor, count, duration, escape, noise, number, percent, range};
 use super::{figures, percentiles};
 use crate::report::{Count, Latency, Measure, Scenario};
 
-/// Its section of the page.
+/// The scenario's section of the page.
 pub(crate) fn section(scenario: &Scenario, times_count: bool) -> String {
-    let plots: String = scenario.plots.iter().map(|p| plot::figure(p, plot::scale(&p.x))).collect();
+    let plots: String = scenario.plots.iter().map(|p| plot::figure(p, Scale::of(&p.x))).collect();
     let plots = percentiles::figure(&scenario.latencies) + &plots;
     format!(
         "<section class=\"scenario\" id=\"{}\">\n<h2>{} <small>{}</small></h2>\n<p class=\"about\">{}</p>\n\

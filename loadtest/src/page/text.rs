@@ -63,6 +63,20 @@ pub(crate) fn bound(value: f64) -> String {
     if short.parse() == Ok(value) { short.to_owned() } else { text }
 }
 
+/// A label of few letters: `0.05`, `500`, `10k`, `2.5M`.
+pub(crate) fn short(value: f64) -> String {
+    let (value, letter) = match value.abs() {
+        size if size >= 999_999.5 => (value / 1e6, "M"),
+        size if size >= 999.999 => (value / 1e3, "k"),
+        // Steps are sums of fractions: so little is what is left of zero.
+        size if size < 1e-12 => (0.0, ""),
+        _ => (value, ""),
+    };
+    let text = number(value);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{letter}")
+}
+
 /// A share in percent: `±4.2 %` is made of it.
 pub(crate) fn percent(share: f64) -> String {
     if !share.is_finite() {
@@ -191,6 +205,13 @@ mod tests {
             [("4", "ms"), ("4", "1/s"), ("4", "")].map(|(n, unit)| with_unit(n, unit)),
             ["4 ms", "4/s", "4"]
         );
+    }
+
+    #[test]
+    fn labels_are_short() {
+        let values = [0.0, 0.1 + 0.2, 20.000_000_1, 500.0, 10_000.0, 2_500_000.0, -1_500.0, 1e9, 1e-7];
+        let labels = ["0", "0.3", "20", "500", "10k", "2.5M", "-1.5k", "1,000M", "1.00e-7"];
+        assert_eq!(values.map(short), labels);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub struct AgentArgs {
     /// Where the brokers are
     #[arg(long)]
     pub url: String,
-    /// Its name
+    /// The agent's name
     #[arg(long)]
     pub agent: String,
     /// The name of this process of the agent's

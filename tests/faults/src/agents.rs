@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use crate::agent::parse;
 use crate::ledger::Seen;
-use crate::load::Shared;
+use crate::load::SharedLedger;
 use crate::postgres::inbox_name;
 use crate::process::Process;
 
@@ -51,7 +51,12 @@ pub struct Setup {
 ///
 /// # Errors
 /// The program cannot be run.
-pub fn start(setup: &Setup, process: u8, ledger: &Shared, ears: &mut JoinSet<()>) -> anyhow::Result<Process> {
+pub fn start(
+    setup: &Setup,
+    process: u8,
+    ledger: &SharedLedger,
+    ears: &mut JoinSet<()>,
+) -> anyhow::Result<Process> {
     let inbox = inbox_of(process);
     let mut command = Command::new(&setup.program);
     command.arg(COMMAND).args(["--url", &setup.url, "--agent", &inbox_name(inbox)]);
@@ -64,7 +69,7 @@ pub fn start(setup: &Setup, process: u8, ledger: &Shared, ears: &mut JoinSet<()>
 }
 
 /// Brings an agent's lines into the ledger. The pipe outlives its writer, so lines from before a kill are read too.
-async fn hear(stdout: ChildStdout, process: u8, ledger: Shared) {
+async fn hear(stdout: ChildStdout, process: u8, ledger: SharedLedger) {
     let mut lines = BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         // The last line of a killed process may be torn.

@@ -75,7 +75,7 @@ impl Broker {
     /// Waits until the broker says that it is ready.
     ///
     /// # Errors
-    /// It ended, or was not ready in time.
+    /// The broker ended, or was not ready in time.
     pub async fn until_ready(&mut self) -> anyhow::Result<()> {
         let since = Instant::now();
         while !is_ready(self.setup.http).await {
@@ -93,7 +93,7 @@ impl Broker {
     /// Stops the broker in order.
     ///
     /// # Errors
-    /// It did not stop, or ended with a failing status: a defect.
+    /// The broker did not stop, or ended with a failing status: a defect.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         let status = self.process.terminate(STOP_WAIT).await?;
         if !status.success() {

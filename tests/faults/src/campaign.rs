@@ -16,7 +16,7 @@ use crate::load::{Load, Noticed};
 use crate::measure::{effects, quiet_longest_ms};
 use crate::postgres::{self, is_drained};
 use crate::report::{Report, Row};
-use crate::schedule::{Planned, letter, outage, plan};
+use crate::schedule::{LAST, Planned, QUIET_MIN, letter, outage, plan};
 use crate::stage::Stage;
 use crate::watch::{Watched, watch};
 
@@ -98,12 +98,20 @@ async fn break_things(stage: &mut Stage, wanted: &Wanted) -> anyhow::Result<Vec<
         Some(before_end) => outage(ms(wanted.lasting.saturating_sub(before_end))),
         None => plan(wanted.seed, ms(wanted.lasting), PROCESSES.into()),
     };
+    let mut ended_at = Duration::ZERO;
     for planned in planned.into_iter().filter(is_wanted) {
-        sleep(Duration::from_millis(planned.at_ms).saturating_sub(began.elapsed())).await;
+        // A fault that took longer than planned must not push the next ones together: what two faults do at once is
+        // judged as the work of each.
+        let begins_at = Duration::from_millis(planned.at_ms).max(ended_at + QUIET_MIN);
+        if begins_at + Duration::from_millis(planned.lasting_ms) + LAST > wanted.lasting {
+            break;
+        }
+        sleep(begins_at.saturating_sub(began.elapsed())).await;
         let mut episode = inject(stage, planned).await?;
         (wanted.tell)(&format!("{:>7.1} s  {}", began.elapsed().as_secs_f64(), episode.name));
         revive(stage, &mut episode).await?;
         episodes.push(episode);
+        ended_at = began.elapsed();
     }
     sleep(wanted.lasting.saturating_sub(began.elapsed())).await;
     Ok(episodes)

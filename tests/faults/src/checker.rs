@@ -19,7 +19,7 @@ pub struct Found {
     pub status: Status,
     /// Whether `agent_messages.error_message` or `deliveries.last_error` gives a reason.
     pub has_reason: bool,
-    /// Its row in `deliveries`.
+    /// The message's row in `deliveries`.
     pub delivery: Option<Delivery>,
 }
 
@@ -67,7 +67,7 @@ pub enum End {
 /// A message that was handled twice, or came again after its ack was committed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Duplicate {
-    /// Its number.
+    /// The number that the message carries.
     pub n: u64,
     /// Whether it came again after its ack was confirmed.
     pub after_confirmed: bool,

@@ -20,7 +20,7 @@ const WAKE_MS: u32 = 5_000;
 /// A fault that happened. Times are milliseconds of the campaign.
 #[derive(Clone, Debug, Serialize)]
 pub struct Episode {
-    /// The planned fault.
+    /// The fault as the schedule has it.
     #[serde(flatten)]
     pub planned: Planned,
     /// The fault in words.

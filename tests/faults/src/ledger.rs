@@ -60,7 +60,7 @@ pub struct Seen {
     pub attempt: u16,
     /// The number of the agent process.
     pub process: u8,
-    /// The event.
+    /// The step that the delivery took at the agent.
     pub what: What,
 }
 

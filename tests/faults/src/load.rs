@@ -31,9 +31,9 @@ const SOON_MS: i64 = 1_500;
 
 /// The ledger, which every task of the campaign writes.
 #[derive(Clone, Default)]
-pub struct Shared(Arc<Mutex<Ledger>>);
+pub struct SharedLedger(Arc<Mutex<Ledger>>);
 
-impl Shared {
+impl SharedLedger {
     /// Locks the ledger: for a few lines at most, and never across an await.
     pub fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -74,7 +74,7 @@ impl Load {
     ///
     /// # Errors
     /// A task of the load panicked.
-    pub async fn run(self, ledger: Shared, stop: watch::Receiver<bool>) -> anyhow::Result<Noticed> {
+    pub async fn run(self, ledger: SharedLedger, stop: watch::Receiver<bool>) -> anyhow::Result<Noticed> {
         let mut tasks = JoinSet::new();
         let sql_rate = self.rate * SQL_SHARE / f64::from(SQL_PRODUCERS);
         for producer in 0..SQL_PRODUCERS {
@@ -107,7 +107,7 @@ impl Load {
 struct Source {
     dice: StdRng,
     ticks: Interval,
-    ledger: Shared,
+    ledger: SharedLedger,
     stop: watch::Receiver<bool>,
 }
 
@@ -123,7 +123,7 @@ struct Draft {
 }
 
 impl Source {
-    fn new(seed: u64, producer: u8, rate: f64, ledger: Shared, stop: watch::Receiver<bool>) -> Self {
+    fn new(seed: u64, producer: u8, rate: f64, ledger: SharedLedger, stop: watch::Receiver<bool>) -> Self {
         let mut ticks = interval(Duration::from_secs_f64(1.0 / rate));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let dice = StdRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(producer.into()));

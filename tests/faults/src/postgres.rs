@@ -59,7 +59,7 @@ impl Server {
         Ok(Self { url: dev.url(), dev: Some(dev), folder, disk, generation: 0 })
     }
 
-    /// Its URL, without a proxy.
+    /// The server's URL, without a proxy.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -73,7 +73,7 @@ impl Server {
     /// server's log is kept.
     ///
     /// # Errors
-    /// It did not stop.
+    /// The server did not stop.
     pub async fn shut_down(&mut self, immediate: bool, logs: &Path) -> anyhow::Result<()> {
         self.with(move |dev| dev.shut_down(immediate)).await?;
         self.keep_log(logs).await
@@ -82,7 +82,7 @@ impl Server {
     /// Starts it again.
     ///
     /// # Errors
-    /// It did not start.
+    /// The server did not start.
     pub async fn start_again(&mut self, logs: &Path) -> anyhow::Result<()> {
         self.keep_log(logs).await?;
         self.with(DevPostgres::start_again).await
@@ -96,7 +96,7 @@ impl Server {
     /// Leaves no room on the server's disk.
     ///
     /// # Errors
-    /// It has no disk of its own, or the system refuses.
+    /// The server has no disk of its own, or the system refuses.
     pub async fn fill_disk(&self) -> anyhow::Result<()> {
         self.disk.as_ref().context("the server has no file system of its own")?.fill().await
     }
@@ -112,7 +112,7 @@ impl Server {
     /// Ends the server and removes everything that it left.
     ///
     /// # Errors
-    /// It did not stop, or something cannot be removed.
+    /// The server did not stop, or something cannot be removed.
     pub async fn remove(mut self, logs: &Path) -> anyhow::Result<()> {
         self.shut_down(true, logs).await?;
         self.clear_away().await

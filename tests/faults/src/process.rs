@@ -27,7 +27,7 @@ impl Process {
         Ok(Self { child: command.spawn().context("a child process cannot be started")? })
     }
 
-    /// Its standard output; `None` after the first call.
+    /// The process's standard output; `None` after the first call.
     pub fn stdout(&mut self) -> Option<ChildStdout> {
         self.child.stdout.take()
     }
@@ -45,7 +45,7 @@ impl Process {
     /// Kills it, and waits until it is gone.
     ///
     /// # Errors
-    /// It cannot be killed.
+    /// The process cannot be killed.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         Ok(self.child.kill().await?)
     }

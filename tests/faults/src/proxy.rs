@@ -3,25 +3,21 @@
 //! The proxy knows no protocol. A fault is a rule that all connections of the link watch. Each cut and each
 //! half-opening raises a count, and strikes every connection that began under a lower count.
 
+mod lead;
 mod pump;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::net::{TcpListener, TcpStream};
+use anyhow::Context;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::schedule::{End, Net};
-
-/// Milliseconds within which connections arrive in another order.
-const REORDER_WITHIN_MS: u64 = 1_200;
-/// How long a target may take to accept a connection.
-const CONNECT_WAIT: Duration = Duration::from_secs(3);
+use lead::{Choice, Leads, Led};
 
 /// How bytes flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +32,8 @@ enum Flow {
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     flow: Flow,
+    /// New connections are reset at once.
+    refuses: bool,
     /// New connections arrive in another order.
     shuffles: bool,
     /// How often everything was cut.
@@ -48,9 +46,6 @@ struct Rules {
 /// Which targets are up, as the last check found: new connections are led only to these.
 pub type Up = Arc<[AtomicBool]>;
 
-/// The addresses that connections are led to.
-type Targets = Arc<Mutex<Vec<SocketAddr>>>;
-
 /// A proxy; it ends with its connections when this is dropped.
 pub struct Proxy {
     /// Where it listens.
@@ -58,7 +53,8 @@ pub struct Proxy {
     /// Which targets are up: all, until a check says otherwise.
     pub up: Up,
     rules: watch::Sender<Rules>,
-    targets: Targets,
+    leads: Arc<Mutex<Leads>>,
+    led: Led,
     accepting: JoinHandle<()>,
 }
 
@@ -69,19 +65,71 @@ impl Proxy {
     /// # Errors
     /// No port is free.
     pub async fn start(targets: Vec<SocketAddr>, seed: u64) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        let rules = Rules { flow: Flow::Pass, shuffles: false, cuts: 0, halves: 0, told: End::Client };
-        let (rules, watched) = watch::channel(rules);
-        let up: Up = targets.iter().map(|_| AtomicBool::new(true)).collect();
-        let targets = Arc::new(Mutex::new(targets));
-        let accept = accept(listener, targets.clone(), up.clone(), StdRng::seed_from_u64(seed), watched);
-        Ok(Self { address, up, rules, targets, accepting: tokio::spawn(accept) })
+        Self::listen(targets, Choice::by_dice(seed)).await
     }
 
-    /// Leads new connections to other targets, as many as before; open connections go on.
+    /// Listens on a port of loopback. The targets take turns, so that a client that comes twice has two of them. There
+    /// may be no targets yet: a program that must know the address of this proxy has none before it is started.
+    ///
+    /// # Errors
+    /// No port is free.
+    pub async fn in_turn(targets: Vec<SocketAddr>) -> anyhow::Result<Self> {
+        Self::listen(targets, Choice::in_turn()).await
+    }
+
+    async fn listen(targets: Vec<SocketAddr>, choice: Choice) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let rules = Rules {
+            flow: Flow::Pass,
+            refuses: false,
+            shuffles: false,
+            cuts: 0,
+            halves: 0,
+            told: End::Client,
+        };
+        let (rules, watched) = watch::channel(rules);
+        let up: Up = targets.iter().map(|_| AtomicBool::new(true)).collect();
+        let leads = Arc::new(Mutex::new(Leads { targets, from: None }));
+        let led = Led::default();
+        let accept = lead::accept(listener, leads.clone(), up.clone(), choice, led.clone(), watched);
+        Ok(Self { address, up, rules, leads, led, accepting: tokio::spawn(accept) })
+    }
+
+    /// Leads new connections to other targets; open connections go on.
     pub fn lead_to(&self, targets: Vec<SocketAddr>) {
-        *self.targets.lock().unwrap_or_else(PoisonError::into_inner) = targets;
+        self.leads.lock().unwrap_or_else(PoisonError::into_inner).targets = targets;
+    }
+
+    /// Lets new connections come from this address of the machine, as a target sees it.
+    pub fn lead_from(&self, here: IpAddr) {
+        self.leads.lock().unwrap_or_else(PoisonError::into_inner).from = Some(here);
+    }
+
+    /// How many connections reached a target so far.
+    pub fn led(&self) -> usize {
+        self.led.load(Ordering::Relaxed)
+    }
+
+    /// The URL of the same database through this proxy.
+    ///
+    /// # Errors
+    /// The URL has no address.
+    pub fn through(&self, url: &str) -> anyhow::Result<String> {
+        Ok(url.replacen(&address_of(url)?.to_string(), &self.address.to_string(), 1))
+    }
+
+    /// Resets new connections from now on; open connections go on.
+    pub fn refuse(&self) {
+        self.rules.send_modify(|rules| rules.refuses = true);
+    }
+
+    /// Resets every connection, and new connections from now on, as where nothing listens.
+    pub fn shut(&self) {
+        self.rules.send_modify(|rules| {
+            rules.refuses = true;
+            rules.cuts += 1;
+        });
     }
 
     /// Begins to break the link.
@@ -102,10 +150,11 @@ impl Proxy {
         });
     }
 
-    /// Lets bytes flow from now on. Half-opened connections stay half-open.
+    /// Lets connections in and bytes flow from now on. Half-opened connections stay half-open.
     pub fn heal(&self) {
         self.rules.send_modify(|rules| {
             rules.flow = Flow::Pass;
+            rules.refuses = false;
             rules.shuffles = false;
         });
     }
@@ -118,52 +167,13 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    targets: Targets,
-    up: Up,
-    mut dice: StdRng,
-    rules: watch::Receiver<Rules>,
-) {
-    loop {
-        let Ok((client, _)) = listener.accept().await else {
-            // Out of file descriptors, or the peer is gone already.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let targets = targets.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let first = dice.random_range(0..targets.len());
-        let mut order: Vec<usize> = (0..targets.len()).map(|i| (first + i) % targets.len()).collect();
-        order.sort_by_key(|i| !up[*i].load(Ordering::Relaxed));
-        let order = order.into_iter().map(|i| targets[i]).collect();
-        let wait = Duration::from_millis(dice.random_range(0..REORDER_WITHIN_MS));
-        tokio::spawn(lead(client, order, wait, rules.clone()));
-    }
-}
-
-async fn lead(
-    client: TcpStream,
-    targets: Vec<SocketAddr>,
-    wait: Duration,
-    mut rules: watch::Receiver<Rules>,
-) {
-    let born = *rules.borrow();
-    if born.shuffles {
-        tokio::time::sleep(wait).await;
-    }
-    // A connection into a black hole waits.
-    if !pump::flows(&mut rules).await {
-        return;
-    }
-    for target in targets {
-        let connected = tokio::time::timeout(CONNECT_WAIT, TcpStream::connect(target)).await;
-        if let Ok(Ok(server)) = connected {
-            pump::serve(client, server, rules, (born.cuts, born.halves)).await;
-            return;
-        }
-    }
-    // Resets the connection, as a machine without that service refuses one.
-    let _ = client.set_zero_linger();
+/// The address in a URL such as `postgres://user:password@127.0.0.1:5432/database`.
+///
+/// # Errors
+/// The URL has none.
+pub fn address_of(url: &str) -> anyhow::Result<SocketAddr> {
+    let after = url.split_once('@').and_then(|(_, rest)| rest.split('/').next());
+    after.and_then(|address| address.parse().ok()).context("the server's URL has no address")
 }
 
 #[cfg(test)]

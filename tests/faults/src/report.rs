@@ -19,10 +19,10 @@ const SEND_MS_MAX: u64 = 31_000;
 /// A fault and its effects.
 #[derive(Debug, Serialize)]
 pub struct Row {
-    /// The fault.
+    /// The fault, when it began and how long it lasted.
     #[serde(flatten)]
     pub episode: Episode,
-    /// Its effect on deliveries.
+    /// The fault's effect on deliveries.
     #[serde(flatten)]
     pub effect: Effect,
     /// The milliseconds in which delivery had to resume.

@@ -2,6 +2,7 @@
 //! repeated.
 
 use std::fmt;
+use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -20,6 +21,10 @@ const QUIET_MS: std::ops::Range<u64> = 1_500..2_500;
 const OVERHEAD_MS: u64 = 1_000;
 /// The last fault ends this long before the load does.
 const LAST_MS: u64 = 4_000;
+/// The last fault ends this long before the load does.
+pub const LAST: Duration = Duration::from_millis(LAST_MS);
+/// The least time between two faults, also if the first one took longer than planned.
+pub const QUIET_MIN: Duration = Duration::from_millis(QUIET_MS.start);
 
 /// A link between two parts, with a proxy on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -129,7 +134,7 @@ pub struct Planned {
     pub at_ms: u64,
     /// How long it lasts in milliseconds; 0 if it happens at once.
     pub lasting_ms: u64,
-    /// The fault.
+    /// The thing that is broken, and how.
     pub fault: Fault,
 }
 

@@ -1,32 +1,33 @@
 //! Everything that runs: the server, the brokers, the agents, and a proxy on each link between them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{bail, ensure};
+use postbell::devdb::KeptPort;
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::agent::TOKEN;
 use crate::agents::{self, INBOXES, PROCESSES};
 use crate::broker::{self, Broker};
-use crate::load::Shared;
+use crate::load::SharedLedger;
 use crate::postgres::{self, Server};
 use crate::process::Process;
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, address_of};
 use crate::schedule::{BROKERS, Link};
 use crate::watch;
 
 /// The stage of a campaign.
 pub struct Stage {
-    /// The database.
+    /// The database, which faults stop and fill.
     pub server: Server,
-    /// The brokers.
+    /// The brokers, which faults stop and kill.
     pub brokers: Vec<Broker>,
     /// The agents' processes.
     pub agents: Vec<Process>,
     /// The ledger, which agents and producers write.
-    pub ledger: Shared,
+    pub ledger: SharedLedger,
     /// The folder of the logs.
     pub logs: PathBuf,
     agents_setup: agents::Setup,
@@ -35,6 +36,8 @@ pub struct Stage {
     /// Checks which brokers are ready, until the stage ends.
     _checker: JoinSet<()>,
     links: Links,
+    /// The brokers', kept while they are down.
+    _ports: Vec<KeptPort>,
 }
 
 struct Links {
@@ -61,9 +64,10 @@ impl Stage {
         migrate(program, server.url()).await?;
         let (sql, _driver) = postgres::connect(server.url()).await?;
         postgres::register(&sql, INBOXES, TOKEN).await?;
-        let ports = || (0..BROKERS).map(|_| free_address()).collect::<anyhow::Result<Vec<_>>>();
-        let (listening, http) = (ports()?, ports()?);
-        let links = Links::start(address_of(server.url())?, &listening, seed).await?;
+        let ports = (0..2 * BROKERS).map(|_| KeptPort::take()).collect::<Result<Vec<_>, _>>()?;
+        let addresses: Vec<_> = ports.iter().map(KeptPort::address).collect();
+        let (listening, http) = addresses.split_at(BROKERS);
+        let links = Links::start(address_of(server.url())?, listening, seed).await?;
         let agents_setup = agents::Setup {
             program: program.to_owned(),
             url: format!("tcp://{}", links.agents.address),
@@ -73,7 +77,7 @@ impl Stage {
         for b in 0..BROKERS {
             let setup = broker::Setup {
                 program: program.to_owned(),
-                database_url: through(server.url(), &links.database[b])?,
+                database_url: links.database[b].through(server.url())?,
                 agents: listening[b],
                 http: http[b],
                 advertise: links.peer[b].address,
@@ -84,13 +88,24 @@ impl Stage {
             brokers.push(broker);
         }
         let mut checker = JoinSet::new();
-        checker.spawn(watch::check(http, links.agents.up.clone()));
-        let ledger = Shared::default();
+        checker.spawn(watch::check(http.to_vec(), links.agents.up.clone()));
+        let ledger = SharedLedger::default();
         let mut ears = JoinSet::new();
         let start = |p| agents::start(&agents_setup, p, &ledger, &mut ears);
         let agents = (0..PROCESSES).map(start).collect::<anyhow::Result<_>>()?;
         let logs = logs.to_owned();
-        Ok(Self { server, brokers, agents, agents_setup, ears, _checker: checker, ledger, logs, links })
+        Ok(Self {
+            server,
+            brokers,
+            agents,
+            agents_setup,
+            ears,
+            _checker: checker,
+            ledger,
+            logs,
+            links,
+            _ports: ports,
+        })
     }
 
     /// The proxy on a link.
@@ -106,7 +121,7 @@ impl Stage {
     /// Leads every link to the database to the server's present address.
     ///
     /// # Errors
-    /// Its URL has no address.
+    /// The server's URL has no address.
     pub fn follow_server(&self) -> anyhow::Result<()> {
         let address = address_of(self.server.url())?;
         for proxy in self.links.database.iter().chain([&self.links.producers]) {
@@ -131,9 +146,9 @@ impl Stage {
     /// The database's URL through the producers' proxy.
     ///
     /// # Errors
-    /// Its URL has no address.
+    /// The server's URL has no address.
     pub fn producers_url(&self) -> anyhow::Result<String> {
-        Ok(format!("{}?application_name=producer", through(self.server.url(), &self.links.producers)?))
+        Ok(format!("{}?application_name=producer", self.links.producers.through(self.server.url())?))
     }
 
     /// The brokers' URL through the agents' proxy.
@@ -200,19 +215,4 @@ async fn migrate(program: &Path, url: &str) -> anyhow::Result<()> {
         bail!("`postbell migrate` failed: {}", String::from_utf8_lossy(&migrated.stderr).trim());
     }
     Ok(())
-}
-
-fn free_address() -> anyhow::Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-/// The address in a URL such as `postgres://user:password@127.0.0.1:5432/database`.
-fn address_of(url: &str) -> anyhow::Result<SocketAddr> {
-    let after = url.split_once('@').and_then(|(_, rest)| rest.split('/').next());
-    after.and_then(|address| address.parse().ok()).context("the server's URL has no address")
-}
-
-/// The URL of the same database through a proxy.
-fn through(url: &str, proxy: &Proxy) -> anyhow::Result<String> {
-    Ok(url.replacen(&address_of(url)?.to_string(), &proxy.address.to_string(), 1))
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::broker::{is_ready, metric};
-use crate::load::Shared;
+use crate::load::SharedLedger;
 use crate::proxy::Up;
 use crate::schedule::letter;
 
@@ -42,7 +42,7 @@ pub struct Watched {
 pub async fn watch(
     broker: usize,
     http: SocketAddr,
-    ledger: Shared,
+    ledger: SharedLedger,
     mut stop: watch::Receiver<bool>,
 ) -> Watched {
     let mut ticks = interval(LOOK_EVERY);

@@ -1,5 +1,5 @@
-//! `soak`: the fault campaign for as long as one likes. Its brokers and agents are this same program, by hidden
-//! commands.
+//! `soak`: the fault campaign for as long as one likes. The campaign's brokers and agents are this same program, by
+//! hidden commands.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

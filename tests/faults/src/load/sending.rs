@@ -7,7 +7,7 @@ use postbell_client::message::{MessageType, Priority};
 use postbell_client::{Client, ClientError, Outgoing};
 use tokio::task::JoinSet;
 
-use super::{Draft, Noticed, Shared, Source};
+use super::{Draft, Noticed, SharedLedger, Source};
 use crate::agent::connect;
 use crate::agents::sender_process;
 use crate::handler::handle_all;
@@ -49,7 +49,7 @@ pub(super) async fn send(url: String, inbox: u8, mut source: Source) -> Noticed 
 /// The answer, and how long it took.
 type Answered = (Result<(), ClientError>, Duration);
 
-async fn one(client: Client, from: u8, draft: Draft, ledger: Shared) -> Answered {
+async fn one(client: Client, from: u8, draft: Draft, ledger: SharedLedger) -> Answered {
     let since = Instant::now();
     let answered = match outgoing(from, &draft) {
         Ok(message) => client.send(message).await.map(|_id| ()),

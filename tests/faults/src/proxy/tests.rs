@@ -1,6 +1,13 @@
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::*;
+
+/// The client is told that its connection is gone, by a reset and not by an end in order.
+async fn is_reset(socket: &mut TcpStream) {
+    let told = tokio::time::timeout(Duration::from_secs(10), socket.read(&mut [0])).await;
+    assert!(told.expect("the client is told").is_err(), "a reset, not an end in order");
+}
 
 /// A server that echoes, behind a proxy.
 async fn echo() -> Proxy {
@@ -46,7 +53,7 @@ async fn a_cut_is_told_to_the_client_and_the_next_connection_works() {
     let mut socket = TcpStream::connect(proxy.address).await.expect("connects");
     echoed(&mut socket, b"x").await.expect("flows");
     proxy.inflict(Net::Cut);
-    assert!(socket.read(&mut [0]).await.is_err(), "a reset, not an end in order");
+    is_reset(&mut socket).await;
     let mut next = TcpStream::connect(proxy.address).await.expect("connects");
     assert_eq!(echoed(&mut next, b"y").await.expect("flows"), b"y");
 }
@@ -97,5 +104,42 @@ async fn a_reset_at_one_end_is_one_at_the_other() {
     server.read_exact(&mut [0]).await.expect("reads");
     server.set_zero_linger().expect("set");
     drop(server);
-    assert!(client.read(&mut [0]).await.is_err(), "told, though it says nothing itself");
+    // The client says nothing itself.
+    is_reset(&mut client).await;
+}
+
+#[tokio::test]
+async fn a_shut_proxy_resets_everybody_until_it_is_healed() {
+    let proxy = echo().await;
+    let mut socket = TcpStream::connect(proxy.address).await.expect("connects");
+    echoed(&mut socket, b"x").await.expect("flows");
+    proxy.refuse();
+    let mut refused = TcpStream::connect(proxy.address).await.expect("connects");
+    is_reset(&mut refused).await;
+    assert_eq!(echoed(&mut socket, b"y").await.expect("flows"), b"y", "it was open before");
+    proxy.shut();
+    is_reset(&mut socket).await;
+    let mut refused = TcpStream::connect(proxy.address).await.expect("connects");
+    is_reset(&mut refused).await;
+    proxy.heal();
+    let mut next = TcpStream::connect(proxy.address).await.expect("connects");
+    assert_eq!(echoed(&mut next, b"z").await.expect("flows"), b"z");
+    assert_eq!(proxy.led(), 2, "the refused reached no target");
+}
+
+#[tokio::test]
+async fn targets_that_are_told_late_take_turns() {
+    let proxy = Proxy::in_turn(Vec::new()).await.expect("a proxy");
+    let mut early = TcpStream::connect(proxy.address).await.expect("connects");
+    // There is nowhere to lead it.
+    is_reset(&mut early).await;
+    let listeners = [TcpListener::bind("127.0.0.1:0").await, TcpListener::bind("127.0.0.1:0").await];
+    let listeners = listeners.map(|bound| bound.expect("a port"));
+    proxy.lead_to(listeners.iter().map(|l| l.local_addr().expect("its address")).collect());
+    for _ in 0..2 {
+        let _clients = [TcpStream::connect(proxy.address).await, TcpStream::connect(proxy.address).await];
+        for listener in &listeners {
+            listener.accept().await.expect("its turn");
+        }
+    }
 }
