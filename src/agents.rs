@@ -6,6 +6,6 @@
 //! A session must never know another session, nor SQL. `broker` starts the server.
 
 pub mod access;
-pub mod presence;
-pub mod server;
-pub mod session;
+pub(crate) mod presence;
+pub(crate) mod server;
+pub(crate) mod session;

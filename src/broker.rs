@@ -1,6 +1,11 @@
 //! The broker: its tasks, how they start, and how they stop.
 //!
-//! Sockets and the stop signal come from outside, so that a test runs exactly what production runs.
+//! Sockets and the stop signal come from outside, so that a test runs exactly what production runs. `config` turns settings into
+//! values; `address` finds where other brokers reach this one; `gauges` are read from the database when somebody asks for
+//! them; `draining` asks the sessions to leave before the tasks stop.
+//!
+//! The broker must never know what a message is: this code makes the channels and hands each task its ends. `cli::serve` and `cli::dev` call it, and
+//! the tests.
 
 mod address;
 pub mod config;
@@ -10,7 +15,8 @@ mod gauges;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -43,14 +49,17 @@ use crate::store::{Connection, Pool, StoreError};
 use crate::watch::agent_metrics;
 use crate::watch::flow::Flow;
 use crate::watch::health::Health;
-use crate::watch::http::api::Site;
 use crate::watch::http::api::admission::Admission;
+use crate::watch::http::api::{Pools, Site};
 use crate::watch::http::{self, HttpState};
 use crate::watch::metrics::Metrics;
 use crate::watch::spans::Spans;
 use crate::watch::status::Status;
 use postbell_engine::guard::Guard;
-use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
+use postbell_engine::inbox::dispatcher::{Dispatcher, Rules, UNSETTLED_MAX};
+
+/// The connections for those who look on: one, because a session pooler has few, and no delivery waits for it.
+pub const LOOKING_ON_SIZE: u32 = 1;
 
 /// How long a notification may take at start-up. After this time LISTEN counts as not working on this server.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
@@ -95,6 +104,8 @@ pub async fn check(config: &Config) -> Result<(), StoreError> {
 /// The state that the tasks share.
 struct House {
     pool: Pool,
+    /// For gauges, the status page and lists of dead letters, which plan otherwise and may take long.
+    looking_on: Pool,
     health: Health,
     metrics: Metrics,
     rope: Arc<Rope>,
@@ -129,6 +140,7 @@ pub async fn run(
         // The publisher has one connection of its own, because its patience with locks differs from that of the
         // others.
         pool: Pool::new(config.database.clone(), config.pool_size.saturating_sub(1).max(1)),
+        looking_on: Pool::new(config.database.clone().looking_on(), LOOKING_ON_SIZE),
         health: Health::new(),
         metrics,
         rope: Arc::default(),
@@ -174,7 +186,7 @@ impl House {
         background.spawn(access.clone().run(self.pool.clone()));
         let mut state = HttpState::new(registry, self.health.clone());
         let gauges = gauges::Gauges {
-            pool: self.pool.clone(),
+            pool: self.looking_on.clone(),
             metrics: self.metrics.clone(),
             presence: self.presence.clone(),
             health: self.health.clone(),
@@ -184,7 +196,8 @@ impl House {
         // Not among the background tasks, because the broker works without it.
         let showing = tokio::spawn(status.clone().run());
         let admission = Admission::new(config.status, config.tokens.clone(), self.pool.clone());
-        state.site = Some(Site::new(admission, status, self.pool.clone(), self.wake.clone()));
+        let pools = Pools { reads: self.looking_on.clone(), writes: self.pool.clone() };
+        state.site = Some(Site::new(admission, status, pools, self.wake.clone()));
         let http = tokio::spawn(http::serve(http, state, async {
             let _ = http_stopped.await;
         }));
@@ -249,7 +262,7 @@ impl House {
     }
 
     fn status(&self, inputs: mpsc::WeakSender<Input>) -> Status {
-        let Self { pool, flow, health, metrics, broker, .. } = self;
+        let Self { looking_on: pool, flow, health, metrics, broker, .. } = self;
         Status::new(pool.clone(), flow.clone(), health.clone(), metrics.clone(), inputs, broker.clone())
     }
 
@@ -263,8 +276,12 @@ impl House {
         load: watch::Sender<Load>,
         leaser_stopped: oneshot::Receiver<()>,
     ) -> (tokio::task::JoinHandle<()>, tokio::task::JoinHandle<()>) {
-        let rules =
-            Rules { ack_deadline: config.ack_deadline, retry: config.retry, lease_margin: LEASE_MARGIN };
+        let rules = Rules {
+            ack_deadline: config.ack_deadline,
+            retry: config.retry,
+            lease_margin: LEASE_MARGIN,
+            unsettled_max: UNSETTLED_MAX,
+        };
         let dispatcher = Dispatcher::new(rules, rand::random());
         // One batch may wait while one is written; the next gathers at the dispatcher.
         let (settle, settle_rx) = mpsc::channel(1);
@@ -272,7 +289,8 @@ impl House {
         let (refill, refill_rx) = mpsc::channel(1);
         let (lease, lease_rx) = mpsc::channel(1);
         let ports = Ports { settle, mark, refill, lease, wake: self.wake.clone() };
-        let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, self.metrics.clone()));
+        let known = (self.metrics.clone(), self.health.clone());
+        let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, known));
 
         let target = || config.database.clone();
         let alarm = Alarm::default();
@@ -303,6 +321,7 @@ impl House {
         let aside = Arc::new(Notify::new());
         let settler = Settler {
             target: target(),
+            broker: self.broker.id,
             inputs: inputs.clone(),
             wake: wake.clone(),
             aside: aside.clone(),
@@ -311,8 +330,8 @@ impl House {
             flow: self.flow.clone(),
         };
         background.spawn(settler.run(settle_rx));
-        background.spawn(settler::marker::run(target(), mark_rx));
-        background.spawn(settler::aside::run(target(), self.pool.clone(), aside));
+        background.spawn(settler::marker::run(target(), mark_rx, self.health.clone()));
+        background.spawn(settler::aside::run(target(), self.pool.clone(), aside, self.health.clone()));
         let (pool, health) = (self.pool.clone(), self.health.clone());
         background.spawn(Refiller { pool, inputs, wary, health }.run(refill_rx));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
@@ -325,7 +344,14 @@ impl House {
     /// Starts the tasks that go by the clock and are not on a message's way.
     fn spawn_clocks(&self, config: &Config, background: &mut JoinSet<()>) {
         let (pool, metrics) = (self.pool.clone(), self.metrics.clone());
-        background.spawn(reaper::sweep(pool.clone(), self.broker.id, config.retention, metrics.clone()));
+        let health = self.health.clone();
+        background.spawn(reaper::sweep(
+            pool.clone(),
+            self.broker.id,
+            config.retention,
+            metrics.clone(),
+            health.clone(),
+        ));
         let upkeep = reaper::upkeep::Upkeep {
             pool: pool.clone(),
             target: config.database.clone(),
@@ -334,7 +360,7 @@ impl House {
         };
         background.spawn(upkeep.run());
         let (alerts, wake) = (config.alerts, self.wake.clone());
-        background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone()));
+        background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone(), health));
         background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone(), self.health.clone()));
         background.spawn(agent_metrics::run(pool, metrics));
     }

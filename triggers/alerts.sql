@@ -1,7 +1,7 @@
 -- After INSERT on agent_alerts: a message of type alert to the topic alerts.<severity> for each alert that is active, in the
--- inserter's own transaction, and a place among those that wait to be acknowledged. What is loaded with another status is
--- history. The message is the alert's: it comes from the agent that the alert is of, which does not get its own. Whatever
--- keeps the message from being stored, the alert is.
+-- inserter's own transaction, and a place among those that wait to be acknowledged. An alert inserted with another status is
+-- history and sends no message. The message comes from the agent that the alert is of, which does not get its own. The alert
+-- is stored even if its message cannot be.
 
 create or replace function postbell.announce_alerts() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp

@@ -1,5 +1,5 @@
 -- After an UPDATE of status on agent_alerts to resolved: a message to the topic alerts.resolved, if anybody subscribed to it.
--- Whoever was told of the alert can be told of its end, and nothing is stored for nobody.
+-- Subscribers hear that the alert ended; without a subscriber no message is stored.
 
 create or replace function postbell.announce_resolved() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp

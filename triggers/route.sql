@@ -1,7 +1,7 @@
 -- After INSERT on agent_messages: writes a delivery for each recipient, in the producer's own transaction, then rings the
--- bell if some broker sleeps. Of one statement, messages to one inbox come before those to many. Statement-level, so 1,000
--- rows cost one call. Runs with the rights of its owner and a fixed search_path: a producer needs INSERT on agent_messages
--- and nothing else. One row is refused although the table takes it: to_agent_id with the name of a group's inbox.
+-- bell if some broker sleeps. Within one INSERT, messages for a single inbox are routed before those with several recipients.
+-- Statement-level, so 1,000 rows cost one call. Runs with its owner's rights and a fixed search_path: a producer needs only
+-- INSERT on agent_messages. One row is refused although the table takes it: to_agent_id with the name of a group's inbox.
 
 create or replace function postbell.route_messages() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp

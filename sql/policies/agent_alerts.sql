@@ -1,4 +1,4 @@
--- Who may do what with agent_alerts through the API. As in agent_messages.sql, each rule is there twice. An alert becomes a
+-- The rights on agent_alerts through the API. As in agent_messages.sql, each rule is there twice. An alert becomes a
 -- message in its agent's name, so nobody may raise one for another.
 
 revoke all on agent_alerts from public, anon, authenticated;
@@ -24,7 +24,7 @@ drop policy if exists postbell_read_only on agent_alerts;
 create policy postbell_read_only on agent_alerts as restrictive for select to authenticated
   using ((select postbell.api_agent()) is not null);
 
--- Its own are its own to end, and an orchestrator's are all.
+-- An agent may end its own alerts, and an orchestrator all.
 drop policy if exists postbell_acknowledge on agent_alerts;
 create policy postbell_acknowledge on agent_alerts for update to authenticated
   using (agent_id = (select postbell.api_agent()) or (select postbell.api_may_broadcast()))

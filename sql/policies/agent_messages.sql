@@ -1,4 +1,4 @@
--- Who may do what with agent_messages through the API. Each rule is there twice: the permissive policy opens what it
+-- The rights on agent_messages through the API. Each rule is there twice: the permissive policy opens what it
 -- says, and the restrictive one of the same condition (…_only) keeps policies that the mesh had before from opening
 -- more. `(select …)` lets the planner ask who it is once a statement and not once a row.
 
@@ -9,7 +9,7 @@ grant select on agent_messages to authenticated;
 -- Not created_at and what else the broker goes by.
 grant insert (message_id, from_agent_id, to_agent_id, message_type, payload, priority, status, correlation_id, dedupe_key,
               deliver_at, expires_at, headers, topic, to_environment) on agent_messages to authenticated;
--- What a poller marks.
+-- The columns that a poller marks.
 grant update (status, delivered_at, processed_at, error_message) on agent_messages to authenticated;
 alter table agent_messages enable row level security;
 
@@ -27,7 +27,7 @@ create policy postbell_send_only on agent_messages as restrictive for insert to 
               and (to_agent_id is not null or topic is not null or (select postbell.api_may_broadcast()))
               and not coalesce(starts_with(to_agent_id, 'group:'), false));
 
--- What was sent to it or by it, and a broadcast for as long as its own delivery is there.
+-- An agent reads messages that were sent to it or by it, and a broadcast for as long as its own delivery is there.
 drop policy if exists postbell_read on agent_messages;
 create policy postbell_read on agent_messages for select to authenticated
   using (to_agent_id = (select postbell.api_agent())

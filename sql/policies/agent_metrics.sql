@@ -1,4 +1,4 @@
--- Who may do what with agent_metrics through the API. As in agent_messages.sql, each rule is there twice. Rights on the whole
+-- The rights on agent_metrics through the API. As in agent_messages.sql, each rule is there twice. Rights on the whole
 -- table and not by column: an adopted one has what columns it likes.
 
 revoke all on agent_metrics from public, anon, authenticated;
@@ -22,7 +22,7 @@ drop policy if exists postbell_read_only on agent_metrics;
 create policy postbell_read_only on agent_metrics as restrictive for select to authenticated
   using ((select postbell.api_agent()) is not null);
 
--- What was measured stays as it was.
+-- Nobody changes or deletes a measurement.
 drop policy if exists postbell_update_none on agent_metrics;
 create policy postbell_update_none on agent_metrics as restrictive for update to authenticated
   using (false);

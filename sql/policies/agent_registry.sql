@@ -1,11 +1,11 @@
--- Who may do what with agent_registry through the API. As in agent_messages.sql, each rule is there twice.
+-- The rights on agent_registry through the API. As in agent_messages.sql, each rule is there twice.
 
 revoke all on agent_registry from public, anon, authenticated;
 grant all on agent_registry to service_role;
 -- Not token_hash and token_set_at: the hash of a token is for the broker to compare, and nobody else.
 grant select (agent_id, agent_name, agent_type, environment, status, last_heartbeat, capabilities, metadata, role,
               enabled, created_at, updated_at, agent_version, offline_reason) on agent_registry to authenticated;
--- It shows each caller what the policies below let it see of the registry (sql/migrations/0012_presence.sql).
+-- The function shows each caller what the policies below let it see of the registry (sql/migrations/0012_presence.sql).
 revoke all on function agent_uptime(interval) from public, anon;
 grant execute on function agent_uptime(interval) to authenticated, service_role;
 -- Not role, enabled and token_hash: what an agent may do is not its own to say.
@@ -20,7 +20,7 @@ drop policy if exists postbell_read_only on agent_registry;
 create policy postbell_read_only on agent_registry as restrictive for select to authenticated
   using ((select postbell.api_agent()) is not null);
 
--- Its own heartbeat.
+-- An agent writes its own heartbeat.
 drop policy if exists postbell_heartbeat on agent_registry;
 create policy postbell_heartbeat on agent_registry for update to authenticated
   using (agent_id = (select postbell.api_agent()))

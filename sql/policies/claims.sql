@@ -1,8 +1,8 @@
--- Who asks: what the policies know of the request. SECURITY DEFINER, since the roles may not look into schema postbell;
+-- The functions that tell the policies who asks. SECURITY DEFINER, since the roles may not look into schema postbell;
 -- the policies find the functions all the same, as they hold them by number and not by name.
 
 -- The enabled agent that the request's token names, or null. PostgREST puts the claims of a token it has verified into
--- request.jwt.claims (auth.jwt() on Supabase reads the same). Of these, app_metadata is written by administrators only;
+-- request.jwt.claims (auth.jwt() on Supabase reads the same). Only administrators write app_metadata;
 -- user_metadata is the user's own to edit. A claim of an agent that is disabled or removed is worth nothing at once,
 -- however long its token is valid.
 create or replace function postbell.api_agent() returns text

@@ -1,5 +1,5 @@
--- Schema postbell is the broker's alone: not even service_role looks in. What was granted there once, by hand or by
--- default privileges, is taken back; the functions that the policies call stay (claims.sql).
+-- Schema postbell is the broker's alone: not even service_role looks in. Rights that were granted there once, by hand
+-- or by default privileges, are taken back; the functions that the policies call stay (claims.sql).
 revoke all on schema postbell from public, anon, authenticated, service_role;
 revoke all on all tables in schema postbell from public, anon, authenticated, service_role;
 revoke all on all sequences in schema postbell from public, anon, authenticated, service_role;

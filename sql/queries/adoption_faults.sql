@@ -69,9 +69,9 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_metrics', 'recorded_at', '{timestamptz}', true)
 ), empty_unless_asked (column_name) as (
   values ('topic'), ('to_environment'), ('to_group'), ('to_instance'), ('ordering_key'), ('dedupe_key')
-), tables (table_name, oid, relkind, is_part, is_parent) as (
+), tables (table_name, oid, relkind, is_part, heirs) as (
   select c.relname::text, c.oid, c.relkind, exists (select from pg_inherits i where i.inhrelid = c.oid),
-         exists (select from pg_inherits i where i.inhparent = c.oid)
+         (select string_agg(i.inhrelid::regclass::text, ', ' order by 1) from pg_inherits i where i.inhparent = c.oid)
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = current_schema() and c.relname = any ($1::text[])
 ), columns as (
@@ -91,8 +91,8 @@ with wanted (table_name, column_name, types, needed) as (
   union all
   -- A row that comes by another table fires no trigger of this one.
   select t.table_name, 'kind', '', 'a table by itself',
-         case when t.is_part then 'a part of another table, by partition or inheritance' else 'a table that others inherit from' end
-  from tables t where t.relkind = 'r' and t.table_name <> 'agent_metrics' and (t.is_part or t.is_parent)
+         case when t.is_part then 'a part of another table, by partition or inheritance' else 'a table that others inherit from (' || t.heirs || ')' end
+  from tables t where t.relkind = 'r' and t.table_name <> 'agent_metrics' and (t.is_part or t.heirs is not null)
   union all
   select w.table_name, case when c.column_name is null then 'missing' else 'type' end, w.column_name,
          array_to_string(w.types::text[], ' or '), c.type

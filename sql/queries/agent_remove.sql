@@ -1,5 +1,5 @@
--- Takes an agent off the registry. Its deliveries stay, for an agent that is registered under that name again. One row: whether
--- it was registered, whether it was removed, and how many deliveries wait.
+-- Takes an agent off the registry. The agent's deliveries stay, for an agent that is registered under that name again. One row:
+-- whether it was registered, whether it was removed, and how many deliveries wait.
 -- Called by src/store/agents.rs. Reads postbell.deliveries whole: no index has every state.
 -- $1 agent_id text
 -- $2 even_if_waiting boolean: remove it also where deliveries wait

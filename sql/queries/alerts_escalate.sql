@@ -2,6 +2,8 @@
 -- that did not subscribe to it. Says how many, and in how many milliseconds the next is due. One broker takes an entry from the
 -- queue, once; an alert that was acknowledged meanwhile is only taken. The message of an alert of more than 64 kB, unpacked, has
 -- only the alert's names: writing some of 60 MB takes longer than anybody waits.
+-- The parts of this statement stand in alerts_whom.sql and alerts_tell.sql too, for tables with a rule: a shared function would
+-- be a migration.
 -- Called by src/store/alerts.rs. Uses escalations_raised, and the primary key of agent_alerts; reads agent_registry for alerts
 -- that are due.
 -- $1 unacknowledged_ms bigint

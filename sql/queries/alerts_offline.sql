@@ -4,6 +4,7 @@
 -- Called by src/store/alerts.rs. Uses presence_history_untold.
 -- $1 away_ms bigint
 -- $2 alerts_max bigint
+-- $3 except_spans bigint[]: absences that wait apart
 with due as (
   select postbell.uuid_v7() as alert_id, h.span_id, h.agent_id, h.since, h.reason, r.environment, r.last_heartbeat,
          'orchestrator' in (lower(r.role), lower(r.agent_type)) as leads
@@ -14,7 +15,7 @@ with due as (
     offset 0
   ) r
   where h.until = 'infinity' and h.alert_id is null and h.reason in ('disconnected', 'silent', 'broker_gone')
-    and h.since <= now() - $1::bigint * interval '1 millisecond'
+    and h.since <= now() - $1::bigint * interval '1 millisecond' and h.span_id <> all ($3::bigint[])
   order by h.since limit $2::bigint
   for update of h skip locked
 ), raised as (

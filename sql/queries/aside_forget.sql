@@ -5,5 +5,6 @@ delete from postbell.set_aside s
 where aside_id = any (array(
   select aside_id from postbell.set_aside w
   where case when w.kind = 'presence' then w.next_try < now() - interval '1 minute'
-             else not exists (select from agent_messages m where m.message_id = w.message_id offset 0) end
+             else postbell.is_readable(w.message_id)
+                  and not exists (select from agent_messages m where m.message_id = w.message_id offset 0) end
   limit $1::bigint))

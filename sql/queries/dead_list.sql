@@ -7,7 +7,7 @@
 -- $4 rows_max bigint
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
-       substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.message_type), 1, 256) as message_type,
+       substr(textsend(m.from_agent_id::text), 1, 256) as from_agent_id, substr(textsend(m.message_type::text), 1, 256) as message_type,
        m.created_at
 from (
   select * from postbell.deliveries
@@ -18,5 +18,8 @@ from (
   order by delivery_id + 0 desc
   limit $4::bigint
 ) d
-join agent_messages m on m.message_id = d.message_id
+-- A message that cannot be read is shown by what its delivery says.
+left join lateral (
+  select * from agent_messages m where m.message_id = d.message_id and postbell.is_readable(d.message_id) offset 0
+) m on true
 order by d.delivery_id desc

@@ -6,7 +6,7 @@
 -- $2 after bigint: the last delivery of the page before
 -- $3 rows_max bigint
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, substr(textsend(d.last_error), 1, 1000) as reason, d.dead_at,
-       substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.message_type), 1, 256) as message_type,
+       substr(textsend(m.from_agent_id::text), 1, 256) as from_agent_id, substr(textsend(m.message_type::text), 1, 256) as message_type,
        m.created_at
 from (
   -- The array keeps the inbox a part of the order, which the primary key cannot give.

@@ -4,12 +4,15 @@
 -- $2 message uuid: or null
 select d.delivery_id, d.message_id, d.inbox, d.priority, d.attempt, d.last_error as reason,
        d.dead_at,
-       substr(textsend(m.from_agent_id), 1, 65536) as from_agent_id, substr(textsend(m.message_type), 1, 65536) as message_type,
+       substr(textsend(m.from_agent_id::text), 1, 65536) as from_agent_id, substr(textsend(m.message_type::text), 1, 65536) as message_type,
        m.created_at,
        m.expires_at,
-       substr(textsend(m.correlation_id), 1, 65536) as correlation_id,
-       substr(textsend(m.dedupe_key), 1, 65536) as dedupe_key
+       substr(textsend(m.correlation_id::text), 1, 65536) as correlation_id,
+       substr(textsend(m.dedupe_key::text), 1, 65536) as dedupe_key
 from postbell.deliveries d
-join agent_messages m on m.message_id = d.message_id
+-- A message that cannot be read is shown by what its delivery says.
+left join lateral (
+  select * from agent_messages m where m.message_id = d.message_id and postbell.is_readable(d.message_id) offset 0
+) m on true
 where d.state = 'dead' and (d.delivery_id = $1::bigint or d.message_id = $2::uuid)
 order by d.delivery_id

@@ -46,14 +46,14 @@ with api (role_name, oid) as (
               select rolname::text, oid from pg_roles where rolname = 'service_role') r
   where n.nspname = 'postbell' and has_schema_privilege(r.oid, n.oid, 'usage')
   union all
-  -- It runs with its owner's rights: as whoever may call it, in whatever schema comes first.
+  -- A function that runs with its owner's rights, and that all may call, or that looks in whatever schema comes first.
   select p.oid::regprocedure::text, 'definer', null
   from pg_proc p
   where p.pronamespace = to_regnamespace('postbell') and p.prosecdef
     and (not exists (select from unnest(p.proconfig) c where c like 'search_path=%')
          or exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) acl where acl.grantee = 0))
 )
-select object, problem, array_remove(array_agg(role_name order by role_name), null) as roles
+select object, problem, array_remove(array_agg(distinct role_name order by role_name), null) as roles
 from opened
 group by object, problem
 order by problem, object

@@ -19,7 +19,8 @@ from (
   from lanes group by 1
 ) w
 left join postbell.deliveries d on d.delivery_id = w.oldest_id
-left join agent_messages m on m.message_id = d.message_id
+left join lateral (select created_at from agent_messages m
+                   where m.message_id = d.message_id and postbell.is_readable(d.message_id) offset 0) m on true
 union all
 select 'agent', case when place <= $1::bigint then inbox end as name, sum(waiting)::bigint, null
 from inboxes where is_known group by 2

@@ -1,5 +1,5 @@
 -- Writes presence agent by agent, after a statement for all was refused. A row for each agent whose row is not as it should be.
--- Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- Called by src/store/presence/search.rs. Uses agent_registry's primary key.
 -- $1 event text: connected, heartbeat, disconnected, silent or gone
 -- $2 brokers uuid[]
 -- $3 agents text[]

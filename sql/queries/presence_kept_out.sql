@@ -1,6 +1,6 @@
 -- Sets presence aside that agent_registry keeps out without an error, so that an operator hears of it. Gives the agents and why: the
 -- triggers and rules that could have kept the change out, by name.
--- Called by src/store/presence.rs. Uses set_aside_presence.
+-- Called by src/store/presence.rs. Reads the catalogs; postbell.put_presence uses set_aside_presence.
 -- $1 agents text[]
 -- $2 status text: the status that was to be written
 with suspects as (
@@ -18,9 +18,5 @@ with suspects as (
          || ' keeps the change out without an error: let it pass what sessions with the setting postbell.broker = on write' as why
   from suspects
 )
-insert into postbell.set_aside as s (inbox, kind, status, reason, next_try)
-select a.agent_id, 'presence', $2::text, w.why, clock_timestamp()
+select a.agent_id, w.why, postbell.put_presence(a.agent_id, $2::text, w.why) as is_noted
 from unnest($1::text[]) as a (agent_id) cross join why w
-on conflict (inbox) where kind = 'presence' do update
-set status = excluded.status, reason = excluded.reason, next_try = excluded.next_try, tries = s.tries + 1
-returning s.inbox as agent_id, s.reason as why

@@ -11,12 +11,12 @@
 -- $8 unreadable uuid[]: as in refill.sql
 select clock_timestamp() as clock, r.key_no::int as lane_no, d.delivery_id, d.inbox, d.priority as lane, d.attempt, d.due_at,
        d.message_id,
-       case when t.stored is not null then m.from_agent_id end as from_agent_id, case when t.stored is not null then m.message_type end as message_type,
-       m.created_at, m.expires_at, case when t.stored is not null then m.correlation_id end as correlation_id,
-       case when t.stored is not null then m.topic end as topic, t.headers, m.priority::int,
-       case when t.stored is not null then m.to_group end as to_group, case when t.stored is not null then m.to_instance end as to_instance,
+       case when t.stored is not null then m.from_agent_id::text end as from_agent_id, case when t.stored is not null then m.message_type::text end as message_type,
+       m.created_at, m.expires_at, case when t.stored is not null then m.correlation_id::text end as correlation_id,
+       case when t.stored is not null then m.topic::text end as topic, t.headers, m.priority::int,
+       case when t.stored is not null then m.to_group::text end as to_group, case when t.stored is not null then m.to_instance::text end as to_instance,
        d.ordering_key, starts_with(d.last_error, 'the agent disconnected while it handled this and others') as in_company,
-       false as is_cut, t.payload, t.stored
+       false as is_cut, t.payload, t.stored, m.message_id is null as unseen
 from (
   select inbox, key, above, row_count, seen::pg_snapshot as seen, key_no
   from unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::text[])
@@ -33,9 +33,9 @@ cross join lateral (
 left join lateral (select * from agent_messages m where m.message_id = d.message_id and d.message_id <> all ($8::uuid[]) offset 0) m
   on true
 cross join lateral (
-  select case when coalesce(octet_length(m.from_agent_id), 0) + coalesce(octet_length(m.message_type), 0)
-                   + coalesce(octet_length(m.correlation_id), 0) + coalesce(octet_length(m.topic), 0)
-                   + coalesce(octet_length(m.to_group), 0) + coalesce(octet_length(m.to_instance), 0) <= $7::int
+  select case when coalesce(octet_length(m.from_agent_id::text), 0) + coalesce(octet_length(m.message_type::text), 0)
+                   + coalesce(octet_length(m.correlation_id::text), 0) + coalesce(octet_length(m.topic::text), 0)
+                   + coalesce(octet_length(m.to_group::text), 0) + coalesce(octet_length(m.to_instance::text), 0) <= $7::int
               then coalesce(pg_column_size(m.payload), 0) + coalesce(pg_column_size(m.headers), 0) end as stored,
          case when pg_column_size(m.payload) <= $6::int and pg_column_size(m.payload #> '{}') <= $6
                    and (m.headers is null
@@ -45,5 +45,4 @@ cross join lateral (
               then m.headers::text end as headers
   offset 0
 ) t
-where m.message_id is not null or d.message_id = any ($8) or $8 is null
 order by r.key_no, d.delivery_id

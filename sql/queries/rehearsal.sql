@@ -23,7 +23,7 @@ declare
   longest bigint;
   -- Names of this rehearsal's own, so that two at once do not wait for each other; letters alone, and few.
   own_name constant text := 'postbell-' || translate(left(md5(gen_random_uuid()::text), 6), '0123456789', 'ghijklmnop');
-  -- Who takes part, and what its messages are; other words where the tables do not take these.
+  -- The rehearsal's agents, and the words of their messages; others where the tables do not take these.
   sender text := own_name || '-a';
   recipient text := own_name || '-b';
   kind text := 'data';
@@ -33,7 +33,11 @@ declare
   message uuid;
   delivery bigint;
   found_row record;
+  told record;
   filled text;
+  theirs constant jsonb := (
+    select jsonb_object_agg(name, current_setting(name))
+    from unnest(array['plpgsql.extra_errors', 'plpgsql.extra_warnings', 'default_table_access_method']) s (name));
   -- The facts about what went wrong.
   state text; said text; detail text; context text; of_schema text; of_table text; of_column text; of_constraint text; hint text;
 begin
@@ -46,7 +50,12 @@ begin
       for act in select a from jsonb_array_elements_text(step -> 'acts') as a loop
         case act
           when 'apply' then
+            -- As a migration does (BEGIN of src/store/migrate.rs); the life of a message has the user's settings again.
+            perform set_config(name, value, true) from unnest(
+              array['plpgsql.extra_errors', 'plpgsql.extra_warnings', 'default_table_access_method'],
+              array['none', 'none', 'heap']) s (name, value);
             execute step ->> 'sql';
+            perform set_config(name, value, true) from jsonb_each_text(theirs) s (name, value);
           when 'adopt' then
             -- Many are only counted, since others wait for the tables meanwhile; by the same statement without its INSERT, so
             -- that as many are counted as will be written.
@@ -182,7 +191,8 @@ begin
               case act
                 when 'again' then
                   execute statements ->> 'settle_retry'
-                    using array[delivery], array[0::smallint], array[1::smallint], array[0::bigint], array[step ->> 'reason'];
+                    using array[delivery], array[0::smallint], array[1::smallint], array[0::bigint], array[step ->> 'reason'],
+                          null::uuid;
                 when 'dead' then
                   execute statements ->> 'settle_dead'
                     using array[delivery], array[0::smallint], array[1::smallint], array[step ->> 'reason'];
@@ -197,7 +207,7 @@ begin
               execute statements ->> 'settle_each'
                 using array[case act when 'again' then 'retry' else act end], array[delivery], array[0::smallint],
                       array[case act when 'ack' then 0 else 1 end::smallint], array[0::bigint], array[step ->> 'reason'],
-                      1000, ''::text;
+                      1000, ''::text, null::uuid;
             end;
           when 'redrive' then
             begin
@@ -212,7 +222,7 @@ begin
             exception when feature_not_supported then
               execute statements ->> 'settle_each'
                 using array['expired'], array[delivery], array[0::smallint], array[0::smallint], array[0::bigint],
-                      array[null::text], 1000, ''::text;
+                      array[null::text], 1000, ''::text, null::uuid;
             end;
           when 'delete' then
             delete from agent_messages m where m.message_id = message;
@@ -231,7 +241,7 @@ begin
           when 'send', 'send in one' then
             message := gen_random_uuid();
             send := step -> 'send';
-            foreach way in array array['publish', 'publish_ruled'] loop
+            foreach way in array array['publish', 'publish_plain'] loop
               begin
                 execute statements ->> way
                   using array[message], array[sender], array[case when send ? 'to' then send ->> 'to' else recipient end],
@@ -244,9 +254,9 @@ begin
                                    then (select r.environment::text from agent_registry r where r.agent_id = recipient) end],
                         array[send ->> 'group'], array[send ->> 'to_instance'], array[send ->> 'ordering_key'];
                 exit;
-              exception when feature_not_supported then
-                -- A rule does not go with it. The broker then inserts without ON CONFLICT.
-                if act = 'send in one' or way = 'publish_ruled' then
+              exception when feature_not_supported or generated_always then
+                -- The table has a rule or computes a column. The broker then inserts by the plain statement.
+                if act = 'send in one' or way = 'publish_plain' then
                   raise;
                 end if;
               end;
@@ -265,21 +275,42 @@ begin
             end if;
 
           -- Alerts and measurements. The absence is older than any other, so that it is the one that is taken.
-          when 'alert' then
+          when 'alert', 'alert in one' then
             update postbell.presence_history h
             set since = '1970-01-01', status = 'offline', reason = 'silent', alert_id = null
             where h.agent_id = recipient and h.until = 'infinity';
             if found and exists (select from agent_registry r where r.agent_id = recipient and r.status = 'offline') then
-              execute statements ->> 'alerts_offline' using 1000::bigint, 1::bigint;
+              begin
+                execute statements ->> 'alerts_offline' using 1000::bigint, 1::bigint, '{}'::bigint[];
+              exception when feature_not_supported then
+                if act = 'alert in one' then
+                  raise;
+                end if;
+                execute statements ->> 'alerts_away' into found_row using 1000::bigint, 1::bigint, '{}'::bigint[];
+                execute statements ->> 'alerts_raise' using found_row.alerts, found_row.spans;
+                execute statements ->> 'alerts_raised' using found_row.alerts, found_row.spans;
+              end;
               select h.alert_id into message from postbell.presence_history h
               where h.agent_id = recipient and h.until = 'infinity';
               if not exists (select from agent_alerts a where a.alert_id = message) then
                 raise exception using errcode = 'PB001', message = 'an alert that is raised is not there afterwards';
               end if;
             end if;
-          when 'escalate' then
+          when 'escalate', 'escalate in one' then
             update postbell.escalations e set raised_at = '1970-01-01' where e.alert_id = message;
-            execute statements ->> 'alerts_escalate' using 1000::bigint, 1::bigint;
+            begin
+              execute statements ->> 'alerts_escalate' using 1000::bigint, 1::bigint;
+            exception when feature_not_supported then
+              if act = 'escalate in one' then
+                raise;
+              end if;
+              execute statements ->> 'alerts_due' into found_row using 1000::bigint, 1::bigint;
+              execute statements ->> 'alerts_mark' using found_row.alerts;
+              for told in execute statements ->> 'alerts_whom' using found_row.alerts loop
+                execute statements ->> 'alerts_tell'
+                  using array[told.message_id], array[told.alert_id], array[told.agent_id];
+              end loop;
+            end;
           when 'resolve' then
             update postbell.alerts a set status = 'resolved', resolved_at = now(), resolved_by = 'postbell'
             where a.alert_id = message;

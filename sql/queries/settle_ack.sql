@@ -25,7 +25,16 @@ with settled as (
          -- compare each delivery of a broadcast with each one settled here, once for each.
          or c.n = (select count(*) from (select from postbell.deliveries o
                                          where o.message_id = c.message_id limit c.n + 1) w))
-  returning m.message_id
+  returning m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group, '*') as inbox,
+            coalesce(m.status, 'pending') in ('pending', 'delivered') as is_kept
+), kept as (
+  -- A trigger of the user's put the status back. Nobody would learn of it later, since the delivery is gone.
+  insert into postbell.set_aside (message_id, inbox, kind, status, reason, next_try)
+  select message_id, inbox, 'ack', 'processed',
+         'a trigger of agent_messages puts the status back: let it pass what sessions with the setting postbell.broker = on write',
+         now() + interval '30 seconds'
+  from marked where is_kept
+  on conflict (message_id, inbox) where message_id is not null do nothing
 )
 select case when count(*) < cardinality($1) then coalesce(array_agg(delivery_id), '{}') end as changed,
        case when (select count(*) from marked) < (select count(*) from counted) then

@@ -16,7 +16,8 @@ with those as materialized (
   update agent_messages m set status = 'failed', error_message = t.reason
   from those t
   where m.message_id = any (array[t.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
-  returning m.message_id
+  returning m.message_id, t.delivery_id, t.reason, coalesce(m.to_agent_id, 'group:' || m.to_group) as inbox,
+            coalesce(m.status, 'pending') in ('pending', 'delivered') as is_kept
 ), settled as (
   update postbell.deliveries d
   set state = 'dead', dead_at = now(), due_at = null, attempt = d.attempt + t.added, last_error = t.reason
@@ -24,6 +25,14 @@ with those as materialized (
   where d.delivery_id = any (array[t.delivery_id]) and d.attempt = t.attempt and d.state <> 'dead'
     and (select count(*) from marked) >= 0
   returning d.delivery_id
+), kept as (
+  -- A trigger of the user's put the status back.
+  insert into postbell.set_aside (message_id, delivery_id, inbox, kind, status, error_message, reason, next_try)
+  select message_id, delivery_id, inbox, 'dead', 'failed', marked.reason,
+         'a trigger of agent_messages puts the status back: let it pass what sessions with the setting postbell.broker = on write',
+         now() + interval '30 seconds'
+  from marked where is_kept
+  on conflict (message_id, inbox) where message_id is not null do nothing
 )
 select case when count(*) < cardinality($1) then coalesce(array_agg(delivery_id), '{}') end as changed,
        case when (select count(*) from marked) < (select count(*) from those) then

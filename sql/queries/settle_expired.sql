@@ -15,12 +15,21 @@ with those as materialized (
   update agent_messages m set status = 'failed', error_message = 'expired before it was delivered'
   from those t
   where m.message_id = any (array[t.message_id]) and coalesce(m.to_agent_id, m.to_group) is not null
-  returning m.message_id
+  returning m.message_id, coalesce(m.to_agent_id, 'group:' || m.to_group) as inbox,
+            coalesce(m.status, 'pending') in ('pending', 'delivered') as is_kept
 ), settled as (
   delete from postbell.deliveries d using those t
   where d.delivery_id = any (array[t.delivery_id]) and d.attempt = t.attempt and d.state <> 'dead'
     and (select count(*) from marked) >= 0
   returning d.delivery_id
+), kept as (
+  -- A trigger of the user's put the status back.
+  insert into postbell.set_aside (message_id, inbox, kind, status, error_message, reason, next_try)
+  select message_id, inbox, 'expired', 'failed', 'expired before it was delivered',
+         'a trigger of agent_messages puts the status back: let it pass what sessions with the setting postbell.broker = on write',
+         now() + interval '30 seconds'
+  from marked where is_kept
+  on conflict (message_id, inbox) where message_id is not null do nothing
 )
 select case when count(*) < cardinality($1) then coalesce(array_agg(delivery_id), '{}') end as changed,
        case when (select count(*) from marked) < (select count(*) from those) then

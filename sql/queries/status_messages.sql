@@ -19,14 +19,16 @@ with chosen as (
   (select message_id from postbell.deliveries
    where inbox = any (array[$1::text]) and state = 'dead' order by inbox desc, delivery_id desc limit $2::bigint)
 )
-select m.message_id, substr(textsend(m.from_agent_id), 1, 256) as from_agent_id, substr(textsend(m.to_agent_id), 1, 256) as to_agent_id,
-       substr(textsend(coalesce(m.topic, m.to_environment, m.to_group)), 1, 256) as many, substr(textsend(m.message_type), 1, 256) as message_type,
-       m.priority::bigint as priority, substr(textsend(m.status), 1, 256) as status, m.created_at, m.delivered_at, m.processed_at, m.deliver_at,
-       substr(textsend(m.error_message), 1, 1000) as error_message, clock_timestamp() as read_at,
+select m.message_id, substr(textsend(m.from_agent_id::text), 1, 256) as from_agent_id, substr(textsend(m.to_agent_id::text), 1, 256) as to_agent_id,
+       substr(textsend(coalesce(m.topic::text, m.to_environment::text, m.to_group::text)), 1, 256) as many, substr(textsend(m.message_type::text), 1, 256) as message_type,
+       m.priority::bigint as priority, substr(textsend(m.status::text), 1, 256) as status, m.created_at, m.delivered_at, m.processed_at, m.deliver_at,
+       substr(textsend(m.error_message::text), 1, 1000) as error_message, clock_timestamp() as read_at,
        d.delivery_id, d.state::text as state, d.attempt, d.due_at, d.dead_at, substr(textsend(d.last_error), 1, 1000) as last_error,
        d.open
 from chosen c
-cross join lateral (select * from agent_messages m where m.message_id = c.message_id offset 0) m
+cross join lateral (
+  select * from agent_messages m where m.message_id = c.message_id and postbell.is_readable(c.message_id) offset 0
+) m
 left join lateral (
   select d.*, count(*) over () as open from postbell.deliveries d where d.message_id = c.message_id
   order by d.inbox = $1::text desc, d.delivery_id limit 1

@@ -10,4 +10,5 @@ from (
 ) w
 left join postbell.leases l on l.inbox = w.inbox
 left join lateral (select message_id from postbell.deliveries d where d.delivery_id = w.oldest_id offset 0) d on true
-left join lateral (select created_at from agent_messages m where m.message_id = d.message_id offset 0) m on true
+left join lateral (select created_at from agent_messages m
+                   where m.message_id = d.message_id and postbell.is_readable(d.message_id) offset 0) m on true

@@ -8,7 +8,8 @@ mod quota;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -34,10 +35,10 @@ const _: () = assert!(LINE_BYTES_MAX <= QUEUE_BYTES_MAX);
 
 /// The sessions that are in, and the quotas of their agents; clones share them.
 #[derive(Clone, Debug)]
-pub struct Access(Arc<Shared>);
+pub struct Access(Arc<AccessState>);
 
 #[derive(Debug)]
-struct Shared {
+struct AccessState {
     rope: Arc<Rope>,
     inside: Mutex<Inside>,
     queue: Arc<Semaphore>,
@@ -51,6 +52,15 @@ struct Inside {
     agents: HashMap<Arc<str>, Share>,
 }
 
+/// As which process an agent comes in, and for which group, if it takes from one.
+#[derive(Clone, Copy, Debug)]
+pub struct ComesAs<'a> {
+    /// The process's name.
+    pub instance: Option<&'a str>,
+    /// The group's name.
+    pub group: Option<&'a str>,
+}
+
 /// A session, and what its access was checked by.
 #[derive(Clone, Debug)]
 struct Stay {
@@ -59,7 +69,7 @@ struct Stay {
     role: Arc<str>,
     instance: Option<Arc<str>>,
     group: Option<Arc<str>>,
-    end: Arc<End>,
+    end: Arc<EndSignal>,
 }
 
 /// The quota of an agent, and how many sessions share it.
@@ -71,7 +81,7 @@ struct Share {
 
 /// Tells a session, once, that it must end.
 #[derive(Debug, Default)]
-struct End {
+struct EndSignal {
     code: OnceLock<ErrorCode>,
     told: Notify,
 }
@@ -81,7 +91,7 @@ struct End {
 pub struct Ticket {
     access: Access,
     session: SessionId,
-    end: Arc<End>,
+    end: Arc<EndSignal>,
     /// The role, which says what the agent may do.
     pub role: Role,
     /// The role as the registry spells it.
@@ -96,7 +106,7 @@ impl Access {
     /// An access without sessions.
     pub fn new(rope: Arc<Rope>) -> Self {
         let queue = Arc::new(Semaphore::new(QUEUE_BYTES_MAX));
-        Self(Arc::new(Shared { rope, inside: Mutex::default(), queue }))
+        Self(Arc::new(AccessState { rope, inside: Mutex::default(), queue }))
     }
 
     /// How many changes of access were heard so far: ask before authenticating, for [`enter`](Self::enter).
@@ -118,7 +128,7 @@ impl Access {
         instance: Option<&str>,
         heard: u64,
     ) -> Result<Ticket, u64> {
-        self.enter_for(session, agent, token, (instance, None), heard)
+        self.enter_for(session, agent, token, ComesAs { instance, group: None }, heard)
     }
 
     /// [`enter`](Self::enter) for a session that takes from a group: it ends as well when the agent may not
@@ -131,11 +141,11 @@ impl Access {
         session: SessionId,
         agent: &AgentRow,
         token: TokenHash,
-        (instance, group): (Option<&str>, Option<&str>),
+        ComesAs { instance, group }: ComesAs<'_>,
         heard: u64,
     ) -> Result<Ticket, u64> {
         let now = Instant::now();
-        let end = Arc::<End>::default();
+        let end = Arc::<EndSignal>::default();
         let mut inside = self.inside();
         let inbox: Arc<str> = agent.agent_id.as_str().into();
         let most = agent.limits.connections.unwrap_or(u64::MAX);
@@ -203,9 +213,9 @@ impl Access {
         if stays.is_empty() {
             return true;
         }
-        let entries: Vec<access::Entry<'_>> = stays
+        let entries: Vec<access::SessionAccess<'_>> = stays
             .iter()
-            .map(|(id, stay)| access::Entry {
+            .map(|(id, stay)| access::SessionAccess {
                 session: *id,
                 agent: &stay.agent,
                 token: &stay.token,
@@ -246,7 +256,7 @@ impl Inside {
     }
 }
 
-impl End {
+impl EndSignal {
     fn tell(&self, may_connect: bool) {
         let code = if may_connect { ErrorCode::RoleChanged } else { ErrorCode::Disabled };
         if self.code.set(code).is_ok() {

@@ -3,6 +3,7 @@
 
 mod agents;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
 use agents::{Agents, Change};
 
-pub use crate::store::presence::{Absence, Card};
+pub(crate) use crate::store::presence::{Absence, Card};
 
 /// How often the heartbeats of the agents that are here are written.
-pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
+pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 10 <= SILENT_AFTER.as_secs());
 
@@ -28,10 +29,10 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// The agents that are connected to this broker.
 #[derive(Clone, Debug)]
-pub struct Presence(Arc<Shared>);
+pub(crate) struct Presence(Arc<PresenceState>);
 
 #[derive(Debug)]
-struct Shared {
+struct PresenceState {
     broker: Uuid,
     agents: Mutex<Agents>,
     changed: Notify,
@@ -40,32 +41,32 @@ struct Shared {
 
 impl Presence {
     /// A presence without agents.
-    pub fn new(broker: Uuid) -> Self {
+    pub(crate) fn new(broker: Uuid) -> Self {
         let agents = Mutex::default();
-        Self(Arc::new(Shared { broker, agents, changed: Notify::new(), lapsed: Notify::new() }))
+        Self(Arc::new(PresenceState { broker, agents, changed: Notify::new(), lapsed: Notify::new() }))
     }
 
     /// A session of this agent began; the card is what its hello said.
-    pub fn joined(&self, agent: &Arc<str>, card: Option<Card>) {
+    pub(crate) fn joined(&self, agent: &Arc<str>, card: Option<Card>) {
         if self.agents().join(agent, card) {
             self.0.changed.notify_one();
         }
     }
 
     /// A session of this agent ended. If it was the last one, the absence says why the agent is gone.
-    pub fn left(&self, agent: &Arc<str>, absence: Absence) {
+    pub(crate) fn left(&self, agent: &Arc<str>, absence: Absence) {
         if self.agents().leave(agent, absence) {
             self.0.changed.notify_one();
         }
     }
 
     /// Whether an agent has a session here.
-    pub fn is_connected(&self, agent: &str) -> bool {
+    pub(crate) fn is_connected(&self, agent: &str) -> bool {
         self.agents().has(agent)
     }
 
     /// This broker's lease had ended: other brokers may have written its agents offline.
-    pub fn lapsed(&self) {
+    pub(crate) fn lapsed(&self) {
         self.0.lapsed.notify_one();
     }
 
@@ -75,13 +76,15 @@ impl Presence {
 
     /// Writes the registry, and never ends. The heartbeats bring back a digest of the agents' access. If the
     /// digest changed, `rope` is told: this makes up for a lost notification without a statement of its own.
-    pub async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
+    pub(crate) async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
         let mut access = None;
+        // Agents that the last heartbeats left unwritten.
+        let mut suspects: HashSet<String> = HashSet::new();
         let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
         loop {
             tokio::select! {
                 () = self.0.changed.notified() => {
-                    health.began(Duty::Presence, std::time::Instant::now());
+                    health.began(Duty::Presence, tokio::time::Instant::now());
                     let written = self.write_changed(&pool).await;
                     if written.is_err() {
                         heartbeat = heartbeat.min(Instant::now() + AFTER_FAILURE);
@@ -93,19 +96,21 @@ impl Presence {
                 () = sleep_until(heartbeat) => {}
             }
             heartbeat = Instant::now() + HEARTBEAT_EVERY;
-            health.began(Duty::Presence, std::time::Instant::now());
+            health.began(Duty::Presence, tokio::time::Instant::now());
             // Changes that could not be written before are written now.
             let changed = self.write_changed(&pool).await;
             let here = self.agents().here();
-            let names: Vec<&str> = here.iter().map(|a| &**a).collect();
-            if names.is_empty() {
+            if here.is_empty() {
                 told(&health, changed);
                 continue;
             }
-            match presence::heartbeat(&pool, self.0.broker, &names).await {
+            let (those, names): (Vec<&str>, Vec<&str>) =
+                here.iter().map(|a| &**a).partition(|agent| suspects.contains(*agent));
+            match presence::heartbeat(&pool, self.0.broker, &names, &those).await {
                 Ok((now, left)) => {
                     told(&health, changed);
                     self.say(&left);
+                    suspects = left.unwritten.into_iter().collect();
                     if now != access || now.is_none() {
                         access = now;
                         rope.hear_access();
@@ -125,7 +130,7 @@ impl Presence {
     ///
     /// # Errors
     /// See [`StoreError`]; then all changes are tried again.
-    pub async fn write_changed(&self, pool: &Pool) -> Result<(), StoreError> {
+    pub(crate) async fn write_changed(&self, pool: &Pool) -> Result<(), StoreError> {
         let mut changed = self.agents().take_changed();
         match self.write(pool, &changed).await {
             Ok(left) => {

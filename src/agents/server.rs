@@ -1,7 +1,7 @@
 //! The agents' port: accepts connections, encrypts them if a certificate is configured, and starts a session
 //! for each.
 
-pub mod tls;
+pub(crate) mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ use postbell_engine::guard::Place;
 use tls::{NotAccepted, Tls};
 
 /// The most connections at once, authenticated or not.
-pub const CONNECTIONS_MAX: usize = 20_000;
+pub(crate) const CONNECTIONS_MAX: usize = 20_000;
 /// One in so many of the files that this process may open is kept free of agents: for the database, and for the
 /// HTTP port, whose answers are wanted most when there are too many agents.
 const PART_KEPT: u64 = 4;
@@ -32,7 +32,7 @@ const ACCEPT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Accepts until `stop`, then waits for the sessions to end, which [`Shared::phase`] asks of them. With `tls`
 /// every session is encrypted. A broker that drains still accepts: other brokers link to it for what is left.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Tls>,
     shared: Arc<Shared>,

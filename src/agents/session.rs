@@ -10,7 +10,7 @@ mod hello;
 mod link;
 mod locking;
 #[cfg(any(test, fuzzing))]
-pub mod rehearsal;
+pub(crate) mod rehearsal;
 mod route;
 mod sending;
 mod subscribing;
@@ -29,7 +29,7 @@ use crate::agents::access::{Access, Ticket};
 use crate::agents::presence::{Absence, Presence};
 use crate::broker::config::TlsFiles;
 use crate::pipeline::dead_letters::{self, Ask};
-use crate::pipeline::dispatch::{Input, Inputs, OUTBOX_MAX, Outbox, Outgoing};
+use crate::pipeline::dispatch::{ForSession, Input, Inputs, OUTBOX_MAX, Outbox};
 use crate::pipeline::publisher::Publish;
 use crate::store::Pool;
 use crate::store::lease::BrokerRow;
@@ -44,19 +44,19 @@ use postbell_client::protocol::limits::{
 use postbell_client::protocol::secret::redact;
 use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use postbell_engine::guard::{Guard, Place};
-use postbell_engine::inbox::SessionId;
 use postbell_engine::inbox::event::{Event, Request};
+use postbell_engine::inbox::{SessionId, Tag};
 
-pub use door::turn_away;
+pub(crate) use door::turn_away;
 use link::Link;
-pub use route::Linked;
-use route::{Away, Route};
+pub(crate) use route::Linked;
+use route::{Away, OwnerTag, Route};
 
 /// How long the last line may take, since the peer may not read.
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 
 /// The value that all sessions share, behind one `Arc`.
-pub struct Shared {
+pub(crate) struct Shared {
     /// This broker's name.
     pub broker: Arc<str>,
     /// This broker's row: its id and credential for links to other brokers.
@@ -80,7 +80,7 @@ pub struct Shared {
     /// To the publisher.
     pub publishes: mpsc::Sender<Publish>,
     /// To the task that administers dead letters.
-    pub dead_letters: mpsc::Sender<dead_letters::Request>,
+    pub dead_letters: mpsc::Sender<dead_letters::DeadRequest>,
     /// The agents that are here.
     pub presence: Presence,
     /// How far the broker is with stopping.
@@ -97,7 +97,7 @@ pub struct Shared {
 
 /// How far the broker is with stopping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// The broker is not stopping.
     Running,
     /// Each session is asked to leave at a moment of its own within this time, and gets nothing from then on.
@@ -158,7 +158,7 @@ struct Session<'a> {
 }
 
 /// Serves a connection, encrypted or not, to its end. The hello must come before `hello_by`.
-pub async fn serve(
+pub(crate) async fn serve(
     read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
     peer: SocketAddr,
@@ -191,7 +191,11 @@ pub async fn serve(
 }
 
 /// Refuses a client that speaks in clear to a port that speaks TLS.
-pub async fn refuse_plaintext(write: &mut (impl AsyncWrite + Unpin), peer: SocketAddr, shared: &Shared) {
+pub(crate) async fn refuse_plaintext(
+    write: &mut (impl AsyncWrite + Unpin),
+    peer: SocketAddr,
+    shared: &Shared,
+) {
     let sentence = "this port speaks TLS only: use a tcp+tls:// URL. If this line crossed a network, so did its \
                     token, in clear: rotate it by `postbell agent rotate`";
     shared.metrics.closed(CloseReason::Refused(ErrorCode::PlaintextRefused));
@@ -235,10 +239,10 @@ async fn run(
         return (End::Refused(stopping()), true);
     }
     if greeted.is_link() {
-        tracing::info!(session = id, %agent, "another broker linked to an inbox");
+        tracing::info!(session = id.0, %agent, "another broker linked to an inbox");
     } else {
         shared.presence.joined(&agent, greeted.card.take().map(|card| *card));
-        tracing::info!(session = id, %agent, window = greeted.window, "an agent connected");
+        tracing::info!(session = id.0, %agent, window = greeted.window, "an agent connected");
     }
     reader.set_limit(LINE_BYTES_MAX);
     // The dispatcher holds the outbox. When it drops the outbox, this session has no place any more and ends;
@@ -262,12 +266,12 @@ async fn run(
     }
     use ErrorCode::{Disabled, RoleChanged, Stopping};
     let by_broker = matches!(&end, End::Refused(e) if matches!(e.code, Stopping | Disabled | RoleChanged));
-    let written = progress.written.into_inner();
+    let written = Tag(progress.written.into_inner());
     let leave = Event::Leave { session: id, written, by_broker };
     // The dispatcher's task may be gone; then the session has left already.
     let _ = shared.inputs.send(Input::Event(leave)).await;
     link.farewell(written, by_broker).await;
-    tracing::info!(session = id, %agent, reason = end.reason().as_str(), "a session ended");
+    tracing::info!(session = id.0, %agent, reason = end.reason().as_str(), "a session ended");
     (end, progress.whole.into_inner())
 }
 
@@ -277,7 +281,7 @@ async fn read_lines(
     greeted: &hello::Greeted,
     shared: &Shared,
     route: &Route,
-    outbox: &mpsc::WeakSender<Outgoing>,
+    outbox: &mpsc::WeakSender<ForSession>,
 ) -> End {
     loop {
         let line = match timeout(silence, reader.next_line()).await {
@@ -351,20 +355,20 @@ impl Session<'_> {
                 self.ack(tags, ack.reference).await
             }
             ClientFrame::Nack(nack) => match self.route.take(nack.tag) {
-                Some(away) => away.say(|tag| ClientFrame::Nack(Nack { tag, ..nack })).await,
+                Some(away) => away.say(|tag| ClientFrame::Nack(Nack { tag: tag.to_say(), ..nack })).await,
                 None => self.request(nack_request(nack)).await,
             },
             ClientFrame::Extend(Extend { tag, ms }) => {
                 let by = Duration::from_millis(ms);
-                match self.route.extend(std::time::Instant::now(), tag, by) {
-                    Some(away) => away.say(|tag| ClientFrame::Extend(Extend { tag, ms })).await,
+                match self.route.extend(tokio::time::Instant::now(), tag, by) {
+                    Some(away) => away.say(|tag| ClientFrame::Extend(Extend { tag: tag.to_say(), ms })).await,
                     None => self.request(Request::Extend { tag, by }).await,
                 }
             }
             ClientFrame::Begun(Begun { tag, tags }) => {
                 let (tags, away) = self.route.begun(tag.into_iter().chain(tags).collect());
                 if let Some(away) = away {
-                    away.say(|tags| ClientFrame::Begun(Begun { tag: None, tags })).await?;
+                    away.say(|tags| ClientFrame::Begun(Begun { tag: None, tags: to_say(tags) })).await?;
                 }
                 self.request(Request::Begun { tags }).await
             }
@@ -387,19 +391,19 @@ impl Session<'_> {
 
     /// A client that asks without reading the answers is closed as a slow reader, rather than held in memory.
     fn answer(&self, frame: ServerFrame) -> Result<(), End> {
-        self.outbox.try_send(Outgoing::Frame(frame)).map_err(|_| End::Refused(slow_reader()))
+        self.outbox.try_send(ForSession::Frame(frame)).map_err(|_| End::Refused(slow_reader()))
     }
 
     /// Acknowledges; the tags that came over the link go to the owner. If tags of both brokers are named, which
     /// happens only after a change of ownership, `acked` confirms the owner's tags, since those are settled
     /// later.
-    async fn ack(&self, tags: Vec<u64>, reference: Option<String>) -> Result<(), End> {
+    async fn ack(&self, tags: Vec<Tag>, reference: Option<String>) -> Result<(), End> {
         let (tags, away) = self.route.split(tags, reference.as_ref());
         let Some(away) = away else { return self.request(Request::Ack { tags, reference }).await };
         if !tags.is_empty() {
             self.request(Request::Ack { tags, reference: None }).await?;
         }
-        away.say(|tags| ClientFrame::Ack(Ack { tag: None, tags, reference })).await
+        away.say(|tags| ClientFrame::Ack(Ack { tag: None, tags: to_say(tags), reference })).await
     }
 
     async fn request(&self, request: Request) -> Result<(), End> {
@@ -414,6 +418,10 @@ impl<T> Away<T> {
         let _ = self.frames.send(frame(self.tags)).await;
         Ok(())
     }
+}
+
+fn to_say(tags: Vec<OwnerTag>) -> Vec<Tag> {
+    tags.into_iter().map(OwnerTag::to_say).collect()
 }
 
 fn nack_request(nack: Nack) -> Request {
@@ -434,6 +442,6 @@ fn nack_request(nack: Nack) -> Request {
 
 impl Shared {
     fn next_id(&self) -> SessionId {
-        self.last_id.fetch_add(1, Ordering::Relaxed) + 1
+        SessionId(self.last_id.fetch_add(1, Ordering::Relaxed) + 1)
     }
 }

@@ -10,17 +10,17 @@ const LAST_SECOND: Duration = Duration::from_secs(253_402_300_799);
 
 /// With microseconds, as `2026-11-24T01:02:03.000004Z`. A time outside 1970 to 9999 becomes the nearest time
 /// inside.
-pub fn rfc3339(at: SystemTime) -> String {
+pub(crate) fn rfc3339(at: SystemTime) -> String {
     humantime::format_rfc3339_micros(bounded(at)).to_string()
 }
 
 /// With milliseconds; otherwise as [`rfc3339`].
-pub fn rfc3339_millis(at: SystemTime) -> String {
+pub(crate) fn rfc3339_millis(at: SystemTime) -> String {
     humantime::format_rfc3339_millis(bounded(at)).to_string()
 }
 
 /// With whole seconds; otherwise as [`rfc3339`].
-pub fn rfc3339_seconds(at: SystemTime) -> String {
+pub(crate) fn rfc3339_seconds(at: SystemTime) -> String {
     humantime::format_rfc3339_seconds(bounded(at)).to_string()
 }
 
@@ -28,7 +28,10 @@ pub fn rfc3339_seconds(at: SystemTime) -> String {
 ///
 /// # Errors
 /// The serializer's.
-pub fn serialize<S: serde::Serializer>(at: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: serde::Serializer>(
+    at: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     match at {
         Some(at) if *at >= SystemTime::UNIX_EPOCH => serializer.collect_str(&rfc3339_seconds(*at)),
         _ => serializer.serialize_none(),

@@ -8,12 +8,12 @@ use backoff::backoff::Backoff;
 
 /// Growing, jittered waits that never give up.
 #[derive(Debug)]
-pub struct Pace(ExponentialBackoff);
+pub(crate) struct Pace(ExponentialBackoff);
 
 impl Pace {
     /// Waits of about `first`, then twice as long each time, up to `max`. Each wait is spread by half, the
     /// first one too, so that a crowd that lost the same peer does not come back at once.
-    pub fn new(first: Duration, max: Duration) -> Self {
+    pub(crate) fn new(first: Duration, max: Duration) -> Self {
         Self(ExponentialBackoff {
             current_interval: first,
             initial_interval: first,
@@ -26,12 +26,12 @@ impl Pace {
     }
 
     /// The next wait.
-    pub fn next_wait(&mut self) -> Duration {
+    pub(crate) fn next_wait(&mut self) -> Duration {
         self.0.next_backoff().unwrap_or(self.0.max_interval)
     }
 
     /// The attempt succeeded: the next failure starts with the first wait again.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.0.reset();
     }
 }

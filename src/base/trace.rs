@@ -3,6 +3,6 @@
 use postbell_client::message::Trace;
 
 /// The trace that a message's headers name. Without the feature `otel` no span is sent, so nothing is parsed.
-pub fn named_by(headers: Option<&str>) -> Option<Trace> {
+pub(crate) fn named_by(headers: Option<&str>) -> Option<Trace> {
     if cfg!(feature = "otel") { headers.and_then(Trace::from_headers) } else { None }
 }

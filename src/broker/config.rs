@@ -22,7 +22,7 @@ pub const EXIT_USAGE: u8 = 64;
 /// A setting: an environment variable, and an option of `postbell serve`.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// The environment variable.
+    /// The environment variable that sets it.
     pub env: &'static str,
     /// The option, without its dashes.
     pub flag: &'static str,
@@ -56,7 +56,7 @@ settings! {
     PORT: "PORT", "port", "",
         "Set by platforms such as Railway: serves HTTP on port PORT of every address instead";
     NAME: "POSTBELL_NAME", "name", "postbell",
-        "What people call this broker, 1 to 100 characters; agents read it in the welcome";
+        "The broker's name, 1 to 100 characters; agents read the name in the welcome";
     ADVERTISE: "POSTBELL_ADVERTISE", "advertise", "",
         "The address that other brokers reach this one's agents' port by, as host:port; where not set the listening address, \
          or, where that is every address, the one that the connections to the database leave from";
@@ -88,9 +88,9 @@ settings! {
         "Who sees the status page without a token: local (who asks on this machine), public (everybody who reaches the port; \
          never payloads or reasons), token (nobody), off (there is none)";
     OPERATOR_TOKEN: "POSTBELL_OPERATOR_TOKEN", "operator-token", "",
-        "Who has it sees all of the status page, and redrives and purges dead letters; at least 20 characters";
+        "A caller with this token sees the whole status page and may redrive and purge dead letters; at least 20 characters";
     VIEWER_TOKEN: "POSTBELL_VIEWER_TOKEN", "viewer-token", "",
-        "Who has it sees all of the status page, and changes nothing; at least 20 characters";
+        "A caller with this token sees the whole status page and changes nothing; at least 20 characters";
     TLS_CERT: "POSTBELL_TLS_CERT", "tls-cert", "",
         "The certificate of the agents' port with its chain, a PEM file or its text: the port then speaks TLS only. A file \
          is read again when it changes";

@@ -1,7 +1,8 @@
 //! Metrics that are read from the database: only when somebody asks for them, and not more often than needed.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use crate::agents::presence::Presence;
 use crate::store::gauges::{self, FlowEnd};
@@ -84,7 +85,7 @@ impl Gauges {
     fn note_health(&self) {
         let now = Instant::now();
         let standstills = self.health.standstills(now).into_iter();
-        let standstills: Vec<_> = standstills.map(|s| (s.duty.as_str(), s.lasts.as_secs_f64())).collect();
+        let standstills: Vec<_> = standstills.map(|s| (s.duty, s.lasts.as_secs_f64())).collect();
         self.metrics.set_standstills(&standstills);
         let readiness = self.health.ready(now);
         self.metrics.set_ready_to_serve(readiness.ready, readiness.conditions.iter().map(|c| (c.name, c.ok)));

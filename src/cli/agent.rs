@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::settings::DatabaseArgs;
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::agents::{self, Agent, NewAgent, Token, WAITING_COUNTED_MAX};
 use crate::store::{Pool, Target};
 
@@ -103,7 +103,7 @@ pub(super) struct RemoveArgs {
     rest: ListArgs,
 }
 
-pub(super) async fn run(command: AgentCommand) -> Outcome {
+pub(super) async fn run(command: AgentCommand) -> Exit {
     match command {
         AgentCommand::Add(args) => add(&args).await?,
         AgentCommand::List(args) => show(&agents::list(&pool(&args)?).await?, args.json),

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::agent::one_connection;
 use super::dead::chosen::{ChosenArgs, CommonArgs};
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::aside::{self, Chosen, Filter};
 use crate::store::{Connection, settle};
 
@@ -66,11 +66,12 @@ impl ChosenArgs {
     }
 }
 
-pub(super) async fn run(command: AsideCommand) -> Outcome {
+pub(super) async fn run(command: AsideCommand) -> Exit {
     match command {
         AsideCommand::List(args) => list(&args).await?,
         AsideCommand::Retry(args) => {
-            let tried = aside::retry_chosen(&args.connect().await?, args.aside()).await?;
+            let target = target(&args.common.database)?.impatient();
+            let tried = aside::Tries::new(target).retry_chosen(args.aside()).await?;
             if args.common.json {
                 output::json(&tried);
             } else {
@@ -104,7 +105,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
         before: args.before,
         limit: args.limit,
     };
-    let found = aside::list(&one_connection(target(&args.common.database)?), &filter).await?;
+    let found = aside::list(&one_connection(target(&args.common.database)?.looking_on()), &filter).await?;
     if args.common.json {
         output::json(&found);
         return Ok(());

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::agent::one_connection;
 use super::output::plain;
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::Pool;
 use crate::store::dead::{self, Chosen, DeadMessage, Done, Filter, Partly, Refusal};
 use chosen::{ChosenArgs, CommonArgs};
@@ -83,7 +83,7 @@ impl ChosenArgs {
 }
 
 /// Prints how many dead letters were changed and which stay dead. The exit status is 1 if any stays dead.
-fn report(args: &ChosenArgs, what: &str, done: Result<i64, Partly>) -> Outcome {
+fn report(args: &ChosenArgs, what: &str, done: Result<i64, Partly>) -> Exit {
     let (done, error, is_whole) = match done {
         Ok(count) => (Done { count, looked: count, ..Done::default() }, None, true),
         Err(Partly { done, error }) => (done, error, false),
@@ -120,11 +120,11 @@ fn report(args: &ChosenArgs, what: &str, done: Result<i64, Partly>) -> Outcome {
     }
 }
 
-pub(super) async fn run(command: DeadCommand) -> Outcome {
+pub(super) async fn run(command: DeadCommand) -> Exit {
     match command {
         DeadCommand::List(args) => list(&args).await?,
         DeadCommand::Show(args) => {
-            let found = dead::show(&pool(&args.common)?, &args.id).await?;
+            let found = dead::show(&looking_on(&args.common)?, &args.id).await?;
             match args.common.json {
                 true => output::json(&found),
                 false => found.iter().for_each(show),
@@ -144,6 +144,10 @@ fn pool(args: &CommonArgs) -> anyhow::Result<Pool> {
     Ok(one_connection(target(&args.database)?))
 }
 
+fn looking_on(args: &CommonArgs) -> anyhow::Result<Pool> {
+    Ok(one_connection(target(&args.database)?.looking_on()))
+}
+
 async fn list(args: &ListArgs) -> anyhow::Result<()> {
     let filter = Filter {
         inbox: args.inbox.as_deref(),
@@ -151,7 +155,7 @@ async fn list(args: &ListArgs) -> anyhow::Result<()> {
         before: args.before,
         limit: args.limit,
     };
-    let letters = dead::list(&pool(&args.common)?, &filter).await?;
+    let letters = dead::list(&looking_on(&args.common)?, &filter).await?;
     if args.common.json {
         output::json(&letters);
         return Ok(());

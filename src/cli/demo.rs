@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{agent, output};
+use crate::store::sql::queries;
 use crate::store::{Connection, Pool, Target};
 use postbell_client::{Builder, Client, Deliveries};
 
@@ -17,8 +18,6 @@ const MESSAGES: usize = 12;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The pause between two inserts, so that each message is seen to arrive by itself.
 const BETWEEN: Duration = Duration::from_millis(120);
-
-const INSERT: &str = include_str!("../../sql/queries/demo_insert.sql");
 
 /// A message as an agent received it.
 struct Seen {
@@ -58,14 +57,14 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str, ca: Option<&Pat
     }
     // Then several in one transaction: the urgent ones come first.
     let rest = MESSAGES - MESSAGES / 2;
-    output::lines(&format!("\n{rest} at once, in one INSERT:"));
+    output::lines(&format!("\n{rest} at once, in one queries::DEMO_INSERT:"));
     insert(&sql, MESSAGES / 2, rest).await?;
     for _ in 0..rest {
         latencies.push(show(&mut seen).await?);
     }
     latencies.sort_unstable();
     output::lines(&format!(
-        "\n{} messages from INSERT to agent: median {}, slowest {}",
+        "\n{} messages from queries::DEMO_INSERT to agent: median {}, slowest {}",
         latencies.len(),
         milliseconds(latencies[latencies.len() / 2]),
         milliseconds(latencies[latencies.len() - 1])
@@ -90,7 +89,7 @@ async fn be(agent: &'static str, mut deliveries: Deliveries, seen: mpsc::Sender<
 }
 
 async fn insert(sql: &Connection, first: usize, count: usize) -> anyhow::Result<()> {
-    sql.execute(INSERT, &[&(first as i32), &(count as i32), &AGENTS[0], &AGENTS[1]]).await?;
+    sql.execute(queries::DEMO_INSERT, &[&(first as i32), &(count as i32), &AGENTS[0], &AGENTS[1]]).await?;
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use prometheus::Registry;
 
 use super::serve::{bind, report, stop_signal};
 use super::settings::BrokerArgs;
-use super::{Outcome, agent, demo, output};
+use super::{Exit, agent, demo, output};
 use crate::broker;
 use crate::broker::config::{Config, DATABASE_URL, DRAIN, OPERATOR_TOKEN, TLS_CERT, TLS_KEY};
 use crate::devdb::{Data, DevPostgres, Options, default_data_dir};
@@ -25,8 +25,8 @@ const DRAIN_SECONDS: &str = "2";
 
 /// Runs a broker with a Postgres of its own, or on DATABASE_URL where that is set.
 ///
-/// The server is an installed one, or a package that npm or pip brings. Its data is kept between runs. Everything
-/// listens on this machine only, and ends with this command.
+/// The server is an installed one, or a package that npm or pip brings. The server's data is kept between runs.
+/// Everything listens on this machine only, and ends with this command.
 #[derive(Args)]
 #[command(after_help = "Example: postbell dev --demo")]
 pub(super) struct DevArgs {
@@ -49,7 +49,7 @@ pub(super) struct DevArgs {
     broker: BrokerArgs,
 }
 
-pub(super) async fn run(args: DevArgs) -> Outcome {
+pub(super) async fn run(args: DevArgs) -> Exit {
     let made = if args.tls { Some(ca::files(&args.folder()?.join("tls"))?) } else { None };
     let (server, url) = database(&args)?;
     // The token of the status page: if none is set, each run makes a new one and prints it.
@@ -87,7 +87,7 @@ async fn serve(
     url: &str,
     ca: Option<&Path>,
     operator: Option<&Token>,
-) -> Outcome {
+) -> Exit {
     let done = migrate(&config.database).await?;
     for step in done.migrations.iter().chain(&done.triggers) {
         tracing::debug!(step, "migrated");

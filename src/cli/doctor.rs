@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::health::{ask, parse};
 use super::settings::{DatabaseArgs, HttpArgs};
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::doctor::{Check, Level, examine};
 
 /// How long a broker on this machine may take to answer; there need not be one.
@@ -16,8 +16,8 @@ const BROKER_WAIT: Duration = Duration::from_secs(1);
 
 /// Check whether a broker can work here, and say what to do where it cannot
 ///
-/// ✓ is as it should be, ! works but deserves a look, ✗ must be mended. The command changes nothing. It makes one
-/// LISTEN/NOTIFY round trip on a channel of its own, and tries the life of a message, an agent and an alert in a
+/// ✓ is as it should be, ! works but deserves a look, ✗ must be mended. The command changes nothing: it makes
+/// one LISTEN/NOTIFY round trip on a channel of its own, and tries the life of a message, an agent and an alert in a
 /// transaction that is rolled back. Your triggers run in that transaction, which waits at most 2 s for a lock.
 #[derive(clap::Args)]
 #[command(after_help = "Exit status: 0 no check failed; 1 some did; 64 wrong usage.")]
@@ -31,7 +31,7 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-pub(super) async fn run(args: DoctorArgs) -> Outcome {
+pub(super) async fn run(args: DoctorArgs) -> Exit {
     let mut checks = examine(&target(&args.database)?).await;
     checks.extend(status_page(&args.http).await);
     if args.json {

@@ -7,9 +7,9 @@ use serde_json::json;
 
 use super::agent::one_connection;
 use super::settings::DatabaseArgs;
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::Pool;
-use crate::store::grants::{self, Kind};
+use crate::store::grants::{self, Grant, Kind};
 
 /// The subcommands; the help of `group` and `lock` themselves is in [`super::Command`].
 #[derive(Subcommand)]
@@ -51,14 +51,15 @@ pub(super) struct ListArgs {
     json: bool,
 }
 
-pub(super) async fn run(kind: Kind, command: GrantCommand) -> Outcome {
+pub(super) async fn run(kind: Kind, command: GrantCommand) -> Exit {
     match command {
         GrantCommand::Allow(args) => {
-            grants::allow(&pool(&args.rest)?, kind, &args.name, &args.agent).await?;
+            let grant = Grant { name: args.name, agent: args.agent };
+            grants::allow(&pool(&args.rest)?, kind, &grant).await?;
             if args.rest.json {
-                output::json(&json!({kind.as_str(): args.name, "agent": args.agent, "allowed": true}));
+                output::json(&json!({kind.as_str(): grant.name, "agent": grant.agent, "allowed": true}));
             } else {
-                output::line(&format!("{} is allowed the {} {}", args.agent, kind.as_str(), args.name));
+                output::line(&format!("{} is allowed the {} {}", grant.agent, kind.as_str(), grant.name));
             }
         }
         GrantCommand::Revoke(args) => {

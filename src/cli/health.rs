@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::settings::HttpArgs;
-use super::{Outcome, output};
+use super::{Exit, output};
 
 /// The longest answer that is read; the broker's is a few hundred bytes.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024;
@@ -49,7 +49,7 @@ struct Condition {
     message: String,
 }
 
-pub(super) async fn run(args: HealthArgs) -> Outcome {
+pub(super) async fn run(args: HealthArgs) -> Exit {
     let address = crate::broker::config::http(|env| args.http.value(env))?;
     let path = if args.live { "/health/live" } else { "/health/ready" };
     let Ok(answer) = timeout(args.within, ask(address, path)).await else {

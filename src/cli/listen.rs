@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
-use super::{Outcome, output};
+use super::{Exit, output};
 use crate::broker::config::ConfigError;
 use exec::{Exec, Handled};
 use postbell_client::{Client, ClientError, Deliveries, Delivery, State};
@@ -108,7 +108,7 @@ enum Others {
     Dead,
 }
 
-pub(super) async fn run(args: ListenArgs) -> Outcome {
+pub(super) async fn run(args: ListenArgs) -> Exit {
     let mut signals = Signals::new()?;
     let exec = match &args.exec {
         // The shell would do nothing, and say that all is well.
@@ -306,7 +306,7 @@ impl Listener<'_> {
 
 /// A message as it is printed. The payload is passed on as it came, to the digit.
 #[derive(Serialize)]
-struct Line<'a> {
+struct PrintedMessage<'a> {
     id: String,
     from: &'a str,
     r#type: &'a str,
@@ -319,7 +319,7 @@ struct Line<'a> {
 }
 
 fn print(delivery: &Delivery) {
-    output::json(&Line {
+    output::json(&PrintedMessage {
         id: delivery.id().to_string(),
         from: delivery.from(),
         r#type: delivery.message_type(),

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::settings::DatabaseArgs;
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::Connection;
 use crate::store::migrate::{self, Plan, Rehearsal};
 
@@ -50,7 +50,7 @@ pub(super) struct MigrateArgs {
     json: bool,
 }
 
-pub(super) async fn run(args: MigrateArgs) -> Outcome {
+pub(super) async fn run(args: MigrateArgs) -> Exit {
     let target = target(&args.database)?;
     if args.status {
         return status(&Connection::open(&target).await?, args.json).await;
@@ -116,7 +116,7 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
     lines
 }
 
-async fn status(connection: &Connection, as_json: bool) -> Outcome {
+async fn status(connection: &Connection, as_json: bool) -> Exit {
     let status = migrate::status(connection).await?;
     let refusal = status.state.refusal();
     if as_json {

@@ -4,7 +4,8 @@ mod report;
 
 use std::ffi::OsString;
 use std::process::{ExitCode, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use anyhow::Context;
 use tokio::time::timeout;
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 use super::family::{self, Family, Start};
 use super::send::ConnectArgs;
 use super::signals::{Signals, Told};
-use super::{Outcome, output};
+use super::{Exit, output};
 use postbell_client::Client;
 use postbell_client::lock::{Acquired, Lock};
 use report::Report;
@@ -59,7 +60,7 @@ pub(super) struct OnceArgs {
     command: Vec<OsString>,
 }
 
-pub(super) async fn run(args: OnceArgs) -> Outcome {
+pub(super) async fn run(args: OnceArgs) -> Exit {
     // Signals are caught before the lock is asked for: none may end this process between taking the lock and giving
     // it back.
     let mut signals = Signals::new()?;

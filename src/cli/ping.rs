@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use anyhow::bail;
 use serde::Serialize;
@@ -11,7 +12,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::send::ConnectArgs;
-use super::{Outcome, output};
+use super::{Exit, output};
 use postbell_client::message::{MessageType, Priority};
 use postbell_client::{Client, ClientError, Deliveries, Delivery, Outgoing, State};
 
@@ -53,7 +54,7 @@ struct Hops {
     acked_ms: f64,
 }
 
-pub(super) async fn run(args: PingArgs) -> Outcome {
+pub(super) async fn run(args: PingArgs) -> Exit {
     let began = Instant::now();
     let connecting = args.connect.builder()?.connect();
     let Ok(connected) = timeout(args.within, connecting).await else {

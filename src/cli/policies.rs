@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::settings::DatabaseArgs;
-use super::{Outcome, output, target};
+use super::{Exit, output, target};
 use crate::store::doctor::open;
 use crate::store::migrate::policies::{self, Applied, POLICIES, PolicyFile, ROLES};
 
@@ -38,7 +38,7 @@ pub(super) struct ApplyArgs {
     json: bool,
 }
 
-pub(super) async fn run(command: PoliciesCommand) -> Outcome {
+pub(super) async fn run(command: PoliciesCommand) -> Exit {
     match command {
         PoliciesCommand::Show => show(),
         PoliciesCommand::Apply(args) => apply(args).await?,

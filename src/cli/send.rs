@@ -11,7 +11,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Outcome, output};
+use super::{Exit, output};
 use crate::broker::config::ConfigError;
 use postbell_client::message::{MessageType, Priority};
 use postbell_client::{Builder, Client, Outgoing, Receipt};
@@ -40,7 +40,7 @@ pub(super) struct ConnectArgs {
     /// Our certificate, a PEM file or its text, where the broker asks for one
     #[arg(long, env = "POSTBELL_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
     client_cert: Option<PathBuf>,
-    /// Its key, a PEM file or its text
+    /// The key of that certificate, a PEM file or its text
     #[arg(
         long,
         env = "POSTBELL_CLIENT_KEY",
@@ -146,7 +146,7 @@ pub(super) struct SendArgs {
     payload: String,
 }
 
-pub(super) async fn run(args: SendArgs) -> Outcome {
+pub(super) async fn run(args: SendArgs) -> Exit {
     let source = reader(&args.payload)?;
     // A window of 0: this process sends and takes nothing.
     let (client, _deliveries) = args.connect.builder()?.window(0).connect().await?;

@@ -7,14 +7,14 @@ use anyhow::Context;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 
-use super::Outcome;
+use super::Exit;
 use super::settings::BrokerArgs;
 use crate::agents::server::tls::Tls;
 use crate::base::open_files;
 use crate::broker::config::Config;
 use crate::broker::{self, Stopped};
 
-pub(super) async fn run(args: BrokerArgs) -> Outcome {
+pub(super) async fn run(args: BrokerArgs) -> Exit {
     let config = Config::parse(|env| args.value(env))?;
     // A bad certificate is refused before anything is touched; the broker reads it again.
     config.tls.as_ref().map(Tls::load).transpose()?;

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::output::plain::one_line as plain;
 use super::remote::{Events, RemoteArgs};
 use super::serve::stop_signal;
-use super::{Outcome, output};
+use super::{Exit, output};
 use crate::base::moment::rfc3339_millis;
 use crate::watch::flow::{Frame, Passed};
 use crate::watch::status::mesh::Mesh;
@@ -53,7 +53,7 @@ struct Filter {
     priority: Option<Priority>,
 }
 
-pub(super) async fn run(args: TailArgs) -> Outcome {
+pub(super) async fn run(args: TailArgs) -> Exit {
     let remote = args.remote.remote()?;
     let mut events = remote.events().await?;
     tracing::info!(broker = remote.address(), "following what passes; Ctrl-C leaves");

@@ -17,7 +17,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
-use super::Outcome;
+use super::Exit;
 use super::output::plain;
 use super::remote::{Event, Remote, RemoteArgs};
 use super::serve::stop_signal;
@@ -69,7 +69,7 @@ enum News {
     Leave,
 }
 
-pub(super) async fn run(args: TopArgs) -> Outcome {
+pub(super) async fn run(args: TopArgs) -> Exit {
     let remote = args.remote.remote()?;
     if !std::io::stdout().is_terminal() {
         bail!("top needs a terminal; `postbell tail` writes lines, and /api/mesh is the same as JSON");

@@ -27,12 +27,12 @@ exit 0
 
 /// The guard of a server. Dropping it ends the server, unless it was dismissed before.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct ServerGuard {
     process: Option<Child>,
     pipe: Option<ChildStdin>,
 }
 
-impl Guard {
+impl ServerGuard {
     /// Sets a guard over a server.
     pub(super) fn over(server: u32, data: &Path, remove: Option<&Path>) -> Result<Self, DevdbError> {
         if cfg!(windows) {
@@ -58,7 +58,7 @@ impl Guard {
     }
 }
 
-impl Guard {
+impl ServerGuard {
     /// Ends the guard without an action: the server has ended, and its folder may be needed again.
     pub(super) fn dismiss(&mut self) {
         if let Some(pipe) = &mut self.pipe {
@@ -69,7 +69,7 @@ impl Guard {
     }
 }
 
-impl Drop for Guard {
+impl Drop for ServerGuard {
     fn drop(&mut self) {
         drop(self.pipe.take());
         if let Some(mut process) = self.process.take() {

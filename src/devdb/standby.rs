@@ -22,7 +22,7 @@ impl DevPostgres {
             settings: self.settings.clone(),
             environment: self.environment.clone(),
             password: self.password.clone(),
-            port: 0,
+            port: None,
             running: None,
         };
         fs::create_dir_all(folder).map_err(on("make the folder", folder))?;
@@ -30,7 +30,7 @@ impl DevPostgres {
         let secret = folder.join("password");
         write_secret(&secret, &standby.password)?;
         standby.hand_over(&secret)?;
-        standby.copy_from(self.port)?;
+        standby.copy_from(self.port())?;
         standby.launch()?;
         Ok(standby)
     }

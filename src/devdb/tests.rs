@@ -29,15 +29,30 @@ async fn a_temporary_server_runs_and_leaves_nothing() {
     assert!(!folder.exists());
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_server_starts_again_and_again_at_a_kept_port_that_is_never_free() {
+    let kept = KeptPort::take().expect("a port");
+    for _ in 0..2 {
+        // Sockets that do not reuse addresses see whether a port is taken.
+        let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+        assert!(other.bind(kept.address()).is_err(), "taken");
+        std::net::TcpStream::connect(kept.address()).expect_err("nobody listens yet");
+        let server = std::net::TcpListener::bind(kept.address()).expect("the server has it");
+        std::net::TcpStream::connect(kept.address()).expect("reaches the server");
+        server.accept().expect("is reached");
+    }
+}
+
 #[tokio::test]
 async fn kept_data_and_its_password_are_there_the_next_time() {
     let folder = temporary_folder();
     let mut server = DevPostgres::start(options(Data::Kept(folder.clone()))).expect("starts");
-    let (password, port) = (server.password.clone(), server.port);
+    let (password, port) = (server.password.clone(), server.port());
     let made = "select lo_from_bytea(4711, 'kept')::text";
     assert_eq!(answer(&server, made).await, "4711");
     server.restart(true).expect("restarts");
-    assert_eq!(server.port, port);
+    assert_eq!(server.port(), port);
     let second = DevPostgres::start(options(Data::Kept(folder.clone())));
     let refusal = second.expect_err("two servers on one folder").to_string();
     assert!(refusal.contains("another server runs"), "{refusal}");

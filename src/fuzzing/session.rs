@@ -1,5 +1,7 @@
 //! A session and the dispatcher behind it, for any bytes before and after the hello.
 
+#![expect(clippy::disallowed_types, reason = "the dispatcher is called here, which takes std's Instant")]
+
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -9,9 +11,9 @@ use crate::agents::session::rehearsal::{Seen, play};
 use postbell_client::message::{LANES, Priority};
 use postbell_client::protocol::ServerFrame;
 use postbell_client::protocol::limits::WINDOW_MAX;
-use postbell_engine::inbox::Entry;
-use postbell_engine::inbox::dispatcher::{Dispatcher, Rules};
-use postbell_engine::inbox::event::{Effect, Event};
+use postbell_engine::inbox::dispatcher::{Dispatcher, Rules, UNSETTLED_MAX};
+use postbell_engine::inbox::event::{Effect, Event, LaneRows};
+use postbell_engine::inbox::{Attempt, DeliveryId, Entry, Epoch};
 use postbell_engine::retry::RetryPolicy;
 
 /// Said first where the input's second byte is odd, so that what comes after it is found soon.
@@ -73,8 +75,12 @@ fn last_word(answers: &mut Vec<String>) -> Option<String> {
 /// The real dispatcher, with deliveries for the session to speak of.
 fn dispatch(events: Vec<Event>) {
     let retry = RetryPolicy::default();
-    let rules =
-        Rules { ack_deadline: Duration::from_secs(30), retry, lease_margin: Duration::from_millis(500) };
+    let rules = Rules {
+        ack_deadline: Duration::from_secs(30),
+        retry,
+        lease_margin: Duration::from_millis(500),
+        unsettled_max: UNSETTLED_MAX,
+    };
     let mut dispatcher = Dispatcher::new(rules, 7);
     let mut now = Instant::now();
     dispatcher.handle(now, Event::LeaseUntil(now + LEASE));
@@ -87,9 +93,10 @@ fn dispatch(events: Vec<Event>) {
         let effects = dispatcher.advance(now);
         settle(&mut dispatcher, now, effects);
         if let Some(inbox) = joined {
-            dispatcher.handle(now, Event::Acquired { inbox: inbox.clone(), epoch: 1 });
+            dispatcher.handle(now, Event::Acquired { inbox: inbox.clone(), epoch: Epoch(1) });
             dispatcher.handle(now, Event::TailRound { started_at: now, snapshot: "1".into() });
-            let lanes = (0..LANES).map(|lane| (lane, 1_000, rows(lane, now))).collect();
+            let lanes =
+                (0..LANES).map(|lane| LaneRows { lane, asked: 1_000, rows: rows(lane, now) }).collect();
             dispatcher.handle(now, Event::Refilled { inbox, lanes, keys: Vec::new() });
             let effects = dispatcher.advance(now);
             settle(&mut dispatcher, now, effects);
@@ -120,10 +127,9 @@ fn rows(lane: usize, now: Instant) -> Vec<Entry> {
         return Vec::new();
     }
     let row = |id: i64| Entry {
-        delivery_id: id,
+        attempt: Attempt { delivery_id: DeliveryId(id), failed: 0 },
         message_id: Uuid::from_u128(id as u128),
         lane,
-        attempt: 0,
         read_at: now,
         age_when_read: Duration::ZERO,
         ready_when_read: Duration::ZERO,

@@ -1,17 +1,17 @@
 //! The time at which the next scheduled delivery is due: the tail sets it, the reaper waits for it.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::sync::Notify;
 
 /// The time of the next scheduled delivery: the earliest that was set and not yet taken. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Alarm(Arc<(Mutex<Option<Instant>>, Notify)>);
+pub(crate) struct Alarm(Arc<(Mutex<Option<Instant>>, Notify)>);
 
 impl Alarm {
     /// A scheduled delivery is due at this time.
-    pub fn set(&self, at: Instant) {
+    pub(crate) fn set(&self, at: Instant) {
         let mut next = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         if next.is_none_or(|next| at < next) {
             *next = Some(at);
@@ -20,7 +20,7 @@ impl Alarm {
     }
 
     /// Waits until an earlier time is set, and takes it; `None` if another waiter took it first. Cancel-safe.
-    pub async fn changed(&self) -> Option<Instant> {
+    pub(crate) async fn changed(&self) -> Option<Instant> {
         self.0.1.notified().await;
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }

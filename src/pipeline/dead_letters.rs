@@ -2,19 +2,20 @@
 //! away from deliveries.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant as Clock};
+use std::time::Duration;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-use crate::pipeline::dispatch::Outgoing;
+use crate::pipeline::dispatch::ForSession;
 use crate::store::{Pool, StoreError, dead};
-use postbell_client::protocol::frame::dead::{DeadLetter, DeadLetters, Done};
+use postbell_client::protocol::frame::dead::{DeadLetter, DeadLetters, Done, Refused};
 use postbell_client::protocol::limits::{DEAD_IDS_MAX, DEAD_LETTERS_BYTES_MAX, DEAD_LETTERS_MAX};
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
+use postbell_engine::inbox::DeliveryId;
 
 /// The most requests that wait, each of another agent. Beyond that, a session answers `slow_down`.
-pub const REQUESTS_MAX: usize = 64;
+pub(crate) const REQUESTS_MAX: usize = 64;
 /// A request that waited longer is answered without being tried, because its client has given up or soon will.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long halves of a request are tried after one of its rows was refused. Other requests wait meanwhile.
@@ -23,41 +24,40 @@ const _: () = assert!(HALVES_WAIT.as_millis() < WAIT_MAX.as_millis());
 
 /// The dead letters that a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Which {
+pub(crate) enum Which {
     /// These deliveries; if an inbox is given, only those of that inbox.
     Ids(Vec<i64>, Option<Arc<str>>),
     /// The dead letters of an inbox whose delivery id is above this one.
-    Inbox(Arc<str>, i64),
+    Inbox(Arc<str>, DeliveryId),
 }
 
 /// A request about dead letters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "PROTOCOL.md describes each once")]
-pub enum Ask {
-    List { inbox: Arc<str>, after: i64, limit: usize },
+pub(crate) enum Ask {
+    List { inbox: Arc<str>, after: DeliveryId, limit: usize },
     Redrive(Which),
     Purge(Which),
 }
 
 /// A request of an agent that has the right to make it.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct DeadRequest {
     /// The agent, for the log.
     pub agent: Arc<str>,
-    /// The request.
+    /// A list, a redrive or a purge.
     pub ask: Ask,
     /// The request's `ref`, for the answer.
     pub reference: Option<String>,
     /// The time of the request, to drop it once it has waited too long.
     pub asked_at: Instant,
     /// The asking session, if it still lives.
-    pub outbox: mpsc::WeakSender<Outgoing>,
+    pub outbox: mpsc::WeakSender<ForSession>,
     /// The agent's turn, given back once the answer is written: only then is its next request taken.
     pub turn: OwnedSemaphorePermit,
 }
 
 /// Answers until every session is gone.
-pub async fn run(pool: Pool, mut requests: mpsc::Receiver<Request>, wake: Arc<Notify>) {
+pub(crate) async fn run(pool: Pool, mut requests: mpsc::Receiver<DeadRequest>, wake: Arc<Notify>) {
     while let Some(request) = requests.recv().await {
         // The session is gone.
         if request.outbox.strong_count() == 0 {
@@ -74,12 +74,12 @@ pub async fn run(pool: Pool, mut requests: mpsc::Receiver<Request>, wake: Arc<No
         let frame = answer.unwrap_or_else(|e| refusal(&e, request.reference.clone()));
         if let Some(outbox) = request.outbox.upgrade() {
             // If the outbox is full, its session is being closed as a slow reader.
-            let _ = outbox.try_send(Outgoing::Answer(Box::new(frame), request.turn));
+            let _ = outbox.try_send(ForSession::Answer(Box::new(frame), request.turn));
         }
     }
 }
 
-async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreError> {
+async fn answer(pool: &Pool, request: &DeadRequest) -> Result<ServerFrame, StoreError> {
     carry_out(pool, &request.agent, &request.ask, request.reference.clone()).await
 }
 
@@ -88,7 +88,7 @@ async fn answer(pool: &Pool, request: &Request) -> Result<ServerFrame, StoreErro
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn carry_out(
+pub(crate) async fn carry_out(
     pool: &Pool,
     by: &str,
     ask: &Ask,
@@ -103,14 +103,14 @@ pub async fn carry_out(
         }
         Ask::Redrive(which) => {
             let (ids, inbox, from) = which.parameters();
-            let done = dead::redrive_some(pool, ids, inbox, from, Clock::now() + HALVES_WAIT).await?;
+            let done = dead::redrive_some(pool, ids, inbox, from, Instant::now() + HALVES_WAIT).await?;
             let inbox = inbox.unwrap_or("by number");
             tracing::info!(agent = by, inbox, count = done.count, "dead letters were redriven");
             Ok(ServerFrame::Redriven(which.done(by, "redriven", done, reference)?))
         }
         Ask::Purge(which) => {
             let (ids, inbox, from) = which.parameters();
-            let done = dead::purge_some(pool, ids, inbox, from, Clock::now() + HALVES_WAIT).await?;
+            let done = dead::purge_some(pool, ids, inbox, from, Instant::now() + HALVES_WAIT).await?;
             let inbox = inbox.unwrap_or("by number");
             tracing::info!(agent = by, inbox, count = done.count, "dead letters were purged");
             Ok(ServerFrame::Purged(which.done(by, "purged", done, reference)?))
@@ -132,17 +132,17 @@ fn fit(mut letters: Vec<DeadLetter>, most: usize, reference: Option<String>) -> 
 }
 
 impl Which {
-    fn parameters(&self) -> (Option<&[i64]>, Option<&str>, (i64, i64)) {
+    fn parameters(&self) -> (Option<&[i64]>, Option<&str>, (DeliveryId, i64)) {
         let most = DEAD_IDS_MAX as i64;
         match self {
-            Self::Ids(ids, inbox) => (Some(ids), inbox.as_deref(), (i64::MIN, most)),
+            Self::Ids(ids, inbox) => (Some(ids), inbox.as_deref(), (DeliveryId::MIN, most)),
             Self::Inbox(inbox, after) => (None, Some(inbox), (*after, most)),
         }
     }
 
     /// Builds the answer. An error tells which letters stay dead, and why, if they were asked for by id, or if
     /// nothing could be done for the inbox that was named. Otherwise the answer must say how to go on to the rest of
-    /// the inbox, so the reasons go to the log.
+    /// the inbox, so the answer has the first reason, and the log has the others.
     fn done(
         &self,
         by: &str,
@@ -165,7 +165,9 @@ impl Which {
                 });
             }
         }
-        Ok(Done { reference, count, last: done.last, more })
+        let first = done.refused.first().map(ToString::to_string);
+        let refused = first.map(|reason| Refused { count: done.refused.len() as u64, reason });
+        Ok(Done { reference, count, last: done.last.map(|id| id.0), more, refused })
     }
 }
 

@@ -7,12 +7,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
+use crate::watch::health::Health;
 use crate::watch::metrics::Metrics;
 use postbell_client::protocol::limits::WINDOW_MAX;
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
@@ -22,34 +24,34 @@ use postbell_engine::inbox::{SessionId, Tag};
 
 /// The most inputs that wait for the dispatcher. Beyond that, sessions wait before they read on, and the tail before
 /// it takes more rows from the server.
-pub const INPUTS_MAX: usize = 8_192;
+pub(crate) const INPUTS_MAX: usize = 8_192;
 /// How many inputs are handled before their effects are carried out.
 const INPUTS_AT_ONCE: usize = 256;
 /// The most answers that wait in a session's outbox, beside its window. A client that asks without reading is closed.
 const ANSWERS_MAX: usize = 4_096;
 /// The capacity of a session's outbox.
-pub const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
+pub(crate) const OUTBOX_MAX: usize = WINDOW_MAX as usize + ANSWERS_MAX;
 /// The most outcomes in one batch.
-pub const SETTLE_BATCH_MAX: usize = 1_000;
+pub(crate) const SETTLE_BATCH_MAX: usize = 1_000;
 /// The most marks that wait to be written; further marks are dropped.
 const MARKS_MAX: usize = 10_000;
 /// How often the longest wait is computed, by a look at every inbox in memory and without a statement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// The most refills in one statement.
-pub const REFILL_BATCH_MAX: usize = 64;
+pub(crate) const REFILL_BATCH_MAX: usize = 64;
 
 const _: () = assert!(SETTLE_BATCH_MAX <= postbell_engine::inbox::dispatcher::UNSETTLED_MAX);
 
 /// Something for a session's socket.
 #[derive(Debug)]
-pub enum Outgoing {
-    /// A delivery.
+pub enum ForSession {
+    /// A delivery that is pushed to the agent.
     Push(Push),
     /// A delivery that the inbox's owner pushed to this broker's link: its tag here, and its line.
     Relayed(Tag, Vec<u8>),
     /// Tells the session itself that its inbox is another broker's: the owner, and the last tag that was used here.
     Elsewhere(Owner, Tag),
-    /// An answer.
+    /// An answer to one of the agent's requests.
     Frame(ServerFrame),
     /// An answer that may be large. The permit is the agent's turn: the agent's next such answer is made only after
     /// this one is written.
@@ -59,7 +61,7 @@ pub enum Outgoing {
 }
 
 /// The way to a session's socket. A session whose outbox is full is closed as a slow reader.
-pub type Outbox = mpsc::Sender<Outgoing>;
+pub(crate) type Outbox = mpsc::Sender<ForSession>;
 
 /// An input of the dispatcher's task.
 #[derive(Debug)]
@@ -73,27 +75,27 @@ pub enum Input {
 }
 
 /// The way to the dispatcher's task.
-pub type Inputs = mpsc::Sender<Input>;
+pub(crate) type Inputs = mpsc::Sender<Input>;
 
 /// A change of ownership, to be made in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LeaseRequest {
+pub(crate) enum LeaseRequest {
     /// Take this inbox. The trouble says how its owner was lost, if there was one.
     Acquire(Arc<str>, Option<Trouble>),
     /// Give this inbox back.
-    Release(Arc<str>),
+    GiveBack(Arc<str>),
 }
 
 /// The tasks that carry out the dispatcher's effects. Each channel holds one batch: while that one is written, the
 /// next one gathers in the dispatcher's task.
-pub struct Ports {
-    /// The settler.
+pub(crate) struct Ports {
+    /// To the settler, which writes outcomes.
     pub settle: mpsc::Sender<Vec<Settle>>,
-    /// The marker, for messages to be marked delivered.
+    /// To the marker, which marks messages delivered.
     pub mark: mpsc::Sender<Vec<Uuid>>,
-    /// The refiller.
+    /// To the refiller, which reads waiting deliveries.
     pub refill: mpsc::Sender<Vec<Refill>>,
-    /// The leaser.
+    /// To the leaser, which takes and gives back inboxes.
     pub lease: mpsc::Sender<Vec<LeaseRequest>>,
     /// Wakes the tail.
     pub wake: Arc<Notify>,
@@ -101,19 +103,28 @@ pub struct Ports {
 
 /// How much is left to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Load {
+pub(crate) struct Load {
     /// Connected sessions.
     pub sessions: usize,
     /// Deliveries in flight.
     pub in_flight: usize,
     /// Outcomes that are not written yet.
     pub unsettled: usize,
+    /// Unsettled outcomes that can be written nowhere, as the settler said last.
+    pub hurt: usize,
     /// Whether this broker owns an inbox.
     pub has_inboxes: bool,
 }
 
+impl Load {
+    /// Whether every outcome is written that can be.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.unsettled <= self.hurt
+    }
+}
+
 #[derive(Default)]
-struct Waiting {
+struct Queues {
     settles: Vec<Settle>,
     marks: Vec<Uuid>,
     refills: VecDeque<Refill>,
@@ -121,15 +132,15 @@ struct Waiting {
 }
 
 /// Runs until every sender of `inputs` is gone.
-pub async fn run(
+pub(crate) async fn run(
     mut dispatcher: Dispatcher,
     mut inputs: mpsc::Receiver<Input>,
     ports: Ports,
     load: watch::Sender<Load>,
-    metrics: Metrics,
+    (metrics, health): (Metrics, Health),
 ) {
     let mut outboxes: HashMap<SessionId, Outbox> = HashMap::new();
-    let mut waiting = Waiting::default();
+    let mut waiting = Queues::default();
     let mut buffer = Vec::with_capacity(INPUTS_AT_ONCE);
     let mut look = Instant::now();
     loop {
@@ -147,8 +158,8 @@ pub async fn run(
             Ok(permit) = ports.lease.reserve(), if !waiting.leases.is_empty() => {
                 permit.send(std::mem::take(&mut waiting.leases));
             }
-            () = sleep_until(wake.unwrap_or_else(Instant::now).into()), if wake.is_some() => {}
-            () = sleep_until(look.into()) => {}
+            () = sleep_until(wake.map_or_else(Instant::now, Instant::from_std)), if wake.is_some() => {}
+            () = sleep_until(look) => {}
         }
         let now = Instant::now();
         for input in buffer.drain(..) {
@@ -169,21 +180,21 @@ pub async fn run(
             if let Event::Leave { session, .. } = &event {
                 outboxes.remove(session);
             }
-            dispatcher.handle(now, event);
+            dispatcher.handle(now.into_std(), event);
         }
-        for effect in dispatcher.advance(now) {
+        for effect in dispatcher.advance(now.into_std()) {
             carry_out(effect, &mut outboxes, &mut waiting, &ports.wake);
         }
-        publish_load(&dispatcher, &load, &metrics);
+        publish_load(&dispatcher, &load, &metrics, &health);
         if look <= now {
             look = now + LOOK_EVERY;
-            metrics.longest_wait.set(dispatcher.longest_wait(now).as_secs_f64());
+            metrics.longest_wait.set(dispatcher.longest_wait(now.into_std()).as_secs_f64());
             metrics.inboxes.set(dispatcher.inboxes() as i64);
         }
     }
 }
 
-impl Waiting {
+impl Queues {
     fn take_batch(&mut self) -> Vec<Settle> {
         if self.settles.len() <= SETTLE_BATCH_MAX {
             return std::mem::take(&mut self.settles);
@@ -199,36 +210,31 @@ impl Waiting {
     }
 }
 
-fn carry_out(
-    effect: Effect,
-    outboxes: &mut HashMap<SessionId, Outbox>,
-    waiting: &mut Waiting,
-    wake: &Notify,
-) {
+fn carry_out(effect: Effect, outboxes: &mut HashMap<SessionId, Outbox>, waiting: &mut Queues, wake: &Notify) {
     match effect {
-        Effect::Push(session, push) => hand_over(outboxes, session, Outgoing::Push(push)),
+        Effect::Push(session, push) => hand_over(outboxes, session, ForSession::Push(push)),
         Effect::Acked(session, reference) => {
-            hand_over(outboxes, session, Outgoing::Frame(ServerFrame::Acked { reference }));
+            hand_over(outboxes, session, ForSession::Frame(ServerFrame::Acked { reference }));
         }
-        Effect::Refuse(session, error) => hand_over(outboxes, session, Outgoing::Frame(error.into())),
+        Effect::Refuse(session, error) => hand_over(outboxes, session, ForSession::Frame(error.into())),
         Effect::Close(session, code) => {
-            hand_over(outboxes, session, Outgoing::Close(ProtocolError::new(code, farewell(code))));
+            hand_over(outboxes, session, ForSession::Close(ProtocolError::new(code, farewell(code))));
         }
         Effect::Settle(settle) => waiting.settles.push(settle),
         Effect::Mark(messages) => waiting.mark(messages),
         Effect::Elsewhere(session, owner, last_tag) => {
-            hand_over(outboxes, session, Outgoing::Elsewhere(owner, last_tag));
+            hand_over(outboxes, session, ForSession::Elsewhere(owner, last_tag));
         }
         Effect::Acquire(inbox, trouble) => waiting.leases.push(LeaseRequest::Acquire(inbox, trouble)),
-        Effect::Release(inbox) => waiting.leases.push(LeaseRequest::Release(inbox)),
+        Effect::GiveBack(inbox) => waiting.leases.push(LeaseRequest::GiveBack(inbox)),
         Effect::Refill(refill) => waiting.refills.push_back(refill),
         Effect::WakeTail => wake.notify_one(),
     }
 }
 
-/// Removes an outbox that is full or closed. Its session then ends, and its `Leave` returns the deliveries that were
+/// Removes an outbox that is full or closed. The session then ends, and its `Leave` returns the deliveries that were
 /// not written.
-fn hand_over(outboxes: &mut HashMap<SessionId, Outbox>, session: SessionId, outgoing: Outgoing) {
+fn hand_over(outboxes: &mut HashMap<SessionId, Outbox>, session: SessionId, outgoing: ForSession) {
     if let Some(outbox) = outboxes.get(&session)
         && outbox.try_send(outgoing).is_err()
     {
@@ -245,17 +251,22 @@ fn farewell(code: ErrorCode) -> &'static str {
     }
 }
 
-fn publish_load(dispatcher: &Dispatcher, load: &watch::Sender<Load>, metrics: &Metrics) {
+fn publish_load(dispatcher: &Dispatcher, load: &watch::Sender<Load>, metrics: &Metrics, health: &Health) {
     let now = Load {
         sessions: dispatcher.sessions(),
         in_flight: dispatcher.in_flight(),
         unsettled: dispatcher.unsettled(),
+        hurt: health.hurt(),
         has_inboxes: !dispatcher.is_empty(),
     };
     if *load.borrow() != now {
         metrics.in_flight.set(now.in_flight as i64);
         metrics.sessions.set(now.sessions as i64);
         metrics.unsettled.set(now.unsettled as i64);
+        health.set_full(dispatcher.is_full().then_some(now.unsettled));
         load.send_replace(now);
     }
 }
+
+#[cfg(test)]
+mod tests;

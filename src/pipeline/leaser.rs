@@ -1,8 +1,9 @@
 //! The task that holds the leases: this broker's own, renewed each second, and those of its inboxes.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -11,20 +12,26 @@ use uuid::Uuid;
 use crate::agents::presence::Presence;
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, LeaseRequest};
-use crate::store::lease::{Acquired, BrokerRow, LEASE, RENEW_EVERY, acquire, leave, release, renew, want};
+use crate::store::error::Fault;
+use crate::store::lease::{
+    BrokerRow, InboxAnswer, LEASE, LeaseSum, RENEW_EVERY, acquire, held, leave, release, renew, want,
+};
 use crate::store::listen::Rope;
 use crate::store::{Connection, StoreError, Target};
-use crate::watch::health::{Health, Standstill};
+use crate::watch::health::Health;
 use crate::watch::metrics::Metrics;
+use postbell_engine::inbox::Epoch;
 use postbell_engine::inbox::event::{Event, Trouble};
 
 /// The wait before asking again for an inbox whose owner is another broker that cannot be linked to.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// The most inboxes that a line of the log names.
+const NAMED_MAX: usize = 5;
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// The channels and settings of the task that holds the leases.
-pub struct Leaser {
+pub(crate) struct Leaser {
     /// The database to read and write.
     pub target: Target,
     /// This broker's row.
@@ -49,15 +56,21 @@ struct Asked {
     /// Sorted, since two brokers that lock the same rows in different orders would deadlock.
     acquire: BTreeMap<Arc<str>, Option<Trouble>>,
     release: HashSet<Arc<str>>,
+    /// The epochs of the inboxes that this broker has, as the answers said.
+    epochs: HashMap<Arc<str>, Epoch>,
     /// Inboxes whose owner is not known: asked for again only every `ASK_AGAIN`.
     refused: HashSet<Arc<str>>,
-    /// The end of this broker's lease, by the last renewal that was answered.
+    /// The end of this broker's lease, if the last renewal was answered.
     until: Option<Instant>,
 }
 
 impl Leaser {
     /// Holds the leases until `stop`, or until the dispatcher's task is gone; then gives them all back.
-    pub async fn run(self, mut requests: mpsc::Receiver<Vec<LeaseRequest>>, mut stop: oneshot::Receiver<()>) {
+    pub(crate) async fn run(
+        self,
+        mut requests: mpsc::Receiver<Vec<LeaseRequest>>,
+        mut stop: oneshot::Receiver<()>,
+    ) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let mut asked = Asked::default();
         loop {
@@ -70,6 +83,10 @@ impl Leaser {
                 _ = &mut stop => return self.leave().await,
             };
             self.database_up(false);
+            // A server that refuses a statement is reached.
+            if error.sqlstate().is_some() && error.fault() != Fault::Passing {
+                self.health.set_leases_refused(error.to_string());
+            }
             let wait = pace.next_wait();
             tracing::warn!(error = %error, ?wait, "the lease's connection failed; trying again");
             tokio::select! {
@@ -118,10 +135,12 @@ impl Leaser {
     ) -> Result<bool, StoreError> {
         let canary = self.rope.send_canary();
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
-        let standstills: Vec<_> =
-            self.health.standstills(Instant::now()).iter().map(Standstill::sentence).collect();
-        let standstill = (!standstills.is_empty()).then(|| standstills.join(" "));
+        let stuck = self.health.stuck(Instant::now());
+        let standstill = (!stuck.is_empty()).then(|| stuck.join(" "));
         let renewal = renew(connection, &self.broker, canary, is_known_alive, standstill.as_deref());
+        // The server tells a lapse once, and a renewal without an answer may have been told; another broker may have had
+        // inboxes. So it counts as a lapse, whatever this broker's own clock says: the server's may have jumped.
+        let until = asked.until.take();
         let renewed = timeout(LEASE, renewal).await;
         let renewed = renewed.unwrap_or_else(|_| Err(late()))?;
         if renewed.canary_sent {
@@ -129,21 +148,53 @@ impl Leaser {
         }
         self.note_queue(renewed.queue_usage);
         self.database_up(true);
-        // If the answer of an earlier renewal was lost, that answer may have been the one that told of the lapse. The
-        // server tells a lapse once, yet another broker may have had inboxes meanwhile. So a gap by this broker's own
-        // clock counts as a lapse, too.
-        let unbroken = asked.until.is_some_and(|until| Instant::now() < until);
+        let unbroken = until.is_some_and(|until| Instant::now() < until);
         asked.until = Some(renewed.until);
         if renewed.lapsed || !unbroken {
             self.lapsed.notify_one();
             self.presence.lapsed();
             self.tell(Event::LeaseLapsed).await;
         }
-        self.tell(Event::LeaseUntil(renewed.until)).await;
+        self.tell(Event::LeaseUntil(renewed.until.into_std())).await;
+        // After a lapse every inbox is asked for in any case.
+        if !renewed.lapsed && unbroken && renewed.held != asked.held() {
+            self.compare(connection, asked).await?;
+        }
         if !renewed.wanted.is_empty() {
             self.tell(Event::Wanted(renewed.wanted)).await;
         }
         Ok(renewed.is_known_alive)
+    }
+
+    /// Compares the leases in the table with those that this broker knows, after somebody else wrote the table: a restore, a
+    /// job that cleans up. A lease that is gone or another's is asked for anew, since the tail reads only what the table
+    /// says is this broker's. A lease of this broker that it does not know would keep the inbox from everybody, so it is
+    /// given back.
+    async fn compare(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
+        let table: HashMap<_, _> = held(connection, self.broker.id).await?.into_iter().collect();
+        let is_lost = |(inbox, epoch): &(&Arc<str>, &Epoch)| {
+            table.get(*inbox) != Some(*epoch) && !asked.release.contains(*inbox)
+        };
+        let lost: HashSet<_> = asked.epochs.iter().filter(is_lost).map(|(inbox, _)| inbox.clone()).collect();
+        // An answer about an inbox that is being asked for may have been lost with a connection.
+        let is_unknown = |(inbox, epoch): &(&Arc<str>, &Epoch)| {
+            asked.epochs.get(*inbox) != Some(*epoch) && !asked.acquire.contains_key(*inbox)
+        };
+        let unknown: Vec<_> =
+            table.iter().filter(is_unknown).map(|(inbox, epoch)| (inbox.clone(), *epoch)).collect();
+        if !unknown.is_empty() {
+            tracing::warn!(inboxes = %few(unknown.iter().map(|(inbox, _)| &**inbox)), "postbell.leases names this broker \
+                 for inboxes that it does not have: somebody else wrote the table; they are given back");
+            release(connection, self.broker.id, &unknown).await?;
+        }
+        if !lost.is_empty() {
+            tracing::warn!(inboxes = %few(lost.iter().map(|inbox| &**inbox)), "the leases of these inboxes are gone from \
+                 postbell.leases, or another's: somebody else wrote the table; they are asked for anew");
+            self.metrics.leases_lost.inc_by(lost.len() as u64);
+            asked.epochs.retain(|inbox, _| !lost.contains(inbox));
+            self.tell(Event::LeasesLost(lost.into_iter().collect())).await;
+        }
+        Ok(())
     }
 
     fn note_queue(&self, usage: f64) {
@@ -169,11 +220,14 @@ impl Leaser {
 
     async fn answer(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
         if !asked.release.is_empty() {
-            let inboxes: Vec<_> = asked.release.iter().cloned().collect();
+            // An inbox without an epoch was never taken, so there is nothing to give back.
+            let epoch = |inbox: &Arc<str>| asked.epochs.get(inbox).copied().unwrap_or(Epoch::NEVER);
+            let inboxes: Vec<_> = asked.release.iter().map(|inbox| (inbox.clone(), epoch(inbox))).collect();
             release(connection, self.broker.id, &inboxes).await?;
             asked.release.clear();
-            for inbox in inboxes {
-                self.tell(Event::Released(inbox)).await;
+            for (inbox, _) in inboxes {
+                asked.epochs.remove(&inbox);
+                self.tell(Event::GivenBack(inbox)).await;
             }
         }
         if !asked.acquire.is_empty() {
@@ -186,11 +240,11 @@ impl Leaser {
         let inboxes: Vec<_> = asked.acquire.keys().cloned().collect();
         let refusing = asked.acquire.values().flatten().filter(|t| t.refuses).map(|t| t.owner).collect();
         let answers = self.ask(connection, &inboxes, refusing).await?;
-        let is_theirs = |(inbox, answer): &(Arc<str>, Acquired)| {
+        let is_theirs = |(inbox, answer): &(Arc<str>, InboxAnswer)| {
             let has_trouble = asked.acquire.get(inbox).is_some_and(Option::is_some);
             let is_unreachable = match answer {
-                Acquired::Ours(_) => false,
-                Acquired::Theirs(owner) => has_trouble || owner.is_none(),
+                InboxAnswer::Ours(_) => false,
+                InboxAnswer::Theirs(owner) => has_trouble || owner.is_none(),
             };
             is_unreachable.then(|| inbox.clone())
         };
@@ -201,8 +255,12 @@ impl Leaser {
         asked.acquire.clear();
         for (inbox, answer) in answers {
             self.tell(match answer {
-                Acquired::Ours(epoch) => Event::Acquired { inbox, epoch },
-                Acquired::Theirs(owner) => {
+                InboxAnswer::Ours(epoch) => {
+                    asked.epochs.insert(inbox.clone(), epoch);
+                    Event::Acquired { inbox, epoch }
+                }
+                InboxAnswer::Theirs(owner) => {
+                    asked.epochs.remove(&inbox);
                     tracing::info!(%inbox, owner = owner.as_ref().map(|o| &*o.address), "another broker owns this inbox");
                     if owner.is_none() {
                         asked.refused.insert(inbox.clone());
@@ -224,9 +282,9 @@ impl Leaser {
         connection: &Connection,
         inboxes: &[Arc<str>],
         mut refusing: Vec<Uuid>,
-    ) -> Result<Vec<(Arc<str>, Acquired)>, StoreError> {
-        let predecessor = |answer: &Acquired| match answer {
-            Acquired::Theirs(Some(owner)) if *owner.address == *self.broker.address => Some(owner.broker),
+    ) -> Result<Vec<(Arc<str>, InboxAnswer)>, StoreError> {
+        let predecessor = |answer: &InboxAnswer| match answer {
+            InboxAnswer::Theirs(Some(owner)) if *owner.address == *self.broker.address => Some(owner.broker),
             _ => None,
         };
         refusing.sort_unstable();
@@ -241,7 +299,7 @@ impl Leaser {
         }
         for (_, answer) in &mut answers {
             if predecessor(answer).is_some() {
-                *answer = Acquired::Theirs(None);
+                *answer = InboxAnswer::Theirs(None);
             }
         }
         Ok(answers)
@@ -271,7 +329,20 @@ impl Leaser {
     }
 }
 
+/// The names of some inboxes, for a line of the log.
+fn few<'a>(inboxes: impl Iterator<Item = &'a str>) -> String {
+    let all: Vec<_> = inboxes.collect();
+    match all.len().checked_sub(NAMED_MAX) {
+        Some(more @ 1..) => format!("{} and {more} more", all[..NAMED_MAX].join(", ")),
+        _ => all.join(", "),
+    }
+}
+
 impl Asked {
+    fn held(&self) -> LeaseSum {
+        LeaseSum::of(self.epochs.iter().map(|(inbox, epoch)| (&**inbox, *epoch)))
+    }
+
     fn note(&mut self, request: LeaseRequest) {
         match request {
             // The inbox was refused a moment ago; `ASK_AGAIN` decides when to ask again.
@@ -279,7 +350,7 @@ impl Asked {
             LeaseRequest::Acquire(inbox, trouble) => {
                 self.acquire.insert(inbox, trouble);
             }
-            LeaseRequest::Release(inbox) => {
+            LeaseRequest::GiveBack(inbox) => {
                 self.release.insert(inbox);
             }
         }

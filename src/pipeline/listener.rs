@@ -19,7 +19,7 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// Listens until the process ends.
-pub async fn run(target: Target, broker: Uuid, rope: Arc<Rope>, health: Health) {
+pub(crate) async fn run(target: Target, broker: Uuid, rope: Arc<Rope>, health: Health) {
     let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
     loop {
         match listen(&target, broker, rope.clone()).await {

@@ -1,10 +1,11 @@
 //! The reaper: changes that time alone brings about.
 
-pub mod alerts;
-pub mod upkeep;
+pub(crate) mod alerts;
+pub(crate) mod upkeep;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
@@ -26,16 +27,16 @@ const SILENT_EVERY: Duration = Duration::from_secs(15);
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 const BROADCASTS_EVERY: Duration = Duration::from_secs(600);
 /// The longest wait after a sweep that failed, even if the sweep is rare.
-const AFTER_FAILURE: Duration = Duration::from_secs(10);
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// The pause between two batches of one sweep, so that the sweep does not keep the database busy.
 const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 
 /// Promotes scheduled deliveries at their time, until the process ends.
-pub async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
+pub(crate) async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
     let mut next = Instant::now();
     loop {
         tokio::select! {
-            () = sleep_until(next.into()) => {}
+            () = sleep_until(next) => {}
             at = alarm.changed() => {
                 next = at.map_or(next, |at| at.min(next));
                 continue;
@@ -68,27 +69,34 @@ const LOCKS_KEPT: Duration = Duration::from_secs(7 * 86_400);
 
 /// The shortest time for which the history of presence is kept, whatever is kept of messages: people ask for a
 /// month's uptime.
-pub const PRESENCE_KEPT: Duration = Duration::from_secs(90 * 86_400);
+pub(crate) const PRESENCE_KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 /// Expires, removes and forgets, until the process ends. If messages are kept for ever (`retention` is none), the
 /// history of presence is not.
-pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metrics: Metrics) {
+pub(crate) async fn sweep(
+    pool: Pool,
+    broker: Uuid,
+    retention: Option<Duration>,
+    metrics: Metrics,
+    health: Health,
+) {
+    let health = &health;
     tokio::join!(
-        every(EXPIRED_EVERY, || async {
+        every(EXPIRED_EVERY, (health, Duty::Expiry), || async {
             let rows = reap::expire(&pool).await?;
             metrics.expired.inc_by(rows);
             Ok(rows)
         }),
-        every(BROKERS_EVERY, || async {
+        every(BROKERS_EVERY, (health, Duty::Brokers), || async {
             let brokers = reap::forget_silent_brokers(&pool, broker).await?;
             if brokers > 0 {
                 tracing::info!(brokers, "forgot brokers that have been silent");
             }
             Ok(0)
         }),
-        every(SILENT_EVERY, || presence::silent(&pool, SILENT_AFTER)),
+        every(SILENT_EVERY, (health, Duty::Silence), || presence::silent(&pool, SILENT_AFTER)),
         // One after the other, because these are in no hurry and connections are few.
-        every(RETENTION_EVERY, || async {
+        every(RETENTION_EVERY, (health, Duty::Retention), || async {
             let messages = match retention {
                 Some(age) => reap::remove_older(&pool, age).await?,
                 None => 0,
@@ -98,19 +106,25 @@ pub async fn sweep(pool: Pool, broker: Uuid, retention: Option<Duration>, metric
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
             Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
         }),
-        every(BROADCASTS_EVERY, || async {
+        every(BROADCASTS_EVERY, (health, Duty::Broadcasts), || async {
             let finished = reap::finish_broadcasts(&pool).await?;
             Ok(finished.max(reap::forget_routed(&pool).await?))
         }),
     );
 }
 
-async fn every<F>(pause: Duration, work: impl Fn() -> F)
+async fn every<F>(pause: Duration, (health, duty): (&Health, Duty), work: impl Fn() -> F)
 where
     F: Future<Output = Result<u64, StoreError>>,
 {
     loop {
-        match work().await {
+        health.began(duty, Instant::now());
+        let worked = work().await;
+        match &worked {
+            Ok(_) => health.succeeded(duty),
+            Err(e) => health.failed(duty, e.to_string()),
+        }
+        match worked {
             Ok(rows) if rows >= BATCH_ROWS as u64 => sleep(BETWEEN_BATCHES).await,
             Ok(_) => sleep(pause).await,
             Err(e) => {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -25,7 +25,7 @@ const LARGE_AT_ONCE: usize = 2;
 
 /// The channels and settings of the refiller.
 #[derive(Clone)]
-pub struct Refiller {
+pub(crate) struct Refiller {
     /// The database to read.
     pub pool: Pool,
     /// The dispatcher, for the rows.
@@ -38,7 +38,7 @@ pub struct Refiller {
 
 impl Refiller {
     /// Runs until the dispatcher's task is gone.
-    pub async fn run(self, mut batches: mpsc::Receiver<Vec<Refill>>) {
+    pub(crate) async fn run(self, mut batches: mpsc::Receiver<Vec<Refill>>) {
         let (turns, one_by_one) = (Arc::new(Semaphore::new(LARGE_AT_ONCE)), Arc::new(AtomicBool::new(false)));
         let mut unfinished = JoinSet::new();
         while let Some(refills) = batches.recv().await {

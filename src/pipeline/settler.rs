@@ -3,31 +3,37 @@
 //! A batch takes one statement per kind of outcome. If a row, a constraint, a trigger or a lock of the user's refuses
 //! that statement, the outcomes are written one by one, in one statement: each delivery's own change is made, and a
 //! status that the message's row does not take is set aside with the reason (`postbell.set_aside`, which [`aside`]
-//! tries again). An outcome stays here, because the agent has done its part, only while the server cannot be reached
-//! or another transaction holds the delivery.
+//! tries again). An outcome stays here, because the agent has done its part, only while the server cannot be reached,
+//! another transaction holds the delivery, or a part of Postbell's own tables refuses this one ([`hurt`]).
 //!
 //! If a batch was committed but the answer was lost, the batch is written twice. The second time changes nothing,
 //! since each outcome is compared with its attempt. Outcomes that the second try finds settled count as written by
 //! the first.
 
-pub mod aside;
-pub mod marker;
+pub(crate) mod aside;
+mod cut_off;
+mod hurt;
+pub(crate) mod marker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout_at};
+use uuid::Uuid;
 
 use crate::base::pace::Pace;
-use crate::pipeline::dispatch::{Input, Inputs};
+use crate::pipeline::dispatch::{Input, Inputs, SETTLE_BATCH_MAX};
+use crate::store::cut_off::Losses;
 use crate::store::error::Fault;
-use crate::store::settle::{self, Became, Kind, Settled, settle_each, settle_kind};
+use crate::store::settle::{Became, Kind, SettleConnection, Settled, relane_each, settle_each, settle_kind};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::flow::Flow;
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::{DeadReason, FailReason, Metrics};
+use hurt::Hurt;
 use postbell_engine::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
 
 /// The first and the longest wait before reconnecting. Both are short, because every ack waits meanwhile.
@@ -48,9 +54,11 @@ const PASSING_MAX: u32 = 2;
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The channels and settings of the settler.
-pub struct Settler {
+pub(crate) struct Settler {
     /// The database to write to.
     pub target: Target,
+    /// This broker, which wakes its own tail and rings for another's.
+    pub broker: Uuid,
     /// The dispatcher, which learns which outcomes are written.
     pub inputs: mpsc::WeakSender<Input>,
     /// Wakes the tail when a delivery is ready again.
@@ -67,40 +75,65 @@ pub struct Settler {
 
 /// The connection, and what is known of the table.
 struct Desk {
-    connection: Option<Connection>,
+    connection: SettleConnection,
     pace: Pace,
     /// No statement for a whole batch is tried before this time.
     careful_until: Instant,
     refusals: u32,
     said: Option<Instant>,
+    /// Connections that were lost while a batch was searched for the row to blame.
+    losses: Losses,
+    /// Until then such a row is expected, so that one lost connection is enough to search a batch.
+    ends_until: Instant,
+    /// Outcomes that can be written nowhere.
+    hurt: Hurt,
+}
+
+/// Outcomes of a batch that are not over.
+#[derive(Default)]
+struct Unwritten {
+    held: Vec<Settle>,
+    hurt: Vec<Settle>,
+    is_better: bool,
 }
 
 impl Settler {
     /// Runs until the dispatcher's task is gone and its last batch is written.
-    pub async fn run(self, mut batches: mpsc::Receiver<Vec<Settle>>) {
+    pub(crate) async fn run(self, mut batches: mpsc::Receiver<Vec<Settle>>) {
         let pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let now = Instant::now();
-        let mut desk = Desk { connection: None, pace, careful_until: now, refusals: 0, said: None };
+        let mut desk = Desk {
+            connection: SettleConnection::new(self.target.clone()),
+            pace,
+            careful_until: now,
+            refusals: 0,
+            said: None,
+            losses: Losses::new(now),
+            ends_until: now,
+            hurt: Hurt::new(now),
+        };
         let mut next = now;
         // Deliveries that another transaction holds.
         let mut held: Vec<Settle> = Vec::new();
         let mut held_until = now;
         loop {
-            sleep_until(next.into()).await;
-            let mut batch = if held.is_empty() {
-                match batches.recv().await {
+            sleep_until(next).await;
+            let again = (!held.is_empty()).then_some(held_until);
+            let mut batch = match again.into_iter().chain(desk.hurt.until()).min() {
+                None => match batches.recv().await {
                     Some(batch) => batch,
                     None => return,
-                }
-            } else {
-                match timeout_at(held_until.into(), batches.recv()).await {
+                },
+                Some(at) => match timeout_at(at, batches.recv()).await {
                     Ok(Some(batch)) => batch,
+                    // Nobody waits for outcomes that can be written nowhere: their deliveries are made again.
+                    Ok(None) if held.is_empty() => return,
                     Ok(None) => {
-                        sleep_until(held_until.into()).await;
+                        sleep_until(held_until).await;
                         Vec::new()
                     }
                     Err(_) => Vec::new(),
-                }
+                },
             };
             if batch.iter().all(|s| s.answer.is_none()) {
                 next = Instant::now() + SETTLE_EVERY;
@@ -110,21 +143,52 @@ impl Settler {
                 held_until = Instant::now() + HELD_FOR;
             }
             self.health.began(Duty::Settle, Instant::now());
-            for (kind, batch) in by_kind(batch) {
+            for (kind, batch) in by_kind(desk.hurt.keep_apart(batch)) {
                 let settled = self.write(&mut desk, kind, &batch).await;
-                held.extend(self.tell(batch, &settled).await);
+                let waiting = self.tell(batch, &settled).await;
+                held.extend(waiting.held);
+                desk.hurt.add(waiting.hurt, settled.hurt.unwrap_or_default());
             }
             self.health.succeeded(Duty::Settle);
+            self.try_hurt(&mut desk).await;
+            self.health.set_hurt(desk.hurt.report());
         }
+    }
+
+    /// Tries outcomes again that could be written nowhere, if their time has come.
+    async fn try_hurt(&self, desk: &mut Desk) {
+        let due = desk.hurt.take_due(Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        let mut all = Unwritten::default();
+        let (lanes, others) = due.into_iter().partition(|s| !Kind::of(&s.outcome).marks());
+        let parts: [Vec<Settle>; 2] = [lanes, others];
+        for batch in parts.into_iter().filter(|batch| !batch.is_empty()) {
+            let settled = desk.try_hurt(self.broker, &batch).await;
+            if settled.became.contains(&Became::Aside) {
+                self.aside.notify_one();
+                desk.say(&settled);
+            }
+            let waiting = self.tell(batch, &settled).await;
+            all.held.extend(waiting.held);
+            all.is_better |= waiting.is_better;
+            desk.hurt.add(waiting.hurt, settled.hurt.unwrap_or_default());
+        }
+        desk.hurt.tried(all.held, all.is_better);
     }
 
     /// Tries until each outcome is written, set aside, or held by another transaction.
     async fn write(&self, desk: &mut Desk, kind: Kind, batch: &[Settle]) -> Settled {
         // Whether an answer was lost: outcomes found settled now may be this broker's own.
         let mut in_doubt = false;
-        let mut failures = 0;
+        let (mut failures, mut cut_off) = (0, 0);
         loop {
-            let tried = self.try_once(desk, kind, batch, failures >= PASSING_MAX).await;
+            let searches = kind.marks() && cut_off >= desk.cut_off_max();
+            let tried = match searches {
+                true => desk.search(self.broker, batch).await,
+                false => self.try_once(desk, kind, batch, failures >= PASSING_MAX).await,
+            };
             match tried {
                 Ok(mut settled) => {
                     desk.pace.reset();
@@ -139,10 +203,11 @@ impl Settler {
                     return settled;
                 }
                 Err(e) => {
-                    in_doubt |= e.sqlstate().is_none();
+                    in_doubt |= e.sqlstate().is_none() || e.is_cut_off() || searches;
+                    cut_off += u32::from(e.is_cut_off());
                     failures += u32::from(e.sqlstate().is_some());
                     if e.sqlstate().is_none() {
-                        desk.connection = None;
+                        desk.connection.rest();
                     }
                     let (wait, outcomes) = (desk.pace.next_wait(), batch.len());
                     self.health.failed(Duty::Settle, format!("{e}; {outcomes} outcomes wait to be written"));
@@ -162,15 +227,16 @@ impl Settler {
         batch: &[Settle],
         insist: bool,
     ) -> Result<Settled, StoreError> {
-        let connection = match &mut desk.connection {
-            Some(open) if !open.is_closed() => open,
-            closed => closed.insert(settle::open(&self.target).await?),
-        };
         if !kind.marks() {
-            return settle_kind(connection, kind, batch).await;
+            return match settle_kind(desk.connection.get().await?, self.broker, kind, batch).await {
+                Err(e) if e.sqlstate().is_some() && e.fault() != Fault::Passing => {
+                    relane_each(desk.connection.get().await?, self.broker, batch).await
+                }
+                settled => settled,
+            };
         }
         if !insist && desk.careful_until <= Instant::now() {
-            match settle_kind(connection, kind, batch).await {
+            match settle_kind(desk.connection.get().await?, self.broker, kind, batch).await {
                 Ok(settled) => {
                     desk.refusals = 0;
                     self.metrics.settle_batch.observe(batch.len() as f64);
@@ -184,20 +250,18 @@ impl Settler {
                 }
             }
         }
-        let settled = match settle_each(connection, batch, true).await {
-            Err(e) if e.sqlstate().is_some() => settle_each(connection, batch, false).await?,
-            settled => settled?,
-        };
+        let settled = one_by_one(desk.connection.get().await?, self.broker, batch).await?;
         self.metrics.settle_batch.observe(batch.len() as f64);
         Ok(settled)
     }
 
-    /// Counts the written outcomes and tells the dispatcher. Returns the deliveries that are held.
-    async fn tell(&self, batch: Vec<Settle>, settled: &Settled) -> Vec<Settle> {
-        let (mut over, mut held, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    /// Counts the written outcomes and tells the dispatcher. Returns those that are not over.
+    async fn tell(&self, batch: Vec<Settle>, settled: &Settled) -> Unwritten {
+        let (mut over, mut waiting, mut changed) = (Vec::new(), Unwritten::default(), Vec::new());
         for (settle, became) in batch.into_iter().zip(&settled.became) {
-            if *became == Became::Held {
-                held.push(settle);
+            if let Became::Held | Became::Hurt = became {
+                let list = if *became == Became::Held { &mut waiting.held } else { &mut waiting.hurt };
+                list.push(settle);
                 continue;
             }
             if matches!(became, Became::Written | Became::Aside) {
@@ -211,9 +275,10 @@ impl Settler {
         }
         self.flow.settled(Instant::now(), &changed);
         if !over.is_empty() {
+            waiting.is_better = true;
             report(self.inputs.upgrade(), over).await;
         }
-        held
+        waiting
     }
 }
 
@@ -230,6 +295,16 @@ impl Desk {
                 "outcomes were set aside; `postbell aside list` shows them"
             );
         }
+    }
+}
+
+/// Writes each outcome, without the user's rows if these take too long.
+async fn one_by_one(connection: &Connection, broker: Uuid, batch: &[Settle]) -> Result<Settled, StoreError> {
+    match settle_each(connection, broker, batch, true).await {
+        Err(e) if e.sqlstate().is_some() && !e.is_cut_off() => {
+            settle_each(connection, broker, batch, false).await
+        }
+        settled => settled,
     }
 }
 
@@ -276,17 +351,20 @@ fn count(settle: &Settle, metrics: &Metrics) {
             DeadCause::Unreadable => DeadReason::Unreadable,
         }),
         Outcome::Expired => metrics.expired.inc(),
+        Outcome::Unseen { .. } => metrics.unseen.inc(),
         Outcome::Release { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } => {}
     }
 }
 
-/// Whether the tail finds the row once more: ready, or scheduled. Nobody rings for the row, so without a wake the safety round
-/// would find it, and count it as late.
+/// Whether the tail finds the row once more: ready, or scheduled. Nobody rings for the row while the inbox is this broker's, so
+/// without a wake the safety round would find it, and count it as late.
 fn is_in_the_tail_again(outcome: &Outcome) -> bool {
     match outcome {
-        Outcome::Release { .. } | Outcome::Fail { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } => {
-            true
-        }
+        Outcome::Release { .. }
+        | Outcome::Fail { .. }
+        | Outcome::Spare { .. }
+        | Outcome::Relane { .. }
+        | Outcome::Unseen { .. } => true,
         Outcome::Ack { .. } | Outcome::Dead { .. } | Outcome::Expired => false,
     }
 }

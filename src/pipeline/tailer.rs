@@ -1,7 +1,8 @@
 //! The task that tails: runs a round of the tail whenever the [`Bell`] says so, on a connection of its own.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{sleep, sleep_until, timeout};
@@ -11,7 +12,7 @@ use crate::base::pace::Pace;
 use crate::pipeline::alarm::Alarm;
 use crate::pipeline::dispatch::Input;
 use crate::store::listen::Rope;
-use crate::store::payload::{Wary, may_be_a_row};
+use crate::store::payload::{Wary, is_slow, may_be_a_row};
 use crate::store::tail::{Cursor, Round, set_armed};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
@@ -26,7 +27,7 @@ const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// The channels and settings of the tail.
-pub struct Tailer {
+pub(crate) struct Tailer {
     /// The database to read.
     pub target: Target,
     /// This broker's id, which the tail joins with the leases.
@@ -52,9 +53,9 @@ pub struct Tailer {
 impl Tailer {
     /// Tails until the dispatcher's task is gone. A lost connection is replaced and the cursor kept, so nothing that
     /// commits meanwhile is missed.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
-        let mut bell = Bell::new(Instant::now());
+        let mut bell = Bell::new(Instant::now().into_std());
         let mut cursor = None;
         while self.inputs.strong_count() > 0 {
             self.health.began(Duty::Tail, Instant::now());
@@ -76,27 +77,27 @@ impl Tailer {
         let cursor = self.resume(&connection, cursor).await?;
         // After an outage the flag in the database may have any value. So it is written first, before the bell starts
         // over.
-        bell.wake_up(Instant::now());
+        bell.wake_up(Instant::now().into_std());
         set_armed(&connection, self.broker, false).await?;
         loop {
             tokio::select! {
                 () = sleep_until(bell.due().into()) => {}
                 () = self.rope.changed() => {}
-                () = self.wake.notified() => bell.wake(Instant::now()),
-                () = self.lapsed.notified() => self.write(&connection, bell.wake_up(Instant::now())).await?,
+                () = self.wake.notified() => bell.wake(Instant::now().into_std()),
+                () = self.lapsed.notified() => self.write(&connection, bell.wake_up(Instant::now().into_std())).await?,
             }
-            let flag = bell.hear(Instant::now(), self.hear());
+            let flag = bell.hear(Instant::now().into_std(), self.hear());
             self.write(&connection, flag).await?;
-            if bell.due() > Instant::now() {
+            if bell.due() > Instant::now().into_std() {
                 continue;
             }
             let Some(round) = self.round(&connection, cursor).await? else { return Ok(()) };
             pace.reset();
             let now = Instant::now();
-            match bell.round(now, round.rows, &round.in_progress, self.hear()) {
+            match bell.round(now.into_std(), round.rows, &round.in_progress, self.hear()) {
                 Some(Flag::Arm) => {
                     set_armed(&connection, self.broker, true).await?;
-                    bell.armed(Instant::now());
+                    bell.armed(Instant::now().into_std());
                 }
                 flag => self.write(&connection, flag).await?,
             }
@@ -137,6 +138,7 @@ impl Tailer {
         let Some(inputs) = self.inputs.upgrade() else { return Ok(None) };
         self.health.began(Duty::Tail, Instant::now());
         let mut brought = false;
+        let was_wary = self.wary.is_wary(Instant::now());
         // A full dispatcher's queue makes this wait, and with it the server, so that no row is held twice.
         let bring = |rows| async {
             let _ = inputs.send(Input::Event(Event::Arrived(rows))).await;
@@ -158,6 +160,12 @@ impl Tailer {
                 if brought {
                     let _ = inputs.send(Input::Event(Event::TailBroken)).await;
                 }
+                // No text was made, and it failed all the same: a message cannot be read at all. Slowness and a lost
+                // connection may be such a message's, too, and another round would end in the same way.
+                let is_of_a_row = was_wary && e.sqlstate().is_some() && may_be_a_row(&e);
+                if is_of_a_row || is_slow(&e) || e.is_cut_off() {
+                    cursor.look_for_blame(&self.target, (self.broker, &self.wary)).await?;
+                }
                 return Err(e);
             }
         };
@@ -166,7 +174,8 @@ impl Tailer {
             self.alarm.set(due);
         }
         self.metrics.tail_rows.inc_by(round.rows);
-        let event = Event::TailRound { started_at: round.started_at, snapshot: round.snapshot.clone() };
+        let event =
+            Event::TailRound { started_at: round.started_at.into_std(), snapshot: round.snapshot.clone() };
         Ok(inputs.send(Input::Event(event)).await.is_ok().then_some(round))
     }
 

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
-
-const FAULTS: &str = include_str!("../../sql/queries/adoption_faults.sql");
-const COUNT: &str = include_str!("../../sql/queries/adopt_count.sql");
+use crate::store::sql::queries;
 
 /// The table in which messages wait.
 const MESSAGES: &str = "agent_messages";
@@ -61,7 +59,7 @@ pub(super) async fn check(
     taken: &[&'static str],
 ) -> Result<Adoption, StoreError> {
     let mut tables = BTreeMap::<String, TableFaults>::new();
-    for row in connection.query(FAULTS, &[&TABLES]).await? {
+    for row in connection.query(queries::ADOPTION_FAULTS, &[&TABLES]).await? {
         let (schema, has) = (row.cell("schema")?, row.cell("has")?);
         let table = tables.entry(row.cell("table_name")?);
         let table = table.or_insert_with(|| TableFaults { schema, has, faults: Vec::new() });
@@ -84,7 +82,7 @@ pub(super) async fn check(
     let is_there = |name: &str| present.iter().any(|table| table == name);
     (adoption.adopts, adoption.creates) = taken.iter().copied().partition(|name| is_there(name));
     if adoption.adopts.contains(&MESSAGES) {
-        let row = connection.query_one(COUNT, &[]).await?;
+        let row = connection.query_one(queries::ADOPT_COUNT, &[]).await?;
         (adoption.waiting, adoption.taken) = (row.cell("waiting")?, row.cell("taken")?);
     }
     Ok(adoption)

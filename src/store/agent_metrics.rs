@@ -5,17 +5,15 @@ use std::time::Duration;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-
-const RECENT: &str = include_str!("../../sql/queries/agent_metrics_recent.sql");
+use crate::store::sql::queries;
 
 /// The most rows of one read, the newest first. If a mesh writes more in the time between two reads, the metrics that
 /// it writes seldom are late.
-pub const ROWS_MAX: i64 = 20_000;
+pub(crate) const ROWS_MAX: i64 = 20_000;
 
 /// A row of `agent_metrics`. Times are Unix seconds of the database's clock.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(missing_docs, reason = "the table's columns")]
-pub struct Measured {
+pub(crate) struct Measured {
     pub agent: String,
     pub name: String,
     pub value: f64,
@@ -26,8 +24,8 @@ pub struct Measured {
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn recent(pool: &Pool, within: Duration) -> Result<(f64, Vec<Measured>), StoreError> {
-    let rows = pool.query(RECENT, &[&(within.as_secs() as i64), &ROWS_MAX]).await?;
+pub(crate) async fn recent(pool: &Pool, within: Duration) -> Result<(f64, Vec<Measured>), StoreError> {
+    let rows = pool.query(queries::AGENT_METRICS_RECENT, &[&(within.as_secs() as i64), &ROWS_MAX]).await?;
     let now = rows.first().map_or(Ok(0.0), |row| row.cell("now"))?;
     let mut measured = Vec::new();
     for row in &rows {

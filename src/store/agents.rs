@@ -10,19 +10,14 @@ pub use admission::{Denial, Role, RoleLimits, authenticate};
 pub use token::{Token, TokenHash, fingerprint, hash, is_hash};
 
 use super::cell::Cells;
-use super::connection::Params;
+use super::connection::{Params, WriteLimit};
 use super::error::StoreError;
 use super::pool::Pool;
 use crate::base::moment;
+use crate::store::sql::queries;
+use postbell_client::protocol::Rank;
 use postbell_client::protocol::frame::{EVERYBODY, GROUP_INBOX};
 use postbell_client::protocol::limits::NAME_BYTES_MAX;
-
-const ADD: &str = include_str!("../../sql/queries/agent_add.sql");
-const LIST: &str = include_str!("../../sql/queries/agent_list.sql");
-const ROTATE: &str = include_str!("../../sql/queries/agent_rotate.sql");
-const ENABLE: &str = include_str!("../../sql/queries/agent_enable.sql");
-const TOUCH: &str = include_str!("../../sql/queries/agent_touch.sql");
-const REMOVE: &str = include_str!("../../sql/queries/agent_remove.sql");
 
 /// The longest that an old token is accepted beside its successor, so that no rotation stays unfinished for ever.
 pub const OVERLAP_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
@@ -33,7 +28,7 @@ pub const WAITING_COUNTED_MAX: i64 = 10_000;
 /// An agent whose token was right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentRow {
-    /// Its name, which is also the name of its inbox.
+    /// The agent's name, which is also its inbox's.
     pub agent_id: String,
     /// `agent` or `orchestrator`; an adopted registry may have other words.
     pub role: String,
@@ -43,7 +38,7 @@ pub struct AgentRow {
     pub limits: RoleLimits,
     /// The time of the hello by the database's clock, in microseconds. If one agent and instance has two sessions,
     /// the one with the higher rank goes on.
-    pub rank: i64,
+    pub rank: Rank,
 }
 
 /// An agent's inbox has its name.
@@ -77,7 +72,7 @@ pub fn check_name(agent: &str) -> Result<(), String> {
 /// An agent to register. A field that is `None` gets a default, or is left alone if the agent is registered already.
 #[derive(Clone, Debug, Default)]
 pub struct NewAgent<'a> {
-    /// Its name on the wire.
+    /// The agent's name on the wire.
     pub agent_id: &'a str,
     /// The name that people use; by default the agent's name.
     pub agent_name: Option<&'a str>,
@@ -117,7 +112,7 @@ pub async fn add(pool: &Pool, agent: &NewAgent<'_>) -> Result<Added, StoreError>
     let params: Params<'_> = &[agent_id, agent_name, agent_type, environment, role, &hash];
     // If the answer were lost after COMMIT, the agent would have a token that nobody knows. So the transaction
     // commits only after the answer was read.
-    let added = pool.in_transaction(ADD, params, |row| {
+    let added = pool.in_transaction(queries::AGENT_ADD, params, |row| {
         let Some(row) = row else { return Ok(None) };
         Ok(Some(Added {
             token,
@@ -166,7 +161,7 @@ pub struct Agent {
 /// # Errors
 /// See [`StoreError`].
 pub async fn list(pool: &Pool) -> Result<Vec<Agent>, StoreError> {
-    let rows = pool.query(LIST, &[&WAITING_COUNTED_MAX]).await?;
+    let rows = pool.query(queries::AGENT_LIST, &[&WAITING_COUNTED_MAX]).await?;
     let agents = rows.iter().map(|row| {
         Ok(Agent {
             agent_id: row.text("agent_id")?.unwrap_or_default(),
@@ -200,10 +195,16 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
         )));
     }
     let token = Token::random();
-    match pool.execute(ROTATE, &[&agent, &token.hash().as_slice(), &(overlap.as_millis() as i64)]).await? {
+    match pool
+        .write_count(
+            queries::AGENT_ROTATE,
+            &[&agent, &token.hash().as_slice(), &(overlap.as_millis() as i64)],
+        )
+        .await?
+    {
         0 => Err(unknown(agent)),
         _ => {
-            pool.execute(TOUCH, &[&agent]).await?;
+            pool.write_count(queries::AGENT_TOUCH, &[&agent]).await?;
             Ok(token)
         }
     }
@@ -216,9 +217,9 @@ pub async fn rotate(pool: &Pool, agent: &str, overlap: Duration) -> Result<Token
 /// # Errors
 /// The agent is not registered.
 pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool, StoreError> {
-    let rows = pool.query(ENABLE, &[&agent, &enabled]).await?;
+    let rows = pool.write(WriteLimit::Half, queries::AGENT_ENABLE, &[&agent, &enabled]).await?;
     let was = rows.first().ok_or_else(|| unknown(agent))?.cell("was")?;
-    pool.execute(TOUCH, &[&agent]).await?;
+    pool.write_count(queries::AGENT_TOUCH, &[&agent]).await?;
     Ok(was)
 }
 
@@ -228,7 +229,7 @@ pub async fn set_enabled(pool: &Pool, agent: &str, enabled: bool) -> Result<bool
 /// # Errors
 /// The agent is not registered; or deliveries wait for it and `force` is not set.
 pub async fn remove(pool: &Pool, agent: &str, force: bool) -> Result<i64, StoreError> {
-    let row = pool.query_one(REMOVE, &[&agent, &force]).await?;
+    let row = pool.write_one(queries::AGENT_REMOVE, &[&agent, &force]).await?;
     let waiting: i64 = row.cell("waiting")?;
     match (row.cell("was_known")?, row.cell("is_removed")?) {
         (false, _) => Err(unknown(agent)),

@@ -3,24 +3,17 @@
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::Connection;
+use super::connection::{Connection, Target};
+use super::cut_off::{ENDED, Losses};
 use super::error::{Fault, StoreError};
 use super::pool::Pool;
+use super::settle::SettleConnection;
 use crate::base::moment;
-
-const RETRY: &str = include_str!("../../sql/queries/aside_retry.sql");
-const SLOW: &str = include_str!("../../sql/queries/aside_slow.sql");
-const NEXT: &str = include_str!("../../sql/queries/aside_next.sql");
-const DUE: &str = include_str!("../../sql/queries/aside_due.sql");
-const FORGET: &str = include_str!("../../sql/queries/aside_forget.sql");
-const LIST: &str = include_str!("../../sql/queries/aside_list.sql");
-const CHOSEN: &str = include_str!("../../sql/queries/aside_chosen.sql");
-const DROP: &str = include_str!("../../sql/queries/aside_drop.sql");
-const SOON: &str = include_str!("../../sql/queries/aside_soon.sql");
-const COUNTS: &str = include_str!("../../sql/queries/aside_counts.sql");
+use crate::store::sql::queries;
 
 /// The most rows that one statement tries or drops.
 const BATCH_ROWS: i64 = 500;
@@ -104,41 +97,84 @@ pub struct Chosen<'a> {
     pub inbox: Option<&'a str>,
 }
 
-/// Tries the rows that are due, for at most a moment. `connection` must have a short wait for locks.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn retry_due(connection: &Connection) -> Result<Tried, StoreError> {
-    match retry(connection, None).await {
-        Err(e) if is_of_a_row(&e) => {}
-        tried => return tried,
-    }
-    // One row took all of the time, or failed in a way that the statement cannot catch: trying each alone finds it.
-    let mut tried = Tried::default();
-    for row in connection.query(DUE, &[&BATCH_ROWS]).await? {
-        tried.add(retry_one(connection, row.cell("aside_id")?).await?);
-    }
-    Ok(tried)
+/// A connection for tries, opened when it is needed: the server process may end at a row.
+pub struct Tries {
+    connection: SettleConnection,
+    losses: Losses,
 }
 
-async fn retry_one(connection: &Connection, id: i64) -> Result<Tried, StoreError> {
-    match retry(connection, Some(&[id])).await {
-        Err(e) if is_of_a_row(&e) => {
-            connection.execute(SLOW, &[&id, &TOOK_TOO_LONG]).await?;
-            Ok(Tried { refused: 1, ..Tried::default() })
+impl Tries {
+    /// Tries on this database.
+    pub fn new(target: Target) -> Self {
+        Self { connection: SettleConnection::new(target), losses: Losses::new(Instant::now()) }
+    }
+
+    /// Ends the connection; the next try opens another.
+    pub(crate) fn rest(&mut self) {
+        self.connection.rest();
+    }
+
+    /// Tries the rows that are due, for at most a moment.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn retry_due(&mut self) -> Result<Tried, StoreError> {
+        if !self.losses.are_too_many(Instant::now()) {
+            match retry(self.connection.get().await?, None).await {
+                Err(e) if e.may_be_of_a_row() => {}
+                tried => return tried,
+            }
         }
-        tried => tried,
+        // One row took all of the time, or failed in a way that the statement cannot catch: trying each alone finds it.
+        let mut tried = Tried::default();
+        for row in self.connection.get().await?.query(queries::ASIDE_DUE, &[&BATCH_ROWS]).await? {
+            if self.losses.are_too_many(Instant::now()) {
+                break;
+            }
+            tried.add(self.retry_one(row.cell("aside_id")?).await?);
+        }
+        Ok(tried)
     }
-}
 
-/// Whether a row is to blame: the server answered with an error that will not pass by itself.
-fn is_of_a_row(e: &StoreError) -> bool {
-    e.sqlstate().is_some() && e.fault() != Fault::Passing
+    async fn retry_one(&mut self, id: i64) -> Result<Tried, StoreError> {
+        match retry(self.connection.get().await?, Some(&[id])).await {
+            Err(e) if e.may_be_of_a_row() => {
+                let why = match e.fault() {
+                    _ if e.is_cut_off() => {
+                        self.losses.add(Instant::now());
+                        ENDED.to_owned()
+                    }
+                    Fault::Slow => TOOK_TOO_LONG.to_owned(),
+                    _ => e.to_string(),
+                };
+                // A server that takes no writes does not take this one either: then no row is to blame.
+                self.connection.get().await?.execute(queries::ASIDE_SLOW, &[&id, &why]).await?;
+                Ok(Tried { refused: 1, ..Tried::default() })
+            }
+            tried => tried,
+        }
+    }
+
+    /// Tries the chosen rows now, at an operator's request.
+    ///
+    /// # Errors
+    /// See [`StoreError`]. Rows that were written before the error stay written.
+    pub async fn retry_chosen(&mut self, chosen: Chosen<'_>) -> Result<Tried, StoreError> {
+        let (mut tried, mut after) = (Tried::default(), i64::MIN);
+        loop {
+            let ids = some(self.connection.get().await?, chosen, after).await?;
+            let Some(last) = ids.last() else { return Ok(tried) };
+            after = *last;
+            for id in &ids {
+                tried.add(self.retry_one(*id).await?);
+            }
+        }
+    }
 }
 
 async fn retry(connection: &Connection, ids: Option<&[i64]>) -> Result<Tried, StoreError> {
     let mut tried = Tried::default();
-    for row in connection.query(RETRY, &[&ids, &BATCH_ROWS, &TRY_MS]).await? {
+    for row in connection.query(queries::ASIDE_RETRY, &[&ids, &BATCH_ROWS, &TRY_MS]).await? {
         match row.cell("became")? {
             "written" => tried.written += 1,
             "gone" => tried.gone += 1,
@@ -146,22 +182,6 @@ async fn retry(connection: &Connection, ids: Option<&[i64]>) -> Result<Tried, St
         }
     }
     Ok(tried)
-}
-
-/// Tries the chosen rows now, at an operator's request.
-///
-/// # Errors
-/// See [`StoreError`]. Rows that were written before the error stay written.
-pub async fn retry_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<Tried, StoreError> {
-    let (mut tried, mut after) = (Tried::default(), i64::MIN);
-    loop {
-        let ids = some(connection, chosen, after).await?;
-        let Some(last) = ids.last() else { return Ok(tried) };
-        after = *last;
-        for id in &ids {
-            tried.add(retry_one(connection, *id).await?);
-        }
-    }
 }
 
 /// Drops the chosen rows, and returns how many.
@@ -174,7 +194,7 @@ pub async fn drop_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<
         let ids = some(connection, chosen, after).await?;
         let Some(last) = ids.last() else { return Ok(dropped) };
         after = *last;
-        dropped += connection.execute(DROP, &[&ids]).await?;
+        dropped += connection.execute(queries::ASIDE_DROP, &[&ids]).await?;
     }
 }
 
@@ -183,7 +203,7 @@ pub async fn drop_chosen(connection: &Connection, chosen: Chosen<'_>) -> Result<
 /// # Errors
 /// See [`StoreError`].
 pub async fn retry_soon(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreError> {
-    pool.execute(SOON, &[&first_of(pool, chosen).await?]).await
+    pool.execute(queries::ASIDE_SOON, &[&first_of(pool, chosen).await?]).await
 }
 
 /// Drops the first 1,000 of the chosen rows, and returns how many.
@@ -191,16 +211,19 @@ pub async fn retry_soon(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreErr
 /// # Errors
 /// See [`StoreError`].
 pub async fn drop_some(pool: &Pool, chosen: Chosen<'_>) -> Result<u64, StoreError> {
-    pool.execute(DROP, &[&first_of(pool, chosen).await?]).await
+    pool.execute(queries::ASIDE_DROP, &[&first_of(pool, chosen).await?]).await
 }
 
 async fn first_of(pool: &Pool, chosen: Chosen<'_>) -> Result<Vec<i64>, StoreError> {
-    let rows = pool.query(CHOSEN, &[&chosen.ids, &chosen.inbox, &i64::MIN, &(2 * BATCH_ROWS)]).await?;
+    let rows = pool
+        .query(queries::ASIDE_CHOSEN, &[&chosen.ids, &chosen.inbox, &i64::MIN, &(2 * BATCH_ROWS)])
+        .await?;
     rows.iter().map(|row| row.cell("aside_id")).collect()
 }
 
 async fn some(connection: &Connection, chosen: Chosen<'_>, after: i64) -> Result<Vec<i64>, StoreError> {
-    let rows = connection.query(CHOSEN, &[&chosen.ids, &chosen.inbox, &after, &BATCH_ROWS]).await?;
+    let rows =
+        connection.query(queries::ASIDE_CHOSEN, &[&chosen.ids, &chosen.inbox, &after, &BATCH_ROWS]).await?;
     rows.iter().map(|row| row.cell("aside_id")).collect()
 }
 
@@ -209,7 +232,7 @@ async fn some(connection: &Connection, chosen: Chosen<'_>, after: i64) -> Result
 /// # Errors
 /// See [`StoreError`].
 pub async fn next_due(pool: &Pool) -> Result<Option<Duration>, StoreError> {
-    let next: Option<i64> = pool.query_one(NEXT, &[]).await?.cell("next_ms")?;
+    let next: Option<i64> = pool.query_one(queries::ASIDE_NEXT, &[]).await?.cell("next_ms")?;
     Ok(next.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
 }
 
@@ -218,7 +241,7 @@ pub async fn next_due(pool: &Pool) -> Result<Option<Duration>, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn forget(pool: &Pool) -> Result<u64, StoreError> {
-    pool.execute(FORGET, &[&BATCH_ROWS]).await
+    pool.execute(queries::ASIDE_FORGET, &[&BATCH_ROWS]).await
 }
 
 /// A page of rows, the newest first.
@@ -227,7 +250,7 @@ pub async fn forget(pool: &Pool) -> Result<u64, StoreError> {
 /// See [`StoreError`].
 pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<Aside>, StoreError> {
     let Filter { inbox, kind, before, limit } = filter;
-    let rows = pool.query(LIST, &[inbox, kind, before, limit]).await?;
+    let rows = pool.query(queries::ASIDE_LIST, &[inbox, kind, before, limit]).await?;
     let aside = |row: &tokio_postgres::Row| {
         Ok(Aside {
             aside_id: row.cell("aside_id")?,
@@ -248,7 +271,7 @@ pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<Aside>, StoreE
 /// # Errors
 /// See [`StoreError`].
 pub async fn counts(pool: &Pool) -> Result<Vec<Count>, StoreError> {
-    pool.query(COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
+    pool.query(queries::ASIDE_COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
 }
 
 /// [`counts`] on a connection.
@@ -256,7 +279,7 @@ pub async fn counts(pool: &Pool) -> Result<Vec<Count>, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn counts_on(connection: &Connection) -> Result<Vec<Count>, StoreError> {
-    connection.query(COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
+    connection.query(queries::ASIDE_COUNTS, &[&COUNTED_MAX]).await?.iter().map(count).collect()
 }
 
 fn count(row: &tokio_postgres::Row) -> Result<Count, StoreError> {

@@ -1,5 +1,9 @@
 //! One connection: opened as the URL says, set up, with each statement prepared once.
 
+mod whole;
+
+pub(super) use whole::{END, WriteLimit};
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
@@ -20,61 +24,100 @@ use tokio_postgres::{
 use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
-
-const SESSION_PATH: &str = include_str!("../../sql/queries/session_path.sql");
+use crate::store::sql::queries;
 
 /// The server cancels a statement that runs longer. The broker's own statements should take less than a second.
-pub const STATEMENT_WAIT: Duration = Duration::from_secs(30);
+pub(crate) const STATEMENT_WAIT: Duration = Duration::from_secs(30);
 /// How long a running broker waits for an answer before the connection counts as dead. A server may vanish without a
 /// word while a proxy acknowledges every probe, so that nothing else would ever tell. Every statement is written so
 /// that a second run, after a first one that was carried out unnoticed, changes nothing.
-pub const ANSWER_WAIT: Duration = Duration::from_secs(4);
+pub(crate) const ANSWER_WAIT: Duration = Duration::from_secs(4);
 /// How long opening a connection may take, including its set-up.
 const OPEN_WAIT: Duration = Duration::from_secs(10);
 
 /// SQLSTATEs after which only another connection helps: read only (a standby behind the same address), shut down by
 /// its operator, ended after a crash, not up yet.
-const MOVED: &[&str] = &["25006", "57P01", "57P02", "57P03"];
+const MOVED: &[&str] = &[READ_ONLY, "57P01", "57P02", "57P03"];
+/// The only one of them that a server means while it keeps the session.
+const READ_ONLY: &str = "25006";
+
+/// Classes of SQLSTATE that a changed `search_path` or role explains: a name or a right that is not there.
+const OF_SETTINGS: &[&str] = &["42", "3F"];
 
 const _: () = assert!(ANSWER_WAIT.as_millis() < STATEMENT_WAIT.as_millis());
 
 /// The database to which connections are opened, and how.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The database.
+    /// The database, and who connects to it.
     pub url: Arc<DatabaseUrl>,
     /// The schema of `agent_messages` and `agent_registry`.
     pub schema: Arc<str>,
     /// How long an answer may take; `None` waits for ever, as a migration needs.
     pub answer_wait: Option<Duration>,
+    /// How its connections plan, which depends on what they are for.
+    pub planner: Planner,
+}
+
+/// How the server plans the statements of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Planner {
+    /// Each statement walks one index, whatever the tables held when the statement was planned.
+    Delivering,
+    /// As the server likes, for statements that count and sort.
+    LookingOn,
+}
+
+impl Planner {
+    fn settings(self) -> &'static str {
+        match self {
+            Self::Delivering => queries::SESSION_PLANNER,
+            Self::LookingOn => queries::SESSION_LOOKING_ON,
+        }
+    }
 }
 
 impl Target {
     /// A database, and the schema of the user's tables in it. Answers may take any time.
     pub fn new(url: DatabaseUrl, schema: &str) -> Self {
-        Self { url: Arc::new(url), schema: schema.into(), answer_wait: None }
+        Self { url: Arc::new(url), schema: schema.into(), answer_wait: None, planner: Planner::Delivering }
     }
 
-    /// The same target for a broker, which gives up a connection that does not answer within [`ANSWER_WAIT`].
+    /// The same target for a broker, which gives up a connection that does not answer within `ANSWER_WAIT`.
     pub fn impatient(self) -> Self {
         Self { answer_wait: Some(ANSWER_WAIT), ..self }
+    }
+
+    /// How long the server lets a statement run. The server gives up before the broker does: then the connection can be
+    /// used again, no statement is left behind that nobody waits for, and the error says that the statement took too long.
+    fn statement_wait(&self) -> Duration {
+        self.answer_wait.map_or(STATEMENT_WAIT, |wait| wait * 9 / 10)
+    }
+
+    /// The same target for statements that count and sort.
+    pub fn looking_on(self) -> Self {
+        Self { planner: Planner::LookingOn, ..self }
     }
 }
 
 /// A connection to the database.
 pub struct Connection {
     client: Client,
+    url: Arc<DatabaseUrl>,
     driver: JoinHandle<()>,
     answer_wait: Option<Duration>,
+    statement_wait: Duration,
     /// Whether an answer did not come in time. The connection is then not used again, although its socket may look
     /// alive.
     given_up: AtomicBool,
+    /// The settings as they were made, which a user's trigger may change; see `session_kept.sql`.
+    settings: String,
     // Never held across an await: a statement is looked up or inserted, and cloned.
     prepared: Mutex<HashMap<&'static str, Statement>>,
 }
 
 /// The parameters of a statement.
-pub type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+pub(crate) type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
 impl Connection {
     /// Opens a connection that ignores notifications.
@@ -95,7 +138,8 @@ impl Connection {
         heard: impl Fn(Notification) + Send + 'static,
     ) -> Result<Self, StoreError> {
         let late = || StoreError::unavailable(format!("no connection was made in {} s", OPEN_WAIT.as_secs()));
-        timeout(OPEN_WAIT, Self::set_up(target, heard)).await.unwrap_or_else(|_| Err(late()))
+        let opened = timeout(OPEN_WAIT, Self::set_up(target, heard)).await.unwrap_or_else(|_| Err(late()));
+        opened.map_err(StoreError::of_opening)
     }
 
     async fn set_up(
@@ -111,12 +155,17 @@ impl Connection {
             (client, tokio::spawn(drive(connection, heard)))
         };
         let (answer_wait, given_up) = (target.answer_wait, AtomicBool::new(false));
-        let this = Self { client, driver, answer_wait, given_up, prepared: Mutex::default() };
+        let statement_wait = target.statement_wait();
+        let (settings, prepared) = (String::new(), Mutex::default());
+        let url = target.url.clone();
+        let mut this =
+            Self { client, url, driver, answer_wait, statement_wait, given_up, settings, prepared };
         let schema = target.schema.replace('"', "\"\"");
         let setup = format!(
-            "{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;\nselect pg_is_in_recovery();",
-            include_str!("../../sql/queries/session.sql"),
-            STATEMENT_WAIT.as_millis(),
+            "{}{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;\nselect pg_is_in_recovery();",
+            queries::SESSION,
+            target.planner.settings(),
+            statement_wait.as_millis(),
         );
         let said = this.client.simple_query(&setup).await?;
         if is_yes(&said) {
@@ -127,7 +176,9 @@ impl Connection {
         }
         // Sent as text and not prepared: behind a transaction pooler a failure here would not name the pooler.
         let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
-        this.client.batch_execute(&SESSION_PATH.replace("$1", &literal)).await?;
+        let path = queries::SESSION_PATH.replace("$1", &literal);
+        let said = this.client.simple_query(&format!("{path};\n{}", queries::SESSION_KEPT)).await?;
+        this.settings = last_text(&said).unwrap_or_default().to_owned();
         Ok(this)
     }
 
@@ -196,7 +247,7 @@ impl Connection {
         };
         // After an error of the server no more rows come, so the connection can be kept.
         if done.as_ref().is_err_and(|e: &StoreError| e.sqlstate().is_none()) {
-            self.give_up();
+            self.abandon();
         }
         done
     }
@@ -218,6 +269,14 @@ impl Connection {
         self.answered(self.client.batch_execute(sql)).await
     }
 
+    /// Lets the server give up each further statement after this time.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(super) async fn be_hasty(&self, wait: Duration) -> Result<(), StoreError> {
+        self.batch(&format!("set statement_timeout = {}", wait.as_millis())).await
+    }
+
     /// Waits for an answer, but not longer than `answer_wait`.
     async fn answered<T>(
         &self,
@@ -228,19 +287,44 @@ impl Connection {
             Some(wait) => match timeout(wait, asked).await {
                 Ok(answer) => answer,
                 Err(_) => {
-                    self.give_up();
+                    self.abandon();
                     return Err(late(wait));
                 }
             },
         };
-        answer.map_err(|error| {
-            let error = StoreError::from(error);
-            // This server is not the primary, or is ending: only another connection can reach the present primary.
-            if error.sqlstate().is_some_and(|code| MOVED.contains(&code)) {
-                self.give_up();
-            }
-            error
-        })
+        let error = match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) => StoreError::from(error),
+        };
+        let Some(code) = error.sqlstate() else { return Err(error) };
+        // This server is not the primary, or is ending: only another connection can reach the present primary.
+        if MOVED.contains(&code) && (code == READ_ONLY || !error.is_answered()) {
+            self.give_up();
+        }
+        // A migration changes settings itself, and ends its transactions itself.
+        let is_of_a_broker = self.answer_wait.is_some();
+        let is_of_settings = OF_SETTINGS.iter().any(|class| code.starts_with(class));
+        if is_of_a_broker && is_of_settings && self.has_lost_settings().await {
+            self.give_up();
+            tracing::warn!(
+                %error,
+                "a trigger or function of the user's left a setting behind on a connection of the broker, which is closed for \
+                 that: let it `set local`, or give the function a SET clause"
+            );
+            return Err(StoreError::other_settings());
+        }
+        Err(error)
+    }
+
+    /// Whether the settings are not as they were made. A transaction that failed ends here: nothing can be asked in one.
+    async fn has_lost_settings(&self) -> bool {
+        let ask = format!("rollback;\n{}", queries::SESSION_KEPT);
+        let wait = self.answer_wait.unwrap_or(OPEN_WAIT);
+        match timeout(wait, self.client.simple_query(&ask)).await {
+            Ok(Ok(said)) => last_text(&said) != Some(&self.settings),
+            // Whatever that is, the connection is of no use.
+            Ok(Err(_)) | Err(_) => true,
+        }
     }
 
     /// Ends the connection, whatever the server is about to send.
@@ -273,13 +357,18 @@ impl Drop for Connection {
     }
 }
 
-/// Whether the last row is `t`.
-fn is_yes(said: &[SimpleQueryMessage]) -> bool {
+/// The first column of the last row.
+fn last_text(said: &[SimpleQueryMessage]) -> Option<&str> {
     let row = said.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
     });
-    row.and_then(|row| row.try_get(0).ok().flatten()) == Some("t")
+    row.and_then(|row| row.try_get(0).ok().flatten())
+}
+
+/// Whether the last row is `t`.
+fn is_yes(said: &[SimpleQueryMessage]) -> bool {
+    last_text(said) == Some("t")
 }
 
 async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: impl Fn(Notification))

@@ -17,13 +17,11 @@ use super::error::StoreError;
 use super::payload::{self, Text};
 use super::pool::Pool;
 use crate::base::moment;
+use crate::store::sql::queries;
 
 pub use batch::{purge, purge_some, redrive, redrive_some};
 pub use done::{Done, Partly, Refusal};
 pub use page::{LETTER_BYTES_MAX, page};
-
-const LIST: &str = include_str!("../../sql/queries/dead_list.sql");
-const SHOW: &str = include_str!("../../sql/queries/dead_show.sql");
 
 /// The most bytes of payload and headers, as text, that an operator is shown.
 const SHOWN_BYTES_MAX: i32 = 16 * 1024 * 1024;
@@ -96,7 +94,7 @@ pub struct DeadMessage {
 /// See [`StoreError`].
 pub async fn list(pool: &Pool, filter: &Filter<'_>) -> Result<Vec<DeadLetter>, StoreError> {
     let Filter { inbox, reason, before, limit } = filter;
-    let rows = pool.query(LIST, &[inbox, reason, before, limit]).await?;
+    let rows = pool.query(queries::DEAD_LIST, &[inbox, reason, before, limit]).await?;
     rows.iter().map(letter).collect()
 }
 
@@ -110,14 +108,14 @@ pub async fn show(pool: &Pool, id: &str) -> Result<Vec<DeadMessage>, StoreError>
     if delivery.is_none() && message.is_none() {
         return Err(StoreError::refused(format!("{id} is neither a delivery's number nor a message's id")));
     }
-    let rows = pool.query(SHOW, &[&delivery, &message]).await?;
+    let rows = pool.query(queries::DEAD_SHOW, &[&delivery, &message]).await?;
     if rows.is_empty() {
         return Err(StoreError::refused(format!(
             "{id} is no dead letter: `postbell dead list` shows those there are"
         )));
     }
     let messages = rows.iter().map(|row| row.cell("message_id")).collect::<Result<Vec<Uuid>, _>>()?;
-    let texts = payload::read(pool, &messages, SHOWN_BYTES_MAX).await?;
+    let texts = payload::read_shown(pool, &messages, SHOWN_BYTES_MAX).await?;
     let shown = rows.iter().zip(&messages).map(|(row, id)| dead_message(row, texts.get(id)));
     shown.collect()
 }

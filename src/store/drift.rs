@@ -10,15 +10,14 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
-
-const CATALOG: &str = include_str!("../../sql/queries/catalog.sql");
+use crate::store::sql::queries;
 
 /// The needed parts, in the order in which they can be made.
 static NEEDED: LazyLock<Vec<Object>> = LazyLock::new(|| {
@@ -28,7 +27,7 @@ static NEEDED: LazyLock<Vec<Object>> = LazyLock::new(|| {
 
 /// How many errors in this process hinted at drift. A number and not a flag, since each broker in the process reads
 /// this for itself.
-static SMELLS: AtomicU64 = AtomicU64::new(0);
+static SMELLS: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
 
 /// A part of the schema.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,7 +36,7 @@ pub struct Object {
     pub kind: String,
     /// The table to which this part belongs; otherwise a schema or nothing.
     pub parent: String,
-    /// Its name.
+    /// The name of the part.
     pub name: String,
     /// The text that must be equal.
     pub definition: String,
@@ -48,7 +47,7 @@ pub struct Object {
 /// A part that is not as it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// The needed part.
+    /// The part as it must be.
     pub needed: &'static Object,
     /// The definition that was found instead; `None` if the part is missing.
     pub found: Option<String>,
@@ -104,7 +103,7 @@ pub async fn differences(connection: &Connection) -> Result<Vec<Difference>, Sto
 /// See [`StoreError`].
 pub async fn read(connection: &Connection) -> Result<Vec<Object>, StoreError> {
     let mut found = Vec::new();
-    for row in connection.query(CATALOG, &[]).await? {
+    for row in connection.query(queries::CATALOG, &[]).await? {
         found.push(Object {
             kind: row.cell("kind")?,
             parent: row.cell("parent")?,
@@ -114,6 +113,36 @@ pub async fn read(connection: &Connection) -> Result<Vec<Object>, StoreError> {
         });
     }
     Ok(found)
+}
+
+/// A sentence for each table that inherits from agent_messages: the triggers do not see what is inserted there.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn heirs(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let rows = connection.query(queries::HEIRS, &[]).await?;
+    let sentence = |name: String| {
+        format!(
+            "table {name} inherits from agent_messages, so no trigger sees what is inserted there and no broker delivers it: insert \
+             into agent_messages, and `alter table {name} no inherit agent_messages`"
+        )
+    };
+    rows.iter().map(|row| Ok(sentence(row.cell("name")?))).collect()
+}
+
+/// A sentence for each trigger and rule on Postbell's own tables that is somebody else's.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn foreign(connection: &Connection) -> Result<Vec<String>, StoreError> {
+    let rows = connection.query(queries::DOCTOR_FOREIGN, &[]).await?;
+    let sentence = |what: String| {
+        format!(
+            "{what} is not Postbell's: a row that it refuses or delays is not written or not delivered; drop it, and put it on a \
+             table of your own"
+        )
+    };
+    rows.iter().map(|row| Ok(sentence(row.cell("what")?))).collect()
 }
 
 /// The needed parts, for tests.
@@ -158,18 +187,18 @@ fn is_satisfied(needed: &Object, there: &str) -> bool {
 
 /// Counts an error that hints at drift, so that the catalogs are compared soon.
 pub(super) fn smell(sqlstate: &str) {
-    // Undefined column, table, function, object, schema; a missing right; a column without a value.
-    if matches!(sqlstate, "42703" | "42P01" | "42883" | "42704" | "3F000" | "42501" | "23502") {
+    // Undefined column, table, unique index, function, object, schema; a missing right; a column without a value.
+    if matches!(sqlstate, "42703" | "42P01" | "42P10" | "42883" | "42704" | "3F000" | "42501" | "23502") {
         note_smell();
     }
 }
 
 /// Counts an error as if a statement had failed with one of those codes.
 pub fn note_smell() {
-    SMELLS.fetch_add(1, Ordering::Relaxed);
+    SMELLS.send_modify(|n| *n += 1);
 }
 
 /// How many errors hinted at drift. If the number has grown since the last comparison, another is due.
-pub fn smells() -> u64 {
-    SMELLS.load(Ordering::Relaxed)
+pub fn smells() -> watch::Receiver<u64> {
+    SMELLS.subscribe()
 }

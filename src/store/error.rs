@@ -6,32 +6,79 @@ mod sentence;
 use std::error::Error as StdError;
 use std::fmt;
 
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{Severity, SqlState};
 
-pub use fault::Fault;
+pub(crate) use fault::Fault;
+
+/// The server process ended: by an operator, or since another one crashed.
+const ENDED: [SqlState; 2] = [SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN];
 
 /// A failure of the database or of the way to it. `Display` is a sentence for a person.
 pub struct StoreError {
     sentence: String,
     sqlstate: Option<SqlState>,
     fault: Fault,
+    /// Whether only the connection's settings were wrong, so that nothing was done.
+    is_of_settings: bool,
+    /// See [`is_cut_off`](Self::is_cut_off).
+    cut_off: bool,
+    /// See [`is_answered`](Self::is_answered).
+    answered: bool,
 }
 
 impl StoreError {
+    fn new(sentence: String, fault: Fault) -> Self {
+        Self { sentence, sqlstate: None, fault, is_of_settings: false, cut_off: false, answered: false }
+    }
+
     /// A failure that will be the same when tried again.
     pub fn refused(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Ours }
+        Self::new(sentence.into(), Fault::Ours)
     }
 
     /// A failure that may pass.
     pub fn unavailable(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), sqlstate: None, fault: Fault::Passing }
+        Self::new(sentence.into(), Fault::Passing)
+    }
+
+    /// A statement that was not carried out, since a trigger of the user's had changed the connection's settings. The
+    /// connection is given up, and another one takes the statement.
+    pub(super) fn other_settings() -> Self {
+        let sentence =
+            "a trigger of the user's changed the settings of the connection, which was closed; try again";
+        Self { is_of_settings: true, ..Self::unavailable(sentence) }
+    }
+
+    /// See [`other_settings`](Self::other_settings).
+    pub(super) fn is_of_settings(&self) -> bool {
+        self.is_of_settings
     }
 
     /// Whether the same call may succeed later, because the server, the connection or the time was at fault and not
     /// the request.
     pub fn is_retryable(&self) -> bool {
         matches!(self.fault, Fault::Passing | Fault::Slow)
+    }
+
+    /// Whether an open connection was lost while its statement ran. The server process may have ended at one row.
+    pub fn is_cut_off(&self) -> bool {
+        self.cut_off
+    }
+
+    /// Whether the server answered a statement with this error and went on: a trigger may have raised it, whatever the code.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// Whether a row of the statement may be to blame. In a search a row that meets this alone is; `store/blame.rs` says when a
+    /// search begins.
+    pub(crate) fn may_be_of_a_row(&self) -> bool {
+        self.answered || self.cut_off
+    }
+
+    /// An error while a connection was opened: no statement can be to blame.
+    pub(super) fn of_opening(self) -> Self {
+        Self { cut_off: false, answered: false, ..self }
     }
 
     /// The party at fault.
@@ -65,15 +112,19 @@ impl From<tokio_postgres::Error> for StoreError {
         match error.as_db_error() {
             Some(db) => {
                 super::drift::smell(db.code().code());
+                // A server that ends the session says so at a higher level than a trigger can raise.
+                let answered = db.parsed_severity() == Some(Severity::Error);
                 Self {
-                    sentence: sentence::of(db),
                     sqlstate: Some(db.code().clone()),
-                    fault: Fault::of(db.code().code()),
+                    cut_off: !answered && ENDED.contains(db.code()),
+                    answered,
+                    ..Self::new(sentence::of(db), Fault::of(db.code().code()))
                 }
             }
             None => {
-                let fault = if is_lost(&error) { Fault::Passing } else { Fault::Ours };
-                Self { sentence: driver_sentence(&error), sqlstate: None, fault }
+                let cut_off = is_lost(&error);
+                let fault = if cut_off { Fault::Passing } else { Fault::Ours };
+                Self { cut_off, ..Self::new(driver_sentence(&error), fault) }
             }
         }
     }

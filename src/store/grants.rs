@@ -1,13 +1,10 @@
 //! Grants: which agents may take from a group, and which may hold a lock.
 
+use super::agents::AgentRow;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-
-const MAY_USE: &str = include_str!("../../sql/queries/grant_check.sql");
-const ALLOW: &str = include_str!("../../sql/queries/grant_allow.sql");
-const REVOKE: &str = include_str!("../../sql/queries/grant_revoke.sql");
-const LIST: &str = include_str!("../../sql/queries/grant_list.sql");
+use crate::store::sql::queries;
 
 /// The right that is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,26 +33,21 @@ pub struct Grant {
     pub agent: String,
 }
 
-/// Whether this agent, in this role, may use the group or lock.
+/// Whether this agent, in its role, may use the group or lock.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn may_use(
-    pool: &Pool,
-    kind: Kind,
-    name: &str,
-    agent: &str,
-    role: &str,
-) -> Result<bool, StoreError> {
-    pool.query_one(MAY_USE, &[&kind.as_str(), &name, &agent, &role]).await?.cell("may")
+pub async fn may_use(pool: &Pool, kind: Kind, name: &str, agent: &AgentRow) -> Result<bool, StoreError> {
+    let AgentRow { agent_id, role, .. } = agent;
+    pool.query_one(queries::GRANT_CHECK, &[&kind.as_str(), &name, agent_id, role]).await?.cell("may")
 }
 
-/// Grants this agent the use. From the first grant of a name on, only agents with a grant may use that name.
+/// Adds a grant. From the first grant of a name on, only agents with a grant may use that name.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn allow(pool: &Pool, kind: Kind, name: &str, agent: &str) -> Result<(), StoreError> {
-    pool.execute(ALLOW, &[&kind.as_str(), &name, &agent]).await?;
+pub async fn allow(pool: &Pool, kind: Kind, grant: &Grant) -> Result<(), StoreError> {
+    pool.execute(queries::GRANT_ALLOW, &[&kind.as_str(), &grant.name, &grant.agent]).await?;
     Ok(())
 }
 
@@ -65,7 +57,7 @@ pub async fn allow(pool: &Pool, kind: Kind, name: &str, agent: &str) -> Result<(
 /// # Errors
 /// See [`StoreError`].
 pub async fn revoke(pool: &Pool, kind: Kind, name: &str, agent: Option<&str>) -> Result<u64, StoreError> {
-    pool.execute(REVOKE, &[&kind.as_str(), &name, &agent]).await
+    pool.execute(queries::GRANT_REVOKE, &[&kind.as_str(), &name, &agent]).await
 }
 
 /// All grants of a kind, by name.
@@ -73,6 +65,6 @@ pub async fn revoke(pool: &Pool, kind: Kind, name: &str, agent: Option<&str>) ->
 /// # Errors
 /// See [`StoreError`].
 pub async fn list(pool: &Pool, kind: Kind) -> Result<Vec<Grant>, StoreError> {
-    let rows = pool.query(LIST, &[&kind.as_str()]).await?;
+    let rows = pool.query(queries::GRANT_LIST, &[&kind.as_str()]).await?;
     rows.iter().map(|row| Ok(Grant { name: row.cell("name")?, agent: row.cell("agent_id")? })).collect()
 }

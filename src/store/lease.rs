@@ -1,7 +1,8 @@
 //! This broker's own lease, and the leases of the inboxes that it dispatches.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -12,7 +13,9 @@ use super::connection::Connection;
 use super::error::StoreError;
 use super::listen::canary_channel;
 use super::pool::Pool;
+use crate::store::sql::queries;
 use postbell_client::certificates::Fingerprint;
+use postbell_engine::inbox::Epoch;
 use postbell_engine::inbox::event::Owner;
 
 /// How long a broker that does not renew keeps its inboxes.
@@ -26,13 +29,6 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(10);
 
 const _: () = assert!(RENEW_EVERY.as_millis() + LEASE_MARGIN.as_millis() < LEASE.as_millis());
 const _: () = assert!(LEASE.as_millis() < FORGET_AFTER.as_millis());
-
-const RENEW: &str = include_str!("../../sql/queries/broker_renew.sql");
-const LEAVE: &str = include_str!("../../sql/queries/broker_leave.sql");
-const ACQUIRE: &str = include_str!("../../sql/queries/lease_acquire.sql");
-const RELEASE: &str = include_str!("../../sql/queries/lease_release.sql");
-const WANT: &str = include_str!("../../sql/queries/lease_want.sql");
-const AUTHENTICATE: &str = include_str!("../../sql/queries/broker_authenticate.sql");
 
 /// This broker, as the other brokers and people see it.
 #[derive(Clone, Debug)]
@@ -65,6 +61,27 @@ pub struct Renewed {
     pub is_known_alive: bool,
     /// Inboxes of this broker that another broker asks for.
     pub wanted: Vec<Arc<str>>,
+    /// The inboxes that the table says are this broker's.
+    pub held: LeaseSum,
+}
+
+/// The leases of a broker, summed up: equal sums mean that table and broker know the same leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaseSum {
+    inboxes: i64,
+    sum: i64,
+}
+
+impl LeaseSum {
+    /// The sum of these leases, as `broker_renew.sql` makes it.
+    pub fn of<'a>(leases: impl Iterator<Item = (&'a str, Epoch)>) -> Self {
+        let (mut inboxes, mut sum) = (0, 0_i128);
+        for (inbox, epoch) in leases {
+            inboxes += 1;
+            sum += i128::from(epoch.0) + inbox.chars().count() as i128;
+        }
+        Self { inboxes, sum: (sum % i128::from(i64::MAX)) as i64 }
+    }
 }
 
 /// Renews this broker's lease and sends a canary. Also takes the lock that shows that the process lives, if this
@@ -84,7 +101,7 @@ pub async fn renew(
     let certificate = broker.certificate.as_ref().map(|c| c.borrow().to_string());
     let row = connection
         .query_one(
-            RENEW,
+            queries::BROKER_RENEW,
             &[
                 &broker.id,
                 &(LEASE.as_millis() as i64),
@@ -107,7 +124,17 @@ pub async fn renew(
         queue_usage: row.cell("queue_usage")?,
         is_known_alive: row.cell("is_known_alive")?,
         wanted: row.cell::<_, Vec<String>>("wanted")?.into_iter().map(Arc::from).collect(),
+        held: LeaseSum { inboxes: row.cell("held")?, sum: row.cell("held_sum")? },
     })
+}
+
+/// The inboxes that the table says are this broker's, with their epochs.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn held(connection: &Connection, broker: Uuid) -> Result<Vec<(Arc<str>, Epoch)>, StoreError> {
+    let rows = connection.query(queries::LEASE_HELD, &[&broker]).await?;
+    rows.iter().map(|row| Ok((row.cell::<_, &str>("inbox")?.into(), Epoch(row.cell("epoch")?)))).collect()
 }
 
 /// Gives back every inbox and deletes this broker's row.
@@ -115,15 +142,15 @@ pub async fn renew(
 /// # Errors
 /// See [`StoreError`].
 pub async fn leave(connection: &Connection, broker: Uuid) -> Result<(), StoreError> {
-    connection.execute(LEAVE, &[&broker]).await?;
+    connection.execute(queries::BROKER_LEAVE, &[&broker]).await?;
     Ok(())
 }
 
 /// The answer to a request for an inbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquired {
+pub enum InboxAnswer {
     /// The inbox is this broker's, under this epoch.
-    Ours(i64),
+    Ours(Epoch),
     /// The inbox is another live broker's; `None` if it changed hands meanwhile, or its owner is of an older version.
     Theirs(Option<Owner>),
 }
@@ -137,13 +164,13 @@ pub async fn acquire(
     broker: Uuid,
     inboxes: &[Arc<str>],
     refusing: &[Uuid],
-) -> Result<Vec<(Arc<str>, Acquired)>, StoreError> {
+) -> Result<Vec<(Arc<str>, InboxAnswer)>, StoreError> {
     let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
-    let rows = connection.query(ACQUIRE, &[&names, &broker, &refusing]).await?;
+    let rows = connection.query(queries::LEASE_ACQUIRE, &[&names, &broker, &refusing]).await?;
     let answers = rows.iter().map(|row| {
         let acquired = match row.cell::<_, Option<i64>>("epoch")? {
-            Some(epoch) => Acquired::Ours(epoch),
-            None => Acquired::Theirs(match row.cell("owner")? {
+            Some(epoch) => InboxAnswer::Ours(Epoch(epoch)),
+            None => InboxAnswer::Theirs(match row.cell("owner")? {
                 None => None,
                 Some(broker) => Some(Owner {
                     broker,
@@ -163,7 +190,7 @@ pub async fn acquire(
 /// See [`StoreError`].
 pub async fn want(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -> Result<(), StoreError> {
     let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
-    connection.execute(WANT, &[&names, &broker]).await?;
+    connection.execute(queries::LEASE_WANT, &[&names, &broker]).await?;
     Ok(())
 }
 
@@ -172,17 +199,22 @@ pub async fn want(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -
 /// # Errors
 /// See [`StoreError`].
 pub async fn authenticate(pool: &Pool, broker: Uuid, token: &str) -> Result<bool, StoreError> {
-    let rows = pool.query(AUTHENTICATE, &[&broker]).await?;
+    let rows = pool.query(queries::BROKER_AUTHENTICATE, &[&broker]).await?;
     let stored: Option<&[u8]> = rows.first().map_or(Ok(None), |row| row.cell("token_hash"))?;
     Ok(is_hash(&hash(token), stored.unwrap_or_default()))
 }
 
-/// Gives inboxes back.
+/// Gives inboxes back, each as the ownership with this epoch.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn release(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -> Result<(), StoreError> {
-    let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
-    connection.execute(RELEASE, &[&names, &broker]).await?;
+pub async fn release(
+    connection: &Connection,
+    broker: Uuid,
+    inboxes: &[(Arc<str>, Epoch)],
+) -> Result<(), StoreError> {
+    let names: Vec<&str> = inboxes.iter().map(|(inbox, _)| &**inbox).collect();
+    let epochs: Vec<i64> = inboxes.iter().map(|(_, epoch)| epoch.0).collect();
+    connection.execute(queries::LEASE_RELEASE, &[&names, &epochs, &broker]).await?;
     Ok(())
 }

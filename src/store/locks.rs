@@ -6,9 +6,7 @@ use super::agents::RoleLimits;
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-
-const ACQUIRE: &str = include_str!("../../sql/queries/lock_acquire.sql");
-const RELEASE: &str = include_str!("../../sql/queries/lock_release.sql");
+use crate::store::sql::queries;
 
 /// How often to ask for a lock whose key is new. The loser of a race does not see the winner's row in its snapshot
 /// and asks again; the winner may have given the lock back at once, so asking may be needed several times.
@@ -16,7 +14,7 @@ const ASK_MAX: u32 = 5;
 
 /// The answer to a request for a lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Acquired {
+pub(crate) enum LockAnswer {
     /// The asking agent holds the lock, under this fence.
     Held(i64),
     /// Another agent holds the lock, or the task is done.
@@ -29,7 +27,7 @@ pub enum Acquired {
 
 /// The answer to giving a lock back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Released {
+pub(crate) enum Released {
     /// The lock is given back, or its task is marked as done.
     Yes,
     /// The lock was no longer held under this fence.
@@ -40,10 +38,10 @@ pub enum Released {
 
 /// The agent that asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
-    /// Its name.
+pub(crate) struct Asker<'a> {
+    /// The agent's name, under which the lock is held.
     pub agent: &'a str,
-    /// Its role in the registry.
+    /// The agent's role in the registry.
     pub role: &'a str,
     /// The limits of that role.
     pub limits: &'a RoleLimits,
@@ -51,7 +49,7 @@ pub struct Asker<'a> {
 
 /// The reason why a lock cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Taken {
+pub(crate) struct Taken {
     /// The holder, or the agent that did the task; `None` if the lock was given back this moment.
     pub holder: Option<String>,
     /// The time left, unless the holder extends it.
@@ -64,26 +62,27 @@ pub struct Taken {
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn acquire(
+pub(crate) async fn acquire(
     pool: &Pool,
     asker: Asker<'_>,
     key: &str,
     ttl: Duration,
     fence: Option<i64>,
-) -> Result<Acquired, StoreError> {
+) -> Result<LockAnswer, StoreError> {
     let Asker { agent, role, limits } = asker;
     let (most, ttl_ms) = (at_most(limits.locks_held), ttl.as_millis() as i64);
     let mut asked = 0;
     let row = loop {
-        let row = pool.query_one(ACQUIRE, &[&key, &agent, &ttl_ms, &fence, &most, &role]).await?;
+        let row =
+            pool.query_one(queries::LOCK_ACQUIRE, &[&key, &agent, &ttl_ms, &fence, &most, &role]).await?;
         if !row.cell::<_, bool>("may")? {
-            return Ok(Acquired::Forbidden);
+            return Ok(LockAnswer::Forbidden);
         }
         if row.cell("is_full")? {
-            return Ok(Acquired::TooMany);
+            return Ok(LockAnswer::TooMany);
         }
         if let Some(fence) = row.cell("fence")? {
-            return Ok(Acquired::Held(fence));
+            return Ok(LockAnswer::Held(fence));
         }
         asked += 1;
         let holder: Option<&str> = row.cell("holder")?;
@@ -92,7 +91,7 @@ pub async fn acquire(
         }
     };
     let left_ms: Option<i64> = row.cell("left_ms")?;
-    Ok(Acquired::Taken(Taken {
+    Ok(LockAnswer::Taken(Taken {
         holder: row.cell("holder")?,
         left: Duration::from_millis(left_ms.unwrap_or(0).max(0) as u64),
         is_done: row.cell::<_, Option<bool>>("is_done")?.unwrap_or(false),
@@ -103,7 +102,7 @@ pub async fn acquire(
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn release(
+pub(crate) async fn release(
     pool: &Pool,
     asker: Asker<'_>,
     key: &str,
@@ -111,7 +110,7 @@ pub async fn release(
     done: bool,
 ) -> Result<Released, StoreError> {
     let most = at_most(asker.limits.locks_done);
-    let row = pool.query_one(RELEASE, &[&key, &asker.agent, &fence, &done, &most]).await?;
+    let row = pool.query_one(queries::LOCK_RELEASE, &[&key, &asker.agent, &fence, &done, &most]).await?;
     Ok(match (row.cell("was_held")?, row.cell("is_full")?) {
         (true, _) => Released::Yes,
         (false, true) => Released::TooMany,

@@ -14,19 +14,16 @@ mod triggers;
 
 pub use embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, version_wanted};
 pub use state::{SERVER_VERSION_MIN, SchemaState, schema_state};
-pub use status::{Status, StatusLine, status};
+pub use status::{SchemaStatus, StatusLine, status};
 
 use super::adopt::{self, Adoption};
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 use super::rehearsal::{Before, Rehearsed, rehearse};
+use super::unlogged;
+use crate::store::sql::queries;
 use embedded::{ADOPTING, digest};
 use state::Found;
-
-const BOOTSTRAP: &str = include_str!("../../sql/queries/migrations_bootstrap.sql");
-const LOCK: &str = include_str!("../../sql/queries/migrations_lock.sql");
-const UNLOCK: &str = include_str!("../../sql/queries/migrations_unlock.sql");
-const RECORD: &str = include_str!("../../sql/queries/migrations_record.sql");
 
 /// The advisory lock that one migration at a time holds ("postbell" in ASCII).
 const LOCK_KEY: i64 = 0x706f_7374_6265_6c6c;
@@ -35,8 +32,10 @@ const LOCK_KEY: i64 = 0x706f_7374_6265_6c6c;
 const LOCK_WAIT_SECONDS: u64 = 60;
 
 /// Begins the transaction of a migration. If somebody holds a table for longer than this, the migration fails: while
-/// it waits for the lock, every reader and writer of that table would wait behind it.
-const BEGIN: &str = "begin; set local lock_timeout = '5s'";
+/// it waits for the lock, every reader and writer of that table would wait behind it. Functions are made without the
+/// checks that a database may ask of its own ones (`extra_errors`), and tables are those that can be updated.
+const BEGIN: &str = "begin; set local lock_timeout = '5s'; set local plpgsql.extra_errors = 'none'; \
+                     set local plpgsql.extra_warnings = 'none'; set local default_table_access_method = 'heap'";
 
 /// A migration may have to scan a large table. The planner switches of the broker's statements, which keep those on
 /// an index, would make such a scan slow.
@@ -104,7 +103,7 @@ pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan,
     lock(&connection).await?;
     let done = migrate_locked(&connection, rehearsal).await;
     // The end of the session would unlock too, but a pooler may keep the session.
-    let unlocked = connection.query(UNLOCK, &[&LOCK_KEY]).await;
+    let unlocked = connection.query(queries::MIGRATIONS_UNLOCK, &[&LOCK_KEY]).await;
     let done = done?;
     unlocked?;
     Ok(done)
@@ -121,12 +120,13 @@ pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
     if found.is_whole() {
         rehearse_work(connection, &found, &work, &mut plan).await?;
     }
+    plan.warnings.extend(unlogged::warnings(connection).await?);
     Ok(plan)
 }
 
 async fn lock(connection: &Connection) -> Result<(), StoreError> {
     connection.batch(&format!("set lock_timeout = '{LOCK_WAIT_SECONDS}s'")).await?;
-    match connection.query(LOCK, &[&LOCK_KEY]).await {
+    match connection.query(queries::MIGRATIONS_LOCK, &[&LOCK_KEY]).await {
         Ok(_) => connection.batch("set lock_timeout = 0").await,
         Err(error) if error.sqlstate() == Some("55P03") => Err(StoreError::unavailable(format!(
             "another `postbell migrate` has been running on this database for {LOCK_WAIT_SECONDS} s: wait until it \
@@ -176,10 +176,10 @@ async fn rehearse_work(
 ) -> Result<(), StoreError> {
     let mut apply = Vec::new();
     if found.version() == 0 {
-        apply.push(("what is left of an earlier Postbell".to_owned(), copied::CLEAR));
+        apply.push(("what is left of an earlier Postbell".to_owned(), queries::MIGRATIONS_CLEAR));
     }
     if !migrations.is_empty() {
-        apply.push(("the record of migrations".to_owned(), BOOTSTRAP));
+        apply.push(("the record of migrations".to_owned(), queries::MIGRATIONS_BOOTSTRAP));
     }
     apply.extend(migrations.iter().map(|m| (format!("migration {}", m.label()), m.sql)));
     apply.extend(triggers.iter().map(|t| (format!("trigger {}", t.full_name()), t.sql)));
@@ -235,6 +235,7 @@ async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result
         tracing::debug!(migration = migration.label(), "applied");
     }
     mend::finish(connection, &mut done, migrations.len()).await?;
+    done.warnings.extend(unlogged::warnings(connection).await?);
     Ok(done)
 }
 
@@ -273,11 +274,11 @@ async fn apply_in_transaction(
     connection.batch(BEGIN).await?;
     if is_first {
         // In the same transaction, so that a first migration that fails leaves no schema behind either.
-        connection.batch(BOOTSTRAP).await?;
+        connection.batch(queries::MIGRATIONS_BOOTSTRAP).await?;
     }
     let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
         [&migration.version, &migration.name, &digest(migration.sql)];
-    connection.execute(RECORD, &params).await?;
+    connection.execute(queries::MIGRATIONS_RECORD, &params).await?;
     connection.batch(migration.sql).await?;
     connection.batch("commit").await
 }

@@ -9,20 +9,22 @@ pub(super) mod blamed;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use serde_json::value::RawValue;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::cell::Cells;
+use super::cut_off::halves;
 use super::error::StoreError;
 use super::pool::Pool;
+use crate::store::sql::queries;
 use blamed::Blamed;
+pub(crate) use blamed::is_slow;
 use postbell_client::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX};
 use postbell_engine::inbox::Unfit;
-
-const PAYLOAD: &str = include_str!("../../sql/queries/payload.sql");
 
 /// The most bytes that payload and headers may each have, stored and unpacked, to be made text together with hundreds
 /// of others. With the numbers that take the most text, that is 30 MB.
@@ -44,7 +46,7 @@ const _: () = assert!((LIGHT_BYTES_MAX as usize) < ENVELOPE_BYTES_MAX);
 
 /// Whether rows have been met of late that cost more than they should, and those that cannot be read at all.
 #[derive(Debug, Default)]
-pub struct Wary {
+pub(crate) struct Wary {
     until: Mutex<Option<Instant>>,
     /// Each until a moment: somebody may mend the table and redrive it.
     blamed: Mutex<HashMap<Uuid, (Instant, Arc<str>)>>,
@@ -52,12 +54,12 @@ pub struct Wary {
 
 impl Wary {
     /// Notes that a row cost too much, or could not be read.
-    pub fn warn(&self, now: Instant) {
+    pub(crate) fn warn(&self, now: Instant) {
         *self.until.lock().unwrap_or_else(PoisonError::into_inner) = Some(now + WARY_FOR);
     }
 
     /// Whether payloads must be made text apart.
-    pub fn is_wary(&self, now: Instant) -> bool {
+    pub(crate) fn is_wary(&self, now: Instant) -> bool {
         self.until.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|until| now < until)
     }
 
@@ -124,7 +126,7 @@ fn is_of_the_row(error: &StoreError) -> bool {
 }
 
 /// Whether one row of many may be to blame: the server says so, or an answer could not be read.
-pub fn may_be_a_row(error: &StoreError) -> bool {
+pub(crate) fn may_be_a_row(error: &StoreError) -> bool {
     is_of_the_row(error)
         || blamed::is_of_the_tables(error)
         || (error.sqlstate().is_none() && !error.is_retryable())
@@ -159,22 +161,43 @@ pub(super) async fn read(
     messages: &[Uuid],
     most_bytes: i32,
 ) -> Result<HashMap<Uuid, Text>, StoreError> {
+    read_unless(pool, messages, most_bytes, is_of_the_row).await
+}
+
+/// Reads payloads and headers for somebody who looks at them. An error of a user's function, which may be about one row
+/// or about all, is that row's answer here: nothing is decided by the answer.
+///
+/// # Errors
+/// See [`read`].
+pub(super) async fn read_shown(
+    pool: &Pool,
+    messages: &[Uuid],
+    most_bytes: i32,
+) -> Result<HashMap<Uuid, Text>, StoreError> {
+    read_unless(pool, messages, most_bytes, may_be_a_row).await
+}
+
+async fn read_unless(
+    pool: &Pool,
+    messages: &[Uuid],
+    most_bytes: i32,
+    is_a_row: fn(&StoreError) -> bool,
+) -> Result<HashMap<Uuid, Text>, StoreError> {
     let mut found = HashMap::with_capacity(messages.len());
     let mut groups = vec![messages];
     while let Some(group) = groups.pop() {
-        match (pool.query(PAYLOAD, &[&group, &most_bytes]).await, group) {
+        match (pool.query(queries::PAYLOAD, &[&group, &most_bytes]).await, group) {
             (Ok(rows), _) => {
                 for row in &rows {
                     found.insert(row.cell("message_id")?, text(row, most_bytes));
                 }
             }
-            (Err(e), [message]) if is_of_the_row(&e) => {
+            (Err(e), [message]) if is_a_row(&e) => {
                 found.insert(*message, Text::Unfit(Unfit::Unreadable(e.to_string())));
             }
-            (Err(e), [_, _, ..]) if is_of_the_row(&e) => {
+            (Err(e), [_, _, ..]) if is_a_row(&e) => {
                 tracing::debug!(error = %e, messages = group.len(), "looking for the message that is to blame");
-                let (one, other) = group.split_at(group.len() / 2);
-                groups.extend([other, one]);
+                groups.extend(halves(group));
             }
             (Err(e), _) => return Err(e),
         }

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::connection::{Connection, Params, Target};
+use super::connection::{Connection, Params, Target, WriteLimit};
 use super::error::StoreError;
 
 /// How long a caller waits for a connection.
-pub const POOL_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const POOL_WAIT: Duration = Duration::from_secs(5);
 
 pub(super) struct Manager(Target);
 
@@ -37,7 +37,7 @@ impl bb8::ManageConnection for Manager {
 
 /// A pool of connections; clones share it.
 #[derive(Clone)]
-pub struct Pool(bb8::Pool<Manager>);
+pub struct Pool(bb8::Pool<Manager>, Target);
 
 impl Pool {
     /// At most `size` connections, opened when they are first needed.
@@ -50,16 +50,22 @@ impl Pool {
             .queue_strategy(bb8::QueueStrategy::Lifo)
             .test_on_check_out(true)
             .retry_connection(true)
-            .build_unchecked(Manager(target));
-        Self(pool)
+            .build_unchecked(Manager(target.clone()));
+        Self(pool, target)
     }
 
-    /// Runs a statement of `sql/queries` on any connection.
+    /// Runs a statement of `sql/queries` on any connection, and on another one if a user's trigger had changed the settings of
+    /// that one: each such connection is closed, and a new one has the right settings.
     ///
     /// # Errors
-    /// See [`StoreError`]; also when no connection was free in [`POOL_WAIT`].
+    /// See [`StoreError`]; also when no connection was free in `POOL_WAIT`.
     pub async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
-        self.get().await?.query(sql, params).await
+        loop {
+            match self.get().await?.query(sql, params).await {
+                Err(e) if e.is_of_settings() => {}
+                done => return done,
+            }
+        }
     }
 
     /// [`query`](Self::query) for a statement that returns exactly one row.
@@ -67,7 +73,12 @@ impl Pool {
     /// # Errors
     /// See [`query`](Self::query).
     pub async fn query_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
-        self.get().await?.query_one(sql, params).await
+        loop {
+            match self.get().await?.query_one(sql, params).await {
+                Err(e) if e.is_of_settings() => {}
+                done => return done,
+            }
+        }
     }
 
     /// Runs a statement and returns the number of rows that it changed.
@@ -75,7 +86,51 @@ impl Pool {
     /// # Errors
     /// See [`query`](Self::query).
     pub async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
-        self.get().await?.execute(sql, params).await
+        loop {
+            match self.get().await?.execute(sql, params).await {
+                Err(e) if e.is_of_settings() => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// [`query`](Self::query) for a write of the user's tables: what they defer to the COMMIT is done, and is a part of it.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub(super) async fn write(
+        &self,
+        limit: WriteLimit,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        loop {
+            match self.get().await?.write(limit, sql, params).await {
+                Err(e) if e.is_of_settings() => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// [`write`](Self::write) for a statement that returns exactly one row.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub(super) async fn write_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
+        only(self.write(WriteLimit::Half, sql, params).await?)
+    }
+
+    /// [`execute`](Self::execute), as [`write`](Self::write) does it.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub(super) async fn write_count(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
+        loop {
+            match self.get().await?.write_count(WriteLimit::Half, sql, params).await {
+                Err(e) if e.is_of_settings() => {}
+                done => return done,
+            }
+        }
     }
 
     /// [`query`](Self::query), calling `each` for each row as it comes. After an error of `each` no more rows are
@@ -108,8 +163,13 @@ impl Pool {
             Ok(rows) => read(rows.first()),
             Err(e) => Err(e),
         };
-        connection.batch(if answer.is_ok() { "commit" } else { "rollback" }).await?;
+        connection.end(answer.is_ok()).await?;
         answer
+    }
+
+    /// The database, for a connection of one's own.
+    pub(super) fn target(&self) -> &Target {
+        &self.1
     }
 
     /// A connection, for several statements of one transaction, which the caller ends.
@@ -121,5 +181,15 @@ impl Pool {
                 POOL_WAIT.as_secs()
             )),
         })
+    }
+}
+
+/// The only row of an answer.
+pub(super) fn only(rows: Vec<Row>) -> Result<Row, StoreError> {
+    match <[Row; 1]>::try_from(rows) {
+        Ok([row]) => Ok(row),
+        Err(rows) => {
+            Err(StoreError::refused(format!("a statement returned {} rows and not one", rows.len())))
+        }
     }
 }

@@ -1,34 +1,33 @@
 //! Presence: writes to the registry which agents are connected.
 
+mod search;
+
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::time::Duration;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::blame;
 use super::cell::Cells;
-use super::connection::Params;
+use super::connection::{Params, WriteLimit};
 use super::error::StoreError;
-use super::pool::Pool;
-
-const CONNECTED: &str = include_str!("../../sql/queries/presence_connected.sql");
-const HEARTBEAT: &str = include_str!("../../sql/queries/presence_heartbeat.sql");
-const DISCONNECTED: &str = include_str!("../../sql/queries/presence_disconnected.sql");
-const EACH: &str = include_str!("../../sql/queries/presence_each.sql");
-const SILENT_EACH: &str = include_str!("../../sql/queries/presence_silent_each.sql");
-const VERSIONS: &str = include_str!("../../sql/queries/presence_versions.sql");
-const KEPT_OUT: &str = include_str!("../../sql/queries/presence_kept_out.sql");
-const SILENT: &str = include_str!("../../sql/queries/presence_silent.sql");
+use super::pool::{Pool, only};
+use crate::store::sql::queries;
 
 /// An agent that writes heartbeats by SQL, and has not for this long, is offline.
-pub const SILENT_AFTER: Duration = Duration::from_secs(300);
+pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(300);
+
+/// How long a statement for many agents may take. After that one of their rows is to blame, and is searched for.
+const MANY: WriteLimit = WriteLimit::Each(Duration::from_secs(1));
 
 /// Facts that an agent's hello tells of itself. A fact that is `None` stays as it is registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Card {
+pub(crate) struct Card {
     /// The place where it runs.
     pub environment: Option<String>,
-    /// Its capabilities, as JSON text.
+    /// The agent's capabilities, as JSON text.
     pub capabilities: Option<String>,
     /// The version of its software.
     pub version: Option<String>,
@@ -36,14 +35,14 @@ pub struct Card {
 
 impl Card {
     /// Whether the hello told no fact.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
 /// Why an agent has no session any more. An alert is raised for an agent that is merely gone, unless it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Absence {
+pub(crate) enum Absence {
     /// The agent said goodbye.
     Goodbye,
     /// The agent may not connect any more, or not in its old role.
@@ -57,7 +56,7 @@ pub enum Absence {
 impl Absence {
     /// The word in agent_registry.offline_reason. The index presence_history_untold defines which of them lead to
     /// alerts.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Goodbye => "goodbye",
             Self::Disabled => "disabled",
@@ -70,7 +69,7 @@ impl Absence {
 /// Agents whose rows do not say what they should, and why. One agent's row never keeps those of others from being
 /// written.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub(crate) struct Left {
     /// Agents to be tried again: another transaction holds the row, or the row takes nothing.
     pub unwritten: Vec<String>,
     /// Agents whose row refused all or a part of the change, each with a reason that holds nothing of the row.
@@ -91,8 +90,8 @@ impl Left {
     }
 }
 
-/// The parameters, besides the names, of a statement that writes agents one by one.
-#[derive(Default)]
+/// The parameters, besides the names, of a statement that writes agents one by one. Each has one element an agent.
+#[derive(Clone, Copy, Default)]
 struct Said<'a> {
     environments: Option<&'a [Option<&'a str>]>,
     capabilities: Option<&'a [Option<&'a str>]>,
@@ -100,18 +99,16 @@ struct Said<'a> {
     reasons: Option<&'a [&'a str]>,
 }
 
-async fn each(
-    pool: &Pool,
-    op: &str,
-    broker: Uuid,
-    names: &[&str],
-    said: Said<'_>,
-) -> Result<Left, StoreError> {
-    let Said { environments, capabilities, versions, reasons } = said;
-    let brokers = [broker];
-    let params: Params<'_> =
-        &[&op, &brokers.as_slice(), &names, &environments, &capabilities, &versions, &reasons];
-    Left::of_each(&pool.query(EACH, params).await?)
+impl Said<'_> {
+    /// The parameters of a part of the agents.
+    fn of(&self, part: Range<usize>) -> Self {
+        Self {
+            environments: self.environments.map(|all| &all[part.clone()]),
+            capabilities: self.capabilities.map(|all| &all[part.clone()]),
+            versions: self.versions.map(|all| &all[part.clone()]),
+            reasons: self.reasons.map(|all| &all[part]),
+        }
+    }
 }
 
 /// Returns those of `asked` that are not in `written`.
@@ -122,7 +119,11 @@ fn without<'a>(asked: &[&'a str], written: &[Row]) -> Result<Vec<&'a str>, Store
 
 /// Returns the version of each agent's row, which changes whenever the row is written.
 async fn versions(pool: &Pool, names: &[&str]) -> Result<HashMap<String, String>, StoreError> {
-    let rows = pool.query(VERSIONS, &[&names]).await?;
+    let rows = match pool.query(queries::PRESENCE_VERSIONS, &[&names]).await {
+        // Then nobody is found to be unchanged: the search found the agent whose row this is.
+        Err(e) if e.may_be_of_a_row() => Vec::new(),
+        rows => rows?,
+    };
     rows.iter().map(|row| Ok((row.cell("agent_id")?, row.cell("version")?))).collect()
 }
 
@@ -136,7 +137,7 @@ async fn each_and_look(
     said: Said<'_>,
 ) -> Result<Left, StoreError> {
     let before = versions(pool, names).await?;
-    let mut left = each(pool, op, broker, names, said).await?;
+    let mut left = search::each(pool, op, broker, names, said).await?;
     let after = versions(pool, names).await?;
     let told: HashSet<&str> = left
         .unwritten
@@ -148,7 +149,7 @@ async fn each_and_look(
     let kept: Vec<&str> = names.iter().copied().filter(|n| !told.contains(n) && is_same(n)).collect();
     if !kept.is_empty() {
         let status = if op == "disconnected" { "offline" } else { "online" };
-        for row in pool.query(KEPT_OUT, &[&kept, &status]).await? {
+        for row in pool.query(queries::PRESENCE_KEPT_OUT, &[&kept, &status]).await? {
             let agent: String = row.cell("agent_id")?;
             left.unwritten.push(agent.clone());
             left.refused.push((agent, row.cell("why")?));
@@ -162,12 +163,17 @@ async fn each_and_look(
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn connected(pool: &Pool, broker: Uuid, agents: &[(&str, &Card)]) -> Result<Left, StoreError> {
+pub(crate) async fn connected(
+    pool: &Pool,
+    broker: Uuid,
+    agents: &[(&str, &Card)],
+) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let (environments, capabilities, versions) = words(agents);
-    let written = pool.query(CONNECTED, &[&broker, &names, &environments, &capabilities, &versions]).await;
+    let params: Params<'_> = &[&broker, &names, &environments, &capabilities, &versions];
+    let written = pool.write(MANY, queries::PRESENCE_CONNECTED, params).await;
     let left: Vec<&str> = match written {
-        Err(e) if !e.is_retryable() => names,
+        Err(e) if search::begins(pool, &e).await => names,
         written => without(&names, &written?)?,
     };
     if left.is_empty() {
@@ -197,24 +203,33 @@ fn words<'a>(agents: &[(&str, &'a Card)]) -> (Words<'a>, Words<'a>, Words<'a>) {
 
 /// Notes that these agents, which are sorted, still have a session. Returns a digest of the rows that their hellos
 /// were checked against. A different digest than last time means that an agent's access changed, or that other agents
-/// are connected. The digest is `None` if the rows were written one by one.
+/// are connected. The digest is `None` if some rows were written one by one. Suspects, which are sorted as well, are
+/// not in the statement for all: their rows kept it from being written the last time.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn heartbeat(
+pub(crate) async fn heartbeat(
     pool: &Pool,
     broker: Uuid,
     agents: &[&str],
+    suspects: &[&str],
 ) -> Result<(Option<String>, Left), StoreError> {
-    let (access, unwritten) = match pool.query_one(HEARTBEAT, &[&broker, &agents]).await {
-        Err(e) if !e.is_retryable() => (None, Some(agents.iter().map(|agent| (*agent).to_owned()).collect())),
+    let (access, unwritten) = match pool.write(MANY, queries::PRESENCE_HEARTBEAT, &[&broker, &agents]).await {
+        Err(e) if search::begins(pool, &e).await => {
+            (None, agents.iter().map(|agent| (*agent).to_owned()).collect())
+        }
         written => {
-            let row = written?;
-            (Some(row.cell("access")?), row.cell::<_, Option<Vec<String>>>("unwritten")?)
+            let row = only(written?)?;
+            let unwritten: Option<Vec<String>> = row.cell("unwritten")?;
+            (Some(row.cell("access")?), unwritten.unwrap_or_default())
         }
     };
-    let Some(unwritten) = unwritten else { return Ok((access, Left::default())) };
-    let names: Vec<&str> = unwritten.iter().map(String::as_str).collect();
+    let mut names: Vec<&str> = unwritten.iter().map(String::as_str).chain(suspects.iter().copied()).collect();
+    if names.is_empty() {
+        return Ok((access, Left::default()));
+    }
+    names.sort_unstable();
+    let access = access.filter(|_| suspects.is_empty());
     Ok((access, each_and_look(pool, "heartbeat", broker, &names, Said::default()).await?))
 }
 
@@ -222,11 +237,15 @@ pub async fn heartbeat(
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)]) -> Result<Left, StoreError> {
+pub(crate) async fn disconnected(
+    pool: &Pool,
+    broker: Uuid,
+    agents: &[(&str, Absence)],
+) -> Result<Left, StoreError> {
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let reasons: Vec<&str> = agents.iter().map(|(_, absence)| absence.as_str()).collect();
-    let left = match pool.query(DISCONNECTED, &[&broker, &names, &reasons]).await {
-        Err(e) if !e.is_retryable() => names,
+    let left = match pool.write(MANY, queries::PRESENCE_DISCONNECTED, &[&broker, &names, &reasons]).await {
+        Err(e) if search::begins(pool, &e).await => names,
         written => without(&names, &written?)?,
     };
     if left.is_empty() {
@@ -242,10 +261,12 @@ pub async fn disconnected(pool: &Pool, broker: Uuid, agents: &[(&str, Absence)])
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn silent(pool: &Pool, after: Duration) -> Result<u64, StoreError> {
+pub(crate) async fn silent(pool: &Pool, after: Duration) -> Result<u64, StoreError> {
     let seconds = after.as_secs() as i64;
-    match pool.execute(SILENT, &[&seconds]).await {
-        Err(e) if !e.is_retryable() => pool.query_one(SILENT_EACH, &[&seconds]).await?.count("n"),
+    match pool.write_count(queries::PRESENCE_SILENT, &[&seconds]).await {
+        Err(e) if blame::begins(pool, &e).await => {
+            pool.query_one(queries::PRESENCE_SILENT_EACH, &[&seconds]).await?.count("n")
+        }
         written => written,
     }
 }

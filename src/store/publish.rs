@@ -1,37 +1,36 @@
 //! Publishing: messages that agents send through the broker, many by one insert.
 
 mod columns;
-mod ruled;
+mod plain;
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use futures_util::future::join3;
 use tokio::time::timeout;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::blame;
 use super::cell::Cells;
-use super::connection::{Connection, Params, Target};
+use super::connection::{Connection, END, Params, Target};
 use super::error::StoreError;
 use super::pool::POOL_WAIT;
+use crate::store::sql::queries;
 use columns::Columns;
 use postbell_client::protocol::frame::Send;
 
-const PUBLISH: &str = include_str!("../../sql/queries/publish.sql");
-/// The time of a statement does not count what is deferred to the COMMIT, such as a user's constraint trigger. So that is done
-/// before, in a statement of its own.
-const END: &str = "set constraints all immediate; commit";
-const FIRST: &str = include_str!("../../sql/queries/publish_first.sql");
-/// feature_not_supported: a rule of the table does not go with the insert, which has ON CONFLICT.
-const NOT_WITH_A_RULE: &str = "0A000";
-/// For how long the insert is not tried after it met a rule that the other way gets along with.
-const RULED_FOR: Duration = Duration::from_secs(30);
+/// feature_not_supported: a rule of the table does not go with the insert, which has ON CONFLICT. generated_always: the
+/// table computes a column that the insert writes.
+const ONLY_PLAIN: [&str; 2] = ["0A000", "428C9"];
+/// For how long the insert is not tried after a table refused it that takes the plain one.
+const PLAIN_FOR: Duration = Duration::from_secs(30);
 
 /// A message to insert.
 #[derive(Debug)]
-pub struct Outgoing {
-    /// Its id, unless an earlier message with its dedupe key is stored.
+pub(crate) struct NewMessage {
+    /// The message's id, unless an earlier message with its dedupe key is stored.
     pub id: Uuid,
     /// The agent that sends it.
     pub from: std::sync::Arc<str>,
@@ -41,7 +40,7 @@ pub struct Outgoing {
 
 /// How long an insert may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub(crate) struct InsertPatience {
     /// For one lock, such as that of a dedupe key whose transaction is not over.
     pub lock: Duration,
     /// For the whole statement before the COMMIT, including its triggers. Deferred triggers have the same time once
@@ -51,63 +50,83 @@ pub struct Patience {
 
 /// The reason why an insert has to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Held {
+pub(crate) enum WaitReason {
     /// Another transaction holds a lock.
     Lock,
     /// A trigger of the table, or the server, is slow.
     Slow,
+    /// A trigger says that the server is read only, which cost the connection.
+    ReadOnly,
 }
 
-impl Held {
+impl WaitReason {
     /// The words for a log.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Lock => "a lock",
             Self::Slow => "a slow trigger or server",
+            Self::ReadOnly => "a trigger that says the server is read only",
         }
     }
 }
 
 /// The fate of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// It is known under this id: its own, or that of the first with the same sender and dedupe key.
+pub(crate) enum Stored {
+    /// Stored, and known under this id: its own, or that of the first with the same sender and dedupe key.
     As(Uuid),
-    /// It is not stored: the first with its dedupe key was removed at this moment, or it is as below.
+    /// Not stored: the first with its dedupe key was removed at this moment, or it is as below.
     FirstIsGone,
-    /// It is not stored: a trigger or a rule of the user's keeps it out without an error.
+    /// Not stored: a trigger or a rule of the user's keeps it out without an error.
     KeptOut,
 }
 
+/// The finding about an insert whose connection was lost.
+#[derive(Debug)]
+pub(crate) enum Looked {
+    /// The server is a standby: it takes no insert.
+    Standby,
+    /// These are stored: only the COMMIT's answer was lost.
+    Stored(HashSet<Uuid>),
+}
+
 /// Writes messages, on a connection of its own: its patience is not that of others. Opened when it is needed.
-pub struct Writer {
+pub(crate) struct Writer {
     target: Target,
     open: Option<Open>,
-    /// Until then the table counts as one with a rule.
-    ruled_until: Option<Instant>,
+    /// Until then the plain insert is the first to be tried.
+    plain_until: Option<Instant>,
 }
 
 struct Open {
     connection: Connection,
-    patience: Patience,
+    patience: InsertPatience,
     /// Whether the insert is prepared on the connection.
     is_prepared: bool,
 }
 
 impl Writer {
     /// A writer for this database, without a connection yet.
-    pub fn new(target: Target) -> Self {
-        Self { target, open: None, ruled_until: None }
+    pub(crate) fn new(target: Target) -> Self {
+        Self { target, open: None, plain_until: None }
     }
 
     /// Closes the connection; another one is opened for the next insert.
-    pub fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         self.open = None;
     }
 
     /// Whether the connection of the last insert goes on. If so, the insert's error was about its rows, or will pass.
-    pub fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.open.as_ref().is_some_and(|open| !open.connection.is_closed())
+    }
+
+    /// Whether a send may be to blame for an insert's error that says it will pass; see [`blame`].
+    pub(crate) async fn may_be_a_send(&mut self, error: &StoreError, patience: InsertPatience) -> bool {
+        match self.open(patience).await {
+            Ok(open) => blame::begins_on(&open.connection, error).await,
+            Err(_) => false,
+        }
     }
 
     /// Inserts a batch in one transaction and says, in the same order, what became of each. When this returns those that are
@@ -115,33 +134,70 @@ impl Writer {
     ///
     /// # Errors
     /// See [`StoreError`] and [`held`]. After an error no message is inserted, or nobody knows whether all are.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &mut self,
-        batch: &[&Outgoing],
-        patience: Patience,
+        batch: &[&NewMessage],
+        patience: InsertPatience,
     ) -> Result<Vec<Stored>, StoreError> {
-        let is_ruled = self.ruled_until.is_some_and(|until| Instant::now() < until);
-        let open = self.open(patience).await?;
-        if !is_ruled {
-            let published = publish(open, batch).await;
-            open.is_prepared = published.is_ok();
-            let is_of_a_rule = |e: &StoreError| e.sqlstate() == Some(NOT_WITH_A_RULE);
-            if !published.as_ref().is_err_and(is_of_a_rule) {
-                return published;
-            }
+        match self.publish_once(batch, patience).await {
+            // The connection was closed for that; another one has the right settings.
+            Err(e) if e.is_of_settings() => self.publish_once(batch, patience).await,
+            published => published,
         }
-        let published = ruled::publish(&open.connection, batch).await;
-        if published.is_ok() && !is_ruled {
-            tracing::warn!(
-                "agent_messages has a rule, so what agents send is inserted without ON CONFLICT, and slower: `postbell doctor` \
-                 names the rule"
-            );
-            self.ruled_until = Some(Instant::now() + RULED_FOR);
-        }
-        published
     }
 
-    async fn open(&mut self, patience: Patience) -> Result<&mut Open, StoreError> {
+    /// Looks on a new connection what became of an insert whose connection was lost.
+    ///
+    /// # Errors
+    /// See [`StoreError`]: the server cannot be reached.
+    pub(crate) async fn look(
+        &mut self,
+        batch: &[&NewMessage],
+        patience: InsertPatience,
+    ) -> Result<Looked, StoreError> {
+        let ids: Vec<Uuid> = batch.iter().map(|o| o.id).collect();
+        let row = self.open(patience).await?.connection.query_one(queries::PUBLISH_DOUBT, &[&ids]).await?;
+        match row.cell("is_standby")? {
+            true => Ok(Looked::Standby),
+            false => Ok(Looked::Stored(row.cell::<_, Vec<Uuid>>("stored")?.into_iter().collect())),
+        }
+    }
+
+    async fn publish_once(
+        &mut self,
+        batch: &[&NewMessage],
+        patience: InsertPatience,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let is_plain = self.plain_until.is_some_and(|until| Instant::now() < until);
+        let open = self.open(patience).await?;
+        let refused = match is_plain {
+            true => None,
+            false => {
+                let published = publish(open, batch).await;
+                open.is_prepared = published.is_ok();
+                match published {
+                    Err(refused) if needs_plain(&refused) => Some(refused),
+                    published => return published,
+                }
+            }
+        };
+        let published = plain::publish(&open.connection, batch).await;
+        match (published, refused) {
+            // The first error names the column of the table; this one would name Postbell's function.
+            (Err(again), Some(refused)) if needs_plain(&again) => Err(refused),
+            (Ok(stored), Some(_)) => {
+                tracing::warn!(
+                    "agent_messages has a rule or computes a column, so what agents send is inserted more slowly: \
+                     `postbell doctor` names the rule or the column"
+                );
+                self.plain_until = Some(Instant::now() + PLAIN_FOR);
+                Ok(stored)
+            }
+            (published, _) => published,
+        }
+    }
+
+    async fn open(&mut self, patience: InsertPatience) -> Result<&mut Open, StoreError> {
         let usable = self.open.take().filter(|open| !open.connection.is_closed());
         let (connection, known, is_prepared) = match usable {
             Some(open) => (open.connection, Some(open.patience), open.is_prepared),
@@ -160,14 +216,19 @@ impl Writer {
     }
 }
 
+/// Whether the table may take the plain insert, although it refused the usual one.
+fn needs_plain(refused: &StoreError) -> bool {
+    refused.sqlstate().is_some_and(|state| ONLY_PLAIN.contains(&state))
+}
+
 /// Returns why an insert had to wait, if that is why it failed. Nothing of the insert is then stored, and the same
 /// insert may succeed later.
-pub fn held(error: &StoreError) -> Option<Held> {
+pub(crate) fn held(error: &StoreError) -> Option<WaitReason> {
     match error.sqlstate()? {
         // lock_not_available, deadlock_detected, serialization_failure
-        "55P03" | "40P01" | "40001" => Some(Held::Lock),
+        "55P03" | "40P01" | "40001" => Some(WaitReason::Lock),
         // query_canceled
-        "57014" => Some(Held::Slow),
+        "57014" => Some(WaitReason::Slow),
         _ => None,
     }
 }
@@ -177,7 +238,7 @@ pub fn held(error: &StoreError) -> Option<Held> {
 async fn insert(open: &Open, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
     let connection = &open.connection;
     let begin = connection.batch("begin");
-    let (insert, end) = (connection.query(PUBLISH, params), connection.batch(END));
+    let (insert, end) = (connection.query(queries::PUBLISH, params), connection.batch(END));
     let (began, rows, ended) = match open.is_prepared {
         true => join3(begin, insert, end).await,
         false => (begin.await, insert.await, end.await),
@@ -189,21 +250,21 @@ async fn insert(open: &Open, params: Params<'_>) -> Result<Vec<Row>, StoreError>
     inserted
 }
 
-async fn publish(open: &Open, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+async fn publish(open: &Open, batch: &[&NewMessage]) -> Result<Vec<Stored>, StoreError> {
     let columns = Columns::of(batch);
     let rows = insert(open, &columns.params()).await?;
     if rows.len() == batch.len() {
         return Ok(columns.ids.into_iter().map(Stored::As).collect());
     }
     let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
-    let known: Vec<&Outgoing> =
+    let known: Vec<&NewMessage> =
         batch.iter().copied().filter(|o| !new.contains(&o.id) && o.send.dedupe_key.is_some()).collect();
     // The new ones are committed, whatever becomes of the question after the others.
     let firsts = firsts(&open.connection, &known).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "the first messages of some dedupe keys could not be read");
         HashMap::new()
     });
-    let stored = |o: &&Outgoing| match firsts.get(&o.id) {
+    let stored = |o: &&NewMessage| match firsts.get(&o.id) {
         _ if new.contains(&o.id) => Stored::As(o.id),
         Some(first) => Stored::As(*first),
         None if o.send.dedupe_key.is_some() => Stored::FirstIsGone,
@@ -213,10 +274,10 @@ async fn publish(open: &Open, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreE
 }
 
 /// The id of the first stored message with the dedupe key of each of these, by the id of the new one.
-async fn firsts(connection: &Connection, known: &[&Outgoing]) -> Result<HashMap<Uuid, Uuid>, StoreError> {
+async fn firsts(connection: &Connection, known: &[&NewMessage]) -> Result<HashMap<Uuid, Uuid>, StoreError> {
     let senders: Vec<&str> = known.iter().map(|o| &*o.from).collect();
     let keys: Vec<Option<&str>> = known.iter().map(|o| o.send.dedupe_key.as_deref()).collect();
-    let rows = connection.query(FIRST, &[&senders, &keys]).await?;
+    let rows = connection.query(queries::PUBLISH_FIRST, &[&senders, &keys]).await?;
     let mut firsts = HashMap::new();
     for row in &rows {
         let place = row.count("n")? as usize;

@@ -2,25 +2,17 @@
 //! brokers are removed.
 
 use std::time::Duration;
+use tokio::time::Instant;
 
 use uuid::Uuid;
 
+use super::blame;
 use super::cell::Cells;
-use super::error::StoreError;
+use super::cut_off::{ENDED, Losses, halves};
+use super::error::{Fault, StoreError};
 use super::lease::FORGET_AFTER;
 use super::pool::Pool;
-
-const PROMOTE: &str = include_str!("../../sql/queries/due_promote.sql");
-const EXPIRED: &str = include_str!("../../sql/queries/reap_expired.sql");
-const EXPIRED_EACH: &str = include_str!("../../sql/queries/reap_expired_each.sql");
-const PROCESSED_EACH: &str = include_str!("../../sql/queries/reap_processed_each.sql");
-const BROKERS_EACH: &str = include_str!("../../sql/queries/broker_sweep_each.sql");
-const PROCESSED: &str = include_str!("../../sql/queries/reap_processed.sql");
-const LOCKS: &str = include_str!("../../sql/queries/reap_locks.sql");
-const BROADCASTS: &str = include_str!("../../sql/queries/reap_broadcasts.sql");
-const ROUTED: &str = include_str!("../../sql/queries/reap_routed.sql");
-const PRESENCE: &str = include_str!("../../sql/queries/reap_presence.sql");
-const BROKERS: &str = include_str!("../../sql/queries/broker_sweep.sql");
+use crate::store::sql::queries;
 
 /// The most rows that one statement of this module changes, so that none holds its locks for long.
 pub const BATCH_ROWS: i64 = 2_000;
@@ -44,7 +36,7 @@ pub struct Promoted {
 /// # Errors
 /// See [`StoreError`].
 pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
-    let row = pool.query_one(PROMOTE, &[&BATCH_ROWS]).await?;
+    let row = pool.query_one(queries::DUE_PROMOTE, &[&BATCH_ROWS]).await?;
     let next: Option<i64> = row.cell("next_ms")?;
     Ok(Promoted { rows: row.cell("promoted")?, next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
 }
@@ -55,12 +47,49 @@ pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
 /// See [`StoreError`].
 pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
     let grace = EXPIRY_GRACE.as_millis() as i64;
-    match pool.query_one(EXPIRED, &[&BATCH_ROWS, &grace]).await {
-        Err(e) if !e.is_retryable() => {
-            pool.query_one(EXPIRED_EACH, &[&BATCH_ROWS, &grace]).await?.count("expired")
+    match pool.write_one(queries::REAP_EXPIRED, &[&BATCH_ROWS, &grace]).await {
+        Err(e) if blame::begins(pool, &e).await => {
+            match pool.query_one(queries::REAP_EXPIRED_EACH, &[&BATCH_ROWS, &grace]).await {
+                // A row spoils the transaction for the others.
+                Err(e) if e.fault() == Fault::Passing && e.may_be_of_a_row() => {
+                    expire_apart(pool, grace).await
+                }
+                row => row?.count("expired"),
+            }
         }
+        Err(e) if e.is_cut_off() => expire_apart(pool, grace).await,
         row => row?.count("count"),
     }
+}
+
+/// Fails expired messages in smaller and smaller groups, since the server process ends at one of them, or its transaction does.
+/// That one's status is set aside, and its deliveries go.
+async fn expire_apart(pool: &Pool, grace_ms: i64) -> Result<u64, StoreError> {
+    let found = pool.query_one(queries::REAP_EXPIRED_FOUND, &[&BATCH_ROWS, &grace_ms]).await?;
+    let found: Vec<Uuid> = found.cell("messages")?;
+    let (mut expired, mut losses) = (0, Losses::new(Instant::now()));
+    let mut groups = vec![found.as_slice()];
+    while let Some(group) = groups.pop() {
+        if losses.are_too_many(Instant::now()) {
+            break;
+        }
+        match (pool.query_one(queries::REAP_EXPIRED_THESE, &[&group]).await, group) {
+            (Ok(row), _) => expired += row.count("count")?,
+            (Err(e), _) if !e.may_be_of_a_row() => return Err(e),
+            (Err(e), [message]) => {
+                losses.add(Instant::now());
+                let why = if e.is_cut_off() { ENDED.to_owned() } else { e.to_string() };
+                // A server that takes no writes does not take this one either: then no row is to blame.
+                pool.execute(queries::REAP_EXPIRED_ASIDE, &[message, &why]).await?;
+                tracing::warn!(%message, why, "a message that expired is set aside");
+            }
+            (Err(_), _) => {
+                losses.add(Instant::now());
+                groups.extend(halves(group));
+            }
+        }
+    }
+    Ok(expired)
 }
 
 /// Removes messages that ended longer ago than this. Returns how many.
@@ -69,9 +98,9 @@ pub async fn expire(pool: &Pool) -> Result<u64, StoreError> {
 /// See [`StoreError`].
 pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
     let seconds = than.as_secs() as i64;
-    match pool.execute(PROCESSED, &[&seconds, &BATCH_ROWS]).await {
-        Err(e) if !e.is_retryable() => {
-            pool.query_one(PROCESSED_EACH, &[&seconds, &BATCH_ROWS]).await?.count("removed")
+    match pool.write_count(queries::REAP_PROCESSED, &[&seconds, &BATCH_ROWS]).await {
+        Err(e) if blame::begins(pool, &e).await => {
+            pool.query_one(queries::REAP_PROCESSED_EACH, &[&seconds, &BATCH_ROWS]).await?.count("removed")
         }
         removed => removed,
     }
@@ -82,7 +111,7 @@ pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError
 /// # Errors
 /// See [`StoreError`].
 pub async fn remove_locks(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
-    pool.execute(LOCKS, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
+    pool.execute(queries::REAP_LOCKS, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
 /// Removes spans of the history of presence that ended longer ago than this. Returns how many.
@@ -90,7 +119,7 @@ pub async fn remove_locks(pool: &Pool, than: Duration) -> Result<u64, StoreError
 /// # Errors
 /// See [`StoreError`].
 pub async fn remove_presence(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
-    pool.execute(PRESENCE, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
+    pool.execute(queries::REAP_PRESENCE, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
 /// Ends broadcasts that have no delivery left. Returns how many.
@@ -98,7 +127,12 @@ pub async fn remove_presence(pool: &Pool, than: Duration) -> Result<u64, StoreEr
 /// # Errors
 /// See [`StoreError`].
 pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
-    pool.execute(BROADCASTS, &[&BATCH_ROWS]).await
+    match pool.write_count(queries::REAP_BROADCASTS, &[&BATCH_ROWS]).await {
+        Err(e) if blame::begins(pool, &e).await => {
+            pool.query_one(queries::REAP_BROADCASTS_EACH, &[&BATCH_ROWS]).await?.count("n")
+        }
+        finished => finished,
+    }
 }
 
 /// Deletes the record that a message to many was routed, once that message is over. Returns how many.
@@ -106,7 +140,12 @@ pub async fn finish_broadcasts(pool: &Pool) -> Result<u64, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn forget_routed(pool: &Pool) -> Result<u64, StoreError> {
-    pool.execute(ROUTED, &[&BATCH_ROWS]).await
+    match pool.execute(queries::REAP_ROUTED, &[&BATCH_ROWS]).await {
+        Err(e) if blame::begins(pool, &e).await => {
+            pool.execute(queries::REAP_ROUTED_EACH, &[&BATCH_ROWS]).await
+        }
+        forgotten => forgotten,
+    }
 }
 
 /// Forgets silent brokers, but never this one. Returns how many.
@@ -115,8 +154,10 @@ pub async fn forget_routed(pool: &Pool) -> Result<u64, StoreError> {
 /// See [`StoreError`].
 pub async fn forget_silent_brokers(pool: &Pool, broker: Uuid) -> Result<u64, StoreError> {
     let silent = FORGET_AFTER.as_millis() as i64;
-    match pool.query_one(BROKERS, &[&silent, &broker]).await {
-        Err(e) if !e.is_retryable() => pool.query_one(BROKERS_EACH, &[&silent, &broker]).await?.count("n"),
+    match pool.write_one(queries::BROKER_SWEEP, &[&silent, &broker]).await {
+        Err(e) if blame::begins(pool, &e).await => {
+            pool.query_one(queries::BROKER_SWEEP_EACH, &[&silent, &broker]).await?.count("n")
+        }
         row => row?.count("count"),
     }
 }

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -15,16 +16,14 @@ use super::StoreError;
 use super::cell::Cells;
 use super::connection::Params;
 use super::payload::blamed::{self, Blamed};
-use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed, may_be_a_row};
+use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed, is_slow, may_be_a_row};
 use super::pool::Pool;
 use super::row::{Clocks, Content, entry};
+use crate::store::sql::queries;
 use postbell_client::message::REPLIES;
-use postbell_engine::inbox::event::{KeyRows, Refill};
+use postbell_engine::inbox::event::{KeyRows, LaneRows, Refill};
 use postbell_engine::inbox::lane::REFILL_ROWS_MAX;
 use postbell_engine::inbox::{Entry, Unfit};
-
-const REFILL: &str = include_str!("../../sql/queries/refill.sql");
-const REFILL_KEY: &str = include_str!("../../sql/queries/refill_key.sql");
 
 /// The most payloads that are read at once; each may be a megabyte of text.
 const GROUP_ROWS: usize = 16;
@@ -40,15 +39,12 @@ const LATE: Duration = Duration::from_secs(3);
 
 /// The most rows of a lane that one statement looks at. Rows that are left out for ordering keys are passed in steps,
 /// so that no other inbox waits for that.
-pub const SCAN_ROWS_MAX: i64 = 20_000;
-
-/// For each lane of a refill its position, the number of rows asked for, and the rows.
-pub type Lanes = Vec<(usize, usize, Vec<Entry>)>;
+pub(crate) const SCAN_ROWS_MAX: i64 = 20_000;
 
 /// The result of a refill for one inbox.
 #[derive(Debug)]
-pub struct Refilled {
-    /// The inbox.
+pub(crate) struct Refilled {
+    /// The inbox that was read.
     pub inbox: Arc<str>,
     /// If the statement looked at as many rows as it may, the lane counts as asked for as many rows as came.
     lanes: Vec<(usize, Rows)>,
@@ -83,9 +79,22 @@ const _: () = assert!(SCAN_ROWS_MAX as usize > REFILL_ROWS_MAX);
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn refill(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<Vec<Refilled>, StoreError> {
+pub(crate) async fn refill(
+    pool: &Pool,
+    refills: &[Refill],
+    wary: &Wary,
+) -> Result<Vec<Refilled>, StoreError> {
     let since = Instant::now();
     let mut done = attempt(pool, refills, wary).await;
+    let is_cut_off = done.as_ref().is_err_and(StoreError::is_cut_off);
+    if is_cut_off || done.as_ref().is_err_and(is_slow) {
+        // One message may be slow to read whatever is asked for of it, or the server process ends at it. If it is only a
+        // payload, none is found here.
+        look_for_blame(pool, refills, wary).await?;
+    }
+    if is_cut_off {
+        done = attempt(pool, refills, wary).await;
+    }
     if let Err(e) = &done
         && !wary.is_wary(since)
         && (may_be_a_row(e) || since.elapsed() >= LATE)
@@ -111,7 +120,7 @@ async fn look_for_blame(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<
     all.extend(read_keys(pool, refills, 0, None).await?);
     let found = all.iter().flat_map(|rows| &rows.found);
     let ids: Vec<Uuid> = found.map(|found| found.entry.message_id).collect();
-    blamed::find(&*pool.get().await?, wary, &ids).await
+    blamed::find(pool.target(), wary, &ids).await
 }
 
 async fn attempt(pool: &Pool, refills: &[Refill], wary: &Wary) -> Result<Vec<Refilled>, StoreError> {
@@ -137,9 +146,9 @@ async fn read_lanes(
     let lanes = || refills.iter().flat_map(|r| r.lanes.iter().map(move |lane| (r, lane)));
     let inboxes: Vec<&str> = lanes().map(|(r, _)| &*r.inbox).collect();
     let priorities: Vec<i16> = lanes().map(|(_, l)| l.lane as i16).collect();
-    let above: Vec<i64> = lanes().map(|(_, l)| l.above).collect();
+    let above: Vec<i64> = lanes().map(|(_, l)| l.above.0).collect();
     let counts: Vec<i64> = lanes().map(|(_, l)| l.rows as i64).collect();
-    let snapshots: Vec<&str> = lanes().map(|(r, _)| &*r.snapshot).collect();
+    let snapshots: Vec<&str> = lanes().map(|(r, _)| &*r.snapshot.0).collect();
     let mut passed: Vec<String> = Vec::new();
     let mut passed_of = Vec::with_capacity(inboxes.len());
     for refill in refills {
@@ -167,7 +176,7 @@ async fn read_lanes(
         &blamed.map(Blamed::ids),
     ];
     let asked = lanes().map(|(_, l)| l.rows).collect();
-    sorted(pool, (REFILL, params), asked, blamed).await
+    sorted(pool, (queries::REFILL, params), asked, blamed).await
 }
 
 /// See [`read_lanes`].
@@ -183,13 +192,13 @@ async fn read_keys(
         return Ok(Vec::new());
     }
     let names: Vec<&str> = keys().map(|(_, k)| &*k.key).collect();
-    let above: Vec<i64> = keys().map(|(_, k)| k.above).collect();
+    let above: Vec<i64> = keys().map(|(_, k)| k.above.0).collect();
     let counts: Vec<i64> = keys().map(|(_, k)| k.rows as i64).collect();
-    let snapshots: Vec<&str> = keys().map(|(r, _)| &*r.snapshot).collect();
+    let snapshots: Vec<&str> = keys().map(|(r, _)| &*r.snapshot.0).collect();
     let ids = blamed.map(Blamed::ids);
     let params: Params<'_> = &[&inboxes, &names, &above, &counts, &snapshots, &light, &NAMES_BYTES_MAX, &ids];
     let asked = keys().map(|(_, k)| k.rows).collect();
-    sorted(pool, (REFILL_KEY, params), asked, blamed).await
+    sorted(pool, (queries::REFILL_KEY, params), asked, blamed).await
 }
 
 /// Runs the statement and sorts its rows by the lane or key that asked for them.
@@ -232,6 +241,10 @@ impl Found {
             let (_, entry) = entry(&row, &clocks, Content::Unfit(unfit))?;
             return Ok(Self { entry, left: None });
         }
+        if row.cell("unseen")? {
+            let (_, entry) = entry(&row, &clocks, Content::Unfit(Unfit::Unseen))?;
+            return Ok(Self { entry, left: None });
+        }
         let Some(stored) = row.cell::<_, Option<i32>>("stored")? else {
             let sentence = format!("its names have more than {NAMES_BYTES_MAX} bytes");
             let (_, entry) = entry(&row, &clocks, Content::Unfit(Unfit::TooLarge(sentence)))?;
@@ -247,7 +260,7 @@ impl Found {
 
 impl Refilled {
     /// Whether payloads must still be read, which may take long.
-    pub fn is_unfinished(&self) -> bool {
+    pub(crate) fn is_unfinished(&self) -> bool {
         let of_keys = self.keys.iter().map(|(_, rows)| rows);
         let mut all = self.lanes.iter().map(|(_, rows)| rows).chain(of_keys);
         all.any(|rows| rows.found.iter().any(|found| found.left.is_some()))
@@ -258,7 +271,7 @@ impl Refilled {
     ///
     /// # Errors
     /// See [`StoreError`]: the database did not answer.
-    pub async fn finish(&mut self, pool: &Pool, one_by_one: bool) -> Result<(), StoreError> {
+    pub(crate) async fn finish(&mut self, pool: &Pool, one_by_one: bool) -> Result<(), StoreError> {
         let until = Instant::now() + TURN;
         let of_keys = self.keys.iter_mut().map(|(_, rows)| rows);
         for rows in self.lanes.iter_mut().map(|(_, rows)| rows).chain(of_keys) {
@@ -278,16 +291,12 @@ impl Refilled {
     }
 
     /// The lanes and the keys, as they are now.
-    pub fn into_rows(self) -> (Lanes, Vec<KeyRows>) {
-        let entries = |rows: Rows| (rows.asked, rows.found.into_iter().map(|found| found.entry).collect());
-        let lane = |(lane, rows)| {
-            let (asked, entries) = entries(rows);
-            (lane, asked, entries)
-        };
-        let key = |(key, rows)| {
-            let (asked, entries) = entries(rows);
-            (key, asked, entries)
-        };
+    pub(crate) fn into_rows(self) -> (Vec<LaneRows>, Vec<KeyRows>) {
+        let entries = |found: Vec<Found>| found.into_iter().map(|found| found.entry).collect();
+        let lane =
+            |(lane, rows): (usize, Rows)| LaneRows { lane, asked: rows.asked, rows: entries(rows.found) };
+        let key =
+            |(key, rows): (Arc<str>, Rows)| KeyRows { key, asked: rows.asked, rows: entries(rows.found) };
         (self.lanes.into_iter().map(lane).collect(), self.keys.into_iter().map(key).collect())
     }
 }

@@ -8,18 +8,17 @@ mod cause;
 mod fault;
 mod steps;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
+use crate::store::sql::queries;
 use fault::Found;
-
-const GIVEN: &str = include_str!("../../sql/queries/rehearsal_given.sql");
-const REHEARSAL: &str = include_str!("../../sql/queries/rehearsal.sql");
-const FOUND: &str = include_str!("../../sql/queries/rehearsal_found.sql");
 
 /// How long the rehearsal waits for a table or row that somebody holds. If migrations are tried, all readers and
 /// writers of the table wait behind the rehearsal.
@@ -81,9 +80,9 @@ async fn in_transaction(connection: &Connection, before: &Before) -> Result<Rehe
             REHEARSAL_WAIT.as_millis(),
         ))
         .await?;
-    connection.query(GIVEN, &[&given]).await?;
-    connection.batch(REHEARSAL).await.map_err(took_too_long)?;
-    let row = connection.query_one(FOUND, &[]).await?;
+    connection.query(queries::REHEARSAL_GIVEN, &[&given]).await?;
+    connection.batch(queries::REHEARSAL).await.map_err(took_too_long)?;
+    let row = connection.query_one(queries::REHEARSAL_FOUND, &[]).await?;
     let found: Found = serde_json::from_str(row.cell(0)?)
         .map_err(|error| StoreError::refused(format!("the rehearsal's answer cannot be read: {error}")))?;
     found.judge()

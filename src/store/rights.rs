@@ -5,8 +5,7 @@ use tokio_postgres::Row;
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
-
-const RIGHTS: &str = include_str!("../../sql/queries/doctor_rights.sql");
+use crate::store::sql::queries;
 
 /// Rights that this role lacks on one table, sequence or function.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +35,7 @@ impl Lack {
 /// Returns the rights that this role lacks.
 pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreError> {
     let mut found = Vec::new();
-    for row in connection.query(RIGHTS, &[]).await? {
+    for row in connection.query(queries::DOCTOR_RIGHTS, &[]).await? {
         let lacking: Vec<String> = row.cell("lacking")?;
         if !lacking.is_empty() {
             found.push(Lack { role: row.cell("role")?, rights: lacking.join(", "), on: row.cell("name")? });
@@ -49,7 +48,7 @@ pub(crate) async fn lacking(connection: &Connection) -> Result<Vec<Lack>, StoreE
 /// role's name, if there is any table.
 pub(crate) async fn hidden(connection: &Connection) -> Result<(Vec<String>, Option<String>), StoreError> {
     let (mut found, mut role) = (Vec::new(), None);
-    for row in connection.query(RIGHTS, &[]).await? {
+    for row in connection.query(queries::DOCTOR_RIGHTS, &[]).await? {
         role = Some(row.cell::<_, String>("role")?);
         let lacking: Vec<String> = row.cell("lacking")?;
         if lacking.is_empty() && row.cell("hides_rows")? {

@@ -1,7 +1,8 @@
 //! Makes an entry of a lane from a row of the tail or a refill.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
@@ -15,7 +16,7 @@ use crate::base::trace;
 use postbell_client::message::{LANES, PRIORITY_HIGHEST, PRIORITY_LOWEST, Priority};
 use postbell_client::protocol::frame::MsgBody;
 use postbell_client::protocol::limits::{LINE_BYTES_MAX, PUSH_HEAD_BYTES_MAX};
-use postbell_engine::inbox::{Entry, Terms, Unfit};
+use postbell_engine::inbox::{Attempt, DeliveryId, Entry, Terms, Unfit};
 
 /// The database's clock and ours at about the same moment, so that ages do not depend on this machine's clock.
 #[derive(Clone, Copy, Debug)]
@@ -66,16 +67,18 @@ pub(super) fn entry(
     let inbox: &str = row.cell("inbox")?;
     let time = |column| row.cell::<_, Option<SystemTime>>(column).ok().flatten();
     let created_at = time("created_at").unwrap_or(clocks.database);
-    let (terms, body) = terms_and_body(Message::of(row, &content), content, &rfc3339(created_at));
+    let (terms, body) = terms_and_body(MessageColumns::of(row, &content), content, &rfc3339(created_at));
     let entry = Entry {
-        delivery_id: row.cell("delivery_id")?,
+        attempt: Attempt {
+            delivery_id: DeliveryId(row.cell("delivery_id")?),
+            failed: u32::try_from(row.cell::<_, i16>("attempt")?).unwrap_or(0),
+        },
         message_id: row.cell("message_id")?,
         lane: usize::try_from(row.cell::<_, i16>("lane")?).unwrap_or(0).min(LANES - 1),
-        attempt: u32::try_from(row.cell::<_, i16>("attempt")?).unwrap_or(0),
-        read_at: clocks.here,
+        read_at: clocks.here.into_std(),
         age_when_read: clocks.age(created_at),
         ready_when_read: clocks.ready(created_at),
-        expires_at: time("expires_at").and_then(|at| clocks.instant(at)),
+        expires_at: time("expires_at").and_then(|at| clocks.instant(at).map(Instant::into_std)),
         terms: (terms != Terms::default()).then(|| Box::new(terms)),
         body,
     };
@@ -83,7 +86,7 @@ pub(super) fn entry(
 }
 
 fn terms_and_body(
-    message: Result<Message<'_>, StoreError>,
+    message: Result<MessageColumns<'_>, StoreError>,
     content: Content<'_>,
     created_at: &str,
 ) -> (Terms, Option<Bytes>) {
@@ -105,7 +108,7 @@ fn terms_and_body(
 }
 
 /// The user's columns of a message.
-struct Message<'a> {
+struct MessageColumns<'a> {
     id: Uuid,
     from: &'a str,
     message_type: &'a str,
@@ -120,7 +123,7 @@ struct Message<'a> {
     payload: Option<&'a str>,
 }
 
-impl<'a> Message<'a> {
+impl<'a> MessageColumns<'a> {
     fn of(row: &'a Row, content: &Content<'a>) -> Result<Self, StoreError> {
         let (payload, headers) = match content {
             Content::Read(payload, headers) => (Some(*payload), *headers),

@@ -5,20 +5,12 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::{Connection, Params, Target};
-use super::error::StoreError;
+use super::connection::{Connection, Params, Target, WriteLimit};
+use super::error::{Fault, StoreError};
+use super::pool::only;
+use crate::store::sql::queries;
+use postbell_engine::inbox::UNSEEN;
 use postbell_engine::inbox::event::{Outcome, Settle};
-
-const ACK: &str = include_str!("../../sql/queries/settle_ack.sql");
-const RETRY: &str = include_str!("../../sql/queries/settle_retry.sql");
-const DEAD: &str = include_str!("../../sql/queries/settle_dead.sql");
-const EXPIRED: &str = include_str!("../../sql/queries/settle_expired.sql");
-const UNMARKED: &str = include_str!("../../sql/queries/settle_unmarked.sql");
-const EACH: &str = include_str!("../../sql/queries/settle_each.sql");
-const SESSION: &str = include_str!("../../sql/queries/settle_session.sql");
-const RELANE: &str = include_str!("../../sql/queries/settle_relane.sql");
-const MARK: &str = include_str!("../../sql/queries/mark_delivered.sql");
-const MARK_EACH: &str = include_str!("../../sql/queries/mark_each.sql");
 
 /// How long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
 const TRY_MS: i32 = 300;
@@ -46,7 +38,10 @@ impl Kind {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Ack { .. } => Self::Ack,
-            Outcome::Release { .. } | Outcome::Fail { .. } | Outcome::Spare { .. } => Self::Retry,
+            Outcome::Release { .. }
+            | Outcome::Fail { .. }
+            | Outcome::Spare { .. }
+            | Outcome::Unseen { .. } => Self::Retry,
             Outcome::Dead { .. } => Self::Dead,
             Outcome::Expired => Self::Expired,
             Outcome::Relane { .. } => Self::Relane,
@@ -79,8 +74,10 @@ pub enum Became {
     Aside,
     /// Nothing changed: the delivery was settled before, or the outcome is of another attempt.
     Stale,
-    /// Nothing changed yet: another transaction holds the delivery.
+    /// Nothing changed yet: another transaction holds the delivery, or the time was over.
     Held,
+    /// Nothing changed: the outcome can be written nowhere, since a part of Postbell's own tables does not take it.
+    Hurt,
 }
 
 /// The results of writing a batch.
@@ -90,6 +87,8 @@ pub struct Settled {
     pub became: Vec<Became>,
     /// The reason of the first outcome that was set aside.
     pub why: Option<String>,
+    /// The reason of the first outcome that can be written nowhere.
+    pub hurt: Option<String>,
 }
 
 /// The parameters of a statement, one array for each column.
@@ -111,14 +110,15 @@ impl<'a> Arrays<'a> {
             let (added, delay_ms, reason) = match &settle.outcome {
                 Outcome::Ack { .. } | Outcome::Expired | Outcome::Relane { .. } => (0, 0, None),
                 Outcome::Spare { reason } => (0, 0, Some(reason.as_str())),
+                Outcome::Unseen { delay } => (0, delay.as_millis() as i64, Some(UNSEEN)),
                 Outcome::Release { delay } => (0, delay.as_millis() as i64, None),
                 Outcome::Fail { delay, reason, .. } => (1, delay.as_millis() as i64, Some(reason.as_str())),
                 // A delivery that could not be pushed was not tried, so its attempts do not grow.
                 Outcome::Dead { cause, reason } => (i16::from(cause.was_tried()), 0, Some(reason.as_str())),
             };
             arrays.kinds.push(Kind::of(&settle.outcome).as_str());
-            arrays.ids.push(settle.delivery_id);
-            arrays.attempts.push(i16::try_from(settle.attempt).unwrap_or(i16::MAX));
+            arrays.ids.push(settle.attempt.delivery_id.0);
+            arrays.attempts.push(i16::try_from(settle.attempt.failed).unwrap_or(i16::MAX));
             arrays.added.push(added);
             arrays.delays_ms.push(delay_ms);
             arrays.reasons.push(reason);
@@ -136,30 +136,72 @@ impl<'a> Arrays<'a> {
 /// See [`StoreError`].
 pub async fn open(target: &Target) -> Result<Connection, StoreError> {
     let connection = Connection::open(target).await?;
-    connection.batch(SESSION).await?;
+    connection.batch(queries::SETTLE_SESSION).await?;
     Ok(connection)
 }
 
-/// Writes a batch of one kind by one statement, and so in one transaction. All of it is committed when this returns.
+/// A connection as [`open`] makes it, opened at its first use and again after it was lost.
+pub struct SettleConnection {
+    target: Target,
+    open: Option<Connection>,
+}
+
+impl SettleConnection {
+    /// Nothing is opened yet.
+    pub fn new(target: Target) -> Self {
+        Self { target, open: None }
+    }
+
+    /// The connection, which lives as far as is known.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn get(&mut self) -> Result<&Connection, StoreError> {
+        let open = match self.open.take().filter(|open| !open.is_closed()) {
+            Some(open) => open,
+            None => open(&self.target).await?,
+        };
+        Ok(self.open.insert(open))
+    }
+
+    /// Ends the connection; the next use opens another.
+    pub fn rest(&mut self) {
+        self.open = None;
+    }
+}
+
+/// Writes a batch of one kind by one statement, and so in one transaction. All of it is committed when this returns. The
+/// bell is rung for deliveries that are to be read again and whose inbox another broker than `broker` owns by now.
 ///
 /// # Errors
 /// See [`StoreError`]. After an error the batch may or may not be committed; writing it again changes nothing more.
 pub async fn settle_kind(
     connection: &Connection,
+    broker: Uuid,
     kind: Kind,
     batch: &[Settle],
 ) -> Result<Settled, StoreError> {
     let Arrays { ids, attempts, added, delays_ms, reasons, lanes, .. } = &Arrays::of(batch);
     let (sql, params): (_, Params<'_>) = match kind {
-        Kind::Ack => (ACK, &[ids, attempts]),
-        Kind::Retry => (RETRY, &[ids, attempts, added, delays_ms, reasons]),
-        Kind::Dead => (DEAD, &[ids, attempts, added, reasons]),
-        Kind::Expired => (EXPIRED, &[ids, attempts]),
-        Kind::Relane => (RELANE, &[ids, attempts, lanes]),
+        Kind::Ack => (queries::SETTLE_ACK, &[ids, attempts]),
+        Kind::Retry => (queries::SETTLE_RETRY, &[ids, attempts, added, delays_ms, reasons, &broker]),
+        Kind::Dead => (queries::SETTLE_DEAD, &[ids, attempts, added, reasons]),
+        Kind::Expired => (queries::SETTLE_EXPIRED, &[ids, attempts]),
+        Kind::Relane => (queries::SETTLE_RELANE, &[ids, attempts, lanes, &broker]),
     };
-    let row = connection.query_one(sql, params).await?;
+    let row = match kind.marks() {
+        true => only(connection.write(WriteLimit::OfTheConnection, sql, params).await?)?,
+        false => connection.query_one(sql, params).await?,
+    };
     if let Some(messages) = row.cell::<_, Option<Vec<Uuid>>>("unmarked")? {
-        connection.execute(UNMARKED, &[&messages, &kind.as_str()]).await?;
+        let noted = connection.execute(queries::SETTLE_UNMARKED, &[&messages, &kind.as_str()]).await;
+        // The deliveries' own changes are committed.
+        if let Err(e) = noted {
+            if e.sqlstate().is_none() || e.is_cut_off() {
+                return Err(e);
+            }
+            tracing::warn!(error = %e, messages = messages.len(), "what a trigger or a rule of agent_messages keeps out could not be set aside");
+        }
     }
     let became = match row.cell::<_, Option<Vec<i64>>>("changed")? {
         None => vec![Became::Written; batch.len()],
@@ -169,7 +211,36 @@ pub async fn settle_kind(
             ids.iter().map(of).collect()
         }
     };
-    Ok(Settled { became, why: None })
+    Ok(Settled { became, ..Settled::default() })
+}
+
+/// Changes lanes one by one, after a statement for all was refused. One that is refused alone can be written nowhere.
+///
+/// # Errors
+/// See [`settle_kind`].
+pub async fn relane_each(
+    connection: &Connection,
+    broker: Uuid,
+    batch: &[Settle],
+) -> Result<Settled, StoreError> {
+    let mut all = Settled::default();
+    let mut is_slow = false;
+    for one in batch.chunks(1) {
+        if is_slow {
+            all.became.push(Became::Held);
+            continue;
+        }
+        match settle_kind(connection, broker, Kind::Relane, one).await {
+            Ok(settled) => all.became.extend(settled.became),
+            Err(e) if e.sqlstate().is_some() && e.fault() != Fault::Passing => {
+                is_slow = e.fault() == Fault::Slow;
+                all.became.push(Became::Hurt);
+                all.hurt = all.hurt.or(Some(e.to_string()));
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(all)
 }
 
 /// Writes a batch one by one. A change that a row of the user's does not take is set aside. If `try_rows` is false,
@@ -180,27 +251,54 @@ pub async fn settle_kind(
 /// See [`settle_kind`].
 pub async fn settle_each(
     connection: &Connection,
+    broker: Uuid,
     batch: &[Settle],
     try_rows: bool,
 ) -> Result<Settled, StoreError> {
+    each(connection, broker, batch, if try_rows { TRY_MS } else { 0 }, UNTRIED).await
+}
+
+/// Writes a batch one by one without a look at the user's rows. All their changes are set aside, with this reason.
+///
+/// # Errors
+/// See [`settle_kind`].
+pub async fn settle_untried(
+    connection: &Connection,
+    broker: Uuid,
+    batch: &[Settle],
+    why: &str,
+) -> Result<Settled, StoreError> {
+    each(connection, broker, batch, 0, why).await
+}
+
+async fn each(
+    connection: &Connection,
+    broker: Uuid,
+    batch: &[Settle],
+    try_ms: i32,
+    untried: &str,
+) -> Result<Settled, StoreError> {
     let Arrays { kinds, ids, attempts, added, delays_ms, reasons, .. } = &Arrays::of(batch);
-    let try_ms = if try_rows { TRY_MS } else { 0 };
-    let params: Params<'_> = &[kinds, ids, attempts, added, delays_ms, reasons, &try_ms, &UNTRIED];
+    let params: Params<'_> = &[kinds, ids, attempts, added, delays_ms, reasons, &try_ms, &untried, &broker];
     let mut found = HashMap::with_capacity(batch.len());
-    let mut why = None;
-    for row in connection.query(EACH, params).await? {
+    let (mut why, mut hurt) = (None, None);
+    for row in connection.query(queries::SETTLE_EACH, params).await? {
         let became = match row.cell("became")? {
             "written" => Became::Written,
             "aside" => Became::Aside,
             "held" => Became::Held,
+            "hurt" => Became::Hurt,
             _ => Became::Stale,
         };
         // If a delivery is in the batch twice, the first outcome is written and the second is stale.
         found.entry(row.cell::<_, i64>("delivery_id")?).or_insert(became);
-        why = why.or(row.cell::<_, Option<String>>("why")?);
+        let reason = if became == Became::Hurt { &mut hurt } else { &mut why };
+        if reason.is_none() {
+            *reason = row.cell("why")?;
+        }
     }
     let became = ids.iter().map(|id| found.remove(id).unwrap_or(Became::Stale)).collect();
-    Ok(Settled { became, why })
+    Ok(Settled { became, why, hurt })
 }
 
 /// Marks messages that have been with an agent for a second.
@@ -208,7 +306,7 @@ pub async fn settle_each(
 /// # Errors
 /// See [`StoreError`].
 pub async fn mark_delivered(connection: &Connection, messages: &[Uuid]) -> Result<(), StoreError> {
-    connection.execute(MARK, &[&messages]).await?;
+    connection.write_count(WriteLimit::OfTheConnection, queries::MARK_DELIVERED, &[&messages]).await?;
     Ok(())
 }
 
@@ -220,6 +318,6 @@ pub async fn mark_each(
     connection: &Connection,
     messages: &[Uuid],
 ) -> Result<(i64, Option<String>), StoreError> {
-    let row = connection.query_one(MARK_EACH, &[&messages]).await?;
+    let row = connection.query_one(queries::MARK_EACH, &[&messages]).await?;
     Ok((row.cell("refused")?, row.cell("why")?))
 }

@@ -3,9 +3,7 @@
 use super::cell::Cells;
 use super::error::StoreError;
 use super::pool::Pool;
-
-const SUBSCRIBE: &str = include_str!("../../sql/queries/subscribe.sql");
-const UNSUBSCRIBE: &str = include_str!("../../sql/queries/unsubscribe.sql");
+use crate::store::sql::queries;
 
 /// The most topics to which one agent subscribes, unless its role says otherwise.
 pub const SUBSCRIPTIONS_MAX: i64 = 100;
@@ -16,7 +14,7 @@ pub const SUBSCRIPTIONS_MAX: i64 = 100;
 /// # Errors
 /// See [`StoreError`].
 pub async fn subscribe(pool: &Pool, agent: &str, pattern: &str, most: i64) -> Result<bool, StoreError> {
-    pool.query_one(SUBSCRIBE, &[&agent, &pattern, &most]).await?.cell("has_it")
+    pool.query_one(queries::SUBSCRIBE, &[&agent, &pattern, &most]).await?.cell("has_it")
 }
 
 /// Ends a subscription: once this returns, the agent gets no more messages by it.
@@ -24,6 +22,6 @@ pub async fn subscribe(pool: &Pool, agent: &str, pattern: &str, most: i64) -> Re
 /// # Errors
 /// See [`StoreError`].
 pub async fn unsubscribe(pool: &Pool, agent: &str, pattern: &str) -> Result<(), StoreError> {
-    pool.execute(UNSUBSCRIBE, &[&agent, &pattern]).await?;
+    pool.execute(queries::UNSUBSCRIBE, &[&agent, &pattern]).await?;
     Ok(())
 }

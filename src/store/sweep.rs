@@ -4,16 +4,13 @@ use super::cell::Cells;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 use super::pool::Pool;
-
-const SWEEP: &str = include_str!("../../sql/queries/sweep.sql");
-const ALL: &str = include_str!("../../sql/queries/sweep_all.sql");
+use crate::store::sql::queries;
 
 /// The most messages of one sweep, so that none holds its locks for long.
 pub const SWEEP_ROWS: i32 = 500;
 
-/// A look at all messages reads two tables whole, which the broker's other statements must never do.
-const LONG: &str = "set statement_timeout = '10min'; set enable_seqscan = on; set enable_hashjoin = on; \
-                    set enable_mergejoin = on; set enable_sort = on; set plan_cache_mode = auto";
+/// A look at all messages reads two tables whole.
+const LONG: &str = "set statement_timeout = '10min'";
 
 /// The result of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +28,10 @@ pub struct Swept {
 /// # Errors
 /// See [`StoreError`].
 pub async fn sweep(pool: &Pool) -> Result<Swept, StoreError> {
-    let row = pool.query_one(SWEEP, &[&SWEEP_ROWS]).await?;
+    let row = match pool.query_one(queries::SWEEP, &[&SWEEP_ROWS]).await {
+        Err(e) if !e.is_retryable() => pool.query_one(queries::SWEEP_EACH, &[&SWEEP_ROWS]).await?,
+        row => row?,
+    };
     Ok(Swept { took: row.cell("took")?, ready: row.cell("ready")?, look: row.cell("look")? })
 }
 
@@ -41,8 +41,8 @@ pub async fn sweep(pool: &Pool) -> Result<Swept, StoreError> {
 /// # Errors
 /// See [`StoreError`].
 pub async fn look_at_all(target: &Target) -> Result<Option<i64>, StoreError> {
-    let patient = Target { answer_wait: None, ..target.clone() };
+    let patient = Target { answer_wait: None, ..target.clone() }.looking_on();
     let connection = Connection::open(&patient).await?;
     connection.batch(LONG).await?;
-    connection.query_one(ALL, &[]).await?.cell("ready")
+    connection.query_one(queries::SWEEP_ALL, &[]).await?.cell("ready")
 }

@@ -6,32 +6,30 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
+use tokio::time::Instant;
 
 use futures_util::TryStreamExt;
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::{Connection, Params};
+use super::connection::{Connection, Params, Target};
 use super::error::StoreError;
 use super::payload::blamed::find;
-use super::payload::{NAMES_BYTES_MAX, Wary, Weighed, may_be_a_row};
+use super::payload::{NAMES_BYTES_MAX, Wary, Weighed};
 use super::row::{Clocks, Content, entry};
-use postbell_engine::inbox::Entry;
+use crate::store::sql::queries;
 use postbell_engine::inbox::event::Snapshot;
+use postbell_engine::inbox::{Entry, Unfit};
 
 /// The most rows that are handed over at once.
 const CHUNK_ROWS: usize = 512;
 /// The most bytes that are handed over at once.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
-const TAIL: &str = include_str!("../../sql/queries/tail.sql");
-const RESTORED: &str = include_str!("../../sql/queries/tail_restored.sql");
-const ARM: &str = include_str!("../../sql/queries/bell_arm.sql");
-
 /// The position of the tail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     snapshot: Snapshot,
     xmax: u64,
     in_progress: Vec<u64>,
@@ -41,7 +39,7 @@ pub struct Cursor {
 
 /// The result of a whole round.
 #[derive(Debug)]
-pub struct Round {
+pub(crate) struct Round {
     /// The round's snapshot. Everything visible in it was handed over.
     pub snapshot: Snapshot,
     /// The time at which the round's statement was sent.
@@ -59,7 +57,7 @@ impl Cursor {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn start(connection: &Connection) -> Result<Self, StoreError> {
+    pub(crate) async fn start(connection: &Connection) -> Result<Self, StoreError> {
         let read_at = Instant::now();
         let row = connection.query_one("select pg_current_snapshot()::text", &[]).await?;
         Self::parse(row.cell(0)?, read_at)
@@ -70,13 +68,13 @@ impl Cursor {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn adopt_restored(connection: &Connection) -> Result<u64, StoreError> {
-        connection.execute(RESTORED, &[]).await
+    pub(crate) async fn adopt_restored(connection: &Connection) -> Result<u64, StoreError> {
+        connection.execute(queries::TAIL_RESTORED, &[]).await
     }
 
     /// Whether this cursor is ahead of the server. Such a cursor comes from another cluster, or from transactions
     /// that a failover lost, and would skip whatever the server writes until the server has caught up.
-    pub fn is_ahead_of(&self, server: &Self) -> bool {
+    pub(crate) fn is_ahead_of(&self, server: &Self) -> bool {
         self.xmax > server.xmax
     }
 
@@ -98,28 +96,7 @@ impl Cursor {
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub async fn round<F>(
-        &mut self,
-        connection: &Connection,
-        (broker, wary): (Uuid, &Wary),
-        bring: impl Fn(Vec<(Arc<str>, Entry)>) -> F,
-        brought: &mut bool,
-    ) -> Result<Round, StoreError>
-    where
-        F: Future<Output = ()>,
-    {
-        let was_wary = wary.is_wary(Instant::now());
-        match self.read(connection, (broker, wary), bring, brought).await {
-            // No text was made, and it failed all the same: a message cannot be read at all.
-            Err(e) if was_wary && e.sqlstate().is_some() && may_be_a_row(&e) => {
-                self.look_for_blame(connection, (broker, wary)).await?;
-                Err(e)
-            }
-            done => done,
-        }
-    }
-
-    async fn read<F>(
+    pub(crate) async fn round<F>(
         &mut self,
         connection: &Connection,
         (broker, wary): (Uuid, &Wary),
@@ -133,7 +110,7 @@ impl Cursor {
         let (xmax, in_progress) = self.bounds();
         let (light, blamed) = (wary.light_bytes(started_at), wary.blamed(started_at));
         let params: Params<'_> = &[&xmax, &in_progress, &broker, &light, &NAMES_BYTES_MAX, &blamed.ids()];
-        let stream = connection.query_stream(TAIL, params).await?;
+        let stream = connection.query_stream(queries::TAIL, params).await?;
         let mut stream = pin!(stream);
         let unseen = Some(self.read_at);
         let mut clocks = Clocks { database: SystemTime::now(), here: started_at, unseen };
@@ -153,7 +130,11 @@ impl Cursor {
                 continue;
             }
             weighed.add(&row)?;
-            let content = blamed.unfit(&row)?.map_or(Content::InRow, Content::Unfit);
+            let unfit = match blamed.unfit(&row)? {
+                None if row.cell("unseen")? => Some(Unfit::Unseen),
+                unfit => unfit,
+            };
+            let content = unfit.map_or(Content::InRow, Content::Unfit);
             let (inbox, entry) = entry(&row, &clocks, content)?;
             chunk_bytes += entry.cost_bytes();
             chunk.push((inbox, entry));
@@ -176,19 +157,22 @@ impl Cursor {
     }
 
     /// Looks for messages that cannot be read, among those that the next round would bring.
-    async fn look_for_blame(
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub(crate) async fn look_for_blame(
         &self,
-        connection: &Connection,
+        target: &Target,
         (broker, wary): (Uuid, &Wary),
     ) -> Result<(), StoreError> {
         let (xmax, in_progress) = self.bounds();
         let params: Params<'_> =
             &[&xmax, &in_progress, &broker, &0_i32, &NAMES_BYTES_MAX, &None::<Vec<Uuid>>];
-        let rows = connection.query(TAIL, params).await?;
+        let rows = Connection::open(target).await?.query(queries::TAIL, params).await?;
         let ids: Result<Vec<Option<Uuid>>, StoreError> =
             rows.iter().map(|row| row.cell("message_id")).collect();
         let ids: Vec<Uuid> = ids?.into_iter().flatten().collect();
-        find(connection, wary, &ids).await
+        find(target, wary, &ids).await
     }
 
     /// The last xmax, and the transactions in progress then, as text.
@@ -201,8 +185,8 @@ impl Cursor {
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn set_armed(connection: &Connection, broker: Uuid, armed: bool) -> Result<(), StoreError> {
-    connection.execute(ARM, &[&broker, &armed]).await?;
+pub(crate) async fn set_armed(connection: &Connection, broker: Uuid, armed: bool) -> Result<(), StoreError> {
+    connection.execute(queries::BELL_ARM, &[&broker, &armed]).await?;
     Ok(())
 }
 

@@ -158,7 +158,7 @@ impl DatabaseUrl {
         &self.host
     }
 
-    /// The port.
+    /// The port, which is 5432 if the URL names none.
     pub fn port(&self) -> u16 {
         self.port
     }

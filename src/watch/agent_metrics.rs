@@ -15,14 +15,14 @@ use latest::Latest;
 /// How often the table is read.
 const READ_EVERY: Duration = Duration::from_secs(15);
 /// How long a series is exported after its last value was recorded.
-pub const STALE_AFTER: Duration = Duration::from_secs(900);
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(900);
 /// How far each read goes back beyond the one before: agents' clocks differ, and transactions commit late.
 const OVERLAP: Duration = Duration::from_secs(60);
 
 const _: () = assert!(READ_EVERY.as_secs() + OVERLAP.as_secs() < STALE_AFTER.as_secs());
 
 /// Reads until the process ends.
-pub async fn run(pool: Pool, metrics: Metrics) {
+pub(crate) async fn run(pool: Pool, metrics: Metrics) {
     let mut latest = Latest::default();
     let mut every = interval(READ_EVERY);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,7 +10,8 @@ mod minutes;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -56,7 +57,10 @@ impl Step {
     fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Ack { .. } => Self::Acked,
-            Outcome::Release { .. } | Outcome::Spare { .. } | Outcome::Relane { .. } => Self::Released,
+            Outcome::Release { .. }
+            | Outcome::Spare { .. }
+            | Outcome::Relane { .. }
+            | Outcome::Unseen { .. } => Self::Released,
             Outcome::Fail { .. } => Self::Failed,
             Outcome::Dead { .. } => Self::Dead,
             Outcome::Expired => Self::Expired,
@@ -66,10 +70,10 @@ impl Step {
 
 /// The flow; clones share it.
 #[derive(Clone, Debug)]
-pub struct Flow(Arc<Shared>);
+pub struct Flow(Arc<FlowState>);
 
 #[derive(Debug)]
-struct Shared {
+struct FlowState {
     watchers: AtomicUsize,
     came: Notify,
     gathering: Mutex<Gathering>,
@@ -84,7 +88,7 @@ pub struct Watch(Flow);
 impl Flow {
     /// An empty flow.
     pub fn new(now: Instant) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(FlowState {
             watchers: AtomicUsize::new(0),
             came: Notify::new(),
             gathering: Mutex::default(),
@@ -177,6 +181,7 @@ fn tenths(time: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postbell_engine::inbox::{Attempt, DeliveryId};
 
     #[test]
     fn watching_is_bounded_and_ends() {
@@ -190,8 +195,8 @@ mod tests {
     #[test]
     fn nothing_is_gathered_while_nobody_watches() {
         let (flow, now) = (Flow::new(Instant::now()), Instant::now());
-        let expired =
-            Settle { inbox: "a".into(), delivery_id: 1, attempt: 0, outcome: Outcome::Expired, answer: None };
+        let attempt = Attempt { delivery_id: DeliveryId(1), failed: 0 };
+        let expired = Settle { inbox: "a".into(), attempt, outcome: Outcome::Expired, answer: None };
         flow.settled(now, std::slice::from_ref(&expired));
         assert!(flow.take_frame(now).is_none());
         let watch = flow.watch().expect("room");

@@ -7,37 +7,44 @@ mod duty;
 
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use serde::Serialize;
 
 use duty::Duties;
 
-pub use duty::{Duty, STANDSTILL_AFTER, Standstill};
+pub(crate) use duty::{Duty, Standstill};
 
 /// How often a canary is sent.
-pub const BELL_CANARY_MS: u64 = 1_000;
+pub(crate) const BELL_CANARY_MS: u64 = 1_000;
 /// How long after the last canary the bell counts as broken: two canaries may be late, a third is no accident.
-pub const BELL_STALE_MS: u64 = 3_000;
+pub(crate) const BELL_STALE_MS: u64 = 3_000;
 
 const _: () = assert!(BELL_STALE_MS > 2 * BELL_CANARY_MS);
 
 /// The knowledge of the broker's condition; clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct Health(Arc<Mutex<Known>>);
+pub struct Health(Arc<Mutex<HealthFacts>>);
 
 /// Everything starts as not proven, so a broker that is still starting is not ready.
 #[derive(Debug, Default)]
-struct Known {
+struct HealthFacts {
     database_up: bool,
+    /// Why the database, which answers, does not take this broker's leases.
+    leases_refused: Option<String>,
     listening: bool,
     bell_seen: Option<Instant>,
     crowded: bool,
     draining: bool,
+    /// How many outcomes wait to be written, while that is as many as may.
+    full: Option<usize>,
+    /// How many outcomes can be written nowhere, and a sentence about them.
+    hurt: Option<(usize, String)>,
     duties: Duties,
 }
 
-impl Known {
+impl HealthFacts {
     fn bell_fresh(&self, now: Instant) -> bool {
         // Saturating, because `now` may have been read just before the canary came back.
         let stale = Duration::from_millis(BELL_STALE_MS);
@@ -80,7 +87,14 @@ impl Health {
 
     /// Sets whether the last statement reached the database.
     pub fn set_database_up(&self, up: bool) {
-        self.known().database_up = up;
+        let mut known = self.known();
+        known.database_up = up;
+        known.leases_refused = None;
+    }
+
+    /// Notes that the database answers and refuses to write the leases; `reason` is a sentence without its full stop.
+    pub fn set_leases_refused(&self, reason: String) {
+        self.known().leases_refused = Some(reason);
     }
 
     /// Sets whether the LISTEN connection is up and its LISTEN has committed. If the connection is lost, the bell is
@@ -131,6 +145,27 @@ impl Health {
         self.known().duties.failed(duty, reason.into());
     }
 
+    /// Sets how many outcomes wait to be written while that is as many as may, so that nothing is pushed.
+    pub fn set_full(&self, outcomes: Option<usize>) {
+        self.known().full = outcomes;
+    }
+
+    /// Sets how many outcomes can be written nowhere, and a sentence about them. All others are written, so traffic may
+    /// come.
+    pub fn set_hurt(&self, hurt: Option<(usize, String)>) {
+        self.known().hurt = hurt;
+    }
+
+    /// How many outcomes can be written nowhere.
+    pub fn hurt(&self) -> usize {
+        self.known().hurt.as_ref().map_or(0, |(outcomes, _)| *outcomes)
+    }
+
+    /// Sentences about everything that does not get on.
+    pub fn stuck(&self, now: Instant) -> Vec<String> {
+        stuck(&self.known(), now)
+    }
+
     /// The duties that stand still.
     pub fn standstills(&self, now: Instant) -> Vec<Standstill> {
         self.known().duties.standstills(now)
@@ -143,23 +178,28 @@ impl Health {
         Readiness { ready: conditions.iter().all(|c| c.ok), conditions }
     }
 
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, HealthFacts> {
         // Each section only writes plain values, so a panic elsewhere leaves nothing half done.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn database(known: &Known) -> Condition {
-    let message = match known.database_up {
-        true => "The database answers.",
-        false => {
-            "The database cannot be reached: nothing is delivered until it answers; the broker keeps trying."
+fn database(known: &HealthFacts) -> Condition {
+    let message = match (known.database_up, &known.leases_refused) {
+        (true, _) => "The database answers.".into(),
+        (false, Some(reason)) => format!(
+            "The database answers and refuses to write the leases, so inboxes that are asked for anew wait: {reason}. \
+             The broker keeps trying."
+        )
+        .into(),
+        (false, None) => {
+            "The database cannot be reached: nothing is delivered until it answers; the broker keeps trying.".into()
         }
     };
-    Condition { name: "database", ok: known.database_up, message: message.into() }
+    Condition { name: "database", ok: known.database_up, message }
 }
 
-fn bell(known: &Known, now: Instant) -> Condition {
+fn bell(known: &HealthFacts, now: Instant) -> Condition {
     if known.listening && known.crowded {
         let message = "The server's queue of notifications fills up, so nobody rings; the tail reads ten times a second. \
                        End the session that listens and sits idle in a transaction.";
@@ -179,16 +219,29 @@ fn bell(known: &Known, now: Instant) -> Condition {
     Condition { name: "bell", ok, message: message.into() }
 }
 
-fn work(known: &Known, now: Instant) -> Condition {
-    let standstills: Vec<_> = known.duties.standstills(now).iter().map(Standstill::sentence).collect();
-    let message = match standstills.is_empty() {
+fn work(known: &HealthFacts, now: Instant) -> Condition {
+    let stuck = stuck(known, now);
+    let message = match stuck.is_empty() {
         true => "Every part of the broker gets on.".into(),
-        false => standstills.join(" ").into(),
+        false => stuck.join(" ").into(),
     };
-    Condition { name: "work", ok: standstills.is_empty(), message }
+    let is_needed = |s: &Standstill| s.duty.is_needed_for_traffic();
+    let ok = known.full.is_none() && !known.duties.standstills(now).iter().any(is_needed);
+    Condition { name: "work", ok, message }
 }
 
-fn draining(known: &Known) -> Condition {
+fn stuck(known: &HealthFacts, now: Instant) -> Vec<String> {
+    let full = known.full.map(|outcomes| {
+        format!(
+            "Nothing is pushed, since {outcomes} outcomes wait to be written, as many as may: the database takes them \
+             too slowly or not at all. Look for locks, slow triggers and a full disk there; pushing goes on by itself."
+        )
+    });
+    let hurt = known.hurt.as_ref().map(|(_, sentence)| sentence.clone());
+    known.duties.standstills(now).iter().map(Standstill::sentence).chain(full).chain(hurt).collect()
+}
+
+fn draining(known: &HealthFacts) -> Condition {
     let message = match known.draining {
         false => "The broker takes new sessions.",
         true => "The broker is stopping: it finishes what is in flight and takes no new session.",
@@ -226,6 +279,10 @@ mod tests {
         assert!(health.ready(now).ready);
         health.set_database_up(false);
         assert_eq!(failing(&health, now), ["database"]);
+        assert!(health.ready(now).reasons()[0].contains("cannot be reached"));
+        health.set_leases_refused("a sequence is at its end".to_owned());
+        assert_eq!(failing(&health, now), ["database"]);
+        assert!(health.ready(now).reasons()[0].contains("answers and refuses to write the leases"));
         health.set_database_up(true);
         health.set_draining(true);
         assert_eq!(failing(&health, now), ["draining"]);
@@ -238,12 +295,51 @@ mod tests {
         health.began(Duty::Settle, now);
         health.failed(Duty::Settle, "the server is away");
         assert!(health.ready(now).ready);
-        let later = now + STANDSTILL_AFTER;
+        let later = now + duty::STANDSTILL_AFTER;
         health.bell_seen(later);
         assert_eq!(failing(&health, later), ["work"]);
         assert!(health.ready(later).reasons()[0].contains("the server is away"));
         health.succeeded(Duty::Settle);
         assert!(health.ready(later).ready);
+    }
+
+    /// A balancer would take every broker out because of one row that cannot be removed.
+    #[test]
+    fn a_duty_that_no_traffic_needs_is_told_and_says_yes() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.began(Duty::Retention, now);
+        health.failed(Duty::Retention, "a trigger refuses it");
+        let later = now + duty::STANDSTILL_AFTER;
+        health.bell_seen(later);
+        assert!(health.ready(later).ready);
+        let work =
+            health.ready(later).conditions.into_iter().find(|c| c.name == "work").expect("a condition");
+        assert!(work.ok && work.message.contains("a trigger refuses it"), "{}", work.message);
+        assert_eq!(health.stuck(later).len(), 1);
+    }
+
+    #[test]
+    fn as_many_outcomes_as_may_wait_say_no() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.set_full(Some(100_000));
+        assert_eq!(failing(&health, now), ["work"]);
+        assert!(health.ready(now).reasons()[0].contains("100000 outcomes wait to be written"));
+        assert_eq!(health.stuck(now), health.ready(now).reasons());
+        health.set_full(None);
+        assert!(health.ready(now).ready && health.stuck(now).is_empty());
+    }
+
+    #[test]
+    fn outcomes_that_can_be_written_nowhere_are_told_and_say_yes() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.set_hurt(Some((2, "2 outcomes wait.".to_owned())));
+        assert!(health.ready(now).ready);
+        assert_eq!((health.stuck(now), health.hurt()), (vec!["2 outcomes wait.".to_owned()], 2));
+        health.set_hurt(None);
+        assert!(health.stuck(now).is_empty() && health.hurt() == 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! their own, so both are answered at once, whatever others do to this port.
 
 mod answer;
-pub mod api;
+pub(crate) mod api;
 mod page;
 mod places;
 mod routes;
@@ -44,27 +44,27 @@ use routes::Routes;
 
 /// Updates the gauges that are read from the database, before a scrape. A refresh that takes longer than
 /// [`HttpLimits::refresh_wait`] is dropped unfinished, and one runs at a time.
-pub type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+pub(crate) type Refresh = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
 /// The most connections in the lobby.
-pub const LOBBY_MAX: usize = 256;
+pub(crate) const LOBBY_MAX: usize = 256;
 /// The most requests for health that are answered at a time. An answer fits into a socket, so it takes no time.
-pub const HEALTH_MAX: usize = 64;
+pub(crate) const HEALTH_MAX: usize = 64;
 /// The most scrapes at a time.
-pub const SCRAPES_MAX: usize = 16;
+pub(crate) const SCRAPES_MAX: usize = 16;
 /// The most other requests at a time.
-pub const PAGE_MAX: usize = 96;
+pub(crate) const PAGE_MAX: usize = 96;
 /// The lobby, and the page, may each take one part in this many of the files that this process may open.
 const PART_OF_FILES: u64 = 16;
 /// How long a client may take to send its request line and headers.
-pub const HEADER_WAIT_MS: u64 = 3_000;
+pub(crate) const HEADER_WAIT_MS: u64 = 3_000;
 /// How long a scrape waits for fresh gauges. Stale gauges are better than a failed scrape: Prometheus gives up after
 /// 10 s, and just when the database is slow the other metrics matter.
-pub const REFRESH_WAIT_MS: u64 = 2_000;
+pub(crate) const REFRESH_WAIT_MS: u64 = 2_000;
 /// How long a connection may last, from accept to the last byte read by the client.
-pub const CONNECTION_WAIT_MS: u64 = 15_000;
+pub(crate) const CONNECTION_WAIT_MS: u64 = 15_000;
 /// How long requests in progress may go on when the broker stops.
-pub const GRACE_MS: u64 = 2_000;
+pub(crate) const GRACE_MS: u64 = 2_000;
 /// The most bytes of request line and headers together; hyper's buffer cannot be smaller.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
 /// The pause after a failed accept, because without free file descriptors the next one would fail as well.
@@ -74,7 +74,7 @@ const _: () = assert!(HEADER_WAIT_MS + REFRESH_WAIT_MS < CONNECTION_WAIT_MS);
 
 /// The bounds for one client and for all of them. The defaults are the constants of this module.
 #[derive(Clone, Copy, Debug)]
-pub struct HttpLimits {
+pub(crate) struct HttpLimits {
     /// See [`LOBBY_MAX`]; fewer if the process may open few files.
     pub lobby_max: usize,
     /// See [`PAGE_MAX`]; fewer if the process may open few files.
@@ -105,7 +105,7 @@ impl Default for HttpLimits {
 
 /// The sources of the answers.
 #[derive(Clone)]
-pub struct HttpState {
+pub(crate) struct HttpState {
     /// The metrics that `/metrics` encodes.
     pub registry: Registry,
     /// The knowledge from which `/health` is answered.
@@ -114,13 +114,13 @@ pub struct HttpState {
     pub refresh: Option<Refresh>,
     /// The status page and its API.
     pub site: Option<Site>,
-    /// The bounds.
+    /// The most connections and the longest waits of the server.
     pub limits: HttpLimits,
 }
 
 impl HttpState {
     /// A state without a refresh and without a status page, with the default limits.
-    pub fn new(registry: Registry, health: Health) -> Self {
+    pub(crate) fn new(registry: Registry, health: Health) -> Self {
         Self { registry, health, refresh: None, site: None, limits: HttpLimits::default() }
     }
 }
@@ -146,7 +146,7 @@ impl House {
 }
 
 /// Serves until `stop`, then gives the requests in progress [`HttpLimits::grace`] to end.
-pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()>) {
+pub(crate) async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Output = ()>) {
     let limits = state.limits;
     let house = House::new(&limits);
     // Dropping the sender tells every connection to finish.
@@ -161,10 +161,10 @@ pub async fn serve(listener: TcpListener, state: HttpState, stop: impl Future<Ou
             accepted = accept(&listener) => accepted,
             Some(_) = connections.join_next() => continue,
         };
-        let line = Line::new(stopping.clone());
+        let connection = HttpConnection::new(stopping.clone());
         // The lobby refuses nobody: if it is full, its oldest connection leaves.
-        line.stand(house.lobby.enter(Source::of(peer), line.cut()));
-        connections.spawn(serve_one(stream, peer, routes.clone(), limits, line));
+        connection.stand(house.lobby.enter(Source::of(peer), connection.cut()));
+        connections.spawn(serve_one(stream, peer, routes.clone(), limits, connection));
     }
     // The port is closed first, so that nobody waits in its queue for an answer that will not come.
     drop(listener);
@@ -195,13 +195,19 @@ async fn accept(listener: &TcpListener) -> (TcpStream, IpAddr) {
 }
 
 /// Answers one request. An error concerns the client alone, so it gets only a debug line.
-async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits: HttpLimits, line: Line) {
-    let mut stopping = line.0.stopping.clone();
+async fn serve_one(
+    stream: TcpStream,
+    peer: IpAddr,
+    routes: Arc<Routes>,
+    limits: HttpLimits,
+    connection: HttpConnection,
+) {
+    let mut stopping = connection.0.stopping.clone();
     let service = service_fn(|request| {
-        let (routes, line) = (routes.clone(), line.clone());
-        async move { Ok::<_, Infallible>(routes.answer(peer, request, &line).await) }
+        let (routes, connection) = (routes.clone(), connection.clone());
+        async move { Ok::<_, Infallible>(routes.answer(peer, request, &connection).await) }
     });
-    let mut connection = pin!(
+    let mut served = pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_wait)
@@ -211,11 +217,11 @@ async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits:
     );
     let ended = async {
         tokio::select! {
-            ended = connection.as_mut() => ended,
+            ended = served.as_mut() => ended,
             // This can only be an error: nothing is sent, the sender is dropped.
             _ = stopping.changed() => {
-                connection.as_mut().graceful_shutdown();
-                connection.as_mut().await
+                served.as_mut().graceful_shutdown();
+                served.as_mut().await
             }
         }
     };
@@ -223,16 +229,16 @@ async fn serve_one(stream: TcpStream, peer: IpAddr, routes: Arc<Routes>, limits:
         ended = ended => if let Err(error) = ended {
             debug!(%error, "http: a connection ended early");
         },
-        () = line.deadline(&limits) => debug!("http: a connection took too long and is cut"),
-        () = line.0.cut.notified() => debug!("http: a connection gives up its place to a newer one"),
+        () = connection.deadline(&limits) => debug!("http: a connection took too long and is cut"),
+        () = connection.0.cut.notified() => debug!("http: a connection gives up its place to a newer one"),
     }
 }
 
 /// A connection, as the code that answers on it sees it.
 #[derive(Clone)]
-pub(crate) struct Line(Arc<LineState>);
+pub(crate) struct HttpConnection(Arc<HttpConnectionState>);
 
-struct LineState {
+struct HttpConnectionState {
     streams: AtomicBool,
     ended: Notify,
     stopping: watch::Receiver<()>,
@@ -241,10 +247,10 @@ struct LineState {
     place: Mutex<Option<Place<Source>>>,
 }
 
-impl Line {
+impl HttpConnection {
     fn new(stopping: watch::Receiver<()>) -> Self {
         let (streams, ended, cut) = (AtomicBool::new(false), Notify::new(), Cut::default());
-        Self(Arc::new(LineState { streams, ended, stopping, cut, place: Mutex::default() }))
+        Self(Arc::new(HttpConnectionState { streams, ended, stopping, cut, place: Mutex::default() }))
     }
 
     fn cut(&self) -> &Cut {

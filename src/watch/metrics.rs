@@ -21,55 +21,52 @@ use prometheus::{
     Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::watch::health::Duty;
 use declare::{counter, counters, float_gauge, float_gauges, flow, gauge, gauges, histogram, replaced};
 use family::Family;
-use flow::Flow;
+use flow::FlowCounter;
 use postbell_client::message::Priority;
 use postbell_client::protocol::ErrorCode;
 use postbell_client::protocol::limits::PROTO;
 
-pub use flow::ENVIRONMENTS_MAX;
-pub use labels::{CloseReason, DeadReason, FailReason};
+pub(crate) use labels::{CloseReason, DeadReason, FailReason};
 
 /// Buckets of a delivery's latency. The lower half resolves the promise for an idle mesh, a millisecond or two. The
 /// promise for the worst case, 5 s, must be a bound of its own, so that the share that kept it is exact and not
 /// interpolated. 10 s separates a promise that was just missed from one missed by far.
-pub const DELIVERY_BUCKETS_S: &[f64] =
+pub(crate) const DELIVERY_BUCKETS_S: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Buckets of an agent's work on one message, from a script's few milliseconds to a language model's minutes. 30 s is
 /// the default ack deadline; work that took longer was extended.
-pub const HANDLING_BUCKETS_S: &[f64] =
+pub(crate) const HANDLING_BUCKETS_S: &[f64] =
     &[0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 300.0, 900.0];
 
 /// Buckets of the canary's round trip. Below 1 ms the database is near, 5 to 100 ms is another region, and above 1 s
 /// the next canary is due before this one came back.
-pub const BELL_BUCKETS_S: &[f64] =
+pub(crate) const BELL_BUCKETS_S: &[f64] =
     &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 3.0];
 
 /// Buckets of a settled batch, in deliveries. A batch of 1 shows an idle broker; full batches show that the database
 /// is the limit.
-pub const SETTLE_BUCKETS: &[f64] =
+pub(crate) const SETTLE_BUCKETS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0];
 
 /// The conditions that must hold for the broker to be ready, as `/health/ready` names them.
-pub const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
+pub(crate) const CONDITIONS: &[&str] = &["database", "bell", "work", "draining"];
 
 /// The kinds of rows that may be set aside, as in `postbell.set_aside.kind`.
-pub const SET_ASIDE: &[&str] = &["ack", "retry", "dead", "expired", "presence"];
-
-/// The broker's duties, as [`crate::watch::health`] names them.
-pub const DUTIES: &[&str] = &["tail", "refill", "settle", "promotion", "presence", "schema"];
+pub(crate) const SET_ASIDE: &[&str] = &["ack", "retry", "dead", "expired", "presence"];
 
 /// With more registered agents than this, the families with one series an agent are absent, since the first thousand
 /// would look like all. A series costs Prometheus a few kilobytes, and nobody can read such a list; the sums stay.
-pub const AGENTS_MAX: usize = 1_000;
+pub(crate) const AGENTS_MAX: usize = 1_000;
 
 /// The most series of agents' measurements; further ones are not exported, but counted.
-pub const AGENT_METRICS_MAX: usize = 1_000;
+pub(crate) const AGENT_METRICS_MAX: usize = 1_000;
 
 /// The refusals that an operator may have to do something about: a role, or its limits.
-pub const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
+pub(crate) const SEND_REFUSALS: &[ErrorCode] = &[ErrorCode::Forbidden, ErrorCode::SlowDown];
 
 /// Makes the struct, its docs and its registration from one line for each series, so that they cannot differ. The
 /// help text is the field's documentation.
@@ -103,7 +100,7 @@ series! {
     pub handling_seconds: Histogram = histogram(HANDLING_BUCKETS_S), "postbell_handling_seconds",
         "Time from the write on the socket to the agent's ack: the agent's own work.";
     pub published: IntCounter = counter, "postbell_published_total",
-        "Messages sent through the broker (`send`) and committed. Those inserted by SQL are not among them.";
+        "Messages sent through the broker (`send`) and committed, without those inserted by SQL.";
     sends_refused: IntCounterVec = counters("code", SEND_REFUSALS.iter().map(|c| c.as_str())),
         "postbell_sends_refused_total",
         "Messages that agents may not send, by the code they were refused with: forbidden (their role does not allow \
@@ -153,7 +150,7 @@ series! {
         "Dead letters that lie in the database, by agent: the 30 with the most, and (others). Every broker tells the same.";
     agents_by_status: Family<2> = replaced(["environment", "status"]), "postbell_agents",
         "Registered agents by environment and by the status in the registry. Every broker tells the same.";
-    flow: Flow = flow, "postbell_flow_total",
+    flow: FlowCounter = flow, "postbell_flow_total",
         "Messages by the environment of their sender and of their recipient: (many) where they are for several, (group) for \
          one of several, (not registered) where the name is no agent's. Read from the database every 15 s, a few seconds late. \
          Every broker tells the same.";
@@ -194,16 +191,22 @@ series! {
          sits idle in a transaction pins the queue.";
     pub bell_rings: IntCounter = counter, "postbell_bell_rings_total",
         "Notifications that woke the broker, without its own canaries.";
+    pub unseen: IntCounter = counter, "postbell_unseen_total",
+        "Looks at deliveries whose messages could not be seen, each again and again: row level security hides them from the \
+         broker, or they were deleted past the triggers. `postbell doctor` counts the deliveries.";
+    pub leases_lost: IntCounter = counter, "postbell_leases_lost_total",
+        "Inboxes whose leases somebody else took out of postbell.leases, or gave to another broker. Each is asked for anew within \
+         a second.";
     pub tail_late: IntCounter = counter, "postbell_tail_late_total",
-        "Deliveries that the safety tail found though the bell was armed and should have announced them. \
+        "Deliveries that the safety round found though the bell was armed and should have announced them. \
          Anything but 0 means lost notifications.";
     pub tail_rows: IntCounter = counter, "postbell_tail_rows_total",
         "Deliveries that the tail read, each once, and again after a retry or a redrive.";
     pub settle_batch: Histogram = histogram(SETTLE_BUCKETS), "postbell_settle_batch",
         "Deliveries settled by one statement.";
     set_aside: IntGaugeVec = gauges("kind", SET_ASIDE.iter()), "postbell_set_aside",
-        "What the tables of the mesh do not take, by kind: ack, retry, dead and expired are outcomes that agent_messages \
-         refuses, presence is agents whose rows agent_registry refuses. `postbell aside list` says why.";
+        "Outcomes and agents that the tables of the mesh do not take, by kind: ack, retry, dead and expired are outcomes \
+         that agent_messages refuses, presence is agents whose rows agent_registry refuses. `postbell aside list` says why.";
     pub tls_expires: IntGauge = gauge, "postbell_tls_expires_timestamp_seconds",
         "Unix time until which the certificate of the agents' port is valid; 0 without TLS.";
     pub tls_reload_failures: IntCounter = counter, "postbell_tls_reload_failures_total",
@@ -211,9 +214,10 @@ series! {
     broker_ready: IntGauge = gauge, "postbell_broker_ready",
         "1 while the broker is ready, as /health/ready says; 0 while it is not.";
     conditions: IntGaugeVec = gauges("condition", CONDITIONS.iter()), "postbell_condition_ok",
-        "What must hold for the broker to be ready: 1 while it does. database: it answers. bell: the broker's own \
-         notifications come back. work: no duty stands still. draining: the broker is not stopping.";
-    standstill: GaugeVec = float_gauges("duty", DUTIES.iter()), "postbell_standstill_seconds",
+        "The conditions for the broker to be ready, each 1 while it holds. database: it answers. bell: the broker's own \
+         notifications come back. work: no duty stands still, and fewer \
+         outcomes wait to be written than may. draining: the broker is not stopping.";
+    standstill: GaugeVec = float_gauges("duty", Duty::ALL.iter().map(|duty| duty.as_str())), "postbell_standstill_seconds",
         "How long a duty of the broker has not succeeded though it has something to do, from 5 s on; 0 while it gets on. tail: \
          new messages are read. refill: waiting ones are. settle: outcomes are written. promotion: scheduled messages become \
          ready. presence: the registry says who is here.";
@@ -283,11 +287,11 @@ impl Metrics {
     }
 
     /// Sets for how many seconds these duties have stood still; all others are set to 0.
-    pub fn set_standstills(&self, standstills: &[(&'static str, f64)]) {
-        for duty in DUTIES {
+    pub fn set_standstills(&self, standstills: &[(Duty, f64)]) {
+        for duty in Duty::ALL {
             let seconds =
-                standstills.iter().find(|(name, _)| name == duty).map_or(0.0, |(_, seconds)| *seconds);
-            self.standstill.with_label_values(&[duty]).set(seconds);
+                standstills.iter().find(|(still, _)| *still == duty).map_or(0.0, |(_, seconds)| *seconds);
+            self.standstill.with_label_values(&[duty.as_str()]).set(seconds);
         }
     }
 

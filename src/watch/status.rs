@@ -5,13 +5,14 @@
 //! costs a look at a histogram every ten seconds.
 
 mod delivery;
-pub mod mesh;
+pub(crate) mod mesh;
 mod picture;
 mod verdict;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -53,9 +54,9 @@ const BOUNDS: Bounds = Bounds { agents: 20_000, flow_messages: 2_000, flow_secon
 
 /// The data that is shown; clones share it.
 #[derive(Clone)]
-pub struct Status(Arc<Shared>);
+pub struct Status(Arc<StatusParts>);
 
-struct Shared {
+struct StatusParts {
     pool: Pool,
     flow: Flow,
     health: Health,
@@ -63,13 +64,13 @@ struct Shared {
     inputs: mpsc::WeakSender<Input>,
     broker: BrokerRow,
     started: Instant,
-    known: Mutex<Known>,
+    known: Mutex<LastReading>,
     live: broadcast::Sender<Bytes>,
 }
 
-/// The last reading.
+/// The last reading of the mesh, which everybody who asks is shown.
 #[derive(Default)]
-struct Known {
+struct LastReading {
     reading: Reading,
     /// The reason why the reading may be old.
     fault: Option<String>,
@@ -98,10 +99,10 @@ impl Status {
         let (live, _) = broadcast::channel(BEHIND_MAX);
         let started = Instant::now();
         let known = Mutex::default();
-        Self(Arc::new(Shared { pool, flow, health, metrics, inputs, broker, started, known, live }))
+        Self(Arc::new(StatusParts { pool, flow, health, metrics, inputs, broker, started, known, live }))
     }
 
-    /// The flow.
+    /// The counts of what flows, for the tasks that see it.
     pub fn flow(&self) -> &Flow {
         &self.0.flow
     }
@@ -157,7 +158,7 @@ impl Status {
                 last = text;
             }
             let next = self.0.known.lock().await.next;
-            tokio::time::sleep_until(next.unwrap_or_else(Instant::now).into()).await;
+            tokio::time::sleep_until(next.unwrap_or_else(Instant::now)).await;
         }
     }
 
@@ -166,7 +167,7 @@ impl Status {
         let _ = self.0.live.send(event_text(event, json));
     }
 
-    async fn read(&self, known: &mut Known) {
+    async fn read(&self, known: &mut LastReading) {
         let began = Instant::now();
         match timeout(READ_WAIT, read(&self.0.pool, BOUNDS)).await {
             Ok(Ok(reading)) => (known.reading, known.fault) = (reading, None),
@@ -186,9 +187,9 @@ impl Status {
         known.text = json(&mesh).into();
     }
 
-    fn assemble(&self, known: &Known, here: HashMap<Arc<str>, Here>) -> Mesh {
+    fn assemble(&self, known: &LastReading, here: HashMap<Arc<str>, Here>) -> Mesh {
         let now = Instant::now();
-        let Shared { flow, health, metrics, broker, started, .. } = &*self.0;
+        let StatusParts { flow, health, metrics, broker, started, .. } = &*self.0;
         let readiness = health.ready(now);
         let picture = picture::picture(&known.reading, broker.id, &here);
         let mut mesh = Mesh {

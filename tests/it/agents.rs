@@ -26,7 +26,7 @@ async fn a_token_lets_in_its_agent_alone() {
     let sql = db.client().await;
     let before = number(&sql, clock).await;
     let found = authenticate(&pool, "one", one.token.reveal()).await.expect("answer").expect("right");
-    assert!((before..=number(&sql, clock).await).contains(&found.rank), "{}", found.rank);
+    assert!((before..=number(&sql, clock).await).contains(&found.rank.0), "{:?}", found.rank);
     let limits = RoleLimits {
         sends_per_second: Some(20_000),
         sends_burst: Some(40_000),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use postbell::store::grants::{self, Kind};
+use postbell::store::grants::{self, Grant, Kind};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -153,7 +153,7 @@ async fn of_several_at_once_the_one_that_kills_is_found() {
         lives += 1;
         assert!(lives < 40, "it dies for ever");
         let mut raw = mesh.raw_with("v", &token, 4).await;
-        // It handles up to four at once; the sixth message kills it.
+        // The agent handles up to four at once; the sixth message kills it.
         loop {
             let mut batch = Vec::new();
             while batch.len() < 4 {
@@ -219,6 +219,10 @@ async fn hello_to_group(mesh: &Mesh, agent: &str, token: &str) -> Raw {
     raw
 }
 
+fn grant(name: &str, agent: &str) -> Grant {
+    Grant { name: name.to_owned(), agent: agent.to_owned() }
+}
+
 #[tokio::test]
 async fn a_group_is_open_until_somebody_is_allowed_and_then_theirs() {
     let mesh = Mesh::start().await;
@@ -226,7 +230,7 @@ async fn a_group_is_open_until_somebody_is_allowed_and_then_theirs() {
     let mut early = hello_to_group(&mesh, "b", &b).await;
     early.expect("welcome").await;
     let pool = mesh.db.pool();
-    grants::allow(&pool, Kind::Group, "g", "a").await.expect("allowed");
+    grants::allow(&pool, Kind::Group, &grant("g", "a")).await.expect("allowed");
     early.expect_error("role_changed", true).await;
     hello_to_group(&mesh, "b", &b).await.expect_error("forbidden", true).await;
     hello_to_group(&mesh, "a", &a).await.expect("welcome").await;
@@ -236,7 +240,7 @@ async fn a_group_is_open_until_somebody_is_allowed_and_then_theirs() {
     let closed = "update postbell.role_limits set may_take_groups = false";
     mesh.db.sql().await.batch_execute(closed).await.expect("closed");
     hello_to_group(&mesh, "b", &b).await.expect_error("forbidden", true).await;
-    grants::allow(&pool, Kind::Group, "g*", "b").await.expect("allowed");
+    grants::allow(&pool, Kind::Group, &grant("g*", "b")).await.expect("allowed");
     hello_to_group(&mesh, "b", &b).await.expect("welcome").await;
 }
 
@@ -277,7 +281,7 @@ async fn locks_are_bounded_and_are_whose_they_are_said_to_be() {
     raw.expect("released").await;
     raw.say(&done("two", fences[1])).await;
     raw.expect_error("forbidden", false).await;
-    grants::allow(&mesh.db.pool(), Kind::Lock, "daily-*", "b").await.expect("allowed");
+    grants::allow(&mesh.db.pool(), Kind::Lock, &grant("daily-*", "b")).await.expect("allowed");
     raw.say(&acquire("daily-1")).await;
     let refused = raw.expect_error("forbidden", false).await;
     assert!(refused["message"].as_str().unwrap().contains("postbell lock allow daily-1 a"), "{refused}");

@@ -12,6 +12,8 @@ async fn before_the_welcome_every_fault_is_fatal() {
     for (line, code) in [
         ("rubbish".to_owned(), "bad_json"),
         (r#"{"op":"ack","tag":1}"#.to_owned(), "hello_expected"),
+        ("{\"op\":\"ping\"}\nrubbish".to_owned(), "bad_json"),
+        ("{\"op\":\"ping\"}\n{\"op\":\"ping\"}".to_owned(), "hello_expected"),
         (r#"{"op":"hello","agent":"a"}"#.to_owned(), "bad_field"),
         (format!(r#"{{"op":"hello","proto":2,"agent":"a","token":"{token}"}}"#), "proto_unsupported"),
         (r#"{"op":"hello","agent":"a","token":"pb_wrong"}"#.to_owned(), "unauthorized"),
@@ -22,6 +24,9 @@ async fn before_the_welcome_every_fault_is_fatal() {
     ] {
         let mut raw = Raw::open(mesh.agents).await;
         raw.say(&line).await;
+        if line.starts_with(r#"{"op":"ping"}"#) {
+            raw.expect("pong").await;
+        }
         let error = raw.expect_error(code, true).await;
         assert!(!error["message"].as_str().unwrap().is_empty());
     }

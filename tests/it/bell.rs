@@ -1,12 +1,18 @@
 //! The bell and the tail: nothing is lost, and nothing is found by the safety round alone.
 
 use std::collections::HashSet;
+use std::time::Duration;
+
+use postbell::store::settle::{self, Kind, settle_each, settle_kind};
+use postbell_engine::inbox::event::{FailCause, Outcome, Settle};
+use postbell_engine::inbox::{Attempt, DeliveryId};
+use uuid::Uuid;
 
 use crate::harness::migrated;
 use crate::mesh::{Mesh, get, insert, next};
 
 /// Waits until two more canaries have come back: by then, rows that the safety round found before are judged.
-async fn judged(mesh: &Mesh) {
+pub(crate) async fn judged(mesh: &Mesh) {
     let count = "postbell_bell_roundtrip_seconds_count";
     let before = mesh.metric(count).await;
     mesh.until_metric(count, |now| now >= before + 2.0).await;
@@ -176,4 +182,54 @@ async fn whatever_connection_is_cut_every_message_arrives() {
     }
     mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
     mesh.db.until("select bool_and(status = 'processed') from agent_messages").await;
+}
+
+/// A broker that writes an outcome after it lost the inbox wakes a tail that does not bring the row.
+#[tokio::test]
+async fn an_outcome_rings_where_another_broker_owns_the_inbox() {
+    let mesh = Mesh::start().await;
+    mesh.until_armed().await;
+    let sql = mesh.db.sql().await;
+    // For a process, so that each of the statements can change the delivery.
+    let messages =
+        "insert into agent_messages (from_agent_id, to_agent_id, to_instance, message_type, payload)
+                    select 'sql', 'a', 'gone', 'data', '1' from generate_series(1, 6)";
+    sql.batch_execute(messages).await.unwrap();
+    let owns = "insert into postbell.leases (inbox, broker_id) select 'a', broker_id from postbell.brokers";
+    sql.batch_execute(owns).await.unwrap();
+    let owner: Uuid = mesh.db.ask("select broker_id from postbell.leases").await;
+    let ids: Vec<i64> = mesh.db.ask("select array_agg(delivery_id) from postbell.deliveries").await;
+    let connection = settle::open(&mesh.db.target()).await.unwrap();
+    let fails =
+        || Outcome::Fail { cause: FailCause::Nack, delay: Duration::from_hours(1), reason: "no".into() };
+    let write = async |n: usize, broker: Uuid| {
+        let settle = |outcome| {
+            [Settle {
+                inbox: "a".into(),
+                attempt: Attempt { delivery_id: DeliveryId(ids[n]), failed: 0 },
+                outcome,
+                answer: None,
+            }]
+        };
+        let settled = match n % 3 {
+            0 => settle_kind(&connection, broker, Kind::Retry, &settle(fails())).await,
+            1 => settle_kind(&connection, broker, Kind::Relane, &settle(Outcome::Relane { lane: 5 })).await,
+            _ => settle_each(&connection, broker, &settle(fails()), true).await,
+        };
+        assert_eq!(settled.unwrap().became, [settle::Became::Written]);
+    };
+    judged(&mesh).await;
+    mesh.until_armed().await;
+    let before = mesh.metric("postbell_bell_rings_total").await;
+    for n in 0..3 {
+        write(n, owner).await;
+    }
+    judged(&mesh).await;
+    assert_eq!(mesh.metric("postbell_bell_rings_total").await, before, "the owner wakes its own tail");
+    for n in 3..6 {
+        mesh.until_armed().await;
+        let before = mesh.metric("postbell_bell_rings_total").await;
+        write(n, Uuid::from_u128(1)).await;
+        mesh.until_metric("postbell_bell_rings_total", |n| n > before).await;
+    }
 }

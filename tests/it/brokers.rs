@@ -4,19 +4,28 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use faults::proxy::Proxy;
 use postbell::broker::Stopped;
 use postbell_client::Builder;
 use tokio::task::JoinSet;
 
-use crate::gate::Gate;
 use crate::harness::{TestDb, migrated};
 use crate::mesh::{Mesh, Raw, insert, next};
-use crate::process::{Process, free_address};
+use crate::process::{Process, kept_port};
 
 /// Two brokers on one database.
 async fn two() -> (Mesh, Mesh) {
     let db = migrated().await;
     (Mesh::on(db.clone(), &[]).await, Mesh::on(db, &[]).await)
+}
+
+/// The same; the proxy is on the first one's way to the database.
+async fn two_and_a_proxy() -> (TestDb, Proxy, Mesh, Mesh) {
+    let db = migrated().await;
+    let proxy = Proxy::in_turn(Vec::new()).await.expect("a port");
+    let one = Mesh::on(db.through(&proxy), &[]).await;
+    let two = Mesh::on(db.clone(), &[]).await;
+    (db, proxy, one, two)
 }
 
 async fn until_owned(db: &TestDb, inbox: &str) {
@@ -104,9 +113,9 @@ async fn the_far_agents_disconnect_fails_what_it_was_written_and_a_takeover_cros
 #[tokio::test]
 async fn an_inbox_is_given_to_the_broker_that_has_sessions_for_it_when_the_link_is_cut() {
     let db = migrated().await;
-    let (gate, target) = Gate::late().await;
-    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
-    target.send(vec![one.agents]).expect("the gate is there");
+    let proxy = Proxy::in_turn(Vec::new()).await.unwrap();
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &proxy.address.to_string())]).await;
+    proxy.lead_to(vec![one.agents]);
     let two = Mesh::on(db, &[]).await;
     let token = one.db.agent("a").await;
     let near = one.raw_with("a", &token, 0).await;
@@ -118,7 +127,7 @@ async fn an_inbox_is_given_to_the_broker_that_has_sessions_for_it_when_the_link_
     let sql = one.db.sql().await;
     insert(&sql, "a", 5, "1").await;
     assert_eq!(far.expect("msg").await["tag"], 1);
-    gate.shut();
+    proxy.shut();
     insert(&sql, "a", 5, "2").await;
     // The deliveries that were in flight over the link come again, and their old tags are nobody's.
     let (mut seen, mut tags) = (Vec::new(), Vec::new());
@@ -139,9 +148,9 @@ async fn an_inbox_is_given_to_the_broker_that_has_sessions_for_it_when_the_link_
 #[tokio::test]
 async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
     let db = migrated().await;
-    let (gate, _never_told) = Gate::late().await;
-    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
-    gate.shut();
+    let proxy = Proxy::in_turn(Vec::new()).await.unwrap();
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &proxy.address.to_string())]).await;
+    proxy.shut();
     let two = Mesh::on(db, &[]).await;
     let token = one.db.agent("a").await;
     let mut near = one.raw_with("a", &token, 5).await;
@@ -156,9 +165,9 @@ async fn an_owner_with_sessions_of_its_own_keeps_the_inbox_and_serves_them() {
 #[tokio::test]
 async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_database_says_that_it_is_wanted() {
     let db = migrated().await;
-    let (gate, target) = Gate::late().await;
-    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &gate.address.to_string())]).await;
-    target.send(vec![one.agents]).expect("the gate is there");
+    let proxy = Proxy::in_turn(Vec::new()).await.unwrap();
+    let one = Mesh::on(db.clone(), &[("POSTBELL_ADVERTISE", &proxy.address.to_string())]).await;
+    proxy.lead_to(vec![one.agents]);
     let two = Mesh::on(db.clone(), &[]).await;
     let token = db.agent("a").await;
     let near = one.raw_with("a", &token, 0).await;
@@ -168,7 +177,7 @@ async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_databa
     two.until_metric("postbell_links", |n| n == 1.0).await;
     drop(near);
     one.until_metric("postbell_sessions", |n| n == 1.0).await;
-    gate.admit_no_more();
+    proxy.refuse();
     let mut far = two.raw_with("a", &token, 5).await;
     db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
     insert(&db.sql().await, "a", 5, "1").await;
@@ -179,14 +188,7 @@ async fn an_owner_without_sessions_of_its_own_gives_the_inbox_up_when_the_databa
 /// The owner's way to the database is cut; the other broker's is not.
 #[tokio::test]
 async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_holds() {
-    let db = migrated().await;
-    let (gate, target) = Gate::late().await;
-    let server: std::net::SocketAddr =
-        db.url().split(['@', '/']).nth(3).unwrap().parse().expect("host and port");
-    target.send(vec![server]).expect("the gate is there");
-    let through = TestDb::at(db.url().replace(&server.to_string(), &gate.address.to_string()));
-    let one = Mesh::on(through, &[]).await;
-    let two = Mesh::on(db.clone(), &[]).await;
+    let (db, proxy, one, two) = two_and_a_proxy().await;
     let token = db.agent("a").await;
     let mut near = one.raw_with("a", &token, 10).await;
     until_owned(&db, "a").await;
@@ -198,7 +200,7 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     for tag in 1..=3 {
         assert_eq!(near.expect("msg").await["tag"], tag);
     }
-    gate.shut();
+    proxy.shut();
     one.until_ready(false).await;
     // The acks come while there is nothing to write them to. Once the lease has ended, nothing more is dispatched.
     near.say(r#"{"op":"ack","tags":[1,2],"ref":"held"}"#).await;
@@ -213,7 +215,7 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     }
     seen.sort_unstable();
     assert_eq!(seen, [1, 2, 3, 4]);
-    gate.open();
+    proxy.heal();
     // The broker that the agent told settles it, on the session that was never closed. Later acks come too late for
     // these.
     let mut answer = near.line().await.expect("open");
@@ -228,6 +230,32 @@ async fn an_owner_that_loses_the_database_keeps_its_session_and_settles_what_it_
     far.say(r#"{"op":"window","n":0}"#).await;
     insert(&sql, "a", 5, "5").await;
     assert_eq!(near.expect("msg").await["payload"], 5);
+}
+
+#[tokio::test]
+async fn a_failure_that_is_written_after_the_inbox_was_lost_is_not_late_for_the_new_owner() {
+    let (db, proxy, one, two) = two_and_a_proxy().await;
+    let token = db.agent("a").await;
+    let mut near = one.raw_with("a", &token, 10).await;
+    until_owned(&db, "a").await;
+    let owner: String = db.ask("select broker_id::text from postbell.leases").await;
+    insert(&db.sql().await, "a", 5, "1").await;
+    assert_eq!(near.expect("msg").await["tag"], 1);
+    proxy.shut();
+    one.until_ready(false).await;
+    // The agent takes nothing more here, so that only the session over there can have the second attempt.
+    near.say(r#"{"op":"window","n":0}"#).await;
+    near.say(r#"{"op":"nack","tag":1,"outcome":"fail","delay_ms":0}"#).await;
+    db.until(&format!("select lease_until < now() from postbell.brokers where broker_id = '{owner}'")).await;
+    let mut far = two.raw_with("a", &token, 0).await;
+    db.until(&format!("select exists (select from postbell.leases where broker_id <> '{owner}')")).await;
+    db.until(&format!("select bool_and(armed) from postbell.brokers where broker_id <> '{owner}'")).await;
+    proxy.heal();
+    db.until("select attempt = 1 from postbell.deliveries").await;
+    crate::bell::judged(&two).await;
+    assert_eq!(two.metric("postbell_tail_late_total").await, 0.0);
+    far.say(r#"{"op":"window","n":1}"#).await;
+    assert_eq!(far.expect("msg").await["attempt"], 2);
 }
 
 #[tokio::test]
@@ -248,8 +276,9 @@ async fn a_stranger_is_no_broker() {
 async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
     let db = migrated().await;
     let token = db.agent("a").await;
-    let address = free_address();
-    let owner = Process::start(&db, address);
+    let port = kept_port();
+    let address = port.address();
+    let owner = Process::start(&db, &port);
     let two = Mesh::on(db.clone(), &[]).await;
     let builder =
         |url: &str| Builder::new(url, "a", &token).window(20).reconnect_first(Duration::from_millis(20));
@@ -280,8 +309,9 @@ async fn a_killed_owners_inbox_is_taken_before_its_lease_ends() {
 async fn a_broker_started_again_after_a_crash_has_its_inboxes_at_once() {
     let db = migrated().await;
     let token = db.agent("a").await;
-    let address = free_address();
-    let crashed = Process::start(&db, address);
+    let port = kept_port();
+    let address = port.address();
+    let crashed = Process::start(&db, &port);
     // Somebody else could have this instance's name. If this client were told that it is taken over, it would not
     // come again.
     let builder = Builder::new(&format!("tcp://{address}"), "a", &token).instance("main");
@@ -293,7 +323,7 @@ async fn a_broker_started_again_after_a_crash_has_its_inboxes_at_once() {
     let sql = db.sql().await;
     sql.batch_execute("update postbell.brokers set lease_until = now() + interval '1 hour'").await.unwrap();
     insert(&sql, "a", 5, "1").await;
-    let _again = Process::start(&db, address);
+    let _again = Process::start(&db, &port);
     let delivery = next(&mut deliveries).await;
     assert_eq!((delivery.payload(), delivery.attempt()), ("1", 1));
     delivery.ack_confirmed().await.unwrap();
@@ -370,6 +400,32 @@ async fn a_link_that_comes_late_does_not_take_the_place_of_the_one_that_stands()
     agent.expect_error("taken_over", true).await;
 }
 
+/// An agent gives up a hello that a broker has not answered yet, and is in elsewhere. That hello is the newer one for the
+/// broker that was slow.
+#[tokio::test]
+async fn a_hello_that_was_given_up_does_not_take_the_place_of_the_session_that_stands() {
+    let (one, two) = two().await;
+    let token = one.db.agent("a").await;
+    let _near = one.raw_with("a", &token, 0).await;
+    until_owned(&one.db, "a").await;
+    let hello = format!(r#"{{"op":"hello","agent":"a","token":"{token}","instance":"main","window":5}}"#);
+    let mut agent = Raw::open(two.agents).await;
+    agent.say(&hello).await;
+    agent.expect("welcome").await;
+    two.until_metric("postbell_links", |n| n == 1.0).await;
+    let sql = one.db.sql().await;
+    sql.batch_execute("begin; lock table postbell.role_limits in access exclusive mode").await.unwrap();
+    let mut given_up = Raw::open(one.agents).await;
+    given_up.say(&hello).await;
+    // The look after rights may wait there as well.
+    one.db.until("select count(*) > 0 from pg_locks where relation = 'postbell.role_limits'::regclass and not granted").await;
+    drop(given_up);
+    sql.batch_execute("commit").await.unwrap();
+    one.until_metric("postbell_closed_total{reason=\"disconnect\"}", |n| n == 1.0).await;
+    insert(&sql, "a", 5, "1").await;
+    assert_eq!(agent.expect("msg").await["payload"], 1);
+}
+
 #[tokio::test]
 async fn a_broker_that_stops_gives_back_what_its_agents_have_over_links_and_does_not_count_it() {
     let db = migrated().await;
@@ -402,8 +458,7 @@ async fn a_rolling_restart_under_load_loses_nothing_and_delivers_nothing_twice()
     let db = migrated().await;
     let settings = [("POSTBELL_DRAIN_SECONDS", "30")];
     let mut brokers = vec![Mesh::on(db.clone(), &settings).await, Mesh::on(db.clone(), &settings).await];
-    let (gate, targets) = Gate::late().await;
-    targets.send(brokers.iter().map(|b| b.agents).collect()).unwrap();
+    let proxy = Proxy::in_turn(brokers.iter().map(|b| b.agents).collect()).await.unwrap();
     let handled: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
     let mut agents = JoinSet::new();
     for n in 0..AGENTS {
@@ -411,7 +466,7 @@ async fn a_rolling_restart_under_load_loses_nothing_and_delivers_nothing_twice()
         let token = db.agent(&name).await;
         // Two sessions of one agent, which land on different brokers.
         for _ in 0..2 {
-            let builder = Builder::new(&format!("tcp://{}", gate.address), &name, &token).window(4);
+            let builder = Builder::new(&format!("tcp://{}", proxy.address), &name, &token).window(4);
             let builder = builder.reconnect_first(Duration::from_millis(20));
             let (client, mut deliveries) = builder.connect().await.unwrap();
             let handled = handled.clone();
@@ -431,7 +486,7 @@ async fn a_rolling_restart_under_load_loses_nothing_and_delivers_nothing_twice()
         if n == MESSAGES / 4 || n == MESSAGES / 2 {
             let old = brokers.remove(0);
             brokers.push(Mesh::on(db.clone(), &settings).await);
-            targets.send(brokers.iter().map(|b| b.agents).collect()).unwrap();
+            proxy.lead_to(brokers.iter().map(|b| b.agents).collect());
             let (_, stopped) = old.stop().await;
             assert_eq!(stopped, Stopped { given_back: 0, unsettled: 0, broken: false });
         }
@@ -441,5 +496,5 @@ async fn a_rolling_restart_under_load_loses_nothing_and_delivers_nothing_twice()
     assert_eq!(handled.len(), MESSAGES, "lost");
     let twice: Vec<_> = handled.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
-    assert!(gate.passed() > 2 * AGENTS, "agents moved");
+    assert!(proxy.led() > 2 * AGENTS, "agents moved");
 }

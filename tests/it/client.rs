@@ -1,7 +1,9 @@
 //! The Rust client against brokers and agents that misbehave: a fault costs one message or one request, never the
 //! client.
 
-mod fake;
+mod examples;
+pub(crate) mod fake;
+mod frozen;
 
 use std::io::Write;
 use std::sync::{Arc, Mutex};

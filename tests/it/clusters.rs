@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::process::Command;
 
+use faults::proxy::{Proxy, address_of};
+use faults::schedule::Net;
 use postbell::devdb::{Data, DevPostgres, Options};
 use postbell::store::migrate::migrate;
 use postbell::store::{DatabaseUrl, Target};
 
-use crate::gate::Gate;
 use crate::harness::TestDb;
 use crate::mesh::{Mesh, insert, next, sql_at};
 use crate::require::missing;
@@ -44,18 +45,15 @@ fn known(url: &str) -> String {
 async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_is() {
     let (old, new) = (server().await, server().await);
     let (old_url, new_url) = (known(&old.url()), known(&new.url()));
-    let address =
-        |url: &str| url.split(['@', '/']).nth(3).expect("an address").parse().expect("host and port");
-    let (gate, target) = Gate::late().await;
-    target.send(vec![address(&old_url)]).expect("the gate is there");
-    let through = old_url.replace(&address(&old_url).to_string(), &gate.address.to_string());
+    let proxy = Proxy::in_turn(Vec::new()).await.expect("a port");
+    let through = TestDb::at(old_url.clone()).through(&proxy);
     // Uses up ids that the new cluster will not reach for long.
     let burn = "create procedure burn() language plpgsql as $$ begin
                   for n in 1..5000 loop perform pg_current_xact_id(); commit; end loop; end $$";
     let sql = sql_at(&old_url).await;
     sql.batch_execute(burn).await.expect("procedure");
     sql.batch_execute("call burn()").await.expect("burnt");
-    let mesh = Mesh::on(TestDb::at(through), &[]).await;
+    let mesh = Mesh::on(through, &[]).await;
     let token = mesh.db.agent("a").await;
     let (_client, mut deliveries) = mesh.builder("a", &token).window(2).connect().await.expect("connects");
     insert(&sql, "a", 5, "0").await;
@@ -70,8 +68,8 @@ async fn a_database_that_was_restored_on_another_cluster_is_read_from_where_it_i
         insert(&sql, "a", 5, &n.to_string()).await;
     }
     sql.batch_execute("update postbell.deliveries set txid = '900000'").await.expect("as restored");
-    target.send(vec![address(&new_url)]).expect("the gate is there");
-    gate.cut();
+    proxy.lead_to(vec![address_of(&new_url).expect("host and port")]);
+    proxy.inflict(Net::Cut);
     insert(&sql, "a", 5, "6").await;
     // With a window of two the others wait, and the tail must not bring any of them in every round.
     let mut held = vec![next(&mut deliveries).await, next(&mut deliveries).await];

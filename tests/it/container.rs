@@ -6,13 +6,14 @@ use std::fs;
 use std::path::Path;
 
 use futures_util::future::join_all;
+use postbell::broker;
 use postbell::broker::config::{DRAIN, HTTP, LISTEN, POOL_SIZE};
 use postbell_client::Outgoing;
 use postbell_client::message::MessageType;
 use serde_json::Value;
 
 use crate::harness::number;
-use crate::mesh::{Mesh, next};
+use crate::mesh::{Mesh, get, next};
 
 fn text(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
@@ -56,7 +57,8 @@ fn the_dockerfile_copies_whatever_is_built_in() {
     };
     let mut missing = Vec::new();
     let mut included_files = 0;
-    let mut left: Vec<_> = ["src", "clients/rust/src", "crates/engine/src"].map(|f| root.join(f)).into();
+    let mut left: Vec<_> =
+        ["src", "sql", "triggers", "clients/rust/src", "crates/engine/src"].map(|f| root.join(f)).into();
     while let Some(path) = left.pop() {
         if path.is_dir() {
             left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
@@ -167,10 +169,14 @@ const OPEN: &str = "select count(*) from pg_stat_activity where datname = curren
 #[tokio::test]
 async fn a_broker_opens_no_more_connections_than_the_guide_says() {
     let pool: i64 = POOL_SIZE.default.parse().unwrap();
+    let looks = i64::from(broker::LOOKING_ON_SIZE);
     let guide = text("docs/supabase.md");
     assert!(
-        guide.contains(&format!("That is **{}** by default", pool + 4))
-            && guide.contains(&format!("| {pool}, or "))
+        guide.contains(&format!(
+            "That is **{}** by default, and **{}** while somebody looks",
+            pool + 4,
+            pool + 4 + looks
+        )) && guide.contains(&format!("| {pool}, or "))
     );
     let mesh = Mesh::start().await;
     let sql = mesh.db.client().await;
@@ -203,4 +209,8 @@ async fn a_broker_opens_no_more_connections_than_the_guide_says() {
     }
     let opened = number(&sql, OPEN).await;
     assert!((4..=pool + 4).contains(&opened), "{opened}");
+    // Somebody looks.
+    get(mesh.http, "/metrics").await;
+    let opened = number(&sql, OPEN).await;
+    assert!((5..=pool + 4 + looks).contains(&opened), "{opened}");
 }

@@ -4,7 +4,7 @@ use faults::proxy::Proxy;
 use faults::schedule::Net;
 use postbell::store::Connection;
 use postbell_client::protocol::ErrorCode;
-use postbell_client::{Client, ClientError, Which};
+use postbell_client::{Administered, Client, ClientError, Which};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -58,15 +58,15 @@ async fn an_agent_lists_redrives_and_purges_its_own() {
     assert_eq!(letter.reason.as_deref(), Some("no such county"));
     assert!(letter.dead_at.is_some() && letter.payload.as_ref().is_some_and(|p| p.get() == "1"));
 
-    assert_eq!(client.redrive(Which::Ids(&[letter.id])).await.unwrap(), 1);
+    assert_eq!(client.redrive(Which::Ids(&[letter.id])).await.unwrap().count, 1);
     assert_eq!(left(&mesh.db, "a").await, 2, "it was committed");
     let delivery = next(&mut deliveries).await;
     assert_eq!((delivery.id(), delivery.attempt()), (letter.message_id, 1));
     delivery.ack_confirmed().await.unwrap();
-    assert_eq!(client.purge(Which::Ids(&[page.letters[1].id])).await.unwrap(), 1);
-    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap(), 1);
+    assert_eq!(client.purge(Which::Ids(&[page.letters[1].id])).await.unwrap().count, 1);
+    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap().count, 1);
     assert_eq!(next(&mut deliveries).await.id(), page.letters[2].message_id);
-    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap(), 0);
+    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap().count, 0);
     assert_eq!(left(&mesh.db, "a").await, 0);
     assert_eq!(mesh.metric("postbell_tail_late_total").await, 0.0);
 }
@@ -78,7 +78,7 @@ async fn an_agent_can_do_nothing_to_those_of_others() {
     let boss = orchestrator(&mesh).await;
     let of_b = ids(&boss, "b").await;
     let refusals = [
-        client.dead_letters(Some("b"), None).await.map(|_| 0),
+        client.dead_letters(Some("b"), None).await.map(|_| Administered::default()),
         client.redrive(Which::Inbox("b")).await,
         client.purge(Which::Inbox("b")).await,
         // The agent is not even told whether there is such an inbox.
@@ -90,8 +90,8 @@ async fn an_agent_can_do_nothing_to_those_of_others() {
         assert!(!error.is_retryable());
     }
     // By their numbers, the letters of others do not exist for this agent.
-    assert_eq!(client.redrive(Which::Ids(&of_b)).await.unwrap(), 0);
-    assert_eq!(client.purge(Which::Ids(&[&of_b[..], &[999_999]].concat())).await.unwrap(), 0);
+    assert_eq!(client.redrive(Which::Ids(&of_b)).await.unwrap().count, 0);
+    assert_eq!(client.purge(Which::Ids(&[&of_b[..], &[999_999]].concat())).await.unwrap().count, 0);
     assert_eq!((left(&mesh.db, "a").await, left(&mesh.db, "b").await), (3, 2));
 }
 
@@ -103,11 +103,11 @@ async fn an_orchestrator_may_do_it_all_to_any() {
     assert!(boss.dead_letters(None, None).await.unwrap().letters.is_empty(), "its own, where none is named");
     let (of_a, of_b) = (ids(&boss, "a").await, ids(&boss, "b").await);
     assert_eq!((of_a.len(), of_b.len()), (3, 2));
-    assert_eq!(boss.redrive(Which::Ids(&[of_b[0]])).await.unwrap(), 1);
+    assert_eq!(boss.redrive(Which::Ids(&[of_b[0]])).await.unwrap().count, 1);
     next(&mut deliveries).await.ack_confirmed().await.unwrap();
     // Ids of several inboxes at once.
-    assert_eq!(boss.purge(Which::Ids(&[of_a[0], of_b[1]])).await.unwrap(), 2);
-    assert_eq!(boss.purge(Which::Inbox("a")).await.unwrap(), 2);
+    assert_eq!(boss.purge(Which::Ids(&[of_a[0], of_b[1]])).await.unwrap().count, 2);
+    assert_eq!(boss.purge(Which::Inbox("a")).await.unwrap().count, 2);
     assert_eq!((left(&mesh.db, "a").await, left(&mesh.db, "b").await), (0, 0));
 }
 
@@ -204,7 +204,7 @@ async fn one_request_is_one_bounded_transaction() {
     // The client itself asks again until all are purged.
     bury(&mesh.db, "b", 2_500).await;
     let (b, _) = mesh.connect("b", 0).await;
-    assert_eq!(b.purge(Which::Inbox("b")).await.unwrap(), 2_500);
+    assert_eq!(b.purge(Which::Inbox("b")).await.unwrap().count, 2_500);
 }
 
 #[tokio::test]
@@ -251,10 +251,8 @@ async fn an_agent_has_one_request_under_way_and_nobody_waits_for_it() {
 async fn without_the_database_it_is_unavailable_and_goes_on_when_it_is_back() {
     let db = migrated().await;
     bury(&db, "a", 3).await;
-    let server = db.url().split(['@', '/']).nth(3).unwrap().parse().unwrap();
-    let proxy = Proxy::start(vec![server], 1).await.unwrap();
-    let through = db.url().replace(&server.to_string(), &proxy.address.to_string());
-    let mesh = Mesh::on(TestDb::at(through), &[]).await;
+    let proxy = Proxy::in_turn(Vec::new()).await.unwrap();
+    let mesh = Mesh::on(db.through(&proxy), &[]).await;
     let token = db.agent("a").await;
     let mut raw = mesh.raw_with("a", &token, 0).await;
     proxy.inflict(Net::BlackHole);

@@ -115,7 +115,11 @@ async fn an_agent_is_told_which_one_is_refused() {
     sql.batch_execute("alter table agent_messages drop constraint no_third").await.unwrap();
     bury(&mesh.db).await;
     sql.batch_execute(ddl).await.unwrap();
-    assert_eq!(client.redrive(Which::Inbox("a")).await.unwrap(), 10);
+    let done = client.redrive(Which::Inbox("a")).await.unwrap();
+    let refused = done.refused.expect("two are refused");
+    assert_eq!((done.count, refused.count), (10, 2));
+    assert!(refused.reason.starts_with(&format!("delivery {third} stays dead: ")), "{refused:?}");
+    assert!(refused.reason.contains(name), "{refused:?}");
     assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.deliveries where state = 'dead'").await, 2);
     // If nothing can be done, the answer says so.
     let refused = client.redrive(Which::Inbox("a")).await.expect_err("both are refused");

@@ -4,6 +4,7 @@ mod alerts;
 mod damaged;
 mod made;
 mod odd;
+mod raising;
 
 use std::time::{Duration, Instant};
 

@@ -7,6 +7,8 @@ use postbell::store::Connection;
 use postbell::store::migrate::migrate;
 use postbell::store::settle::{Kind, settle_kind};
 use postbell_engine::inbox::event::{Outcome, Settle};
+use postbell_engine::inbox::{Attempt, DeliveryId};
+use uuid::Uuid;
 
 use crate::harness::{EXISTING_MESH, fresh, migrated, roles};
 use crate::mesh::{Mesh, insert, next};
@@ -128,10 +130,9 @@ async fn a_broadcast_is_processed_with_its_last_delivery_whatever_is_settled_tog
     let ids: Vec<i64> =
         db.ask("select array_agg(delivery_id order by delivery_id) from postbell.deliveries").await;
     let broker = Connection::open(&db.target()).await.unwrap();
-    let ack = |delivery_id, attempt| Settle {
+    let ack = |id, failed| Settle {
         inbox: "a".into(),
-        delivery_id,
-        attempt,
+        attempt: Attempt { delivery_id: DeliveryId(id), failed },
         outcome: Outcome::Ack { handled: Duration::ZERO },
         answer: None,
     };
@@ -139,7 +140,7 @@ async fn a_broadcast_is_processed_with_its_last_delivery_whatever_is_settled_tog
         [vec![ack(ids[0], 0), ack(ids[1], 7)], vec![ack(ids[1], 0)], vec![ack(ids[2], 0), ack(ids[0], 0)]];
     let mut seen = Vec::new();
     for batch in batches {
-        settle_kind(&broker, Kind::Ack, &batch).await.unwrap();
+        settle_kind(&broker, Uuid::nil(), Kind::Ack, &batch).await.unwrap();
         seen.push(db.ask::<String>("select status from agent_messages").await);
     }
     assert_eq!(seen, ["pending", "pending", "processed"]);

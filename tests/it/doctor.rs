@@ -1,10 +1,16 @@
 //! `postbell doctor`, on healthy and on sick databases.
 
-use postbell::store::doctor::{Check, Level, examine};
-use postbell::store::migrate::migrate;
+use std::net::SocketAddr;
+
+use postbell::store::doctor::{Check, EXAMINATION_WAIT, Level, examine};
+use postbell::store::migrate::{migrate, plan};
 use postbell::store::{DatabaseUrl, Target};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
 
 use crate::harness::{EXISTING_MESH, command, fresh, migrated, roles};
+use crate::mesh::{Mesh, get};
 
 /// The checks of that name: their levels, and their sentences as one text.
 fn of(checks: &[Check], name: &str) -> (Vec<Level>, String) {
@@ -188,4 +194,99 @@ async fn a_broker_that_stands_still_is_named_with_its_reason() {
     let (levels, said) = of(&examine(&db.target()).await, "brokers");
     assert_eq!(levels, [Level::Fail]);
     assert_eq!(said, "two stands still: Outcomes have not been written.");
+}
+
+/// A server on this machine that passes requests on to a broker and says for whom, as proxies do. Returns its address.
+async fn proxy_to(broker: SocketAddr) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    tokio::spawn(async move {
+        while let Ok((mut caller, _)) = listener.accept().await {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(caller.read_u8().await.expect("a whole head"));
+            }
+            head.truncate(head.len() - 2);
+            head.extend(b"x-forwarded-for: 203.0.113.7\r\n\r\n");
+            let mut onward = TcpStream::connect(broker).await.expect("the broker is there");
+            onward.write_all(&head).await.expect("passed on");
+            tokio::io::copy(&mut onward, &mut caller).await.expect("passed back");
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn a_proxy_on_the_same_machine_is_told_of_once_the_broker_has_seen_it() {
+    for (mode, is_told) in [("local", true), ("token", false)] {
+        let token = [("POSTBELL_STATUS", mode), ("POSTBELL_VIEWER_TOKEN", "a-viewer's-token-of-some-length")];
+        let mesh = Mesh::with(&token).await;
+        let doctor = async || {
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_postbell"));
+            command.arg("doctor").env_clear().env("DATABASE_URL", mesh.db.url());
+            let output = command.env("POSTBELL_HTTP", mesh.http.to_string()).output().await.expect("it runs");
+            String::from_utf8(output.stdout).expect("UTF-8")
+        };
+        let before = doctor().await;
+        assert!(!before.contains("status page"), "{before}");
+        let (status, answer) = get(proxy_to(mesh.http).await, "/api/me").await;
+        assert_eq!((status, answer.contains("\"may\":\"nothing\"")), (200, true), "{answer}");
+        let after = doctor().await;
+        assert_eq!(after.contains("! status page"), is_told, "{after}");
+        assert_eq!(after.contains("Set POSTBELL_STATUS=token"), is_told, "{after}");
+        mesh.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_locked_table_keeps_only_some_checks_from_being_made() {
+    let db = migrated().await;
+    let holder = db.client().await;
+    holder.batch("begin; lock table agent_alerts in access exclusive mode").await.expect("locked");
+    let target = db.target();
+    let checks = timeout(EXAMINATION_WAIT, examine(&target)).await.expect("the whole has a bound");
+    let (level, text) = of(&checks, "schema");
+    assert_eq!(level, [Level::Fail]);
+    assert!(text.contains("this could not be checked"), "{text}");
+    for name in ["rights", "indexes", "brokers", "recipients", "deliveries"] {
+        assert_eq!(of(&checks, name).0, [Level::Ok], "{name}");
+    }
+    holder.batch("rollback").await.expect("free");
+}
+
+#[tokio::test]
+async fn each_role_is_named_once() {
+    let db = fresh().await;
+    let client = db.client().await;
+    roles(&client, EXISTING_MESH).await;
+    migrate(&db.target()).await.expect("migrate");
+    client.batch("grant select on agent_registry to authenticated").await.expect("granted");
+    let text = of(&examine(&db.target()).await, "api roles").1;
+    assert!(text.contains("authenticated may read token_hash"), "{text}");
+    assert!(!text.contains("authenticated and authenticated"), "{text}");
+}
+
+#[tokio::test]
+async fn a_table_that_a_crash_would_empty_is_named_before_and_after() {
+    let db = fresh().await;
+    let client = db.client().await;
+    roles(&client, EXISTING_MESH).await;
+    client.batch("alter table agent_messages set unlogged").await.expect("unlogged");
+    let names = |warnings: &[String]| {
+        let named = |w: &String| w.contains("`alter table public.agent_messages set logged`");
+        warnings.iter().filter(|w| named(w)).count()
+    };
+    let planned = plan(&client).await.expect("can be done");
+    assert_eq!(names(&planned.warnings), 1, "{:?}", planned.warnings);
+    for _ in 0..2 {
+        let done = migrate(&db.target()).await.expect("migrate");
+        assert_eq!(names(&done.warnings), 1, "{:?}", done.warnings);
+    }
+    let (level, text) = of(&examine(&db.target()).await, "tables");
+    assert_eq!(level, [Level::Warn]);
+    assert!(text.contains("public.agent_messages is unlogged"), "{text}");
+    client.batch("alter table agent_messages set logged").await.expect("logged");
+    client.batch("alter table postbell.deliveries set unlogged").await.expect("unlogged");
+    let (_, text) = of(&examine(&db.target()).await, "tables");
+    assert!(text.starts_with("postbell.deliveries is unlogged"), "{text}");
 }

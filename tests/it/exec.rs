@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::cli::{output, postbell};
 use crate::family::{Scene, code, lives, signal, until_gone};
+use crate::harness::lacks;
 use crate::mesh::{Mesh, PATIENCE, insert};
 
 const WAITING: &str =
@@ -59,6 +60,9 @@ async fn what_failed_first_and_was_handled_then_is_no_failure() {
 
 #[tokio::test]
 async fn two_signals_end_a_command_that_ignores_them_and_its_message_is_given_back() {
+    if lacks(&["setsid", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
@@ -79,6 +83,9 @@ async fn two_signals_end_a_command_that_ignores_them_and_its_message_is_given_ba
 
 #[tokio::test]
 async fn one_signal_ends_commands_and_what_they_started() {
+    if lacks(&["/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     for (name, agent) in [("-TERM", "a"), ("-INT", "b"), ("-HUP", "c"), ("-QUIT", "d")] {
         let scene = Scene::new();
@@ -98,6 +105,9 @@ async fn one_signal_ends_commands_and_what_they_started() {
 /// A command that tidies up after the signal and exits with 0 has handled its message.
 #[tokio::test]
 async fn a_command_may_finish_its_message_within_the_grace() {
+    if lacks(&["kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
@@ -114,6 +124,9 @@ async fn a_command_may_finish_its_message_within_the_grace() {
 
 #[tokio::test]
 async fn when_listen_is_killed_so_are_its_commands() {
+    if lacks(&["setsid", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;

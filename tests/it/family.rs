@@ -12,6 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
 use crate::cli::{output, postbell};
+use crate::harness::lacks;
 use crate::mesh::{Mesh, PATIENCE};
 
 /// A folder in which commands write their ids, and wait for a sign to go on.
@@ -95,10 +96,13 @@ async fn once(mesh: &Mesh, scene: &Scene, args: &[&str]) -> (Child, String) {
 }
 
 /// A shell that waits for the process that it started.
-const WAITS: &str = "sleep 61 & echo $! $$ > ids.new; mv ids.new ids; wait";
+const WAITS: &str = "sleep 61 & echo $! $$ > ids.new; mv ids.new ids & wait";
 
 #[tokio::test]
 async fn a_signal_ends_all_of_it_before_the_lock_is_free() {
+    if lacks(&["bash", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     // A bash ignores QUIT, so it is killed after the grace.
     for (name, number) in [("-TERM", 15), ("-INT", 2), ("-HUP", 1), ("-QUIT", 9)] {
@@ -118,6 +122,9 @@ async fn a_signal_ends_all_of_it_before_the_lock_is_free() {
 
 #[tokio::test]
 async fn what_ignores_signals_keeps_the_lock_until_a_second_signal_kills_it() {
+    if lacks(&["bash", "setsid", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let script = "trap '' TERM; (trap '' TERM; setsid sleep 61) & sleep 61 & echo $$ $! > ids.new; mv ids.new ids; wait";
@@ -136,6 +143,9 @@ async fn what_ignores_signals_keeps_the_lock_until_a_second_signal_kills_it() {
 
 #[tokio::test]
 async fn what_goes_on_after_the_grace_is_killed() {
+    if lacks(&["bash", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let script = "trap '' TERM INT HUP QUIT; echo $$ > ids.new; mv ids.new ids; while :; do sleep 1; done";
@@ -149,6 +159,9 @@ async fn what_goes_on_after_the_grace_is_killed() {
 /// A process that leaves the group, the session and its parent is followed all the same.
 #[tokio::test]
 async fn what_flees_is_ended_with_the_command() {
+    if lacks(&["bash", "setsid", "/proc/self/stat"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let flee = "env -i setsid sh -c '(sleep 61 & echo $! > ids.new; mv ids.new ids) &' & while [ ! -e ids ]; do :; done";
     for (then, expected) in [("exit 3", 3), ("kill -9 $$", 137)] {
@@ -168,6 +181,9 @@ async fn what_flees_is_ended_with_the_command() {
 /// A task is done when all of its processes are: a `tee` that still writes is waited for.
 #[tokio::test]
 async fn what_the_command_leaves_behind_may_end_by_itself() {
+    if lacks(&["bash"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let (child, _) =
@@ -179,6 +195,9 @@ async fn what_the_command_leaves_behind_may_end_by_itself() {
 
 #[tokio::test]
 async fn when_postbell_is_killed_so_is_the_command() {
+    if lacks(&["bash", "setsid", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let script = "trap '' TERM; setsid sleep 61 & echo $! $$ > ids.new; mv ids.new ids; wait; sleep 61";
@@ -214,6 +233,9 @@ async fn a_command_that_cannot_be_started_gives_the_lock_back_at_once() {
 /// command is gone.
 #[tokio::test]
 async fn a_command_is_ended_before_its_lock_could_be_anothers() {
+    if lacks(&["bash", "/proc/self/stat"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
@@ -233,6 +255,9 @@ async fn a_command_is_ended_before_its_lock_could_be_anothers() {
 /// `nohup` says that hangups should be ignored, and they are.
 #[tokio::test]
 async fn a_hangup_that_was_ignored_is_ignored() {
+    if lacks(&["kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
@@ -255,6 +280,9 @@ async fn a_hangup_that_was_ignored_is_ignored() {
 /// The terminal is gone, or the reader of the output: the process still does all that it has to do.
 #[tokio::test]
 async fn nobody_needs_to_hear_what_it_says() {
+    if lacks(&["bash", "/proc/self/stat", "kill"]) {
+        return;
+    }
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let (mut child, _) = once(&mesh, &scene, &["k", "--", "bash", "-c", WAITS]).await;

@@ -21,7 +21,7 @@ async fn a_delivery_that_crosses_the_goodbye_keeps_its_attempts() {
     let (client, _deliveries) = mesh.connect("a", 5).await;
     insert(&mesh.db.sql().await, "a", 5, "1").await;
     mesh.until_metric("postbell_in_flight", |n| n == 1.0).await;
-    // It was written before this answer.
+    // The delivery was written before this answer.
     timeout(PATIENCE, client.send(to("r", &1))).await.expect("answered").expect("stored");
     client.close().await;
     assert_eq!(attempts(&mesh.db).await, ["1: 0"]);

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use faults::proxy::{Proxy, address_of};
 use postbell::devdb::{Data, DevPostgres, Options};
 use postbell::store::migrate::migrate;
 use postbell::store::{Connection, DatabaseUrl, Pool, Target};
@@ -27,6 +28,8 @@ fn server() -> &'static DevPostgres {
                 setting("fsync", "off"),
                 setting("full_page_writes", "off"),
                 setting("max_connections", "400"),
+                // The launcher would visit hundreds of databases a minute: a tenth of all that the tests cost.
+                setting("autovacuum_naptime", "1h"),
             ],
             environment: Vec::new(),
         };
@@ -65,6 +68,12 @@ impl TestDb {
     /// A database of a server of the test's own.
     pub(crate) fn at(url: String) -> Self {
         Self { url }
+    }
+
+    /// The same database through this proxy, which leads to its server from now on.
+    pub(crate) fn through(&self, proxy: &Proxy) -> Self {
+        proxy.lead_to(vec![address_of(&self.url).expect("host and port")]);
+        Self::at(proxy.through(&self.url).expect("host and port"))
     }
 
     fn named(name: &str) -> Self {
@@ -164,6 +173,7 @@ pub(crate) async fn roles(client: &Connection, sql: &str) {
 }
 
 /// How a `postbell` process ended.
+#[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: i32,
     pub(crate) stdout: String,
@@ -184,6 +194,21 @@ pub(crate) async fn command(db: &TestDb, args: &[&str]) -> Ended {
         stdout: String::from_utf8(output.stdout).expect("UTF-8"),
         stderr: String::from_utf8(output.stderr).expect("UTF-8"),
     }
+}
+
+/// Whether something that the test needs is missing here, which is then reported: a program, by its name, or a path.
+#[track_caller]
+pub(crate) fn lacks(needed: &[&str]) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = |name: &str| match name.starts_with('/') {
+        true => std::path::Path::new(name).exists(),
+        false => std::env::split_paths(&path).any(|folder| folder.join(name).is_file()),
+    };
+    let lacking = needed.iter().find(|name| !is_there(name));
+    if let Some(name) = lacking {
+        crate::require::missing(&format!("there is no {name} here"));
+    }
+    lacking.is_some()
 }
 
 /// The number that a query gives.

@@ -1,6 +1,8 @@
 //! A send that has to wait, or that the table does not take; and the sends of everybody else.
 
+mod ended;
 mod failover;
+mod slow;
 
 use std::time::{Duration, Instant};
 

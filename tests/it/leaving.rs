@@ -1,13 +1,11 @@
 //! `postbell listen` that is told to leave: no message loses an attempt by that.
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
-use tokio::time::timeout;
 
 use crate::cli::postbell;
+use crate::client::fake::{Fake, msg};
 use crate::family::{Scene, code, signal};
-use crate::mesh::{Mesh, PATIENCE, insert};
+use crate::mesh::{Mesh, insert};
 
 const HANDLES: &str = "echo $$ > up.new; mv up.new up; sleep 61";
 
@@ -15,28 +13,18 @@ const HANDLES: &str = "echo $$ > up.new; mv up.new up; sleep 61";
 #[tokio::test]
 async fn who_leaves_takes_nothing_more_before_it_gives_back() {
     let (mesh, scene) = (Mesh::start().await, Scene::new());
-    let broker = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("tcp://{}", broker.local_addr().expect("bound"));
+    let broker = Fake::start().await;
     let mut command = postbell(&mesh, "a", "pb_any", &["listen", "--window", "1", "--exec", HANDLES]);
-    command.current_dir(scene.path("")).env("POSTBELL_URL", url);
+    command.current_dir(scene.path("")).env("POSTBELL_URL", broker.url());
     let child = command.spawn().expect("spawns");
-    let (read, mut write) = broker.accept().await.expect("a client").0.into_split();
-    let mut lines = BufReader::new(read).lines();
-    let mut heard: Vec<Value> = Vec::new();
-    let mut line = async |heard: &mut Vec<Value>| {
-        let line = timeout(PATIENCE, lines.next_line()).await.expect("a line").unwrap_or(None)?;
-        heard.push(serde_json::from_str(&line).expect("JSON"));
-        Some(())
-    };
-    line(&mut heard).await.expect("hello");
-    let welcome = json!({"op": "welcome", "proto": 1, "broker": "fake", "session": 1, "heartbeat_ms": 600_000,
-                         "limits": {"line_bytes": 1_048_576, "payload_bytes": 983_040, "window": 10_000}});
-    let msg = json!({"op": "msg", "tag": 1, "attempt": 1, "deadline_ms": 600_000, "id": uuid::Uuid::nil(), "from": "s",
-                     "type": "data", "priority": 5, "created_at": "2026-11-29T00:00:00Z", "payload": 1});
-    write.write_all(format!("{welcome}\n{msg}\n").as_bytes()).await.expect("written");
+    let mut peer = broker.welcome().await;
+    peer.say(&msg(1, r#""payload":1"#)).await;
     scene.file("up").await;
     signal(&child, "-TERM");
-    while line(&mut heard).await.is_some() {}
+    let mut heard: Vec<Value> = Vec::new();
+    while let Some(line) = peer.next().await {
+        heard.push(line);
+    }
     assert_eq!(code(child).await, Some(0));
     let place = |op: &str| {
         heard.iter().position(|line| line["op"] == op).unwrap_or_else(|| panic!("no {op}: {heard:?}"))

@@ -8,7 +8,7 @@ use postbell_client::Builder;
 
 use crate::harness::{fresh, migrated};
 use crate::mesh::{Mesh, insert, next};
-use crate::process::{Process, free_address};
+use crate::process::{Process, kept_port};
 
 #[tokio::test]
 async fn a_stop_waits_for_what_is_in_flight() {
@@ -71,8 +71,9 @@ async fn what_is_in_flight_at_the_deadline_is_given_back_uncounted() {
 async fn a_killed_brokers_messages_are_delivered_by_the_next() {
     let db = migrated().await;
     let token = db.agent("a").await;
-    let address = free_address();
-    let broker = Process::start(&db, address);
+    let port = kept_port();
+    let address = port.address();
+    let broker = Process::start(&db, &port);
     let builder = Builder::new(&format!("tcp://{address}"), "a", &token).window(20);
     let (_client, mut deliveries) =
         builder.reconnect_first(std::time::Duration::from_millis(20)).connect().await.unwrap();
@@ -94,7 +95,7 @@ async fn a_killed_brokers_messages_are_delivered_by_the_next() {
         insert(&sql, "a", 1 + n % 10, &n.to_string()).await;
     }
     drop(held);
-    let _broker = Process::start(&db, address);
+    let _broker = Process::start(&db, &port);
     while !missing.is_empty() {
         let delivery = next(&mut deliveries).await;
         missing.remove(delivery.payload());
@@ -128,8 +129,9 @@ async fn a_backlog_far_beyond_the_lanes_costs_no_memory_and_keeps_its_order() {
         ))
         .await
         .unwrap();
-    let address = free_address();
-    let broker = Process::start(&db, address);
+    let port = kept_port();
+    let address = port.address();
+    let broker = Process::start(&db, &port);
     // More rows are committed while the inbox drains, and must not disturb the order.
     let (_client, mut deliveries) =
         Builder::new(&format!("tcp://{address}"), "a", &token).window(1_000).connect().await.unwrap();

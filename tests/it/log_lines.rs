@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use crate::harness::{TestDb, migrated};
 use crate::mesh::PATIENCE;
-use crate::process::free_address;
+use crate::process::kept_port;
+use postbell::devdb::KeptPort;
 
 /// A mark in every value of every message.
 const MARK: &str = "hush-4711";
@@ -21,11 +22,13 @@ struct Broker {
     child: Child,
     log: Arc<Mutex<String>>,
     url: String,
+    _port: KeptPort,
 }
 
 impl Broker {
     fn start(db: &TestDb) -> Self {
-        let address = free_address();
+        let port = kept_port();
+        let address = port.address();
         let mut child = Command::new(env!("CARGO_BIN_EXE_postbell"))
             .args(["serve", "--http", "127.0.0.1:0", "--listen", &address.to_string()])
             .env("DATABASE_URL", db.url())
@@ -53,7 +56,7 @@ impl Broker {
                 log.push('\n');
             }
         });
-        Self { child, log, url: format!("tcp://{address}") }
+        Self { child, log, url: format!("tcp://{address}"), _port: port }
     }
 
     fn log(&self) -> String {

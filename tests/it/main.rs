@@ -2,7 +2,8 @@
 
 #![allow(
     clippy::disallowed_methods,
-    reason = "a test reads rows that it wrote, and fails where one is not as expected"
+    clippy::disallowed_types,
+    reason = "a test reads rows that it wrote, and fails where one is not as expected; and its patience is real time"
 )]
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -14,12 +15,14 @@ mod apart;
 mod auth;
 mod bad_input;
 mod bell;
+mod borrowed_codes;
 mod brokers;
 mod cli;
 mod client;
 mod clusters;
 mod container;
 mod conversations;
+mod cut_off;
 mod dead;
 mod dead_ops;
 mod dead_rows;
@@ -33,14 +36,16 @@ mod drift;
 mod exec;
 #[cfg(target_os = "linux")]
 mod family;
-mod gate;
+mod foreign_settings;
 mod goodbye;
 mod grants;
 mod habits;
 mod harness;
 mod held_sends;
+mod hidden;
 mod house;
 mod kept_out;
+mod leases;
 #[cfg(target_os = "linux")]
 mod leaving;
 mod lifecycle;
@@ -80,6 +85,7 @@ mod spans;
 mod standstill;
 mod status;
 mod terminal;
+mod threats;
 mod tls;
 mod topics;
 mod tour;

@@ -94,7 +94,9 @@ impl Mesh {
         // would pay for them.
         let guard = "alter table postbell.deliveries add check ((state = 'scheduled') = (due_at is not null)),
                          add check ((state = 'dead') = (dead_at is not null)), add check (priority between 0 and 10)";
-        db.sql().await.batch_execute(guard).await.expect("the rows in it keep them");
+        let sql = db.sql().await;
+        sql.batch_execute("set default_transaction_read_only = off").await.expect("set");
+        sql.batch_execute(guard).await.expect("the rows in it keep them");
         let agents_port = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let http_port = TcpListener::bind("127.0.0.1:0").await.expect("port");
         let (agents, http) =

@@ -69,9 +69,8 @@ async fn a_crash_of_the_server_loses_no_message_and_no_ack() {
 /// A database of the test's own; the same through a proxy; and the proxy.
 async fn through_a_proxy() -> (TestDb, TestDb, Proxy) {
     let db = migrated().await;
-    let server = db.url().split(['@', '/']).nth(3).unwrap().parse().unwrap();
-    let proxy = Proxy::start(vec![server], 1).await.unwrap();
-    let through = TestDb::at(db.url().replace(&server.to_string(), &proxy.address.to_string()));
+    let proxy = Proxy::in_turn(Vec::new()).await.unwrap();
+    let through = db.through(&proxy);
     (db, through, proxy)
 }
 

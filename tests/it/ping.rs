@@ -7,7 +7,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::mesh::{Mesh, PATIENCE, insert};
-use crate::process::free_address;
+use crate::process::kept_port;
 
 struct Said {
     status: Option<i32>,
@@ -110,8 +110,8 @@ async fn health_is_that_of_the_broker_in_the_same_container() {
     let agents = mesh.agents.to_string();
     let said = postbell(&["health"], &[("POSTBELL_HTTP", &agents)]).await;
     assert!(said.status == Some(1) && said.stderr.contains("is it the agents' port?"), "{}", said.stderr);
-    let nobody = free_address().to_string();
-    let said = postbell(&["health"], &[("POSTBELL_HTTP", &nobody)]).await;
+    let nobody = kept_port();
+    let said = postbell(&["health"], &[("POSTBELL_HTTP", &nobody.address().to_string())]).await;
     assert!(said.status == Some(1) && said.stderr.contains("no broker answers at"), "{}", said.stderr);
     assert_eq!(postbell(&["health", "--http", "here"], &[]).await.status, Some(64));
 }

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use postbell_client::protocol::ErrorCode;
 use postbell_client::{Builder, ClientError, State};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::client::fake::Fake;
 use crate::harness::{TestDb, migrated};
 use crate::mesh::{Mesh, PATIENCE, Raw, get, insert};
-use crate::process::{Process, free_address};
+use crate::process::{Process, kept_port};
 
 #[tokio::test]
 async fn a_session_is_the_heartbeat() {
@@ -152,8 +151,9 @@ async fn an_agent_on_two_brokers_is_offline_when_it_has_left_both() {
 #[tokio::test]
 async fn the_agents_of_a_killed_broker_are_offline_unless_another_has_them() {
     let db = migrated().await;
-    let address = free_address();
-    let owner = Process::start(&db, address);
+    let port = kept_port();
+    let address = port.address();
+    let owner = Process::start(&db, &port);
     let two = Mesh::on(db.clone(), &[]).await;
     let (both, alone) = (db.agent("both").await, db.agent("alone").await);
     let mut sessions = Vec::new();
@@ -285,20 +285,13 @@ async fn the_history_goes_back_so_far_and_no_further() {
 
 /// A broker that welcomes everybody and then says that another took over. The channel tells of each client that came.
 async fn one_that_takes_over() -> (String, mpsc::Receiver<()>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let url = format!("tcp://{}", listener.local_addr().expect("address"));
+    let broker = Fake::start().await;
+    let url = broker.url();
     let (came, comes) = mpsc::channel(1);
     tokio::spawn(async move {
         loop {
-            let (socket, _) = listener.accept().await.expect("accepts");
-            let mut socket = BufReader::new(socket);
-            socket.read_line(&mut String::new()).await.expect("hello");
-            let limits = r#"{"line_bytes":1048576,"payload_bytes":983040,"window":10000}"#;
-            let says = format!(
-                "{{\"op\":\"welcome\",\"proto\":1,\"broker\":\"b\",\"session\":1,\"limits\":{limits},\"heartbeat_ms\":30000}}\n\
-                 {{\"op\":\"error\",\"code\":\"taken_over\",\"message\":\"another\",\"fatal\":true}}\n"
-            );
-            socket.write_all(says.as_bytes()).await.expect("writes");
+            let mut peer = broker.welcome().await;
+            peer.say(r#"{"op":"error","code":"taken_over","message":"another","fatal":true}"#).await;
             if came.send(()).await.is_err() {
                 return;
             }

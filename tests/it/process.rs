@@ -1,8 +1,9 @@
 //! A broker as a process of its own, which can be killed and measured.
 
 use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
+
+use postbell::devdb::KeptPort;
 
 use crate::harness::TestDb;
 
@@ -11,10 +12,10 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// A broker that serves. It is killed by SIGKILL when this is dropped.
-    pub(crate) fn start(db: &TestDb, agents: SocketAddr) -> Self {
+    /// A broker that serves, and that is killed by SIGKILL when this is dropped.
+    pub(crate) fn start(db: &TestDb, agents: &KeptPort) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_postbell"))
-            .args(["serve", "--http", "127.0.0.1:0", "--listen", &agents.to_string()])
+            .args(["serve", "--http", "127.0.0.1:0", "--listen", &agents.address().to_string()])
             .env("DATABASE_URL", db.url())
             .env("POSTBELL_LOG", "info")
             .stderr(Stdio::piped())
@@ -45,7 +46,7 @@ impl Drop for Process {
     }
 }
 
-/// An address that was free a moment ago.
-pub(crate) fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// A port for a server that a test starts, kept until this is dropped.
+pub(crate) fn kept_port() -> KeptPort {
+    KeptPort::take().expect("a free port")
 }

@@ -43,6 +43,30 @@ async fn a_broadcast_that_nobody_was_there_for_ends() {
 }
 
 #[tokio::test]
+async fn a_broadcast_whose_row_takes_no_end_is_set_aside_and_the_others_end() {
+    let db = migrated().await;
+    let sql = db.sql().await;
+    sql.batch_execute(
+        "insert into agent_messages (from_agent_id, message_type, payload, created_at)
+         select 'x', 'alert', to_jsonb(n), now() - interval '2 hours' from generate_series(1, 5) n;
+         create function refuses() returns trigger language plpgsql as $$
+           begin if new.payload = '3' then raise exception 'no'; end if; return new; end $$;
+         create trigger refuses before update on agent_messages for each row execute function refuses()",
+    )
+    .await
+    .unwrap();
+    let mesh = Mesh::on(db, &[]).await;
+    mesh.db.until("select count(*) = 4 from agent_messages where status = 'processed'").await;
+    mesh.db
+        .until("select count(*) = 1 from postbell.set_aside where kind = 'ack' and reason like '%refuses%'")
+        .await;
+    let mend = "drop trigger refuses on agent_messages; update postbell.set_aside set next_try = now()";
+    sql.batch_execute(mend).await.unwrap();
+    mesh.db.until("select count(*) = 5 from agent_messages where status = 'processed'").await;
+    mesh.db.until("select count(*) = 0 from postbell.set_aside").await;
+}
+
+#[tokio::test]
 async fn a_broker_that_has_been_silent_is_forgotten_with_its_leases_and_its_agents() {
     let db = migrated().await;
     db.agent("there").await;
@@ -62,7 +86,7 @@ async fn a_broker_that_has_been_silent_is_forgotten_with_its_leases_and_its_agen
     mesh.db.until("select status = 'offline' from agent_registry").await;
 }
 
-/// The other broker is alive when the session comes. Its inbox is left alone until its lease ends.
+/// The other broker is alive when the session comes, so the inbox is left alone until the lease ends.
 #[tokio::test]
 async fn an_inbox_of_another_live_broker_is_waited_for() {
     let mesh = Mesh::start().await;

@@ -138,7 +138,7 @@ async fn what_fails_by_itself_is_a_warning() {
          create rule audited as on insert to agent_messages do also insert into audit values (new.message_id)",
         &[
             "The rule audited of public.agent_messages does not go with statements of the broker, so what agents send is inserted",
-            "alerts cannot be escalated",
+            "alerts are escalated by slower statements",
             "`drop rule audited on public.agent_messages`",
         ],
     )

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use postbell::store::Connection;
 use postbell::store::agents::Token;
-use postbell::store::lease::{BrokerRow, Renewed, renew};
+use postbell::store::lease::{BrokerRow, LeaseSum, Renewed, held, renew};
 use uuid::Uuid;
 
 use crate::harness::{migrated, number};
@@ -43,6 +43,14 @@ async fn a_renewal_says_what_each_of_its_parts_found() {
     let second = renewed(&one, &broker, 2, true).await;
     assert!(!second.lapsed && second.canary_sent && second.is_known_alive, "{second:?}");
     assert_eq!(second.wanted, [Arc::from("asked for")]);
+    // The sum is the broker's own sum of the same leases, so that a missing one shows.
+    let leases = held(&one, broker.id).await.expect("read");
+    assert_eq!(second.held, LeaseSum::of(leases.iter().map(|(inbox, epoch)| (&**inbox, *epoch))));
+    assert_ne!(second.held, LeaseSum::of(leases[1..].iter().map(|(inbox, epoch)| (&**inbox, *epoch))));
+    client.batch("update postbell.leases set epoch = 9223372036854775807").await.expect("false epochs");
+    let false_ones = renewed(&one, &broker, 2, true).await.held;
+    let leases = held(&one, broker.id).await.expect("read");
+    assert_eq!(false_ones, LeaseSum::of(leases.iter().map(|(inbox, epoch)| (&**inbox, *epoch))));
     assert!(number(&client, bell).await > quiet, "producers ring until the lease ends");
 
     // The lock of the living is held by the first connection, and another process asks for it in vain.

@@ -20,6 +20,6 @@ pub(crate) fn missing(what: &str) {
 
 /// Says that a test does nothing here. The harness shows nothing of a test that passes, so the line goes past it.
 pub(crate) fn skipped(why: &str) {
-    // Who closed standard error wants to read nothing.
+    // A caller that closed standard error wants to read nothing.
     let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
 }

@@ -112,11 +112,82 @@ async fn the_doctor_names_a_rule_that_came_later() {
     assert_eq!(said.iter().map(|c| c.level).collect::<Vec<_>>(), [Level::Warn], "{said:?}");
     for part in [
         "The rules audited of public.agent_messages, beside of public.agent_messages do not go with",
-        "alerts cannot be escalated",
+        "alerts are escalated by slower statements",
         "inserted by a slower statement",
         "written one by one",
         "`drop rule audited on",
     ] {
         assert!(said[0].sentence.contains(part), "{part} is not in {said:?}");
+    }
+}
+
+const ALERTS_AT_ONCE: &[(&str, &str)] =
+    &[("POSTBELL_OFFLINE_ALERT_SECONDS", "1"), ("POSTBELL_ESCALATE_SECONDS", "1")];
+
+#[tokio::test]
+async fn an_absence_is_one_alert_that_is_escalated_once_whatever_rules_there_are() {
+    let alerted = "create table alerted (alert_id uuid);
+                   create rule alerted as on insert to agent_alerts do also insert into alerted values (new.alert_id)";
+    for rule in [
+        AUDIT,
+        alerted,
+        "create rule beside as on update to agent_alerts do also select 1",
+        "create rule never as on update to agent_alerts do instead nothing",
+    ] {
+        let mesh = Mesh::with(ALERTS_AT_ONCE).await;
+        mesh.db.sql().await.batch_execute(rule).await.expect(rule);
+        let token = mesh.db.agent_as("boss", Some("orchestrator")).await;
+        let mut boss = mesh.raw_with("boss", &token, 5).await;
+        drop(mesh.raw("a", 5).await);
+        let told = boss.expect("msg").await;
+        assert_eq!((&told["topic"], &told["from"]), (&"alerts.escalated".into(), &"a".into()), "{rule}");
+        boss.say(r#"{"op":"ack","tag":1,"ref":"r"}"#).await;
+        boss.expect("acked").await;
+        // Both look again: an absence or an alert that was done would be done a second time.
+        drop(mesh.raw("b", 5).await);
+        assert_eq!(boss.expect("msg").await["from"], "b", "{rule}");
+        let alerts = "select array_agg(agent_id || ' ' || status order by created_at) from agent_alerts";
+        assert_eq!(mesh.db.ask::<Vec<String>>(alerts).await, ["a active", "b active"], "{rule}");
+        let messages = "select count(*) from agent_messages where topic = 'alerts.escalated'";
+        assert_eq!(
+            mesh.db.ask::<i64>(messages).await,
+            4,
+            "each to the topic and to the orchestrator: {rule}"
+        );
+        if rule == AUDIT {
+            let audited = "select count(*) from agent_messages join audit using (message_id)
+                           where topic = 'alerts.escalated'";
+            assert_eq!(mesh.db.ask::<i64>(audited).await, 4);
+        }
+        if rule == alerted {
+            assert_eq!(
+                mesh.db.ask::<i64>("select count(*) from agent_alerts join alerted using (alert_id)").await,
+                2
+            );
+        }
+        mesh.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_alert_that_a_rule_keeps_out_is_not_tried_for_ever() {
+    for rule in [
+        "create rule keeper as on insert to agent_messages where new.topic = 'alerts.escalated' do instead nothing",
+        "create rule keeper as on insert to agent_alerts do instead nothing",
+    ] {
+        let mesh = Mesh::with(ALERTS_AT_ONCE).await;
+        mesh.db.sql().await.batch_execute(rule).await.expect(rule);
+        let _boss = mesh.db.agent_as("boss", Some("orchestrator")).await;
+        drop(mesh.raw("a", 5).await);
+        mesh.db
+            .until("select exists (select from postbell.presence_history where alert_id is not null)")
+            .await;
+        if rule.contains("agent_messages") {
+            mesh.until_metric("postbell_alerts_escalated_total", |n| n == 1.0).await;
+        }
+        assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.escalations").await, 0, "{rule}");
+        drop(mesh.raw("b", 5).await);
+        mesh.until_metric("postbell_alerts_raised_total", |n| n == 2.0).await;
+        mesh.stop().await;
     }
 }

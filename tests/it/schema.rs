@@ -8,7 +8,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::harness::{TestDb, fresh, migrated, number, text, texts};
 
-const DUMP: &str = include_str!("../../sql/queries/schema_dump.sql");
+const DUMP: &str = include_str!("../../sql/schema_dump.sql");
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/sql/schema.sql");
 const HEADER: &str = "-- What the migrations and triggers make, written by the test `schema_sql_is_what_the_migrations_make`\n\
                       -- (POSTBELL_BLESS=1 cargo test schema_sql). Read it to know the tables; never run or edit it.\n\n";

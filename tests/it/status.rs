@@ -159,8 +159,10 @@ async fn the_mesh_is_told_as_it_is() {
     let flow = told["flow"].as_array().expect("a flow");
     assert!(flow.contains(&json!({"from": "sql", "to": "worker", "messages": 1, "failed": 0})), "{flow:?}");
     assert_eq!(told["verdict"]["level"], "bad");
-    let first = told["verdict"]["findings"][0]["sentence"].as_str().expect("a sentence");
-    assert_eq!(first, "away is offline while a message waits for it.");
+    // On a busy machine the broker's canary may be late at this moment, which is told as well.
+    let findings = told["verdict"]["findings"].as_array().expect("findings");
+    let stranded = "away is offline while a message waits for it.";
+    assert!(findings.iter().any(|finding| finding["sentence"] == stranded), "{findings:?}");
 }
 
 #[tokio::test]

@@ -77,6 +77,21 @@ async fn poison(mesh: &Mesh, pieces: &[String]) {
         .await
         .unwrap();
     sql.execute(
+        "insert into postbell.set_aside (message_id, inbox, kind, status, error_message, reason, next_try)
+         select message_id, $1, $1, $1, $1, $1, now() + interval '1 hour' from agent_messages limit 1",
+        &[&all],
+    )
+    .await
+    .unwrap();
+    for piece in pieces {
+        sql.execute(
+            "insert into postbell.grants (kind, name, agent_id) values ('group', $1, $1), ('lock', $1, $1)",
+            &[&format!("{piece}\nFORGED")],
+        )
+        .await
+        .unwrap();
+    }
+    sql.execute(
         "insert into postbell.brokers (broker_id, name, address, version, lease_until)
          values (gen_random_uuid(), $1, $1, $1, now() + interval '1 hour')",
         &[&all],
@@ -112,6 +127,16 @@ async fn no_command_prints_what_a_terminal_obeys() {
         vec!["dead", "show", &letter, "--json"],
         vec!["dead", "show", "nothing\u{1b}[2J\nFORGED"],
         vec!["dead", "redrive", "--inbox", "nobody\u{1b}[2J"],
+        vec!["aside", "list"],
+        vec!["aside", "list", "--json"],
+        vec!["group", "list"],
+        vec!["group", "list", "--json"],
+        vec!["group", "allow", "g\u{1b}[2J\u{202e}\nFORGED", &first],
+        vec!["group", "revoke", "g\u{1b}[2J\u{202e}\nFORGED"],
+        vec!["lock", "list"],
+        vec!["lock", "list", "--json"],
+        vec!["lock", "allow", "k\u{1b}[2J\u{202e}\nFORGED", &first],
+        vec!["lock", "revoke", "k\u{1b}[2J\u{202e}\nFORGED"],
         vec!["doctor"],
         vec!["doctor", "--json"],
         vec!["migrate", "--status"],
@@ -121,6 +146,10 @@ async fn no_command_prints_what_a_terminal_obeys() {
     ];
     for args in &commands {
         is_harmless(&run(&mesh, args, &[]).await, args);
+    }
+    for list in ["aside", "group", "lock"] {
+        let listed = run(&mesh, &[list, "list"], &[]).await;
+        assert!(listed.status == 0 && listed.stdout.contains('\u{fffd}'), "{list}: {listed:?}");
     }
     let shown = run(&mesh, &["dead", "show", &letter], &[]).await;
     assert!(shown.stdout.contains('\u{fffd}') && shown.stdout.contains("\\u202e"), "{}", shown.stdout);

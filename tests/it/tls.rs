@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use faults::proxy::Proxy;
+use faults::schedule::Net;
 use postbell_client::certificates::Fingerprint;
 use postbell_client::{Builder, ClientError, State};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::harness::{TestDb, command, migrated};
@@ -243,7 +245,7 @@ async fn a_client_of_tls_is_told_that_the_broker_speaks_none() {
 }
 
 /// A way to the broker on which it sees a peer that is not on loopback; `None` on a machine without a network.
-async fn from_outside(broker: SocketAddr) -> Option<SocketAddr> {
+async fn from_outside(broker: SocketAddr) -> Option<Proxy> {
     let probe = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
     // Nothing is sent: it only chooses the address to send from.
     probe.connect("192.0.2.1:9").ok()?;
@@ -251,17 +253,9 @@ async fn from_outside(broker: SocketAddr) -> Option<SocketAddr> {
     if outside.is_loopback() {
         return None;
     }
-    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = relay.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = relay.accept().await {
-            let socket = TcpSocket::new_v4().unwrap();
-            socket.bind((outside, 0).into()).unwrap();
-            let mut broker = socket.connect(broker).await.unwrap();
-            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut broker).await });
-        }
-    });
-    Some(address)
+    let proxy = Proxy::in_turn(vec![broker]).await.unwrap();
+    proxy.lead_from(outside);
+    Some(proxy)
 }
 
 #[tokio::test]
@@ -272,11 +266,11 @@ async fn a_token_from_another_machine_must_be_encrypted() {
         (Mesh::start().await, "tcp", Some("must not cross a network in clear")),
         (Mesh::with(&[("POSTBELL_ALLOW_PLAINTEXT", "1")]).await, "tcp", None),
     ] {
-        let Some(address) = from_outside(mesh.agents).await else {
+        let Some(proxy) = from_outside(mesh.agents).await else {
             return missing("this machine has no address but loopback");
         };
         let token = mesh.db.agent("a").await;
-        let mut builder = Builder::new(&format!("{scheme}://{address}"), "a", &token);
+        let mut builder = Builder::new(&format!("{scheme}://{}", proxy.address), "a", &token);
         if scheme == "tcp+tls" {
             builder = builder.ca_file(house.path("ca.pem"));
         }
@@ -314,19 +308,11 @@ async fn a_handshake_that_is_not_finished_is_cut() {
 async fn byte_by_byte_is_as_good_as_at_once() {
     let house = House::new();
     let mesh = house.mesh(&[]).await;
-    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = relay.local_addr().unwrap();
-    let broker = mesh.agents;
-    let relaying = tokio::spawn(async move {
-        let (client, _) = relay.accept().await.unwrap();
-        let broker = TcpStream::connect(broker).await.unwrap();
-        client.set_nodelay(true).unwrap();
-        broker.set_nodelay(true).unwrap();
-        let ((from_client, to_client), (from_broker, to_broker)) = (client.into_split(), broker.into_split());
-        tokio::join!(trickle(from_client, to_broker), trickle(from_broker, to_client));
-    });
+    let proxy = Proxy::in_turn(vec![mesh.agents]).await.unwrap();
+    proxy.inflict(Net::ByteByByte);
     let token = mesh.db.agent("a").await;
-    let builder = Builder::new(&format!("tcp+tls://{address}"), "a", &token).ca_file(house.path("ca.pem"));
+    let url = format!("tcp+tls://{}", proxy.address);
+    let builder = Builder::new(&url, "a", &token).ca_file(house.path("ca.pem"));
     let (client, mut deliveries) = builder.connect().await.unwrap();
     insert(&mesh.db.sql().await, "a", 5, "\"bit by bit\"").await;
     let delivery = next(&mut deliveries).await;
@@ -335,17 +321,7 @@ async fn byte_by_byte_is_as_good_as_at_once() {
     mesh.db.until("select count(*) = 0 from postbell.deliveries").await;
     client.close().await;
     drop(deliveries);
-    timeout(PATIENCE, relaying).await.expect("ends").unwrap();
     mesh.until_metric("postbell_closed_total{reason=\"bye\"}", |n| n == 1.0).await;
-}
-
-async fn trickle(mut from: impl AsyncReadExt + Unpin, mut to: impl AsyncWriteExt + Unpin) {
-    while let Ok(byte) = from.read_u8().await {
-        if to.write_u8(byte).await.is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown().await;
 }
 
 #[tokio::test]

@@ -3,17 +3,12 @@
 
 mod histories;
 
-use std::time::{Duration, Instant};
-
 use postbell::store::Connection;
 use postbell::store::doctor::examine;
 use postbell_client::Deliveries;
 
 use crate::harness::{migrated, number, texts};
 use crate::mesh::{Mesh, insert, next};
-
-/// A message that no trigger saw is found within this.
-const BOUND: Duration = Duration::from_secs(5);
 
 async fn run(sql: &tokio_postgres::Client, statements: &str) {
     sql.batch_execute(statements).await.unwrap_or_else(|e| panic!("{statements}: {e:?}"));
@@ -51,18 +46,16 @@ const UNSEEN: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn what_no_trigger_saw_comes_within_five_seconds_and_once() {
+async fn what_no_trigger_saw_comes_once() {
     let mesh = Mesh::start().await;
     let (_client, mut deliveries) = mesh.connect("a", 100).await;
     let sql = mesh.db.sql().await;
     for (n, how) in UNSEEN.iter().enumerate() {
         let inserted = send("to_agent_id", &n.to_string());
         let copied = format!("with x as ({inserted} returning 1) select 1 from x");
-        let began = Instant::now();
         run(&sql, &how.replace("INSERT", &inserted).replace("COPIED", &copied)).await;
         let delivery = next(&mut deliveries).await;
         assert_eq!(delivery.payload().to_string(), n.to_string(), "{how}");
-        assert!(began.elapsed() < BOUND, "{how}: after {:?}", began.elapsed());
         delivery.ack_confirmed().await.expect("acknowledged");
         run(&sql, "alter table agent_messages enable trigger postbell_route").await;
     }
@@ -251,7 +244,7 @@ async fn the_doctor_counts_what_has_no_delivery() {
     insert(&sql, "a", 5, "1").await;
     insert(&sql, "a", 5, "2").await;
     let sentence = said().await;
-    assert!(sentence.starts_with("2 messages wait and have no delivery, 2 were written"), "{sentence}");
+    assert!(sentence.starts_with("2 messages were written while triggers did not fire"), "{sentence}");
 }
 
 /// A sweep leaves a row that somebody holds to the next sweep, and does not wait.

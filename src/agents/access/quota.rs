@@ -3,7 +3,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -65,7 +66,7 @@ impl Quota {
         let mut buckets = self.buckets();
         let Buckets { sends, bytes: volume, outstanding_max, .. } = &mut *buckets;
         let wait = |bucket: &mut Option<Bucket>, count| {
-            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(now, count))
+            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(now.into_std(), count))
         };
         let wait = wait(sends, 1).max(wait(volume, bytes));
         // Full: the answers come when the database has the messages, so no better time than the shortest wait
@@ -88,7 +89,7 @@ impl Quota {
     pub fn request(&self, now: Instant) -> Result<(), Duration> {
         let mut buckets = self.buckets();
         let Some(bucket) = buckets.requests.as_mut() else { return Ok(()) };
-        let wait = bucket.wait(now, 1);
+        let wait = bucket.wait(now.into_std(), 1);
         if !wait.is_zero() {
             return Err(wait.max(SLOW_DOWN_MIN));
         }
@@ -107,7 +108,7 @@ impl Quota {
         let mut buckets = self.buckets();
         let Buckets { sends, bytes, requests, .. } = &mut *buckets;
         let mut buckets = sends.iter_mut().chain(bytes).chain(requests);
-        buckets.all(|bucket| bucket.is_full(now))
+        buckets.all(|bucket| bucket.is_full(now.into_std()))
             && self.outstanding.load(Ordering::Acquire) == 0
             && self.turn.available_permits() == 1
     }
@@ -120,8 +121,8 @@ impl Quota {
 fn set(bucket: &mut Option<Bucket>, now: Instant, per_second: Option<u64>, burst: Option<u64>) {
     let rate = per_second.zip(burst).map(|(per_second, burst)| Rate { per_second, burst });
     match (bucket.as_mut(), rate) {
-        (Some(bucket), Some(rate)) => bucket.set_rate(now, rate),
-        (_, rate) => *bucket = rate.map(|rate| Bucket::new(now, rate)),
+        (Some(bucket), Some(rate)) => bucket.set_rate(now.into_std(), rate),
+        (_, rate) => *bucket = rate.map(|rate| Bucket::new(now.into_std(), rate)),
     }
 }
 

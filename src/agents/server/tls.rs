@@ -40,7 +40,7 @@ pub struct TlsError(String);
 
 /// TLS of one port; clones share the certificate.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub(crate) struct Tls {
     files: TlsFiles,
     current: Arc<watch::Sender<Identity>>,
     shown: Arc<watch::Sender<Fingerprint>>,
@@ -63,24 +63,19 @@ impl Tls {
     ///
     /// # Errors
     /// A file cannot be read, or does not serve.
-    pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+    pub(crate) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let identity = Contents::read(files).and_then(Identity::new)?;
         let shown = Arc::new(watch::Sender::new(identity.fingerprint));
         Ok(Self { files: files.clone(), current: Arc::new(watch::Sender::new(identity)), shown })
     }
 
-    /// The SHA-256 of the broker's current certificate, which clients and other brokers pin.
-    pub fn fingerprint(&self) -> Fingerprint {
-        *self.shown.borrow()
-    }
-
-    /// The current fingerprint, and each change of it.
-    pub fn shown(&self) -> watch::Receiver<Fingerprint> {
+    /// The SHA-256 of the broker's current certificate, which clients and other brokers pin, and each change of it.
+    pub(crate) fn shown(&self) -> watch::Receiver<Fingerprint> {
         self.shown.subscribe()
     }
 
     /// Follows changes of the files. Files that do not serve are logged once and change nothing.
-    pub async fn follow(self, metrics: Metrics) {
+    pub(crate) async fn follow(self, metrics: Metrics) {
         self.current.borrow().announce("the agents' port speaks TLS");
         let mut looked_at = Ok(self.current.borrow().contents.clone());
         loop {
@@ -220,7 +215,7 @@ impl Identity {
 }
 
 /// The moment at which a certificate expires; `None` if that cannot be read.
-pub fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
+pub(crate) fn expiry(certificate: &CertificateDer<'_>) -> Option<SystemTime> {
     let certificate = x509_cert::Certificate::from_der(certificate).ok()?;
     Some(certificate.tbs_certificate.validity.not_after.to_system_time())
 }

@@ -6,18 +6,22 @@ use tokio::time::Instant;
 
 use super::{End, Session};
 use crate::agents::access::{SLOW_DOWN_MIN, Ticket};
-use crate::pipeline::dead_letters::{Ask, Request, Which};
+use crate::pipeline::dead_letters::{Ask, DeadRequest, Which};
 use postbell_client::protocol::frame::dead::{Chosen, Dead};
 use postbell_client::protocol::limits::DEAD_LETTERS_MAX;
 use postbell_client::protocol::{ErrorCode, ProtocolError};
+use postbell_engine::inbox::DeliveryId;
 
 impl Session<'_> {
     /// Asks for a page of dead letters, or answers why not.
     pub(super) fn dead(self, dead: Dead) -> Result<(), End> {
         let Dead { reference, inbox, limit, after } = dead;
         let limit = limit.map_or(DEAD_LETTERS_MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let ask =
-            self.inbox_of(inbox).map(|inbox| Ask::List { inbox, after: after.unwrap_or(i64::MIN), limit });
+        let ask = self.inbox_of(inbox).map(|inbox| Ask::List {
+            inbox,
+            after: after.map_or(DeliveryId::MIN, DeliveryId),
+            limit,
+        });
         self.ask(reference, ask)
     }
 
@@ -25,7 +29,9 @@ impl Session<'_> {
     pub(super) fn settle_dead(self, chosen: Chosen, ask: fn(Which) -> Ask) -> Result<(), End> {
         let Chosen { reference, ids, inbox, after } = chosen;
         let which = match inbox {
-            Some(_) => self.inbox_of(inbox).map(|inbox| Which::Inbox(inbox, after.unwrap_or(i64::MIN))),
+            Some(_) => self
+                .inbox_of(inbox)
+                .map(|inbox| Which::Inbox(inbox, after.map_or(DeliveryId::MIN, DeliveryId))),
             // The ids of another inbox count as ids that do not exist, so that the answer tells nothing about
             // them.
             None => self.may_ask().map(|ticket| {
@@ -75,7 +81,7 @@ impl Session<'_> {
                 "{agent} has asked for dead letters and not read the answer yet; nothing was done"
             ))
         })?;
-        let request = Request {
+        let request = DeadRequest {
             agent: self.agent.clone(),
             ask,
             reference,

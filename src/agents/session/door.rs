@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -18,7 +18,7 @@ use postbell_engine::guard::{BUSY_RETRY, Place};
 
 /// Turns a connection away for which there is no place: one line, if the port speaks in clear and the kernel
 /// takes the line at once, and no task.
-pub fn turn_away(socket: TcpStream, in_clear: bool, metrics: &Metrics) {
+pub(crate) fn turn_away(socket: TcpStream, in_clear: bool, metrics: &Metrics) {
     metrics.closed(CloseReason::Refused(ErrorCode::Busy));
     if !in_clear {
         // TLS would need a handshake, and a handshake needs the place that is missing.
@@ -41,7 +41,9 @@ fn busy() -> ProtocolError {
 
 /// Answers a refused hello after its delay. The log says why; the client gets the incident number to ask about.
 pub(super) async fn deny(place: Place, peer: SocketAddr, agent: &str, denial: Denial) -> End {
-    let Some((_aside, delay)) = place.refuse(Instant::now()) else { return End::Refused(busy()) };
+    let Some((_waiting, delay)) = place.refuse(Instant::now().into_std()) else {
+        return End::Refused(busy());
+    };
     let incident = format!("{:08x}", rand::random::<u32>());
     let delay_ms = delay.as_millis() as u64;
     // Quoted, because a client may write anything here, and redacted, because people mistake their token for

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{End, FAREWELL_WAIT, Phase, Shared, door, line_fault, stopping};
-use crate::agents::access::Ticket;
+use crate::agents::access::{ComesAs, Ticket};
 use crate::agents::presence::Card;
 use crate::store::agents::{AgentRow, Denial};
 use crate::store::grants::{self, Kind};
@@ -22,7 +22,7 @@ use postbell_client::protocol::limits::{
 };
 use postbell_client::protocol::{ClientFrame, ErrorCode, ProtocolError, ServerFrame};
 use postbell_engine::guard::Place;
-use postbell_engine::inbox::SessionId;
+use postbell_engine::inbox::{Rank, SessionId};
 
 /// The longest hold if the role sets no bound.
 const HOLD_MAX: Duration = Duration::from_secs(HOLD_SECONDS_MAX);
@@ -37,7 +37,7 @@ pub(super) struct Greeted {
     pub(super) inbox: Arc<str>,
     pub(super) instance: Option<String>,
     /// See [`Event::Join`](postbell_engine::inbox::event::Event::Join).
-    pub(super) rank: Option<i64>,
+    pub(super) rank: Option<Rank>,
     pub(super) window: u32,
     /// The longest that it may hold a delivery by extending its deadline.
     pub(super) hold: Duration,
@@ -72,7 +72,7 @@ pub(super) async fn greet(
     hello_by: Instant,
     shared: &Shared,
 ) -> Result<Greeted, End> {
-    let hello = read_hello(reader, hello_by).await?;
+    let hello = read_hello(reader, write, hello_by).await?;
     if hello.proto != PROTO {
         let sentence = format!("this broker speaks protocol {PROTO}, not {}", hello.proto);
         return Err(refused(ErrorCode::ProtoUnsupported, sentence));
@@ -116,6 +116,11 @@ pub(super) async fn greet(
         heartbeat: Duration::from_millis(heartbeat_ms.into()),
     };
     welcome(write, &greeted, &shared.broker).await?;
+    // Looked at after the rank was taken: a hello that was given up, read late, would have a higher rank than the session
+    // that followed it, and would end that session.
+    if reader.has_ended().await {
+        return Err(End::Disconnect);
+    }
     Ok(greeted)
 }
 
@@ -123,7 +128,7 @@ pub(super) async fn greet(
 struct Admitted {
     session: SessionId,
     agent: Arc<str>,
-    rank: Option<i64>,
+    rank: Option<Rank>,
     hold: Duration,
     ticket: Option<Ticket>,
 }
@@ -159,14 +164,14 @@ async fn admit(hello: &Hello, peer: SocketAddr, place: Place, shared: &Shared) -
     }
     let hold = agent.limits.hold_seconds.map_or(HOLD_MAX, |s| Duration::from_secs(s).min(HOLD_MAX));
     let token = agents::hash(&hello.token);
-    let (instance, group) = (hello.instance.as_deref(), hello.group.as_deref());
-    let ticket = shared.access.enter_for(session, &agent, token, (instance, group), heard);
+    let comes_as = ComesAs { instance: hello.instance.as_deref(), group: hello.group.as_deref() };
+    let ticket = shared.access.enter_for(session, &agent, token, comes_as, heard);
     let ticket = ticket.map_err(|most| too_many(most, &agent.agent_id))?;
     Ok(Admitted { session, rank: Some(agent.rank), hold, agent: agent.into(), ticket: Some(ticket) })
 }
 
 async fn may_take(group: &str, agent: &AgentRow, shared: &Shared) -> Result<(), End> {
-    match grants::may_use(&shared.pool, Kind::Group, group, &agent.agent_id, &agent.role).await {
+    match grants::may_use(&shared.pool, Kind::Group, group, agent).await {
         Ok(true) => Ok(()),
         Ok(false) => {
             let sentence = format!(
@@ -194,23 +199,41 @@ pub(super) fn taken_from(
     (format!("{GROUP_INBOX}{group}").into(), instance.map(hashed))
 }
 
+/// Reads the hello. A client may ask first, by one `ping`, whether anybody is there.
 pub(super) async fn read_hello(
     reader: &mut LineReader<impl AsyncRead + Unpin>,
+    write: &mut (impl AsyncWrite + Unpin),
     hello_by: Instant,
 ) -> Result<Hello, End> {
-    let line = match timeout_at(hello_by, reader.next_line()).await {
-        Ok(Ok(Some(line))) => line,
-        Ok(Ok(None)) => return Err(End::Disconnect),
-        Ok(Err(e)) => return Err(line_fault(e)),
+    let first = read_frame(reader, hello_by).await?;
+    let hello = match first {
+        ClientFrame::Ping {} => {
+            write_frame(write, &ServerFrame::Pong {}).await?;
+            read_frame(reader, hello_by).await?
+        }
+        first => first,
+    };
+    match hello {
+        ClientFrame::Hello(hello) => Ok(hello),
+        _ => Err(refused(
+            ErrorCode::HelloExpected,
+            "the first line must be a hello, or one ping and then a hello",
+        )),
+    }
+}
+
+async fn read_frame(
+    reader: &mut LineReader<impl AsyncRead + Unpin>,
+    hello_by: Instant,
+) -> Result<ClientFrame, End> {
+    match timeout_at(hello_by, reader.next_line()).await {
+        Ok(Ok(Some(line))) => ClientFrame::decode(&line).map_err(End::Refused),
+        Ok(Ok(None)) => Err(End::Disconnect),
+        Ok(Err(e)) => Err(line_fault(e)),
         Err(_) => {
             let sentence = format!("no hello came within {} s", HELLO_WAIT.as_secs());
-            return Err(refused(ErrorCode::HelloTimeout, sentence));
+            Err(refused(ErrorCode::HelloTimeout, sentence))
         }
-    };
-    match ClientFrame::decode(&line) {
-        Ok(ClientFrame::Hello(hello)) => Ok(hello),
-        Ok(_) => Err(refused(ErrorCode::HelloExpected, "the first line must be a hello")),
-        Err(e) => Err(End::Refused(e)),
     }
 }
 
@@ -222,7 +245,7 @@ pub(super) async fn welcome(
     let welcome = Welcome {
         proto: PROTO,
         broker: broker.to_owned(),
-        session: greeted.session,
+        session: greeted.session.0,
         limits: Limits {
             line_bytes: LINE_BYTES_MAX,
             payload_bytes: PAYLOAD_BYTES_MAX,
@@ -231,8 +254,12 @@ pub(super) async fn welcome(
         },
         heartbeat_ms: greeted.heartbeat.as_millis() as u32,
     };
+    write_frame(write, &ServerFrame::Welcome(welcome)).await
+}
+
+async fn write_frame(write: &mut (impl AsyncWrite + Unpin), frame: &ServerFrame) -> Result<(), End> {
     let mut line = Vec::new();
-    push_line(&mut line, &ServerFrame::Welcome(welcome));
+    push_line(&mut line, frame);
     match timeout(FAREWELL_WAIT, write_whole(write, &line)).await {
         Ok(Ok(())) => Ok(()),
         _ => Err(End::Disconnect),

@@ -6,18 +6,19 @@
 //! session by session, and nothing is dispatched twice.
 
 use std::future::pending;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::hello::Greeted;
-use super::route::Route;
+use super::route::{OwnerTag, Route};
 use super::{End, FAREWELL_WAIT, Phase, Shared, slow_reader};
 use crate::base::pace::Pace;
-use crate::pipeline::dispatch::{Input, Outgoing};
-use postbell_client::connection::Connection;
+use crate::pipeline::dispatch::{ForSession, Input};
+use postbell_client::connection::BrokerConnection;
 use postbell_client::protocol::codec::write_whole;
 use postbell_client::protocol::frame::{Nack, NackOutcome, push_line, retag_msg};
 use postbell_client::protocol::limits::HEARTBEATS_MISSED_MAX;
@@ -43,8 +44,8 @@ pub(super) struct Link<'a> {
     greeted: &'a Greeted,
     shared: &'a Shared,
     route: &'a Route,
-    outbox: mpsc::WeakSender<Outgoing>,
-    connection: Option<Connection>,
+    outbox: mpsc::WeakSender<ForSession>,
+    connection: Option<BrokerConnection>,
     /// The agent's lines to the owner.
     frames: Option<mpsc::Receiver<ClientFrame>>,
     /// False while a line to the owner may have been cut.
@@ -57,15 +58,30 @@ pub(super) struct Link<'a> {
     attempts: i64,
 }
 
-/// How a link ended, if the session goes on; `None`: the owner gave the inbox up.
-type Lost = Option<Trouble>;
+/// How a link was lost, while the session goes on.
+#[derive(Debug)]
+enum Lost {
+    /// The owner gave the inbox up.
+    GivenUp,
+    /// The owner cannot be reached, or was cut off.
+    Cut(Trouble),
+}
+
+/// How a link that stood was lost.
+#[derive(Clone, Copy, Debug)]
+enum Parted {
+    /// The owner gave the inbox up.
+    GivenUp,
+    /// The line was cut, or made no sense.
+    Cut,
+}
 
 impl<'a> Link<'a> {
     pub(super) fn new(
         greeted: &'a Greeted,
         shared: &'a Shared,
         route: &'a Route,
-        outbox: mpsc::WeakSender<Outgoing>,
+        outbox: mpsc::WeakSender<ForSession>,
     ) -> Self {
         let pace = Pace::new(AGAIN_FIRST, AGAIN_MAX);
         Self {
@@ -76,7 +92,7 @@ impl<'a> Link<'a> {
             connection: None,
             frames: None,
             whole: true,
-            last_tag: 0,
+            last_tag: Tag::NONE,
             pace,
             attempts: 0,
         }
@@ -101,7 +117,7 @@ impl<'a> Link<'a> {
             };
             sleep(self.pace.next_wait()).await;
             let (session, above) = (self.greeted.session, self.last_tag);
-            let rejoin = Event::Rejoin { session, above, trouble: lost };
+            let rejoin = Event::Rejoin { session, above, trouble: lost.trouble() };
             if self.shared.inputs.send(Input::Event(rejoin)).await.is_err() {
                 break;
             }
@@ -118,7 +134,7 @@ impl<'a> Link<'a> {
         let mut builder = Builder::new(&url, &self.greeted.inbox, identity.token.reveal())
             .broker(
                 identity.id,
-                self.greeted.rank.map(|rank| rank.saturating_add(self.attempts)),
+                self.greeted.rank.map(|rank| rank.of_attempt(self.attempts)),
                 self.greeted.hold,
             )
             .window(self.route.window())
@@ -136,7 +152,7 @@ impl<'a> Link<'a> {
         builder
     }
 
-    async fn connect(&self, owner: &Owner) -> Result<Connection, Lost> {
+    async fn connect(&self, owner: &Owner) -> Result<BrokerConnection, Lost> {
         let opened = timeout(LINK_WAIT, self.caller(owner).open()).await;
         let error = match opened.unwrap_or(Err(ClientError::Timeout(LINK_WAIT))) {
             Ok(connection) => return Ok(connection),
@@ -145,22 +161,22 @@ impl<'a> Link<'a> {
         let agent = &self.greeted.agent;
         tracing::info!(%error, %agent, owner = %owner.address, "no link to the owner of this inbox");
         Err(match error {
-            ClientError::Refused { code: ErrorCode::NotOwner | ErrorCode::Stopping, .. } => None,
+            ClientError::Refused { code: ErrorCode::NotOwner | ErrorCode::Stopping, .. } => Lost::GivenUp,
             ClientError::Unreachable { kind, .. } => {
                 let refuses = kind == std::io::ErrorKind::ConnectionRefused;
-                Some(Trouble { owner: owner.broker, refuses })
+                Lost::Cut(Trouble { owner: owner.broker, refuses })
             }
-            _ => Some(Trouble { owner: owner.broker, refuses: false }),
+            _ => Lost::Cut(Trouble { owner: owner.broker, refuses: false }),
         })
     }
 
     /// Passes lines on, both ways, for as long as the link stands.
-    async fn relay(&mut self, connection: Connection, owner: uuid::Uuid) -> Result<Lost, End> {
+    async fn relay(&mut self, connection: BrokerConnection, owner: uuid::Uuid) -> Result<Lost, End> {
         let base = self.last_tag;
         self.frames = Some(self.route.open(base));
         self.connection = Some(connection);
         self.shared.metrics.links.inc();
-        tracing::info!(session = self.greeted.session, agent = %self.greeted.agent, %owner, "linked to the owner");
+        tracing::info!(session = self.greeted.session.0, agent = %self.greeted.agent, %owner, "linked to the owner");
         let since = Instant::now();
         let ended = self.pass_on().await;
         self.shared.metrics.links.dec();
@@ -171,45 +187,44 @@ impl<'a> Link<'a> {
             let sentence =
                 "the inbox moved to another broker before this was confirmed; it may be delivered again";
             let error = ProtocolError::new(ErrorCode::Unavailable, sentence).for_ref(Some(reference));
-            self.hand_over(Outgoing::Frame(error.into()))?;
+            self.hand_over(ForSession::Frame(error.into()))?;
         }
         if since.elapsed() > GOOD_AFTER {
             self.pace.reset();
         }
-        let lost = ended?;
-        tracing::info!(session = self.greeted.session, agent = %self.greeted.agent, ?lost, "the link to the owner ended");
-        Ok(lost.map(|refuses| Trouble { owner, refuses }))
+        let how = ended?;
+        tracing::info!(session = self.greeted.session.0, agent = %self.greeted.agent, lost = ?how, "the link to the owner ended");
+        Ok(match how {
+            Parted::GivenUp => Lost::GivenUp,
+            Parted::Cut => Lost::Cut(Trouble { owner, refuses: false }),
+        })
     }
 
-    /// Returns `None` if the owner gave the inbox up, and `Some(false)` if the link was cut.
-    async fn pass_on(&mut self) -> Result<Option<bool>, End> {
+    async fn pass_on(&mut self) -> Result<Parted, End> {
         let heartbeat = LINK_HEARTBEAT;
         let (mut heard_at, mut wrote_at) = (Instant::now(), Instant::now());
         let (mut batch, mut buffer) = (Vec::new(), Vec::new());
-        const CUT: Result<Option<bool>, End> = Ok(Some(false));
         loop {
             let (Some(connection), Some(frames)) = (self.connection.as_mut(), self.frames.as_mut()) else {
-                return CUT;
+                return Ok(Parted::Cut);
             };
             tokio::select! {
                 line = connection.reader.next_line() => {
-                    let Ok(Some(line)) = line else { return CUT };
+                    let Ok(Some(line)) = line else { return Ok(Parted::Cut) };
                     heard_at = Instant::now();
-                    match self.hear(&line, &mut buffer)? {
-                        Heard::More => {}
-                        Heard::GivenUp => return Ok(None),
-                        Heard::Cut => return CUT,
+                    if let Some(parted) = self.hear(&line, &mut buffer)? {
+                        return Ok(parted);
                     }
                 }
                 _ = frames.recv_many(&mut batch, FRAMES_AT_ONCE) => {
                     batch.drain(..).for_each(|frame| push_line(&mut buffer, &frame));
                 }
-                () = sleep_until((wrote_at + heartbeat / 2).into()) => push_line(&mut buffer, &ClientFrame::Ping {}),
-                () = sleep_until((heard_at + heartbeat * HEARTBEATS_MISSED_MAX).into()) => return CUT,
+                () = sleep_until(wrote_at + heartbeat / 2) => push_line(&mut buffer, &ClientFrame::Ping {}),
+                () = sleep_until(heard_at + heartbeat * HEARTBEATS_MISSED_MAX) => return Ok(Parted::Cut),
             }
             if !buffer.is_empty() {
                 if !self.write(&buffer).await {
-                    return CUT;
+                    return Ok(Parted::Cut);
                 }
                 wrote_at = Instant::now();
                 buffer.clear();
@@ -217,29 +232,30 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn hear(&mut self, line: &[u8], answers: &mut Vec<u8>) -> Result<Heard, End> {
-        let Ok(frame) = ServerFrame::decode(line) else { return Ok(Heard::Cut) };
+    /// Takes a line of the owner; `None`: the link goes on.
+    fn hear(&mut self, line: &[u8], answers: &mut Vec<u8>) -> Result<Option<Parted>, End> {
+        let Ok(frame) = ServerFrame::decode(line) else { return Ok(Some(Parted::Cut)) };
         match frame {
             Some(ServerFrame::Msg(msg)) => {
                 let deadline = Duration::from_millis(msg.deadline_ms);
-                let Some(tag) = self.route.pushed(Instant::now(), msg.tag, deadline) else {
-                    return Ok(Heard::Cut);
+                let Some(tag) = self.route.pushed(Instant::now(), OwnerTag::said(msg.tag), deadline) else {
+                    return Ok(Some(Parted::Cut));
                 };
-                let Some(line) = retag_msg(line, tag) else { return Ok(Heard::Cut) };
+                let Some(line) = retag_msg(line, tag) else { return Ok(Some(Parted::Cut)) };
                 self.last_tag = tag;
-                self.hand_over(Outgoing::Relayed(tag, line))?;
+                self.hand_over(ForSession::Relayed(tag, line))?;
             }
             Some(ServerFrame::Acked { reference }) => {
                 self.route.answered(&reference);
-                self.hand_over(Outgoing::Frame(ServerFrame::Acked { reference }))?;
+                self.hand_over(ForSession::Frame(ServerFrame::Acked { reference }))?;
             }
             Some(ServerFrame::Error { code: ErrorCode::TakenOver, message, .. }) => {
                 return Err(End::Refused(ProtocolError::new(ErrorCode::TakenOver, message)));
             }
             Some(ServerFrame::Error { code: ErrorCode::NotOwner | ErrorCode::Stopping, .. }) => {
-                return Ok(Heard::GivenUp);
+                return Ok(Some(Parted::GivenUp));
             }
-            Some(ServerFrame::Error { fatal: true, .. }) => return Ok(Heard::Cut),
+            Some(ServerFrame::Error { fatal: true, .. }) => return Ok(Some(Parted::Cut)),
             Some(ServerFrame::Error { code, reference, .. }) => {
                 if let Some(reference) = &reference {
                     self.route.answered(reference);
@@ -247,15 +263,15 @@ impl<'a> Link<'a> {
                 // The owner's own sentence names the owner's tags, which mean nothing to this agent.
                 let sentence = "the inbox's owner refused it: settled before, or its deadline passed";
                 let error = ProtocolError::new(code, sentence).for_ref(reference);
-                self.hand_over(Outgoing::Frame(error.into()))?;
+                self.hand_over(ForSession::Frame(error.into()))?;
             }
             Some(ServerFrame::Ping {}) => push_line(answers, &ClientFrame::Pong {}),
             _ => {}
         }
-        Ok(Heard::More)
+        Ok(None)
     }
 
-    fn hand_over(&self, outgoing: Outgoing) -> Result<(), End> {
+    fn hand_over(&self, outgoing: ForSession) -> Result<(), End> {
         let slow = || End::Refused(slow_reader());
         self.outbox.upgrade().ok_or_else(slow)?.try_send(outgoing).map_err(|_| slow())
     }
@@ -282,8 +298,12 @@ impl<'a> Link<'a> {
         }
         for (theirs, tag) in left.in_flight {
             if by_broker || tag > written {
-                let release =
-                    Nack { tag: theirs, outcome: NackOutcome::Release, delay_ms: None, reason: None };
+                let release = Nack {
+                    tag: theirs.to_say(),
+                    outcome: NackOutcome::Release,
+                    delay_ms: None,
+                    reason: None,
+                };
                 push_line(&mut buffer, &ClientFrame::Nack(release));
             }
         }
@@ -292,7 +312,7 @@ impl<'a> Link<'a> {
         if !self.whole || !self.write(&buffer).await {
             return;
         }
-        let Some(Connection { mut reader, mut writer, .. }) = self.connection.take() else { return };
+        let Some(BrokerConnection { mut reader, mut writer, .. }) = self.connection.take() else { return };
         // Closing with unread bytes would reset the connection, and could lose the last lines.
         let end = async {
             let _ = writer.shutdown().await;
@@ -302,8 +322,11 @@ impl<'a> Link<'a> {
     }
 }
 
-enum Heard {
-    More,
-    GivenUp,
-    Cut,
+impl Lost {
+    fn trouble(self) -> Option<Trouble> {
+        match self {
+            Self::GivenUp => None,
+            Self::Cut(trouble) => Some(trouble),
+        }
+    }
 }

@@ -1,19 +1,21 @@
 //! Locks. A lock belongs to the agent for a time: it outlives the session, and ends by its time if the agent
 //! does not come back.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::subscribing::refusal;
 use super::{End, Session};
 use crate::agents::access::Ticket;
-use crate::store::locks::{self, Acquired, Asker};
-use postbell_client::protocol::frame::lock::{Acquire, Lock, Release, Released};
+use crate::store::locks::{self, Asker, LockAnswer};
+use postbell_client::protocol::frame::lock::{AcquireLock, Lock, LockReleased, ReleaseLock};
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 impl Session<'_> {
     /// Takes a lock, or answers who holds it.
-    pub(super) async fn acquire(&self, asked: Acquire) -> Result<(), End> {
-        let Acquire { reference, key, ttl_ms, fence } = asked;
+    pub(super) async fn acquire(&self, asked: AcquireLock) -> Result<(), End> {
+        let AcquireLock { reference, key, ttl_ms, fence } = asked;
         let ticket = match self.may_lock() {
             Ok(ticket) => ticket,
             Err(e) => return self.answer(e.for_ref(reference).into()),
@@ -21,11 +23,11 @@ impl Session<'_> {
         let ttl = Duration::from_millis(ttl_ms);
         let acquired = locks::acquire(&self.shared.pool, self.asker(ticket), &key, ttl, fence).await;
         self.answer(match acquired {
-            Ok(Acquired::Held(fence)) => {
+            Ok(LockAnswer::Held(fence)) => {
                 let fence = Some(fence);
                 Lock { reference, key, held: true, fence, holder: None, left_ms: None, done: false }.into()
             }
-            Ok(Acquired::Taken(taken)) => Lock {
+            Ok(LockAnswer::Taken(taken)) => Lock {
                 reference,
                 key,
                 held: false,
@@ -35,13 +37,13 @@ impl Session<'_> {
                 done: taken.is_done,
             }
             .into(),
-            Ok(Acquired::Forbidden) => {
+            Ok(LockAnswer::Forbidden) => {
                 let agent = &self.agent;
                 let sentence =
                     format!("{agent} may not hold {key}: `postbell lock allow {key} {agent}` lets it");
                 forbidden(sentence, reference)
             }
-            Ok(Acquired::TooMany) => {
+            Ok(LockAnswer::TooMany) => {
                 let held = ticket.limits.locks_held.unwrap_or_default();
                 let sentence =
                     format!("{} holds {held} locks, as many as its role allows: give some back", self.agent);
@@ -52,15 +54,15 @@ impl Session<'_> {
     }
 
     /// Gives a lock back, or marks its task as done.
-    pub(super) async fn release(&self, asked: Release) -> Result<(), End> {
-        let Release { reference, key, fence, done } = asked;
+    pub(super) async fn release(&self, asked: ReleaseLock) -> Result<(), End> {
+        let ReleaseLock { reference, key, fence, done } = asked;
         let ticket = match self.may_lock() {
             Ok(ticket) => ticket,
             Err(e) => return self.answer(e.for_ref(reference).into()),
         };
         let released = locks::release(&self.shared.pool, self.asker(ticket), &key, fence, done).await;
         self.answer(match released {
-            Ok(locks::Released::Yes) => Released { reference, key }.into(),
+            Ok(locks::Released::Yes) => LockReleased { reference, key }.into(),
             Ok(locks::Released::NotHeld) => {
                 let sentence = format!(
                     "{} does not hold {key} under fence {fence}: its time ended and another has it, or had it",

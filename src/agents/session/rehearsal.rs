@@ -28,6 +28,7 @@ use postbell_client::protocol::limits::{
     HELLO_LINE_BYTES_MAX, HELLO_WAIT, HOLD_DEFAULT, WINDOW_DEFAULT, WINDOW_MAX,
 };
 use postbell_engine::guard::{Guard, Places};
+use postbell_engine::inbox::Rank;
 use postbell_engine::inbox::event::Event;
 
 /// Room for every answer to the bytes of one rehearsal, so that no write waits.
@@ -46,7 +47,7 @@ static SHARED: LazyLock<(Metrics, Pool)> = LazyLock::new(|| {
 
 /// The events, messages and bytes that a session made of its input.
 #[derive(Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The events for the dispatcher.
     pub events: Vec<Event>,
     /// The messages for the publisher.
@@ -60,7 +61,7 @@ pub struct Seen {
 }
 
 /// Plays the pieces to a session, one after the other.
-pub async fn play(pieces: &[&[u8]]) -> Seen {
+pub(crate) async fn play(pieces: &[&[u8]]) -> Seen {
     let (ours, theirs) = duplex(SOCKET_BYTES);
     let (read, write) = split(ours);
     let (inputs, inputs_rx) = mpsc::channel(OUTBOX_MAX);
@@ -89,7 +90,7 @@ pub async fn play(pieces: &[&[u8]]) -> Seen {
         presence: Presence::new(Uuid::nil()),
         phase,
         metrics: SHARED.0.clone(),
-        flow: Flow::new(std::time::Instant::now()),
+        flow: Flow::new(tokio::time::Instant::now()),
         spans: Spans::default(),
         last_id: AtomicU64::default(),
     };
@@ -126,14 +127,14 @@ async fn greet_as_said(
     write: &mut WriteHalf<DuplexStream>,
     shared: &Shared,
 ) -> Result<hello::Greeted, End> {
-    let said = hello::read_hello(reader, Instant::now() + HELLO_WAIT).await?;
+    let said = hello::read_hello(reader, write, Instant::now() + HELLO_WAIT).await?;
     let session = shared.next_id();
     let agent = AgentRow {
         agent_id: said.agent.clone(),
         role: "agent".to_owned(),
         environment: String::new(),
         limits: RoleLimits::default(),
-        rank: 0,
+        rank: Rank(0),
     };
     let heard = shared.access.heard();
     let ticket = shared.access.enter(session, &agent, hash(&said.token), None, heard).ok();

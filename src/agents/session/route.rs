@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
@@ -18,7 +19,23 @@ use postbell_engine::inbox::Tag;
 const FRAMES_MAX: usize = 64;
 
 /// How many deliveries are in flight over all links of this broker: a stopping broker waits for them, too.
-pub type Linked = watch::Sender<usize>;
+pub(crate) type Linked = watch::Sender<usize>;
+
+/// The owner's tag of a delivery that came over the link, counted from 1 on each link. A bare [`Tag`] is this session's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct OwnerTag(Tag);
+
+impl OwnerTag {
+    /// From a line of the owner.
+    pub(super) fn said(tag: Tag) -> Self {
+        Self(tag)
+    }
+
+    /// For a line to the owner.
+    pub(super) fn to_say(self) -> Tag {
+        self.0
+    }
+}
 
 /// A link as seen by reading and writing; closed while this broker owns the inbox, or none does.
 pub(super) struct Route {
@@ -30,8 +47,8 @@ pub(super) struct Route {
 struct Open {
     /// This session's tag is the owner's tag plus this.
     base: Tag,
-    /// By the owner's tags: when each attempt counts as failed there.
-    in_flight: BTreeMap<Tag, Instant>,
+    /// When each attempt counts as failed there.
+    in_flight: BTreeMap<OwnerTag, Instant>,
     /// The `ref`s of acks that the owner has not confirmed.
     references: HashSet<String>,
     frames: mpsc::Sender<ClientFrame>,
@@ -41,7 +58,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Left {
     /// Each tag of the owner, with this session's tag for the same delivery.
-    pub(super) in_flight: Vec<(Tag, Tag)>,
+    pub(super) in_flight: Vec<(OwnerTag, Tag)>,
     /// The `ref`s of acks that will not be confirmed.
     pub(super) references: Vec<String>,
 }
@@ -73,15 +90,16 @@ impl Route {
         let Some(open) = self.lock().take() else { return Left::default() };
         self.linked.send_modify(|n| *n = n.saturating_sub(open.in_flight.len()));
         Left {
-            in_flight: open.in_flight.keys().map(|tag| (*tag, open.base + tag)).collect(),
+            in_flight: open.in_flight.keys().filter_map(|tag| Some((*tag, open.ours(*tag)?))).collect(),
             references: open.references.into_iter().collect(),
         }
     }
 
     /// The owner pushed a delivery; returns this session's tag for it.
-    pub(super) fn pushed(&self, now: Instant, tag: Tag, deadline: Duration) -> Option<Tag> {
+    pub(super) fn pushed(&self, now: Instant, tag: OwnerTag, deadline: Duration) -> Option<Tag> {
         let mut open = self.lock();
         let open = open.as_mut()?;
+        let ours = open.ours(tag)?;
         let before = open.in_flight.len();
         if before > self.window() as usize {
             // The owner has given up the overdue ones, and pushed others in their place.
@@ -90,7 +108,7 @@ impl Route {
         open.in_flight.insert(tag, now + deadline);
         let after = open.in_flight.len();
         self.linked.send_modify(|n| *n = (*n + after).saturating_sub(before));
-        Some(open.base + tag)
+        Some(ours)
     }
 
     /// The owner confirmed or refused an ack.
@@ -100,13 +118,12 @@ impl Route {
         }
     }
 
-    /// Splits tags to acknowledge into those of this broker and those of the owner, the latter by the owner's
-    /// tags.
+    /// Splits tags to acknowledge into those of this broker and those of the owner.
     pub(super) fn split(
         &self,
         tags: Vec<Tag>,
         reference: Option<&String>,
-    ) -> (Vec<Tag>, Option<Away<Vec<Tag>>>) {
+    ) -> (Vec<Tag>, Option<Away<Vec<OwnerTag>>>) {
         let mut open = self.lock();
         let Some(open) = open.as_mut() else { return (tags, None) };
         let (mut here, mut away) = (Vec::new(), Vec::new());
@@ -125,7 +142,7 @@ impl Route {
     }
 
     /// Takes one tag that is settled in another way than by an ack.
-    pub(super) fn take(&self, tag: Tag) -> Option<Away<Tag>> {
+    pub(super) fn take(&self, tag: Tag) -> Option<Away<OwnerTag>> {
         let mut open = self.lock();
         let open = open.as_mut()?;
         let theirs = open.take(tag)?;
@@ -134,23 +151,22 @@ impl Route {
     }
 
     /// Moves the deadline of one tag.
-    pub(super) fn extend(&self, now: Instant, tag: Tag, by: Duration) -> Option<Away<Tag>> {
+    pub(super) fn extend(&self, now: Instant, tag: Tag, by: Duration) -> Option<Away<OwnerTag>> {
         let mut open = self.lock();
         let open = open.as_mut()?;
-        let theirs = tag.checked_sub(open.base)?;
+        let theirs = open.theirs(tag)?;
         *open.in_flight.get_mut(&theirs)? = now + by;
         Some(Away { tags: theirs, frames: open.frames.clone() })
     }
 
-    /// Splits tags that the agent has begun with into those of this broker and those of the owner, the latter
-    /// by the owner's tags.
-    pub(super) fn begun(&self, tags: Vec<Tag>) -> (Vec<Tag>, Option<Away<Vec<Tag>>>) {
+    /// Splits tags that the agent has begun with into those of this broker and those of the owner.
+    pub(super) fn begun(&self, tags: Vec<Tag>) -> (Vec<Tag>, Option<Away<Vec<OwnerTag>>>) {
         let open = self.lock();
         let Some(open) = open.as_ref() else { return (tags, None) };
         let (away, here): (Vec<Tag>, Vec<Tag>) = tags.into_iter().partition(|tag| *tag > open.base);
         let tags = match away.is_empty() {
-            true => vec![0],
-            false => away.into_iter().map(|tag| tag - open.base).collect(),
+            true => vec![OwnerTag(Tag::NONE)],
+            false => away.into_iter().filter_map(|tag| open.theirs(tag)).collect(),
         };
         (here, Some(Away { tags, frames: open.frames.clone() }))
     }
@@ -169,8 +185,18 @@ pub(super) struct Away<T> {
 }
 
 impl Open {
-    fn take(&mut self, tag: Tag) -> Option<Tag> {
-        let theirs = tag.checked_sub(self.base)?;
+    /// The owner's tag for a tag of this session, if the delivery came over this link.
+    fn theirs(&self, tag: Tag) -> Option<OwnerTag> {
+        tag.0.checked_sub(self.base.0).map(|n| OwnerTag(Tag(n)))
+    }
+
+    /// This session's tag for one of the owner's; none if an owner that counts otherwise said a number too high.
+    fn ours(&self, tag: OwnerTag) -> Option<Tag> {
+        self.base.0.checked_add(tag.0.0).map(Tag)
+    }
+
+    fn take(&mut self, tag: Tag) -> Option<OwnerTag> {
+        let theirs = self.theirs(tag)?;
         self.in_flight.remove(&theirs).map(|_| theirs)
     }
 }
@@ -178,6 +204,14 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn theirs(n: u64) -> OwnerTag {
+        OwnerTag(Tag(n))
+    }
+
+    fn ours<const N: usize>(tags: [u64; N]) -> Vec<Tag> {
+        tags.map(Tag).to_vec()
+    }
 
     const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -190,44 +224,59 @@ mod tests {
     fn tags_go_on_above_the_sessions_last_and_come_back_as_the_owners() {
         let now = Instant::now();
         let (route, counted) = linked(10);
-        assert!(route.take(1).is_none() && route.pushed(now, 1, DEADLINE).is_none(), "no link");
-        let _to_write = route.open(7);
-        assert_eq!([1, 2, 3].map(|tag| route.pushed(now, tag, DEADLINE)), [Some(8), Some(9), Some(10)]);
+        assert!(route.take(Tag(1)).is_none() && route.pushed(now, theirs(1), DEADLINE).is_none(), "no link");
+        let _to_write = route.open(Tag(7));
+        assert_eq!(
+            [1, 2, 3].map(|tag| route.pushed(now, theirs(tag), DEADLINE)),
+            [8, 9, 10].map(|tag| Some(Tag(tag)))
+        );
         assert_eq!(*counted.borrow(), 3);
-        let (here, away) = route.split(vec![7, 8, 10, 11], Some(&"r".to_owned()));
-        assert_eq!((here, away.expect("two are the owner's").tags), (vec![7, 11], vec![1, 3]));
-        assert_eq!(route.take(8).map(|a| a.tags), None, "settled before");
+        let (here, away) = route.split(ours([7, 8, 10, 11]), Some(&"r".to_owned()));
+        assert_eq!(
+            (here, away.expect("two are the owner's").tags),
+            (ours([7, 11]), vec![theirs(1), theirs(3)])
+        );
+        assert_eq!(route.take(Tag(8)).map(|a| a.tags), None, "settled before");
         assert_eq!(*counted.borrow(), 1);
         let left = route.close();
-        assert_eq!((left.in_flight, left.references), (vec![(2, 9)], vec!["r".to_owned()]));
+        assert_eq!((left.in_flight, left.references), (vec![(theirs(2), Tag(9))], vec!["r".to_owned()]));
         assert_eq!(*counted.borrow(), 0);
-        assert_eq!(route.split(vec![9], None).0, [9], "an old link's tag is nobody's");
+        assert_eq!(route.split(ours([9]), None).0, ours([9]), "an old link's tag is nobody's");
+    }
+
+    #[test]
+    fn a_tag_that_this_session_cannot_count_to_cuts_the_link_and_is_not_kept() {
+        let (route, counted) = linked(10);
+        let _to_write = route.open(Tag(7));
+        assert_eq!(route.pushed(Instant::now(), OwnerTag::said(Tag::MAX), DEADLINE), None);
+        assert_eq!(route.close().in_flight, []);
+        assert_eq!(*counted.borrow(), 0);
     }
 
     #[test]
     fn what_was_begun_is_said_to_whom_it_is_of() {
         let now = Instant::now();
         let (route, _) = linked(10);
-        assert_eq!(route.begun(vec![1, 2]).0, [1, 2], "no link");
-        let _to_write = route.open(7);
-        route.pushed(now, 1, DEADLINE);
-        let (here, away) = route.begun(vec![7, 8]);
-        assert_eq!((here, away.expect("one is the owner's").tags), (vec![7], vec![1]));
-        assert_eq!(route.begun(vec![0]).1.expect("none is the owner's").tags, [0]);
-        assert_eq!(route.close().in_flight, [(1, 8)], "it is in flight as before");
+        assert_eq!(route.begun(ours([1, 2])).0, ours([1, 2]), "no link");
+        let _to_write = route.open(Tag(7));
+        route.pushed(now, theirs(1), DEADLINE);
+        let (here, away) = route.begun(ours([7, 8]));
+        assert_eq!((here, away.expect("one is the owner's").tags), (ours([7]), vec![theirs(1)]));
+        assert_eq!(route.begun(vec![Tag::NONE]).1.expect("none is the owner's").tags, [theirs(0)]);
+        assert_eq!(route.close().in_flight, [(theirs(1), Tag(8))], "it is in flight as before");
     }
 
     #[test]
     fn what_the_owner_gave_up_is_forgotten_once_it_is_in_the_way() {
         let now = Instant::now();
         let (route, counted) = linked(2);
-        let _to_write = route.open(0);
+        let _to_write = route.open(Tag::NONE);
         for tag in 1..=3 {
-            route.pushed(now, tag, DEADLINE);
+            route.pushed(now, theirs(tag), DEADLINE);
         }
-        route.extend(now, 3, DEADLINE * 2).expect("in flight");
-        route.pushed(now + DEADLINE, 4, DEADLINE);
+        route.extend(now, Tag(3), DEADLINE * 2).expect("in flight");
+        route.pushed(now + DEADLINE, theirs(4), DEADLINE);
         assert_eq!(*counted.borrow(), 2);
-        assert_eq!(route.close().in_flight, [(3, 3), (4, 4)]);
+        assert_eq!(route.close().in_flight, [3, 4].map(|n| (theirs(n), Tag(n))));
     }
 }

@@ -1,6 +1,8 @@
 //! The messages that an agent may send, and how many.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::{End, Session, stopping, writing};
 use crate::agents::access::Outstanding;

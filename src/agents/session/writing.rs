@@ -1,7 +1,8 @@
 //! Writes deliveries and answers to the socket, all that wait by one write.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
@@ -10,7 +11,7 @@ use tokio::time::{sleep, sleep_until, timeout};
 use super::hello::Greeted;
 use super::route::Route;
 use super::{End, Phase, Progress, Shared, slow_reader, stopping};
-use crate::pipeline::dispatch::{Input, Outgoing};
+use crate::pipeline::dispatch::{ForSession, Input};
 use crate::watch::spans::Step;
 use postbell_client::protocol::codec::write_whole;
 use postbell_client::protocol::frame::{Send, Window, push_line, push_msg};
@@ -65,7 +66,7 @@ fn written_out(what: &str, most: usize) -> String {
 /// Writes until the session must end.
 pub(super) async fn write_lines(
     write: &mut (impl AsyncWrite + Unpin),
-    mut outgoing: mpsc::Receiver<Outgoing>,
+    mut outgoing: mpsc::Receiver<ForSession>,
     elsewhere: mpsc::Sender<(Owner, Tag)>,
     greeted: &Greeted,
     shared: &Shared,
@@ -89,10 +90,10 @@ pub(super) async fn write_lines(
                     while let Ok(last) = outgoing.try_recv() {
                         waiting.push(last);
                     }
-                    waiting.push(Outgoing::Close(stopping()));
+                    waiting.push(ForSession::Close(stopping()));
                 }
             },
-            () = sleep_until(drain_at.unwrap_or_else(Instant::now).into()), if drain_at.is_some() => {
+            () = sleep_until(drain_at.unwrap_or_else(Instant::now)), if drain_at.is_some() => {
                 drain_at = None;
                 stop_pushing(greeted, shared, route).await;
                 push_line(&mut buffer, &ServerFrame::Drain { after_ms: DRAIN_WITHIN.as_millis() as u64 });
@@ -111,7 +112,7 @@ pub(super) async fn write_lines(
             Err(_) => return End::Refused(slow_reader()),
         }
         if let Some(last) = lines.last_tag {
-            progress.written.store(last, Ordering::Relaxed);
+            progress.written.store(last.0, Ordering::Relaxed);
         }
         note(&lines.pushes, greeted, shared);
         if let Some(error) = lines.close {
@@ -149,25 +150,25 @@ struct Lines {
     close: Option<ProtocolError>,
 }
 
-fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<Outgoing>) -> Lines {
+fn encode(buffer: &mut Vec<u8>, waiting: &mut Vec<ForSession>) -> Lines {
     let mut lines = Lines::default();
     for outgoing in waiting.drain(..) {
         match outgoing {
-            Outgoing::Push(push) => {
+            ForSession::Push(push) => {
                 let deadline_ms = push.deadline.as_millis() as u64;
-                push_msg(buffer, push.tag, push.attempt, deadline_ms, &push.body);
+                push_msg(buffer, push.tag, push.attempt.number(), deadline_ms, &push.body);
                 lines.last_tag = Some(push.tag);
                 lines.pushes.push(push);
             }
-            Outgoing::Relayed(tag, line) => {
+            ForSession::Relayed(tag, line) => {
                 buffer.extend_from_slice(&line);
                 lines.last_tag = Some(tag);
             }
-            Outgoing::Elsewhere(owner, last_tag) => lines.elsewhere = Some((owner, last_tag)),
-            Outgoing::Frame(frame) => push_line(buffer, &frame),
-            Outgoing::Answer(frame, _turn) => push_line(buffer, &*frame),
+            ForSession::Elsewhere(owner, last_tag) => lines.elsewhere = Some((owner, last_tag)),
+            ForSession::Frame(frame) => push_line(buffer, &frame),
+            ForSession::Answer(frame, _turn) => push_line(buffer, &*frame),
             // Lines behind this one are not written, and deliveries among them are given back.
-            Outgoing::Close(error) => {
+            ForSession::Close(error) => {
                 lines.close = Some(error);
                 return lines;
             }
@@ -183,12 +184,12 @@ fn note(pushes: &[Push], greeted: &Greeted, shared: &Shared) {
     shared.flow.pushed(now, &greeted.inbox, agent, pushes);
     for push in pushes {
         let (age, at) = push.age;
-        let since = now.saturating_duration_since(at);
+        let since = now.saturating_duration_since(Instant::from_std(at));
         shared.metrics.delivery_seconds.observe((age + since).as_secs_f64());
         shared.metrics.wait_seconds.observe((push.waited + since).as_secs_f64());
         if let Some(trace) = &push.trace {
             let (agent, took) = (&*greeted.inbox, age + since);
-            shared.spans.done(trace, Step { name: "deliver", agent, took, attempt: push.attempt });
+            shared.spans.done(trace, Step { name: "deliver", agent, took, attempt: push.attempt.number() });
         }
     }
     shared.metrics.pushed.inc_by(pushes.len() as u64);

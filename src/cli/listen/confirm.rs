@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::exec::{End, Handled, heard};
+use super::exec::{Handled, HandlingEnd, heard};
 use super::tally::Of;
 use crate::cli::signals::Told;
 use postbell_client::Delivery;
@@ -20,10 +20,10 @@ pub(super) async fn acked(delivery: Delivery, told: watch::Receiver<Option<(Told
     let of = Of::from(&delivery);
     let id = delivery.id();
     let end = match confirmed(delivery, told).await {
-        Ok(()) => End::Acked,
+        Ok(()) => HandlingEnd::Acked,
         Err(reason) => {
             tracing::warn!(%id, %reason, "the message was handled, and may come again");
-            End::Untold(format!("it was handled, and the broker was not told: {reason}"))
+            HandlingEnd::Untold(format!("it was handled, and the broker was not told: {reason}"))
         }
     };
     Handled { of, end }

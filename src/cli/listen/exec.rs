@@ -30,11 +30,11 @@ const SHELL: (&str, &str) = if cfg!(windows) { ("cmd", "/C") } else { ("/bin/sh"
 /// A message and how its handling ended.
 pub(super) struct Handled {
     pub(super) of: Of,
-    pub(super) end: End,
+    pub(super) end: HandlingEnd,
 }
 
 /// How the handling of a message ended.
-pub(super) enum End {
+pub(super) enum HandlingEnd {
     Acked,
     Failed(String),
     Dead(String),
@@ -102,28 +102,28 @@ impl Exec {
         let of = Of::from(&delivery);
         let end = self.run(&delivery, told.clone()).await;
         match &end {
-            End::Acked => return super::confirm::acked(delivery, told).await,
-            End::Untold(_) => {}
-            End::Failed(reason) | End::NotStarted(reason, _) => {
+            HandlingEnd::Acked => return super::confirm::acked(delivery, told).await,
+            HandlingEnd::Untold(_) => {}
+            HandlingEnd::Failed(reason) | HandlingEnd::NotStarted(reason, _) => {
                 tracing::warn!(id = %delivery.id(), %reason, "the command failed");
                 delivery.fail(reason, None).await;
             }
-            End::Dead(reason) => {
+            HandlingEnd::Dead(reason) => {
                 tracing::warn!(id = %delivery.id(), %reason, "the message cannot be handed to the command");
                 delivery.dead(reason).await;
             }
-            End::GivenBack => delivery.release(Duration::ZERO).await,
+            HandlingEnd::GivenBack => delivery.release(Duration::ZERO).await,
         }
         Handled { of, end }
     }
 
-    async fn run(&self, delivery: &Delivery, told: watch::Receiver<Option<(Told, u32)>>) -> End {
+    async fn run(&self, delivery: &Delivery, told: watch::Receiver<Option<(Told, u32)>>) -> HandlingEnd {
         if told.borrow().is_some() {
-            return End::GivenBack;
+            return HandlingEnd::GivenBack;
         }
         let variables = variables(delivery);
         if let Some(reason) = variables.iter().find_map(|(name, value)| misfit(name, value)) {
-            return End::Dead(reason);
+            return HandlingEnd::Dead(reason);
         }
         let mut family = match self.start(variables) {
             Ok(family) => family,
@@ -180,31 +180,31 @@ impl Exec {
         (family.end().await.map_or(Ended::Not, Ended::With), true)
     }
 
-    fn judge(&self, ended: Ended, was_told: bool, last_line: LastLine) -> End {
+    fn judge(&self, ended: Ended, was_told: bool, last_line: LastLine) -> HandlingEnd {
         match ended {
             Ended::With(status) if status.success() => {
                 self.has_worked.store(true, Ordering::Relaxed);
-                End::Acked
+                HandlingEnd::Acked
             }
-            Ended::Not => {
-                End::Failed("a process that the command started cannot be ended, and goes on".to_owned())
-            }
+            Ended::Not => HandlingEnd::Failed(
+                "a process that the command started cannot be ended, and goes on".to_owned(),
+            ),
             // A command that was told to end did not fail by itself, as far as anybody can know.
-            _ if was_told => End::GivenBack,
+            _ if was_told => HandlingEnd::GivenBack,
             Ended::With(status) => {
                 let reason = last_line.text().unwrap_or_else(|| in_words(status));
                 let code = family::code_of(status);
                 if [NOT_FOUND, NOT_EXECUTABLE].contains(&code) && !self.has_worked.load(Ordering::Relaxed) {
                     self.is_useless.store(true, Ordering::Relaxed);
-                    return End::NotStarted(reason, code);
+                    return HandlingEnd::NotStarted(reason, code);
                 }
-                End::Failed(reason)
+                HandlingEnd::Failed(reason)
             }
-            Ended::TookTooLong => End::Failed(format!(
+            Ended::TookTooLong => HandlingEnd::Failed(format!(
                 "the command took longer than {}",
                 humantime::format_duration(self.limit)
             )),
-            Ended::Lost(reason) => End::Failed(format!("the command was lost: {reason}")),
+            Ended::Lost(reason) => HandlingEnd::Failed(format!("the command was lost: {reason}")),
         }
     }
 }
@@ -249,17 +249,17 @@ fn in_words(status: ExitStatus) -> String {
 
 /// The end of a message whose command could not be started: the message may be to blame, or the command, or the
 /// system.
-async fn not_started(fault: &io::Error) -> End {
+async fn not_started(fault: &io::Error) -> HandlingEnd {
     let reason = format!("the command cannot be started: {fault}");
     match fault.kind() {
-        io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => End::Failed(reason),
+        io::ErrorKind::ArgumentListTooLong | io::ErrorKind::InvalidInput => HandlingEnd::Failed(reason),
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-            End::NotStarted(reason, family::code_of_fault(fault))
+            HandlingEnd::NotStarted(reason, family::code_of_fault(fault))
         }
         _ => {
             tracing::warn!(%reason, "the message is given back");
             tokio::time::sleep(WANT_WAIT).await;
-            End::GivenBack
+            HandlingEnd::GivenBack
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use uuid::Uuid;
 
-use super::exec::{End, Handled, name};
+use super::exec::{Handled, HandlingEnd, name};
 use super::summary;
 use crate::cli::output;
 use postbell_client::Delivery;
@@ -47,7 +47,7 @@ pub(super) struct Failing {
     pub(super) reason: String,
 }
 
-/// The counts.
+/// The counts of what became of deliveries.
 #[derive(Default)]
 pub(super) struct Tally {
     handled: u64,
@@ -80,20 +80,20 @@ impl Tally {
         let Handled { of, end } = handled;
         self.retried += u64::from(of.attempt > 1);
         match end {
-            End::Acked => {
+            HandlingEnd::Acked => {
                 self.handled += 1;
                 self.failing.remove(&of.id);
             }
-            End::Failed(reason) | End::Untold(reason) => {
+            HandlingEnd::Failed(reason) | HandlingEnd::Untold(reason) => {
                 self.failed += 1;
                 self.fails(of, reason);
             }
-            End::Dead(reason) => {
+            HandlingEnd::Dead(reason) => {
                 self.dead += 1;
                 self.fails(of, reason);
             }
-            End::GivenBack => self.given_back += 1,
-            End::NotStarted(reason, code) => {
+            HandlingEnd::GivenBack => self.given_back += 1,
+            HandlingEnd::NotStarted(reason, code) => {
                 self.failed += 1;
                 self.fails(of, reason);
                 return Some(code);
@@ -166,32 +166,32 @@ mod tests {
         Of { id: Uuid::from_u128(id), from: name("s"), message_type: name("data"), attempt }
     }
 
-    fn handled(id: u128, attempt: u32, end: End) -> Handled {
+    fn handled(id: u128, attempt: u32, end: HandlingEnd) -> Handled {
         Handled { of: of(id, attempt), end }
     }
 
     #[test]
     fn a_message_that_was_handled_in_the_end_is_no_failure() {
         let mut tally = Tally::default();
-        tally.count(handled(1, 1, End::Failed("no".to_owned())));
+        tally.count(handled(1, 1, HandlingEnd::Failed("no".to_owned())));
         assert!(tally.has_failures());
-        tally.count(handled(1, 2, End::Acked));
+        tally.count(handled(1, 2, HandlingEnd::Acked));
         assert!(!tally.has_failures());
-        tally.count(handled(2, 1, End::GivenBack));
+        tally.count(handled(2, 1, HandlingEnd::GivenBack));
         tally.count_other(true);
         assert!(!tally.has_failures(), "as somebody chose");
         assert_eq!(tally.to_string(), "handled 1, failed 1, retried 1, dead 1, given back 1");
-        tally.count(handled(3, 1, End::Dead("no".to_owned())));
+        tally.count(handled(3, 1, HandlingEnd::Dead("no".to_owned())));
         assert!(tally.has_failures());
-        assert_eq!(tally.count(handled(4, 1, End::NotStarted("no".to_owned(), 127))), Some(127));
+        assert_eq!(tally.count(handled(4, 1, HandlingEnd::NotStarted("no".to_owned(), 127))), Some(127));
     }
 
     #[test]
     fn what_the_broker_was_not_told_is_a_failure_until_it_is() {
         let mut tally = Tally::default();
-        tally.count(handled(1, 1, End::Untold("away".to_owned())));
+        tally.count(handled(1, 1, HandlingEnd::Untold("away".to_owned())));
         assert!(tally.has_failures() && tally.to_string().starts_with("handled 0, failed 1"));
-        tally.count(handled(1, 2, End::Acked));
+        tally.count(handled(1, 2, HandlingEnd::Acked));
         assert!(!tally.has_failures());
     }
 
@@ -208,10 +208,10 @@ mod tests {
     fn more_failing_messages_than_are_known_are_a_failure_still() {
         let mut tally = Tally::default();
         for id in 0..=FAILING_MAX as u128 {
-            tally.count(handled(id, 1, End::Failed(String::new())));
+            tally.count(handled(id, 1, HandlingEnd::Failed(String::new())));
         }
         for id in 0..=FAILING_MAX as u128 {
-            tally.count(handled(id, 2, End::Acked));
+            tally.count(handled(id, 2, HandlingEnd::Acked));
         }
         assert!(tally.failing.is_empty() && tally.has_failures());
     }

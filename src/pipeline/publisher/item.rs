@@ -1,14 +1,16 @@
 //! A send on its way, and its answer.
 
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Held, Publish};
+use super::{Publish, SendShare};
 use crate::base::trace;
-use crate::pipeline::dispatch::{Outbox, Outgoing};
+use crate::pipeline::dispatch::{ForSession, Outbox};
+use crate::store::StoreError;
+use crate::store::cut_off::ENDED;
 use crate::store::publish;
 use crate::watch::metrics::Metrics;
 use crate::watch::spans::{Spans, Step};
@@ -17,10 +19,10 @@ use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
 
 /// A send that is not answered yet.
 pub(super) struct Item {
-    pub(super) message: publish::Outgoing,
+    pub(super) message: publish::NewMessage,
     pub(super) since: Instant,
     outbox: Outbox,
-    held: Held,
+    held: SendShare,
     trace: Option<Trace>,
 }
 
@@ -31,6 +33,8 @@ pub(super) enum Verdict {
     Stored(Uuid),
     /// The table does not take this message, and never will.
     Refused(String),
+    /// The connection was lost at this message alone, which is not stored.
+    Lost(StoreError),
     /// The message is not stored, but may be later.
     NotStored(String),
     /// The answer to a COMMIT was lost, so nobody knows whether the message is stored.
@@ -40,7 +44,7 @@ pub(super) enum Verdict {
 impl From<Publish> for Item {
     fn from(Publish { from, send, outbox, held }: Publish) -> Self {
         let trace = trace::named_by(send.headers.as_ref().map(|h| h.get()));
-        let message = publish::Outgoing { id: Uuid::now_v7(), from, send };
+        let message = publish::NewMessage { id: Uuid::now_v7(), from, send };
         Self { message, since: Instant::now(), outbox, held, trace }
     }
 }
@@ -89,10 +93,12 @@ impl Teller {
                 ServerFrame::Sent { reference, id }
             }
             Verdict::Refused(sentence) => refusal(ErrorCode::Rejected, sentence, reference),
-            Verdict::NotStored(sentence) => {
-                let sentence = format!("{sentence}; the message is not stored: send it again");
-                refusal(ErrorCode::Unavailable, sentence, reference)
+            Verdict::Lost(error) if error.is_cut_off() => {
+                let sentence = format!("{ENDED}; the message is not stored");
+                refusal(ErrorCode::Rejected, sentence, reference)
             }
+            Verdict::Lost(error) => not_stored(&error.to_string(), reference),
+            Verdict::NotStored(sentence) => not_stored(&sentence, reference),
             Verdict::Unknown(sentence) => {
                 let advice =
                     "the message may or may not be stored: send it again, with a dedupe_key to be sure";
@@ -102,10 +108,15 @@ impl Teller {
         // The share is given back first, so that a client that hears the answer can send at once.
         drop(held);
         // A session that does not read its answers is closed by the dispatcher's next push, or by its own silence.
-        if outbox.try_send(Outgoing::Frame(frame)).is_err() {
+        if outbox.try_send(ForSession::Frame(frame)).is_err() {
             tracing::debug!("an answer was dropped: its session is gone or does not read");
         }
     }
+}
+
+fn not_stored(sentence: &str, reference: Option<String>) -> ServerFrame {
+    let sentence = format!("{sentence}; the message is not stored: send it again");
+    refusal(ErrorCode::Unavailable, sentence, reference)
 }
 
 fn refusal(code: ErrorCode, sentence: String, reference: Option<String>) -> ServerFrame {

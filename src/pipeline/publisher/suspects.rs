@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// How long an agent's sends go the other way after one of them had to wait.
 const SUSPECTED_FOR: Duration = Duration::from_secs(10);

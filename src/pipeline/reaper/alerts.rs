@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use prometheus::IntCounter;
 use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::BETWEEN_BATCHES;
-use crate::store::alerts::{ALERTS_MAX, AlertTimes, Look, escalate, raise_offline};
-use crate::store::{Pool, StoreError};
+use super::{AFTER_FAILURE, BETWEEN_BATCHES};
+use crate::store::Pool;
+use crate::store::alerts::{ALERTS_MAX, AlertTimes, Look, Lookout};
+use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
 use postbell_client::RECONNECT_MAX;
 
@@ -24,14 +25,17 @@ const _: () = assert!(RECONNECT_MAX.as_secs() < 15);
 
 /// Raises and escalates alerts, until the process ends. Agents are first given the usual time to come back, because
 /// if this broker was away for an hour, its agents were disconnected too.
-pub async fn run(pool: Pool, times: AlertTimes, wake: Arc<Notify>, metrics: Metrics) {
+pub(crate) async fn run(pool: Pool, times: AlertTimes, wake: Arc<Notify>, metrics: Metrics, health: Health) {
     let raise = async {
         sleep(times.offline).await;
         let every = look_every(times.offline, OFFLINE_EVERY);
-        at_due(every, &wake, &metrics.alerts_raised, || raise_offline(&pool, times.offline)).await;
+        let absences = Lookout::for_absences(pool.clone(), times.offline);
+        at_due(every, &wake, (&metrics.alerts_raised, &health, Duty::Alerts), &absences).await;
     };
     let every = look_every(times.escalate, ESCALATE_EVERY);
-    let escalate = at_due(every, &wake, &metrics.alerts_escalated, || escalate(&pool, times.escalate));
+    let unacknowledged = Lookout::for_unacknowledged(pool.clone(), times.escalate);
+    let told = (&metrics.alerts_escalated, &health, Duty::Escalation);
+    let escalate = at_due(every, &wake, told, &unacknowledged);
     tokio::join!(raise, escalate);
 }
 
@@ -41,13 +45,17 @@ fn look_every(due_after: Duration, at_most: Duration) -> Duration {
     due_after.clamp(LOOK_MIN, at_most)
 }
 
-async fn at_due<F>(every: Duration, wake: &Notify, done: &IntCounter, work: impl Fn() -> F)
-where
-    F: Future<Output = Result<Look, StoreError>>,
-{
+async fn at_due(
+    every: Duration,
+    wake: &Notify,
+    (done, health, duty): (&IntCounter, &Health, Duty),
+    lookout: &Lookout,
+) {
     loop {
-        let pause = match work().await {
+        health.began(duty, Instant::now());
+        let pause = match lookout.look().await {
             Ok(look) => {
+                health.succeeded(duty);
                 if look.rows > 0 {
                     done.inc_by(look.rows as u64);
                     wake.notify_one();
@@ -56,7 +64,8 @@ where
             }
             Err(e) => {
                 tracing::warn!(error = %e, "alerts could not be looked after; trying again");
-                every
+                health.failed(duty, e.to_string());
+                every.min(AFTER_FAILURE)
             }
         };
         sleep(pause).await;

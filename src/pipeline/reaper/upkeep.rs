@@ -7,10 +7,11 @@
 //! again instead.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
-use tokio::sync::Notify;
-use tokio::time::sleep;
+use tokio::sync::{Notify, watch};
+use tokio::time::{sleep, sleep_until};
 
 use crate::store::Pool;
 use crate::store::drift::{self, Difference};
@@ -31,7 +32,7 @@ const LOOK_SHARE: u32 = 20;
 const _: () = assert!(SWEEP_EVERY.as_secs() < 5 && COMPARE_MIN.as_secs() < 5);
 
 /// The channels and settings of upkeep.
-pub struct Upkeep {
+pub(crate) struct Upkeep {
     /// Connections for the sweep.
     pub pool: Pool,
     /// The database, for statements that take long and for mending.
@@ -45,38 +46,48 @@ pub struct Upkeep {
 /// Findings of the last sweep and the last comparison.
 struct Seen {
     compared: Option<Instant>,
-    /// The number of errors that hinted at drift, at the last comparison.
-    smells: u64,
     said: Vec<String>,
+    /// The tables that inherit, as they were told.
+    heirs: Vec<String>,
     look_after: Instant,
 }
 
 impl Upkeep {
     /// Runs until the process ends.
-    pub async fn run(self) {
+    pub(crate) async fn run(self) {
         let mut seen =
-            Seen { compared: None, smells: drift::smells(), said: Vec::new(), look_after: Instant::now() };
+            Seen { compared: None, said: Vec::new(), heirs: Vec::new(), look_after: Instant::now() };
+        let mut smells = drift::smells();
         loop {
+            self.health.began(Duty::Sweep, Instant::now());
             let pause = match self.sweep(&mut seen).await {
-                Ok(again) => again,
+                Ok(again) => {
+                    self.health.succeeded(Duty::Sweep);
+                    again
+                }
                 Err(e) => {
+                    self.health.failed(Duty::Sweep, e.to_string());
                     tracing::warn!(error = %e, "messages that no trigger saw could not be looked for; trying again");
                     SWEEP_EVERY
                 }
             };
-            // Read before the comparison, because an error during the comparison calls for another one.
-            let smells = drift::smells();
-            let hinted = smells != seen.smells;
+            let hinted = smells.has_changed().unwrap_or(false);
             let since = seen.compared.map(|at| at.elapsed());
             if since.is_none_or(|since| {
                 since >= COMPARE_EVERY || (hinted || !seen.said.is_empty()) && since >= COMPARE_MIN
             }) {
+                // Before the comparison, because an error during the comparison calls for another one.
+                smells.mark_unchanged();
                 if let Err(e) = self.compare(&mut seen).await {
                     tracing::warn!(error = %e, "the schema could not be compared with what it must be; trying again");
                 }
-                (seen.compared, seen.smells) = (Some(Instant::now()), smells);
+                seen.compared = Some(Instant::now());
             }
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                // A part that is missing stops everybody, so it is not left for the next round.
+                () = hint(&smells, seen.compared) => {}
+            }
         }
     }
 
@@ -106,7 +117,13 @@ impl Upkeep {
     async fn compare(&self, seen: &mut Seen) -> Result<(), StoreError> {
         let connection = Connection::open(&self.target).await?;
         let found = drift::differences(&connection).await?;
+        let heirs = drift::heirs(&connection).await?;
         drop(connection);
+        // Told, and no standstill: only messages in the table that inherits wait, and everybody else's go on.
+        if heirs != seen.heirs {
+            heirs.iter().for_each(|heir| tracing::warn!("{heir}"));
+            seen.heirs = heirs;
+        }
         let sentences: Vec<_> =
             found.iter().filter(|d| !d.is_only_slow()).map(Difference::sentence).collect();
         let is_new = sentences != seen.said;
@@ -149,5 +166,13 @@ impl Upkeep {
         // to look again.
         self.wake.notify_one();
         Ok(())
+    }
+}
+
+/// Waits until an error hints at drift and a comparison may be made.
+async fn hint(smells: &watch::Receiver<u64>, compared: Option<Instant>) {
+    // The sender is never dropped.
+    if smells.clone().changed().await.is_ok() {
+        sleep_until(compared.map_or_else(Instant::now, |at| at + COMPARE_MIN)).await;
     }
 }

@@ -9,8 +9,8 @@ use super::{AgentRow, check_name};
 use crate::store::cell::Cells;
 use crate::store::error::StoreError;
 use crate::store::pool::Pool;
-
-const AUTHENTICATE: &str = include_str!("../../../sql/queries/agent_authenticate.sql");
+use crate::store::sql::queries;
+use postbell_client::protocol::Rank;
 
 /// The rights of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +123,7 @@ pub async fn authenticate(
     if check_name(agent).is_err() {
         return Ok(Err(Denial::UnknownAgent));
     }
-    let rows = pool.query(AUTHENTICATE, &[&agent]).await?;
+    let rows = pool.query(queries::AGENT_AUTHENTICATE, &[&agent]).await?;
     let Some(row) = rows.first() else { return Ok(Err(Denial::UnknownAgent)) };
     let stored = |column| Ok::<_, StoreError>(row.cell::<_, Option<&[u8]>>(column)?.unwrap_or_default());
     let (current, previous) = (stored("token_hash")?, stored("token_hash_previous")?);
@@ -135,7 +135,7 @@ pub async fn authenticate(
             role: row.cell("role")?,
             environment: row.cell("environment")?,
             limits: RoleLimits::of(row)?,
-            rank: row.cell("rank")?,
+            rank: Rank(row.cell("rank")?),
         }),
         (true, false) => Err(Denial::Disabled),
         (false, _) if current.is_empty() => Err(Denial::NoToken),

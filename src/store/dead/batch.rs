@@ -1,19 +1,17 @@
 //! Redriving and purging: many dead letters by one statement; if a row of the user's refuses that, halves of them,
 //! down to that row.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use super::done::{Done, Partly, Refusal};
 use super::{Chosen, ruled};
+use crate::store::blame;
 use crate::store::cell::Cells;
+use crate::store::cut_off;
 use crate::store::error::{Fault, StoreError};
 use crate::store::pool::Pool;
-
-const INBOXES: &str = include_str!("../../../sql/queries/dead_inboxes.sql");
-const REDRIVE: &str = include_str!("../../../sql/queries/dead_redrive.sql");
-const PURGE: &str = include_str!("../../../sql/queries/dead_purge.sql");
-const CHOSEN: &str = include_str!("../../../sql/queries/dead_chosen.sql");
-const REFUSED: &str = include_str!("../../../sql/queries/dead_refused.sql");
+use crate::store::sql::queries;
+use postbell_engine::inbox::DeliveryId;
 
 /// The most dead letters that one transaction redrives or purges. A hundred thousand at once would be a long lock,
 /// and a wave.
@@ -49,7 +47,7 @@ pub async fn redrive_some(
     pool: &Pool,
     ids: Option<&[i64]>,
     inbox: Option<&str>,
-    (after, most): (i64, i64),
+    (after, most): (DeliveryId, i64),
     until: Instant,
 ) -> Result<Done, StoreError> {
     some(&Write { until: Some(until), ..Write::new(pool, Op::Redrive) }, Range { ids, inbox, after, most })
@@ -64,7 +62,7 @@ pub async fn purge_some(
     pool: &Pool,
     ids: Option<&[i64]>,
     inbox: Option<&str>,
-    (after, most): (i64, i64),
+    (after, most): (DeliveryId, i64),
     until: Instant,
 ) -> Result<Done, StoreError> {
     some(&Write { until: Some(until), ..Write::new(pool, Op::Purge) }, Range { ids, inbox, after, most })
@@ -81,8 +79,8 @@ pub(super) enum Op {
 impl Op {
     fn sql(self) -> &'static str {
         match self {
-            Self::Redrive => REDRIVE,
-            Self::Purge => PURGE,
+            Self::Redrive => queries::DEAD_REDRIVE,
+            Self::Purge => queries::DEAD_PURGE,
         }
     }
 
@@ -116,7 +114,7 @@ impl<'a> Write<'a> {
 pub(super) struct Range<'a> {
     pub(super) ids: Option<&'a [i64]>,
     pub(super) inbox: Option<&'a str>,
-    pub(super) after: i64,
+    pub(super) after: DeliveryId,
     pub(super) most: i64,
 }
 
@@ -131,7 +129,7 @@ async fn in_batches(write: &Write<'_>, chosen: &Chosen<'_>, done: &mut Done) -> 
         Chosen::Ids(ids) => all_of(write, Some(ids), None, done).await,
         Chosen::Inbox(inbox) => all_of(write, None, Some(inbox), done).await,
         Chosen::All => {
-            for row in write.pool.query(INBOXES, &[]).await? {
+            for row in write.pool.query(queries::DEAD_INBOXES, &[]).await? {
                 all_of(write, None, Some(row.cell("inbox")?), done).await?;
             }
             Ok(())
@@ -147,7 +145,7 @@ async fn all_of(
     inbox: Option<&str>,
     done: &mut Done,
 ) -> Result<(), StoreError> {
-    let mut after = i64::MIN;
+    let mut after = DeliveryId::MIN;
     loop {
         let batch = some(write, Range { ids, inbox, after, most: BATCH_ROWS }).await?;
         let is_last = batch.looked < BATCH_ROWS;
@@ -161,7 +159,7 @@ async fn all_of(
 
 async fn some(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
     let refused = match statement(write, range).await {
-        Err(e) if is_of_a_row(&e) => e,
+        Err(e) if is_of_a_row(&e) && (e.fault() == Fault::Slow || blame::begins(write.pool, &e).await) => e,
         done => return done,
     };
     let is_ruled = refused.sqlstate() == Some(NOT_WITH_A_RULE);
@@ -180,30 +178,29 @@ async fn statement(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreErr
         return ruled::statements(write.pool, write.op, range).await;
     }
     let Range { ids, inbox, after, most } = range;
-    let row = write.pool.query_one(write.op.sql(), &[&ids, &inbox, &after, &most]).await?;
+    let row = write.pool.write_one(write.op.sql(), &[&ids, &inbox, &after.0, &most]).await?;
     let kept: Vec<i64> = row.cell("kept")?;
     Ok(Done {
         count: row.cell("n")?,
         looked: row.cell("looked")?,
-        last: row.cell("last")?,
+        last: row.cell::<_, Option<_>>("last")?.map(DeliveryId),
         held: row.cell("held")?,
         untried: 0,
         refused: kept.into_iter().map(Refusal::kept_out).collect(),
     })
 }
 
-/// Whether one of the rows may be to blame: the server answered, and goes on.
+/// Whether one of the rows may be to blame, once a search began: the server answered, and goes on.
 fn is_of_a_row(e: &StoreError) -> bool {
-    let is_of_the_server = |code: &str| ["08", "25", "57P"].iter().any(|start| code.starts_with(start));
-    e.sqlstate().is_some_and(|code| !is_of_the_server(code)) && e.fault() != Fault::Ours
+    e.is_answered() && e.fault() != Fault::Ours
 }
 
 /// Tries halves of a range that was refused as a whole, until each refused row is alone.
 async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError> {
     let Range { ids, inbox, after, most } = range;
-    let rows = write.pool.query(CHOSEN, &[&ids, &inbox, &after, &most]).await?;
+    let rows = write.pool.query(queries::DEAD_CHOSEN, &[&ids, &inbox, &after.0, &most]).await?;
     let numbers = rows.iter().map(|row| row.cell("delivery_id")).collect::<Result<Vec<i64>, _>>()?;
-    let (looked, last) = (numbers.len() as i64, numbers.last().copied());
+    let (looked, last) = (numbers.len() as i64, numbers.last().copied().map(DeliveryId));
     let mut done = Done::default();
     let mut parts = vec![numbers.as_slice()];
     while let Some(part) = parts.pop() {
@@ -211,7 +208,7 @@ async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError>
             done.untried += part.len();
             continue;
         }
-        let these = Range { ids: Some(part), inbox, after: i64::MIN, most: part.len() as i64 };
+        let these = Range { ids: Some(part), inbox, after: DeliveryId::MIN, most: part.len() as i64 };
         match (statement(write, these).await, part) {
             (Ok(some), _) => done.add(some),
             (Err(e), &[delivery_id]) if is_of_a_row(&e) => {
@@ -220,8 +217,7 @@ async fn halves(write: &Write<'_>, range: Range<'_>) -> Result<Done, StoreError>
                 done.refused.push(Refusal { delivery_id, reason: why.unwrap_or_else(|| e.to_string()) });
             }
             (Err(e), part) if is_of_a_row(&e) => {
-                let (first, second) = part.split_at(part.len() / 2);
-                parts.extend([second, first]);
+                parts.extend(cut_off::halves(part));
             }
             (Err(e), _) => return Err(e),
         }
@@ -238,7 +234,7 @@ async fn why_refused(write: &Write<'_>, delivery_id: i64) -> Option<String> {
         why = row.and_then(|row| row.cell::<_, Option<String>>("why").ok().flatten());
         Err::<(), _>(StoreError::refused("rolled back"))
     };
-    // Its reason is the one for which the caller was refused already.
-    let _ = write.pool.in_transaction(REFUSED, &[&delivery_id, &write.op.status()], read).await;
+    // An error here is the one for which the caller was refused already.
+    let _ = write.pool.in_transaction(queries::DEAD_REFUSED, &[&delivery_id, &write.op.status()], read).await;
     why
 }

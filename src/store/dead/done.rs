@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::store::error::StoreError;
+use postbell_engine::inbox::DeliveryId;
 
 /// A sentence names so many refused rows.
 const NAMED_MAX: usize = 3;
@@ -12,7 +13,7 @@ const KEPT: &str = "a trigger or a rule of agent_messages keeps the change out w
 /// A dead letter that stays one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// Its number.
+    /// The number that `postbell dead` shows it under.
     pub delivery_id: i64,
     /// Which constraint, trigger or function of the user's does not take it.
     pub reason: String,
@@ -26,7 +27,7 @@ pub struct Done {
     /// So many were looked at.
     pub looked: i64,
     /// The one with the highest number of these.
-    pub last: Option<i64>,
+    pub last: Option<DeliveryId>,
     /// So many were passed over, since another transaction holds them.
     pub held: i64,
     /// So many were not tried, since those that are refused took all of the time.
@@ -42,6 +43,12 @@ impl Refusal {
     }
 }
 
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "delivery {} stays dead: {}", self.delivery_id, self.reason)
+    }
+}
+
 impl Done {
     /// Whether there is nothing to say of it but the count.
     pub fn is_whole(&self) -> bool {
@@ -51,9 +58,7 @@ impl Done {
     /// The rows that stay dead, and why; empty if there are none.
     pub fn left(&self) -> String {
         let mut parts: Vec<String> = Vec::new();
-        for Refusal { delivery_id, reason } in self.refused.iter().take(NAMED_MAX) {
-            parts.push(format!("delivery {delivery_id} stays dead: {reason}"));
-        }
+        parts.extend(self.refused.iter().take(NAMED_MAX).map(ToString::to_string));
         let more = self.refused.len().saturating_sub(NAMED_MAX);
         if more > 0 {
             parts.push(format!("{more} more are refused"));

@@ -9,13 +9,13 @@ use crate::store::Pool;
 use crate::store::cell::Cells;
 use crate::store::error::StoreError;
 use crate::store::payload;
+use crate::store::sql::queries;
 use postbell_client::message::Priority;
 use postbell_client::protocol::frame::dead::DeadLetter;
 use postbell_client::protocol::limits::{
     DEAD_LETTERS_BYTES_MAX, DEAD_PAYLOAD_BYTES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX,
 };
-
-const PAGE: &str = include_str!("../../../sql/queries/dead_page.sql");
+use postbell_engine::inbox::DeliveryId;
 
 /// The most bytes that JSON makes of a character: `\u0000`.
 const ESCAPE_BYTES: usize = 6;
@@ -31,11 +31,16 @@ const _: () = assert!(LETTER_BYTES_MAX <= DEAD_LETTERS_BYTES_MAX);
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn page(pool: &Pool, inbox: &str, after: i64, most: i64) -> Result<Vec<DeadLetter>, StoreError> {
-    let rows = pool.query(PAGE, &[&inbox, &after, &most]).await?;
+pub async fn page(
+    pool: &Pool,
+    inbox: &str,
+    after: DeliveryId,
+    most: i64,
+) -> Result<Vec<DeadLetter>, StoreError> {
+    let rows = pool.query(queries::DEAD_PAGE, &[&inbox, &after.0, &most]).await?;
     let mut letters = rows.iter().map(letter).collect::<Result<Vec<_>, _>>()?;
     let messages: Vec<_> = letters.iter().map(|letter| letter.message_id).collect();
-    let texts = payload::read(pool, &messages, DEAD_PAYLOAD_BYTES_MAX as i32).await?;
+    let texts = payload::read_shown(pool, &messages, DEAD_PAYLOAD_BYTES_MAX as i32).await?;
     for letter in &mut letters {
         letter.payload = texts.get(&letter.message_id).and_then(payload::Text::json);
     }

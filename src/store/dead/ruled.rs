@@ -9,18 +9,14 @@ use crate::store::cell::Cells;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
 use crate::store::pool::Pool;
-
-const FREE: &str = include_str!("../../../sql/queries/dead_free.sql");
-const WAIT: &str = include_str!("../../../sql/queries/dead_wait.sql");
-const READY: &str = include_str!("../../../sql/queries/dead_ready.sql");
-const DROP: &str = include_str!("../../../sql/queries/dead_drop.sql");
-const FAILED: &str = include_str!("../../../sql/queries/dead_failed.sql");
+use crate::store::sql::queries;
+use postbell_engine::inbox::DeliveryId;
 
 pub(super) async fn statements(pool: &Pool, op: Op, range: Range<'_>) -> Result<Done, StoreError> {
     let connection = pool.get().await?;
     connection.batch("begin").await?;
     let done = in_transaction(&connection, op, range).await;
-    let ended = connection.batch(if done.is_ok() { "commit" } else { "rollback" }).await;
+    let ended = connection.end(done.is_ok()).await;
     // Why it was rolled back says more than that.
     let done = done?;
     ended?;
@@ -29,25 +25,25 @@ pub(super) async fn statements(pool: &Pool, op: Op, range: Range<'_>) -> Result<
 
 async fn in_transaction(connection: &Connection, op: Op, range: Range<'_>) -> Result<Done, StoreError> {
     let Range { ids, inbox, after, most } = range;
-    let row = connection.query_one(FREE, &[&ids, &inbox, &after, &most]).await?;
+    let row = connection.query_one(queries::DEAD_FREE, &[&ids, &inbox, &after.0, &most]).await?;
     let (free, looked): (Vec<i64>, i64) = (row.cell("free")?, row.cell("looked")?);
     let kept: Vec<i64> = match op {
         Op::Redrive => {
-            connection.execute(WAIT, &[&free]).await?;
-            connection.query_one(READY, &[&free]).await?.cell("kept")?
+            connection.execute(queries::DEAD_WAIT, &[&free]).await?;
+            connection.query_one(queries::DEAD_READY, &[&free]).await?.cell("kept")?
         }
         Op::Purge => {
-            let row = connection.query_one(DROP, &[&free]).await?;
+            let row = connection.query_one(queries::DEAD_DROP, &[&free]).await?;
             let messages: Vec<Uuid> = row.cell("messages")?;
             let reasons: Vec<Option<&str>> = row.cell("reasons")?;
-            connection.execute(FAILED, &[&messages, &reasons]).await?;
+            connection.execute(queries::DEAD_FAILED, &[&messages, &reasons]).await?;
             Vec::new()
         }
     };
     Ok(Done {
         count: (free.len() - kept.len()) as i64,
         looked,
-        last: row.cell("last")?,
+        last: row.cell::<_, Option<_>>("last")?.map(DeliveryId),
         held: looked - free.len() as i64,
         untried: 0,
         refused: kept.into_iter().map(Refusal::kept_out).collect(),

@@ -3,12 +3,13 @@
 use super::Check;
 use crate::store::cell::Cells;
 use crate::store::connection::Connection;
-use crate::store::drift::{Difference, differences};
+use crate::store::drift::{self, Difference, differences};
 use crate::store::error::StoreError;
 use crate::store::migrate::{SchemaState, status, version_wanted};
 use crate::store::rights;
-
-const UNROUTED: &str = include_str!("../../../sql/queries/doctor_unrouted.sql");
+use crate::store::sql::queries;
+use crate::store::unlogged;
+use postbell_engine::inbox::UNSEEN;
 
 /// Messages without a delivery are counted up to here.
 const UNROUTED_COUNTED_MAX: i64 = 10_000;
@@ -64,21 +65,83 @@ fn drifted(difference: &Difference) -> Check {
     }
 }
 
-/// Messages without a delivery, because no trigger saw them.
-pub(super) async fn unrouted(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let row = connection.query_one(UNROUTED, &[&UNROUTED_COUNTED_MAX]).await?;
-    let (unrouted, noted): (i64, i64) = (row.cell("unrouted")?, row.cell("noted")?);
-    if unrouted == 0 && noted == 0 {
-        return Ok(vec![Check::ok("deliveries", "every message that waits has its deliveries")]);
+/// Tables that a crash would empty.
+pub(super) async fn unlogged(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let warnings = unlogged::warnings(connection).await?;
+    if warnings.is_empty() {
+        return Ok(vec![Check::ok("tables", "each outlives a crash of the server")]);
     }
-    let more = if unrouted == UNROUTED_COUNTED_MAX { " or more" } else { "" };
-    Ok(vec![Check::warn(
-        "deliveries",
-        format!(
-            "{unrouted}{more} messages wait and have no delivery, {noted} were written while triggers did not fire: a running \
-             broker makes their deliveries within seconds; if these numbers stay, look at its log"
-        ),
-    )])
+    Ok(warnings.into_iter().map(|sentence| Check::warn("tables", sentence)).collect())
+}
+
+/// Messages without a delivery, because no trigger saw them, and deliveries whose messages cannot be seen.
+pub(super) async fn unrouted(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    let row = connection.query_one(queries::DOCTOR_UNROUTED, &[&UNROUTED_COUNTED_MAX, &UNSEEN]).await?;
+    let (unrouted, noted): (i64, i64) = (row.cell("unrouted")?, row.cell("noted")?);
+    let (inherited, unseen): (i64, i64) = (row.cell("inherited")?, row.cell("unseen")?);
+    let more = |n: i64| if n >= UNROUTED_COUNTED_MAX { " or more" } else { "" };
+    let mut checks = Vec::new();
+    let coming = if row.cell("looks")? { unrouted + noted } else { noted };
+    if coming > 0 {
+        checks.push(Check::warn(
+            "deliveries",
+            format!(
+                "{coming}{} messages were written while triggers did not fire, and wait without a delivery: a running broker \
+                 makes their deliveries within seconds; if the number stays, look at its log",
+                more(coming)
+            ),
+        ));
+    } else if unrouted > 0 {
+        let some: Vec<String> = row.cell("some")?;
+        checks.push(Check::warn(
+            "deliveries",
+            format!(
+                "{unrouted}{} messages wait and have no delivery ({}), and no broker looks for them, since no trigger was \
+                 touched: somebody deleted their deliveries, or set them back to pending past the triggers; `select \
+                 postbell.look_at_all()` makes deliveries for them",
+                more(unrouted),
+                some.join(", ")
+            ),
+        ));
+    }
+    if inherited > 0 {
+        checks.push(Check::fail(
+            "deliveries",
+            format!(
+                "{inherited}{} messages wait in tables that inherit from agent_messages, and no broker delivers them: insert \
+                 them into agent_messages",
+                more(inherited)
+            ),
+        ));
+    }
+    if unseen > 0 {
+        checks.push(Check::fail(
+            "deliveries",
+            format!(
+                "{unseen}{} deliveries wait whose messages this role cannot see: row level security hides them, or they were \
+                 deleted past the triggers; the broker looks for them again and again",
+                more(unseen)
+            ),
+        ));
+    }
+    if checks.is_empty() {
+        checks.push(Check::ok("deliveries", "every message that waits has its deliveries"));
+    }
+    Ok(checks)
+}
+
+/// Tables that inherit from agent_messages.
+pub(super) async fn heirs(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    Ok(drift::heirs(connection).await?.into_iter().map(|sentence| Check::fail("schema", sentence)).collect())
+}
+
+/// Triggers and rules of somebody's on Postbell's own tables.
+pub(super) async fn foreign(connection: &Connection) -> Result<Vec<Check>, StoreError> {
+    Ok(drift::foreign(connection)
+        .await?
+        .into_iter()
+        .map(|sentence| Check::warn("schema", sentence))
+        .collect())
 }
 
 /// Rights on the tables, and whether row level security hides rows from the broker.

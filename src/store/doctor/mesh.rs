@@ -3,22 +3,23 @@
 use super::{Check, listed};
 use crate::store::cell::{Cells, Lossy};
 use crate::store::connection::Connection;
-use crate::store::error::StoreError;
-
-const INDEXES: &str = include_str!("../../../sql/queries/doctor_indexes.sql");
-const POLICIES: &str = include_str!("../../../sql/queries/doctor_policies.sql");
-const AGENTS: &str = include_str!("../../../sql/queries/doctor_agents.sql");
-const BROKERS: &str = include_str!("../../../sql/queries/doctor_brokers.sql");
-const UNKNOWN: &str = include_str!("../../../sql/queries/doctor_unknown.sql");
+use crate::store::error::{Fault, StoreError};
+use crate::store::sql::queries;
 
 /// The most names that a sentence lists.
 const NAMES_MAX: usize = 10;
+/// The most places for rows in a page of a table.
+const PLACES_MAX: i64 = 512;
+/// The registry is read row by row up to here.
+const PAGES_MAX: i64 = 100_000;
+/// With more rows that cannot be read, it is no row's fault.
+const UNREADABLE_MAX: i64 = 100;
 /// The deliveries that wait in one inbox are counted up to here.
 const WAITING_COUNTED_MAX: i64 = 10_000;
 
 /// Indexes on an adopted table that make each ack more expensive.
 pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let rows = connection.query(INDEXES, &[]).await?;
+    let rows = connection.query(queries::DOCTOR_INDEXES, &[]).await?;
     if rows.is_empty() {
         return Ok(vec![Check::ok("indexes", "none holds what an ack changes")]);
     }
@@ -41,7 +42,7 @@ pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, Store
 
 /// Policies and grants that let every logged-in user read all rows.
 pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let rows = connection.query(POLICIES, &[]).await?;
+    let rows = connection.query(queries::DOCTOR_POLICIES, &[]).await?;
     let checks: Vec<_> = rows
         .iter()
         .map(|row| {
@@ -70,7 +71,7 @@ pub(super) async fn policies(connection: &Connection) -> Result<Vec<Check>, Stor
 
 /// Live brokers with a duty that stands still.
 pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let rows = connection.query(BROKERS, &[]).await?;
+    let rows = connection.query(queries::DOCTOR_BROKERS, &[]).await?;
     let mut checks = Vec::new();
     for row in &rows {
         let (name, standstill): (String, Option<String>) = (row.try_get("name")?, row.try_get("standstill")?);
@@ -93,10 +94,19 @@ pub(super) async fn brokers(connection: &Connection) -> Result<Vec<Check>, Store
 
 /// Agents that cannot connect because they have no token.
 pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let row = connection.query_one(AGENTS, &[]).await?;
-    let (registered, without): (i64, Vec<String>) =
-        (row.cell("registered")?, names(row.cell("without_token")?));
-    Ok(vec![match (registered, without.first()) {
+    let mut checks = Vec::new();
+    let (registered, without) = match connection.query_one(queries::DOCTOR_AGENTS, &[]).await {
+        Err(e) if e.fault() == Fault::Refused => {
+            let (registered, without, unreadable) = agents_by_pages(connection, e.to_string()).await?;
+            checks.push(unreadable);
+            (registered, without)
+        }
+        row => {
+            let row = row?;
+            (row.cell("registered")?, names(row.cell("without_token")?))
+        }
+    };
+    checks.push(match (registered, without.first()) {
         (0, _) => Check::warn(
             "agents",
             "none is registered, so none can connect: `postbell agent add NAME --environment pc`",
@@ -110,7 +120,42 @@ pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreE
             ),
         ),
         (_, None) => Check::ok("agents", format!("{registered} registered, all with a token")),
-    }])
+    });
+    Ok(checks)
+}
+
+/// Reads the registry's rows by their places, in smaller and smaller groups, since one of them cannot be read: how many can, which of
+/// them have no token, and a finding about the others.
+async fn agents_by_pages(
+    connection: &Connection,
+    why: String,
+) -> Result<(i64, Vec<String>, Check), StoreError> {
+    let pages: i64 = connection.query_one(queries::DOCTOR_PAGES, &[]).await?.cell("pages")?;
+    let (mut registered, mut without, mut unreadable) = (0, Vec::new(), 0);
+    // A place is a page and a number in it, of at most PLACES_MAX.
+    let all = pages.min(PAGES_MAX) * PLACES_MAX;
+    let mut groups = Vec::from([(0, all)]);
+    while let Some((start, end)) = groups.pop() {
+        let place = |n: i64| format!("({},{})", n / PLACES_MAX, n % PLACES_MAX);
+        let (from, to) = (place(start), place(end));
+        match connection.query_one(queries::DOCTOR_AGENTS_AT, &[&from, &to]).await {
+            Ok(row) => {
+                registered += row.cell::<_, i64>("registered")?;
+                without.extend(names(row.cell("without_token")?));
+            }
+            Err(e) if e.fault() != Fault::Refused || unreadable >= UNREADABLE_MAX => return Err(e),
+            Err(_) if end - start <= 1 => unreadable += 1,
+            Err(_) => {
+                let middle = start + (end - start) / 2;
+                groups.extend([(middle, end), (start, middle)]);
+            }
+        }
+    }
+    let sentence = format!(
+        "{unreadable} rows of agent_registry cannot be read, so these agents cannot connect and their presence is not \
+         written: {why}. Mend the policy or the function that raises"
+    );
+    Ok((registered, without, Check::fail("agents", sentence)))
 }
 
 fn names(texts: Vec<Lossy>) -> Vec<String> {
@@ -120,7 +165,7 @@ fn names(texts: Vec<Lossy>) -> Vec<String> {
 /// Messages for names under which nobody is registered: misspelt, or of an agent that is yet to come.
 pub(super) async fn recipients(connection: &Connection) -> Result<Vec<Check>, StoreError> {
     let asked = NAMES_MAX as i64 + 1;
-    let rows = connection.query(UNKNOWN, &[&asked, &WAITING_COUNTED_MAX]).await?;
+    let rows = connection.query(queries::DOCTOR_UNKNOWN, &[&asked, &WAITING_COUNTED_MAX]).await?;
     if rows.is_empty() {
         return Ok(vec![Check::ok("recipients", "every message that waits is for a registered agent")]);
     }

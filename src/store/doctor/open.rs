@@ -6,12 +6,12 @@ use super::{Check, add, mesh};
 use crate::store::cell::Cells;
 use crate::store::connection::{Connection, Target};
 use crate::store::error::StoreError;
-
-const OPEN: &str = include_str!("../../../sql/queries/doctor_open.sql");
+use crate::store::sql::queries;
 
 /// Rights that nobody should have.
 pub(super) async fn open(connection: &Connection) -> Result<Vec<Check>, StoreError> {
-    let checks: Vec<_> = connection.query(OPEN, &[]).await?.iter().map(check).collect::<Result<_, _>>()?;
+    let checks: Vec<_> =
+        connection.query(queries::DOCTOR_OPEN, &[]).await?.iter().map(check).collect::<Result<_, _>>()?;
     match checks.is_empty() {
         true => {
             Ok(vec![Check::ok("api roles", "neither anon nor authenticated can do more than policies allow")])
@@ -24,7 +24,7 @@ pub(super) async fn open(connection: &Connection) -> Result<Vec<Check>, StoreErr
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn still_open(target: &Target) -> Result<Vec<Check>, StoreError> {
+pub(crate) async fn still_open(target: &Target) -> Result<Vec<Check>, StoreError> {
     let connection = Connection::open(target).await?;
     let mut checks = Vec::new();
     add(&mut checks, "policies", mesh::policies(&connection).await);

@@ -1,6 +1,8 @@
 //! The server, the way to it, and whether LISTEN works.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::time::Instant;
 
 use super::Check;
 use crate::store::cell::Cells;
@@ -8,10 +10,8 @@ use crate::store::connection::{Connection, Target};
 use crate::store::error::StoreError;
 use crate::store::listen::round_trip;
 use crate::store::migrate::SERVER_VERSION_MIN;
+use crate::store::sql::queries;
 use crate::store::url::{DatabaseUrl, SslMode};
-
-const SERVER: &str = include_str!("../../../sql/queries/doctor_server.sql");
-const CLOCK: &str = include_str!("../../../sql/queries/doctor_clock.sql");
 
 /// A notification that takes longer than this will not arrive at all.
 const LISTEN_WAIT: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ pub(super) fn url(target: &Target) -> Vec<Check> {
 
 /// TLS, version, writability and the notification queue.
 pub(super) async fn server(connection: &Connection, target: &Target) -> Result<Vec<Check>, StoreError> {
-    let row = connection.query_one(SERVER, &[]).await?;
+    let row = connection.query_one(queries::DOCTOR_SERVER, &[]).await?;
     let mut checks = vec![tls(&target.url, row.cell("has_tls")?, row.cell("tls_version")?)];
 
     let version: String = row.cell("version")?;
@@ -121,7 +121,7 @@ pub(super) async fn clock(connection: &Connection) -> Result<Vec<Check>, StoreEr
     let mut best: Option<(Duration, f64)> = None;
     for _ in 0..CLOCK_ROUNDS {
         let (asked, at) = (Instant::now(), unix_seconds());
-        let theirs: f64 = connection.query_one(CLOCK, &[]).await?.cell("now")?;
+        let theirs: f64 = connection.query_one(queries::DOCTOR_CLOCK, &[]).await?.cell("now")?;
         let took = asked.elapsed();
         // The server is taken to have read its clock half way through the round trip.
         let difference = theirs - (at + took.as_secs_f64() / 2.0);

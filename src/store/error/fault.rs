@@ -1,5 +1,7 @@
 //! Whose fault an error of the database is. The answer decides whether to try again, to set one row aside, or to
 //! report a defect.
+//!
+//! A code is a hint: a trigger of the user's may raise any. `store/blame.rs` decides by contrast.
 
 /// The party at fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +80,7 @@ const PLACES: &[(&str, Fault, &str)] = &[
 
 impl Fault {
     /// The fault of an error with this code. An unknown code, such as a trigger may raise, is the user's.
-    pub(super) fn of(code: &str) -> Self {
+    pub(in crate::store) fn of(code: &str) -> Self {
         PLACES
             .iter()
             .find(|(start, ..)| code.starts_with(start))

@@ -10,7 +10,7 @@ use tokio_postgres::error::{DbError, ErrorPosition, Severity, SqlState};
 
 /// The sentence for an error as the driver gives it.
 pub(super) fn of(error: &DbError) -> String {
-    let known = Known {
+    let known = ErrorParts {
         code: error.code(),
         message: error.message(),
         context: error.where_(),
@@ -31,7 +31,7 @@ pub(super) fn of(error: &DbError) -> String {
 }
 
 /// The parts of an error that are read; its detail and its hint are not.
-struct Known<'a> {
+struct ErrorParts<'a> {
     code: &'a SqlState,
     message: &'a str,
     context: Option<&'a str>,
@@ -41,7 +41,7 @@ struct Known<'a> {
     names: [(&'static str, Option<&'a str>); 4],
 }
 
-impl Known<'_> {
+impl ErrorParts<'_> {
     fn sentence(&self) -> String {
         let mut said = match self.speaks() {
             true => format!("the database says: {}", self.message),
@@ -183,9 +183,14 @@ fn function(context: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn known<'a>(code: &'a SqlState, message: &'a str, context: Option<&'a str>, file: &'a str) -> Known<'a> {
+    fn known<'a>(
+        code: &'a SqlState,
+        message: &'a str,
+        context: Option<&'a str>,
+        file: &'a str,
+    ) -> ErrorParts<'a> {
         let names = [("constraint", None), ("column", None), ("table", None), ("type", None)];
-        Known { code, message, context, file, origin: Origin::Values, names }
+        ErrorParts { code, message, context, file, origin: Origin::Values, names }
     }
 
     #[test]

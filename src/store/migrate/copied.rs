@@ -3,14 +3,11 @@
 
 use super::embedded::{MIGRATIONS, digest};
 use super::state::Found;
-use super::{BEGIN, BOOTSTRAP, RECORD, roll_back};
+use super::{BEGIN, roll_back};
 use crate::store::cell::Cells;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
-
-/// Removes the parts of an earlier Postbell that hold no rows.
-pub(super) const CLEAR: &str = include_str!("../../../sql/queries/migrations_clear.sql");
-const HOLDS: &str = include_str!("../../../sql/queries/schema_holds.sql");
+use crate::store::sql::queries;
 
 /// Clears the schema for the migrations. A schema whose tables hold rows is not cleared: all migrations are recorded,
 /// and `mend` then brings the tables to this version.
@@ -30,21 +27,24 @@ pub(super) async fn settle(connection: &Connection, found: &Found) -> Result<(),
 }
 
 async fn holds(connection: &Connection) -> Result<bool, StoreError> {
-    connection.query_one(HOLDS, &[]).await?.cell("holds")
+    connection.query_one(queries::SCHEMA_HOLDS, &[]).await?.cell("holds")
 }
 
 async fn clear(connection: &Connection) -> Result<(), StoreError> {
-    connection.batch(&format!("{BEGIN}; {CLEAR}; commit")).await
+    connection.batch(&format!("{BEGIN}; {}; commit", queries::MIGRATIONS_CLEAR)).await
 }
 
 /// Records every migration as applied: the tables hold rows, so they are brought to this version as they are, and not
 /// made anew.
 async fn record_all(connection: &Connection) -> Result<(), StoreError> {
     // The record may exist and be unreadable because a column is missing.
-    connection.batch(&format!("{BEGIN}; drop table if exists postbell.migrations; {BOOTSTRAP};")).await?;
+    let bootstrap = queries::MIGRATIONS_BOOTSTRAP;
+    connection.batch(&format!("{BEGIN}; drop table if exists postbell.migrations; {bootstrap};")).await?;
     for migration in MIGRATIONS {
         let sha256 = digest(migration.sql);
-        connection.execute(RECORD, &[&migration.version, &migration.name, &sha256]).await?;
+        connection
+            .execute(queries::MIGRATIONS_RECORD, &[&migration.version, &migration.name, &sha256])
+            .await?;
     }
     connection.batch("commit").await
 }

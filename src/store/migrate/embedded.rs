@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-/// A step of the schema's history. Its text is never edited once it is released.
+/// A step of the schema's history, whose text is never edited once it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// 1, 2, 3 and so on without a gap.
@@ -22,89 +22,11 @@ pub struct Trigger {
     pub sql: &'static str,
 }
 
-/// Every migration, oldest first.
-pub const MIGRATIONS: &[Migration] = &[
-    Migration {
-        version: 1,
-        name: "broker_tables",
-        sql: include_str!("../../../sql/migrations/0001_broker_tables.sql"),
-    },
-    Migration {
-        version: 2,
-        name: "agent_tables",
-        sql: include_str!("../../../sql/migrations/0002_agent_tables.sql"),
-    },
-    Migration {
-        version: 3,
-        name: "cheaper_inserts",
-        sql: include_str!("../../../sql/migrations/0003_cheaper_inserts.sql"),
-    },
-    Migration {
-        version: 4,
-        name: "tail_index",
-        sql: include_str!("../../../sql/migrations/0004_tail_index.sql"),
-    },
-    Migration { version: 5, name: "links", sql: include_str!("../../../sql/migrations/0005_links.sql") },
-    Migration { version: 6, name: "access", sql: include_str!("../../../sql/migrations/0006_access.sql") },
-    Migration {
-        version: 7,
-        name: "dead_inbox",
-        sql: include_str!("../../../sql/migrations/0007_dead_inbox.sql"),
-    },
-    Migration { version: 8, name: "topics", sql: include_str!("../../../sql/migrations/0008_topics.sql") },
-    Migration { version: 9, name: "locks", sql: include_str!("../../../sql/migrations/0009_locks.sql") },
-    Migration { version: 10, name: "views", sql: include_str!("../../../sql/migrations/0010_views.sql") },
-    Migration {
-        version: 11,
-        name: "conversations",
-        sql: include_str!("../../../sql/migrations/0011_conversations.sql"),
-    },
-    Migration {
-        version: 12,
-        name: "presence",
-        sql: include_str!("../../../sql/migrations/0012_presence.sql"),
-    },
-    Migration { version: 13, name: "alerts", sql: include_str!("../../../sql/migrations/0013_alerts.sql") },
-    Migration {
-        version: 14,
-        name: "agent_metrics",
-        sql: include_str!("../../../sql/migrations/0014_agent_metrics.sql"),
-    },
-    Migration {
-        version: 15,
-        name: "standstill",
-        sql: include_str!("../../../sql/migrations/0015_standstill.sql"),
-    },
-    Migration {
-        version: 16,
-        name: "set_aside",
-        sql: include_str!("../../../sql/migrations/0016_set_aside.sql"),
-    },
-    Migration { version: 17, name: "apart", sql: include_str!("../../../sql/migrations/0017_apart.sql") },
-    Migration {
-        version: 18,
-        name: "unrouted",
-        sql: include_str!("../../../sql/migrations/0018_unrouted.sql"),
-    },
-];
+include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 
 /// The migrations that create or adopt tables of the user's.
 pub(super) const ADOPTING: &[(i32, &str)] =
     &[(2, "agent_messages"), (2, "agent_registry"), (13, "agent_alerts"), (14, "agent_metrics")];
-
-/// Every trigger.
-pub const TRIGGERS: &[Trigger] = &[
-    Trigger { name: "access", sql: include_str!("../../../triggers/access.sql") },
-    Trigger { name: "alerts", sql: include_str!("../../../triggers/alerts.sql") },
-    Trigger { name: "known", sql: include_str!("../../../triggers/known.sql") },
-    Trigger { name: "poller", sql: include_str!("../../../triggers/poller.sql") },
-    Trigger { name: "presence", sql: include_str!("../../../triggers/presence.sql") },
-    Trigger { name: "removed", sql: include_str!("../../../triggers/removed.sql") },
-    Trigger { name: "resolved", sql: include_str!("../../../triggers/resolved.sql") },
-    Trigger { name: "route", sql: include_str!("../../../triggers/route.sql") },
-    Trigger { name: "truncated", sql: include_str!("../../../triggers/truncated.sql") },
-    Trigger { name: "unseen", sql: include_str!("../../../triggers/unseen.sql") },
-];
 
 /// The trigger that makes deliveries. While this trigger is absent, messages wait without one.
 pub(super) const ROUTE: &str = "route";

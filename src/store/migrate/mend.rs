@@ -7,8 +7,7 @@ use crate::store::connection::Connection;
 use crate::store::drift::{Difference, differences};
 use crate::store::error::StoreError;
 use crate::store::rights;
-
-const LOOK: &str = include_str!("../../../sql/queries/sweep_all.sql");
+use crate::store::sql::queries;
 
 /// The most rounds of mending. One part may need another: a view a column, a default a sequence.
 const ROUNDS_MAX: usize = 8;
@@ -105,7 +104,7 @@ pub(super) fn told(difference: &Difference) -> String {
 
 /// Makes deliveries for messages that came before the schema was mended; returns how many.
 async fn look(connection: &Connection) -> Result<u64, StoreError> {
-    let ready: Option<i64> = connection.query_one(LOOK, &[]).await?.cell("ready")?;
+    let ready: Option<i64> = connection.query_one(queries::SWEEP_ALL, &[]).await?.cell("ready")?;
     Ok(u64::try_from(ready.unwrap_or(0)).unwrap_or(0))
 }
 

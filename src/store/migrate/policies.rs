@@ -4,12 +4,11 @@
 use serde::Serialize;
 
 use super::state::schema_state;
-use super::{BEGIN, LOCK_KEY, SESSION, UNLOCK, lock, roll_back};
+use super::{BEGIN, LOCK_KEY, SESSION, lock, roll_back};
 use crate::store::cell::Cells;
 use crate::store::connection::{Connection, Target};
 use crate::store::error::StoreError;
-
-const FOUND: &str = include_str!("../../../sql/queries/policies_found.sql");
+use crate::store::sql::{policies, queries};
 
 /// A file of `sql/policies`, which can also be applied over an older one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,44 +22,37 @@ pub struct PolicyFile {
 }
 
 /// The file that creates the roles of Supabase's API if they are missing.
-pub const ROLES: PolicyFile = PolicyFile {
-    name: "roles",
-    does: "anon, authenticated and service_role exist",
-    sql: include_str!("../../../sql/policies/roles.sql"),
-};
+pub const ROLES: PolicyFile =
+    PolicyFile { name: "roles", does: "anon, authenticated and service_role exist", sql: policies::ROLES };
 
 /// Every other file, in the order in which they are applied.
 pub const POLICIES: &[PolicyFile] = &[
     PolicyFile {
         name: "claims",
         does: "policies know the agent of the token's claim app_metadata.agent_id",
-        sql: include_str!("../../../sql/policies/claims.sql"),
+        sql: policies::CLAIMS,
     },
     PolicyFile {
         name: "agent_messages",
         does: "authenticated sends as its agent, reads what is its agent's, and marks what was sent to it; anon nothing",
-        sql: include_str!("../../../sql/policies/agent_messages.sql"),
+        sql: policies::AGENT_MESSAGES,
     },
     PolicyFile {
         name: "agent_registry",
         does: "authenticated sees the agents without their tokens, and writes its own heartbeat; anon nothing",
-        sql: include_str!("../../../sql/policies/agent_registry.sql"),
+        sql: policies::AGENT_REGISTRY,
     },
     PolicyFile {
         name: "agent_alerts",
         does: "authenticated raises its agent's alerts and acknowledges those, an orchestrator any; all agents see them; anon nothing",
-        sql: include_str!("../../../sql/policies/agent_alerts.sql"),
+        sql: policies::AGENT_ALERTS,
     },
     PolicyFile {
         name: "agent_metrics",
         does: "authenticated writes what its agent measures; all agents see it; anon nothing",
-        sql: include_str!("../../../sql/policies/agent_metrics.sql"),
+        sql: policies::AGENT_METRICS,
     },
-    PolicyFile {
-        name: "closed",
-        does: "schema postbell is closed to all three",
-        sql: include_str!("../../../sql/policies/closed.sql"),
-    },
+    PolicyFile { name: "closed", does: "schema postbell is closed to all three", sql: policies::CLOSED },
 ];
 
 /// The changes, and what an administrator should know of them.
@@ -89,14 +81,14 @@ pub async fn apply(target: &Target, create_roles: bool) -> Result<Applied, Store
     }
     lock(&connection).await?;
     let done = apply_locked(&connection, create_roles).await;
-    let unlocked = connection.query(UNLOCK, &[&LOCK_KEY]).await;
+    let unlocked = connection.query(queries::MIGRATIONS_UNLOCK, &[&LOCK_KEY]).await;
     let done = done?;
     unlocked?;
     Ok(done)
 }
 
 async fn apply_locked(connection: &Connection, create_roles: bool) -> Result<Applied, StoreError> {
-    let found = connection.query_one(FOUND, &[]).await?;
+    let found = connection.query_one(queries::POLICIES_FOUND, &[]).await?;
     let missing: Vec<String> = found.cell("missing")?;
     if !missing.is_empty() && !create_roles {
         return Err(StoreError::refused(format!(

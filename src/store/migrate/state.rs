@@ -9,10 +9,7 @@ use crate::store::cell::Cells;
 use crate::store::connection::Connection;
 use crate::store::drift::{Difference, differences};
 use crate::store::error::StoreError;
-
-const FOUND: &str = include_str!("../../../sql/queries/schema_found.sql");
-const MIGRATIONS_LIST: &str = include_str!("../../../sql/queries/migrations_list.sql");
-const TRIGGERS_FOUND: &str = include_str!("../../../sql/queries/triggers_found.sql");
+use crate::store::sql::queries;
 
 /// The oldest server version that works: 13 has `xid8`, snapshots of it and `gen_random_uuid()`.
 pub const SERVER_VERSION_MIN: i32 = 130_000;
@@ -154,7 +151,7 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) async fn read(connection: &Connection) -> Result<Self, StoreError> {
-        let row = connection.query_one(FOUND, &[]).await?;
+        let row = connection.query_one(queries::SCHEMA_FOUND, &[]).await?;
         refuse_encoding(row.cell("encoding")?)?;
         let mut found = Self {
             server_version_num: row.cell("server_version_num")?,
@@ -166,11 +163,11 @@ impl Found {
             ..Self::default()
         };
         if row.cell("has_migrations")? {
-            let rows = unless_unreadable(connection.query(MIGRATIONS_LIST, &[]).await)?;
+            let rows = unless_unreadable(connection.query(queries::MIGRATIONS_LIST, &[]).await)?;
             found.applied = rows.iter().map(applied).collect::<Result<_, _>>()?;
         }
         if row.cell("has_triggers")? {
-            let rows = unless_unreadable(connection.query(TRIGGERS_FOUND, &[]).await)?;
+            let rows = unless_unreadable(connection.query(queries::TRIGGERS_FOUND, &[]).await)?;
             found.triggers = rows.iter().map(installed).collect::<Result<_, _>>()?;
         }
         if found.version() == version_wanted() && found.schema.is_some() {

@@ -27,7 +27,7 @@ pub struct StatusLine {
 
 /// The migrations, the triggers and the state of the whole.
 #[derive(Clone, Debug)]
-pub struct Status {
+pub struct SchemaStatus {
     /// Migrations by version, then triggers.
     pub lines: Vec<StatusLine>,
     /// The state of the whole, as `serve` judges it.
@@ -38,11 +38,11 @@ pub struct Status {
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn status(connection: &Connection) -> Result<Status, StoreError> {
+pub async fn status(connection: &Connection) -> Result<SchemaStatus, StoreError> {
     let found = Found::read(connection).await?;
     let mut lines = migrations(&found);
     lines.extend(triggers(&found));
-    Ok(Status { lines, state: found.state() })
+    Ok(SchemaStatus { lines, state: found.state() })
 }
 
 fn migrations(found: &Found) -> Vec<StatusLine> {

@@ -6,12 +6,7 @@ use super::state::{Found, TriggerState};
 use super::{BEGIN, roll_back};
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
-
-const RECORD: &str = include_str!("../../../sql/queries/triggers_record.sql");
-const STRAYS: &str = include_str!("../../../sql/queries/triggers_strays.sql");
-const KNOWN: &str = include_str!("../../../sql/queries/broadcasts_known.sql");
-const LOOKED: &str = include_str!("../../../sql/queries/looked.sql");
-const ADOPT_WAITING: &str = include_str!("../../../sql/queries/adopt_waiting.sql");
+use crate::store::sql::queries;
 
 /// Whether deliveries must be made for waiting messages, because the route trigger did not fire before.
 pub(super) fn makes_up(found: &Found, stale: &[&'static Trigger]) -> bool {
@@ -58,20 +53,20 @@ async fn install_in_transaction(
     make_up: bool,
 ) -> Result<u64, StoreError> {
     connection.batch(BEGIN).await?;
-    connection.batch(STRAYS).await?;
+    connection.batch(queries::TRIGGERS_STRAYS).await?;
     for trigger in stale {
         connection.batch(trigger.sql).await?;
-        connection.execute(RECORD, &[&trigger.name, &digest(trigger.sql)]).await?;
+        connection.execute(queries::TRIGGERS_RECORD, &[&trigger.name, &digest(trigger.sql)]).await?;
     }
     let mut deliveries = 0;
     if make_up {
-        deliveries = connection.execute(ADOPT_WAITING, &[]).await?;
+        deliveries = connection.execute(queries::ADOPT_WAITING, &[]).await?;
         // If only the trigger had gone, a broker may be asleep on this database.
         connection.batch("notify postbell").await?;
     }
     if routes {
-        connection.execute(KNOWN, &[&make_up]).await?;
-        connection.execute(LOOKED, &[&make_up]).await?;
+        connection.execute(queries::BROADCASTS_KNOWN, &[&make_up]).await?;
+        connection.execute(queries::LOOKED, &[&make_up]).await?;
     }
     connection.batch("commit").await?;
     Ok(deliveries)

@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use std::time::Instant;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -12,14 +14,22 @@ use uuid::Uuid;
 use super::{NAMES_BYTES_MAX, Wary, is_of_the_row, may_be_a_row};
 use crate::store::StoreError;
 use crate::store::cell::Cells;
-use crate::store::connection::Connection;
+use crate::store::connection::{Connection, Target};
+use crate::store::cut_off::{Losses, halves};
 use crate::store::error::Fault;
+use crate::store::sql::queries;
 use postbell_engine::inbox::Unfit;
-
-const UNREADABLE: &str = include_str!("../../../sql/queries/unreadable.sql");
 
 /// So many are known at once; with more, those that are known are dead letters first.
 pub(super) const BLAMED_MAX: usize = 10_000;
+/// How long the names and sizes of a group of messages may take to be read, during a search: a thousand times what they take.
+const GROUP_WAIT: Duration = Duration::from_millis(150);
+/// How long those of one message may take.
+const CHANCE_WAIT: Duration = Duration::from_millis(700);
+/// A search ends then. The messages that it found are left out from now on, and another search finds more.
+const SEARCH_WAIT: Duration = Duration::from_secs(3);
+/// The fault of a message at which the server process ends.
+const ENDED: &str = "the server process ended while it was read: look for an extension that crashes, or a policy's function that ends its session";
 /// Where so many failed, and none can be read, it is no message's fault.
 const FRUITLESS_MAX: usize = 32;
 
@@ -50,38 +60,94 @@ impl Blamed {
     }
 }
 
-/// Looks among these for the messages that cannot be read, and remembers them.
+/// Looks among these for the messages that cannot be read, or not in time, and remembers them. The search has connections of its own,
+/// since the server process may end at a message.
 ///
 /// # Errors
 /// See [`StoreError`]: the database did not answer, or failed for another reason.
 pub(in crate::store) async fn find(
-    connection: &Connection,
+    target: &Target,
     wary: &Wary,
     messages: &[Uuid],
 ) -> Result<(), StoreError> {
-    let mut groups = vec![messages];
-    let mut suspects: Vec<(Uuid, StoreError)> = Vec::new();
-    let mut is_any_read = false;
-    while let Some(group) = groups.pop() {
-        match (connection.query_one(UNREADABLE, &[&group, &NAMES_BYTES_MAX]).await, group) {
-            (Ok(row), _) => is_any_read |= row.cell::<_, Option<i64>>(0)?.is_some(),
-            (Err(e), [message]) if is_of_the_row(&e) => wary.blame(*message, &e),
-            (Err(e), [message]) if may_be_a_row(&e) => suspects.push((*message, e)),
-            (Err(e), [_, _, ..]) if may_be_a_row(&e) => {
-                let (one, other) = group.split_at(group.len() / 2);
-                groups.extend([other, one]);
+    Search { target, wary, connection: None, losses: Losses::new(Instant::now()) }.run(messages).await
+}
+
+struct Search<'a> {
+    target: &'a Target,
+    wary: &'a Wary,
+    connection: Option<Connection>,
+    losses: Losses,
+}
+
+impl Search<'_> {
+    async fn run(mut self, messages: &[Uuid]) -> Result<(), StoreError> {
+        let until = Instant::now() + SEARCH_WAIT;
+        let mut groups = vec![messages];
+        let mut suspects: Vec<(Uuid, StoreError)> = Vec::new();
+        let mut is_any_read = false;
+        while let Some(group) = groups.pop() {
+            match (self.read(group, GROUP_WAIT).await, group) {
+                (Ok(is_read), _) => is_any_read |= is_read,
+                (Err(e), [message]) if is_of_the_row(&e) && !is_slow(&e) => self.wary.blame(*message, &e),
+                (Err(e), [message]) if may_be_a_row(&e) || e.is_cut_off() => suspects.push((*message, e)),
+                (Err(e), [_, _, ..]) if may_be_a_row(&e) || e.is_cut_off() => {
+                    groups.extend(halves(group));
+                }
+                (Err(e), _) => return Err(e),
             }
-            (Err(e), _) => return Err(e),
+            // An error that a user's function raises may be about the row or about anything, and so may slowness or a process that
+            // ends: another row that can be read tells. A message that is alone holds nobody up meanwhile.
+            if is_any_read {
+                for (message, e) in std::mem::take(&mut suspects) {
+                    self.judge(message, e).await?;
+                }
+            }
+            let now = Instant::now();
+            if suspects.len() >= FRUITLESS_MAX || now >= until || self.losses.are_too_many(now) {
+                break;
+            }
         }
-        // An error that a user's function raises may be about the row or about anything: another row that can be read tells. A
-        // message that is alone holds nobody up meanwhile.
-        if is_any_read {
-            suspects.drain(..).for_each(|(message, e)| wary.blame(message, &e));
-        } else if suspects.len() >= FRUITLESS_MAX {
-            break;
-        }
+        Ok(())
     }
-    Ok(())
+
+    /// Reads the names and sizes of these messages. Returns whether any of them is there.
+    async fn read(&mut self, group: &[Uuid], wait: Duration) -> Result<bool, StoreError> {
+        let connection = match &mut self.connection {
+            Some(open) if !open.is_closed() => open,
+            closed => closed.insert(Connection::open(self.target).await?),
+        };
+        connection.be_hasty(wait).await?;
+        let read = connection.query_one(queries::UNREADABLE, &[&group, &NAMES_BYTES_MAX]).await;
+        if read.as_ref().is_err_and(StoreError::is_cut_off) {
+            self.losses.add(Instant::now());
+            self.connection = None;
+        }
+        Ok(read?.cell::<_, Option<i64>>(0)?.is_some())
+    }
+
+    /// Blames a message while others can be read. One that was slow, or at which the connection was lost, has another chance: the
+    /// server may have been busy, or an operator ended the session.
+    async fn judge(&mut self, message: Uuid, first: StoreError) -> Result<(), StoreError> {
+        if is_slow(&first) || first.is_cut_off() {
+            match self.read(&[message], CHANCE_WAIT).await {
+                Ok(_) => return Ok(()),
+                Err(e) if e.is_cut_off() => {
+                    self.wary.blame(message, &StoreError::refused(ENDED));
+                    return Ok(());
+                }
+                Err(e) if !may_be_a_row(&e) => return Err(e),
+                Err(_) => {}
+            }
+        }
+        self.wary.blame(message, &first);
+        Ok(())
+    }
+}
+
+/// Whether the server gave up since the statement took too long.
+pub(crate) fn is_slow(error: &StoreError) -> bool {
+    error.sqlstate() == Some("57014")
 }
 
 /// Whether the server fails on something of the user's: a row may be to blame, or the tables as they are.

@@ -3,7 +3,7 @@
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::Outgoing;
+use super::NewMessage;
 use postbell_client::protocol::frame::EVERYBODY;
 
 /// In the order of sql/queries/publish.sql.
@@ -27,8 +27,8 @@ pub(super) struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    pub(super) fn of(batch: &[&'a Outgoing]) -> Self {
-        fn column<'a, T>(batch: &[&'a Outgoing], of: impl Fn(&'a Outgoing) -> T) -> Vec<T> {
+    pub(super) fn of(batch: &[&'a NewMessage]) -> Self {
+        fn column<'a, T>(batch: &[&'a NewMessage], of: impl Fn(&'a NewMessage) -> T) -> Vec<T> {
             batch.iter().map(|o| of(o)).collect()
         }
         Self {

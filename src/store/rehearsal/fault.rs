@@ -39,8 +39,8 @@ pub(super) struct Fault {
     pub(super) otherwise: Option<String>,
     /// The type of the messages that the step sends.
     pub(super) r#type: Option<String>,
-    /// The only error that makes this step a fault.
-    pub(super) only: Option<String>,
+    /// The only errors that make this step a fault.
+    pub(super) only: Option<Vec<String>>,
     pub(super) sqlstate: String,
     pub(super) said: String,
     pub(super) of_schema: Option<String>,
@@ -62,7 +62,7 @@ pub(super) struct Fault {
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Rule {
     pub(super) name: String,
-    /// Its table, with the schema.
+    /// The table that the rule is of, with the schema.
     pub(super) of: String,
 }
 
@@ -113,7 +113,11 @@ impl Found {
         let sends = self.faults.iter().filter(|f| f.r#type.is_some()).count() < MessageType::ALL.len();
         let mut causes: Vec<Cause> = Vec::new();
         for fault in &self.faults {
-            let Some(refuses) = self.weight(fault, sends) else { continue };
+            let refuses = match self.weight(fault, sends) {
+                Weight::NoFault => continue,
+                Weight::Warns => false,
+                Weight::Refuses => true,
+            };
             let so = match (&fault.r#type, &fault.otherwise) {
                 (Some(_), _) if !sends => "agents cannot send".to_owned(),
                 (_, Some(otherwise)) if self.way(fault).is_some() => otherwise.clone(),
@@ -133,19 +137,17 @@ impl Found {
         causes
     }
 
-    /// Whether the fault refuses; otherwise it warns, as it does if only rows like the mesh's own reached the goal.
-    /// `None` if it is no fault: nothing could be tried, the error is not the one of `only`, or Postbell's own words
-    /// reached the goal.
-    fn weight(&self, fault: &Fault, sends: bool) -> Option<bool> {
-        if fault.sqlstate == NOTHING_THERE || fault.only.as_ref().is_some_and(|only| *only != fault.sqlstate)
+    fn weight(&self, fault: &Fault, sends: bool) -> Weight {
+        if fault.sqlstate == NOTHING_THERE
+            || fault.only.as_ref().is_some_and(|only| !only.contains(&fault.sqlstate))
         {
-            return None;
+            return Weight::NoFault;
         }
         let refuses = fault.level == "refuse" || (!sends && fault.r#type.is_some());
         match self.way(fault) {
-            None => Some(refuses),
-            Some("own") => None,
-            Some(_) => Some(false),
+            None if refuses => Weight::Refuses,
+            Some("own") => Weight::NoFault,
+            None | Some(_) => Weight::Warns,
         }
     }
 
@@ -153,6 +155,15 @@ impl Found {
     fn way(&self, fault: &Fault) -> Option<&str> {
         self.reached.get(fault.goal.as_ref()?)?.as_deref()
     }
+}
+
+/// How much a fault weighs.
+enum Weight {
+    /// No fault: nothing could be tried, the error is not the one of `only`, or Postbell's own words reached the goal.
+    NoFault,
+    /// Also if only rows like the mesh's own reached the goal.
+    Warns,
+    Refuses,
 }
 
 impl Cause {

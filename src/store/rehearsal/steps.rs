@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use crate::store::sql::queries;
 use postbell_client::message::MessageType;
 use postbell_client::protocol::limits::{NAME_BYTES_MAX, REASON_BYTES_MAX};
 
@@ -13,39 +14,49 @@ const MESSAGES: &str = "agent_messages";
 const REGISTRY: &str = "agent_registry";
 const ALERTS: &str = "agent_alerts";
 /// feature_not_supported.
-const NOT_WITH_A_RULE: &str = "0A000";
+const NOT_WITH_A_RULE: [&str; 1] = ["0A000"];
+const TOO_LONG: [&str; 1] = ["22001"];
+const ONLY_PLAIN: [&str; 2] = ["0A000", "428C9"];
 
+/// Statements by their files' names.
 macro_rules! statements {
-    ($($name:literal),* $(,)?) => {
-        json!({$($name: include_str!(concat!("../../../sql/queries/", $name, ".sql"))),*})
+    ($($file:literal: $query:ident),* $(,)?) => {
+        json!({$($file: queries::$query),*})
     };
 }
 
 /// The broker's own statements, so that the rehearsal tries the very same.
 pub(super) fn statements() -> Value {
     statements![
-        "adopt_waiting",
-        "agent_add",
-        "agent_rotate",
-        "agent_enable",
-        "presence_connected",
-        "presence_heartbeat",
-        "presence_disconnected",
-        "presence_each",
-        "publish",
-        "publish_ruled",
-        "mark_delivered",
-        "settle_ack",
-        "settle_retry",
-        "settle_dead",
-        "settle_expired",
-        "settle_each",
-        "dead_redrive",
-        "dead_wait",
-        "dead_ready",
-        "alerts_offline",
-        "alerts_escalate",
-        "agent_metrics_recent",
+        "adopt_waiting": ADOPT_WAITING,
+        "agent_add": AGENT_ADD,
+        "agent_rotate": AGENT_ROTATE,
+        "agent_enable": AGENT_ENABLE,
+        "presence_connected": PRESENCE_CONNECTED,
+        "presence_heartbeat": PRESENCE_HEARTBEAT,
+        "presence_disconnected": PRESENCE_DISCONNECTED,
+        "presence_each": PRESENCE_EACH,
+        "publish": PUBLISH,
+        "publish_plain": PUBLISH_PLAIN,
+        "mark_delivered": MARK_DELIVERED,
+        "settle_ack": SETTLE_ACK,
+        "settle_retry": SETTLE_RETRY,
+        "settle_dead": SETTLE_DEAD,
+        "settle_expired": SETTLE_EXPIRED,
+        "settle_each": SETTLE_EACH,
+        "dead_redrive": DEAD_REDRIVE,
+        "dead_wait": DEAD_WAIT,
+        "dead_ready": DEAD_READY,
+        "alerts_offline": ALERTS_OFFLINE,
+        "alerts_escalate": ALERTS_ESCALATE,
+        "alerts_away": ALERTS_AWAY,
+        "alerts_raise": ALERTS_RAISE,
+        "alerts_raised": ALERTS_RAISED,
+        "alerts_due": ALERTS_DUE,
+        "alerts_mark": ALERTS_MARK,
+        "alerts_whom": ALERTS_WHOM,
+        "alerts_tell": ALERTS_TELL,
+        "agent_metrics_recent": AGENT_METRICS_RECENT,
     ]
 }
 
@@ -112,7 +123,7 @@ fn registering() -> Vec<Value> {
                 "agents with names as long as the protocol allows cannot be registered",
                 &["long name"],
             ),
-            json!({"needs": ["agents"], "only": "22001"}),
+            json!({"needs": ["agents"], "only": TOO_LONG}),
         ),
         step("warn", REGISTRY, "no agent can be given a new token (`postbell agent rotate`)", &["rotate"]),
         step("warn", REGISTRY, "no agent can be disabled or enabled", &["enable"]),
@@ -195,7 +206,7 @@ fn sending() -> Vec<Value> {
         })
         .collect();
     let slower = "what agents send is inserted by a slower statement";
-    steps.push(with(send(slower, json!({}), &["send in one"]), json!({"only": NOT_WITH_A_RULE})));
+    steps.push(with(send(slower, json!({}), &["send in one"]), json!({"only": ONLY_PLAIN})));
     steps.extend([
         with(
             step("warn", MESSAGES, "messages to all cannot be inserted", &["broadcast"]),
@@ -211,7 +222,7 @@ fn sending() -> Vec<Value> {
                 "nobody can send to agents with names as long as the protocol allows",
                 json!({"to": long}),
             ),
-            json!({"inbox": long, "only": "22001", "writes": ["to_agent_id", "from_agent_id"]}),
+            json!({"inbox": long, "only": TOO_LONG, "writes": ["to_agent_id", "from_agent_id"]}),
         ),
         arriving("agents cannot send with priority 1", json!({"priority": 1})),
         arriving("agents cannot send with priority 10", json!({"priority": 10})),
@@ -271,6 +282,19 @@ fn others() -> Vec<Value> {
     vec![
         with(step("warn", ALERTS, raised, &["alert"]), json!({"needs": ["agents"]})),
         then("alerts cannot be escalated", &["alert", "escalate"]),
+        with(
+            step(
+                "warn",
+                ALERTS,
+                "alerts of agents that are away are raised by slower statements",
+                &["alert in one"],
+            ),
+            json!({"needs": ["agents", raised], "only": NOT_WITH_A_RULE}),
+        ),
+        with(
+            then("alerts are escalated by slower statements", &["alert", "escalate in one"]),
+            json!({"only": NOT_WITH_A_RULE}),
+        ),
         then("alerts cannot be resolved", &["alert", "resolve"]),
         step("warn", "agent_metrics", "what agents measure cannot be read", &["measure"]),
     ]

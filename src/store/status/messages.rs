@@ -12,8 +12,7 @@ use crate::store::cell::Cells;
 use crate::store::error::StoreError;
 use crate::store::payload;
 use crate::store::pool::Pool;
-
-const MESSAGES: &str = include_str!("../../../sql/queries/status_messages.sql");
+use crate::store::sql::queries;
 
 /// The most messages in one answer.
 pub const MESSAGES_MAX: i64 = 200;
@@ -25,7 +24,7 @@ const PAYLOAD_BYTES_MAX: i32 = 4_096;
 /// A message from or to an agent, and its delivery if there still is one. Times are RFC 3339.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of agent_messages and deliveries")]
-pub struct Message {
+pub struct ListedMessage {
     pub id: Uuid,
     pub from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -46,7 +45,7 @@ pub struct Message {
     pub error: Option<String>,
     /// The delivery, if it is not settled yet or is dead.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub delivery: Option<Delivery>,
+    pub delivery: Option<DeliveryState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub payload: Option<Box<RawValue>>,
 }
@@ -54,7 +53,7 @@ pub struct Message {
 /// The delivery of a message.
 #[derive(Debug, Serialize)]
 #[expect(missing_docs, reason = "the columns of deliveries")]
-pub struct Delivery {
+pub struct DeliveryState {
     pub id: i64,
     pub state: String,
     pub failed_attempts: i64,
@@ -76,28 +75,34 @@ pub async fn messages(
     pool: &Pool,
     agent: &str,
     limit: i64,
-) -> Result<(Vec<Message>, Option<String>), StoreError> {
+) -> Result<(Vec<ListedMessage>, Option<String>), StoreError> {
     let limit = limit.clamp(1, MESSAGES_MAX);
-    let rows = pool.query(MESSAGES, &[&agent, &limit, &LOOKED_AT]).await?;
+    let rows = match pool.query(queries::STATUS_MESSAGES, &[&agent, &limit, &LOOKED_AT]).await {
+        // One of the newest messages cannot be read: these are left out, and the agent's open ones are shown.
+        Err(e) if !e.is_retryable() => {
+            pool.query(queries::STATUS_MESSAGES, &[&agent, &limit, &0_i64]).await?
+        }
+        rows => rows?,
+    };
     let read_at = match rows.first() {
         Some(row) => Some(rfc3339(row.cell("read_at")?)),
         None => None,
     };
     let mut found = rows.iter().map(message).collect::<Result<Vec<_>, _>>()?;
     let ids: Vec<_> = found.iter().map(|message| message.id).collect();
-    let texts = payload::read(pool, &ids, PAYLOAD_BYTES_MAX).await?;
+    let texts = payload::read_shown(pool, &ids, PAYLOAD_BYTES_MAX).await?;
     for message in &mut found {
         message.payload = texts.get(&message.id).and_then(payload::Text::json);
     }
     Ok((found, read_at))
 }
 
-fn message(row: &Row) -> Result<Message, StoreError> {
+fn message(row: &Row) -> Result<ListedMessage, StoreError> {
     let time = |column| Ok::<_, StoreError>(row.cell::<_, Option<SystemTime>>(column)?.map(rfc3339));
     let text = |column| row.text(column);
     let delivery = match row.cell("delivery_id")? {
         None => None,
-        Some(id) => Some(Delivery {
+        Some(id) => Some(DeliveryState {
             id,
             state: text("state")?.unwrap_or_default(),
             failed_attempts: row.cell::<_, Option<i16>>("attempt")?.unwrap_or(0).into(),
@@ -107,7 +112,7 @@ fn message(row: &Row) -> Result<Message, StoreError> {
             open: row.cell::<_, Option<i64>>("open")?.unwrap_or(1),
         }),
     };
-    Ok(Message {
+    Ok(ListedMessage {
         id: row.cell("message_id")?,
         from: text("from_agent_id")?.unwrap_or_default(),
         to: text("to_agent_id")?,

@@ -7,8 +7,12 @@ use crate::store::agent_metrics::Measured;
 use crate::watch::metrics::AGENT_METRICS_MAX;
 use postbell_client::protocol::limits::NAME_BYTES_MAX;
 
-/// An agent, and the name of a measurement.
-type Key = (String, String);
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Key {
+    agent: String,
+    /// The measurement's name.
+    name: String,
+}
 
 /// At most [`AGENT_METRICS_MAX`] latest values. A value stays until it is stale, so new ones are dropped while all
 /// places are taken.
@@ -29,7 +33,7 @@ impl Latest {
             if row.recorded_at <= oldest {
                 continue;
             }
-            let key = (row.agent, row.name);
+            let key = Key { agent: row.agent, name: row.name };
             let has_room = self.values.len() < AGENT_METRICS_MAX;
             match self.values.get_mut(&key) {
                 Some((value, at)) if *at <= row.recorded_at => (*value, *at) = (row.value, row.recorded_at),
@@ -47,7 +51,7 @@ impl Latest {
 
     /// The agent, the name and the value of each.
     pub(super) fn values(&self) -> impl Iterator<Item = (&str, &str, f64)> {
-        self.values.iter().map(|((agent, name), (value, _))| (agent.as_str(), name.as_str(), *value))
+        self.values.iter().map(|(key, (value, _))| (key.agent.as_str(), key.name.as_str(), *value))
     }
 
     /// How many agents and names of the last read were dropped.
@@ -57,7 +61,7 @@ impl Latest {
 }
 
 /// Long names are dropped, because labels go into every scrape.
-fn is_short((agent, name): &Key) -> bool {
+fn is_short(Key { agent, name }: &Key) -> bool {
     agent.len() <= NAME_BYTES_MAX && name.len() <= NAME_BYTES_MAX
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::{Step, tenths};
+use postbell_engine::inbox::DeliveryId;
 use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
 /// The most steps that a frame tells one by one.
@@ -23,11 +24,11 @@ const HEAD_BYTES_MAX: usize = 4_096;
 /// sees the step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Passed {
-    /// The step.
+    /// The step that the delivery took.
     pub step: Step,
     /// The time between the step and its frame.
     pub ago_ms: u64,
-    /// The inbox.
+    /// The inbox that the delivery is in.
     pub to: String,
     /// The delivery's id.
     pub delivery: i64,
@@ -67,7 +68,7 @@ pub struct Head {
 /// Steps that are only counted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct More {
-    /// The step.
+    /// The step that the deliveries took.
     pub step: Step,
     /// The inbox of the deliveries; `None` for all other inboxes together.
     pub to: Option<String>,
@@ -89,9 +90,9 @@ pub struct Frame {
 pub(super) struct Gathering {
     events: Vec<(Instant, Passed)>,
     more: HashMap<(Step, Option<Arc<str>>), u64>,
-    heads: HashMap<i64, Head>,
+    heads: HashMap<DeliveryId, Head>,
     /// Ids of the remembered deliveries in the order of their pushes.
-    order: VecDeque<i64>,
+    order: VecDeque<DeliveryId>,
 }
 
 impl Gathering {
@@ -102,15 +103,15 @@ impl Gathering {
                 continue;
             }
             let head = Head { agent: agent.map(str::to_owned), ..head(&push.body) };
-            self.remember(push.delivery_id, &head);
+            self.remember(push.attempt.delivery_id, &head);
             let (age, at) = push.age;
             let passed = Passed {
                 step: Step::Pushed,
                 ago_ms: 0,
                 to: inbox.to_string(),
-                delivery: push.delivery_id,
-                attempt: push.attempt,
-                ms: Some(tenths(age + now.saturating_duration_since(at))),
+                delivery: push.attempt.delivery_id.0,
+                attempt: push.attempt.number(),
+                ms: Some(tenths(age + now.saturating_duration_since(Instant::from_std(at)))),
                 head,
             };
             self.events.push((now, passed));
@@ -121,7 +122,7 @@ impl Gathering {
         for settle in settles {
             let step = Step::of(&settle.outcome);
             // The id stays in `order` and is skipped when its turn comes.
-            let head = self.heads.remove(&settle.delivery_id);
+            let head = self.heads.remove(&settle.attempt.delivery_id);
             if self.events.len() >= EVENTS_MAX {
                 self.count(step, &settle.inbox);
                 continue;
@@ -134,8 +135,8 @@ impl Gathering {
                 step,
                 ago_ms: 0,
                 to: settle.inbox.to_string(),
-                delivery: settle.delivery_id,
-                attempt: settle.attempt.saturating_add(1),
+                delivery: settle.attempt.delivery_id.0,
+                attempt: settle.attempt.number(),
                 ms,
                 head: head.unwrap_or_default(),
             };
@@ -168,7 +169,7 @@ impl Gathering {
         *self.more.entry(key).or_default() += 1;
     }
 
-    fn remember(&mut self, delivery: i64, head: &Head) {
+    fn remember(&mut self, delivery: DeliveryId, head: &Head) {
         if self.order.len() >= HEADS_MAX
             && let Some(oldest) = self.order.pop_front()
         {
@@ -198,6 +199,7 @@ mod tests {
 
     use super::*;
     use postbell_client::protocol::frame::MsgBody;
+    use postbell_engine::inbox::{Attempt, Tag};
 
     fn push(delivery_id: i64, from: &str) -> Push {
         let payload = RawValue::from_string(r#"{"from":"payload","id":1}"#.to_owned()).expect("JSON");
@@ -214,21 +216,24 @@ mod tests {
             payload: &payload,
         };
         Push {
-            tag: 1,
-            delivery_id,
+            tag: Tag(1),
+            attempt: attempt(delivery_id),
             message_id: Uuid::from_u128(delivery_id as u128),
-            attempt: 2,
             deadline: Duration::ZERO,
-            age: (Duration::from_micros(1_960), Instant::now()),
+            age: (Duration::from_micros(1_960), Instant::now().into_std()),
             waited: Duration::ZERO,
             trace: None,
             body: body.encode().into(),
         }
     }
 
+    fn attempt(delivery_id: i64) -> Attempt {
+        Attempt { delivery_id: DeliveryId(delivery_id), failed: 1 }
+    }
+
     fn acked(delivery_id: i64) -> Settle {
         let outcome = Outcome::Ack { handled: Duration::from_millis(7) };
-        Settle { inbox: "to".into(), delivery_id, attempt: 1, outcome, answer: None }
+        Settle { inbox: "to".into(), attempt: attempt(delivery_id), outcome, answer: None }
     }
 
     #[test]
@@ -236,7 +241,7 @@ mod tests {
         let mut gathering = Gathering::default();
         let hostile = r#"a","payload":{"x"#;
         let one = push(5, hostile);
-        gathering.pushed(one.age.1, &"to".into(), Some("who"), &[one]);
+        gathering.pushed(Instant::from_std(one.age.1), &"to".into(), Some("who"), &[one]);
         gathering.settled(Instant::now(), &[acked(5), acked(6)]);
         let frame = gathering.take(Instant::now()).expect("a frame");
         let told: Vec<_> = frame.events.iter().map(|e| (e.step, e.ms, e.head.from.as_deref())).collect();

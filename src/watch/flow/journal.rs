@@ -2,12 +2,13 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use uuid::Uuid;
 
 use super::{Step, tenths};
 use postbell_engine::bucket::{Bucket, Rate};
+use postbell_engine::inbox::Attempt;
 use postbell_engine::inbox::event::{Outcome, Push, Settle};
 
 /// The most moments that are kept; beyond that, the oldest is dropped.
@@ -23,16 +24,14 @@ const REASON_BYTES_MAX: usize = 200;
 pub struct Moment {
     /// The time of the step.
     pub at: Instant,
-    /// The delivery's id.
-    pub delivery_id: i64,
+    /// The attempt at the delivery.
+    pub attempt: Attempt,
     /// The delivery's message, if it was known.
     pub message_id: Option<Uuid>,
-    /// The inbox.
+    /// The inbox that the delivery is in.
     pub inbox: Arc<str>,
-    /// The step.
+    /// The step that the delivery took.
     pub step: Step,
-    /// The number of the attempt, from 1.
-    pub attempt: u32,
     /// For a push the age of the message, for an ack the agent's own work; in milliseconds.
     pub ms: Option<f64>,
     /// The reason, if the attempt failed.
@@ -47,7 +46,7 @@ pub(super) struct Journal {
 
 impl Journal {
     pub(super) fn new(now: Instant) -> Self {
-        Self { moments: VecDeque::new(), budget: Bucket::new(now, BUDGET) }
+        Self { moments: VecDeque::new(), budget: Bucket::new(now.into_std(), BUDGET) }
     }
 
     pub(super) fn pushed(&mut self, now: Instant, inbox: &Arc<str>, pushes: &[Push]) {
@@ -58,12 +57,11 @@ impl Journal {
             let (age, at) = push.age;
             self.keep(Moment {
                 at: now,
-                delivery_id: push.delivery_id,
+                attempt: push.attempt,
                 message_id: Some(push.message_id),
                 inbox: inbox.clone(),
                 step: Step::Pushed,
-                attempt: push.attempt,
-                ms: Some(tenths(age + now.saturating_duration_since(at))),
+                ms: Some(tenths(age + now.saturating_duration_since(Instant::from_std(at)))),
                 reason: None,
             });
         }
@@ -89,11 +87,10 @@ impl Journal {
             }
             self.keep(Moment {
                 at: now,
-                delivery_id: settle.delivery_id,
+                attempt: settle.attempt,
                 message_id: None,
                 inbox: settle.inbox.clone(),
                 step: Step::of(&settle.outcome),
-                attempt: settle.attempt.saturating_add(1),
                 ms,
                 reason,
             });
@@ -106,16 +103,16 @@ impl Journal {
         let mut deliveries = std::collections::HashMap::new();
         let mut found = Vec::new();
         for moment in &self.moments {
-            let message = moment.message_id.or_else(|| deliveries.get(&moment.delivery_id).copied());
+            let message = moment.message_id.or_else(|| deliveries.get(&moment.attempt.delivery_id).copied());
             let Some(message) = message.filter(|m| wanted.contains(m)) else { continue };
-            deliveries.insert(moment.delivery_id, message);
+            deliveries.insert(moment.attempt.delivery_id, message);
             found.push(Moment { message_id: Some(message), ..moment.clone() });
         }
         found
     }
 
     fn may_keep(&mut self, now: Instant) -> bool {
-        let room = self.budget.wait(now, 1).is_zero();
+        let room = self.budget.wait(now.into_std(), 1).is_zero();
         if room {
             self.budget.take(1);
         }
@@ -140,15 +137,15 @@ mod tests {
 
     use super::*;
     use postbell_engine::inbox::event::FailCause;
+    use postbell_engine::inbox::{DeliveryId, Tag};
 
     fn push(delivery_id: i64, message: u128) -> Push {
         Push {
-            tag: 1,
-            delivery_id,
+            tag: Tag(1),
+            attempt: Attempt { delivery_id: DeliveryId(delivery_id), failed: 0 },
             message_id: Uuid::from_u128(message),
-            attempt: 1,
             deadline: Duration::ZERO,
-            age: (Duration::ZERO, Instant::now()),
+            age: (Duration::ZERO, Instant::now().into_std()),
             waited: Duration::ZERO,
             trace: None,
             body: bytes::Bytes::new(),
@@ -156,7 +153,8 @@ mod tests {
     }
 
     fn settle(delivery_id: i64, outcome: Outcome) -> Settle {
-        Settle { inbox: "a".into(), delivery_id, attempt: 0, outcome, answer: None }
+        let attempt = Attempt { delivery_id: DeliveryId(delivery_id), failed: 0 };
+        Settle { inbox: "a".into(), attempt, outcome, answer: None }
     }
 
     fn fail() -> Outcome {

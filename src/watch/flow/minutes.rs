@@ -1,7 +1,8 @@
 //! The last hour in minutes, from counts that only grow. Pure: it takes `now`.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// The number of minutes that are kept.
 pub const MINUTES: usize = 60;

@@ -3,10 +3,12 @@
 //! A duty that fails is tried again for ever, which looks like work. So each duty notes when it has something to do
 //! and when that is done. A duty that began and did not succeed for [`STANDSTILL_AFTER`] stands still.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// The promise for the worst case: no message waits longer than this for a broker.
-pub const STANDSTILL_AFTER: Duration = Duration::from_secs(5);
+pub(crate) const STANDSTILL_AFTER: Duration = Duration::from_secs(5);
 
 /// A part of the broker that everybody's messages need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,12 +25,48 @@ pub enum Duty {
     Presence,
     /// Keeps the schema as this version needs it.
     Schema,
+    /// Makes deliveries for messages that no trigger saw.
+    Sweep,
+    /// Ends messages whose time is over.
+    Expiry,
+    /// Forgets brokers that have been silent.
+    Brokers,
+    /// Writes agents offline that have been silent.
+    Silence,
+    /// Removes what ended long ago.
+    Retention,
+    /// Ends broadcasts that everybody had.
+    Broadcasts,
+    /// Raises alerts about agents that stay away.
+    Alerts,
+    /// Escalates alerts that nobody acknowledged.
+    Escalation,
+    /// Tries again what was set aside.
+    Aside,
+    /// Marks messages that are with an agent.
+    Marks,
 }
 
 impl Duty {
     /// Every duty.
-    pub const ALL: [Self; 6] =
-        [Self::Tail, Self::Refill, Self::Settle, Self::Promotion, Self::Presence, Self::Schema];
+    pub const ALL: [Self; 16] = [
+        Self::Tail,
+        Self::Refill,
+        Self::Settle,
+        Self::Promotion,
+        Self::Presence,
+        Self::Schema,
+        Self::Sweep,
+        Self::Expiry,
+        Self::Brokers,
+        Self::Silence,
+        Self::Retention,
+        Self::Broadcasts,
+        Self::Alerts,
+        Self::Escalation,
+        Self::Aside,
+        Self::Marks,
+    ];
 
     /// The value of a metric's label.
     pub fn as_str(self) -> &'static str {
@@ -39,7 +77,26 @@ impl Duty {
             Self::Promotion => "promotion",
             Self::Presence => "presence",
             Self::Schema => "schema",
+            Self::Sweep => "sweep",
+            Self::Expiry => "expiry",
+            Self::Brokers => "brokers",
+            Self::Silence => "silence",
+            Self::Retention => "retention",
+            Self::Broadcasts => "broadcasts",
+            Self::Alerts => "alerts",
+            Self::Escalation => "escalation",
+            Self::Aside => "aside",
+            Self::Marks => "marks",
         }
+    }
+
+    /// Whether the broker is not ready while this duty stands still. The others are told, but a balancer must not take brokers out
+    /// for them: messages flow all the same, and one row may keep a duty from its end on every broker.
+    pub(super) fn is_needed_for_traffic(self) -> bool {
+        matches!(
+            self,
+            Self::Tail | Self::Refill | Self::Settle | Self::Promotion | Self::Presence | Self::Schema
+        )
     }
 
     /// The consequence while the duty stands still.
@@ -51,6 +108,16 @@ impl Duty {
             Self::Promotion => "Scheduled messages have not become ready",
             Self::Presence => "Presence has not been written to the registry",
             Self::Schema => "The database's schema has not been what this version needs",
+            Self::Sweep => "Messages that no trigger saw have not been looked for",
+            Self::Expiry => "Messages whose time is over have not been ended",
+            Self::Brokers => "Silent brokers have not been forgotten",
+            Self::Silence => "Silent agents have not been written offline",
+            Self::Retention => "Old messages have not been removed",
+            Self::Broadcasts => "Broadcasts that everybody had have not been ended",
+            Self::Alerts => "Alerts about absent agents have not been raised",
+            Self::Escalation => "Alerts have not been escalated",
+            Self::Aside => "Outcomes that are set aside have not been tried again",
+            Self::Marks => "Messages that are with an agent have not been marked delivered",
         }
     }
 }
@@ -58,7 +125,7 @@ impl Duty {
 /// A duty that stands still.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standstill {
-    /// The duty.
+    /// The duty that does not get on.
     pub duty: Duty,
     /// The time since it has had something to do.
     pub lasts: Duration,

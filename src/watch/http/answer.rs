@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 pub(super) const JSON: &str = "application/json";
 
-pub(super) type Answer = Response<Content>;
+pub(super) type HttpAnswer = Response<Content>;
 
 /// The body of an answer.
 pub(super) enum Content {
@@ -50,31 +50,31 @@ impl Body for Content {
     }
 }
 
-pub(super) fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+pub(super) fn respond(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> HttpAnswer {
     with(status, kind, Content::Whole(Some(body.into())))
 }
 
-pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> Answer {
+pub(super) fn stream(events: mpsc::Receiver<Bytes>) -> HttpAnswer {
     let mut answer = with(StatusCode::OK, "text/event-stream", Content::Stream(events));
     // A proxy that gathers answers would keep each event until its buffer is full.
     answer.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
     answer
 }
 
-pub(super) fn json(value: &impl Serialize) -> Answer {
+pub(super) fn json(value: &impl Serialize) -> HttpAnswer {
     // Strings, numbers and lists always serialize.
     respond(StatusCode::OK, JSON, serde_json::to_vec(value).unwrap_or_default())
 }
 
 /// The answer if there is no place for a request. Health and metrics have places of their own.
-pub(super) fn busy() -> Answer {
+pub(super) fn busy() -> HttpAnswer {
     let sentence = "As many requests are answered as may be at a time; come again in a while.\n";
     let mut answer = respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, sentence);
     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("2"));
     answer
 }
 
-pub(super) fn not_allowed(methods: &'static str) -> Answer {
+pub(super) fn not_allowed(methods: &'static str) -> HttpAnswer {
     let sentence = match methods {
         "POST" => "Only POST is answered here.\n",
         _ => "Only GET and HEAD are answered here.\n",
@@ -84,7 +84,7 @@ pub(super) fn not_allowed(methods: &'static str) -> Answer {
     answer
 }
 
-fn with(status: StatusCode, kind: &'static str, content: Content) -> Answer {
+fn with(status: StatusCode, kind: &'static str, content: Content) -> HttpAnswer {
     let mut answer = Response::new(content);
     *answer.status_mut() = status;
     let headers = answer.headers_mut();

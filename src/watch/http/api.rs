@@ -1,7 +1,7 @@
 //! `/api`: the mesh as JSON, the flow as events, dead letters, and what is set aside. `docs/http-api.md` describes
 //! it.
 
-pub mod admission;
+pub(crate) mod admission;
 mod aside;
 mod dead;
 mod events;
@@ -20,8 +20,8 @@ use serde_json::json;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::timeout;
 
-use super::Line;
-use super::answer::{Answer, JSON, json, not_allowed, respond};
+use super::HttpConnection;
+use super::answer::{HttpAnswer, JSON, json, not_allowed, respond};
 use super::places::{Places, WhenFull};
 use crate::store::{Pool, StoreError};
 use crate::watch::flow::WATCHERS_MAX;
@@ -35,15 +35,24 @@ const ASKING_MAX: usize = 2;
 /// How long such a request waits and runs in all.
 const ASKING_WAIT: Duration = Duration::from_secs(5);
 
+/// The connections of the API.
+#[derive(Clone)]
+pub(crate) struct Pools {
+    /// For what is shown, with the server's own planner.
+    pub reads: Pool,
+    /// For what an operator changes.
+    pub writes: Pool,
+}
+
 /// The state that the API shares; clones share it.
 #[derive(Clone)]
-pub struct Site {
+pub(crate) struct Site {
     /// Decides who may do what.
     pub admission: Arc<Admission>,
     /// The mesh and the flow.
     pub status: Status,
     /// Connections to the database.
-    pub pool: Pool,
+    pub pools: Pools,
     /// Wakes the tail after a redrive.
     pub wake: Arc<Notify>,
     asking: Arc<Semaphore>,
@@ -53,12 +62,12 @@ pub struct Site {
 
 impl Site {
     /// A site that shows `status` to those whom `admission` admits.
-    pub fn new(admission: Admission, status: Status, pool: Pool, wake: Arc<Notify>) -> Self {
+    pub(crate) fn new(admission: Admission, status: Status, pools: Pools, wake: Arc<Notify>) -> Self {
         let asking = Arc::new(Semaphore::new(ASKING_MAX));
         Self {
             admission: Arc::new(admission),
             status,
-            pool,
+            pools,
             wake,
             asking,
             seats: Places::new(WATCHERS_MAX, WhenFull::Refuse),
@@ -107,7 +116,7 @@ impl Refusal {
     }
 }
 
-impl From<Refusal> for Answer {
+impl From<Refusal> for HttpAnswer {
     fn from(refusal: Refusal) -> Self {
         let Refusal { status, sentence } = refusal;
         let mut answer = respond(status, JSON, json!({ "error": sentence }).to_string() + "\n");
@@ -124,17 +133,27 @@ impl From<Refusal> for Answer {
 }
 
 /// Answers every path below `/api`.
-pub(super) async fn answer<B>(site: &Site, peer: IpAddr, request: Request<B>, line: &Line) -> Answer
+pub(super) async fn answer<B>(
+    site: &Site,
+    peer: IpAddr,
+    request: Request<B>,
+    connection: &HttpConnection,
+) -> HttpAnswer
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
-    match route(site, peer, request, line).await {
+    match route(site, peer, request, connection).await {
         Ok(answer) => answer,
         Err(refusal) => refusal.into(),
     }
 }
 
-async fn route<B>(site: &Site, peer: IpAddr, request: Request<B>, line: &Line) -> Result<Answer, Refusal>
+async fn route<B>(
+    site: &Site,
+    peer: IpAddr,
+    request: Request<B>,
+    connection: &HttpConnection,
+) -> Result<HttpAnswer, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
@@ -165,7 +184,7 @@ where
         }
         (["events"], _) => {
             who.must(May::Look)?;
-            events::events(site, &who, peer, line).await
+            events::events(site, &who, peer, connection).await
         }
         (["agents", agent, "messages"], _) => messages::messages(site, &who, agent, &query).await,
         (["aside"], _) => aside::list(site, &who, &query).await,

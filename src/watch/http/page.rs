@@ -5,7 +5,7 @@
 use hyper::StatusCode;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, X_FRAME_OPTIONS};
 
-use super::answer::{self, Answer};
+use super::answer::{self, HttpAnswer};
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -59,7 +59,7 @@ pub(super) fn file(path: &str) -> Option<&'static File> {
     FILES.iter().find(|file| file.path == path)
 }
 
-pub(super) fn respond(file: &'static File) -> Answer {
+pub(super) fn respond(file: &'static File) -> HttpAnswer {
     let mut answer = answer::respond(StatusCode::OK, file.kind, file.text);
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

@@ -1,7 +1,7 @@
 //! The answer of each path.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use hyper::body::{Body, Bytes};
 use hyper::{Method, Request, StatusCode};
@@ -10,9 +10,9 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tracing::{debug, error};
 
-use super::answer::{Answer, JSON, TEXT, busy, not_allowed, respond};
+use super::answer::{HttpAnswer, JSON, TEXT, busy, not_allowed, respond};
 use super::places::Places;
-use super::{House, HttpState, Line, api, page};
+use super::{House, HttpConnection, HttpState, api, page};
 use postbell_engine::guard::Source;
 
 const NOT_FOUND: &str =
@@ -40,18 +40,23 @@ impl Routes {
     }
 
     /// Answers a request. For HEAD, hyper sends the same headers without the body.
-    pub(super) async fn answer<B>(&self, peer: IpAddr, request: Request<B>, line: &Line) -> Answer
+    pub(super) async fn answer<B>(
+        &self,
+        peer: IpAddr,
+        request: Request<B>,
+        connection: &HttpConnection,
+    ) -> HttpAnswer
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
     {
         let path = request.uri().path();
-        let Some(place) = self.places(path).enter(Source::of(peer), line.cut()) else {
+        let Some(place) = self.places(path).enter(Source::of(peer), connection.cut()) else {
             return busy();
         };
-        line.stand(Some(place));
+        connection.stand(Some(place));
         if let Some(site) = self.state.site.as_ref().filter(|site| !site.admission.is_off()) {
             if path == "/api" || path.starts_with("/api/") {
-                return api::answer(site, peer, request, line).await;
+                return api::answer(site, peer, request, connection).await;
             }
             if let Some(file) = page::file(path) {
                 return match *request.method() {
@@ -73,7 +78,7 @@ impl Routes {
         }
     }
 
-    async fn metrics(&self) -> Answer {
+    async fn metrics(&self) -> HttpAnswer {
         self.refresh().await;
         match TextEncoder::new().encode_to_string(&self.state.registry.gather()) {
             Ok(text) => respond(StatusCode::OK, TEXT_FORMAT, text),
@@ -104,7 +109,7 @@ impl Routes {
         }
     }
 
-    fn ready(&self) -> Answer {
+    fn ready(&self) -> HttpAnswer {
         let readiness = self.state.health.ready(Instant::now());
         let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         match serde_json::to_string(&readiness) {

@@ -7,7 +7,7 @@ use prometheus::{
 };
 
 use super::family::Family;
-use super::flow::Flow;
+use super::flow::FlowCounter;
 
 pub(super) fn counter(registry: &Registry, opts: Opts) -> Result<IntCounter, prometheus::Error> {
     add(registry, IntCounter::with_opts(opts)?)
@@ -29,8 +29,8 @@ pub(super) fn histogram(
     add(registry, Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))?)
 }
 
-pub(super) fn flow(registry: &Registry, opts: Opts) -> Result<Flow, prometheus::Error> {
-    add(registry, Flow::new(opts)?)
+pub(super) fn flow(registry: &Registry, opts: Opts) -> Result<FlowCounter, prometheus::Error> {
+    add(registry, FlowCounter::new(opts)?)
 }
 
 pub(super) fn replaced<const LABELS: usize>(

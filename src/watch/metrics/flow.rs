@@ -10,17 +10,17 @@ use crate::store::gauges::OTHERS;
 
 /// The most environments with series of their own; the others count as [`OTHERS`]. The number of pairs is this
 /// squared.
-pub const ENVIRONMENTS_MAX: usize = 16;
+pub(crate) const ENVIRONMENTS_MAX: usize = 16;
 
 /// A counter for each pair of known environments, from 0 on.
 #[derive(Clone, Debug)]
-pub(super) struct Flow {
+pub(super) struct FlowCounter {
     counters: IntCounterVec,
     /// Counters cannot be taken back, so the environments that came first stay.
     known: Arc<Mutex<BTreeSet<String>>>,
 }
 
-impl Flow {
+impl FlowCounter {
     pub(super) fn new(opts: Opts) -> Result<Self, prometheus::Error> {
         let counters = IntCounterVec::new(opts, &["from_environment", "to_environment"])?;
         Ok(Self { counters, known: Arc::default() })
@@ -51,7 +51,7 @@ impl Flow {
     }
 }
 
-impl Collector for Flow {
+impl Collector for FlowCounter {
     fn desc(&self) -> Vec<&Desc> {
         self.counters.desc()
     }

@@ -66,9 +66,15 @@ fn every_series_exists_before_the_first_event() {
     {
         has(&text, &format!("postbell_{plain} 0"));
     }
-    for plain in
-        ["tail_late_total", "tail_rows_total", "database_up", "notify_queue_ratio", "longest_wait_seconds"]
-    {
+    for plain in [
+        "leases_lost_total",
+        "unseen_total",
+        "tail_late_total",
+        "tail_rows_total",
+        "database_up",
+        "notify_queue_ratio",
+        "longest_wait_seconds",
+    ] {
         has(&text, &format!("postbell_{plain} 0"));
     }
     for histogram in
@@ -81,8 +87,8 @@ fn every_series_exists_before_the_first_event() {
     for condition in CONDITIONS {
         has(&text, &format!("postbell_condition_ok{{condition=\"{condition}\"}} 0"));
     }
-    for duty in DUTIES {
-        has(&text, &format!("postbell_standstill_seconds{{duty=\"{duty}\"}} 0"));
+    for duty in Duty::ALL {
+        has(&text, &format!("postbell_standstill_seconds{{duty=\"{}\"}} 0", duty.as_str()));
     }
     assert!(text.contains("postbell_build_info{") && text.contains(env!("CARGO_PKG_VERSION")), "{text}");
     #[cfg(target_os = "linux")]
@@ -219,20 +225,20 @@ fn the_mesh_is_replaced_but_its_flow_counts_on() {
 #[test]
 fn environments_beyond_the_bound_are_others() {
     let (registry, metrics) = registered();
-    for n in 0..2 * ENVIRONMENTS_MAX {
+    for n in 0..2 * super::flow::ENVIRONMENTS_MAX {
         let flow = vec![(format!("e{n}"), "pc".to_owned(), 1)];
         metrics.set_mesh(&MeshReading { flow, ..MeshReading::default() }).expect("a mesh");
     }
     let text = text(&registry);
     let series = text.lines().filter(|l| l.starts_with("postbell_flow_total{")).count();
-    assert_eq!(series, ENVIRONMENTS_MAX * ENVIRONMENTS_MAX + 1);
+    assert_eq!(series, super::flow::ENVIRONMENTS_MAX * super::flow::ENVIRONMENTS_MAX + 1);
     has(&text, "postbell_flow_total{from_environment=\"(others)\",to_environment=\"pc\"} 17");
 }
 
 #[test]
 fn readiness_has_a_series_for_each_condition_of_the_health() {
     let (registry, metrics) = registered();
-    let conditions = crate::watch::health::Health::new().ready(std::time::Instant::now()).conditions;
+    let conditions = crate::watch::health::Health::new().ready(tokio::time::Instant::now()).conditions;
     assert_eq!(conditions.each_ref().map(|c| c.name), CONDITIONS);
     metrics.set_ready_to_serve(true, conditions.iter().map(|c| (c.name, true)));
     has(&text(&registry), "postbell_broker_ready 1");
@@ -242,9 +248,8 @@ fn readiness_has_a_series_for_each_condition_of_the_health() {
 #[test]
 fn each_duty_of_the_health_has_a_series_that_goes_back_to_zero() {
     let (registry, metrics) = registered();
-    assert_eq!(crate::watch::health::Duty::ALL.map(|duty| duty.as_str()), DUTIES);
-    metrics.set_standstills(&[("settle", 7.5)]);
+    metrics.set_standstills(&[(Duty::Settle, 7.5)]);
     has(&text(&registry), "postbell_standstill_seconds{duty=\"settle\"} 7.5");
-    metrics.set_standstills(&[("tail", 6.0)]);
+    metrics.set_standstills(&[(Duty::Tail, 6.0)]);
     has(&text(&registry), "postbell_standstill_seconds{duty=\"settle\"} 0");
 }

@@ -1,10 +1,10 @@
 //! Sums up the delivery times of an hour's minutes. Pure.
 
-use super::mesh::{Delivery, TARGET_MS};
+use super::mesh::{DeliveryTimes, TARGET_MS};
 use crate::watch::metrics::DELIVERY_BUCKETS_S;
 
 /// Sums up the minutes.
-pub(super) fn summary(minutes: Vec<Vec<u64>>) -> Delivery {
+pub(super) fn summary(minutes: Vec<Vec<u64>>) -> DeliveryTimes {
     let bounds_ms: Vec<f64> = DELIVERY_BUCKETS_S.iter().map(|seconds| seconds * 1_000.0).collect();
     let mut hour = vec![0; bounds_ms.len() + 1];
     for minute in &minutes {
@@ -13,7 +13,7 @@ pub(super) fn summary(minutes: Vec<Vec<u64>>) -> Delivery {
         }
     }
     let kept = bounds_ms.iter().zip(&hour).filter(|(bound, _)| **bound <= TARGET_MS as f64);
-    Delivery {
+    DeliveryTimes {
         target_ms: TARGET_MS,
         count: hour.iter().sum(),
         within_target: kept.map(|(_, count)| count).sum(),

@@ -6,13 +6,12 @@ use serde::{Deserialize, Serialize};
 use postbell_client::message::PRIORITIES;
 
 /// The longest that a delivery should take, whatever fails short of the database itself.
-pub const TARGET_MS: u64 = 5_000;
+pub(crate) const TARGET_MS: u64 = 5_000;
 
 /// Everything that is shown at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Mesh {
+pub(crate) struct Mesh {
     pub verdict: Verdict,
     pub broker: This,
     pub brokers: Vec<Broker>,
@@ -25,7 +24,7 @@ pub struct Mesh {
     pub set_aside: Vec<SetAside>,
     pub groups: Vec<Group>,
     pub unknown: Vec<Unknown>,
-    pub delivery: Delivery,
+    pub delivery: DeliveryTimes,
     pub flow_seconds: u64,
     pub flow: Vec<Edge>,
 }
@@ -33,7 +32,7 @@ pub struct Mesh {
 /// How serious a finding is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Level {
+pub(crate) enum Level {
     /// Nothing has to be done.
     #[default]
     Ok,
@@ -46,7 +45,7 @@ pub enum Level {
 /// The summary that an operator should read first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Verdict {
+pub(crate) struct Verdict {
     /// The most serious of the findings.
     pub level: Level,
     /// One sentence for the whole.
@@ -57,7 +56,7 @@ pub struct Verdict {
 
 /// One problem.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// How serious it is.
     pub level: Level,
     /// The problem, and what to do.
@@ -70,8 +69,7 @@ pub struct Finding {
 /// The broker that answers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct This {
+pub(crate) struct This {
     pub name: String,
     pub version: String,
     pub ready: bool,
@@ -85,8 +83,7 @@ pub struct This {
 
 /// A broker of this database.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Broker {
+pub(crate) struct Broker {
     pub name: String,
     pub version: String,
     pub alive: bool,
@@ -101,7 +98,7 @@ pub struct Broker {
 /// The condition of an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Standing {
+pub(crate) enum Standing {
     /// Not connected, and messages wait for it.
     Stranded,
     /// Connected, and messages wait for longer than the target; a minute if another broker owns the inbox.
@@ -118,8 +115,7 @@ pub enum Standing {
 
 /// An agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Agent {
+pub(crate) struct Agent {
     pub agent: String,
     pub environment: String,
     #[serde(rename = "type")]
@@ -143,8 +139,7 @@ pub struct Agent {
 /// The counts of all agents of an environment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Environment {
+pub(crate) struct Environment {
     pub environment: String,
     pub agents: u64,
     pub ok: u64,
@@ -159,8 +154,7 @@ pub struct Environment {
 
 /// The ready deliveries of a priority.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Depth {
+pub(crate) struct Depth {
     pub priority: u8,
     pub ready: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,15 +163,14 @@ pub struct Depth {
 
 impl Depth {
     /// No ready deliveries, at every priority.
-    pub fn none() -> Vec<Self> {
+    pub(crate) fn none() -> Vec<Self> {
         (1..=PRIORITIES as u8).map(|priority| Self { priority, ready: 0, oldest_seconds: None }).collect()
     }
 }
 
 /// Writes that the tables of the mesh do not take.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct SetAside {
+pub(crate) struct SetAside {
     pub kind: String,
     pub count: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -186,8 +179,7 @@ pub struct SetAside {
 
 /// A group for which messages wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Group {
+pub(crate) struct Group {
     pub group: String,
     pub waiting: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,16 +190,14 @@ pub struct Group {
 
 /// Deliveries that wait for a name under which nobody is registered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the names say it")]
-pub struct Unknown {
+pub(crate) struct Unknown {
     pub inbox: String,
     pub waiting: u64,
 }
 
 /// The number of messages from one sender to one recipient.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Edge {
+pub(crate) struct Edge {
     pub from: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
@@ -220,8 +210,7 @@ pub struct Edge {
 /// The delivery times of this broker's pushes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(missing_docs, reason = "docs/http-api.md describes each")]
-pub struct Delivery {
+pub(crate) struct DeliveryTimes {
     pub target_ms: u64,
     /// The upper bound of each bucket except the last, which has none.
     pub bounds_ms: Vec<f64>,

@@ -146,7 +146,7 @@ fn about(those: &[&Agent]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::watch::health::Health;

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use postbell_client::Builder;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpListener;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use crate::mesh::PATIENCE;
 
 pub(crate) struct Fake(TcpListener);
 
@@ -45,29 +48,46 @@ impl Fake {
         self.greet(heartbeat_ms).await
     }
 
-    async fn greet(&self, heartbeat_ms: u32) -> Peer {
+    /// A client's connection, of which nothing was read.
+    pub(crate) async fn accept(&self) -> Peer {
         let (read, write) = self.0.accept().await.expect("a client").0.into_split();
-        let mut peer = Peer { lines: BufReader::new(read).lines(), write };
+        Peer { lines: BufReader::new(read).lines(), write }
+    }
+
+    async fn greet(&self, heartbeat_ms: u32) -> Peer {
+        let mut peer = self.accept().await;
+        assert_eq!(peer.next().await, Some(json!({"op": "ping"})), "a client asks first");
+        peer.say(r#"{"op":"pong"}"#).await;
         peer.heard("hello").await;
-        let limits = r#"{"line_bytes":1048576,"payload_bytes":983040,"window":10000}"#;
-        peer.say(&format!(
-            r#"{{"op":"welcome","proto":1,"broker":"fake","session":1,"limits":{limits},"heartbeat_ms":{heartbeat_ms}}}"#
-        ))
-        .await;
+        peer.welcome(heartbeat_ms).await;
         peer
     }
 }
 
 impl Peer {
+    /// Answers the hello.
+    pub(crate) async fn welcome(&mut self, heartbeat_ms: u32) {
+        let limits = r#"{"line_bytes":1048576,"payload_bytes":983040,"window":10000}"#;
+        self.say(&format!(
+            r#"{{"op":"welcome","proto":1,"broker":"fake","session":1,"limits":{limits},"heartbeat_ms":{heartbeat_ms}}}"#
+        ))
+        .await;
+    }
+
     pub(crate) async fn say(&mut self, line: &str) {
         self.write.write_all(format!("{line}\n").as_bytes()).await.expect("written");
+    }
+
+    /// The next line, or `None` at the connection's end.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        let line = timeout(PATIENCE, self.lines.next_line()).await.expect("a line").unwrap_or(None)?;
+        Some(serde_json::from_str(&line).expect("JSON"))
     }
 
     /// The next line that is no ping.
     pub(crate) async fn anything(&mut self) -> Value {
         loop {
-            let line = self.lines.next_line().await.expect("UTF-8").expect("an open connection");
-            let value: Value = serde_json::from_str(&line).expect("JSON");
+            let value = self.next().await.expect("an open connection");
             if value["op"] != "ping" {
                 return value;
             }

@@ -150,3 +150,29 @@ async fn an_alert_that_cannot_be_told_delays_no_other() {
     assert_eq!(boss.expect("msg").await["payload"]["message"], "no");
     mesh.stop().await;
 }
+
+/// One absence whose alert the table does not take stands in no other's way.
+#[tokio::test]
+async fn an_absence_that_cannot_become_an_alert_delays_no_other() {
+    let mesh = Mesh::with(&[("POSTBELL_OFFLINE_ALERT_SECONDS", "1")]).await;
+    let sql = mesh.db.sql().await;
+    sql.batch_execute(
+        "create function refuses() returns trigger language plpgsql as $$ begin
+           if new.agent_id = 'a7' then raise exception 'no'; end if;
+           return new; end $$;
+         create trigger refuses before insert on agent_alerts for each row execute function refuses();",
+    )
+    .await
+    .expect("made");
+    let mut gone = Vec::new();
+    for n in 0..20 {
+        gone.push(mesh.raw(&format!("a{n}"), 5).await);
+    }
+    mesh.db
+        .until("select count(*) = 20 from agent_registry where status = 'online' and agent_id like 'a%'")
+        .await;
+    drop(gone);
+    mesh.db.until("select count(*) = 19 from agent_alerts where alert_type = 'agent_offline'").await;
+    assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_alerts where agent_id = 'a7'").await, 0);
+    mesh.stop().await;
+}

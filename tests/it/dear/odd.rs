@@ -265,3 +265,34 @@ async fn rows_of_odd_values_in_every_column_are_delivered_or_dead() {
     assert_eq!(untold, 0);
     taking.abort();
 }
+
+/// The user gives a column another type while the broker runs: whatever has a text form is delivered as that text. The other columns
+/// are held by the views of the schema postbell.
+#[tokio::test]
+async fn a_column_of_another_type_is_read_as_text() {
+    let mesh = watched().await;
+    let (_u, mut uninvolved) = mesh.connect("u", 5).await;
+    let sql = mesh.db.sql().await;
+    sql.batch_execute("create type words as enum ('one', 'two')").await.expect("a type");
+    served(&mesh, &mut uninvolved, "before").await;
+    for (n, (kind, value)) in (1_usize..).zip([
+        ("uuid", "6f1b1c1e-0000-4000-8000-000000000001"),
+        ("words", "two"),
+        ("name", "c"),
+        ("varchar(40)", "c"),
+        ("bigint", "7"),
+    ]) {
+        let ddl = format!("alter table agent_messages alter correlation_id type {kind} using null::{kind}");
+        sql.batch_execute(&ddl).await.expect(&ddl);
+        let insert = format!(
+            "insert into agent_messages (from_agent_id, to_agent_id, payload, message_type, correlation_id)
+             values ('sql', 'u', '1', 'data', '{value}')"
+        );
+        sql.batch_execute(&insert).await.expect(&insert);
+        let delivery = next(&mut uninvolved).await;
+        assert_eq!(delivery.correlation_id(), Some(value), "{kind}");
+        delivery.dead("odd").await;
+        let dead = format!("select count(*) = {n} from postbell.deliveries where state = 'dead'");
+        mesh.db.until(&dead).await;
+    }
+}

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use super::blocks::{Block, How};
 use crate::harness::TestDb;
 use crate::mesh::PATIENCE;
-use crate::process::free_address;
+use crate::process::kept_port;
+use postbell::devdb::KeptPort;
 
 /// A block that takes longer hangs. The slowest is the checklist, on a debug build.
 const BLOCK_PATIENCE: std::time::Duration = PATIENCE.saturating_mul(3);
@@ -27,6 +28,8 @@ pub(super) struct Reader {
     variables: BTreeMap<String, String>,
     given: Vec<String>,
     running: Vec<Running>,
+    /// The ports of the broker that the documents start.
+    _ports: [KeptPort; 2],
 }
 
 /// A command that was started and left running.
@@ -45,19 +48,20 @@ impl Reader {
         std::fs::create_dir(&bin).unwrap();
         std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_postbell"), bin.join("postbell")).unwrap();
         let path = std::env::var("PATH").unwrap_or_default();
-        let agents = free_address();
+        let ports = [kept_port(), kept_port()];
+        let [agents, http] = ports.each_ref().map(KeptPort::address);
         let given = [
             ("PATH", format!("{}:{path}", bin.display())),
             ("HOME", folder.path().display().to_string()),
             ("LANG", "C.UTF-8".to_owned()),
             ("DATABASE_URL", db.url()),
             ("POSTBELL_LISTEN", agents.to_string()),
-            ("POSTBELL_HTTP", free_address().to_string()),
+            ("POSTBELL_HTTP", http.to_string()),
             ("POSTBELL_URL", format!("tcp://{agents}")),
         ];
         let variables: BTreeMap<_, _> = given.iter().map(|(k, v)| ((*k).to_owned(), v.clone())).collect();
         let given = given.iter().map(|(k, _)| (*k).to_owned()).collect();
-        Self { folder, place: clone, variables, given, running: Vec::new() }
+        Self { folder, place: clone, variables, given, running: Vec::new(), _ports: ports }
     }
 
     /// Types a block.

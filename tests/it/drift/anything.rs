@@ -17,7 +17,7 @@ impl Dice {
     }
 }
 
-const CASES: usize = 60;
+const CASES: usize = 30;
 
 /// A random statement that harms an object.
 fn harm(object: &Object, dice: &mut Dice) -> String {

@@ -6,7 +6,10 @@ use postbell::store::migrate::{SchemaState, migrate, schema_state};
 use tokio::process::Command;
 
 use super::{a_message_lives, run, told};
-use crate::harness::{EXISTING_MESH, TestDb, command, fresh, migrated, number, roles};
+use crate::harness::{EXISTING_MESH, TestDb, command, fresh, lacks, migrated, number, roles};
+
+/// The programs of a copy.
+const COPIES: &[&str] = &["pg_dump", "psql"];
 
 /// `pg_dump OPTIONS from | psql to`.
 async fn copy(from: &TestDb, to: &TestDb, options: &[&str]) {
@@ -44,6 +47,9 @@ async fn with_messages() -> TestDb {
 
 #[tokio::test]
 async fn a_schema_without_its_rows_is_put_in_order() {
+    if lacks(COPIES) {
+        return;
+    }
     let (from, to) = (with_messages().await, fresh().await);
     copy(&from, &to, &["--schema-only", "--no-owner"]).await;
     let client = to.client().await;
@@ -61,6 +67,9 @@ async fn a_schema_without_its_rows_is_put_in_order() {
 
 #[tokio::test]
 async fn messages_that_were_put_into_a_copied_schema_are_delivered() {
+    if lacks(COPIES) {
+        return;
+    }
     let (from, to) = (with_messages().await, fresh().await);
     copy(&from, &to, &["--schema-only", "--no-owner"]).await;
     let client = to.client().await;
@@ -72,6 +81,9 @@ async fn messages_that_were_put_into_a_copied_schema_are_delivered() {
 
 #[tokio::test]
 async fn a_dump_of_the_users_schema_alone_is_adopted() {
+    if lacks(COPIES) {
+        return;
+    }
     let (from, to) = (fresh().await, fresh().await);
     roles(&from.client().await, EXISTING_MESH).await;
     migrate(&from.target()).await.expect("migrate");
@@ -87,6 +99,9 @@ async fn a_dump_of_the_users_schema_alone_is_adopted() {
 
 #[tokio::test]
 async fn a_whole_dump_needs_nothing() {
+    if lacks(COPIES) {
+        return;
+    }
     let (from, to) = (with_messages().await, fresh().await);
     copy(&from, &to, &["--no-owner"]).await;
     assert_eq!(told(&to).await, "");

@@ -9,13 +9,14 @@ use super::{Scene, lives};
 use crate::mesh::{Mesh, PATIENCE};
 use crate::require::missing;
 
-/// The command is in a group of its own. It reads the terminal all the same, and Ctrl-C ends all of its processes.
+/// The command is in a group of its own, reads the terminal all the same, and Ctrl-C ends all of its processes.
 #[tokio::test]
 async fn a_command_reads_the_terminal_and_ctrl_c_reaches_it() {
     let mesh = Mesh::start().await;
     let scene = Scene::new();
     let token = mesh.db.agent("a").await;
-    let work = "read line; echo $line > line.new; mv line.new line; sleep 61 & echo $! $$ > ids.new; mv ids.new ids; wait";
+    // The last `mv` is in the background: a shell whose command ends well in spite of Ctrl-C goes on.
+    let work = "read line; echo $line > line.new; mv line.new line; sleep 61 & echo $! $$ > ids.new; mv ids.new ids & wait";
     let typed = format!(
         "{} once k -- bash -c '{work}'; echo $? > code.new; mv code.new code; read more; echo $more > more",
         env!("CARGO_BIN_EXE_postbell")

@@ -1,12 +1,12 @@
 //! A server that takes no writes must not lose a message: another server will take it.
 
+use faults::proxy::{Proxy, address_of};
 use postbell::devdb::{Data, DevPostgres, Options};
 use postbell::store::migrate::migrate;
 use postbell::store::{Connection, DatabaseUrl, Pool, StoreError, Target};
 use tokio::time::{sleep, timeout};
 
 use super::{refused, to};
-use crate::gate::Gate;
 use crate::harness::TestDb;
 use crate::mesh::{Mesh, PATIENCE, next, sql_at};
 
@@ -42,10 +42,8 @@ async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     }
     let url = primary.url();
     migrate(&Target::new(DatabaseUrl::parse(&url).unwrap(), "public")).await.unwrap();
-    let (gate, leads_to) = Gate::late().await;
-    let address = |url: &str| url.split(['@', '/']).nth(3).unwrap().parse().unwrap();
-    leads_to.send(vec![address(&url)]).unwrap();
-    let db = TestDb::at(url.replace(&address(&url).to_string(), &gate.address.to_string()));
+    let proxy = Proxy::in_turn(Vec::new()).await.unwrap();
+    let db = TestDb::at(url).through(&proxy);
     let (a, r) = (db.agent("a").await, db.agent("r").await);
     let mesh = Mesh::on(db, &[]).await;
     let (sender, _) = mesh.builder("a", &a).connect().await.unwrap();
@@ -60,7 +58,7 @@ async fn a_failover_to_a_standby_refuses_nothing_for_good() {
     })
     .await;
     caught_up(&primary).await;
-    leads_to.send(vec![address(&standby.url())]).unwrap();
+    proxy.lead_to(vec![address_of(&standby.url()).unwrap()]);
     blocking(move || drop(primary)).await;
     // Read only: the client is told to send again, and never that the message is rejected.
     for _ in 0..5 {

@@ -50,11 +50,20 @@ fn room(path: &[String]) -> Option<(usize, &'static str)> {
     })
 }
 
+/// Whether production leaves it out. `cfg(not(test))` and `cfg_attr` leave nothing out there.
 fn is_for_tests(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|a| {
+    attributes.iter().filter(|a| a.path().is_ident("cfg")).any(|a| {
         let text = a.to_token_stream().to_string();
-        text.contains("cfg") && text.contains("test")
+        text.contains("test") && !text.contains("not")
     })
+}
+
+/// Whether this is no room, but rooms lie below: the root, or the page of a folder. A name for it is a way to all of them that
+/// no path tells.
+fn is_folder(path: &[String]) -> bool {
+    let below = format!("{}::", path.join("::"));
+    let is_above = |room: &&str| path.is_empty() || room.starts_with(&below);
+    room(path).is_none() && FLOORS.iter().copied().flatten().any(is_above)
 }
 
 fn attributes(item: &Item) -> &[Attribute] {
@@ -74,8 +83,8 @@ fn attributes(item: &Item) -> &[Attribute] {
     }
 }
 
-/// Adds every path of this package that is named, from its root: `crate::a::b`, `super::b`, also in groups and within
-/// macros.
+/// Adds every path of this package that is named, from its root: `crate::a::b`, `super::b`, `self::super::b`, also in groups and
+/// within macros.
 fn used(items: &[Item], here: &[String], found: &mut BTreeSet<Vec<String>>) {
     for item in items.iter().filter(|item| !is_for_tests(attributes(item))) {
         match item {
@@ -96,21 +105,20 @@ fn scan(tokens: TokenStream, here: &[String], found: &mut BTreeSet<Vec<String>>)
         let is_path_start = !(at > 1 && is_colon(&tokens, at - 2));
         match &tokens[at] {
             TokenTree::Group(group) => scan(group.stream(), here, found),
+            // The `crate` of `pub(crate)` is no path; `crate as c` and `extern crate self as c` name the root.
             TokenTree::Ident(word) if is_path_start && *word == "crate" => {
-                follow(&tokens, at + 1, &[], found)
+                let next =
+                    |at: usize, word: &str| matches!(tokens.get(at), Some(TokenTree::Ident(i)) if *i == word);
+                if is_colon(&tokens, at + 1) || next(at + 1, "as") || next(at + 1, "self") {
+                    follow(&tokens, at + 1, &[], found);
+                }
             }
-            TokenTree::Ident(word) if is_path_start && *word == "super" => {
-                let is_super =
-                    |at: usize| matches!(tokens.get(at), Some(TokenTree::Ident(word)) if *word == "super");
-                let (mut from, mut last) = (parent(here), at);
-                while is_colon(&tokens, last + 1) && is_super(last + 3) {
-                    (from, last) = (parent(from), last + 3);
-                }
-                // The `super` of `pub(super)` is no path.
-                if is_colon(&tokens, last + 1) {
-                    follow(&tokens, last + 1, from, found);
-                }
-                at = last;
+            // The `super` of `pub(super)` is no path, nor is the `self` of a method.
+            TokenTree::Ident(word)
+                if is_path_start && is_colon(&tokens, at + 1) && (*word == "super" || *word == "self") =>
+            {
+                let from = if *word == "super" { parent(here) } else { here };
+                follow(&tokens, at + 1, from, found);
             }
             _ => {}
         }
@@ -127,17 +135,20 @@ fn is_colon(tokens: &[TokenTree], at: usize) -> bool {
     colon(at) && colon(at + 1)
 }
 
-/// Follows a path after its beginning: `::a::b`, `::{a, b::c}`.
+/// Follows a path after its beginning: `::a::b`, `::super::b`, `::{self, a, b::c}`.
 fn follow(tokens: &[TokenTree], mut at: usize, from: &[String], found: &mut BTreeSet<Vec<String>>) {
     let mut path = from.to_vec();
     while is_colon(tokens, at) {
         match tokens.get(at + 2) {
-            Some(TokenTree::Ident(word)) => path.push(word.to_string()),
+            Some(TokenTree::Ident(word)) => path = step(&path, &word.to_string()),
             Some(TokenTree::Group(group)) => {
                 let parts: Vec<TokenTree> = group.stream().into_iter().collect();
                 for part in parts.split(|t| matches!(t, TokenTree::Punct(p) if p.as_char() == ',')) {
                     if let Some(TokenTree::Ident(word)) = part.first() {
-                        follow(part, 1, &[&path[..], &[word.to_string()]].concat(), found);
+                        follow(part, 1, &step(&path, &word.to_string()), found);
+                    } else if !part.is_empty() {
+                        // `*` brings everything that is below.
+                        found.insert(path.clone());
                     }
                 }
                 return;
@@ -149,6 +160,26 @@ fn follow(tokens: &[TokenTree], mut at: usize, from: &[String], found: &mut BTre
     found.insert(path);
 }
 
+/// One word further along a path.
+fn step(path: &[String], word: &str) -> Vec<String> {
+    match word {
+        "self" => path.to_vec(),
+        "super" => parent(path).to_vec(),
+        word => [path, &[word.to_owned()]].concat(),
+    }
+}
+
+/// The items of a folder's page that are no modules: a name there would be a way past the floors.
+fn faults_of_page(module: &[String], source: &str) -> Vec<String> {
+    let parsed = syn::parse_file(source).expect("it compiles");
+    let is_module = |item: &Item| matches!(item, Item::Mod(module) if module.content.is_none());
+    let others = parsed.items.iter().filter(|item| !is_module(item) && !is_for_tests(attributes(item)));
+    let name = |item: &Item| item.to_token_stream().to_string();
+    others
+        .map(|item| format!("the page {} holds more than modules: {}", module.join("::"), name(item)))
+        .collect()
+}
+
 /// The imports of a file that do not point downwards.
 fn faults(module: &[String], source: &str) -> Vec<String> {
     let parsed = syn::parse_file(source).expect("it compiles");
@@ -157,6 +188,13 @@ fn faults(module: &[String], source: &str) -> Vec<String> {
     let (floor, here) =
         room(module).unwrap_or_else(|| panic!("{module:?} has no floor: give it one in this test"));
     let above = |path: &Vec<String>| {
+        if is_folder(path) {
+            let folder = if path.is_empty() { "the root".to_owned() } else { path.join("::") };
+            return Some(format!(
+                "{} gives {folder} a name, by which it reaches every room",
+                module.join("::")
+            ));
+        }
         let (there, name) = room(path)?;
         (name != here && there >= floor)
             .then(|| format!("{} uses {}, which is not below", module.join("::"), path.join("::")))
@@ -176,13 +214,16 @@ fn imports_point_downwards() {
     let mut all = Vec::new();
     for file in super::files("src", "rs") {
         let module = module_of(&file);
-        let is_folder_page =
-            ["agents", "base", "pipeline", "watch"].contains(&module[0].as_str()) && module.len() == 1;
         let is_for_tests = file.ends_with("tests.rs") || module.iter().any(|part| part == "tests");
-        if is_folder_page || is_for_tests || ["lib", "main"].contains(&module[0].as_str()) {
+        if is_for_tests || ["lib", "main"].contains(&module[0].as_str()) {
             continue;
         }
-        all.extend(faults(&module, &fs::read_to_string(&file).unwrap()));
+        let source = fs::read_to_string(&file).unwrap();
+        all.extend(if is_folder(&module) {
+            faults_of_page(&module, &source)
+        } else {
+            faults(&module, &source)
+        });
     }
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
@@ -199,6 +240,18 @@ fn an_import_that_points_upwards_is_found_however_it_is_written() {
         "fn f() { tokio::select! { x = crate::agents::server::run() => x } }",
         "#[cfg(test)] mod tests { use super::*; } fn f(x: crate::broker::Broker) {}",
         "mod inner { use super::super::super::cli::main; }",
+        "use self::super::super::cli::main;",
+        "use self::{super::super::cli::main};",
+        "use super::{pool, super::cli::main};",
+        "use crate as c; fn f() { c::cli::main() }",
+        "extern crate self as c; fn f() { c::cli::main() }",
+        "use crate::*; fn f() { cli::main() }",
+        "use crate::{base, *}; fn f() { cli::main() }",
+        "use crate::agents; fn f() { agents::server::run() }",
+        "use crate::agents as a; fn f() { a::server::run() }",
+        "use crate::{base, agents::{self}}; fn f() { agents::server::run() }",
+        "#[cfg(not(test))] fn f() { crate::cli::main() }",
+        "#[cfg_attr(test, allow(unused))] fn f() { crate::cli::main() }",
     ] {
         assert_eq!(faults(&here, planted).len(), 1, "{planted}: {:?}", faults(&here, planted));
     }
@@ -207,7 +260,36 @@ fn an_import_that_points_upwards_is_found_however_it_is_written() {
         "#[cfg(test)] mod tests { use crate::cli::main; }",
         "#[cfg(any(test, fuzzing))] fn f() { crate::cli::main() }",
         "use other::crate_::cli; fn f() { x::agents::server::run() }",
+        "pub(crate) fn f(&self) { self.cli::<main>() } pub(super) struct S; pub(in crate::store) struct T;",
+        "use self::inner::*; use super::{self, pool}; use crate::store::*; use crate::watch::{health, health::Health};",
     ] {
         assert_eq!(faults(&here, fine), Vec::<String>::new(), "{fine}");
+    }
+}
+
+#[test]
+fn a_folders_page_holds_modules_alone() {
+    let page = ["agents".to_owned()];
+    for planted in [
+        "pub use session::Session;",
+        "pub use crate::cli::main;",
+        "mod inner { pub use crate::cli::main; }",
+        "pub(crate) fn f() { crate::cli::main() }",
+    ] {
+        assert_eq!(faults_of_page(&page, planted).len(), 1, "{planted}");
+    }
+    let fine =
+        "//! A page.\npub mod access; pub(crate) mod session; #[cfg(test)] mod tests { use super::*; }";
+    assert_eq!(faults_of_page(&page, fine), Vec::<String>::new());
+    for (path, is_page) in [
+        ("", true),
+        ("agents", true),
+        ("pipeline", true),
+        ("watch", true),
+        ("base", false),
+        ("broker", false),
+    ] {
+        let path: Vec<String> = path.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        assert_eq!(is_folder(&path), is_page, "{path:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! A registry that refuses or holds the row of one agent keeps no other agent's presence out.
 
-use postbell::store::agents::{self, NewAgent};
+use postbell::store::agents::{self, NewAgent, authenticate};
 
 use super::{Two, adopted, doctor_says};
 use crate::mesh::Mesh;
@@ -47,10 +47,11 @@ async fn a_check_with_other_words_leaves_the_status_out() {
     let ddl = "alter table agent_registry drop constraint agent_registry_status_check;
                alter table agent_registry add check (status in ('up', 'down')) not valid";
     db.sql().await.batch_execute(ddl).await.unwrap();
-    // An agent that exists gets its token even if its own row would be refused.
+    // A row whose status is none of the table's words takes no change at all, so it takes no token: the refusal names
+    // the constraint.
     let known = NewAgent { agent_id: "validation-agent", ..NewAgent::default() };
-    let refused = agents::add(&db.pool(), &known).await.expect_err("its own status is refused, by name");
-    assert!(refused.to_string().contains("agent_registry"), "{refused}");
+    let refused = agents::add(&db.pool(), &known).await.expect_err("its row takes no change");
+    assert!(refused.to_string().contains("agent_registry_status_check"), "{refused}");
     db.sql()
         .await
         .batch_execute(
@@ -59,7 +60,17 @@ async fn a_check_with_other_words_leaves_the_status_out() {
         .await
         .unwrap();
     db.sql().await.batch_execute("alter table agent_registry enable trigger user").await.unwrap();
-    agents::add(&db.pool(), &known).await.expect("a token");
+    // An agent that is there without a token gets one, and keeps the table's word; one that has a token keeps that token.
+    let added = agents::add(&db.pool(), &known).await.expect("a token");
+    assert!(!added.is_new);
+    let kept = "select status = 'up' and token_hash is not null from agent_registry where agent_id = 'validation-agent'";
+    assert!(db.ask::<bool>(kept).await);
+    let refused = agents::add(&db.pool(), &known).await.expect_err("it has a token");
+    assert!(refused.to_string().contains("agent rotate"), "{refused}");
+    authenticate(&db.pool(), "validation-agent", added.token.reveal())
+        .await
+        .unwrap()
+        .expect("its token is the first");
     let mesh = Mesh::on(db, &[]).await;
     let _raw = mesh.raw_with("u", &token, 5).await;
     mesh.db.until("select status = 'up' and last_heartbeat > now() - interval '1 minute' and connected_to is not null

@@ -60,7 +60,7 @@ impl Dashboard {
         targets.chain(annotations).map(|(panel, target)| of(panel, target)).collect()
     }
 
-    /// Its variables, each with the selector and the label that its values come from.
+    /// The dashboard's variables, each with the selector and the label that its values come from.
     pub(super) fn variables(&self) -> Vec<(String, (String, String))> {
         let asked = self.list("/templating/list").iter().filter(|v| v["type"] == "query");
         let parts = asked.map(|variable| {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use postbell::devdb::KeptPort;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,10 +13,10 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
 use crate::mesh::PATIENCE;
-use crate::process::free_address;
+use crate::process::kept_port;
 
 pub(super) struct Prometheus {
-    address: SocketAddr,
+    port: KeptPort,
     /// Waits for the end of its input and then ends the server, so that the server ends however the test does.
     shell: Child,
     _data: TempDir,
@@ -36,7 +37,8 @@ impl Prometheus {
         );
         let file = data.path().join("prometheus.yml");
         std::fs::write(&file, config).expect("writes");
-        let address = free_address();
+        let port = kept_port();
+        let address = port.address();
         let shell = Command::new("sh")
             .args(["-c", "\"$@\" & read -r _; kill $!; wait", "sh", "prometheus", "--log.level=warn"])
             .arg(format!("--config.file={}", file.display()))
@@ -46,7 +48,7 @@ impl Prometheus {
             .stdout(Stdio::null())
             .spawn()
             .expect("spawns");
-        let prometheus = Self { address, shell, _data: data };
+        let prometheus = Self { port, shell, _data: data };
         let up = async {
             while TcpStream::connect(address).await.is_err() || prometheus.get("/-/ready").await.0 != 200 {
                 sleep(Duration::from_millis(50)).await;
@@ -85,8 +87,8 @@ impl Prometheus {
 
     /// Asks by HTTP/1.0, so that the body comes in one piece.
     async fn get(&self, path: &str) -> (u16, String) {
-        let mut socket = TcpStream::connect(self.address).await.expect("connects");
-        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.address);
+        let mut socket = TcpStream::connect(self.port.address()).await.expect("connects");
+        let request = format!("GET {path} HTTP/1.0\r\nhost: {}\r\n\r\n", self.port.address());
         socket.write_all(request.as_bytes()).await.expect("writes");
         let mut answer = String::new();
         timeout(PATIENCE, socket.read_to_string(&mut answer)).await.expect("answers").expect("reads");

@@ -10,7 +10,7 @@ use ratatui::widgets::{Cell, Paragraph, RenderDirection, Row, Sparkline, Table, 
 
 use super::{QUIET, STRONG};
 use crate::watch::flow::{Passed, Step};
-use crate::watch::status::mesh::{Agent, Delivery, Mesh, Standing, TARGET_MS};
+use crate::watch::status::mesh::{Agent, DeliveryTimes, Mesh, Standing, TARGET_MS};
 
 /// The sign, the word and the colour of a standing: never the colour alone.
 fn standing(standing: Standing) -> (&'static str, Color) {
@@ -91,7 +91,7 @@ pub(super) fn depth(buffer: &mut Buffer, area: Rect, mesh: &Mesh) {
     Paragraph::new(lines).render(area, buffer);
 }
 
-pub(super) fn delivery(buffer: &mut Buffer, area: Rect, delivery: &Delivery) {
+pub(super) fn delivery(buffer: &mut Buffer, area: Rect, delivery: &DeliveryTimes) {
     let target = delivery.target_ms / 1_000;
     let lines = if delivery.count == 0 {
         vec![Line::styled("Nothing was delivered.", QUIET)]

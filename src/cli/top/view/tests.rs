@@ -4,7 +4,7 @@ use ratatui::backend::TestBackend;
 use super::*;
 use crate::watch::flow::{Frame, Head, Passed, Step};
 use crate::watch::status::mesh::{
-    Agent, Delivery, Depth, Environment, Finding, Standing, TARGET_MS, Verdict,
+    Agent, DeliveryTimes, Depth, Environment, Finding, Standing, TARGET_MS, Verdict,
 };
 
 fn screen(state: &State, width: u16, height: u16) -> Vec<String> {
@@ -52,14 +52,14 @@ fn busy() -> State {
         environments: vec![Environment::default()],
         agents: vec![agent("b", Standing::Stranded, 40), agent("a", Standing::Ok, 0)],
         depth,
-        delivery: Delivery {
+        delivery: DeliveryTimes {
             target_ms: TARGET_MS,
             minutes,
             count: 1_000,
             within_target: 999,
             p50_ms: Some(2.04),
             p99_ms: Some(1_200.0),
-            ..Delivery::default()
+            ..DeliveryTimes::default()
         },
         ..Mesh::default()
     };

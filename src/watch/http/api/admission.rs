@@ -1,4 +1,4 @@
-//! Who may see the status page, and who may act by it.
+//! Decides who may see the status page, and who may act by it.
 
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -32,7 +32,7 @@ const WRONG_AT_ONCE: usize = 5;
 /// The rights of a request. Each includes those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum May {
+pub(crate) enum May {
     /// No right.
     Nothing,
     /// Sees the mesh and the flow: names and numbers.
@@ -52,7 +52,7 @@ pub(in crate::watch::http) struct Who {
 }
 
 /// Decides who may do what.
-pub struct Admission {
+pub(crate) struct Admission {
     mode: StatusMode,
     tokens: OperatorTokens,
     pool: Pool,
@@ -63,7 +63,7 @@ pub struct Admission {
 
 impl Admission {
     /// Decides by the settings and, for orchestrators, by the registry.
-    pub fn new(mode: StatusMode, tokens: OperatorTokens, pool: Pool) -> Self {
+    pub(crate) fn new(mode: StatusMode, tokens: OperatorTokens, pool: Pool) -> Self {
         Self {
             mode,
             tokens,
@@ -119,8 +119,8 @@ impl Admission {
     fn note_proxy(&self) {
         if !self.proxy_seen.swap(true, Ordering::Relaxed) && self.mode == StatusMode::Local {
             tracing::warn!(
-                "a request to the status page came through a proxy on this machine. What such a proxy passes on \
-                 without a trace of it counts as asked on this machine, and needs no token: set POSTBELL_STATUS=token"
+                "a request to the status page came through a proxy on this machine. A request that such a proxy \
+                 passes on without a trace counts as asked on this machine, and needs no token: set POSTBELL_STATUS=token"
             );
         }
     }

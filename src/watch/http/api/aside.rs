@@ -10,7 +10,7 @@ use super::dead::{chosen, is_json};
 use super::query::Query;
 use super::{Refusal, Site};
 use crate::store::aside::{self, Aside, Filter};
-use crate::watch::http::answer::{Answer, json, not_allowed};
+use crate::watch::http::answer::{HttpAnswer, json, not_allowed};
 
 /// The number of rows on a page of the list, by default and at most.
 const LIMIT_DEFAULT: i64 = 50;
@@ -30,7 +30,7 @@ pub(super) enum Deed {
     Drop,
 }
 
-pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<Answer, Refusal> {
+pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<HttpAnswer, Refusal> {
     who.must(May::Read)?;
     let limit = query.number("limit")?.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
     let filter = Filter {
@@ -39,14 +39,19 @@ pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<Answer
         before: query.number("before")?,
         limit: limit + 1,
     };
-    let mut asides = site.ask(aside::list(&site.pool, &filter)).await?;
+    let mut asides = site.ask(aside::list(&site.pools.reads, &filter)).await?;
     let more = asides.len() > limit as usize;
     asides.truncate(limit as usize);
     Ok(json(&Asides { asides, more }))
 }
 
 /// Drops rows, or makes them due, so that the task for what is set aside tries them.
-pub(super) async fn end<B>(site: &Site, who: &Who, request: Request<B>, deed: Deed) -> Result<Answer, Refusal>
+pub(super) async fn end<B>(
+    site: &Site,
+    who: &Who,
+    request: Request<B>,
+    deed: Deed,
+) -> Result<HttpAnswer, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
@@ -61,8 +66,8 @@ where
     let ids = Some(which.ids.as_slice()).filter(|ids| !ids.is_empty());
     let chosen = aside::Chosen { ids, inbox: which.inbox.as_deref() };
     let count = match deed {
-        Deed::Retry => site.ask(aside::retry_soon(&site.pool, chosen)).await?,
-        Deed::Drop => site.ask(aside::drop_some(&site.pool, chosen)).await?,
+        Deed::Retry => site.ask(aside::retry_soon(&site.pools.writes, chosen)).await?,
+        Deed::Drop => site.ask(aside::drop_some(&site.pools.writes, chosen)).await?,
     };
     tracing::info!(by, count, ?deed, "what was set aside");
     Ok(json(&value!({ "count": count })))

@@ -13,9 +13,10 @@ use super::query::{Query, decode};
 use super::{Refusal, Site};
 use crate::pipeline::dead_letters::{Ask, Which, carry_out};
 use crate::store::dead::{self, DeadLetter, Filter};
-use crate::watch::http::answer::{Answer, json, not_allowed};
+use crate::watch::http::answer::{HttpAnswer, json, not_allowed};
 use postbell_client::protocol::ServerFrame;
 use postbell_client::protocol::frame::dead::{Chosen, Done};
+use postbell_engine::inbox::DeliveryId;
 
 /// The number of letters on a page of the list, by default and at most.
 const LIMIT_DEFAULT: i64 = 50;
@@ -30,7 +31,7 @@ struct Letters {
     more: bool,
 }
 
-pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<Answer, Refusal> {
+pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<HttpAnswer, Refusal> {
     who.must(May::Read)?;
     let limit = query.number("limit")?.unwrap_or(LIMIT_DEFAULT).clamp(1, LIMIT_MAX);
     let filter = Filter {
@@ -39,15 +40,15 @@ pub(super) async fn list(site: &Site, who: &Who, query: &Query) -> Result<Answer
         before: query.number("before")?,
         limit: limit + 1,
     };
-    let mut letters = site.ask(dead::list(&site.pool, &filter)).await?;
+    let mut letters = site.ask(dead::list(&site.pools.reads, &filter)).await?;
     let more = letters.len() > limit as usize;
     letters.truncate(limit as usize);
     Ok(json(&Letters { letters, more }))
 }
 
-pub(super) async fn show(site: &Site, who: &Who, id: &str) -> Result<Answer, Refusal> {
+pub(super) async fn show(site: &Site, who: &Who, id: &str) -> Result<HttpAnswer, Refusal> {
     who.must(May::Read)?;
-    let found = site.ask(dead::show(&site.pool, &decode(id)?)).await;
+    let found = site.ask(dead::show(&site.pools.reads, &decode(id)?)).await;
     Ok(json(&found.map_err(|refusal| match refusal.status {
         StatusCode::CONFLICT => Refusal { status: StatusCode::NOT_FOUND, ..refusal },
         _ => refusal,
@@ -60,7 +61,7 @@ pub(super) async fn settle<B>(
     who: &Who,
     request: Request<B>,
     ask: fn(Which) -> Ask,
-) -> Result<Answer, Refusal>
+) -> Result<HttpAnswer, Refusal>
 where
     B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
 {
@@ -71,13 +72,13 @@ where
     is_json(&request)?;
     let which = which(chosen(request.into_body()).await?)?;
     let by = who.name.as_deref().unwrap_or("operator");
-    let done = match site.ask(carry_out(&site.pool, by, &ask(which), None)).await? {
+    let done = match site.ask(carry_out(&site.pools.writes, by, &ask(which), None)).await? {
         ServerFrame::Redriven(done) => {
             site.wake.notify_one();
             done
         }
         ServerFrame::Purged(done) => done,
-        _ => Done { reference: None, count: 0, last: None, more: false },
+        _ => Done { reference: None, count: 0, last: None, more: false, refused: None },
     };
     Ok(json(&done))
 }
@@ -106,7 +107,7 @@ where
 fn which(chosen: Chosen) -> Result<Which, Refusal> {
     chosen.check().map_err(|e| Refusal::bad(e.message))?;
     Ok(match chosen.inbox {
-        Some(inbox) => Which::Inbox(Arc::from(inbox), chosen.after.unwrap_or(i64::MIN)),
+        Some(inbox) => Which::Inbox(Arc::from(inbox), chosen.after.map_or(DeliveryId::MIN, DeliveryId)),
         None => Which::Ids(chosen.ids, None),
     })
 }

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::admission::Who;
 use super::{Refusal, Site};
-use crate::watch::http::Line;
-use crate::watch::http::answer::{Answer, stream};
+use crate::watch::http::HttpConnection;
+use crate::watch::http::answer::{HttpAnswer, stream};
 use crate::watch::http::places::Cut;
 use crate::watch::status::event_text;
 use postbell_engine::guard::Source;
@@ -45,7 +45,12 @@ pub(super) enum Watcher {
     Named(String),
 }
 
-pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) -> Result<Answer, Refusal> {
+pub(super) async fn events(
+    site: &Site,
+    who: &Who,
+    peer: IpAddr,
+    connection: &HttpConnection,
+) -> Result<HttpAnswer, Refusal> {
     let watcher = who.name.clone().map_or_else(|| Watcher::At(Source::of(peer)), Watcher::Named);
     let full = || {
         let sentence =
@@ -69,17 +74,17 @@ pub(super) async fn events(site: &Site, who: &Who, peer: IpAddr, line: &Line) ->
     let first = [COME_AGAIN.as_bytes(), &event_text("mesh", &mesh)].concat();
     // The channel is new, so it has room.
     let _ = events.try_send(first.into());
-    let line = line.clone();
-    line.is_stream();
+    let connection = connection.clone();
+    connection.is_stream();
     tokio::spawn(async move {
         // `live` as a whole: with the receiver alone, its place to watch would be given back at once.
         let (mut live, _seat) = (live, seat);
         tokio::select! {
             () = pass_on(&mut live.events, events) => {}
-            () = line.stopping() => {}
+            () = connection.stopping() => {}
             () = cut.notified() => {}
         }
-        line.end();
+        connection.end();
     });
     Ok(stream(body))
 }

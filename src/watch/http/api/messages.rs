@@ -1,15 +1,15 @@
 //! The latest messages of an agent, with the journal's moments.
 
-use std::time::Instant;
+use tokio::time::Instant;
 
 use serde::Serialize;
 
 use super::admission::{May, Who};
 use super::query::{Query, decode};
 use super::{Refusal, Site};
-use crate::store::status::{Message, messages as read};
+use crate::store::status::{ListedMessage, messages as read};
 use crate::watch::flow::{Moment, Step};
-use crate::watch::http::answer::{Answer, json};
+use crate::watch::http::answer::{HttpAnswer, json};
 
 const LIMIT_DEFAULT: i64 = 50;
 
@@ -25,7 +25,7 @@ struct Messages<'a> {
 #[derive(Serialize)]
 struct Told {
     #[serde(flatten)]
-    message: Message,
+    message: ListedMessage,
     moments: Vec<Happened>,
 }
 
@@ -42,11 +42,16 @@ struct Happened {
     reason: Option<String>,
 }
 
-pub(super) async fn messages(site: &Site, who: &Who, agent: &str, query: &Query) -> Result<Answer, Refusal> {
+pub(super) async fn messages(
+    site: &Site,
+    who: &Who,
+    agent: &str,
+    query: &Query,
+) -> Result<HttpAnswer, Refusal> {
     who.must(May::Look)?;
     let agent = decode(agent)?;
     let limit = query.number("limit")?.unwrap_or(LIMIT_DEFAULT);
-    let (found, read_at) = site.ask(read(&site.pool, &agent, limit)).await?;
+    let (found, read_at) = site.ask(read(&site.pools.reads, &agent, limit)).await?;
     let ids: Vec<_> = found.iter().map(|message| message.id).collect();
     let lives = site.status.flow().lives(&ids);
     let now = Instant::now();
@@ -63,7 +68,7 @@ fn moment(moment: &Moment, now: Instant, may_read: bool) -> Happened {
     Happened {
         step: moment.step,
         ago_ms: now.saturating_duration_since(moment.at).as_millis() as u64,
-        attempt: moment.attempt,
+        attempt: moment.attempt.number(),
         inbox: moment.inbox.to_string(),
         ms: moment.ms,
         reason: moment.reason.as_deref().filter(|_| may_read).map(str::to_owned),
@@ -71,7 +76,7 @@ fn moment(moment: &Moment, now: Instant, may_read: bool) -> Happened {
 }
 
 /// Removes texts that may hold anything, for those who may only look.
-fn without_content(mut message: Message) -> Message {
+fn without_content(mut message: ListedMessage) -> ListedMessage {
     message.payload = None;
     message.error = None;
     if let Some(delivery) = &mut message.delivery {

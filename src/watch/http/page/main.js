@@ -96,7 +96,7 @@ function connection(state, wait = 0) {
   };
   tick();
   retry = setInterval(tick, 500);
-  const since = seen ? `What you see is from ${time(seen)}.` : "Nothing was read yet.";
+  const since = seen ? `The page shows the state of ${time(seen)}.` : "Nothing was read yet.";
   fill(lost, h("span", {}, h("strong", {}, "The broker cannot be reached. "), since), count);
   lost.hidden = false;
 }

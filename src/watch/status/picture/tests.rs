@@ -17,10 +17,10 @@ fn row(agent: &str, status: &str, seen: f64) -> rows::Agent {
     }
 }
 
-fn waiting(inbox: &str, priority: i64, count: i64, oldest: f64) -> rows::Waiting {
+fn waiting(inbox: &str, priority: i64, count: i64, oldest: f64) -> rows::ReadyCount {
     let priority = Priority::new(priority).expect("a priority");
     let is_taken = inbox == "group:diggers";
-    rows::Waiting { inbox: inbox.to_owned(), priority, count, oldest_seconds: Some(oldest), is_taken }
+    rows::ReadyCount { inbox: inbox.to_owned(), priority, count, oldest_seconds: Some(oldest), is_taken }
 }
 
 fn standing_of(picture: &Picture, agent: &str) -> Standing {

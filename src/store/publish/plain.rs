@@ -1,20 +1,19 @@
-//! Publishing where a rule of the user's is on the table: Postgres then takes neither ON CONFLICT nor, with some rules, RETURNING.
+//! Publishing where the table does not take the usual insert. With a rule of the user's, Postgres takes neither ON CONFLICT nor, with
+//! some rules, RETURNING; a status or a priority that the table computes must be left out.
 //!
-//! Both are made up for by looking, in the same transaction: before, for dedupe keys that are known, and after, for what the rule
-//! kept out. Two transactions with one key meet at its unique index.
+//! Both are made up for by looking, in the same transaction: before, for dedupe keys that are known, and after, for messages that a
+//! rule kept out. Two transactions with one key meet at its unique index.
 
 use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
 use super::columns::Columns;
-use super::{END, Outgoing, Stored, firsts};
+use super::{END, NewMessage, Stored, firsts};
 use crate::store::cell::Cells;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
-
-const INSERT: &str = include_str!("../../../sql/queries/publish_ruled.sql");
-const THERE: &str = include_str!("../../../sql/queries/publish_there.sql");
+use crate::store::sql::queries;
 
 /// unique_violation: another transaction was first with a dedupe key; the next look finds its message.
 const TAKEN: &str = "23505";
@@ -22,7 +21,10 @@ const TAKEN: &str = "23505";
 const TRIES_MAX: u32 = 3;
 
 /// As [`Writer::publish`](super::Writer::publish) does it.
-pub(super) async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+pub(super) async fn publish(
+    connection: &Connection,
+    batch: &[&NewMessage],
+) -> Result<Vec<Stored>, StoreError> {
     let mut tries = 1;
     loop {
         match in_transaction(connection, batch).await {
@@ -32,7 +34,7 @@ pub(super) async fn publish(connection: &Connection, batch: &[&Outgoing]) -> Res
     }
 }
 
-async fn in_transaction(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
+async fn in_transaction(connection: &Connection, batch: &[&NewMessage]) -> Result<Vec<Stored>, StoreError> {
     connection.batch("begin").await?;
     let published = match insert(connection, batch).await {
         Ok(stored) => connection.batch(END).await.map(|()| stored),
@@ -44,13 +46,13 @@ async fn in_transaction(connection: &Connection, batch: &[&Outgoing]) -> Result<
     published
 }
 
-async fn insert(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stored>, StoreError> {
-    let keyed: Vec<&Outgoing> = batch.iter().copied().filter(|o| o.send.dedupe_key.is_some()).collect();
+async fn insert(connection: &Connection, batch: &[&NewMessage]) -> Result<Vec<Stored>, StoreError> {
+    let keyed: Vec<&NewMessage> = batch.iter().copied().filter(|o| o.send.dedupe_key.is_some()).collect();
     let mut firsts = if keyed.is_empty() { HashMap::new() } else { firsts(connection, &keyed).await? };
     let new = without_known(batch, &mut firsts);
     let there = there(connection, &new).await?;
     let ours: HashSet<Uuid> = new.iter().map(|o| o.id).collect();
-    let stored = |o: &&Outgoing| {
+    let stored = |o: &&NewMessage| {
         let first = firsts.get(&o.id).copied().unwrap_or(o.id);
         if ours.contains(&first) && !there.contains(&first) { Stored::KeptOut } else { Stored::As(first) }
     };
@@ -58,7 +60,7 @@ async fn insert(connection: &Connection, batch: &[&Outgoing]) -> Result<Vec<Stor
 }
 
 /// Leaves the messages that are the first with their key; `firsts` then says which is the first of each other one.
-fn without_known<'a>(batch: &[&'a Outgoing], firsts: &mut HashMap<Uuid, Uuid>) -> Vec<&'a Outgoing> {
+fn without_known<'a>(batch: &[&'a NewMessage], firsts: &mut HashMap<Uuid, Uuid>) -> Vec<&'a NewMessage> {
     let mut new = Vec::with_capacity(batch.len());
     let mut keys: HashMap<(&str, &str), Uuid> = HashMap::new();
     for &o in batch {
@@ -77,25 +79,36 @@ fn without_known<'a>(batch: &[&'a Outgoing], firsts: &mut HashMap<Uuid, Uuid>) -
     new
 }
 
-async fn there(connection: &Connection, new: &[&Outgoing]) -> Result<HashSet<Uuid>, StoreError> {
+async fn there(connection: &Connection, new: &[&NewMessage]) -> Result<HashSet<Uuid>, StoreError> {
     if new.is_empty() {
         return Ok(HashSet::new());
     }
     let columns = Columns::of(new);
-    connection.execute(INSERT, &columns.params()).await?;
-    connection.query(THERE, &[&columns.ids]).await?.iter().map(|row| row.cell(0)).collect()
+    connection.execute(queries::PUBLISH_PLAIN, &columns.params()).await?;
+    connection.query(queries::PUBLISH_THERE, &[&columns.ids]).await?.iter().map(|row| row.cell(0)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The columns that publish.sql writes, each with its value.
+    fn written() -> Vec<(&'static str, &'static str)> {
+        let (_, rest) = queries::PUBLISH.split_once("insert into agent_messages (").expect("it inserts");
+        let (columns, rest) = rest.split_once(")\nselect ").expect("a list of columns");
+        let (values, _) = rest.split_once("\nfrom unnest").expect("a list of values");
+        let columns = columns.split(',').map(str::trim);
+        columns.zip(values.split(',').map(str::trim)).collect()
+    }
+
     #[test]
     fn both_inserts_write_the_same() {
-        let body = |sql: &'static str| {
-            let from = sql.find("insert into").expect("it inserts");
-            sql[from..].split("on conflict").next().expect("its beginning").trim_end()
-        };
-        assert_eq!(body(INSERT), body(super::super::PUBLISH));
+        let plain = include_str!("../../../sql/schema.sql");
+        let written = written();
+        assert_eq!(written.len(), 17);
+        for (n, (column, value)) in written.into_iter().enumerate() {
+            let pair = format!("({}, '{column}', '{}')", n + 1, value.replace('\'', "''"));
+            assert!(plain.contains(&pair), "insert_messages has no {pair}");
+        }
     }
 }

@@ -1,0 +1,21 @@
+-- Inserts messages as publish.sql does, on a table that does not take publish.sql: with a rule, or with a column that the table
+-- computes. The caller has left out those whose dedupe key is known: with a rule, the rule's own statement would read the condition
+-- after the rows are in.
+-- Called by src/store/publish/plain.rs. Walks no index.
+-- $1 ids uuid[]
+-- $2 senders text[]
+-- $3 recipients text[]
+-- $4 types text[]
+-- $5 payloads text[]
+-- $6 priorities integer[]
+-- $7 delays_ms bigint[]
+-- $8 ttls_ms bigint[]
+-- $9 dedupe_keys text[]
+-- $10 correlations text[]
+-- $11 headers text[]
+-- $12 topics text[]
+-- $13 environments text[]
+-- $14 groups text[]
+-- $15 instances text[]
+-- $16 ordering_keys text[]
+select postbell.insert_messages($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
