@@ -19,9 +19,9 @@ COPY loadtest/Cargo.toml loadtest/
 COPY tests/faults/Cargo.toml tests/faults/
 # The target is named, so that the flag is for the binary and not for what runs during the build (macros are libraries).
 RUN rustc -vV | sed -n 's/^host: //p' > target-triple \
- && mkdir -p src clients/rust/src crates/engine/src loadtest/src tests/it tests/faults/src/bin \
+ && mkdir -p src sql clients/rust/src crates/engine/src loadtest/src tests/it tests/faults/src/bin \
  && touch src/lib.rs clients/rust/src/lib.rs crates/engine/src/lib.rs tests/faults/src/lib.rs \
- && for main in src/main.rs loadtest/src/main.rs tests/it/main.rs tests/faults/src/bin/soak.rs; do \
+ && for main in sql/build.rs src/main.rs loadtest/src/main.rs tests/it/main.rs tests/faults/src/bin/soak.rs; do \
       echo 'fn main() {}' > "$main"; \
     done \
  && cargo build --release --locked --bin postbell --target "$(cat target-triple)"
@@ -34,7 +34,7 @@ COPY src src
 COPY sql sql
 COPY triggers triggers
 # Newer than what the stubs were compiled to, whatever the time of the files.
-RUN touch clients/rust/src/lib.rs crates/engine/src/lib.rs src/lib.rs src/main.rs \
+RUN touch clients/rust/src/lib.rs crates/engine/src/lib.rs src/lib.rs src/main.rs sql/build.rs \
  && cargo build --release --locked --bin postbell --target "$(cat target-triple)" \
  && cp "target/$(cat target-triple)/release/postbell" /postbell \
  && strip /postbell \

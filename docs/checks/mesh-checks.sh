@@ -40,7 +40,7 @@ comes() {
   local agent=$1 filter=$2 message
   shift 2
   message=$(take "$agent" 1)
-  # Of nothing jq finds nothing wrong, in some versions.
+  # Some versions of jq find nothing wrong with an empty message.
   [ -n "$message" ] || { echo "no message came"; return 1; }
   jq -e "$@" "$filter" <<< "$message"
 }

@@ -3,7 +3,7 @@
 #
 # Needs DATABASE_URL and POSTBELL_URL (with POSTBELL_CA or POSTBELL_PIN where the broker has a certificate of its own), and
 # the commands postbell, psql, jq and curl. HEALTH_URL is where the broker serves health and metrics, if that is not
-# this machine: https://broker.example.com. Its agents have names and an environment of their own and are removed in the end;
+# this machine: https://broker.example.com. The checks' agents have names and an environment of their own and are removed in the end;
 # messages of others are not touched, and no other agent is sent any.
 set -uo pipefail
 cd "$(dirname "$0")"
