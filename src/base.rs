@@ -3,6 +3,7 @@
 //! This folder must know nothing of brokers, agents, messages or tables. Everybody above calls it.
 
 pub(crate) mod moment;
+pub(crate) mod names;
 pub mod open_files;
 pub(crate) mod pace;
 pub mod sockets;

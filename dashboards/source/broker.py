@@ -92,7 +92,7 @@ WAITING = ("What waits?", [
         that stays above 0 says that a lease, the database or the tail does not go on.", "s",
         {"{{instance}}": "postbell_longest_wait_seconds{$}"}, limit=5),
     lines("Outcomes to write", "Acknowledgements and failures that wait to be written. Their number grows while the database is slow or away; \
-        above 100,000 a broker pushes nothing.", "short", {"{{instance}}": "postbell_unsettled{$}"}),
+        an inbox with 50,000 of them gets nothing more.", "short", {"{{instance}}": "postbell_unsettled{$}"}),
     lines("For nobody we know", "Ready deliveries for names that are no registered agent's. Most often a name is misspelled; \
         postbell doctor names them.", "short", {"unknown recipient": "max(postbell_unknown_recipient{$})"}),
 ])

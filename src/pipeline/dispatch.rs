@@ -14,7 +14,8 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
-use crate::watch::health::Health;
+use crate::base::names::few;
+use crate::watch::health::{Health, HeldBack};
 use crate::watch::metrics::Metrics;
 use postbell_client::protocol::limits::WINDOW_MAX;
 use postbell_client::protocol::{ErrorCode, ProtocolError, ServerFrame};
@@ -37,6 +38,8 @@ pub(crate) const SETTLE_BATCH_MAX: usize = 1_000;
 const MARKS_MAX: usize = 10_000;
 /// How often the longest wait is computed, by a look at every inbox in memory and without a statement.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The most inboxes that a sentence names.
+const NAMED_MAX: usize = 3;
 /// The most refills in one statement.
 pub(crate) const REFILL_BATCH_MAX: usize = 64;
 
@@ -263,9 +266,15 @@ fn publish_load(dispatcher: &Dispatcher, load: &watch::Sender<Load>, metrics: &M
         metrics.in_flight.set(now.in_flight as i64);
         metrics.sessions.set(now.sessions as i64);
         metrics.unsettled.set(now.unsettled as i64);
-        health.set_full(dispatcher.is_full().then_some(now.unsettled));
+        health.set_held_back(held_back(dispatcher));
         load.send_replace(now);
     }
+}
+
+fn held_back(dispatcher: &Dispatcher) -> Option<HeldBack> {
+    let held_back = dispatcher.held_back();
+    (held_back.len() > 0)
+        .then(|| HeldBack { inboxes: few(held_back, NAMED_MAX), outcomes: dispatcher.unsettled() })
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use uuid::Uuid;
 
 use crate::agents::presence::Presence;
+use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, LeaseRequest};
 use crate::store::error::Fault;
@@ -183,12 +184,12 @@ impl Leaser {
         let unknown: Vec<_> =
             table.iter().filter(is_unknown).map(|(inbox, epoch)| (inbox.clone(), *epoch)).collect();
         if !unknown.is_empty() {
-            tracing::warn!(inboxes = %few(unknown.iter().map(|(inbox, _)| &**inbox)), "postbell.leases names this broker \
+            tracing::warn!(inboxes = %few(unknown.iter().map(|(inbox, _)| inbox), NAMED_MAX), "postbell.leases names this broker \
                  for inboxes that it does not have: somebody else wrote the table; they are given back");
             release(connection, self.broker.id, &unknown).await?;
         }
         if !lost.is_empty() {
-            tracing::warn!(inboxes = %few(lost.iter().map(|inbox| &**inbox)), "the leases of these inboxes are gone from \
+            tracing::warn!(inboxes = %few(&lost, NAMED_MAX), "the leases of these inboxes are gone from \
                  postbell.leases, or another's: somebody else wrote the table; they are asked for anew");
             self.metrics.leases_lost.inc_by(lost.len() as u64);
             asked.epochs.retain(|inbox, _| !lost.contains(inbox));
@@ -326,15 +327,6 @@ impl Leaser {
     fn database_up(&self, up: bool) {
         self.health.set_database_up(up);
         self.metrics.database_up.set(i64::from(up));
-    }
-}
-
-/// The names of some inboxes, for a line of the log.
-fn few<'a>(inboxes: impl Iterator<Item = &'a str>) -> String {
-    let all: Vec<_> = inboxes.collect();
-    match all.len().checked_sub(NAMED_MAX) {
-        Some(more @ 1..) => format!("{} and {more} more", all[..NAMED_MAX].join(", ")),
-        _ => all.join(", "),
     }
 }
 

@@ -162,6 +162,7 @@ impl Settler {
             return;
         }
         let mut all = Unwritten::default();
+        let mut is_all_over = true;
         let (lanes, others) = due.into_iter().partition(|s| !Kind::of(&s.outcome).marks());
         let parts: [Vec<Settle>; 2] = [lanes, others];
         for batch in parts.into_iter().filter(|batch| !batch.is_empty()) {
@@ -171,11 +172,12 @@ impl Settler {
                 desk.say(&settled);
             }
             let waiting = self.tell(batch, &settled).await;
+            is_all_over &= waiting.held.is_empty() && waiting.hurt.is_empty();
             all.held.extend(waiting.held);
             all.is_better |= waiting.is_better;
             desk.hurt.add(waiting.hurt, settled.hurt.unwrap_or_default());
         }
-        desk.hurt.tried(all.held, all.is_better);
+        desk.hurt.tried(all.held, all.is_better, is_all_over);
     }
 
     /// Tries until each outcome is written, set aside, or held by another transaction.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
+use crate::base::names::few;
 use crate::store::sql::queries;
 
 /// The table in which messages wait.
@@ -98,7 +99,7 @@ fn sentence(name: &str, table: &TableFaults) -> String {
     let mut parts = Vec::new();
     let missing = of("missing");
     if !missing.is_empty() {
-        parts.push(format!("it lacks {}", listed(missing.iter().map(|f| f.column.as_str()))));
+        parts.push(format!("it lacks {}", few(missing.iter().map(|f| &f.column), NAMES_MAX)));
     }
     for fault in of("type") {
         let (column, found) = (&fault.column, fault.found.as_deref().unwrap_or_default());
@@ -134,7 +135,7 @@ fn sentence(name: &str, table: &TableFaults) -> String {
     }
     let required = of("required");
     if !required.is_empty() {
-        let names = listed(required.iter().map(|f| f.column.as_str()));
+        let names = few(required.iter().map(|f| &f.column), NAMES_MAX);
         parts.push(format!("{names} must be given with each row and has no default"));
     }
     let faults = parts.join("; ");
@@ -142,7 +143,7 @@ fn sentence(name: &str, table: &TableFaults) -> String {
     match missing.len() >= 4 {
         true => format!(
             "{full_name} has {}: it is something else{}. As a table of {} {faults}",
-            listed(table.has.iter().map(String::as_str)),
+            few(&table.has, NAMES_MAX),
             guess(&table.has),
             what(name),
         ),
@@ -157,14 +158,6 @@ fn what(name: &str) -> &'static str {
         "agent_alerts" => "alerts",
         "agent_metrics" => "metrics",
         _ => "agents",
-    }
-}
-
-fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<_> = names.collect();
-    match names.len() {
-        n if n > NAMES_MAX => format!("{} and {} more", names[..NAMES_MAX].join(", "), n - NAMES_MAX),
-        _ => names.join(", "),
     }
 }
 
@@ -211,11 +204,5 @@ mod tests {
             "public.agent_messages has session_id, role, content: it is something else, chat history perhaps. "
         ));
         assert!(sentence.ends_with("it lacks from_agent_id, message_type, payload, priority"), "{sentence}");
-    }
-
-    #[test]
-    fn long_lists_are_cut() {
-        let names: Vec<_> = (0..20).map(|n| n.to_string()).collect();
-        assert!(listed(names.iter().map(String::as_str)).ends_with("11 and 8 more"));
     }
 }

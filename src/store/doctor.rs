@@ -139,11 +139,3 @@ fn add(checks: &mut Vec<Check>, name: &'static str, found: Result<Vec<Check>, St
         Err(error) => checks.push(Check::fail(name, format!("this could not be checked: {error}"))),
     }
 }
-
-/// Names in a sentence, cut after `at_most`.
-fn listed(names: &[String], at_most: usize) -> String {
-    match names.len() {
-        n if n > at_most => format!("{} and {} more", names[..at_most].join(", "), n - at_most),
-        _ => names.join(", "),
-    }
-}

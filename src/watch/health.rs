@@ -37,8 +37,8 @@ struct HealthFacts {
     bell_seen: Option<Instant>,
     crowded: bool,
     draining: bool,
-    /// How many outcomes wait to be written, while that is as many as may.
-    full: Option<usize>,
+    /// The inboxes that get nothing, since too many of their outcomes wait to be written.
+    held_back: Option<HeldBack>,
     /// How many outcomes can be written nowhere, and a sentence about them.
     hurt: Option<(usize, String)>,
     duties: Duties,
@@ -50,6 +50,15 @@ impl HealthFacts {
         let stale = Duration::from_millis(BELL_STALE_MS);
         self.listening && self.bell_seen.is_some_and(|seen| now.saturating_duration_since(seen) < stale)
     }
+}
+
+/// Inboxes to which nothing is pushed, since too many of their outcomes wait to be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldBack {
+    /// The names of some, as a sentence has them.
+    pub inboxes: String,
+    /// How many outcomes wait to be written, those of all other inboxes as well.
+    pub outcomes: usize,
 }
 
 /// One thing that must hold for the broker to be ready.
@@ -145,9 +154,9 @@ impl Health {
         self.known().duties.failed(duty, reason.into());
     }
 
-    /// Sets how many outcomes wait to be written while that is as many as may, so that nothing is pushed.
-    pub fn set_full(&self, outcomes: Option<usize>) {
-        self.known().full = outcomes;
+    /// Sets which inboxes get nothing, since too many of their outcomes wait to be written.
+    pub fn set_held_back(&self, held_back: Option<HeldBack>) {
+        self.known().held_back = held_back;
     }
 
     /// Sets how many outcomes can be written nowhere, and a sentence about them. All others are written, so traffic may
@@ -226,19 +235,27 @@ fn work(known: &HealthFacts, now: Instant) -> Condition {
         false => stuck.join(" ").into(),
     };
     let is_needed = |s: &Standstill| s.duty.is_needed_for_traffic();
-    let ok = known.full.is_none() && !known.duties.standstills(now).iter().any(is_needed);
+    let ok = !is_slow(known) && !known.duties.standstills(now).iter().any(is_needed);
     Condition { name: "work", ok, message }
 }
 
+/// Whether inboxes are held back because the database is slow. If most of the outcomes that wait can be written nowhere, their
+/// inboxes are to blame, and all others are served.
+fn is_slow(known: &HealthFacts) -> bool {
+    let hurt = known.hurt.as_ref().map_or(0, |(outcomes, _)| *outcomes);
+    known.held_back.as_ref().is_some_and(|held_back| 2 * hurt < held_back.outcomes)
+}
+
 fn stuck(known: &HealthFacts, now: Instant) -> Vec<String> {
-    let full = known.full.map(|outcomes| {
+    let held_back = known.held_back.as_ref().map(|HeldBack { inboxes, outcomes }| {
         format!(
-            "Nothing is pushed, since {outcomes} outcomes wait to be written, as many as may: the database takes them \
-             too slowly or not at all. Look for locks, slow triggers and a full disk there; pushing goes on by itself."
+            "Nothing is pushed to {inboxes}, since {outcomes} outcomes wait to be written and too many of them are of \
+             these inboxes: the database takes them too slowly or not at all. Look for locks, slow triggers and a full \
+             disk there; pushing goes on by itself."
         )
     });
     let hurt = known.hurt.as_ref().map(|(_, sentence)| sentence.clone());
-    known.duties.standstills(now).iter().map(Standstill::sentence).chain(full).chain(hurt).collect()
+    known.duties.standstills(now).iter().map(Standstill::sentence).chain(held_back).chain(hurt).collect()
 }
 
 fn draining(known: &HealthFacts) -> Condition {
@@ -320,14 +337,18 @@ mod tests {
     }
 
     #[test]
-    fn as_many_outcomes_as_may_wait_say_no() {
+    fn an_inbox_held_back_by_a_slow_database_says_no_and_by_its_own_outcomes_yes() {
         let now = Instant::now();
         let health = ready_at(now);
-        health.set_full(Some(100_000));
+        health.set_held_back(Some(HeldBack { inboxes: "worker".to_owned(), outcomes: 50_000 }));
         assert_eq!(failing(&health, now), ["work"]);
-        assert!(health.ready(now).reasons()[0].contains("100000 outcomes wait to be written"));
+        assert!(health.ready(now).reasons()[0].contains("pushed to worker, since 50000 outcomes wait"));
         assert_eq!(health.stuck(now), health.ready(now).reasons());
-        health.set_full(None);
+        health.set_hurt(Some((49_000, "49000 outcomes wait.".to_owned())));
+        assert!(health.ready(now).ready);
+        assert_eq!(health.stuck(now).len(), 2);
+        health.set_held_back(None);
+        health.set_hurt(None);
         assert!(health.ready(now).ready && health.stuck(now).is_empty());
     }
 

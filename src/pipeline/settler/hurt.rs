@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Desk, SAY_EVERY, SETTLE_BATCH_MAX, one_by_one};
+use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::store::StoreError;
 use crate::store::cut_off::ENDED;
@@ -102,8 +103,9 @@ impl Hurt {
         }
     }
 
-    /// Takes back what a try left; `is_better`: something of it was written.
-    pub(super) fn tried(&mut self, left: Vec<Settle>, is_better: bool) {
+    /// Takes back what a try left; `is_better`: something of it was written; `is_all_over`: all of it, so the cause is
+    /// gone and nothing that waits needs to wait longer.
+    pub(super) fn tried(&mut self, left: Vec<Settle>, is_better: bool, is_all_over: bool) {
         for settle in left.into_iter().rev() {
             self.waiting.push_front(settle);
         }
@@ -111,7 +113,7 @@ impl Hurt {
             self.pace.reset();
         }
         self.inboxes = self.waiting.iter().map(|s| s.inbox.clone()).collect();
-        self.until = Instant::now() + self.pace.next_wait();
+        self.until = Instant::now() + if is_all_over { Duration::ZERO } else { self.pace.next_wait() };
         self.in_doubt &= !self.waiting.is_empty();
     }
 
@@ -130,11 +132,7 @@ impl Hurt {
     }
 
     fn named(&self) -> String {
-        let some: Vec<&str> = self.inboxes.iter().take(NAMED_MAX).map(|inbox| &**inbox).collect();
-        match self.inboxes.len() - some.len() {
-            0 => some.join(", "),
-            more => format!("{} and {more} more", some.join(", ")),
-        }
+        few(&self.inboxes, NAMED_MAX)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The user's tables and agents: findings that make a mesh slow, open or deaf.
 
-use super::{Check, listed};
+use super::Check;
+use crate::base::names::few;
 use crate::store::cell::{Cells, Lossy};
 use crate::store::connection::Connection;
 use crate::store::error::{Fault, StoreError};
@@ -35,7 +36,7 @@ pub(super) async fn indexes(connection: &Connection) -> Result<Vec<Check>, Store
         format!(
             "{} on agent_messages: with any of them each ack writes to every index of the table instead of one page \
              (no HOT update). The broker uses none; if no poller needs them any more, `drop index concurrently` each",
-            listed(&names, NAMES_MAX)
+            few(&names, NAMES_MAX)
         ),
     )])
 }
@@ -116,7 +117,7 @@ pub(super) async fn agents(connection: &Connection) -> Result<Vec<Check>, StoreE
             format!(
                 "{} of {registered} have no token and cannot connect ({}): `postbell agent add {first}` gives one",
                 without.len(),
-                listed(&without, NAMES_MAX)
+                few(&without, NAMES_MAX)
             ),
         ),
         (_, None) => Check::ok("agents", format!("{registered} registered, all with a token")),

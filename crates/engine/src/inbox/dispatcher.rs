@@ -4,6 +4,7 @@
 
 mod blame;
 mod ownership;
+mod places;
 mod pushing;
 mod reading;
 mod replies;
@@ -23,6 +24,7 @@ use super::lane::{ROOM, ROOM_SCARCE, Room};
 use super::owned::Inbox;
 use super::{Rank, SessionId, Tag};
 use crate::retry::RetryPolicy;
+use places::Places;
 use postbell_client::protocol::{ErrorCode, ProtocolError};
 
 pub use blame::IN_COMPANY;
@@ -37,8 +39,9 @@ pub const SESSION_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// and waits fills the window itself, so the answer could not come otherwise. Their bytes have the bound
 /// [`SESSION_BYTES_MAX`] too.
 pub const REPLIES_MAX: u32 = 64;
-/// The most outcomes that wait to be written. Above this number nothing is pushed: the database is slower than
-/// the agents, or away, and after a crash every delivery with an unwritten outcome would be pushed again.
+/// The most outcomes that wait to be written, shared among the inboxes: see [`Dispatcher::held_back`]. More wait only
+/// if the database is slower than the agents, or away, and after a crash every delivery with an unwritten outcome
+/// would be pushed again.
 pub const UNSETTLED_MAX: usize = 100_000;
 
 const _: () = assert!(ROOM.bytes < LANES_BYTES_MAX);
@@ -109,7 +112,7 @@ pub struct Dispatcher {
     in_flight: InFlight,
     answers: HashMap<u64, PendingAnswer>,
     last_answer: u64,
-    unsettled: usize,
+    places: Places,
     lanes_bytes: usize,
     snapshot: Option<Snapshot>,
     lease_until: Option<Instant>,
@@ -143,7 +146,7 @@ impl Dispatcher {
             in_flight: InFlight::default(),
             answers: HashMap::new(),
             last_answer: 0,
-            unsettled: 0,
+            places: Places::new(rules.unsettled_max),
             lanes_bytes: 0,
             snapshot: None,
             lease_until: None,
@@ -252,12 +255,13 @@ impl Dispatcher {
 
     /// How many outcomes wait to be written.
     pub fn unsettled(&self) -> usize {
-        self.unsettled
+        self.places.count()
     }
 
-    /// Whether so many outcomes wait to be written that nothing is pushed.
-    pub fn is_full(&self) -> bool {
-        self.unsettled >= self.rules.unsettled_max
+    /// The inboxes that get nothing for now, since more of their outcomes wait to be written than places are free. So
+    /// an inbox whose outcomes can be written nowhere never takes the last place.
+    pub fn held_back(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
+        self.places.held_back()
     }
 
     /// The memory of all lanes, in bytes.
@@ -275,9 +279,14 @@ impl Dispatcher {
     }
 
     fn may_push(&self, now: Instant) -> bool {
-        !self.stopping
-            && !self.is_full()
-            && self.lease_until.is_some_and(|until| now + self.rules.lease_margin < until)
+        !self.stopping && self.lease_until.is_some_and(|until| now + self.rules.lease_margin < until)
+    }
+
+    /// Whether something may be pushed to this inbox. If too many of its outcomes wait to be written, it is held back
+    /// until some are.
+    fn may_push_to(&mut self, now: Instant, inbox: &Arc<str>) -> bool {
+        let of_inbox = self.inboxes.get(inbox).map_or(0, Inbox::outcomes);
+        self.may_push(now) && self.places.has_room(inbox, of_inbox)
     }
 
     /// Runs `change` on an inbox and keeps the sum of the lanes' bytes true.

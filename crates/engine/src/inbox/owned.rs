@@ -58,6 +58,8 @@ pub(super) struct Inbox {
     /// In the order in which they get the next delivery.
     pub(super) sessions: VecDeque<SessionId>,
     unsettled: HashMap<Attempt, Unsettled>,
+    /// How many outcomes wait to be written.
+    outcomes: usize,
     reading: Reading,
     /// The open round of the tail brought something.
     in_round: bool,
@@ -81,6 +83,7 @@ impl Inbox {
             relaning: 0,
             sessions: VecDeque::new(),
             unsettled: HashMap::new(),
+            outcomes: 0,
             reading: Reading::Idle,
             in_round: false,
             pushes: 0,
@@ -261,12 +264,19 @@ impl Inbox {
     /// The attempt's outcome will be written.
     pub(super) fn settling(&mut self, attempt: Attempt) {
         self.unsettled.entry(attempt).or_default().settling += 1;
+        self.outcomes += 1;
+    }
+
+    /// How many outcomes wait to be written.
+    pub(super) fn outcomes(&self) -> usize {
+        self.outcomes
     }
 
     /// An outcome is committed. True: a refill waited for that.
     pub(super) fn settled(&mut self, attempt: Attempt) -> bool {
         let Some(unsettled) = self.unsettled.get_mut(&attempt) else { return false };
         unsettled.settling = unsettled.settling.saturating_sub(1);
+        self.outcomes = self.outcomes.saturating_sub(1);
         if *unsettled == Unsettled::default() {
             self.unsettled.remove(&attempt);
         }

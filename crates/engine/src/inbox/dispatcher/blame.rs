@@ -70,7 +70,7 @@ impl Dispatcher {
     /// Pushes the deliveries that wait to be apart, each to a session without any other. Until there is such a
     /// session, the least busy one is reserved and gets nothing more.
     pub(super) fn push_apart(&mut self, now: Instant, inbox: &Arc<str>) {
-        while self.may_push(now) {
+        while self.may_push_to(now, inbox) {
             if self.owned(inbox).and_then(Inbox::first_apart).is_none() {
                 break;
             }

@@ -65,7 +65,7 @@ impl Dispatcher {
         self.note_room(now, inbox);
         self.push_replies(now, inbox);
         self.push_apart(now, inbox);
-        while self.may_push(now) {
+        while self.may_push_to(now, inbox) {
             let Some((source, bytes)) = self.owned(inbox).and_then(Inbox::next) else { break };
             let Some(session) = self.next_session(inbox, bytes) else { break };
             // `None`: the delivery waits for another one with its key.

@@ -27,7 +27,7 @@ impl Dispatcher {
         let processes = self.processes(state);
         let mut waiting = 0;
         for (id, instance) in replies {
-            if !self.may_push(now) {
+            if !self.may_push_to(now, inbox) {
                 return;
             }
             let process = instance.as_ref().and_then(|instance| processes.get(&**instance)).copied();

@@ -8,6 +8,7 @@ use rand::RngExt;
 use super::{Dispatcher, PendingAnswer};
 use crate::inbox::event::{DeadCause, Effect, FailCause, Outcome, Request, Settle};
 use crate::inbox::in_flight::Flight;
+use crate::inbox::owned::Inbox;
 use crate::inbox::{Entry, SessionId, Tag};
 use postbell_client::protocol::ErrorCode;
 
@@ -167,14 +168,13 @@ impl Dispatcher {
         if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
             inbox.settling(settle.attempt);
         }
-        self.unsettled += 1;
+        self.places.add();
         self.effects.push(Effect::Settle(settle));
     }
 
     pub(super) fn settled(&mut self, now: Instant, settled: Vec<Settle>) {
-        let was_full = self.is_full();
         for settle in settled {
-            self.unsettled -= 1;
+            self.places.remove();
             let attempt = settle.attempt;
             if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
                 let relaned = matches!(settle.outcome, Outcome::Relane { .. }) && inbox.relaned();
@@ -191,9 +191,9 @@ impl Dispatcher {
                 self.answer(id);
             }
         }
-        if was_full {
-            self.touched.extend(self.inboxes.keys().cloned());
-        }
+        let inboxes = &self.inboxes;
+        let of_inbox = |inbox: &str| inboxes.get(inbox).map_or(0, Inbox::outcomes);
+        self.touched.extend(self.places.let_go(of_inbox));
     }
 
     fn answer(&mut self, id: u64) {

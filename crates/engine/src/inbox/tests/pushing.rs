@@ -1,13 +1,14 @@
 //! Pushing: which delivery, to whom, and when none.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::support::*;
 use crate::inbox::dispatcher::{SESSION_BYTES_MAX, UNSETTLED_MAX};
-use crate::inbox::event::{DeadCause, Effect, Event, Outcome, Request};
+use crate::inbox::event::{DeadCause, Effect, Event, LaneRows, Outcome, Request, Settle};
 use crate::inbox::in_flight::MARK_AFTER;
 use crate::inbox::owned::OLDEST_EVERY;
-use crate::inbox::{Entry, Terms, Unfit};
+use crate::inbox::{Entry, Epoch, Terms, Unfit};
 
 #[test]
 fn the_urgent_go_first_and_a_lane_keeps_the_order_of_arrival() {
@@ -164,22 +165,52 @@ fn nothing_is_pushed_after_stop() {
     assert_eq!(pushed_ids(&bench.lease(Duration::from_secs(3))), NONE);
 }
 
-#[test]
-fn a_slow_database_stops_the_pushes_and_they_go_on_when_it_has_caught_up() {
-    let mut bench = Bench::ready(UNSETTLED_MAX as u32 * 2);
-    let step = 1_000;
-    let (mut settling, mut id) = (Vec::new(), 0);
-    while bench.dispatcher.unsettled() < UNSETTLED_MAX {
-        let tags: Vec<_> = (id + 1..=id + step).collect();
-        bench.arrive(entries(tags.iter().map(|tag| *tag as i64)));
-        settling.extend(settles(&bench.ack(1, &tags, None)));
+/// Acknowledges all that an inbox's one session, with this id, gets until the inbox is held back. Returns the outcomes.
+fn fill_places(bench: &mut Bench, inbox: &str, session: u64) -> Vec<Settle> {
+    let (step, mut settling, mut id) = (1_000, Vec::new(), 0);
+    loop {
+        let rows = entries(id as i64 + 1..=(id + step) as i64);
+        let arrived = rows.into_iter().map(|e| (inbox.into(), e)).collect();
+        let pushed = pushed_ids(&bench.tell(Event::Arrived(arrived))).len() as u64;
+        bench.round();
+        let tags: Vec<_> = (id + 1..=id + pushed).collect();
+        settling.extend(settles(&bench.ack(session, &tags, None)));
+        if pushed < step {
+            return settling;
+        }
         id += step;
     }
-    assert!(bench.dispatcher.is_full());
-    assert_eq!(pushed_ids(&bench.arrive(entries([id as i64 + 1]))), NONE);
-    assert_eq!(pushed_ids(&bench.settled(settling.split_off(1))), [id as i64 + 1]);
+}
+
+#[test]
+fn a_slow_database_stops_the_pushes_and_they_go_on_when_it_has_caught_up() {
+    let mut bench = Bench::ready(1_000);
+    let mut settling = fill_places(&mut bench, INBOX, 1);
+    assert_eq!((settling.len(), bench.dispatcher.held_back().len()), (UNSETTLED_MAX / 2, 1));
+    assert_eq!(pushed_ids(&bench.settled(settling.split_off(1))).len(), 1_000);
     bench.settled(settling);
-    assert_eq!((bench.dispatcher.unsettled(), bench.dispatcher.is_full()), (0, false));
+    assert_eq!((bench.dispatcher.unsettled(), bench.dispatcher.held_back().len()), (0, 0));
+}
+
+#[test]
+fn an_inbox_whose_outcomes_are_not_written_leaves_places_for_another() {
+    let mut bench = Bench::ready(1_000);
+    let stuck = fill_places(&mut bench, INBOX, 1);
+    let other: Arc<str> = "other".into();
+    bench.join_inbox(2, &other, 1_000);
+    bench.tell(Event::Acquired { inbox: other.clone(), epoch: Epoch(2) });
+    let asked = whole_refill(&bench.round()).expect("asks for the table");
+    let lanes = asked.lanes.iter().map(|l| LaneRows { lane: l.lane, asked: l.rows, rows: Vec::new() });
+    let lanes = lanes.collect();
+    bench.tell(Event::Refilled { inbox: other.clone(), lanes, keys: Vec::new() });
+    let of_other = fill_places(&mut bench, &other, 2);
+    assert_eq!(of_other.len(), UNSETTLED_MAX / 4);
+    assert_eq!(bench.dispatcher.held_back().cloned().collect::<Vec<_>>(), [other, INBOX.into()]);
+    // The other one's outcomes are written, so it goes on, and the first does not.
+    let pushed = pushes(&bench.settled(of_other));
+    assert!(pushed.len() == 1_000 && pushed.iter().all(|(session, ..)| *session == 2));
+    assert_eq!(bench.dispatcher.held_back().cloned().collect::<Vec<_>>(), [INBOX.into()]);
+    assert!(pushes(&bench.settled(stuck)).iter().any(|(session, ..)| *session == 1));
 }
 
 #[test]

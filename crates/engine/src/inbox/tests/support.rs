@@ -83,6 +83,19 @@ impl Bench {
         })
     }
 
+    /// A session on another inbox.
+    pub(super) fn join_inbox(&mut self, session: u64, inbox: &Arc<str>, window: u32) -> Vec<Effect> {
+        self.tell(Event::Join {
+            session: SessionId(session),
+            inbox: inbox.clone(),
+            instance: None,
+            window,
+            hold: HOLD,
+            link: false,
+            rank: None,
+        })
+    }
+
     /// The same where it is known since when the session stands; of another broker or not.
     pub(super) fn join_ranked(&mut self, session: u64, rank: i64, link: bool) -> Vec<Effect> {
         let (inbox, instance, rank) = (INBOX.into(), Some("i".to_owned()), Some(Rank(rank)));
