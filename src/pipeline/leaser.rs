@@ -1,31 +1,28 @@
 //! The task that holds the leases: this broker's own, renewed each second, and those of its inboxes.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod asking;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use uuid::Uuid;
 
 use crate::agents::presence::Presence;
 use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, LeaseRequest};
 use crate::store::error::Fault;
-use crate::store::lease::{
-    BrokerRow, InboxAnswer, LEASE, LeaseSum, RENEW_EVERY, acquire, held, leave, release, renew, want,
-};
+use crate::store::lease::{BrokerRow, LEASE, RENEW_EVERY, held, leave, release, renew};
 use crate::store::listen::Rope;
 use crate::store::{Connection, StoreError, Target};
-use crate::watch::health::Health;
+use crate::watch::health::{Health, LeasesRefused};
 use crate::watch::metrics::Metrics;
-use postbell_engine::inbox::Epoch;
-use postbell_engine::inbox::event::{Event, Trouble};
+use asking::{ASK_AGAIN, Asked};
+use postbell_engine::inbox::event::Event;
 
-/// The wait before asking again for an inbox whose owner is another broker that cannot be linked to.
-const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The most inboxes that a line of the log names.
 const NAMED_MAX: usize = 5;
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
@@ -51,20 +48,6 @@ pub(crate) struct Leaser {
     pub metrics: Metrics,
 }
 
-/// Requests that are not answered yet.
-#[derive(Default)]
-struct Asked {
-    /// Sorted, since two brokers that lock the same rows in different orders would deadlock.
-    acquire: BTreeMap<Arc<str>, Option<Trouble>>,
-    release: HashSet<Arc<str>>,
-    /// The epochs of the inboxes that this broker has, as the answers said.
-    epochs: HashMap<Arc<str>, Epoch>,
-    /// Inboxes whose owner is not known: asked for again only every `ASK_AGAIN`.
-    refused: HashSet<Arc<str>>,
-    /// The end of this broker's lease, if the last renewal was answered.
-    until: Option<Instant>,
-}
-
 impl Leaser {
     /// Holds the leases until `stop`, or until the dispatcher's task is gone; then gives them all back.
     pub(crate) async fn run(
@@ -73,7 +56,7 @@ impl Leaser {
         mut stop: oneshot::Receiver<()>,
     ) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
-        let mut asked = Asked::default();
+        let mut asked = Asked::new(Instant::now());
         loop {
             let held = async {
                 let connection = Connection::open(&self.target).await?;
@@ -85,9 +68,10 @@ impl Leaser {
             };
             self.database_up(false);
             // A server that refuses a statement is reached.
-            if error.sqlstate().is_some() && error.fault() != Fault::Passing {
-                self.health.set_leases_refused(error.to_string());
-            }
+            let is_refused = error.sqlstate().is_some() && error.fault() != Fault::Passing;
+            let all =
+                || LeasesRefused { inboxes: "all inboxes".to_owned(), why: error.to_string(), is_most: true };
+            self.health.set_leases_refused(is_refused.then(all));
             let wait = pace.next_wait();
             tracing::warn!(error = %error, ?wait, "the lease's connection failed; trying again");
             tokio::select! {
@@ -120,9 +104,7 @@ impl Leaser {
                     Some(batch) => batch.into_iter().for_each(|request| asked.note(request)),
                     None => return Ok(()),
                 },
-                _ = again.tick(), if !asked.refused.is_empty() => {
-                    asked.acquire.extend(asked.refused.drain().map(|inbox| (inbox, None)));
-                }
+                _ = again.tick(), if asked.has_unknown_owners() => asked.ask_again(),
             }
             self.answer(connection, asked).await?;
         }
@@ -149,6 +131,7 @@ impl Leaser {
         }
         self.note_queue(renewed.queue_usage);
         self.database_up(true);
+        self.tell_of_hurt(asked);
         let unbroken = until.is_some_and(|until| Instant::now() < until);
         asked.until = Some(renewed.until);
         if renewed.lapsed || !unbroken {
@@ -173,26 +156,22 @@ impl Leaser {
     /// given back.
     async fn compare(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
         let table: HashMap<_, _> = held(connection, self.broker.id).await?.into_iter().collect();
-        let is_lost = |(inbox, epoch): &(&Arc<str>, &Epoch)| {
-            table.get(*inbox) != Some(*epoch) && !asked.release.contains(*inbox)
-        };
-        let lost: HashSet<_> = asked.epochs.iter().filter(is_lost).map(|(inbox, _)| inbox.clone()).collect();
-        // An answer about an inbox that is being asked for may have been lost with a connection.
-        let is_unknown = |(inbox, epoch): &(&Arc<str>, &Epoch)| {
-            asked.epochs.get(*inbox) != Some(*epoch) && !asked.acquire.contains_key(*inbox)
-        };
-        let unknown: Vec<_> =
-            table.iter().filter(is_unknown).map(|(inbox, epoch)| (inbox.clone(), *epoch)).collect();
+        let (lost, unknown) = asked.compared_with(&table);
         if !unknown.is_empty() {
             tracing::warn!(inboxes = %few(unknown.iter().map(|(inbox, _)| inbox), NAMED_MAX), "postbell.leases names this broker \
                  for inboxes that it does not have: somebody else wrote the table; they are given back");
-            release(connection, self.broker.id, &unknown).await?;
+            if let Err(e) = release(connection, self.broker.id, &unknown).await {
+                if !e.may_be_of_a_row() || connection.is_closed() {
+                    return Err(e);
+                }
+                tracing::warn!(error = %e, "leases that are not this broker's cannot be given back; it is tried again");
+            }
         }
         if !lost.is_empty() {
             tracing::warn!(inboxes = %few(&lost, NAMED_MAX), "the leases of these inboxes are gone from \
                  postbell.leases, or another's: somebody else wrote the table; they are asked for anew");
             self.metrics.leases_lost.inc_by(lost.len() as u64);
-            asked.epochs.retain(|inbox, _| !lost.contains(inbox));
+            asked.forget(&lost);
             self.tell(Event::LeasesLost(lost.into_iter().collect())).await;
         }
         Ok(())
@@ -219,95 +198,8 @@ impl Leaser {
         }
     }
 
-    async fn answer(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
-        if !asked.release.is_empty() {
-            // An inbox without an epoch was never taken, so there is nothing to give back.
-            let epoch = |inbox: &Arc<str>| asked.epochs.get(inbox).copied().unwrap_or(Epoch::NEVER);
-            let inboxes: Vec<_> = asked.release.iter().map(|inbox| (inbox.clone(), epoch(inbox))).collect();
-            release(connection, self.broker.id, &inboxes).await?;
-            asked.release.clear();
-            for (inbox, _) in inboxes {
-                asked.epochs.remove(&inbox);
-                self.tell(Event::GivenBack(inbox)).await;
-            }
-        }
-        if !asked.acquire.is_empty() {
-            self.acquire(connection, asked).await?;
-        }
-        Ok(())
-    }
-
-    async fn acquire(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
-        let inboxes: Vec<_> = asked.acquire.keys().cloned().collect();
-        let refusing = asked.acquire.values().flatten().filter(|t| t.refuses).map(|t| t.owner).collect();
-        let answers = self.ask(connection, &inboxes, refusing).await?;
-        let is_theirs = |(inbox, answer): &(Arc<str>, InboxAnswer)| {
-            let has_trouble = asked.acquire.get(inbox).is_some_and(Option::is_some);
-            let is_unreachable = match answer {
-                InboxAnswer::Ours(_) => false,
-                InboxAnswer::Theirs(owner) => has_trouble || owner.is_none(),
-            };
-            is_unreachable.then(|| inbox.clone())
-        };
-        let unreachable: Vec<_> = answers.iter().filter_map(is_theirs).collect();
-        if !unreachable.is_empty() {
-            want(connection, self.broker.id, &unreachable).await?;
-        }
-        asked.acquire.clear();
-        for (inbox, answer) in answers {
-            self.tell(match answer {
-                InboxAnswer::Ours(epoch) => {
-                    asked.epochs.insert(inbox.clone(), epoch);
-                    Event::Acquired { inbox, epoch }
-                }
-                InboxAnswer::Theirs(owner) => {
-                    asked.epochs.remove(&inbox);
-                    tracing::info!(%inbox, owner = owner.as_ref().map(|o| &*o.address), "another broker owns this inbox");
-                    if owner.is_none() {
-                        asked.refused.insert(inbox.clone());
-                    }
-                    Event::NotAcquired { inbox, owner }
-                }
-            })
-            .await;
-        }
-        Ok(())
-    }
-
-    /// Asks for inboxes. An owner with this broker's own address is its predecessor, since a connection to that
-    /// address reaches this broker; so that owner counts as one that refuses connections. An owner that lives all the
-    /// same (one is frozen, or two brokers advertise one address) is reported as unknown, because nobody can link to
-    /// that owner.
-    async fn ask(
-        &self,
-        connection: &Connection,
-        inboxes: &[Arc<str>],
-        mut refusing: Vec<Uuid>,
-    ) -> Result<Vec<(Arc<str>, InboxAnswer)>, StoreError> {
-        let predecessor = |answer: &InboxAnswer| match answer {
-            InboxAnswer::Theirs(Some(owner)) if *owner.address == *self.broker.address => Some(owner.broker),
-            _ => None,
-        };
-        refusing.sort_unstable();
-        refusing.dedup();
-        let mut answers = acquire(connection, self.broker.id, inboxes, &refusing).await?;
-        let mut predecessors: Vec<_> = answers.iter().filter_map(|(_, answer)| predecessor(answer)).collect();
-        predecessors.sort_unstable();
-        predecessors.dedup();
-        if !predecessors.is_empty() {
-            refusing.extend(predecessors);
-            answers = acquire(connection, self.broker.id, inboxes, &refusing).await?;
-        }
-        for (_, answer) in &mut answers {
-            if predecessor(answer).is_some() {
-                *answer = InboxAnswer::Theirs(None);
-            }
-        }
-        Ok(answers)
-    }
-
     async fn leave(&self) {
-        let left = async { leave(&Connection::open(&self.target).await?, self.broker.id).await };
+        let left = async { leave(&self.target, self.broker.id).await };
         match timeout(LEASE, left).await {
             Ok(Ok(())) => {}
             Ok(Err(e)) => {
@@ -327,24 +219,5 @@ impl Leaser {
     fn database_up(&self, up: bool) {
         self.health.set_database_up(up);
         self.metrics.database_up.set(i64::from(up));
-    }
-}
-
-impl Asked {
-    fn held(&self) -> LeaseSum {
-        LeaseSum::of(self.epochs.iter().map(|(inbox, epoch)| (&**inbox, *epoch)))
-    }
-
-    fn note(&mut self, request: LeaseRequest) {
-        match request {
-            // The inbox was refused a moment ago; `ASK_AGAIN` decides when to ask again.
-            LeaseRequest::Acquire(inbox, _) if self.refused.contains(&inbox) => {}
-            LeaseRequest::Acquire(inbox, trouble) => {
-                self.acquire.insert(inbox, trouble);
-            }
-            LeaseRequest::GiveBack(inbox) => {
-                self.release.insert(inbox);
-            }
-        }
     }
 }

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::agents::{Token, hash, is_hash};
 use super::cell::Cells;
-use super::connection::Connection;
+use super::connection::{Connection, Target, WriteLimit};
 use super::error::StoreError;
 use super::listen::canary_channel;
 use super::pool::Pool;
@@ -24,8 +24,16 @@ pub const LEASE: Duration = Duration::from_secs(3);
 pub const RENEW_EVERY: Duration = Duration::from_secs(1);
 /// A broker stops dispatching this long before its lease ends, so that two never dispatch one inbox.
 pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
+/// How long one statement about inboxes may take: a lock on one lease must not keep the renewal waiting.
+pub const PART_WAIT: Duration = Duration::from_millis(300);
 /// Brokers that have been silent for this long are forgotten, and their agents are offline.
 pub const FORGET_AFTER: Duration = Duration::from_secs(10);
+
+/// [`PART_WAIT`], for the statement and its COMMIT together.
+const PART: WriteLimit = WriteLimit::Each(Duration::from_millis(PART_WAIT.as_millis() as u64 / 2));
+
+/// How long the rows of agents and leases may take when a broker leaves.
+const LEAVE: WriteLimit = WriteLimit::Each(Duration::from_millis(500));
 
 const _: () = assert!(RENEW_EVERY.as_millis() + LEASE_MARGIN.as_millis() < LEASE.as_millis());
 const _: () = assert!(LEASE.as_millis() < FORGET_AFTER.as_millis());
@@ -137,12 +145,23 @@ pub async fn held(connection: &Connection, broker: Uuid) -> Result<Vec<(Arc<str>
     rows.iter().map(|row| Ok((row.cell::<_, &str>("inbox")?.into(), Epoch(row.cell("epoch")?)))).collect()
 }
 
-/// Gives back every inbox and deletes this broker's row.
+/// Gives back every inbox, and deletes this broker's row. If an agent's row, or a lease, does not take its part of that,
+/// the broker's own lease ends and nothing else: then the inboxes are free as well, and another broker sweeps the rest.
 ///
 /// # Errors
 /// See [`StoreError`].
-pub async fn leave(connection: &Connection, broker: Uuid) -> Result<(), StoreError> {
-    connection.execute(queries::BROKER_LEAVE, &[&broker]).await?;
+pub async fn leave(target: &Target, broker: Uuid) -> Result<(), StoreError> {
+    let mut connection = Connection::open(target).await?;
+    match connection.write_count(LEAVE, queries::BROKER_LEAVE, &[&broker]).await {
+        Err(e) if e.may_be_of_a_row() => {
+            tracing::info!(error = %e, "the leases end by themselves, since a row refuses to let this broker go");
+            if connection.is_closed() {
+                connection = Connection::open(target).await?;
+            }
+            connection.execute(queries::BROKER_END, &[&broker]).await?;
+        }
+        left => _ = left?,
+    }
     Ok(())
 }
 
@@ -166,7 +185,7 @@ pub async fn acquire(
     refusing: &[Uuid],
 ) -> Result<Vec<(Arc<str>, InboxAnswer)>, StoreError> {
     let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
-    let rows = connection.query(queries::LEASE_ACQUIRE, &[&names, &broker, &refusing]).await?;
+    let rows = connection.write(PART, queries::LEASE_ACQUIRE, &[&names, &broker, &refusing]).await?;
     let answers = rows.iter().map(|row| {
         let acquired = match row.cell::<_, Option<i64>>("epoch")? {
             Some(epoch) => InboxAnswer::Ours(Epoch(epoch)),
@@ -190,7 +209,7 @@ pub async fn acquire(
 /// See [`StoreError`].
 pub async fn want(connection: &Connection, broker: Uuid, inboxes: &[Arc<str>]) -> Result<(), StoreError> {
     let names: Vec<&str> = inboxes.iter().map(|i| &**i).collect();
-    connection.execute(queries::LEASE_WANT, &[&names, &broker]).await?;
+    connection.write_count(PART, queries::LEASE_WANT, &[&names, &broker]).await?;
     Ok(())
 }
 
@@ -215,6 +234,6 @@ pub async fn release(
 ) -> Result<(), StoreError> {
     let names: Vec<&str> = inboxes.iter().map(|(inbox, _)| &**inbox).collect();
     let epochs: Vec<i64> = inboxes.iter().map(|(_, epoch)| epoch.0).collect();
-    connection.execute(queries::LEASE_RELEASE, &[&names, &epochs, &broker]).await?;
+    connection.write_count(PART, queries::LEASE_RELEASE, &[&names, &epochs, &broker]).await?;
     Ok(())
 }

@@ -31,8 +31,7 @@ pub struct Health(Arc<Mutex<HealthFacts>>);
 #[derive(Debug, Default)]
 struct HealthFacts {
     database_up: bool,
-    /// Why the database, which answers, does not take this broker's leases.
-    leases_refused: Option<String>,
+    leases_refused: Option<LeasesRefused>,
     listening: bool,
     bell_seen: Option<Instant>,
     crowded: bool,
@@ -59,6 +58,17 @@ pub struct HeldBack {
     pub inboxes: String,
     /// How many outcomes wait to be written, those of all other inboxes as well.
     pub outcomes: usize,
+}
+
+/// Inboxes whose leases the database refuses to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeasesRefused {
+    /// The names of some, as a sentence has them.
+    pub inboxes: String,
+    /// A sentence without its full stop.
+    pub why: String,
+    /// Whether they are most of the inboxes that this broker has or asks for.
+    pub is_most: bool,
 }
 
 /// One thing that must hold for the broker to be ready.
@@ -96,14 +106,12 @@ impl Health {
 
     /// Sets whether the last statement reached the database.
     pub fn set_database_up(&self, up: bool) {
-        let mut known = self.known();
-        known.database_up = up;
-        known.leases_refused = None;
+        self.known().database_up = up;
     }
 
-    /// Notes that the database answers and refuses to write the leases; `reason` is a sentence without its full stop.
-    pub fn set_leases_refused(&self, reason: String) {
-        self.known().leases_refused = Some(reason);
+    /// Sets which leases the database, which answers, refuses to write.
+    pub fn set_leases_refused(&self, refused: Option<LeasesRefused>) {
+        self.known().leases_refused = refused;
     }
 
     /// Sets whether the LISTEN connection is up and its LISTEN has committed. If the connection is lost, the bell is
@@ -194,18 +202,26 @@ impl Health {
 }
 
 fn database(known: &HealthFacts) -> Condition {
-    let message = match (known.database_up, &known.leases_refused) {
-        (true, _) => "The database answers.".into(),
-        (false, Some(reason)) => format!(
-            "The database answers and refuses to write the leases, so inboxes that are asked for anew wait: {reason}. \
-             The broker keeps trying."
-        )
-        .into(),
+    let refused = known.leases_refused.as_ref();
+    let message = match (known.database_up, refused) {
+        (true, None) => "The database answers.".into(),
+        (_, Some(refused)) => refused.sentence().into(),
         (false, None) => {
-            "The database cannot be reached: nothing is delivered until it answers; the broker keeps trying.".into()
+            "The database cannot be reached: nothing is delivered until it answers; the broker keeps trying."
+                .into()
         }
     };
-    Condition { name: "database", ok: known.database_up, message }
+    let ok = known.database_up && refused.is_none_or(|refused| !refused.is_most);
+    Condition { name: "database", ok, message }
+}
+
+impl LeasesRefused {
+    fn sentence(&self) -> String {
+        let Self { inboxes, why, .. } = self;
+        format!(
+            "The database answers and refuses to write the leases of {inboxes}, which wait: {why}. The broker keeps trying."
+        )
+    }
 }
 
 fn bell(known: &HealthFacts, now: Instant) -> Condition {
@@ -255,7 +271,16 @@ fn stuck(known: &HealthFacts, now: Instant) -> Vec<String> {
         )
     });
     let hurt = known.hurt.as_ref().map(|(_, sentence)| sentence.clone());
-    known.duties.standstills(now).iter().map(Standstill::sentence).chain(held_back).chain(hurt).collect()
+    let leases = known.leases_refused.as_ref().map(LeasesRefused::sentence);
+    known
+        .duties
+        .standstills(now)
+        .iter()
+        .map(Standstill::sentence)
+        .chain(held_back)
+        .chain(hurt)
+        .chain(leases)
+        .collect()
 }
 
 fn draining(known: &HealthFacts) -> Condition {
@@ -297,10 +322,15 @@ mod tests {
         health.set_database_up(false);
         assert_eq!(failing(&health, now), ["database"]);
         assert!(health.ready(now).reasons()[0].contains("cannot be reached"));
-        health.set_leases_refused("a sequence is at its end".to_owned());
+        let refused = LeasesRefused { inboxes: "a".to_owned(), why: "at its end".to_owned(), is_most: true };
+        health.set_leases_refused(Some(refused.clone()));
         assert_eq!(failing(&health, now), ["database"]);
         assert!(health.ready(now).reasons()[0].contains("answers and refuses to write the leases"));
         health.set_database_up(true);
+        assert_eq!(failing(&health, now), ["database"]);
+        health.set_leases_refused(Some(LeasesRefused { is_most: false, ..refused }));
+        assert!(health.ready(now).ready && health.stuck(now)[0].contains("leases of a, which wait"));
+        health.set_leases_refused(None);
         health.set_draining(true);
         assert_eq!(failing(&health, now), ["draining"]);
     }

@@ -100,3 +100,67 @@ async fn leases_that_the_database_refuses_are_told_as_that() {
     mesh.until_ready(true).await;
     mesh.stop().await;
 }
+
+/// What somebody made of the lease of `a`, and how that ends.
+const HURTS: &[(&str, &str)] = &[
+    ("raise 'no'", ""),
+    ("raise 'no' using errcode = '53100'", ""),
+    ("perform pg_sleep(10)", ""),
+    ("perform pg_terminate_backend(pg_backend_pid())", ""),
+    ("null", "begin; insert into postbell.leases (inbox, broker_id) values ('a', gen_random_uuid())"),
+];
+
+/// One lease is refused, slow, locked, or ends the server process. Others get and keep theirs, and a lease given back is another's.
+#[tokio::test]
+async fn a_lease_that_takes_no_change_is_the_only_one() {
+    for (body, locks) in HURTS {
+        let mesh = Mesh::start().await;
+        let mut u = mesh.raw("u", 100).await;
+        let (sql, holder) = (mesh.db.sql().await, mesh.db.sql().await);
+        let trigger = format!(
+            "create function hurts() returns trigger language plpgsql as $$
+             begin if new.inbox = 'a' then {body}; end if; return new; end $$;
+             create trigger hurts before insert or update on postbell.leases for each row execute function hurts()"
+        );
+        sql.batch_execute(&trigger).await.expect("a trigger");
+        holder.batch_execute(locks).await.expect("a lock");
+        let mut a = mesh.raw("a", 100).await;
+        mesh.until_told("refuses to write the leases of a").await;
+        let mut late = mesh.raw("late", 100).await;
+        for (agent, raw) in [("u", &mut u), ("late", &mut late)] {
+            insert(&sql, agent, 5, "1").await;
+            timeout(SERVED, raw.expect("msg"))
+                .await
+                .unwrap_or_else(|_| panic!("{agent} waits: {body} {locks}"));
+        }
+        insert(&sql, "a", 5, "1").await;
+        holder.batch_execute("rollback").await.expect("unlocked");
+        sql.batch_execute("drop trigger hurts on postbell.leases").await.expect("mended");
+        timeout(SERVED, a.expect("msg")).await.unwrap_or_else(|_| panic!("a waits for ever: {body} {locks}"));
+        mesh.stop().await;
+    }
+}
+
+/// A row of the registry, or a lease, refuses to let the broker go. The next broker need not wait for its lease to end.
+#[tokio::test]
+async fn a_broker_that_a_row_does_not_let_go_frees_its_inboxes_all_the_same() {
+    for ddl in [
+        "create trigger hurts before update on agent_registry for each row when (new.agent_id = 'a') execute function hurts()",
+        "create trigger hurts before delete on postbell.leases for each row when (old.inbox = 'a') execute function hurts()",
+    ] {
+        let mesh = Mesh::start().await;
+        let (mut a, mut u) = (mesh.raw("a", 100).await, mesh.raw("u", 100).await);
+        let sql = mesh.db.sql().await;
+        for (agent, raw) in [("a", &mut a), ("u", &mut u)] {
+            insert(&sql, agent, 5, "1").await;
+            raw.expect("msg").await;
+        }
+        mesh.db.until("select count(*) = 2 from agent_registry where cardinality(connected_to) = 1").await;
+        let function =
+            "create function hurts() returns trigger language plpgsql as $$ begin raise 'no'; end $$;";
+        sql.batch_execute(&format!("{function} {ddl}")).await.expect(ddl);
+        let (db, _) = mesh.stop().await;
+        let alive = "select count(*) from postbell.brokers where lease_until > now()";
+        assert_eq!(db.ask::<i64>(alive).await, 0, "{ddl}");
+    }
+}

@@ -180,6 +180,16 @@ impl Mesh {
         timeout(PATIENCE, waiting).await.expect("the health never got there")
     }
 
+    /// Waits until the health says these words.
+    pub(crate) async fn until_told(&self, words: &str) {
+        let waiting = async {
+            while !get(self.http, "/health/ready").await.1.contains(words) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("the health never said {words:?}"));
+    }
+
     /// Waits until producers are asked to ring and the broker sleeps.
     pub(crate) async fn until_armed(&self) {
         self.db.until("select coalesce(bool_and(armed), false) from postbell.brokers").await;
