@@ -1,11 +1,12 @@
 -- Makes scheduled deliveries ready whose time has come; says how many, and in how many milliseconds the next is due. The bell is
 -- rung, in the same transaction, since the inbox's owner may be another process.
--- Called by src/store/reap.rs, each second and at the time it said. Uses deliveries_due; now() and not clock_timestamp(), which
+-- Called by src/store/due.rs, each second and at the time it said. Uses deliveries_due; now() and not clock_timestamp(), which
 -- no index is searched by.
 -- $1 rows_max bigint
+-- $2 left_out bigint[]: deliveries that took no change a moment ago
 with due as (
   select delivery_id from postbell.deliveries
-  where state = 'scheduled' and due_at <= now()
+  where state = 'scheduled' and due_at <= now() and delivery_id <> all ($2::bigint[])
   order by due_at limit $1::bigint
   for update skip locked
 ), promoted as (

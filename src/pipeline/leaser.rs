@@ -131,7 +131,7 @@ impl Leaser {
         }
         self.note_queue(renewed.queue_usage);
         self.database_up(true);
-        self.tell_of_hurt(asked);
+        self.tell_of_refusals(asked);
         let unbroken = until.is_some_and(|until| Instant::now() < until);
         asked.until = Some(renewed.until);
         if renewed.lapsed || !unbroken {

@@ -13,9 +13,11 @@ use tokio::time::{sleep, sleep_until};
 use uuid::Uuid;
 
 use crate::pipeline::alarm::Alarm;
+use crate::store::due::Promoter;
+use crate::store::forgetting::{Past, forget};
 use crate::store::presence::{self, SILENT_AFTER};
 use crate::store::reap::{self, BATCH_ROWS};
-use crate::store::{Pool, StoreError, aside};
+use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
 
@@ -34,6 +36,7 @@ const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 /// Promotes scheduled deliveries at their time, until the process ends.
 pub(crate) async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
     let mut next = Instant::now();
+    let mut promoter = Promoter::new(pool);
     loop {
         tokio::select! {
             () = sleep_until(next) => {}
@@ -44,7 +47,9 @@ pub(crate) async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health:
         }
         next = Instant::now() + DUE_EVERY;
         health.began(Duty::Promotion, Instant::now());
-        match reap::promote_due(&pool).await {
+        let promoted = promoter.promote().await;
+        health.set_left_out(Duty::Promotion, promoter.left_out());
+        match promoted {
             Ok(promoted) => {
                 health.succeeded(Duty::Promotion);
                 if promoted.rows > 0 {
@@ -98,13 +103,15 @@ pub(crate) async fn sweep(
         // One after the other, because these are in no hurry and connections are few.
         every(RETENTION_EVERY, (health, Duty::Retention), || async {
             let messages = match retention {
-                Some(age) => reap::remove_older(&pool, age).await?,
-                None => 0,
+                Some(age) => reap::remove_older(&pool, age).await,
+                None => Ok(0),
             };
-            let locks = reap::remove_locks(&pool, retention.unwrap_or(LOCKS_KEPT)).await?;
-            let asides = aside::forget(&pool).await?;
+            let locks = forget(&pool, Past::Locks(retention.unwrap_or(LOCKS_KEPT))).await;
+            let asides = forget(&pool, Past::Asides).await;
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
-            Ok(messages.max(locks).max(asides).max(reap::remove_presence(&pool, kept).await?))
+            let presence = forget(&pool, Past::Presence(kept)).await;
+            // Whatever one of them says, the others are done.
+            Ok(messages?.max(locks?).max(asides?).max(presence?))
         }),
         every(BROADCASTS_EVERY, (health, Duty::Broadcasts), || async {
             let finished = reap::finish_broadcasts(&pool).await?;

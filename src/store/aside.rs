@@ -236,14 +236,6 @@ pub async fn next_due(pool: &Pool) -> Result<Option<Duration>, StoreError> {
     Ok(next.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
 }
 
-/// Deletes rows that are not needed any more, and returns how many.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn forget(pool: &Pool) -> Result<u64, StoreError> {
-    pool.execute(queries::ASIDE_FORGET, &[&BATCH_ROWS]).await
-}
-
 /// A page of rows, the newest first.
 ///
 /// # Errors

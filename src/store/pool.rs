@@ -125,8 +125,21 @@ impl Pool {
     /// # Errors
     /// See [`query`](Self::query).
     pub(super) async fn write_count(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
+        self.write_within(WriteLimit::Half, sql, params).await
+    }
+
+    /// [`write_count`](Self::write_count), in this time.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub(super) async fn write_within(
+        &self,
+        limit: WriteLimit,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<u64, StoreError> {
         loop {
-            match self.get().await?.write_count(WriteLimit::Half, sql, params).await {
+            match self.get().await?.write_count(limit, sql, params).await {
                 Err(e) if e.is_of_settings() => {}
                 done => return done,
             }

@@ -1,5 +1,4 @@
-//! Changes that time alone brings about: scheduled deliveries come due, messages expire, and old messages and silent
-//! brokers are removed.
+//! Changes that time alone brings about: messages expire, and old messages and silent brokers are removed.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -21,25 +20,6 @@ pub const BATCH_ROWS: i64 = 2_000;
 const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(postbell_engine::inbox::in_flight::MARK_AFTER.as_millis() < EXPIRY_GRACE.as_millis());
-
-/// The result of a promotion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Promoted {
-    /// The number of deliveries, at most [`BATCH_ROWS`].
-    pub rows: i64,
-    /// The wait until the next is due, if one is scheduled.
-    pub next: Option<Duration>,
-}
-
-/// Makes scheduled deliveries that are due ready.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn promote_due(pool: &Pool) -> Result<Promoted, StoreError> {
-    let row = pool.query_one(queries::DUE_PROMOTE, &[&BATCH_ROWS]).await?;
-    let next: Option<i64> = row.cell("next_ms")?;
-    Ok(Promoted { rows: row.cell("promoted")?, next: next.map(|ms| Duration::from_millis(ms.max(0) as u64)) })
-}
 
 /// Fails messages that expired while nobody took them. Returns how many.
 ///
@@ -104,22 +84,6 @@ pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError
         }
         removed => removed,
     }
-}
-
-/// Removes locks that ended longer ago than this. Returns how many.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn remove_locks(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
-    pool.execute(queries::REAP_LOCKS, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
-}
-
-/// Removes spans of the history of presence that ended longer ago than this. Returns how many.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn remove_presence(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
-    pool.execute(queries::REAP_PRESENCE, &[&(than.as_secs() as i64), &BATCH_ROWS]).await
 }
 
 /// Ends broadcasts that have no delivery left. Returns how many.

@@ -6,6 +6,7 @@
 mod duty;
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -40,6 +41,8 @@ struct HealthFacts {
     held_back: Option<HeldBack>,
     /// How many outcomes can be written nowhere, and a sentence about them.
     hurt: Option<(usize, String)>,
+    /// Sentences about single rows that a duty leaves out, while all others go on.
+    left_out: BTreeMap<Duty, String>,
     duties: Duties,
 }
 
@@ -167,6 +170,15 @@ impl Health {
         self.known().held_back = held_back;
     }
 
+    /// Sets a sentence about rows that a duty leaves out. All others go on, so traffic may come.
+    pub fn set_left_out(&self, duty: Duty, sentence: Option<String>) {
+        let left_out = &mut self.known().left_out;
+        match sentence {
+            Some(sentence) => _ = left_out.insert(duty, sentence),
+            None => _ = left_out.remove(&duty),
+        }
+    }
+
     /// Sets how many outcomes can be written nowhere, and a sentence about them. All others are written, so traffic may
     /// come.
     pub fn set_hurt(&self, hurt: Option<(usize, String)>) {
@@ -272,14 +284,15 @@ fn stuck(known: &HealthFacts, now: Instant) -> Vec<String> {
     });
     let hurt = known.hurt.as_ref().map(|(_, sentence)| sentence.clone());
     let leases = known.leases_refused.as_ref().map(LeasesRefused::sentence);
-    known
-        .duties
-        .standstills(now)
+    let left_out = known.left_out.values().cloned();
+    let standstills = known.duties.standstills(now);
+    standstills
         .iter()
         .map(Standstill::sentence)
         .chain(held_back)
         .chain(hurt)
         .chain(leases)
+        .chain(left_out)
         .collect()
 }
 
@@ -380,6 +393,17 @@ mod tests {
         health.set_held_back(None);
         health.set_hurt(None);
         assert!(health.ready(now).ready && health.stuck(now).is_empty());
+    }
+
+    #[test]
+    fn rows_that_a_duty_leaves_out_are_told_and_say_yes() {
+        let now = Instant::now();
+        let health = ready_at(now);
+        health.set_left_out(Duty::Promotion, Some("1 delivery waits.".to_owned()));
+        assert!(health.ready(now).ready);
+        assert_eq!(health.stuck(now), ["1 delivery waits."]);
+        health.set_left_out(Duty::Promotion, None);
+        assert!(health.stuck(now).is_empty());
     }
 
     #[test]

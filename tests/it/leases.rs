@@ -101,7 +101,7 @@ async fn leases_that_the_database_refuses_are_told_as_that() {
     mesh.stop().await;
 }
 
-/// What somebody made of the lease of `a`, and how that ends.
+/// The body of somebody's trigger on the lease of `a`, and a lock on the row.
 const HURTS: &[(&str, &str)] = &[
     ("raise 'no'", ""),
     ("raise 'no' using errcode = '53100'", ""),

@@ -37,6 +37,7 @@ mod exec;
 #[cfg(target_os = "linux")]
 mod family;
 mod foreign_settings;
+mod forgetting;
 mod goodbye;
 mod grants;
 mod habits;

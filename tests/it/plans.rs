@@ -35,7 +35,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "settle_unmarked": 2, "agent_messages_pkey";
     "aside_next": 0, "set_aside_due";
     "mark_delivered": 1, "agent_messages_pkey";
-    "due_promote": 1, "deliveries_due";
+    "due_promote": 2, "deliveries_due";
     "reap_expired": 2, "agent_messages_expires";
     "reap_processed": 2, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
@@ -44,7 +44,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "publish_there": 1, "agent_messages_pkey";
     "lock_acquire": 6, "locks_pkey";
     "lock_release": 5, "locks_pkey";
-    "reap_locks": 2, "locks_until";
+    "reap_locks": 3, "locks_until";
     "subscribe": 3, "subscriptions";
     "unsubscribe": 2, "subscriptions";
     "publish_first": 2, "agent_messages_dedupe";
@@ -61,7 +61,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "presence_heartbeat": 2, "agent_registry_pkey";
     "presence_versions": 1, "agent_registry_pkey";
     "presence_kept_out": 2, "pg_trigger_tgrelid_tgname_index";
-    "reap_presence": 2, "presence_history_until";
+    "reap_presence": 3, "presence_history_until";
     "alerts_offline": 3, "presence_history_untold";
     "agent_metrics_recent": 2, "agent_metrics_recorded_at";
     "status_flow": 2, "agent_messages_created_at";

@@ -3,6 +3,7 @@
 
 mod columns;
 mod counted;
+mod due;
 mod generated;
 mod hurt;
 mod left_behind;

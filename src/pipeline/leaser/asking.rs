@@ -26,7 +26,7 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// The most inboxes in one statement, so that none takes long.
 const PART_MAX: usize = 1_000;
 /// How often one of the leases that were refused is tried again.
-const HURT_EVERY: Duration = Duration::from_secs(1);
+const REFUSED_EVERY: Duration = Duration::from_secs(1);
 /// How long the answers may keep the next renewal waiting. A search for a lease goes on after that renewal.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// The least time between two log lines that leases are refused.
@@ -64,14 +64,14 @@ pub(super) struct Asked {
     epochs: HashMap<Arc<str>, Epoch>,
     /// Inboxes whose owner is not known: asked for again only every `ASK_AGAIN`.
     unknown_owner: HashSet<Arc<str>>,
-    hurt: Hurt,
+    refusals: Refusals,
     size: PartSize,
     /// The end of this broker's lease, if the last renewal was answered.
     pub(super) until: Option<Instant>,
 }
 
 /// Inboxes whose lease the table refused.
-struct Hurt {
+struct Refusals {
     inboxes: BTreeMap<Arc<str>, Option<Trouble>>,
     why: String,
     /// When one of them is tried again.
@@ -86,7 +86,7 @@ impl Asked {
             release: HashSet::new(),
             epochs: HashMap::new(),
             unknown_owner: HashSet::new(),
-            hurt: Hurt { inboxes: BTreeMap::new(), why: String::new(), due: now, said: None },
+            refusals: Refusals { inboxes: BTreeMap::new(), why: String::new(), due: now, said: None },
             size: PartSize(PART_MAX),
             until: None,
         }
@@ -104,14 +104,14 @@ impl Asked {
                 self.acquire.insert(inbox, trouble);
             }
             LeaseRequest::GiveBack(inbox) => {
-                self.hurt.inboxes.remove(&inbox);
+                self.refusals.inboxes.remove(&inbox);
                 self.release.insert(inbox);
             }
         }
     }
 
     fn waits(&self, inbox: &Arc<str>) -> bool {
-        self.unknown_owner.contains(inbox) || self.hurt.inboxes.contains_key(inbox)
+        self.unknown_owner.contains(inbox) || self.refusals.inboxes.contains_key(inbox)
     }
 
     pub(super) fn has_unknown_owners(&self) -> bool {
@@ -133,7 +133,7 @@ impl Asked {
         let lost = self.epochs.iter().filter(is_lost).map(|(inbox, _)| inbox.clone()).collect();
         // An answer about an inbox that is being asked for may have been lost with a connection.
         let is_asked =
-            |inbox: &Arc<str>| self.acquire.contains_key(inbox) || self.hurt.inboxes.contains_key(inbox);
+            |inbox: &Arc<str>| self.acquire.contains_key(inbox) || self.refusals.inboxes.contains_key(inbox);
         let is_unknown = |(inbox, epoch): &(&Arc<str>, &Epoch)| {
             self.epochs.get(*inbox) != Some(*epoch) && !is_asked(inbox)
         };
@@ -145,7 +145,7 @@ impl Asked {
         self.epochs.retain(|inbox, _| !lost.contains(inbox));
     }
 
-    /// What the next statement is for. One that was refused by itself is tried by itself, so that nobody waits for it.
+    /// The part that the next statement is for. One that was refused by itself is tried by itself, so that nobody waits for it.
     fn next_part(&mut self, now: Instant) -> Option<Part> {
         let PartSize(size) = self.size;
         if !self.release.is_empty() {
@@ -154,9 +154,9 @@ impl Asked {
             let some = self.release.iter().take(size);
             return Some(Part::GiveBack(some.map(|inbox| (inbox.clone(), epoch(inbox))).collect()));
         }
-        if self.acquire.is_empty() && self.hurt.due <= now {
-            self.hurt.due = now + HURT_EVERY;
-            self.acquire.extend(self.hurt.inboxes.pop_first());
+        if self.acquire.is_empty() && self.refusals.due <= now {
+            self.refusals.due = now + REFUSED_EVERY;
+            self.acquire.extend(self.refusals.inboxes.pop_first());
         }
         let some: Vec<_> = self.acquire.keys().take(size).cloned().collect();
         (!some.is_empty()).then_some(Part::Acquire(some))
@@ -184,9 +184,9 @@ impl Asked {
             Part::Acquire(inboxes) => {
                 let inbox = inboxes.into_iter().next()?;
                 let trouble = self.acquire.remove(&inbox).flatten();
-                self.hurt.inboxes.insert(inbox, trouble);
-                self.hurt.why = why.to_string();
-                self.hurt.due = now + HURT_EVERY;
+                self.refusals.inboxes.insert(inbox, trouble);
+                self.refusals.why = why.to_string();
+                self.refusals.due = now + REFUSED_EVERY;
                 None
             }
         }
@@ -197,7 +197,7 @@ impl Leaser {
     /// Answers what was asked, as long as no renewal is late for it.
     pub(super) async fn answer(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
         let until = Instant::now() + ANSWER_MAX;
-        let hurt_before = asked.hurt.inboxes.len();
+        let refused_before = asked.refusals.inboxes.len();
         while Instant::now() < until {
             let Some(part) = asked.next_part(Instant::now()) else { break };
             let done = match &part {
@@ -220,15 +220,15 @@ impl Leaser {
                 return Err(e);
             }
         }
-        if asked.hurt.inboxes.len() != hurt_before {
-            self.tell_of_hurt(asked);
+        if asked.refusals.inboxes.len() != refused_before {
+            self.tell_of_refusals(asked);
         }
         Ok(())
     }
 
     /// Tells an operator of leases that are refused, or that none are.
-    pub(super) fn tell_of_hurt(&self, asked: &mut Asked) {
-        let Hurt { inboxes, why, said, .. } = &mut asked.hurt;
+    pub(super) fn tell_of_refusals(&self, asked: &mut Asked) {
+        let Refusals { inboxes, why, said, .. } = &mut asked.refusals;
         if inboxes.is_empty() {
             self.health.set_leases_refused(None);
             return;

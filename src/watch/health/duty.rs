@@ -11,7 +11,7 @@ use tokio::time::Instant;
 pub(crate) const STANDSTILL_AFTER: Duration = Duration::from_secs(5);
 
 /// A part of the broker that everybody's messages need.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Duty {
     /// Reads new deliveries.
     Tail,

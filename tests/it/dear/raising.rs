@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use postbell::store::StoreError;
+use postbell::store::forgetting::{Past, forget};
 use postbell::store::status::Bounds;
 use postbell::store::{aside, dead, doctor, gauges, reap, status, sweep};
 use tokio::time::timeout;
@@ -165,7 +166,7 @@ async fn what_only_time_ends_ends_beside_it() {
         let open = "to_agent_id is null and status <> 'processed'";
         until_none(&admin, open, async || reap::finish_broadcasts(&pool).await).await;
         reap::forget_routed(&pool).await.expect("forgets");
-        aside::forget(&pool).await.expect("forgets");
+        forget(&pool, Past::Asides).await.expect("forgets");
         // The nine that cannot be read are as they were.
         assert_eq!(
             admin.ask::<i64>("select count(*) from agent_messages where payload ->> 'n' = 'x'").await,

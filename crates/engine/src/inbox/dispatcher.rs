@@ -4,11 +4,11 @@
 
 mod blame;
 mod ownership;
-mod places;
 mod pushing;
 mod reading;
 mod replies;
 mod settling;
+mod shares;
 pub mod waiting;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,8 +24,8 @@ use super::lane::{ROOM, ROOM_SCARCE, Room};
 use super::owned::Inbox;
 use super::{Rank, SessionId, Tag};
 use crate::retry::RetryPolicy;
-use places::Places;
 use postbell_client::protocol::{ErrorCode, ProtocolError};
+use shares::Shares;
 
 pub use blame::IN_COMPANY;
 pub use replies::REPLIES_WAITING_MAX;
@@ -112,7 +112,7 @@ pub struct Dispatcher {
     in_flight: InFlight,
     answers: HashMap<u64, PendingAnswer>,
     last_answer: u64,
-    places: Places,
+    shares: Shares,
     lanes_bytes: usize,
     snapshot: Option<Snapshot>,
     lease_until: Option<Instant>,
@@ -146,7 +146,7 @@ impl Dispatcher {
             in_flight: InFlight::default(),
             answers: HashMap::new(),
             last_answer: 0,
-            places: Places::new(rules.unsettled_max),
+            shares: Shares::new(rules.unsettled_max),
             lanes_bytes: 0,
             snapshot: None,
             lease_until: None,
@@ -255,13 +255,13 @@ impl Dispatcher {
 
     /// How many outcomes wait to be written.
     pub fn unsettled(&self) -> usize {
-        self.places.count()
+        self.shares.count()
     }
 
     /// The inboxes that get nothing for now, since more of their outcomes wait to be written than places are free. So
     /// an inbox whose outcomes can be written nowhere never takes the last place.
     pub fn held_back(&self) -> impl ExactSizeIterator<Item = &Arc<str>> {
-        self.places.held_back()
+        self.shares.held_back()
     }
 
     /// The memory of all lanes, in bytes.
@@ -286,7 +286,7 @@ impl Dispatcher {
     /// until some are.
     fn may_push_to(&mut self, now: Instant, inbox: &Arc<str>) -> bool {
         let of_inbox = self.inboxes.get(inbox).map_or(0, Inbox::outcomes);
-        self.may_push(now) && self.places.has_room(inbox, of_inbox)
+        self.may_push(now) && self.shares.has_room(inbox, of_inbox)
     }
 
     /// Runs `change` on an inbox and keeps the sum of the lanes' bytes true.

@@ -168,13 +168,13 @@ impl Dispatcher {
         if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
             inbox.settling(settle.attempt);
         }
-        self.places.add();
+        self.shares.add();
         self.effects.push(Effect::Settle(settle));
     }
 
     pub(super) fn settled(&mut self, now: Instant, settled: Vec<Settle>) {
         for settle in settled {
-            self.places.remove();
+            self.shares.remove();
             let attempt = settle.attempt;
             if let Some(inbox) = self.inboxes.get_mut(&settle.inbox) {
                 let relaned = matches!(settle.outcome, Outcome::Relane { .. }) && inbox.relaned();
@@ -193,7 +193,7 @@ impl Dispatcher {
         }
         let inboxes = &self.inboxes;
         let of_inbox = |inbox: &str| inboxes.get(inbox).map_or(0, Inbox::outcomes);
-        self.touched.extend(self.places.let_go(of_inbox));
+        self.touched.extend(self.shares.let_go(of_inbox));
     }
 
     fn answer(&mut self, id: u64) {

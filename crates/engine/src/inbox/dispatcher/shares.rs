@@ -8,13 +8,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The outcomes that wait to be written.
-pub(super) struct Places {
+pub(super) struct Shares {
     max: usize,
     count: usize,
     held_back: BTreeSet<Arc<str>>,
 }
 
-impl Places {
+impl Shares {
     pub(super) fn new(max: usize) -> Self {
         Self { max, count: 0, held_back: BTreeSet::new() }
     }
@@ -69,10 +69,10 @@ mod tests {
     }
 
     /// Adds outcomes of this inbox until it is held back.
-    fn fill(places: &mut Places, inbox: &Arc<str>) -> usize {
+    fn fill(shares: &mut Shares, inbox: &Arc<str>) -> usize {
         let mut n = 0;
-        while places.has_room(inbox, n) {
-            places.add();
+        while shares.has_room(inbox, n) {
+            shares.add();
             n += 1;
         }
         n
@@ -80,22 +80,22 @@ mod tests {
 
     #[test]
     fn one_inbox_gets_half_and_each_further_one_half_of_the_rest() {
-        let mut places = Places::new(1_000);
-        let taken: Vec<usize> = names(4).iter().map(|inbox| fill(&mut places, inbox)).collect();
+        let mut shares = Shares::new(1_000);
+        let taken: Vec<usize> = names(4).iter().map(|inbox| fill(&mut shares, inbox)).collect();
         assert_eq!(taken, [500, 250, 125, 63]);
     }
 
     #[test]
     fn many_that_write_nothing_leave_places_for_another() {
-        let mut places = Places::new(100_000);
+        let mut shares = Shares::new(100_000);
         let (stuck, mut of_each) = (names(50), 0);
-        while stuck.iter().filter(|inbox| places.has_room(inbox, of_each)).map(|_| ()).count() == 50 {
-            (0..50).for_each(|_| places.add());
+        while stuck.iter().filter(|inbox| shares.has_room(inbox, of_each)).map(|_| ()).count() == 50 {
+            (0..50).for_each(|_| shares.add());
             of_each += 1;
         }
-        assert_eq!(places.held_back().len(), 50);
+        assert_eq!(shares.held_back().len(), 50);
         assert_eq!(of_each, 100_000 / 51 + 1);
-        assert!(places.has_room(&"another".into(), 1_900));
+        assert!(shares.has_room(&"another".into(), 1_900));
     }
 
     #[test]
@@ -103,27 +103,27 @@ mod tests {
         for seed in 0..200 {
             let mut rng = SmallRng::seed_from_u64(seed);
             let (inboxes, max) = (names(5), rng.random_range(1..40));
-            let mut places = Places::new(max);
+            let mut shares = Shares::new(max);
             let mut of: HashMap<Arc<str>, usize> = HashMap::new();
             let mut held: BTreeSet<Arc<str>> = BTreeSet::new();
             for _ in 0..300 {
                 let inbox = inboxes.choose(&mut rng).expect("some");
                 let n = of.entry(inbox.clone()).or_default();
                 if rng.random_bool(0.6) {
-                    if places.has_room(inbox, *n) {
-                        places.add();
+                    if shares.has_room(inbox, *n) {
+                        shares.add();
                         *n += 1;
                     } else {
                         held.insert(inbox.clone());
                     }
                 } else if *n > 0 {
-                    places.remove();
+                    shares.remove();
                     *n -= 1;
                     let free = max - of.values().sum::<usize>();
                     let expected: Vec<_> = held.extract_if(.., |i| of[i] < free).collect();
-                    assert_eq!(places.let_go(|i| of[i]), expected, "seed {seed}");
+                    assert_eq!(shares.let_go(|i| of[i]), expected, "seed {seed}");
                 }
-                assert_eq!(places.count(), of.values().sum::<usize>());
+                assert_eq!(shares.count(), of.values().sum::<usize>());
             }
         }
     }
