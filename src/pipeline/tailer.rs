@@ -59,8 +59,13 @@ impl Tailer {
         let mut cursor = None;
         while self.inputs.strong_count() > 0 {
             self.health.began(Duty::Tail, Instant::now());
+            let blamed = self.wary.blamed_total();
             let Err(e) = self.follow(&mut bell, &mut cursor, &mut pace).await else { return };
             self.health.failed(Duty::Tail, e.to_string());
+            // The next round leaves that message out, so nobody needs to wait for it.
+            if self.wary.blamed_total() > blamed {
+                pace.reset();
+            }
             let wait = pace.next_wait();
             tracing::warn!(error = %e, ?wait, "the tail's connection failed; trying again");
             sleep(wait).await;

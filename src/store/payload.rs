@@ -8,6 +8,7 @@
 pub(super) mod blamed;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -50,6 +51,7 @@ pub(crate) struct Wary {
     until: Mutex<Option<Instant>>,
     /// Each until a moment: somebody may mend the table and redrive it.
     blamed: Mutex<HashMap<Uuid, (Instant, Arc<str>)>>,
+    blamed_total: AtomicU64,
 }
 
 impl Wary {
@@ -67,8 +69,14 @@ impl Wary {
     pub(super) fn blame(&self, message: Uuid, error: &StoreError) {
         let mut blamed = self.blamed.lock().unwrap_or_else(PoisonError::into_inner);
         if blamed.len() < blamed::BLAMED_MAX {
+            self.blamed_total.fetch_add(1, Ordering::Relaxed);
             blamed.insert(message, (Instant::now() + WARY_FOR, error.to_string().into()));
         }
+    }
+
+    /// How many messages were blamed so far.
+    pub(crate) fn blamed_total(&self) -> u64 {
+        self.blamed_total.load(Ordering::Relaxed)
     }
 
     /// Messages that cannot be read.

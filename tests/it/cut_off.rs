@@ -62,19 +62,47 @@ async fn patient(mesh: &Mesh, agent: &str) -> Raw {
     raw
 }
 
+/// The process ends at reading a message with this payload.
+const ENDS_READING: &str = "
+    create function ends(payload jsonb) returns boolean language plpgsql security definer as $$
+      begin if payload ->> 'n' = 'x' then perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(60); end if;
+      return true; end $$;
+    create policy strict on agent_messages using (ends(payload)) with check (true);
+    alter table agent_messages force row level security";
+
+/// No other message waits that could be read and compared with.
+#[tokio::test]
+async fn a_message_at_whose_reading_it_ends_is_a_dead_letter_also_if_it_is_alone() {
+    let (admin, mesh) = owned_mesh().await;
+    let sql = admin.sql().await;
+    sql.batch_execute(ENDS_READING).await.expect("a policy");
+    for to in ["a", "later"] {
+        let mut a = if to == "a" { Some(patient(&mesh, to).await) } else { None };
+        let alone = format!(
+            "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
+             values ('sql', '{to}', 'data', '{{\"n\": \"x\"}}')"
+        );
+        sql.batch_execute(&alone).await.expect("inserted");
+        if a.is_none() {
+            a = Some(patient(&mesh, to).await);
+        }
+        let dead = format!(
+            "select count(*) = 1 from postbell.deliveries
+             where inbox = '{to}' and state = 'dead' and last_error like 'unreadable%process ended%'"
+        );
+        admin.until(&dead).await;
+        insert(&sql, to, 5, "8").await;
+        assert_eq!(a.expect("connected").expect("msg").await["payload"], 8, "{to}");
+    }
+    mesh.until_ready(true).await;
+    mesh.stop().await;
+}
+
 #[tokio::test]
 async fn a_message_at_whose_reading_it_ends_is_a_dead_letter_and_its_neighbours_come() {
     let (admin, mesh) = owned_mesh().await;
     let sql = admin.sql().await;
-    sql.batch_execute(
-        "create function ends(payload jsonb) returns boolean language plpgsql security definer as $$
-           begin if payload ->> 'n' = 'x' then perform pg_terminate_backend(pg_backend_pid()); perform pg_sleep(60); end if;
-           return true; end $$;
-         create policy strict on agent_messages using (ends(payload)) with check (true);
-         alter table agent_messages force row level security",
-    )
-    .await
-    .expect("a policy");
+    sql.batch_execute(ENDS_READING).await.expect("a policy");
     let mut u = mesh.raw("u", 50).await;
     for to in ["a", "later"] {
         let rows = format!(

@@ -105,18 +105,48 @@ impl Search<'_> {
             }
             let now = Instant::now();
             if suspects.len() >= FRUITLESS_MAX || now >= until || self.losses.are_too_many(now) {
-                break;
+                return Ok(());
+            }
+        }
+        self.compare(suspects).await
+    }
+
+    /// Judges messages of which no neighbour could be read. Other messages tell, if some wait. If none does, a statement that finds no
+    /// message tells whether the server answers: then one at which it does not is to blame. An error that a user's function
+    /// raises may be about every message, so nobody is blamed for one before another message is there.
+    async fn compare(&mut self, suspects: Vec<(Uuid, StoreError)>) -> Result<(), StoreError> {
+        if suspects.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<Uuid> = suspects.iter().map(|(message, _)| *message).collect();
+        let others: Vec<Uuid> =
+            self.open().await?.query_one(queries::UNREADABLE_OTHERS, &[&ids]).await?.cell("messages")?;
+        let mut is_any_read = false;
+        for other in &others {
+            is_any_read =
+                is_any_read || self.read(&[*other], CHANCE_WAIT).await.is_ok_and(|is_there| is_there);
+        }
+        for (message, e) in suspects {
+            let tells =
+                is_any_read || ((is_slow(&e) || e.is_cut_off()) && self.read(&[], CHANCE_WAIT).await.is_ok());
+            if tells {
+                self.judge(message, e).await?;
             }
         }
         Ok(())
     }
 
+    async fn open(&mut self) -> Result<&Connection, StoreError> {
+        let open = match self.connection.take().filter(|open| !open.is_closed()) {
+            Some(open) => open,
+            None => Connection::open(self.target).await?,
+        };
+        Ok(self.connection.insert(open))
+    }
+
     /// Reads the names and sizes of these messages. Returns whether any of them is there.
     async fn read(&mut self, group: &[Uuid], wait: Duration) -> Result<bool, StoreError> {
-        let connection = match &mut self.connection {
-            Some(open) if !open.is_closed() => open,
-            closed => closed.insert(Connection::open(self.target).await?),
-        };
+        let connection = self.open().await?;
         connection.be_hasty(wait).await?;
         let read = connection.query_one(queries::UNREADABLE, &[&group, &NAMES_BYTES_MAX]).await;
         if read.as_ref().is_err_and(StoreError::is_cut_off) {
