@@ -249,7 +249,7 @@ impl Connection {
         if done.as_ref().is_err_and(|e: &StoreError| e.sqlstate().is_none()) {
             self.abandon();
         }
-        done
+        done.map_err(|e| self.without_stale_plan(e))
     }
 
     /// Runs a statement and returns the number of rows that it changed.
@@ -294,7 +294,7 @@ impl Connection {
         };
         let error = match answer {
             Ok(answer) => return Ok(answer),
-            Err(error) => StoreError::from(error),
+            Err(error) => self.without_stale_plan(error.into()),
         };
         let Some(code) = error.sqlstate() else { return Err(error) };
         // This server is not the primary, or is ending: only another connection can reach the present primary.
@@ -314,6 +314,17 @@ impl Connection {
             return Err(StoreError::other_settings());
         }
         Err(error)
+    }
+
+    /// Gives the connection up if a statement cannot be carried out as it was prepared: a table that was altered since
+    /// would refuse it for as long as the connection lives.
+    fn without_stale_plan(&self, error: StoreError) -> StoreError {
+        if self.answer_wait.is_none() || !error.is_of_plan() {
+            return error;
+        }
+        self.give_up();
+        tracing::info!(%error, "a table was altered after a statement was prepared; the connection is replaced");
+        StoreError::other_plan()
     }
 
     /// Whether the settings are not as they were made. A transaction that failed ends here: nothing can be asked in one.

@@ -6,7 +6,7 @@ mod sentence;
 use std::error::Error as StdError;
 use std::fmt;
 
-use tokio_postgres::error::{Severity, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
 pub(crate) use fault::Fault;
 
@@ -18,8 +18,10 @@ pub struct StoreError {
     sentence: String,
     sqlstate: Option<SqlState>,
     fault: Fault,
-    /// Whether only the connection's settings were wrong, so that nothing was done.
-    is_of_settings: bool,
+    /// Whether only the connection was wrong, so that nothing was done.
+    is_of_connection: bool,
+    /// See [`is_of_plan`](Self::is_of_plan).
+    of_plan: bool,
     /// See [`is_cut_off`](Self::is_cut_off).
     cut_off: bool,
     /// See [`is_answered`](Self::is_answered).
@@ -28,7 +30,15 @@ pub struct StoreError {
 
 impl StoreError {
     fn new(sentence: String, fault: Fault) -> Self {
-        Self { sentence, sqlstate: None, fault, is_of_settings: false, cut_off: false, answered: false }
+        Self {
+            sentence,
+            sqlstate: None,
+            fault,
+            is_of_connection: false,
+            of_plan: false,
+            cut_off: false,
+            answered: false,
+        }
     }
 
     /// A failure that will be the same when tried again.
@@ -44,14 +54,30 @@ impl StoreError {
     /// A statement that was not carried out, since a trigger of the user's had changed the connection's settings. The
     /// connection is given up, and another one takes the statement.
     pub(super) fn other_settings() -> Self {
-        let sentence =
-            "a trigger of the user's changed the settings of the connection, which was closed; try again";
-        Self { is_of_settings: true, ..Self::unavailable(sentence) }
+        Self::of_connection(
+            "a trigger of the user's changed the settings of the connection, which was closed; try again",
+        )
     }
 
-    /// See [`other_settings`](Self::other_settings).
-    pub(super) fn is_of_settings(&self) -> bool {
-        self.is_of_settings
+    /// A statement that was not carried out, since a table was altered after it was prepared. The connection is given up,
+    /// and another one takes the statement.
+    pub(super) fn other_plan() -> Self {
+        Self::of_connection("a table was altered while a connection was open, which was closed; try again")
+    }
+
+    fn of_connection(sentence: &str) -> Self {
+        Self { is_of_connection: true, ..Self::unavailable(sentence) }
+    }
+
+    /// See [`other_settings`](Self::other_settings) and [`other_plan`](Self::other_plan).
+    pub(super) fn is_of_connection(&self) -> bool {
+        self.is_of_connection
+    }
+
+    /// Whether the connection's prepared statement is to blame: a column that the statement returns has another type by
+    /// now, or a trigger deallocated the statement.
+    pub(super) fn is_of_plan(&self) -> bool {
+        self.of_plan
     }
 
     /// Whether the same call may succeed later, because the server, the connection or the time was at fault and not
@@ -118,6 +144,7 @@ impl From<tokio_postgres::Error> for StoreError {
                     sqlstate: Some(db.code().clone()),
                     cut_off: !answered && ENDED.contains(db.code()),
                     answered,
+                    of_plan: is_of_plan(db),
                     ..Self::new(sentence::of(db), Fault::of(db.code().code()))
                 }
             }
@@ -128,6 +155,15 @@ impl From<tokio_postgres::Error> for StoreError {
             }
         }
     }
+}
+
+/// The functions of the server that raise for a prepared statement, with the code. Nothing that a user writes can name
+/// them: what is raised there has the context of a function, or another function's name.
+const OF_PLANS: [(&str, &str); 2] = [("0A000", "RevalidateCachedQuery"), ("26000", "FetchPreparedStatement")];
+
+fn is_of_plan(db: &DbError) -> bool {
+    let raised = (db.code().code(), db.routine().unwrap_or_default());
+    OF_PLANS.contains(&raised) && db.where_().is_none()
 }
 
 fn is_lost(error: &tokio_postgres::Error) -> bool {

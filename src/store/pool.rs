@@ -54,15 +54,15 @@ impl Pool {
         Self(pool, target)
     }
 
-    /// Runs a statement of `sql/queries` on any connection, and on another one if a user's trigger had changed the settings of
-    /// that one: each such connection is closed, and a new one has the right settings.
+    /// Runs a statement of `sql/queries` on any connection, and on another one if that one was not fit for it: a user's trigger had
+    /// changed its settings, or a table was altered since. Each such connection is closed, and a new one is fit.
     ///
     /// # Errors
     /// See [`StoreError`]; also when no connection was free in `POOL_WAIT`.
     pub async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
         loop {
             match self.get().await?.query(sql, params).await {
-                Err(e) if e.is_of_settings() => {}
+                Err(e) if e.is_of_connection() => {}
                 done => return done,
             }
         }
@@ -75,7 +75,7 @@ impl Pool {
     pub async fn query_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
         loop {
             match self.get().await?.query_one(sql, params).await {
-                Err(e) if e.is_of_settings() => {}
+                Err(e) if e.is_of_connection() => {}
                 done => return done,
             }
         }
@@ -88,7 +88,7 @@ impl Pool {
     pub async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
         loop {
             match self.get().await?.execute(sql, params).await {
-                Err(e) if e.is_of_settings() => {}
+                Err(e) if e.is_of_connection() => {}
                 done => return done,
             }
         }
@@ -106,7 +106,7 @@ impl Pool {
     ) -> Result<Vec<Row>, StoreError> {
         loop {
             match self.get().await?.write(limit, sql, params).await {
-                Err(e) if e.is_of_settings() => {}
+                Err(e) if e.is_of_connection() => {}
                 done => return done,
             }
         }
@@ -140,7 +140,7 @@ impl Pool {
     ) -> Result<u64, StoreError> {
         loop {
             match self.get().await?.write_count(limit, sql, params).await {
-                Err(e) if e.is_of_settings() => {}
+                Err(e) if e.is_of_connection() => {}
                 done => return done,
             }
         }
@@ -155,9 +155,15 @@ impl Pool {
         &self,
         sql: &'static str,
         params: Params<'_>,
-        each: impl FnMut(Row) -> Result<(), StoreError>,
+        mut each: impl FnMut(Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        self.get().await?.query_each(sql, params, each).await
+        loop {
+            // Such a statement has given no row.
+            match self.get().await?.query_each(sql, params, &mut each).await {
+                Err(e) if e.is_of_connection() => {}
+                done => return done,
+            }
+        }
     }
 
     /// Runs a statement that returns at most one row, and commits only after `read` accepted the answer.

@@ -141,7 +141,7 @@ impl Writer {
     ) -> Result<Vec<Stored>, StoreError> {
         match self.publish_once(batch, patience).await {
             // The connection was closed for that; another one has the right settings.
-            Err(e) if e.is_of_settings() => self.publish_once(batch, patience).await,
+            Err(e) if e.is_of_connection() => self.publish_once(batch, patience).await,
             published => published,
         }
     }
