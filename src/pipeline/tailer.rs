@@ -117,12 +117,18 @@ impl Tailer {
         connection: &Connection,
         cursor: &'a mut Option<Cursor>,
     ) -> Result<&'a mut Cursor, StoreError> {
-        let restored = Cursor::adopt_restored(connection).await?;
-        if restored > 0 {
-            tracing::warn!(
+        match Cursor::adopt_restored(connection).await {
+            Ok(0) => {}
+            Ok(restored) => tracing::warn!(
                 restored,
                 "deliveries of another cluster's transactions, from a dump, were made this one's"
-            );
+            ),
+            // Nobody waits for it: each round reads these once more.
+            Err(e) if e.may_be_of_a_row() && !connection.is_closed() => tracing::warn!(
+                error = %e,
+                "deliveries of another cluster's transactions could not be made this one's"
+            ),
+            Err(e) => return Err(e),
         }
         let server = Cursor::start(connection).await?;
         if cursor.as_ref().is_some_and(|cursor| cursor.is_ahead_of(&server)) {

@@ -1,9 +1,12 @@
 //! Settling: writes outcomes to the tables, many by one statement, or one by one if the user's table refuses that.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::by_halves::by_halves;
 use super::cell::Cells;
 use super::connection::{Connection, Params, Target, WriteLimit};
 use super::error::{Fault, StoreError};
@@ -14,6 +17,8 @@ use postbell_engine::inbox::event::{Outcome, Settle};
 
 /// How long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
 const TRY_MS: i32 = 300;
+/// How long messages are set aside apart whose rows kept their status.
+const UNMARKED_WAIT: Duration = Duration::from_secs(1);
 /// The reason of a row that is set aside untried.
 const UNTRIED: &str =
     "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
@@ -194,14 +199,7 @@ pub async fn settle_kind(
         false => connection.query_one(sql, params).await?,
     };
     if let Some(messages) = row.cell::<_, Option<Vec<Uuid>>>("unmarked")? {
-        let noted = connection.execute(queries::SETTLE_UNMARKED, &[&messages, &kind.as_str()]).await;
-        // The deliveries' own changes are committed.
-        if let Err(e) = noted {
-            if e.sqlstate().is_none() || e.is_cut_off() {
-                return Err(e);
-            }
-            tracing::warn!(error = %e, messages = messages.len(), "what a trigger or a rule of agent_messages keeps out could not be set aside");
-        }
+        set_unmarked_aside(connection, &messages, kind).await?;
     }
     let became = match row.cell::<_, Option<Vec<i64>>>("changed")? {
         None => vec![Became::Written; batch.len()],
@@ -212,6 +210,28 @@ pub async fn settle_kind(
         }
     };
     Ok(Settled { became, ..Settled::default() })
+}
+
+/// Sets messages aside whose rows kept their status though no error said so. The deliveries' own changes are committed, so a
+/// message that cannot be set aside either is told and nothing else waits for it.
+async fn set_unmarked_aside(
+    connection: &Connection,
+    messages: &[Uuid],
+    kind: Kind,
+) -> Result<(), StoreError> {
+    let until = Instant::now() + UNMARKED_WAIT;
+    let found = by_halves(messages, until, |part| unmarked(connection, part, kind)).await?;
+    for (message, error) in found.refused {
+        if error.is_cut_off() {
+            return Err(error);
+        }
+        tracing::warn!(%message, %error, "a trigger or a rule keeps a change of agent_messages out, and it could not be set aside");
+    }
+    Ok(())
+}
+
+async fn unmarked(connection: &Connection, messages: &[Uuid], kind: Kind) -> Result<u64, StoreError> {
+    connection.execute(queries::SETTLE_UNMARKED, &[&messages, &kind.as_str()]).await
 }
 
 /// Changes lanes one by one, after a statement for all was refused. One that is refused alone can be written nowhere.

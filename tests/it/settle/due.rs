@@ -1,4 +1,4 @@
-//! A scheduled delivery whose row takes no change when its time has come.
+//! Deliveries whose rows take no change when their time has come, when they were restored, or when they are set aside.
 
 use tokio::time::timeout;
 
@@ -42,4 +42,43 @@ async fn one_that_takes_no_change_is_the_only_one_that_waits() {
         assert!(two.mesh.until_ready(true).await.contains("take no change"), "{body}");
         two.mesh.stop().await;
     }
+}
+
+/// A delivery of another cluster's transaction, from a dump. The tail would make it this cluster's.
+#[tokio::test]
+async fn one_that_was_restored_and_takes_no_change_keeps_the_tail_from_nobody() {
+    let mut two = Two::after(
+        "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload) values ('sql', 'a', 'data', '1');
+         update postbell.deliveries set txid = '9000000000' where inbox = 'a';
+         create function hurts() returns trigger language plpgsql as $$ begin raise 'no'; end $$;
+         create trigger hurts before update on postbell.deliveries for each row when (old.inbox = 'a')
+         execute function hurts()",
+    )
+    .await;
+    two.u_is_served().await;
+    two.u_is_served().await;
+    two.mesh.until_ready(true).await;
+}
+
+/// A trigger keeps the status out without an error, and one message of the batch cannot be set aside either.
+#[tokio::test]
+async fn one_that_cannot_be_set_aside_keeps_that_from_no_other() {
+    let mut two = Two::after(
+        "create function keeps_out() returns trigger language plpgsql as
+           $$ begin if new.status = 'processed' then return null; end if; return new; end $$;
+         create trigger keeps_out before update on agent_messages for each row execute function keeps_out();
+         create function hurts() returns trigger language plpgsql as $$ begin
+           if exists (select from agent_messages m where m.message_id = new.message_id and m.payload = '1') then raise 'no'; end if;
+           return new; end $$;
+         create trigger hurts before insert on postbell.set_aside for each row execute function hurts()",
+    )
+    .await;
+    let mut tags = Vec::new();
+    for payload in ["1", "2", "3"] {
+        tags.push(two.send_a(payload).await["tag"].to_string());
+    }
+    two.a.say(&format!(r#"{{"op":"ack","tags":[{}],"ref":"a"}}"#, tags.join(","))).await;
+    timeout(SERVED, two.a.expect("acked")).await.expect("settled");
+    two.mesh.db.until("select count(*) = 2 from postbell.set_aside where inbox = 'a'").await;
+    two.u_is_served().await;
 }
