@@ -28,6 +28,7 @@ pub(crate) mod error;
 pub mod forgetting;
 pub mod gauges;
 pub mod grants;
+mod halves;
 pub mod lease;
 pub mod listen;
 pub(crate) mod locks;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::store::listen::Rope;
-use crate::store::presence::{self, Left, SILENT_AFTER};
+use crate::store::presence::{self, LEFT_BEHIND_AFTER, Left, SILENT_AFTER};
 use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
 use agents::{Agents, Change};
@@ -23,6 +23,7 @@ pub(crate) use crate::store::presence::{Absence, Card};
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
 
 const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 10 <= SILENT_AFTER.as_secs());
+const _: () = assert!(HEARTBEAT_EVERY.as_secs() * 3 <= LEFT_BEHIND_AFTER.as_secs());
 
 /// How long to wait after the database refused a write.
 const AFTER_FAILURE: Duration = Duration::from_secs(2);

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::pipeline::alarm::Alarm;
 use crate::store::due::Promoter;
 use crate::store::forgetting::{Past, forget};
-use crate::store::presence::{self, SILENT_AFTER};
+use crate::store::presence;
 use crate::store::reap::{self, BATCH_ROWS};
 use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
@@ -99,7 +99,7 @@ pub(crate) async fn sweep(
             }
             Ok(0)
         }),
-        every(SILENT_EVERY, (health, Duty::Silence), || presence::silent(&pool, SILENT_AFTER)),
+        every(SILENT_EVERY, (health, Duty::Silence), || presence::silent(&pool)),
         // One after the other, because these are in no hurry and connections are few.
         every(RETENTION_EVERY, (health, Duty::Retention), || async {
             let messages = match retention {

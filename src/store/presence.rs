@@ -1,6 +1,7 @@
 //! Presence: writes to the registry which agents are connected.
 
 mod search;
+mod sweep;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -9,18 +10,22 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::blame;
 use super::cell::Cells;
 use super::connection::{Params, WriteLimit};
 use super::error::StoreError;
+use super::halves::{self, SearchTime};
 use super::pool::{Pool, only};
 use crate::store::sql::queries;
+use search::{RowChange, Searched};
 
-/// An agent that writes heartbeats by SQL, and has not for this long, is offline.
-pub(crate) const SILENT_AFTER: Duration = Duration::from_secs(300);
+pub(in crate::store) use sweep::brokers_gone;
+pub(crate) use sweep::{LEFT_BEHIND_AFTER, SILENT_AFTER, silent};
 
 /// How long a statement for many agents may take. After that one of their rows is to blame, and is searched for.
 const MANY: WriteLimit = WriteLimit::Each(Duration::from_secs(1));
+/// How long is searched for a row of a broker's own agents. Agents that are left then are written with the next heartbeats.
+const SEARCH: SearchTime =
+    SearchTime { a_try: Duration::from_millis(300), all: Duration::from_millis(1_500) };
 
 /// Facts that an agent's hello tells of itself. A fact that is `None` stays as it is registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -77,16 +82,19 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    fn of_each(rows: &[Row]) -> Result<Self, StoreError> {
-        let mut left = Self::default();
+    /// Adds the rows of a statement that writes agents one by one. Returns how many of them say `offline`: no such agent is left.
+    fn add_each(&mut self, rows: &[Row]) -> Result<u64, StoreError> {
+        let mut offline = 0;
         for row in rows {
             let (agent, became): (String, &str) = (row.cell("agent_id")?, row.cell("became")?);
-            if became != "partly" {
-                left.unwritten.push(agent.clone());
+            match became {
+                "offline" => offline += 1,
+                "partly" => {}
+                _ => self.unwritten.push(agent.clone()),
             }
-            left.refused.extend(row.cell::<_, Option<String>>("why")?.map(|why| (agent, why)));
+            self.refused.extend(row.cell::<_, Option<String>>("why")?.map(|why| (agent, why)));
         }
-        Ok(left)
+        Ok(offline)
     }
 }
 
@@ -137,7 +145,9 @@ async fn each_and_look(
     said: Said<'_>,
 ) -> Result<Left, StoreError> {
     let before = versions(pool, names).await?;
-    let mut left = search::each(pool, op, broker, names, said).await?;
+    let Searched { mut left, untried, .. } =
+        search::each(pool, RowChange::Of { op, broker, said }, names, SEARCH).await?;
+    left.unwritten.extend(untried);
     let after = versions(pool, names).await?;
     let told: HashSet<&str> = left
         .unwritten
@@ -173,7 +183,7 @@ pub(crate) async fn connected(
     let params: Params<'_> = &[&broker, &names, &environments, &capabilities, &versions];
     let written = pool.write(MANY, queries::PRESENCE_CONNECTED, params).await;
     let left: Vec<&str> = match written {
-        Err(e) if search::begins(pool, &e).await => names,
+        Err(e) if halves::begins(pool, &e).await => names,
         written => without(&names, &written?)?,
     };
     if left.is_empty() {
@@ -215,7 +225,7 @@ pub(crate) async fn heartbeat(
     suspects: &[&str],
 ) -> Result<(Option<String>, Left), StoreError> {
     let (access, unwritten) = match pool.write(MANY, queries::PRESENCE_HEARTBEAT, &[&broker, &agents]).await {
-        Err(e) if search::begins(pool, &e).await => {
+        Err(e) if halves::begins(pool, &e).await => {
             (None, agents.iter().map(|agent| (*agent).to_owned()).collect())
         }
         written => {
@@ -245,7 +255,7 @@ pub(crate) async fn disconnected(
     let names: Vec<&str> = agents.iter().map(|(agent, _)| *agent).collect();
     let reasons: Vec<&str> = agents.iter().map(|(_, absence)| absence.as_str()).collect();
     let left = match pool.write(MANY, queries::PRESENCE_DISCONNECTED, &[&broker, &names, &reasons]).await {
-        Err(e) if search::begins(pool, &e).await => names,
+        Err(e) if halves::begins(pool, &e).await => names,
         written => without(&names, &written?)?,
     };
     if left.is_empty() {
@@ -255,18 +265,4 @@ pub(crate) async fn disconnected(
     let reasons: Vec<&str> = of_left.map(|(_, absence)| absence.as_str()).collect();
     let said = Said { reasons: Some(&reasons), ..Said::default() };
     each_and_look(pool, "disconnected", broker, &left, said).await
-}
-
-/// Writes agents offline whose heartbeat is older than this. Returns how many.
-///
-/// # Errors
-/// See [`StoreError`].
-pub(crate) async fn silent(pool: &Pool, after: Duration) -> Result<u64, StoreError> {
-    let seconds = after.as_secs() as i64;
-    match pool.write_count(queries::PRESENCE_SILENT, &[&seconds]).await {
-        Err(e) if blame::begins(pool, &e).await => {
-            pool.query_one(queries::PRESENCE_SILENT_EACH, &[&seconds]).await?.count("n")
-        }
-        written => written,
-    }
 }

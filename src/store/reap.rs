@@ -7,10 +7,12 @@ use uuid::Uuid;
 
 use super::blame;
 use super::cell::Cells;
-use super::cut_off::{ENDED, Losses, halves};
+use super::cut_off::{self, ENDED, Losses};
 use super::error::{Fault, StoreError};
+use super::halves;
 use super::lease::FORGET_AFTER;
 use super::pool::Pool;
+use super::presence;
 use crate::store::sql::queries;
 
 /// The most rows that one statement of this module changes, so that none holds its locks for long.
@@ -65,7 +67,7 @@ async fn expire_apart(pool: &Pool, grace_ms: i64) -> Result<u64, StoreError> {
             }
             (Err(_), _) => {
                 losses.add(Instant::now());
-                groups.extend(halves(group));
+                groups.extend(cut_off::halves(group));
             }
         }
     }
@@ -119,8 +121,14 @@ pub async fn forget_routed(pool: &Pool) -> Result<u64, StoreError> {
 pub async fn forget_silent_brokers(pool: &Pool, broker: Uuid) -> Result<u64, StoreError> {
     let silent = FORGET_AFTER.as_millis() as i64;
     match pool.write_one(queries::BROKER_SWEEP, &[&silent, &broker]).await {
-        Err(e) if blame::begins(pool, &e).await => {
-            pool.query_one(queries::BROKER_SWEEP_EACH, &[&silent, &broker]).await?.count("n")
+        // An agent's row may be to blame. The brokers and their leases go first: they wait for no agent.
+        Err(e) if halves::begins(pool, &e).await => {
+            let row = pool.query_one(queries::BROKER_SWEEP_ALONE, &[&silent, &broker]).await?;
+            let gone: Vec<Uuid> = row.cell("brokers")?;
+            if !gone.is_empty() {
+                presence::brokers_gone(pool, &gone).await?;
+            }
+            Ok(gone.len() as u64)
         }
         row => row?.count("count"),
     }

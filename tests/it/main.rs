@@ -85,6 +85,7 @@ mod sockets;
 mod spans;
 mod standstill;
 mod status;
+mod sweeps;
 mod terminal;
 mod threats;
 mod tls;

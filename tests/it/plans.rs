@@ -60,6 +60,8 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "presence_disconnected": 3, "agent_registry_pkey";
     "presence_heartbeat": 2, "agent_registry_pkey";
     "presence_versions": 1, "agent_registry_pkey";
+    "presence_silent_each": 4, "agent_registry_pkey";
+    "broker_sweep_each": 3, "agent_registry_pkey";
     "presence_kept_out": 2, "pg_trigger_tgrelid_tgname_index";
     "reap_presence": 3, "presence_history_until";
     "alerts_offline": 3, "presence_history_untold";
