@@ -16,7 +16,6 @@ pub mod agents;
 pub(crate) mod alerts;
 pub mod aside;
 pub(crate) mod blame;
-mod by_halves;
 mod cell;
 pub(crate) mod connection;
 pub(crate) mod cut_off;

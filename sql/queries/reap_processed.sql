@@ -1,5 +1,5 @@
 -- Deletes messages that ended longer ago than retention keeps them. Dead letters keep theirs: their delivery is still there.
--- Called by src/store/reap.rs. Uses the index on created_at (agent_messages_created_at, or the adopted table's own) and
+-- Called by src/store/reap/older.rs. Uses the index on created_at (agent_messages_created_at, or the adopted table's own) and
 -- deliveries_message.
 -- $1 kept_seconds bigint
 -- $2 rows_max bigint

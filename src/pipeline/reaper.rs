@@ -100,24 +100,28 @@ pub(crate) async fn sweep(
             Ok(0)
         }),
         every(SILENT_EVERY, (health, Duty::Silence), || presence::silent(&pool)),
-        // One after the other, because these are in no hurry and connections are few.
+        // One after the other, because these are in no hurry and connections are few. None keeps the others from their turn.
         every(RETENTION_EVERY, (health, Duty::Retention), || async {
-            let messages = match retention {
-                Some(age) => reap::remove_older(&pool, age).await,
-                None => Ok(0),
-            };
-            let locks = forget(&pool, Past::Locks(retention.unwrap_or(LOCKS_KEPT))).await;
-            let asides = forget(&pool, Past::Asides).await;
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
-            let presence = forget(&pool, Past::Presence(kept)).await;
-            // Whatever one of them says, the others are done.
-            Ok(messages?.max(locks?).max(asides?).max(presence?))
+            most([
+                match retention {
+                    Some(age) => reap::remove_older(&pool, age).await,
+                    None => Ok(0),
+                },
+                forget(&pool, Past::Locks(retention.unwrap_or(LOCKS_KEPT))).await,
+                forget(&pool, Past::Asides).await,
+                forget(&pool, Past::Presence(kept)).await,
+            ])
         }),
         every(BROADCASTS_EVERY, (health, Duty::Broadcasts), || async {
-            let finished = reap::finish_broadcasts(&pool).await?;
-            Ok(finished.max(reap::forget_routed(&pool).await?))
+            most([reap::finish_broadcasts(&pool).await, reap::forget_routed(&pool).await])
         }),
     );
+}
+
+/// The most rows that one of these statements changed, or the first error.
+fn most<const N: usize>(done: [Result<u64, StoreError>; N]) -> Result<u64, StoreError> {
+    done.into_iter().try_fold(0, |most, rows| Ok(most.max(rows?)))
 }
 
 async fn every<F>(pause: Duration, (health, duty): (&Health, Duty), work: impl Fn() -> F)

@@ -6,20 +6,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::blame;
-use super::by_halves::by_halves;
 use super::cell::Cells;
 use super::connection::WriteLimit;
-use super::error::{Fault, StoreError};
+use super::error::StoreError;
+use super::halves::{SearchTime, begins, by_halves};
 use super::pool::{Pool, only};
 use super::reap::BATCH_ROWS;
 use crate::store::sql::queries;
 
 /// How long the statement for all may take. After that one of its rows is to blame, and is searched for.
 const MANY: WriteLimit = WriteLimit::Each(Duration::from_secs(1));
-/// How long one statement of the search may take, and the search.
-const PART: WriteLimit = WriteLimit::Each(Duration::from_millis(300));
-const SEARCH_WAIT: Duration = Duration::from_secs(1);
+const SEARCH: SearchTime = SearchTime { a_try: Duration::from_millis(300), all: Duration::from_secs(1) };
 /// A row that was refused alone is left out for this time.
 const LEFT_OUT_FOR: Duration = Duration::from_secs(30);
 /// The most rows that are left out. Further ones are searched for each time.
@@ -55,7 +52,7 @@ impl Promoter {
         self.left_out.retain(|_, at| at.elapsed() < LEFT_OUT_FOR);
         let left_out: Vec<i64> = self.left_out.keys().copied().collect();
         match self.pool.write(MANY, queries::DUE_PROMOTE, &[&BATCH_ROWS, &left_out]).await {
-            Err(e) if self.searches(&e).await => self.promote_apart(&left_out).await,
+            Err(e) if begins(&self.pool, &e).await => self.promote_apart(&left_out).await,
             rows => {
                 let row = only(rows?)?;
                 let next: Option<i64> = row.cell("next_ms")?;
@@ -77,15 +74,10 @@ impl Promoter {
         })
     }
 
-    async fn searches(&self, e: &StoreError) -> bool {
-        e.fault() == Fault::Slow || e.is_cut_off() || blame::begins(&self.pool, e).await
-    }
-
     async fn promote_apart(&mut self, left_out: &[i64]) -> Result<Promoted, StoreError> {
         let row = self.pool.query_one(queries::DUE_FOUND, &[&BATCH_ROWS, &left_out]).await?;
         let due: Vec<i64> = row.cell("due")?;
-        let until = Instant::now() + SEARCH_WAIT;
-        let found = by_halves(&due, until, |part| these(&self.pool, part)).await?;
+        let found = by_halves(&due, SEARCH, |part| these(&self.pool, part)).await?;
         let now = Instant::now();
         for (delivery, e) in &found.refused {
             if self.left_out.len() < LEFT_OUT_MAX {
@@ -99,5 +91,6 @@ impl Promoter {
 }
 
 async fn these(pool: &Pool, deliveries: &[i64]) -> Result<i64, StoreError> {
-    only(pool.write(PART, queries::DUE_THESE, &[&deliveries]).await?)?.cell("promoted")
+    only(pool.write(WriteLimit::Each(SEARCH.a_try), queries::DUE_THESE, &[&deliveries]).await?)?
+        .cell("promoted")
 }

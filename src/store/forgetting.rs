@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::blame;
 use super::connection::WriteLimit;
-use super::error::{Fault, StoreError};
+use super::error::StoreError;
+use super::halves::begins;
 use super::pool::Pool;
 use super::reap::BATCH_ROWS;
 use crate::store::sql::queries;
@@ -34,9 +34,7 @@ pub enum Past {
 /// See [`StoreError`]; also the refusal of a row, after all others are deleted.
 pub async fn forget(pool: &Pool, past: Past) -> Result<u64, StoreError> {
     match delete(pool, past, BATCH_ROWS, 0).await {
-        Err(e) if e.fault() == Fault::Slow || e.is_cut_off() || blame::begins(pool, &e).await => {
-            forget_in_parts(pool, past, e).await
-        }
+        Err(e) if begins(pool, &e).await => forget_in_parts(pool, past, e).await,
         deleted => deleted,
     }
 }
@@ -70,11 +68,11 @@ async fn delete(pool: &Pool, past: Past, rows: i64, skipped: i64) -> Result<u64,
     let seconds = |than: Duration| than.as_secs() as i64;
     match past {
         Past::Locks(than) => {
-            pool.write_within(PART, queries::REAP_LOCKS, &[&seconds(than), &rows, &skipped]).await
+            pool.write_count_within(PART, queries::REAP_LOCKS, &[&seconds(than), &rows, &skipped]).await
         }
         Past::Presence(than) => {
-            pool.write_within(PART, queries::REAP_PRESENCE, &[&seconds(than), &rows, &skipped]).await
+            pool.write_count_within(PART, queries::REAP_PRESENCE, &[&seconds(than), &rows, &skipped]).await
         }
-        Past::Asides => pool.write_within(PART, queries::ASIDE_FORGET, &[&rows, &skipped]).await,
+        Past::Asides => pool.write_count_within(PART, queries::ASIDE_FORGET, &[&rows, &skipped]).await,
     }
 }

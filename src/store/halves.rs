@@ -85,6 +85,43 @@ impl Halving {
     }
 }
 
+/// The result of writing rows by halves.
+pub(super) struct Searched<'a, T, R> {
+    /// The answer for each part that was written.
+    pub(super) written: Vec<R>,
+    /// Rows that were refused alone.
+    pub(super) refused: Vec<(&'a T, StoreError)>,
+    /// Whether the time was over before every row was tried.
+    pub(super) is_cut_short: bool,
+}
+
+/// Writes rows in parts. `write` keeps to [`SearchTime::a_try`].
+///
+/// # Errors
+/// An error that no row can be to blame for. Parts before it are written.
+pub(super) async fn by_halves<'a, T, R, F>(
+    rows: &'a [T],
+    time: SearchTime,
+    write: impl Fn(&'a [T]) -> F,
+) -> Result<Searched<'a, T, R>, StoreError>
+where
+    F: Future<Output = Result<R, StoreError>>,
+{
+    let mut search = Halving::among(rows.len(), time, Instant::now());
+    let (mut written, mut refused) = (Vec::new(), Vec::new());
+    while let Some(part) = search.next(Instant::now()) {
+        match write(&rows[part.clone()]).await {
+            Ok(answer) => written.push(answer),
+            Err(e) => {
+                let alone = search.failed(&part, e, Instant::now())?;
+                refused.extend(alone.map(|e| (&rows[part.start], e)));
+            }
+        }
+    }
+    let is_cut_short = search.untried().next().is_some();
+    Ok(Searched { written, refused, is_cut_short })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

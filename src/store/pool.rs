@@ -125,14 +125,14 @@ impl Pool {
     /// # Errors
     /// See [`query`](Self::query).
     pub(super) async fn write_count(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
-        self.write_within(WriteLimit::Half, sql, params).await
+        self.write_count_within(WriteLimit::Half, sql, params).await
     }
 
-    /// [`write_count`](Self::write_count), in this time.
+    /// [`write_count`](Self::write_count) in a time of the caller's.
     ///
     /// # Errors
     /// See [`query`](Self::query).
-    pub(super) async fn write_within(
+    pub(super) async fn write_count_within(
         &self,
         limit: WriteLimit,
         sql: &'static str,

@@ -1,5 +1,7 @@
 //! Changes that time alone brings about: messages expire, and old messages and silent brokers are removed.
 
+mod older;
+
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,6 +16,8 @@ use super::lease::FORGET_AFTER;
 use super::pool::Pool;
 use super::presence;
 use crate::store::sql::queries;
+
+pub use older::remove_older;
 
 /// The most rows that one statement of this module changes, so that none holds its locks for long.
 pub const BATCH_ROWS: i64 = 2_000;
@@ -72,20 +76,6 @@ async fn expire_apart(pool: &Pool, grace_ms: i64) -> Result<u64, StoreError> {
         }
     }
     Ok(expired)
-}
-
-/// Removes messages that ended longer ago than this. Returns how many.
-///
-/// # Errors
-/// See [`StoreError`].
-pub async fn remove_older(pool: &Pool, than: Duration) -> Result<u64, StoreError> {
-    let seconds = than.as_secs() as i64;
-    match pool.write_count(queries::REAP_PROCESSED, &[&seconds, &BATCH_ROWS]).await {
-        Err(e) if blame::begins(pool, &e).await => {
-            pool.query_one(queries::REAP_PROCESSED_EACH, &[&seconds, &BATCH_ROWS]).await?.count("removed")
-        }
-        removed => removed,
-    }
 }
 
 /// Ends broadcasts that have no delivery left. Returns how many.

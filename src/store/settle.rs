@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::by_halves::by_halves;
 use super::cell::Cells;
 use super::connection::{Connection, Params, Target, WriteLimit};
 use super::error::{Fault, StoreError};
+use super::halves::{SearchTime, by_halves};
 use super::pool::only;
 use crate::store::sql::queries;
 use postbell_engine::inbox::UNSEEN;
@@ -18,7 +17,7 @@ use postbell_engine::inbox::event::{Outcome, Settle};
 /// How long rows of the user's are tried one by one, before the rest of a batch is set aside untried.
 const TRY_MS: i32 = 300;
 /// How long messages are set aside apart whose rows kept their status.
-const UNMARKED_WAIT: Duration = Duration::from_secs(1);
+const UNMARKED: SearchTime = SearchTime { a_try: Duration::from_millis(900), all: Duration::from_secs(1) };
 /// The reason of a row that is set aside untried.
 const UNTRIED: &str =
     "the changes of agent_messages take too long, by slow triggers or by locks: it is tried again by itself";
@@ -219,8 +218,7 @@ async fn set_unmarked_aside(
     messages: &[Uuid],
     kind: Kind,
 ) -> Result<(), StoreError> {
-    let until = Instant::now() + UNMARKED_WAIT;
-    let found = by_halves(messages, until, |part| unmarked(connection, part, kind)).await?;
+    let found = by_halves(messages, UNMARKED, |part| unmarked(connection, part, kind)).await?;
     for (message, error) in found.refused {
         if error.is_cut_off() {
             return Err(error);

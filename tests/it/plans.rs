@@ -38,6 +38,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "due_promote": 2, "deliveries_due";
     "reap_expired": 2, "agent_messages_expires";
     "reap_processed": 2, "agent_messages_created_at";
+    "reap_processed_part": 4, "agent_messages_created_at";
     "reap_broadcasts": 1, "agent_messages_created_at";
     "publish": 16, "";
     "publish_plain": 16, "";

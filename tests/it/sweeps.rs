@@ -1,6 +1,8 @@
 //! The sweeps of the reaper meet a row that is refused, takes long, ends the server process, or cannot be read: all other rows are
 //! written or removed all the same.
 
+mod retention;
+
 use crate::harness::TestDb;
 use crate::mesh::Mesh;
 use crate::standstill::owned_mesh;
