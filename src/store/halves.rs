@@ -86,7 +86,7 @@ impl Halving {
 }
 
 /// The result of writing rows by halves.
-pub(super) struct Searched<'a, T, R> {
+pub(super) struct Halved<'a, T, R> {
     /// The answer for each part that was written.
     pub(super) written: Vec<R>,
     /// Rows that were refused alone.
@@ -103,7 +103,7 @@ pub(super) async fn by_halves<'a, T, R, F>(
     rows: &'a [T],
     time: SearchTime,
     write: impl Fn(&'a [T]) -> F,
-) -> Result<Searched<'a, T, R>, StoreError>
+) -> Result<Halved<'a, T, R>, StoreError>
 where
     F: Future<Output = Result<R, StoreError>>,
 {
@@ -119,7 +119,7 @@ where
         }
     }
     let is_cut_short = search.untried().next().is_some();
-    Ok(Searched { written, refused, is_cut_short })
+    Ok(Halved { written, refused, is_cut_short })
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ async fn one_that_takes_no_change_is_the_only_one_that_waits() {
              create trigger hurts before update on postbell.deliveries for each row execute function hurts()"
         );
         sql.batch_execute(&trigger).await.expect("a trigger");
-        let retry = r#""op":"nack","outcome":"fail","reason":"later","#;
+        let retry = r#""op":"nack","outcome":"fail","delay_ms":50,"reason":"later","#;
         let tag = two.send_a("1").await["tag"].clone();
         two.a.say(&format!(r#"{{{retry}"tag":{tag}}}"#)).await;
         two.mesh.until_told("deliveries whose time has come take no change").await;
