@@ -4,7 +4,7 @@
 //! broker sleeps. [`Bell`] decides when to sleep and when to tail; it is pure and takes `now`.
 //!
 //! ```text
-//!            rung often, LISTEN lost, or the lease lapsed (disarm)
+//!       rung often, not rung for a row, LISTEN lost, lease lapsed (disarm)
 //!         ┌───────────────────────────────────────────────────────┐
 //!         ▼                                                       │
 //!      Awake ──── quiet for QUIET_WINDOW (arm) ─────▶ Arming ──▶ Asleep
@@ -147,11 +147,16 @@ impl Bell {
     pub fn hear(&mut self, now: Instant, heard: Heard) -> Option<Flag> {
         let rang = heard.rings - self.rings;
         self.rings = heard.rings;
-        self.judge(heard);
+        let is_late = self.judge(heard);
         if self.up != heard.up {
             self.up = heard.up;
             // Deaf: tail on the clock. Hearing again: rows committed meanwhile rang for nobody, so tail at
             // once.
+            return self.wake_up(now);
+        }
+        if is_late {
+            // The flag is not in the table: another connection of this broker, given up since, was to disarm it and did so
+            // after it was armed. So it is written anew.
             return self.wake_up(now);
         }
         if rang == 0 {
@@ -260,14 +265,18 @@ impl Bell {
         self.window = (now, 0);
     }
 
-    fn judge(&mut self, heard: Heard) {
-        let Some(suspect) = &self.suspect else { return };
-        if !heard.up || heard.rings > suspect.rings {
-            self.suspect = None;
-        } else if heard.canary >= suspect.canary {
+    /// Whether rows were late that only the safety round found.
+    fn judge(&mut self, heard: Heard) -> bool {
+        let Some(suspect) = &self.suspect else { return false };
+        let is_rung = !heard.up || heard.rings > suspect.rings;
+        let is_late = !is_rung && heard.canary >= suspect.canary;
+        if is_late {
             self.late += suspect.rows;
+        }
+        if is_rung || is_late {
             self.suspect = None;
         }
+        is_late
     }
 }
 

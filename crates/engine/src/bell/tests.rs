@@ -150,8 +150,9 @@ fn a_row_that_only_the_safety_round_found_is_late_once_a_later_canary_is_back() 
     bell.round(t, 3, &[], heard);
     bell.hear(t + ms(1), heard);
     assert_eq!(bell.late(), 0, "a ring may be on its way");
-    bell.hear(t + ms(2), Heard { canary_sent: 5, canary: 5, ..UP });
-    assert_eq!(bell.late(), 3);
+    let disarm = bell.hear(t + ms(2), Heard { canary_sent: 5, canary: 5, ..UP });
+    assert_eq!((bell.late(), disarm), (3, Some(Flag::Disarm)), "it arms anew");
+    assert!(!bell.is_armed() && bell.due() == t + ms(2));
 }
 
 #[test]
