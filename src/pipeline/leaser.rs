@@ -1,5 +1,6 @@
 //! The task that holds the leases: this broker's own, renewed each second, and those of its inboxes.
 
+mod answering;
 mod asking;
 
 use std::collections::HashMap;

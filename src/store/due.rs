@@ -75,6 +75,8 @@ impl Promoter {
     }
 
     async fn promote_apart(&mut self, left_out: &[i64]) -> Result<Promoted, StoreError> {
+        // While somebody locks the whole table, no row is to blame.
+        these(&self.pool, &[]).await?;
         let row = self.pool.query_one(queries::DUE_FOUND, &[&BATCH_ROWS, &left_out]).await?;
         let due: Vec<i64> = row.cell("due")?;
         let found = by_halves(&due, SEARCH, |part| these(&self.pool, part)).await?;

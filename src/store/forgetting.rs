@@ -41,6 +41,8 @@ pub async fn forget(pool: &Pool, past: Past) -> Result<u64, StoreError> {
 
 /// Deletes fewer and fewer rows at once until only one is refused, and goes on behind it. The order is the same each time.
 async fn forget_in_parts(pool: &Pool, past: Past, mut error: StoreError) -> Result<u64, StoreError> {
+    // While somebody locks the whole table, no row is to blame.
+    delete(pool, past, 0, 0).await?;
     let until = Instant::now() + SEARCH_WAIT;
     let (mut rows, mut skipped, mut deleted) = (BATCH_ROWS / 2, 0, 0);
     while Instant::now() < until {

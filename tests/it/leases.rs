@@ -92,6 +92,7 @@ async fn leases_that_the_database_refuses_are_told_as_that() {
     u.expect("msg").await;
     sql.batch_execute("select setval('postbell.epochs', 9223372036854775807)").await.expect("at its end");
     let _a = mesh.raw("a", 100).await;
+    mesh.until_told("refuses to write the leases of a").await;
     let told = mesh.until_ready(false).await;
     assert!(told.contains("refuses to write the leases") && told.contains("2200H"), "{told}");
     insert(&sql, "u", 5, "2").await;
