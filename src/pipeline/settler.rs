@@ -28,6 +28,7 @@ use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, Inputs, SETTLE_BATCH_MAX};
 use crate::store::cut_off::Losses;
 use crate::store::error::Fault;
+use crate::store::payload::is_slow;
 use crate::store::settle::{Became, Kind, SettleConnection, Settled, relane_each, settle_each, settle_kind};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::flow::Flow;
@@ -50,6 +51,8 @@ const CAREFUL_MAX: Duration = Duration::from_secs(30);
 /// A server that answers this often that it cannot for now may only repeat what a trigger raises; then outcomes are
 /// written one by one.
 const PASSING_MAX: u32 = 2;
+/// A statement that the server gave up so late was slow. A trigger may raise the same code at once.
+const SLOW_FROM: Duration = Duration::from_millis(300);
 /// The least time between two log lines that something was set aside.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -238,6 +241,7 @@ impl Settler {
             };
         }
         if !insist && desk.careful_until <= Instant::now() {
+            let began = Instant::now();
             match settle_kind(desk.connection.get().await?, self.broker, kind, batch).await {
                 Ok(settled) => {
                     desk.refusals = 0;
@@ -249,6 +253,10 @@ impl Settler {
                     tracing::debug!(error = %e, "a batch of outcomes was refused: one by one");
                     desk.refusals += 1;
                     desk.careful_until = Instant::now() + careful(desk.refusals);
+                    // Another try by row would take as long again, and everybody's outcomes wait for it.
+                    if is_slow(&e) && began.elapsed() >= SLOW_FROM {
+                        return settle_each(desk.connection.get().await?, self.broker, batch, false).await;
+                    }
                 }
             }
         }
