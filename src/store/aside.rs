@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::cell::Cells;
-use super::connection::{Connection, Target};
+use super::connection::{Connection, Params, Target};
 use super::cut_off::{ENDED, Losses};
 use super::error::{Fault, StoreError};
 use super::pool::Pool;
@@ -174,7 +174,8 @@ impl Tries {
 
 async fn retry(connection: &Connection, ids: Option<&[i64]>) -> Result<Tried, StoreError> {
     let mut tried = Tried::default();
-    for row in connection.query(queries::ASIDE_RETRY, &[&ids, &BATCH_ROWS, &TRY_MS]).await? {
+    let (sql, params): (_, Params<'_>) = (queries::ASIDE_RETRY, &[&ids, &BATCH_ROWS, &TRY_MS]);
+    for row in connection.looking(sql, connection.query(sql, params)).await? {
         match row.cell("became")? {
             "written" => tried.written += 1,
             "gone" => tried.gone += 1,

@@ -1,8 +1,10 @@
 //! One connection: opened as the URL says, set up, with each statement prepared once.
 
+mod kept;
 mod whole;
 
-pub(super) use whole::{END, WriteLimit};
+pub(crate) use whole::Unanswered;
+pub(super) use whole::WriteLimit;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,13 +20,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{
-    AsyncMessage, Client, NoTls, Notification, Row, RowStream, SimpleQueryMessage, Statement,
+    AsyncMessage, Client, NoTls, Notification, Row, RowStream, SimpleQueryMessage, SimpleQueryRow, Statement,
 };
 
 use super::error::StoreError;
 use super::tls;
 use super::url::{DatabaseUrl, SslMode};
 use crate::store::sql::queries;
+use kept::Kept;
 
 /// The server cancels a statement that runs longer. The broker's own statements should take less than a second.
 pub(crate) const STATEMENT_WAIT: Duration = Duration::from_secs(30);
@@ -41,9 +44,6 @@ const MOVED: &[&str] = &[READ_ONLY, "57P01", "57P02", "57P03"];
 /// The only one of them that a server means while it keeps the session.
 const READ_ONLY: &str = "25006";
 
-/// Classes of SQLSTATE that a changed `search_path` or role explains: a name or a right that is not there.
-const OF_SETTINGS: &[&str] = &["42", "3F"];
-
 const _: () = assert!(ANSWER_WAIT.as_millis() < STATEMENT_WAIT.as_millis());
 
 /// The database to which connections are opened, and how.
@@ -57,6 +57,8 @@ pub struct Target {
     pub answer_wait: Option<Duration>,
     /// How its connections plan, which depends on what they are for.
     pub planner: Planner,
+    /// Whether a write was not answered lately.
+    pub unanswered: Unanswered,
 }
 
 /// How the server plans the statements of a connection.
@@ -80,7 +82,8 @@ impl Planner {
 impl Target {
     /// A database, and the schema of the user's tables in it. Answers may take any time.
     pub fn new(url: DatabaseUrl, schema: &str) -> Self {
-        Self { url: Arc::new(url), schema: schema.into(), answer_wait: None, planner: Planner::Delivering }
+        let (url, schema, unanswered) = (Arc::new(url), schema.into(), Unanswered::default());
+        Self { url, schema, answer_wait: None, planner: Planner::Delivering, unanswered }
     }
 
     /// The same target for a broker, which gives up a connection that does not answer within `ANSWER_WAIT`.
@@ -106,12 +109,12 @@ pub struct Connection {
     url: Arc<DatabaseUrl>,
     driver: JoinHandle<()>,
     answer_wait: Option<Duration>,
-    statement_wait: Duration,
+    unanswered: Unanswered,
     /// Whether an answer did not come in time. The connection is then not used again, although its socket may look
     /// alive.
     given_up: AtomicBool,
-    /// The settings as they were made, which a user's trigger may change; see `session_kept.sql`.
-    settings: String,
+    /// The settings as they were made, which a user's trigger may change.
+    kept: Mutex<Kept>,
     // Never held across an await: a statement is looked up or inserted, and cloned.
     prepared: Mutex<HashMap<&'static str, Statement>>,
 }
@@ -155,17 +158,16 @@ impl Connection {
             (client, tokio::spawn(drive(connection, heard)))
         };
         let (answer_wait, given_up) = (target.answer_wait, AtomicBool::new(false));
-        let statement_wait = target.statement_wait();
-        let (settings, prepared) = (String::new(), Mutex::default());
-        let url = target.url.clone();
-        let mut this =
-            Self { client, url, driver, answer_wait, statement_wait, given_up, settings, prepared };
+        let unanswered = target.unanswered.clone();
+        let kept = Mutex::new(Kept::new(String::new(), target.statement_wait()));
+        let (prepared, url) = (Mutex::default(), target.url.clone());
+        let this = Self { client, url, driver, answer_wait, unanswered, given_up, kept, prepared };
         let schema = target.schema.replace('"', "\"\"");
         let setup = format!(
             "{}{}set statement_timeout = {};\nset search_path = \"{schema}\", pg_temp;\nselect pg_is_in_recovery();",
             queries::SESSION,
             target.planner.settings(),
-            statement_wait.as_millis(),
+            target.statement_wait().as_millis(),
         );
         let said = this.client.simple_query(&setup).await?;
         if is_yes(&said) {
@@ -176,9 +178,7 @@ impl Connection {
         }
         // Sent as text and not prepared: behind a transaction pooler a failure here would not name the pooler.
         let literal = format!("E'{}'", target.schema.replace('\\', "\\\\").replace('\'', "\\'"));
-        let path = queries::SESSION_PATH.replace("$1", &literal);
-        let said = this.client.simple_query(&format!("{path};\n{}", queries::SESSION_KEPT)).await?;
-        this.settings = last_text(&said).unwrap_or_default().to_owned();
+        this.set(&queries::SESSION_PATH.replace("$1", &literal)).await?;
         Ok(this)
     }
 
@@ -301,41 +301,18 @@ impl Connection {
         if MOVED.contains(&code) && (code == READ_ONLY || !error.is_answered()) {
             self.give_up();
         }
-        // A migration changes settings itself, and ends its transactions itself.
-        let is_of_a_broker = self.answer_wait.is_some();
-        let is_of_settings = OF_SETTINGS.iter().any(|class| code.starts_with(class));
-        if is_of_a_broker && is_of_settings && self.has_lost_settings().await {
-            self.give_up();
-            tracing::warn!(
-                %error,
-                "a trigger or function of the user's left a setting behind on a connection of the broker, which is closed for \
-                 that: let it `set local`, or give the function a SET clause"
-            );
-            return Err(StoreError::other_settings());
-        }
         Err(error)
     }
 
     /// Gives the connection up if a statement cannot be carried out as it was prepared: a table that was altered since
     /// would refuse it for as long as the connection lives.
     fn without_stale_plan(&self, error: StoreError) -> StoreError {
-        if self.answer_wait.is_none() || !error.is_of_plan() {
+        if !error.is_of_plan() {
             return error;
         }
         self.give_up();
         tracing::info!(%error, "a table was altered after a statement was prepared; the connection is replaced");
         StoreError::other_plan()
-    }
-
-    /// Whether the settings are not as they were made. A transaction that failed ends here: nothing can be asked in one.
-    async fn has_lost_settings(&self) -> bool {
-        let ask = format!("rollback;\n{}", queries::SESSION_KEPT);
-        let wait = self.answer_wait.unwrap_or(OPEN_WAIT);
-        match timeout(wait, self.client.simple_query(&ask)).await {
-            Ok(Ok(said)) => last_text(&said) != Some(&self.settings),
-            // Whatever that is, the connection is of no use.
-            Ok(Err(_)) | Err(_) => true,
-        }
     }
 
     /// Ends the connection, whatever the server is about to send.
@@ -356,7 +333,7 @@ impl Connection {
 }
 
 fn late(wait: Duration) -> StoreError {
-    StoreError::unavailable(format!("the database did not answer in {} s", wait.as_secs()))
+    StoreError::unavailable(format!("the database did not answer in {} s", wait.as_secs_f64()))
 }
 
 impl Drop for Connection {
@@ -368,18 +345,17 @@ impl Drop for Connection {
     }
 }
 
-/// The first column of the last row.
-fn last_text(said: &[SimpleQueryMessage]) -> Option<&str> {
-    let row = said.iter().rev().find_map(|message| match message {
+/// The last row.
+fn last_row(said: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    said.iter().rev().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,
-    });
-    row.and_then(|row| row.try_get(0).ok().flatten())
+    })
 }
 
 /// Whether the last row is `t`.
 fn is_yes(said: &[SimpleQueryMessage]) -> bool {
-    last_text(said) == Some("t")
+    last_row(said).and_then(|row| row.get(0)) == Some("t")
 }
 
 async fn drive<S, T>(mut connection: tokio_postgres::Connection<S, T>, heard: impl Fn(Notification))

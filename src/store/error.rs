@@ -18,8 +18,8 @@ pub struct StoreError {
     sentence: String,
     sqlstate: Option<SqlState>,
     fault: Fault,
-    /// Whether only the connection was wrong, so that nothing was done.
-    is_of_connection: bool,
+    /// See [`is_of_settings`](Self::is_of_settings).
+    is_of_settings: bool,
     /// See [`is_of_plan`](Self::is_of_plan).
     of_plan: bool,
     /// See [`is_cut_off`](Self::is_cut_off).
@@ -34,7 +34,7 @@ impl StoreError {
             sentence,
             sqlstate: None,
             fault,
-            is_of_connection: false,
+            is_of_settings: false,
             of_plan: false,
             cut_off: false,
             answered: false,
@@ -51,33 +51,28 @@ impl StoreError {
         Self::new(sentence.into(), Fault::Passing)
     }
 
-    /// A statement that was not carried out, since a trigger of the user's had changed the connection's settings. The
-    /// connection is given up, and another one takes the statement.
-    pub(super) fn other_settings() -> Self {
-        Self::of_connection(
-            "a trigger of the user's changed the settings of the connection, which was closed; try again",
-        )
-    }
-
     /// A statement that was not carried out, since a table was altered after it was prepared. The connection is given up,
     /// and another one takes the statement.
     pub(super) fn other_plan() -> Self {
-        Self::of_connection("a table was altered while a connection was open, which was closed; try again")
-    }
-
-    fn of_connection(sentence: &str) -> Self {
-        Self { is_of_connection: true, ..Self::unavailable(sentence) }
-    }
-
-    /// See [`other_settings`](Self::other_settings) and [`other_plan`](Self::other_plan).
-    pub(super) fn is_of_connection(&self) -> bool {
-        self.is_of_connection
+        let sentence = "a table was altered while a connection was open, which was closed; try again";
+        Self { of_plan: true, ..Self::unavailable(sentence) }
     }
 
     /// Whether the connection's prepared statement is to blame: a column that the statement returns has another type by
     /// now, or a trigger deallocated the statement.
     pub(super) fn is_of_plan(&self) -> bool {
         self.of_plan
+    }
+
+    /// The error of a statement that failed where a trigger of the user's had changed the connection's settings.
+    pub(super) fn of_settings(self) -> Self {
+        Self { is_of_settings: true, ..self }
+    }
+
+    /// Whether the connection's settings were not as they were made, and nothing was done. Another connection may take the
+    /// statement.
+    pub(super) fn is_of_settings(&self) -> bool {
+        self.is_of_settings
     }
 
     /// Whether the same call may succeed later, because the server, the connection or the time was at fault and not

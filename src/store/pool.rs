@@ -1,6 +1,7 @@
 //! Shared connections, for everything but the tail, the bell, the settler, the marker, the publisher and the leases,
 //! which have their own.
 
+use std::mem::take;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -24,9 +25,9 @@ impl bb8::ManageConnection for Manager {
 
     // A round trip before each use would double the cost of most uses. The socket tells whether a connection is lost.
     async fn is_valid(&self, connection: &mut Connection) -> Result<(), StoreError> {
-        match connection.is_closed() {
-            true => Err(StoreError::unavailable("the connection to the database was lost")),
-            false => Ok(()),
+        match connection.is_good().await {
+            true => Ok(()),
+            false => Err(StoreError::unavailable("the connection to the database was lost")),
         }
     }
 
@@ -54,15 +55,17 @@ impl Pool {
         Self(pool, target)
     }
 
-    /// Runs a statement of `sql/queries` on any connection, and on another one if that one was not fit for it: a user's trigger had
-    /// changed its settings, or a table was altered since. Each such connection is closed, and a new one is fit.
+    /// Runs a statement of `sql/queries` on any connection. If a table was altered after that one had prepared it, another one
+    /// takes it; and once more another one if it failed where a trigger of the user's had left a setting behind.
     ///
     /// # Errors
     /// See [`StoreError`]; also when no connection was free in `POOL_WAIT`.
     pub async fn query(&self, sql: &'static str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let mut again = true;
         loop {
-            match self.get().await?.query(sql, params).await {
-                Err(e) if e.is_of_connection() => {}
+            let connection = self.get().await?;
+            match connection.looking(sql, connection.query(sql, params)).await {
+                Err(e) if e.is_of_plan() || (e.is_of_settings() && take(&mut again)) => {}
                 done => return done,
             }
         }
@@ -73,9 +76,11 @@ impl Pool {
     /// # Errors
     /// See [`query`](Self::query).
     pub async fn query_one(&self, sql: &'static str, params: Params<'_>) -> Result<Row, StoreError> {
+        let mut again = true;
         loop {
-            match self.get().await?.query_one(sql, params).await {
-                Err(e) if e.is_of_connection() => {}
+            let connection = self.get().await?;
+            match connection.looking(sql, connection.query_one(sql, params)).await {
+                Err(e) if e.is_of_plan() || (e.is_of_settings() && take(&mut again)) => {}
                 done => return done,
             }
         }
@@ -86,9 +91,11 @@ impl Pool {
     /// # Errors
     /// See [`query`](Self::query).
     pub async fn execute(&self, sql: &'static str, params: Params<'_>) -> Result<u64, StoreError> {
+        let mut again = true;
         loop {
-            match self.get().await?.execute(sql, params).await {
-                Err(e) if e.is_of_connection() => {}
+            let connection = self.get().await?;
+            match connection.looking(sql, connection.execute(sql, params)).await {
+                Err(e) if e.is_of_plan() || (e.is_of_settings() && take(&mut again)) => {}
                 done => return done,
             }
         }
@@ -104,9 +111,10 @@ impl Pool {
         sql: &'static str,
         params: Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
+        let mut again = true;
         loop {
             match self.get().await?.write(limit, sql, params).await {
-                Err(e) if e.is_of_connection() => {}
+                Err(e) if e.is_of_plan() || (e.is_of_settings() && take(&mut again)) => {}
                 done => return done,
             }
         }
@@ -138,9 +146,10 @@ impl Pool {
         sql: &'static str,
         params: Params<'_>,
     ) -> Result<u64, StoreError> {
+        let mut again = true;
         loop {
             match self.get().await?.write_count(limit, sql, params).await {
-                Err(e) if e.is_of_connection() => {}
+                Err(e) if e.is_of_plan() || (e.is_of_settings() && take(&mut again)) => {}
                 done => return done,
             }
         }
@@ -158,9 +167,10 @@ impl Pool {
         mut each: impl FnMut(Row) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         loop {
+            let connection = self.get().await?;
             // Such a statement has given no row.
-            match self.get().await?.query_each(sql, params, &mut each).await {
-                Err(e) if e.is_of_connection() => {}
+            match connection.looking(sql, connection.query_each(sql, params, &mut each)).await {
+                Err(e) if e.is_of_plan() => {}
                 done => return done,
             }
         }

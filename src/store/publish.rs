@@ -7,14 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use futures_util::future::join3;
 use tokio::time::timeout;
-use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::blame;
 use super::cell::Cells;
-use super::connection::{Connection, END, Params, Target};
+use super::connection::{Connection, Target, WriteLimit};
 use super::error::StoreError;
 use super::pool::POOL_WAIT;
 use crate::store::sql::queries;
@@ -101,8 +99,6 @@ pub(crate) struct Writer {
 struct Open {
     connection: Connection,
     patience: InsertPatience,
-    /// Whether the insert is prepared on the connection.
-    is_prepared: bool,
 }
 
 impl Writer {
@@ -140,9 +136,41 @@ impl Writer {
         patience: InsertPatience,
     ) -> Result<Vec<Stored>, StoreError> {
         match self.publish_once(batch, patience).await {
-            // The connection was closed for that; another one has the right settings.
-            Err(e) if e.is_of_connection() => self.publish_once(batch, patience).await,
+            // The connection is closed for that; another one is as it should be.
+            Err(e) if e.is_of_plan() || e.is_of_settings() => self.publish_once(batch, patience).await,
             published => published,
+        }
+    }
+
+    async fn publish_once(
+        &mut self,
+        batch: &[&NewMessage],
+        patience: InsertPatience,
+    ) -> Result<Vec<Stored>, StoreError> {
+        let is_plain = self.plain_until.is_some_and(|until| Instant::now() < until);
+        let open = self.open(patience).await?;
+        let refused = match is_plain {
+            true => None,
+            false => match insert(&open.connection, batch).await {
+                Err(refused) if needs_plain(&refused) => Some(refused),
+                Err(error) => return Err(error),
+                Ok(None) => return Ok(batch.iter().map(|o| Stored::As(o.id)).collect()),
+                Ok(Some(new)) => return Ok(self.stored(batch, &new, patience).await),
+            },
+        };
+        let published = plain::publish(&open.connection, batch).await;
+        match (published, refused) {
+            // The first error names the column of the table; this one would name Postbell's function.
+            (Err(again), Some(refused)) if needs_plain(&again) => Err(refused),
+            (Ok(stored), Some(_)) => {
+                tracing::warn!(
+                    "agent_messages has a rule or computes a column, so what agents send is inserted more slowly: \
+                     `postbell doctor` names the rule or the column"
+                );
+                self.plain_until = Some(Instant::now() + PLAIN_FOR);
+                Ok(stored)
+            }
+            (published, _) => published,
         }
     }
 
@@ -163,56 +191,57 @@ impl Writer {
         }
     }
 
-    async fn publish_once(
+    /// Says what became of a batch of which these are new.
+    async fn stored(
         &mut self,
         batch: &[&NewMessage],
+        new: &HashSet<Uuid>,
         patience: InsertPatience,
-    ) -> Result<Vec<Stored>, StoreError> {
-        let is_plain = self.plain_until.is_some_and(|until| Instant::now() < until);
-        let open = self.open(patience).await?;
-        let refused = match is_plain {
-            true => None,
-            false => {
-                let published = publish(open, batch).await;
-                open.is_prepared = published.is_ok();
-                match published {
-                    Err(refused) if needs_plain(&refused) => Some(refused),
-                    published => return published,
-                }
-            }
+    ) -> Vec<Stored> {
+        let is_known = |o: &&NewMessage| !new.contains(&o.id) && o.send.dedupe_key.is_some();
+        let known: Vec<&NewMessage> = batch.iter().copied().filter(is_known).collect();
+        let firsts = match known.is_empty() {
+            true => Ok(HashMap::new()),
+            false => self.firsts(&known, patience).await,
         };
-        let published = plain::publish(&open.connection, batch).await;
-        match (published, refused) {
-            // The first error names the column of the table; this one would name Postbell's function.
-            (Err(again), Some(refused)) if needs_plain(&again) => Err(refused),
-            (Ok(stored), Some(_)) => {
-                tracing::warn!(
-                    "agent_messages has a rule or computes a column, so what agents send is inserted more slowly: \
-                     `postbell doctor` names the rule or the column"
-                );
-                self.plain_until = Some(Instant::now() + PLAIN_FOR);
-                Ok(stored)
-            }
-            (published, _) => published,
-        }
+        // The new ones are committed, whatever becomes of the question after the others.
+        let firsts = firsts.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the first messages of some dedupe keys could not be read");
+            HashMap::new()
+        });
+        let stored = |o: &&NewMessage| match firsts.get(&o.id) {
+            _ if new.contains(&o.id) => Stored::As(o.id),
+            Some(first) => Stored::As(*first),
+            None if o.send.dedupe_key.is_some() => Stored::FirstIsGone,
+            None => Stored::KeptOut,
+        };
+        batch.iter().map(stored).collect()
+    }
+
+    /// See [`firsts`]. The connection may have been given up after the insert.
+    async fn firsts(
+        &mut self,
+        known: &[&NewMessage],
+        patience: InsertPatience,
+    ) -> Result<HashMap<Uuid, Uuid>, StoreError> {
+        firsts(&self.open(patience).await?.connection, known).await
     }
 
     async fn open(&mut self, patience: InsertPatience) -> Result<&mut Open, StoreError> {
-        let usable = self.open.take().filter(|open| !open.connection.is_closed());
-        let (connection, known, is_prepared) = match usable {
-            Some(open) => (open.connection, Some(open.patience), open.is_prepared),
-            None => {
+        let (connection, known) = match self.open.take() {
+            Some(open) if open.connection.is_good().await => (open.connection, Some(open.patience)),
+            _ => {
                 let sentence = format!("no connection was made in {} s", POOL_WAIT.as_secs());
                 let opened = timeout(POOL_WAIT, Connection::open(&self.target)).await;
-                (opened.unwrap_or_else(|_| Err(StoreError::unavailable(sentence)))?, None, false)
+                (opened.unwrap_or_else(|_| Err(StoreError::unavailable(sentence)))?, None)
             }
         };
         if known != Some(patience) {
             let (lock, statement) = (patience.lock.as_millis(), patience.statement.as_millis());
             let set = format!("set lock_timeout = {lock}; set statement_timeout = {statement}");
-            connection.batch(&set).await?;
+            connection.set(&set).await?;
         }
-        Ok(self.open.insert(Open { connection, patience, is_prepared }))
+        Ok(self.open.insert(Open { connection, patience }))
     }
 }
 
@@ -233,44 +262,12 @@ pub(crate) fn held(error: &StoreError) -> Option<WaitReason> {
     }
 }
 
-/// Inserts in a transaction of three messages. If the insert is prepared, the messages are written at once, in this
-/// order, and cost one round trip. If not, preparing would put the insert behind the others, so each is awaited.
-async fn insert(open: &Open, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
-    let connection = &open.connection;
-    let begin = connection.batch("begin");
-    let (insert, end) = (connection.query(queries::PUBLISH, params), connection.batch(END));
-    let (began, rows, ended) = match open.is_prepared {
-        true => join3(begin, insert, end).await,
-        false => (begin.await, insert.await, end.await),
-    };
-    let inserted = began.and(rows).and_then(|rows| ended.map(|()| rows));
-    if inserted.is_err() && !connection.is_closed() {
-        connection.batch("rollback").await?;
-    }
-    inserted
-}
-
-async fn publish(open: &Open, batch: &[&NewMessage]) -> Result<Vec<Stored>, StoreError> {
+/// Inserts a batch. Returns the ids of those that are stored, `None` for all.
+async fn insert(connection: &Connection, batch: &[&NewMessage]) -> Result<Option<HashSet<Uuid>>, StoreError> {
     let columns = Columns::of(batch);
-    let rows = insert(open, &columns.params()).await?;
-    if rows.len() == batch.len() {
-        return Ok(columns.ids.into_iter().map(Stored::As).collect());
-    }
-    let new: HashSet<Uuid> = rows.iter().map(|row| row.cell(0)).collect::<Result<_, _>>()?;
-    let known: Vec<&NewMessage> =
-        batch.iter().copied().filter(|o| !new.contains(&o.id) && o.send.dedupe_key.is_some()).collect();
-    // The new ones are committed, whatever becomes of the question after the others.
-    let firsts = firsts(&open.connection, &known).await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "the first messages of some dedupe keys could not be read");
-        HashMap::new()
-    });
-    let stored = |o: &&NewMessage| match firsts.get(&o.id) {
-        _ if new.contains(&o.id) => Stored::As(o.id),
-        Some(first) => Stored::As(*first),
-        None if o.send.dedupe_key.is_some() => Stored::FirstIsGone,
-        None => Stored::KeptOut,
-    };
-    Ok(batch.iter().map(stored).collect())
+    let rows = connection.write(WriteLimit::OfTheConnection, queries::PUBLISH, &columns.params()).await?;
+    let new = (rows.len() != batch.len()).then(|| rows.iter().map(|row| row.cell(0)).collect());
+    new.transpose()
 }
 
 /// The id of the first stored message with the dedupe key of each of these, by the id of the new one.

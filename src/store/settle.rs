@@ -140,7 +140,7 @@ impl<'a> Arrays<'a> {
 /// See [`StoreError`].
 pub async fn open(target: &Target) -> Result<Connection, StoreError> {
     let connection = Connection::open(target).await?;
-    connection.batch(queries::SETTLE_SESSION).await?;
+    connection.set(queries::SETTLE_SESSION).await?;
     Ok(connection)
 }
 
@@ -161,9 +161,9 @@ impl SettleConnection {
     /// # Errors
     /// See [`StoreError`].
     pub async fn get(&mut self) -> Result<&Connection, StoreError> {
-        let open = match self.open.take().filter(|open| !open.is_closed()) {
-            Some(open) => open,
-            None => open(&self.target).await?,
+        let open = match self.open.take() {
+            Some(open) if open.is_good().await => open,
+            _ => open(&self.target).await?,
         };
         Ok(self.open.insert(open))
     }
@@ -300,7 +300,9 @@ async fn each(
     let params: Params<'_> = &[kinds, ids, attempts, added, delays_ms, reasons, &try_ms, &untried, &broker];
     let mut found = HashMap::with_capacity(batch.len());
     let (mut why, mut hurt) = (None, None);
-    for row in connection.query(queries::SETTLE_EACH, params).await? {
+    for row in
+        connection.looking(queries::SETTLE_EACH, connection.query(queries::SETTLE_EACH, params)).await?
+    {
         let became = match row.cell("became")? {
             "written" => Became::Written,
             "aside" => Became::Aside,
@@ -336,6 +338,7 @@ pub async fn mark_each(
     connection: &Connection,
     messages: &[Uuid],
 ) -> Result<(i64, Option<String>), StoreError> {
-    let row = connection.query_one(queries::MARK_EACH, &[&messages]).await?;
+    let (sql, params): (_, Params<'_>) = (queries::MARK_EACH, &[&messages]);
+    let row = connection.looking(sql, connection.query_one(sql, params)).await?;
     Ok((row.cell("refused")?, row.cell("why")?))
 }

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use uuid::Uuid;
 
 use super::columns::Columns;
-use super::{END, NewMessage, Stored, firsts};
+use super::{NewMessage, Stored, firsts};
 use crate::store::cell::Cells;
 use crate::store::connection::Connection;
 use crate::store::error::StoreError;
@@ -36,14 +36,12 @@ pub(super) async fn publish(
 
 async fn in_transaction(connection: &Connection, batch: &[&NewMessage]) -> Result<Vec<Stored>, StoreError> {
     connection.batch("begin").await?;
-    let published = match insert(connection, batch).await {
-        Ok(stored) => connection.batch(END).await.map(|()| stored),
-        Err(error) => Err(error),
+    let published = insert(connection, batch).await;
+    let ended = match connection.is_closed() {
+        true => Ok(()),
+        false => connection.end(published.is_ok()).await,
     };
-    if published.is_err() && !connection.is_closed() {
-        connection.batch("rollback").await?;
-    }
-    published
+    published.and_then(|stored| ended.map(|()| stored))
 }
 
 async fn insert(connection: &Connection, batch: &[&NewMessage]) -> Result<Vec<Stored>, StoreError> {
