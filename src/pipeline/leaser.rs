@@ -21,7 +21,7 @@ use crate::store::listen::Rope;
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Health, LeasesRefused};
 use crate::watch::metrics::Metrics;
-use asking::{ASK_AGAIN, Asked};
+use asking::{ASK_AGAIN, Asked, Differing};
 use postbell_engine::inbox::event::Event;
 
 /// The most inboxes that a line of the log names.
@@ -157,7 +157,7 @@ impl Leaser {
     /// given back.
     async fn compare(&self, connection: &Connection, asked: &mut Asked) -> Result<(), StoreError> {
         let table: HashMap<_, _> = held(connection, self.broker.id).await?.into_iter().collect();
-        let (lost, unknown) = asked.compared_with(&table);
+        let Differing { lost, unknown } = asked.compared_with(&table);
         if !unknown.is_empty() {
             tracing::warn!(inboxes = %few(unknown.iter().map(|(inbox, _)| inbox), NAMED_MAX), "postbell.leases names this broker \
                  for inboxes that it does not have: somebody else wrote the table; they are given back");

@@ -85,6 +85,14 @@ impl Refusals {
     }
 }
 
+/// Leases of which this broker and the table say something else.
+pub(super) struct Differing {
+    /// This broker has them, and the table says that it has not.
+    pub(super) lost: HashSet<Arc<str>>,
+    /// The other way round.
+    pub(super) unknown: Vec<(Arc<str>, Epoch)>,
+}
+
 impl Asked {
     pub(super) fn new(now: Instant) -> Self {
         Self {
@@ -135,11 +143,8 @@ impl Asked {
         self.acquire.extend(self.unknown_owner.drain().map(|inbox| (inbox, None)));
     }
 
-    /// The inboxes that this broker has and the table says it has not; and those the other way round.
-    pub(super) fn compared_with(
-        &self,
-        table: &HashMap<Arc<str>, Epoch>,
-    ) -> (HashSet<Arc<str>>, Vec<(Arc<str>, Epoch)>) {
+    /// Compares what this broker knows with the table.
+    pub(super) fn compared_with(&self, table: &HashMap<Arc<str>, Epoch>) -> Differing {
         let is_lost = |(inbox, epoch): &(&Arc<str>, &Epoch)| {
             table.get(*inbox) != Some(*epoch) && !self.release.contains(*inbox)
         };
@@ -151,7 +156,7 @@ impl Asked {
             self.epochs.get(*inbox) != Some(*epoch) && !is_asked(inbox)
         };
         let unknown = table.iter().filter(is_unknown).map(|(inbox, epoch)| (inbox.clone(), *epoch));
-        (lost, unknown.collect())
+        Differing { lost, unknown: unknown.collect() }
     }
 
     pub(super) fn forget(&mut self, lost: &HashSet<Arc<str>>) {
