@@ -14,6 +14,7 @@ pub(crate) mod aside;
 mod cut_off;
 mod hurt;
 pub(crate) mod marker;
+mod slow;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,13 +30,16 @@ use crate::pipeline::dispatch::{Input, Inputs, SETTLE_BATCH_MAX};
 use crate::store::cut_off::Losses;
 use crate::store::error::Fault;
 use crate::store::payload::is_slow;
-use crate::store::settle::{Became, Kind, SettleConnection, Settled, relane_each, settle_each, settle_kind};
+use crate::store::settle::{
+    Became, Kind, SettleConnection, Settled, relane_each, settle_each, settle_kind, settle_within,
+};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::flow::Flow;
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::{DeadReason, FailReason, Metrics};
 use hurt::Hurt;
 use postbell_engine::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
+use slow::{SlowInboxes, Trial};
 
 /// The first and the longest wait before reconnecting. Both are short, because every ack waits meanwhile.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
@@ -53,6 +57,9 @@ const CAREFUL_MAX: Duration = Duration::from_secs(30);
 const PASSING_MAX: u32 = 2;
 /// A statement that the server gave up so late was slow. A trigger may raise the same code at once.
 const SLOW_FROM: Duration = Duration::from_millis(300);
+/// How long the outcomes of one inbox that may be slow may take, and all such inboxes in one turn.
+const ALONE_WAIT: Duration = Duration::from_millis(150);
+const ALONE_MAX: Duration = Duration::from_millis(300);
 /// The least time between two log lines that something was set aside.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -90,6 +97,9 @@ struct Desk {
     ends_until: Instant,
     /// Outcomes that can be written nowhere.
     hurt: Hurt,
+    slow: SlowInboxes,
+    /// Inboxes are tried alone until then, in one turn.
+    alone_until: Instant,
 }
 
 /// Outcomes of a batch that are not over.
@@ -114,6 +124,8 @@ impl Settler {
             losses: Losses::new(now),
             ends_until: now,
             hurt: Hurt::new(now),
+            slow: SlowInboxes::default(),
+            alone_until: now,
         };
         let mut next = now;
         // Deliveries that another transaction holds.
@@ -146,11 +158,14 @@ impl Settler {
                 held_until = Instant::now() + HELD_FOR;
             }
             self.health.began(Duty::Settle, Instant::now());
+            desk.alone_until = Instant::now() + ALONE_MAX;
             for (kind, batch) in by_kind(desk.hurt.keep_apart(batch)) {
-                let settled = self.write(&mut desk, kind, &batch).await;
-                let waiting = self.tell(batch, &settled).await;
-                held.extend(waiting.held);
-                desk.hurt.add(waiting.hurt, settled.hurt.unwrap_or_default());
+                for (trial, batch) in desk.parts(kind, batch) {
+                    let settled = self.write_so(&mut desk, kind, trial, &batch).await;
+                    let waiting = self.tell(batch, &settled).await;
+                    held.extend(waiting.held);
+                    desk.hurt.add(waiting.hurt, settled.hurt.unwrap_or_default());
+                }
             }
             self.health.succeeded(Duty::Settle);
             self.try_hurt(&mut desk).await;
@@ -183,6 +198,32 @@ impl Settler {
         desk.hurt.tried(all.held, all.is_better, is_all_over);
     }
 
+    /// Writes a part of a batch. One of an inbox that may be slow, or is, takes nobody else's time: it is set aside, or waits
+    /// apart if even that is slow.
+    async fn write_so(&self, desk: &mut Desk, kind: Kind, trial: Trial, batch: &[Settle]) -> Settled {
+        let is_alone = trial == Trial::Alone && Instant::now() < desk.alone_until;
+        let tried = match trial {
+            Trial::Together => return self.write(desk, kind, batch).await,
+            Trial::Alone if is_alone => desk.try_alone(self.broker, kind, batch).await,
+            Trial::Alone | Trial::Untried => desk.write_untried(self.broker, batch).await,
+        };
+        match tried {
+            Ok(settled) => {
+                if settled.became.contains(&Became::Aside) {
+                    self.aside.notify_one();
+                    desk.say(&settled);
+                }
+                settled
+            }
+            Err(e) if is_slow(&e) => Settled {
+                became: vec![Became::Hurt; batch.len()],
+                hurt: Some(e.to_string()),
+                ..Settled::default()
+            },
+            Err(_) => self.write(desk, kind, batch).await,
+        }
+    }
+
     /// Tries until each outcome is written, set aside, or held by another transaction.
     async fn write(&self, desk: &mut Desk, kind: Kind, batch: &[Settle]) -> Settled {
         // Whether an answer was lost: outcomes found settled now may be this broker's own.
@@ -206,6 +247,12 @@ impl Settler {
                         desk.say(&settled);
                     }
                     return settled;
+                }
+                // Nothing is written, and even Postbell's own tables took too long: each inbox has a turn of its own.
+                Err(e) if is_slow(&e) && kind.marks() => {
+                    tracing::debug!(error = %e, outcomes = batch.len(), "a batch took too long: inbox by inbox");
+                    desk.slow.suspect(batch, Instant::now());
+                    return Settled { became: vec![Became::Held; batch.len()], ..Settled::default() };
                 }
                 Err(e) => {
                     in_doubt |= e.sqlstate().is_none() || e.is_cut_off() || searches;
@@ -255,12 +302,17 @@ impl Settler {
                     desk.careful_until = Instant::now() + careful(desk.refusals);
                     // Another try by row would take as long again, and everybody's outcomes wait for it.
                     if is_slow(&e) && began.elapsed() >= SLOW_FROM {
+                        desk.slow.suspect(batch, Instant::now());
                         return settle_each(desk.connection.get().await?, self.broker, batch, false).await;
                     }
                 }
             }
         }
+        let began = Instant::now();
         let settled = one_by_one(desk.connection.get().await?, self.broker, batch).await?;
+        if began.elapsed() >= SLOW_FROM {
+            desk.slow.suspect(batch, Instant::now());
+        }
         self.metrics.settle_batch.observe(batch.len() as f64);
         Ok(settled)
     }
@@ -293,6 +345,31 @@ impl Settler {
 }
 
 impl Desk {
+    /// Parts of a batch of one kind. A lane is changed in Postbell's own table alone.
+    fn parts(&mut self, kind: Kind, batch: Vec<Settle>) -> Vec<(Trial, Vec<Settle>)> {
+        match kind.marks() {
+            true => self.slow.split(batch, Instant::now()),
+            false => vec![(Trial::Together, batch)],
+        }
+    }
+
+    /// Writes the outcomes of one inbox if that takes a moment at most.
+    async fn try_alone(&mut self, broker: Uuid, kind: Kind, batch: &[Settle]) -> Result<Settled, StoreError> {
+        let tried = settle_within(self.connection.get().await?, broker, kind, batch, ALONE_WAIT).await;
+        let is_slow = tried.as_ref().is_err_and(is_slow);
+        if let Some(first) = batch.first() {
+            self.slow.tried(&first.inbox, is_slow, Instant::now());
+        }
+        match is_slow {
+            true => self.write_untried(broker, batch).await,
+            false => tried,
+        }
+    }
+
+    async fn write_untried(&mut self, broker: Uuid, batch: &[Settle]) -> Result<Settled, StoreError> {
+        settle_each(self.connection.get().await?, broker, batch, false).await
+    }
+
     /// Logs that outcomes were set aside, at most once in `SAY_EVERY`: a table that refuses one refuses many.
     fn say(&mut self, settled: &Settled) {
         let aside = settled.became.iter().filter(|b| **b == Became::Aside).count();

@@ -185,6 +185,30 @@ pub async fn settle_kind(
     kind: Kind,
     batch: &[Settle],
 ) -> Result<Settled, StoreError> {
+    limited(connection, broker, kind, batch, WriteLimit::OfTheConnection).await
+}
+
+/// [`settle_kind`] for outcomes that may take this long at most.
+///
+/// # Errors
+/// See [`settle_kind`]; also that the time was over, and then nothing is written.
+pub async fn settle_within(
+    connection: &Connection,
+    broker: Uuid,
+    kind: Kind,
+    batch: &[Settle],
+    wait: Duration,
+) -> Result<Settled, StoreError> {
+    limited(connection, broker, kind, batch, WriteLimit::Each(wait)).await
+}
+
+async fn limited(
+    connection: &Connection,
+    broker: Uuid,
+    kind: Kind,
+    batch: &[Settle],
+    limit: WriteLimit,
+) -> Result<Settled, StoreError> {
     let Arrays { ids, attempts, added, delays_ms, reasons, lanes, .. } = &Arrays::of(batch);
     let (sql, params): (_, Params<'_>) = match kind {
         Kind::Ack => (queries::SETTLE_ACK, &[ids, attempts]),
@@ -194,7 +218,7 @@ pub async fn settle_kind(
         Kind::Relane => (queries::SETTLE_RELANE, &[ids, attempts, lanes, &broker]),
     };
     let row = match kind.marks() {
-        true => only(connection.write(WriteLimit::OfTheConnection, sql, params).await?)?,
+        true => only(connection.write(limit, sql, params).await?)?,
         false => connection.query_one(sql, params).await?,
     };
     if let Some(messages) = row.cell::<_, Option<Vec<Uuid>>>("unmarked")? {

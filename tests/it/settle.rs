@@ -10,6 +10,7 @@ mod left_behind;
 mod marks;
 mod operators;
 mod registry;
+mod slow;
 
 use std::time::Duration;
 
