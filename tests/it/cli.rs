@@ -1,7 +1,6 @@
 //! The commands, as processes: what a person at a shell sees.
 
 use std::process::Stdio;
-use std::sync::LazyLock;
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
@@ -11,27 +10,9 @@ use tokio::time::timeout;
 use crate::mesh::{Mesh, PATIENCE, insert};
 use crate::require::missing;
 
-/// A program that heeds each signal, whatever the tests were started to ignore: `nohup` ignores one, a shell's job in the
-/// background others, and all of it is inherited. A machine whose `env` cannot do that has tests that hear of no signal only there.
-pub(crate) fn heeding_signals(program: &str) -> Command {
-    static ENV_DOES: LazyLock<bool> = LazyLock::new(|| {
-        let tried = std::process::Command::new(ENV).args([DEFAULTS, "true"]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|status| status.success())
-    });
-    if !*ENV_DOES {
-        return Command::new(program);
-    }
-    let mut command = Command::new(ENV);
-    command.args([DEFAULTS, program]);
-    command
-}
-
-const ENV: &str = "/usr/bin/env";
-const DEFAULTS: &str = "--default-signal=HUP,INT,QUIT,TERM";
-
 /// `postbell` as this agent, with nothing else in its environment.
 pub(crate) fn postbell(mesh: &Mesh, agent: &str, token: &str, args: &[&str]) -> Command {
-    let mut command = heeding_signals(env!("CARGO_BIN_EXE_postbell"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postbell"));
     command.args(args).env_clear().kill_on_drop(true);
     command.env("PATH", std::env::var_os("PATH").unwrap_or_default());
     command.env("POSTBELL_URL", mesh.url()).env("POSTBELL_AGENT", agent).env("POSTBELL_TOKEN", token);
