@@ -57,14 +57,14 @@ pub(super) async fn run(pool: &Pool, target: &Target, url: &str, ca: Option<&Pat
     }
     // Then several in one transaction: the urgent ones come first.
     let rest = MESSAGES - MESSAGES / 2;
-    output::lines(&format!("\n{rest} at once, in one queries::DEMO_INSERT:"));
+    output::lines(&format!("\n{rest} at once, in one INSERT:"));
     insert(&sql, MESSAGES / 2, rest).await?;
     for _ in 0..rest {
         latencies.push(show(&mut seen).await?);
     }
     latencies.sort_unstable();
     output::lines(&format!(
-        "\n{} messages from queries::DEMO_INSERT to agent: median {}, slowest {}",
+        "\n{} messages from INSERT to agent: median {}, slowest {}",
         latencies.len(),
         milliseconds(latencies[latencies.len() / 2]),
         milliseconds(latencies[latencies.len() - 1])

@@ -203,6 +203,7 @@ async fn dev_with_its_demo_starts_and_stops_cleanly() {
         let Some(line) = dev.line().await else {
             panic!("ended early: {:?}", dev.ended().await);
         };
+        assert!(!line.contains("::"), "a name of the code, and no word: {line}");
         arrived += usize::from(line.contains(" priority ") && line.contains(" ms "));
         if line.contains("Postbell is up") {
             break;
