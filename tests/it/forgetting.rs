@@ -4,15 +4,7 @@ use std::time::Duration;
 
 use postbell::store::forgetting::{Past, forget};
 
-use crate::harness::migrated;
-
-/// How somebody's trigger hurts a row.
-const HURTS: [&str; 4] = [
-    "raise 'no'",
-    "raise 'no' using errcode = '53100'",
-    "perform pg_sleep(10)",
-    "perform pg_terminate_backend(pg_backend_pid())",
-];
+use crate::harness::{TRIGGER_FAULTS, migrated};
 
 /// Fifty old rows of a table, and the condition by which the trigger finds the first and the thirtieth of them.
 const TABLES: [(Past, &str, &str, &str); 3] = [
@@ -44,7 +36,7 @@ async fn a_row_that_takes_no_delete_is_the_only_one_that_stays() {
     let db = migrated().await;
     let (sql, pool) = (db.client().await, db.pool());
     for (past, table, rows, is_hurt) in TABLES {
-        for body in HURTS {
+        for body in TRIGGER_FAULTS {
             sql.batch(&format!("delete from {table}; {rows}")).await.expect(rows);
             let trigger = format!(
                 "create or replace function hurts() returns trigger language plpgsql as

@@ -9,6 +9,14 @@ use postbell::store::migrate::migrate;
 use postbell::store::{Connection, DatabaseUrl, Pool, Target};
 use tokio::sync::{Mutex, OnceCell};
 
+/// Bodies of somebody's trigger at a row that it hurts: one raises, one says that the disk is full, one is slow, one ends the process.
+pub(crate) const TRIGGER_FAULTS: [&str; 4] = [
+    "raise 'no'",
+    "raise 'no' using errcode = '53100'",
+    "perform pg_sleep(10)",
+    "perform pg_terminate_backend(pg_backend_pid())",
+];
+
 /// The mesh that lives in people's databases today.
 pub(crate) const EXISTING_MESH: &str = include_str!("fixtures/existing-mesh.sql");
 

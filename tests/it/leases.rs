@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tokio::time::timeout;
 
+use crate::harness::TRIGGER_FAULTS;
 use crate::mesh::{Mesh, insert};
 use crate::settle::SERVED;
 
@@ -102,19 +103,14 @@ async fn leases_that_the_database_refuses_are_told_as_that() {
     mesh.stop().await;
 }
 
-/// The body of somebody's trigger on the lease of `a`, and a lock on the row.
-const HURTS: &[(&str, &str)] = &[
-    ("raise 'no'", ""),
-    ("raise 'no' using errcode = '53100'", ""),
-    ("perform pg_sleep(10)", ""),
-    ("perform pg_terminate_backend(pg_backend_pid())", ""),
-    ("null", "begin; insert into postbell.leases (inbox, broker_id) values ('a', gen_random_uuid())"),
-];
+/// A lock on the lease of `a`, by a session that goes on.
+const LOCKS: &str = "begin; insert into postbell.leases (inbox, broker_id) values ('a', gen_random_uuid())";
 
 /// One lease is refused, slow, locked, or ends the server process. Others get and keep theirs, and a lease given back is another's.
 #[tokio::test]
 async fn a_lease_that_takes_no_change_is_the_only_one() {
-    for (body, locks) in HURTS {
+    let faults = TRIGGER_FAULTS.map(|body| (body, "")).into_iter().chain([("null", LOCKS)]);
+    for (body, locks) in faults {
         let mesh = Mesh::start().await;
         let mut u = mesh.raw("u", 100).await;
         let (sql, holder) = (mesh.db.sql().await, mesh.db.sql().await);

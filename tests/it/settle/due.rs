@@ -3,18 +3,11 @@
 use tokio::time::timeout;
 
 use super::{SERVED, Two};
-
-/// Bodies of somebody's trigger on the deliveries of `a`.
-const HURTS: [&str; 4] = [
-    "raise 'no'",
-    "raise 'no' using errcode = '53100'",
-    "perform pg_sleep(10)",
-    "perform pg_terminate_backend(pg_backend_pid())",
-];
+use crate::harness::TRIGGER_FAULTS;
 
 #[tokio::test]
 async fn one_that_takes_no_change_is_the_only_one_that_waits() {
-    for body in HURTS {
+    for body in TRIGGER_FAULTS {
         let mut two = Two::after("").await;
         let sql = two.mesh.db.sql().await;
         let trigger = format!(
