@@ -29,17 +29,14 @@ use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, Inputs, SETTLE_BATCH_MAX};
 use crate::store::cut_off::Losses;
 use crate::store::error::Fault;
-use crate::store::payload::is_slow;
-use crate::store::settle::{
-    Became, Kind, SettleConnection, Settled, relane_each, settle_each, settle_kind, settle_within,
-};
+use crate::store::settle::{Became, Kind, SettleConnection, Settled, relane_each, settle_each, settle_kind};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::flow::Flow;
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::{DeadReason, FailReason, Metrics};
 use hurt::Hurt;
 use postbell_engine::inbox::event::{DeadCause, Event, FailCause, Outcome, Settle};
-use slow::{SlowInboxes, Trial};
+use slow::{ALONE_MAX, SlowInboxes};
 
 /// The first and the longest wait before reconnecting. Both are short, because every ack waits meanwhile.
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
@@ -57,9 +54,6 @@ const CAREFUL_MAX: Duration = Duration::from_secs(30);
 const PASSING_MAX: u32 = 2;
 /// A statement that the server gave up so late was slow. A trigger may raise the same code at once.
 const SLOW_FROM: Duration = Duration::from_millis(300);
-/// How long the outcomes of one inbox that may be slow may take, and all such inboxes in one turn.
-const ALONE_WAIT: Duration = Duration::from_millis(150);
-const ALONE_MAX: Duration = Duration::from_millis(300);
 /// The least time between two log lines that something was set aside.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -161,7 +155,7 @@ impl Settler {
             desk.alone_until = Instant::now() + ALONE_MAX;
             for (kind, batch) in by_kind(desk.hurt.keep_apart(batch)) {
                 for (trial, batch) in desk.parts(kind, batch) {
-                    let settled = self.write_so(&mut desk, kind, trial, &batch).await;
+                    let settled = self.write_part(&mut desk, kind, trial, &batch).await;
                     let waiting = self.tell(batch, &settled).await;
                     held.extend(waiting.held);
                     desk.hurt.add(waiting.hurt, settled.hurt.unwrap_or_default());
@@ -185,10 +179,7 @@ impl Settler {
         let parts: [Vec<Settle>; 2] = [lanes, others];
         for batch in parts.into_iter().filter(|batch| !batch.is_empty()) {
             let settled = desk.try_hurt(self.broker, &batch).await;
-            if settled.became.contains(&Became::Aside) {
-                self.aside.notify_one();
-                desk.say(&settled);
-            }
+            self.note_aside(desk, &settled);
             let waiting = self.tell(batch, &settled).await;
             is_all_over &= waiting.held.is_empty() && waiting.hurt.is_empty();
             all.held.extend(waiting.held);
@@ -198,36 +189,9 @@ impl Settler {
         desk.hurt.tried(all.held, all.is_better, is_all_over);
     }
 
-    /// Writes a part of a batch. One of an inbox that may be slow, or is, takes nobody else's time: it is set aside, or waits
-    /// apart if even that is slow.
-    async fn write_so(&self, desk: &mut Desk, kind: Kind, trial: Trial, batch: &[Settle]) -> Settled {
-        let is_alone = trial == Trial::Alone && Instant::now() < desk.alone_until;
-        let tried = match trial {
-            Trial::Together => return self.write(desk, kind, batch).await,
-            Trial::Alone if is_alone => desk.try_alone(self.broker, kind, batch).await,
-            Trial::Alone | Trial::Untried => desk.write_untried(self.broker, batch).await,
-        };
-        match tried {
-            Ok(settled) => {
-                if settled.became.contains(&Became::Aside) {
-                    self.aside.notify_one();
-                    desk.say(&settled);
-                }
-                settled
-            }
-            Err(e) if is_slow(&e) => Settled {
-                became: vec![Became::Hurt; batch.len()],
-                hurt: Some(e.to_string()),
-                ..Settled::default()
-            },
-            Err(_) => self.write(desk, kind, batch).await,
-        }
-    }
-
-    /// Tries until each outcome is written, set aside, or held by another transaction.
-    async fn write(&self, desk: &mut Desk, kind: Kind, batch: &[Settle]) -> Settled {
-        // Whether an answer was lost: outcomes found settled now may be this broker's own.
-        let mut in_doubt = false;
+    /// Tries until each outcome is written, set aside, or held by another transaction. `in_doubt`: an answer was lost, so
+    /// outcomes found settled now may be this broker's own.
+    async fn write(&self, desk: &mut Desk, kind: Kind, batch: &[Settle], mut in_doubt: bool) -> Settled {
         let (mut failures, mut cut_off) = (0, 0);
         loop {
             let searches = kind.marks() && cut_off >= desk.cut_off_max();
@@ -239,23 +203,19 @@ impl Settler {
                 Ok(mut settled) => {
                     desk.pace.reset();
                     if in_doubt {
-                        let stale = settled.became.iter_mut().filter(|b| **b == Became::Stale);
-                        stale.for_each(|b| *b = Became::Written);
+                        settled.count_stale_as_written();
                     }
-                    if settled.became.contains(&Became::Aside) {
-                        self.aside.notify_one();
-                        desk.say(&settled);
-                    }
+                    self.note_aside(desk, &settled);
                     return settled;
                 }
                 // Nothing is written, and even Postbell's own tables took too long: each inbox has a turn of its own.
-                Err(e) if is_slow(&e) && kind.marks() => {
+                Err(e) if e.is_slow() && kind.marks() => {
                     tracing::debug!(error = %e, outcomes = batch.len(), "a batch took too long: inbox by inbox");
                     desk.slow.suspect(batch, Instant::now());
-                    return Settled { became: vec![Became::Held; batch.len()], ..Settled::default() };
+                    return Settled::all(Became::Held, batch.len());
                 }
                 Err(e) => {
-                    in_doubt |= e.sqlstate().is_none() || e.is_cut_off() || searches;
+                    in_doubt |= leaves_doubt(&e) || searches;
                     cut_off += u32::from(e.is_cut_off());
                     failures += u32::from(e.sqlstate().is_some());
                     if e.sqlstate().is_none() {
@@ -301,7 +261,7 @@ impl Settler {
                     desk.refusals += 1;
                     desk.careful_until = Instant::now() + careful(desk.refusals);
                     // Another try by row would take as long again, and everybody's outcomes wait for it.
-                    if is_slow(&e) && began.elapsed() >= SLOW_FROM {
+                    if e.is_slow() && began.elapsed() >= SLOW_FROM {
                         desk.slow.suspect(batch, Instant::now());
                         return settle_each(desk.connection.get().await?, self.broker, batch, false).await;
                     }
@@ -315,6 +275,14 @@ impl Settler {
         }
         self.metrics.settle_batch.observe(batch.len() as f64);
         Ok(settled)
+    }
+
+    /// Has what was set aside tried again, and logs that.
+    fn note_aside(&self, desk: &mut Desk, settled: &Settled) {
+        if settled.became.contains(&Became::Aside) {
+            self.aside.notify_one();
+            desk.say(settled);
+        }
     }
 
     /// Counts the written outcomes and tells the dispatcher. Returns those that are not over.
@@ -345,31 +313,6 @@ impl Settler {
 }
 
 impl Desk {
-    /// Parts of a batch of one kind. A lane is changed in Postbell's own table alone.
-    fn parts(&mut self, kind: Kind, batch: Vec<Settle>) -> Vec<(Trial, Vec<Settle>)> {
-        match kind.marks() {
-            true => self.slow.split(batch, Instant::now()),
-            false => vec![(Trial::Together, batch)],
-        }
-    }
-
-    /// Writes the outcomes of one inbox if that takes a moment at most.
-    async fn try_alone(&mut self, broker: Uuid, kind: Kind, batch: &[Settle]) -> Result<Settled, StoreError> {
-        let tried = settle_within(self.connection.get().await?, broker, kind, batch, ALONE_WAIT).await;
-        let is_slow = tried.as_ref().is_err_and(is_slow);
-        if let Some(first) = batch.first() {
-            self.slow.tried(&first.inbox, is_slow, Instant::now());
-        }
-        match is_slow {
-            true => self.write_untried(broker, batch).await,
-            false => tried,
-        }
-    }
-
-    async fn write_untried(&mut self, broker: Uuid, batch: &[Settle]) -> Result<Settled, StoreError> {
-        settle_each(self.connection.get().await?, broker, batch, false).await
-    }
-
     /// Logs that outcomes were set aside, at most once in `SAY_EVERY`: a table that refuses one refuses many.
     fn say(&mut self, settled: &Settled) {
         let aside = settled.became.iter().filter(|b| **b == Became::Aside).count();
@@ -383,6 +326,11 @@ impl Desk {
             );
         }
     }
+}
+
+/// Whether a statement may have been committed though it failed.
+fn leaves_doubt(e: &StoreError) -> bool {
+    e.sqlstate().is_none() || e.is_cut_off()
 }
 
 /// Writes each outcome, without the user's rows if these take too long.

@@ -12,7 +12,7 @@ use crate::base::pace::Pace;
 use crate::pipeline::alarm::Alarm;
 use crate::pipeline::dispatch::Input;
 use crate::store::listen::Rope;
-use crate::store::payload::{Wary, is_slow, may_be_a_row};
+use crate::store::payload::{Wary, may_be_a_row};
 use crate::store::tail::{Cursor, Round, set_armed};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
@@ -174,7 +174,7 @@ impl Tailer {
                 // No text was made, and it failed all the same: a message cannot be read at all. Slowness and a lost
                 // connection may be such a message's, too, and another round would end in the same way.
                 let is_of_a_row = was_wary && e.sqlstate().is_some() && may_be_a_row(&e);
-                if is_of_a_row || is_slow(&e) || e.is_cut_off() {
+                if is_of_a_row || e.is_slow() || e.is_cut_off() {
                     cursor.look_for_blame(&self.target, (self.broker, &self.wary)).await?;
                 }
                 return Err(e);

@@ -81,6 +81,11 @@ impl StoreError {
         matches!(self.fault, Fault::Passing | Fault::Slow)
     }
 
+    /// Whether the server gave the statement up since that took too long. Not a lock: there the server waits less.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.sqlstate() == Some("57014")
+    }
+
     /// Whether an open connection was lost while its statement ran. The server process may have ended at one row.
     pub fn is_cut_off(&self) -> bool {
         self.cut_off

@@ -23,7 +23,6 @@ use super::error::StoreError;
 use super::pool::Pool;
 use crate::store::sql::queries;
 use blamed::Blamed;
-pub(crate) use blamed::is_slow;
 use postbell_client::protocol::limits::{ENVELOPE_BYTES_MAX, LINE_BYTES_MAX};
 use postbell_engine::inbox::Unfit;
 

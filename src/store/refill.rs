@@ -16,7 +16,7 @@ use super::StoreError;
 use super::cell::Cells;
 use super::connection::Params;
 use super::payload::blamed::{self, Blamed};
-use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed, is_slow, may_be_a_row};
+use super::payload::{self, NAMES_BYTES_MAX, TEXT_BYTES_MAX, Text, Wary, Weighed, may_be_a_row};
 use super::pool::Pool;
 use super::row::{Clocks, Content, entry};
 use crate::store::sql::queries;
@@ -87,7 +87,7 @@ pub(crate) async fn refill(
     let since = Instant::now();
     let mut done = attempt(pool, refills, wary).await;
     let is_cut_off = done.as_ref().is_err_and(StoreError::is_cut_off);
-    if is_cut_off || done.as_ref().is_err_and(is_slow) {
+    if is_cut_off || done.as_ref().is_err_and(StoreError::is_slow) {
         // One message may be slow to read whatever is asked for of it, or the server process ends at it. If it is only a
         // payload, none is found here.
         look_for_blame(pool, refills, wary).await?;

@@ -95,6 +95,25 @@ pub struct Settled {
     pub hurt: Option<String>,
 }
 
+impl Settled {
+    /// A batch of so many outcomes that all became the same.
+    pub fn all(became: Became, outcomes: usize) -> Self {
+        Self { became: vec![became; outcomes], ..Self::default() }
+    }
+
+    /// A batch of so many outcomes that can be written nowhere, for this reason.
+    pub fn all_hurt(outcomes: usize, why: &StoreError) -> Self {
+        Self { hurt: Some(why.to_string()), ..Self::all(Became::Hurt, outcomes) }
+    }
+
+    /// After an answer was lost: outcomes found settled were written by the first try.
+    pub fn count_stale_as_written(&mut self) {
+        for became in self.became.iter_mut().filter(|became| **became == Became::Stale) {
+            *became = Became::Written;
+        }
+    }
+}
+
 /// The parameters of a statement, one array for each column.
 #[derive(Default)]
 struct Arrays<'a> {

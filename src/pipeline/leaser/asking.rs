@@ -22,6 +22,7 @@ pub(super) const ASK_AGAIN: Duration = Duration::from_millis(250);
 const PART_MAX: usize = 1_000;
 /// How often one of the leases that were refused is tried again.
 const REFUSED_EVERY: Duration = Duration::from_secs(1);
+
 /// A part of what is asked, for one statement.
 pub(super) enum Part {
     GiveBack(Vec<(Arc<str>, Epoch)>),
@@ -37,9 +38,6 @@ impl Part {
     }
 }
 
-/// How many inboxes one statement is for: half as many after one that was refused, and twice as many after another.
-struct PartSize(usize);
-
 /// Requests that are not answered yet.
 pub(super) struct Asked {
     /// Sorted, since two brokers that lock the same rows in different orders would deadlock.
@@ -50,7 +48,8 @@ pub(super) struct Asked {
     /// Inboxes whose owner is not known: asked for again only every `ASK_AGAIN`.
     pub(super) unknown_owner: HashSet<Arc<str>>,
     pub(super) refusals: Refusals,
-    size: PartSize,
+    /// How many inboxes one statement is for: half as many after one that was refused, and twice as many after another.
+    size: usize,
     /// The end of this broker's lease, if the last renewal was answered.
     pub(super) until: Option<Instant>,
 }
@@ -108,7 +107,7 @@ impl Asked {
                 is_probing: false,
                 said: None,
             },
-            size: PartSize(PART_MAX),
+            size: PART_MAX,
             until: None,
         }
     }
@@ -165,23 +164,22 @@ impl Asked {
 
     /// The part that the next statement is for. One that was refused by itself is tried by itself, so that nobody waits for it.
     pub(super) fn next_part(&mut self, now: Instant) -> Option<Part> {
-        let PartSize(size) = self.size;
         if !self.release.is_empty() {
             // An inbox without an epoch was never taken, so there is nothing to give back.
             let epoch = |inbox: &Arc<str>| self.epochs.get(inbox).copied().unwrap_or(Epoch::NEVER);
-            let some = self.release.iter().take(size);
+            let some = self.release.iter().take(self.size);
             return Some(Part::GiveBack(some.map(|inbox| (inbox.clone(), epoch(inbox))).collect()));
         }
         if self.acquire.is_empty() {
             self.acquire.extend(self.refusals.probe(now));
         }
-        let some: Vec<_> = self.acquire.keys().take(size).cloned().collect();
+        let some: Vec<_> = self.acquire.keys().take(self.size).cloned().collect();
         (!some.is_empty()).then_some(Part::Acquire(some))
     }
 
     /// A statement was carried out. If one that was refused before is taken now, so may all others be.
     pub(super) fn answered(&mut self) {
-        self.size.0 = (self.size.0 * 2).min(PART_MAX);
+        self.size = (self.size * 2).min(PART_MAX);
         if std::mem::take(&mut self.refusals.is_probing) {
             self.acquire.append(&mut self.refusals.inboxes);
         }
@@ -190,7 +188,7 @@ impl Asked {
     /// A statement was refused. An inbox that was alone in it waits apart, or counts as given back: the next comparison
     /// finds its lease. Returns the inbox that counts as given back.
     pub(super) fn refused(&mut self, now: Instant, part: Part, why: &StoreError) -> Option<Arc<str>> {
-        self.size.0 = (part.len() / 2).max(1);
+        self.size = (part.len() / 2).max(1);
         self.refusals.is_probing = false;
         if part.len() > 1 {
             return None;

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Desk, SAY_EVERY, SETTLE_BATCH_MAX, one_by_one};
+use super::{Desk, SAY_EVERY, SETTLE_BATCH_MAX, leaves_doubt, one_by_one};
 use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::store::StoreError;
 use crate::store::cut_off::ENDED;
 use crate::store::drift;
-use crate::store::settle::{Became, Kind, Settled, relane_each, settle_untried};
+use crate::store::settle::{Kind, Settled, relane_each, settle_untried};
 use postbell_engine::inbox::event::Settle;
 
 /// The first and the longest wait before they are tried again. One try may take most of a second, in which nobody's
@@ -143,18 +143,16 @@ impl Desk {
         match tried {
             Ok(mut settled) => {
                 if self.hurt.in_doubt {
-                    let stale = settled.became.iter_mut().filter(|b| **b == Became::Stale);
-                    stale.for_each(|b| *b = Became::Written);
+                    settled.count_stale_as_written();
                 }
                 settled
             }
             Err(e) => {
-                if e.sqlstate().is_none() || e.is_cut_off() {
+                if leaves_doubt(&e) {
                     self.hurt.in_doubt = true;
                     self.connection.rest();
                 }
-                let hurt = Some(e.to_string());
-                Settled { became: vec![Became::Hurt; batch.len()], hurt, ..Settled::default() }
+                Settled::all_hurt(batch.len(), &e)
             }
         }
     }

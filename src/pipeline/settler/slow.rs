@@ -7,12 +7,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use uuid::Uuid;
+
+use super::{Desk, Settler, leaves_doubt};
+use crate::store::StoreError;
+use crate::store::settle::{Kind, Settled, settle_each, settle_within};
 use postbell_engine::inbox::event::Settle;
 
 /// How long an inbox that was slow by itself is not tried.
 const SLOW_FOR: Duration = Duration::from_secs(10);
 /// An inbox without an outcome for so long is no suspect any more.
 const SUSPECT_FOR: Duration = Duration::from_secs(60);
+
+/// How long the outcomes of one inbox that may be slow may take, and all such inboxes in one turn.
+const ALONE_WAIT: Duration = Duration::from_millis(150);
+pub(super) const ALONE_MAX: Duration = Duration::from_millis(300);
 
 /// How a part of a batch is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +82,60 @@ impl SlowInboxes {
             parts.entry(part).or_default().push(settle);
         }
         parts.into_iter().map(|((way, _), part)| (way, part)).collect()
+    }
+}
+
+impl Settler {
+    /// Writes a part of a batch. One of an inbox that may be slow, or is, takes nobody else's time: it is set aside, or waits
+    /// apart if even that is slow.
+    pub(super) async fn write_part(
+        &self,
+        desk: &mut Desk,
+        kind: Kind,
+        trial: Trial,
+        batch: &[Settle],
+    ) -> Settled {
+        let is_alone = trial == Trial::Alone && Instant::now() < desk.alone_until;
+        let tried = match trial {
+            Trial::Together => return self.write(desk, kind, batch, false).await,
+            Trial::Alone if is_alone => desk.try_alone(self.broker, kind, batch).await,
+            Trial::Alone | Trial::Untried => desk.write_untried(self.broker, batch).await,
+        };
+        match tried {
+            Ok(settled) => {
+                self.note_aside(desk, &settled);
+                settled
+            }
+            Err(e) if e.is_slow() => Settled::all_hurt(batch.len(), &e),
+            Err(e) => self.write(desk, kind, batch, leaves_doubt(&e)).await,
+        }
+    }
+}
+
+impl Desk {
+    /// Parts of a batch of one kind. A lane is changed in Postbell's own table alone.
+    pub(super) fn parts(&mut self, kind: Kind, batch: Vec<Settle>) -> Vec<(Trial, Vec<Settle>)> {
+        match kind.marks() {
+            true => self.slow.split(batch, Instant::now()),
+            false => vec![(Trial::Together, batch)],
+        }
+    }
+
+    /// Writes the outcomes of one inbox if that takes a moment at most.
+    async fn try_alone(&mut self, broker: Uuid, kind: Kind, batch: &[Settle]) -> Result<Settled, StoreError> {
+        let tried = settle_within(self.connection.get().await?, broker, kind, batch, ALONE_WAIT).await;
+        let is_slow = tried.as_ref().is_err_and(StoreError::is_slow);
+        if let Some(first) = batch.first() {
+            self.slow.tried(&first.inbox, is_slow, Instant::now());
+        }
+        match is_slow {
+            true => self.write_untried(broker, batch).await,
+            false => tried,
+        }
+    }
+
+    async fn write_untried(&mut self, broker: Uuid, batch: &[Settle]) -> Result<Settled, StoreError> {
+        settle_each(self.connection.get().await?, broker, batch, false).await
     }
 }
 

@@ -89,7 +89,7 @@ impl Search<'_> {
         while let Some(group) = groups.pop() {
             match (self.read(group, GROUP_WAIT).await, group) {
                 (Ok(is_read), _) => is_any_read |= is_read,
-                (Err(e), [message]) if is_of_the_row(&e) && !is_slow(&e) => self.wary.blame(*message, &e),
+                (Err(e), [message]) if is_of_the_row(&e) && !e.is_slow() => self.wary.blame(*message, &e),
                 (Err(e), [message]) if may_be_a_row(&e) || e.is_cut_off() => suspects.push((*message, e)),
                 (Err(e), [_, _, ..]) if may_be_a_row(&e) || e.is_cut_off() => {
                     groups.extend(halves(group));
@@ -128,7 +128,7 @@ impl Search<'_> {
         }
         for (message, e) in suspects {
             let tells =
-                is_any_read || ((is_slow(&e) || e.is_cut_off()) && self.read(&[], CHANCE_WAIT).await.is_ok());
+                is_any_read || ((e.is_slow() || e.is_cut_off()) && self.read(&[], CHANCE_WAIT).await.is_ok());
             if tells {
                 self.judge(message, e).await?;
             }
@@ -159,7 +159,7 @@ impl Search<'_> {
     /// Blames a message while others can be read. One that was slow, or at which the connection was lost, has another chance: the
     /// server may have been busy, or an operator ended the session.
     async fn judge(&mut self, message: Uuid, first: StoreError) -> Result<(), StoreError> {
-        if is_slow(&first) || first.is_cut_off() {
+        if first.is_slow() || first.is_cut_off() {
             match self.read(&[message], CHANCE_WAIT).await {
                 Ok(_) => return Ok(()),
                 Err(e) if e.is_cut_off() => {
@@ -173,11 +173,6 @@ impl Search<'_> {
         self.wary.blame(message, &first);
         Ok(())
     }
-}
-
-/// Whether the server gave up since the statement took too long.
-pub(crate) fn is_slow(error: &StoreError) -> bool {
-    error.sqlstate() == Some("57014")
 }
 
 /// Whether the server fails on something of the user's: a row may be to blame, or the tables as they are.
