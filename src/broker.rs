@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -37,6 +37,7 @@ use crate::pipeline::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::pipeline::leaser::Leaser;
 use crate::pipeline::publisher::PUBLISHES_MAX;
 use crate::pipeline::refiller::Refiller;
+use crate::pipeline::router::{RouterTask, Traffic};
 use crate::pipeline::settler::Settler;
 use crate::pipeline::tailer::Tailer;
 use crate::pipeline::{listener, publisher, reaper, settler};
@@ -117,6 +118,13 @@ struct House {
     broker: BrokerRow,
 }
 
+/// The tasks that a stopping broker ends one by one.
+struct Core {
+    dispatcher: JoinHandle<()>,
+    leaser: JoinHandle<()>,
+    router: JoinHandle<()>,
+}
+
 /// Runs a broker on these sockets until `stop`, then drains it.
 ///
 /// # Errors
@@ -169,11 +177,13 @@ impl House {
         let (phase, phase_rx) = watch::channel(Phase::Running);
         let (load, load_rx) = watch::channel(Load::default());
         let (leaser_stop, leaser_stopped) = oneshot::channel();
+        let (router_stop, router_stopped) = oneshot::channel();
         let (http_stop, http_stopped) = oneshot::channel::<()>();
         let (accept_stop, accept_stopped) = oneshot::channel::<()>();
         let mut background = JoinSet::new();
-        let (mut core, mut leaser) =
-            self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, leaser_stopped);
+        let stopped = (leaser_stopped, router_stopped);
+        let Core { dispatcher: mut core, mut leaser, mut router } =
+            self.spawn_core(&config, &mut background, inputs_rx, inputs.downgrade(), load, stopped);
         background.spawn(publisher::run(
             config.database.clone(),
             publishes_rx,
@@ -235,8 +245,11 @@ impl House {
             Some(ended) = background.join_next() => is_broken(ended),
             ended = &mut core => is_broken(ended),
             ended = &mut leaser => is_broken(ended),
+            ended = &mut router => is_broken(ended),
         };
         self.health.set_draining(true);
+        // First of all, since producers would leave their messages to a broker that goes.
+        let _ = router_stop.send(());
         let mut stopped = draining::drain(config.drain, inputs, &phase, load_rx, linked).await;
         stopped.broken = broken;
         let _ = accept_stop.send(());
@@ -266,7 +279,7 @@ impl House {
         Status::new(pool.clone(), flow.clone(), health.clone(), metrics.clone(), inputs, broker.clone())
     }
 
-    /// Starts the tasks behind the sessions. Returns the tasks of the dispatcher and of the leases.
+    /// Starts the tasks behind the sessions. Returns those that are stopped by themselves.
     fn spawn_core(
         &self,
         config: &Config,
@@ -274,8 +287,8 @@ impl House {
         inputs_rx: mpsc::Receiver<Input>,
         inputs: mpsc::WeakSender<Input>,
         load: watch::Sender<Load>,
-        leaser_stopped: oneshot::Receiver<()>,
-    ) -> (tokio::task::JoinHandle<()>, tokio::task::JoinHandle<()>) {
+        (leaser_stopped, router_stopped): (oneshot::Receiver<()>, oneshot::Receiver<()>),
+    ) -> Core {
         let rules = Rules {
             ack_deadline: config.ack_deadline,
             retry: config.retry,
@@ -290,14 +303,16 @@ impl House {
         let (lease, lease_rx) = mpsc::channel(1);
         let ports = Ports { settle, mark, refill, lease, wake: self.wake.clone() };
         let known = (self.metrics.clone(), self.health.clone());
-        let core = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, known));
+        let dispatcher = tokio::spawn(dispatch::run(dispatcher, inputs_rx, ports, load, known));
 
         let target = || config.database.clone();
         let alarm = Alarm::default();
+        let traffic = Arc::new(Traffic::new());
         let leaser = Leaser {
             target: target(),
             broker: self.broker.clone(),
             rope: self.rope.clone(),
+            traffic: traffic.clone(),
             lapsed: self.lapsed.clone(),
             presence: self.presence.clone(),
             inputs: inputs.clone(),
@@ -308,6 +323,7 @@ impl House {
         let tailer = Tailer {
             target: target(),
             broker: self.broker.id,
+            traffic: traffic.clone(),
             rope: self.rope.clone(),
             wake: self.wake.clone(),
             lapsed: self.lapsed.clone(),
@@ -329,6 +345,15 @@ impl House {
             metrics: self.metrics.clone(),
             flow: self.flow.clone(),
         };
+        let router = RouterTask {
+            target: target(),
+            broker: self.broker.id,
+            routing: config.routing,
+            traffic,
+            wake: wake.clone(),
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+        };
         background.spawn(settler.run(settle_rx));
         background.spawn(settler::marker::run(target(), mark_rx, self.health.clone()));
         background.spawn(settler::aside::run(target(), self.pool.clone(), aside, self.health.clone()));
@@ -338,7 +363,11 @@ impl House {
         background.spawn(tailer.run());
         background.spawn(reaper::promote(self.pool.clone(), alarm, wake, self.health.clone()));
         self.spawn_clocks(config, background);
-        (core, tokio::spawn(leaser.run(lease_rx, leaser_stopped)))
+        Core {
+            dispatcher,
+            leaser: tokio::spawn(leaser.run(lease_rx, leaser_stopped)),
+            router: tokio::spawn(router.run(router_stopped)),
+        }
     }
 
     /// Starts the tasks that go by the clock and are not on a message's way.

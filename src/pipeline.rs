@@ -1,6 +1,6 @@
 //! A message's way through the broker, a task for each stage.
 //!
-//! `listener` hears rings; `tailer` reads what is new; `refiller` reads what waited; `dispatch` runs the engine's dispatcher; `settler` writes
+//! `listener` hears rings; `router` makes the deliveries that producers leave; `tailer` reads what is new; `refiller` reads what waited; `dispatch` runs the engine's dispatcher; `settler` writes
 //! outcomes; `publisher` inserts what agents send; `dead_letters` answers about what failed; `reaper` moves what is due and removes
 //! what is over; `leaser` keeps the leases of inboxes.
 //!
@@ -14,5 +14,6 @@ pub(crate) mod listener;
 pub mod publisher;
 pub(crate) mod reaper;
 pub(crate) mod refiller;
+pub(crate) mod router;
 pub(crate) mod settler;
 pub(crate) mod tailer;

@@ -41,6 +41,7 @@ pub mod reap;
 pub(crate) mod refill;
 mod rehearsal;
 pub(crate) mod rights;
+pub(crate) mod router;
 mod row;
 pub mod settle;
 pub(crate) mod sql;

@@ -12,6 +12,10 @@ begin
   delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
   delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
   delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
+  -- A router may be reading it as it was.
+  insert into postbell.unseen (message_id, moved, set_back, txid)
+  select r.message_id, false, false, r.txid from removed r
+  where r.txid is not null and r.txid <> pg_current_xact_id() and postbell.is_left(r.txid);
   return null;
 end
 $$;

@@ -3,7 +3,8 @@
 -- `lapsed`: the lease had ended, so another broker may have taken inboxes. `sent`: whether the canary flies. `is_known_alive`:
 -- this connection holds the lock that tells the others that the process lives. `wanted`: inboxes that another broker asks for.
 -- `held`, `held_sum`: how many inboxes the table says are this broker's, and the sum of their epochs and lengths, for
--- src/pipeline/leaser.rs to compare with what it knows; a sum, since a list would be all inboxes each second.
+-- src/pipeline/leaser.rs to compare with what it knows; a sum, since a list would be all inboxes each second. `is_orphaned`: the
+-- router is a broker that does not live.
 -- Called by src/store/lease.rs. Uses brokers' primary key, leases_wanted and leases_broker.
 -- $1 broker uuid
 -- $2 lease_ms bigint: how long the broker lives from now on
@@ -47,6 +48,12 @@ with prior as (
   -- Inboxes to give to a broker that has sessions for them.
   select array(select inbox from postbell.leases
                where broker_id = $1 and wanted_until is not null and wanted_until > clock_timestamp()) as wanted
+), orphan as (
+  -- The router does not live: what was left to it waits for another one.
+  select exists (select from postbell.router r
+                 where r.broker_id <> $1
+                   and not exists (select from postbell.brokers b
+                                   where b.broker_id = r.broker_id and b.lease_until > clock_timestamp())) as is_orphaned
 ), held as (
   -- Numeric, so that no row that somebody wrote can overflow.
   select count(*) as inboxes, coalesce(sum(epoch::numeric + length(inbox)) % 9223372036854775807, 0)::bigint as sum
@@ -54,5 +61,5 @@ with prior as (
 )
 select coalesce((select lease_until from prior) < clock_timestamp(), true) as lapsed,
        canary.sent, queue.usage as queue_usage, bell.rung_until, living.is_known_alive, asked.wanted,
-       held.inboxes as held, held.sum as held_sum
-from bell cross join queue cross join canary cross join living cross join asked cross join held
+       held.inboxes as held, held.sum as held_sum, orphan.is_orphaned
+from bell cross join queue cross join canary cross join living cross join asked cross join held cross join orphan

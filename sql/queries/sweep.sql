@@ -3,4 +3,5 @@
 -- Called by src/store/sweep.rs, every two seconds. Uses the primary keys of unseen and agent_messages, and deliveries_message;
 -- where nothing was noted, the catalog's.
 -- $1 messages_max integer
-select took, ready, look from postbell.sweep($1::integer)
+-- $2 left_out bigint[]: notes that could not be taken a moment ago
+select took, ready, postbell.must_look() as look from postbell.sweep_these(postbell.noted($1::integer, $2::bigint[]))

@@ -1,5 +1,5 @@
 -- The tail: every delivery that a transaction made ready since the last round, each exactly once. The first row carries the
--- snapshot (one statement has one), and the clock that the ages are taken by.
+-- snapshot (one statement has one), the clock that the ages are taken by, and how many deliveries the mesh ever made.
 -- `in_company`: crates/engine/src/inbox/dispatcher/blame.rs begins the reason by these words. `stored` is the size of payload and
 -- headers in the table, which costs nothing to know; it is null where the names are too long, which are left out then. A payload
 -- that is null is left to a refill, which reads it beside the others (payload.sql). `unseen`: the delivery is there, and its
@@ -14,6 +14,7 @@
 -- $5 names_bytes_max integer: of a message's names
 -- $6 unreadable uuid[]: messages of which nothing is read; null: all are unreadable
 select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
+       pg_sequence_last_value(to_regclass('postbell.deliveries_delivery_id_seq')) as made,
        null::bigint as delivery_id, null::text as inbox, null::smallint as lane, null::smallint as attempt,
        null::timestamptz as due_at, null::uuid as message_id, null::text as from_agent_id,
        null::text as message_type, null::timestamptz as created_at, null::timestamptz as expires_at,
@@ -21,7 +22,7 @@ select pg_current_snapshot()::text as snapshot, clock_timestamp() as clock,
        null::text as to_group, null::text as to_instance, null::text as ordering_key, null::bool as in_company,
        null::text as payload, null::int as stored, null::bool as unseen
 union all
-select null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id,
+select null, null, null, d.delivery_id, d.inbox, d.priority, d.attempt, d.due_at, d.message_id,
        case when t.stored is not null then m.from_agent_id::text end, case when t.stored is not null then m.message_type::text end,
        m.created_at, m.expires_at, case when t.stored is not null then m.correlation_id::text end,
        case when t.stored is not null then m.topic::text end, t.headers, m.priority::int,

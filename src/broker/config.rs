@@ -13,6 +13,7 @@ use crate::store::{DatabaseUrl, Target};
 use postbell_client::certificates::shown;
 use postbell_engine::guard::Places;
 use postbell_engine::retry::RetryPolicy;
+use postbell_engine::router::Routing;
 
 /// The fewest characters of an operator's or a viewer's token.
 pub const TOKEN_CHARS_MIN: usize = 20;
@@ -78,6 +79,8 @@ settings! {
         "An alert that nobody has acknowledged for so long goes to the orchestrators, 1 to 86400 s";
     DRAIN: "POSTBELL_DRAIN_SECONDS", "drain-seconds", "20",
         "How long a stopping broker waits for what is in flight, 0 to 3600 s";
+    ROUTING: "POSTBELL_ROUTING", "routing", "auto",
+        "When this broker makes deliveries after the commit, in place of the trigger: auto (while the mesh is busy), always, never";
     ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
         "1 lets agents on other machines send their token unencrypted; 0 refuses them";
     UNAUTHENTICATED: "POSTBELL_UNAUTHENTICATED_MAX", "unauthenticated-max", "1000",
@@ -131,6 +134,7 @@ pub struct Config {
     pub retention: Option<Duration>,
     pub alerts: AlertTimes,
     pub drain: Duration,
+    pub routing: Routing,
     pub allow_plaintext: bool,
     pub unauthenticated: Places,
     /// `None` serves agents in clear.
@@ -203,6 +207,7 @@ impl Config {
                 escalate: Duration::from_secs(number(ESCALATE, 1, 86_400)?),
             },
             drain: Duration::from_secs(number(DRAIN, 0, 3_600)?),
+            routing: routing(&get(ROUTING))?,
             allow_plaintext: flag(ALLOW_PLAINTEXT, &get(ALLOW_PLAINTEXT))?,
             unauthenticated: Places {
                 total: number(UNAUTHENTICATED, 1, 20_000)? as usize,
@@ -298,6 +303,15 @@ fn tls_files(get: &impl Fn(Setting) -> String) -> Result<Option<TlsFiles>, Confi
         (None, Some(_), _) => without(TLS_KEY, TLS_CERT),
         (None, None, Some(_)) => without(TLS_CLIENT_CA, TLS_CERT),
         (None, None, None) => Ok(None),
+    }
+}
+
+fn routing(text: &str) -> Result<Routing, ConfigError> {
+    match text {
+        "auto" => Ok(Routing::Auto),
+        "always" => Ok(Routing::Always),
+        "never" => Ok(Routing::Never),
+        _ => Err(ConfigError(format!("POSTBELL_ROUTING must be auto, always or never, not {text:?}"))),
     }
 }
 

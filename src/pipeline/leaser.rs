@@ -15,6 +15,7 @@ use crate::agents::presence::Presence;
 use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, LeaseRequest};
+use crate::pipeline::router::Traffic;
 use crate::store::error::Fault;
 use crate::store::lease::{BrokerRow, LEASE, RENEW_EVERY, held, leave, release, renew};
 use crate::store::listen::Rope;
@@ -37,6 +38,8 @@ pub(crate) struct Leaser {
     pub broker: BrokerRow,
     /// Sends canaries, and hears them come back.
     pub rope: Arc<Rope>,
+    /// Learns whether the router lives.
+    pub traffic: Arc<Traffic>,
     /// Notified when this broker's lease had lapsed.
     pub lapsed: Arc<Notify>,
     /// Learns that the lease had lapsed.
@@ -131,6 +134,7 @@ impl Leaser {
             self.rope.expect_canary();
         }
         self.note_queue(renewed.queue_usage);
+        self.traffic.orphaned(renewed.is_orphaned);
         self.database_up(true);
         self.tell_of_refusals(asked);
         let unbroken = until.is_some_and(|until| Instant::now() < until);

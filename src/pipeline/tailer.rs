@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::base::pace::Pace;
 use crate::pipeline::alarm::Alarm;
 use crate::pipeline::dispatch::Input;
+use crate::pipeline::router::Traffic;
 use crate::store::listen::Rope;
 use crate::store::payload::{Wary, may_be_a_row};
 use crate::store::tail::{Cursor, Round, set_armed};
@@ -32,6 +33,8 @@ pub(crate) struct Tailer {
     pub target: Target,
     /// This broker's id, which the tail joins with the leases.
     pub broker: Uuid,
+    /// Learns how many deliveries the mesh makes.
+    pub traffic: Arc<Traffic>,
     /// The rings and canaries that the listener hears.
     pub rope: Arc<Rope>,
     /// Notified when this broker itself made a delivery ready.
@@ -99,7 +102,8 @@ impl Tailer {
             let Some(round) = self.round(&connection, cursor).await? else { return Ok(()) };
             pace.reset();
             let now = Instant::now();
-            match bell.round(now.into_std(), round.rows, &round.in_progress, self.hear()) {
+            let rows = round.rows + self.traffic.count(round.made);
+            match bell.round(now.into_std(), rows, &round.in_progress, self.hear()) {
                 Some(Flag::Arm) => {
                     set_armed(&connection, self.broker, true).await?;
                     bell.armed(Instant::now().into_std());

@@ -69,6 +69,8 @@ pub struct Renewed {
     pub is_known_alive: bool,
     /// Inboxes of this broker that another broker asks for.
     pub wanted: Vec<Arc<str>>,
+    /// Whether the router is a broker that does not live.
+    pub is_orphaned: bool,
     /// The inboxes that the table says are this broker's.
     pub held: LeaseSum,
 }
@@ -132,6 +134,7 @@ pub async fn renew(
         queue_usage: row.cell("queue_usage")?,
         is_known_alive: row.cell("is_known_alive")?,
         wanted: row.cell::<_, Vec<String>>("wanted")?.into_iter().map(Arc::from).collect(),
+        is_orphaned: row.cell("is_orphaned")?,
         held: LeaseSum { inboxes: row.cell("held")?, sum: row.cell("held_sum")? },
     })
 }

@@ -46,6 +46,8 @@ pub(crate) struct Round {
     pub started_at: Instant,
     /// The transactions that the snapshot shows in progress.
     pub in_progress: Vec<u64>,
+    /// How many deliveries the mesh ever made, which its sequence counts.
+    pub made: u64,
     /// The number of new rows, including scheduled ones.
     pub rows: u64,
     /// The time of the earliest scheduled one among them.
@@ -114,11 +116,12 @@ impl Cursor {
         let mut stream = pin!(stream);
         let unseen = Some(self.read_at);
         let mut clocks = Clocks { database: SystemTime::now(), here: started_at, unseen };
-        let (mut next, mut rows, mut next_due) = (None, 0, None);
+        let (mut next, mut made, mut rows, mut next_due) = (None, 0, 0, None);
         let (mut chunk, mut chunk_bytes, mut weighed) = (Vec::new(), 0, Weighed::default());
         while let Some(row) = stream.try_next().await? {
             if let Some(snapshot) = row.cell::<_, Option<&str>>("snapshot")? {
                 next = Some(Self::parse(snapshot, started_at)?);
+                made = row.cell::<_, Option<i64>>("made")?.unwrap_or_default().unsigned_abs();
                 clocks = Clocks { database: row.cell("clock")?, here: Instant::now(), unseen };
                 continue;
             }
@@ -153,7 +156,7 @@ impl Cursor {
         }
         *self = next;
         let (snapshot, in_progress) = (self.snapshot.clone(), self.in_progress.clone());
-        Ok(Round { snapshot, started_at, in_progress, rows, next_due })
+        Ok(Round { snapshot, started_at, in_progress, made, rows, next_due })
     }
 
     /// Looks for messages that cannot be read, among those that the next round would bring.

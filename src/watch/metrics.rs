@@ -202,6 +202,10 @@ series! {
          Anything but 0 means lost notifications.";
     pub tail_rows: IntCounter = counter, "postbell_tail_rows_total",
         "Deliveries that the tail read, each once, and again after a retry or a redrive.";
+    pub router: IntGauge = gauge, "postbell_router",
+        "1 while this broker is the router, which makes the deliveries of what busy producers leave.";
+    pub routed: IntCounter = counter, "postbell_routed_total",
+        "Deliveries that this broker made as the router, after the producers' commits.";
     pub settle_batch: Histogram = histogram(SETTLE_BUCKETS), "postbell_settle_batch",
         "Deliveries settled by one statement.";
     set_aside: IntGaugeVec = gauges("kind", SET_ASIDE.iter()), "postbell_set_aside",

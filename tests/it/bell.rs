@@ -38,7 +38,8 @@ async fn a_sleeping_broker_is_rung() {
 /// A connection that the broker has given up may carry its disarming out after another one has armed.
 #[tokio::test]
 async fn a_flag_that_was_lost_is_written_anew_after_one_late_message() {
-    let mesh = Mesh::start().await;
+    // A router wakes its own tail, so nothing is late.
+    let mesh = Mesh::with(&[("POSTBELL_ROUTING", "never")]).await;
     let (_client, mut deliveries) = mesh.connect("a", 10).await;
     let sql = mesh.db.sql().await;
     for n in 0..2 {

@@ -49,6 +49,7 @@ mod kept_out;
 mod leases;
 #[cfg(target_os = "linux")]
 mod leaving;
+mod left;
 mod lifecycle;
 mod limits;
 mod locks;

@@ -88,6 +88,10 @@ impl Mesh {
             settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         all.insert("DATABASE_URL".to_owned(), db.url());
         all.entry("POSTBELL_DRAIN_SECONDS".to_owned()).or_insert("5".to_owned());
+        // Every test holds however messages are routed: `POSTBELL_TEST_ROUTING=always` runs them all the other way.
+        if let Ok(routing) = std::env::var("POSTBELL_TEST_ROUTING") {
+            all.entry("POSTBELL_ROUTING".to_owned()).or_insert(routing);
+        }
         let config = Config::parse(|name| all.get(name).cloned()).expect("good settings");
         broker::check(&config).await.expect("the database serves");
         // Every statement keeps these invariants. They are checked here alone, because in production each insert

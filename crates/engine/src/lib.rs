@@ -5,3 +5,4 @@ pub mod bucket;
 pub mod guard;
 pub mod inbox;
 pub mod retry;
+pub mod router;

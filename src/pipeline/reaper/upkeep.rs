@@ -16,7 +16,7 @@ use tokio::time::{sleep, sleep_until};
 use crate::store::Pool;
 use crate::store::drift::{self, Difference};
 use crate::store::migrate::{Plan, migrate};
-use crate::store::sweep::{SWEEP_ROWS, look_at_all, sweep};
+use crate::store::sweep::{SWEEP_ROWS, Sweeper, look_at_all};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
 
@@ -58,9 +58,10 @@ impl Upkeep {
         let mut seen =
             Seen { compared: None, said: Vec::new(), heirs: Vec::new(), look_after: Instant::now() };
         let mut smells = drift::smells();
+        let mut sweeper = Sweeper::new(self.pool.clone());
         loop {
             self.health.began(Duty::Sweep, Instant::now());
-            let pause = match self.sweep(&mut seen).await {
+            let pause = match self.sweep(&mut sweeper, &mut seen).await {
                 Ok(again) => {
                     self.health.succeeded(Duty::Sweep);
                     again
@@ -92,8 +93,10 @@ impl Upkeep {
     }
 
     /// Makes deliveries for messages that no trigger saw. Returns the wait before the next sweep.
-    async fn sweep(&self, seen: &mut Seen) -> Result<Duration, StoreError> {
-        let swept = sweep(&self.pool).await?;
+    async fn sweep(&self, sweeper: &mut Sweeper, seen: &mut Seen) -> Result<Duration, StoreError> {
+        let swept = sweeper.sweep().await;
+        self.health.set_left_out(Duty::Sweep, sweeper.left_out());
+        let swept = swept?;
         if swept.ready > 0 {
             tracing::info!(deliveries = swept.ready, "made deliveries for messages that no trigger saw");
             self.wake.notify_one();

@@ -13,6 +13,8 @@ pub(crate) const STANDSTILL_AFTER: Duration = Duration::from_secs(5);
 /// A part of the broker that everybody's messages need.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Duty {
+    /// Makes the deliveries of what producers leave.
+    Route,
     /// Reads new deliveries.
     Tail,
     /// Fills lanes from the table.
@@ -49,7 +51,8 @@ pub enum Duty {
 
 impl Duty {
     /// Every duty.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
+        Self::Route,
         Self::Tail,
         Self::Refill,
         Self::Settle,
@@ -71,6 +74,7 @@ impl Duty {
     /// The value of a metric's label.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Route => "route",
             Self::Tail => "tail",
             Self::Refill => "refill",
             Self::Settle => "settle",
@@ -102,6 +106,7 @@ impl Duty {
     /// The consequence while the duty stands still.
     fn consequence(self) -> &'static str {
         match self {
+            Self::Route => "Messages that producers left to the router have not been routed",
             Self::Tail => "New messages have not been read",
             Self::Refill => "Waiting messages have not been read",
             Self::Settle => "Outcomes have not been written",

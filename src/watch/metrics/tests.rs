@@ -71,6 +71,8 @@ fn every_series_exists_before_the_first_event() {
         "unseen_total",
         "tail_late_total",
         "tail_rows_total",
+        "router",
+        "routed_total",
         "database_up",
         "notify_queue_ratio",
         "longest_wait_seconds",

@@ -1,0 +1,260 @@
+//! The router: when producers leave the routing of their messages to a broker, and when that broker's rounds are.
+//!
+//! Writing deliveries costs a producer's transaction a third of its throughput once many write at the same time. So
+//! while the mesh is busy one broker, the router, makes the deliveries right after the commit, many at once, and
+//! producers only mark their rows (`triggers/leave.sql`). [`Router`] decides; it is pure and takes `now`.
+//!
+//! ```text
+//!            busy, or orphaned         busy for long enough
+//!      Away ────────────────▶ taken ──────────────────────────▶ Leaving
+//!       ▲                       │                                  │ quiet, or failed
+//!       │                       ▼                                  ▼
+//!       └── every transaction of then has ended ── Ending ◀── Lapsing
+//!            (give back)               (stopped: 0 is written)
+//! ```
+//!
+//! `Leaving` writes forward until when messages may be left. `Lapsing` does not: triggers leave messages until that
+//! time is over, and for [`PROBED_FOR`] more where they see one that was left, so that none overtakes it. `Ending` has
+//! written that nothing is left any more, and waits for the transactions that may have read the old value: each of
+//! them had its id before, so their ids are below the one that was drawn after the writing. Then nothing is left, and
+//! the router gives its place back. All three make deliveries in rounds.
+
+mod load;
+
+use std::time::{Duration, Instant};
+
+pub use load::MeshLoad;
+
+/// How long messages may be left after a round that said so. A router that dies leaves messages unrouted for as long,
+/// so this is below a broker's lease.
+pub const LEFT_FOR: Duration = Duration::from_secs(2);
+/// How often that is written forward.
+pub const LEFT_AGAIN: Duration = Duration::from_millis(500);
+/// For how long triggers look for a left message after the time is over; `triggers/leave.sql` has the same number.
+pub const PROBED_FOR: Duration = Duration::from_secs(2);
+/// The shortest pause between two rounds: rows gather meanwhile, and a batch costs less than its rows one by one.
+pub const ROUTE_MIN: Duration = Duration::from_millis(2);
+/// The longest pause between two rounds while messages are being left.
+pub const ROUTE_MAX: Duration = Duration::from_millis(5);
+/// The longest pause once messages are hardly left any more.
+pub const ENDING_MAX: Duration = Duration::from_millis(100);
+/// After a round that failed, triggers route for so long: what made it fail hurts one producer then, and not all.
+pub const DISTRUST: Duration = Duration::from_secs(10);
+/// How soon a broker asks again to be the router after another one was found.
+pub const TAKE_AGAIN: Duration = Duration::from_secs(1);
+const _: () = assert!(LEFT_AGAIN.as_millis() * 2 < LEFT_FOR.as_millis());
+const _: () = assert!(ROUTE_MIN.as_millis() <= ROUTE_MAX.as_millis());
+const _: () = assert!(ROUTE_MAX.as_millis() < ENDING_MAX.as_millis());
+const _: () = assert!(LEFT_FOR.as_millis() < DISTRUST.as_millis());
+
+/// When producers leave messages to the router.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Routing {
+    /// While the mesh is busy.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never: triggers route.
+    Never,
+}
+
+/// What the broker does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing before [`Router::due`].
+    Wait,
+    /// Asks to be the router; [`Router::taken`] or [`Router::refused`] follows.
+    Take,
+    /// Makes the deliveries of what was left; `leave` is for how long messages may be left from then on, and none leaves
+    /// that as it is. [`Router::routed`], [`Router::lost`] or [`Router::failed`] follows.
+    Route {
+        /// For how long messages may be left.
+        leave: Option<Duration>,
+    },
+    /// Notes what was left for the sweep, in place of [`Step::Route`], which failed a moment ago; the same follows.
+    Note,
+    /// Writes that nothing is left any more, then draws a transaction's id; [`Router::stopped`] follows.
+    Stop,
+    /// Gives the place back; [`Router::lost`] follows.
+    GiveBack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Another broker is the router, or nobody.
+    Away,
+    /// Messages are left; when that was last written forward.
+    Leaving { written: Option<Instant> },
+    /// Triggers may leave messages until then.
+    Lapsing { over: Instant },
+    /// Every transaction below this id must end.
+    Ending { below: u64 },
+    /// All have.
+    Ended,
+}
+
+/// Decides; the module's page explains the states.
+#[derive(Debug)]
+pub struct Router {
+    routing: Routing,
+    state: State,
+    busy: bool,
+    /// The row names a broker that does not live, or this one, which has lost its connection.
+    orphaned: bool,
+    /// Until when this broker does not have messages left to it.
+    distrust: Option<Instant>,
+    pause: Duration,
+    due: Instant,
+    /// When this broker may ask again.
+    ask: Instant,
+}
+
+impl Router {
+    /// A broker that is not the router.
+    pub fn new(routing: Routing, now: Instant) -> Self {
+        let (state, pause) = (State::Away, ROUTE_MIN);
+        Self { routing, state, busy: false, orphaned: false, distrust: None, pause, due: now, ask: now }
+    }
+
+    /// When the next round is due; nothing is due while the broker is not the router and has no reason to be.
+    pub fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Away => self.wants().then_some(self.ask),
+            _ => Some(self.due),
+        }
+    }
+
+    /// Whether this broker is the router.
+    pub fn is_router(&self) -> bool {
+        self.state != State::Away
+    }
+
+    /// Whether messages are being left to this broker.
+    pub fn is_leaving(&self) -> bool {
+        matches!(self.state, State::Leaving { written: Some(_) })
+    }
+
+    /// Takes note of whether the mesh is busy ([`MeshLoad`]).
+    pub fn load(&mut self, busy: bool) {
+        self.busy = busy;
+    }
+
+    /// Takes note of whether the row names a broker that does not live.
+    pub fn orphaned(&mut self, orphaned: bool) {
+        if self.state == State::Away {
+            self.orphaned = orphaned;
+        }
+    }
+
+    fn leaves(&self) -> bool {
+        self.distrust.is_none()
+            && match self.routing {
+                Routing::Auto => self.busy,
+                Routing::Always => true,
+                Routing::Never => false,
+            }
+    }
+
+    fn wants(&self) -> bool {
+        self.orphaned || self.leaves()
+    }
+
+    /// Says what to do now.
+    pub fn step(&mut self, now: Instant) -> Step {
+        if self.distrust.is_some_and(|until| until <= now) {
+            self.distrust = None;
+        }
+        if self.due().is_none_or(|due| due > now) {
+            return Step::Wait;
+        }
+        match self.state {
+            State::Away => {
+                self.ask = now + TAKE_AGAIN;
+                Step::Take
+            }
+            State::Leaving { written } if self.leaves() => {
+                let again = written.is_none_or(|at| now.saturating_duration_since(at) >= LEFT_AGAIN);
+                Step::Route { leave: again.then_some(LEFT_FOR) }
+            }
+            State::Leaving { written } => {
+                self.state = State::Lapsing { over: written.map_or(now, |at| at + LEFT_FOR + PROBED_FOR) };
+                self.round()
+            }
+            // Busy again.
+            _ if self.leaves() => {
+                self.state = State::Leaving { written: None };
+                Step::Route { leave: Some(LEFT_FOR) }
+            }
+            State::Lapsing { over } if now >= over => Step::Stop,
+            State::Lapsing { .. } | State::Ending { .. } => self.round(),
+            State::Ended => Step::GiveBack,
+        }
+    }
+
+    fn round(&self) -> Step {
+        if self.distrust.is_some() { Step::Note } else { Step::Route { leave: None } }
+    }
+
+    /// This broker is the router now. `left` is for how long messages may still be left, as an earlier one wrote.
+    pub fn taken(&mut self, now: Instant, left: Duration) {
+        self.orphaned = false;
+        self.pause = ROUTE_MIN;
+        self.due = now;
+        self.state = match (self.distrust, self.leaves()) {
+            (Some(_), _) => State::Lapsing { over: now },
+            (None, true) => State::Leaving { written: None },
+            (None, false) => State::Lapsing { over: now + left + PROBED_FOR },
+        };
+    }
+
+    /// Another broker that lives is the router.
+    pub fn refused(&mut self, now: Instant) {
+        self.orphaned = false;
+        self.ask = now + TAKE_AGAIN;
+    }
+
+    /// A round ended: `seen` messages had been left, `oldest` is the lowest id
+    /// of a transaction that its snapshot shows open (its xmin), and `left` what the round wrote.
+    pub fn routed(&mut self, now: Instant, seen: u64, oldest: u64, left: Option<Duration>) {
+        if let (State::Leaving { written }, Some(_)) = (&mut self.state, left) {
+            *written = Some(now);
+        }
+        self.pause = if seen > 0 { ROUTE_MIN } else { self.pause * 2 };
+        self.pause = self.pause.min(match self.state {
+            State::Leaving { .. } => ROUTE_MAX,
+            _ => ENDING_MAX,
+        });
+        self.due = now + self.pause;
+        if let State::Ending { below } = self.state
+            && oldest >= below
+        {
+            self.state = State::Ended;
+            self.due = now;
+        }
+    }
+
+    /// Nothing is left any more, which was written before `drawn`, a transaction's id, was.
+    pub fn stopped(&mut self, now: Instant, drawn: u64) {
+        self.state = State::Ending { below: drawn };
+        self.due = now;
+    }
+
+    /// This broker is not the router any more: it gave its place back, or another one has it.
+    pub fn lost(&mut self, now: Instant) {
+        self.state = State::Away;
+        self.ask = now + TAKE_AGAIN;
+    }
+
+    /// A round failed, and the connection may be lost. Triggers route for a while; the broker takes its place anew, and
+    /// routes what was left.
+    pub fn failed(&mut self, now: Instant) {
+        self.orphaned |= self.is_router();
+        self.state = State::Away;
+        self.distrust = Some(now + DISTRUST);
+        self.ask = now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

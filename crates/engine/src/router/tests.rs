@@ -1,0 +1,131 @@
+use super::*;
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// A router in a mesh whose snapshots show no open transaction below `next`.
+struct Run {
+    now: Instant,
+    router: Router,
+    next: u64,
+    steps: Vec<Step>,
+}
+
+impl Run {
+    fn new(routing: Routing) -> Self {
+        let now = Instant::now();
+        Self { now, router: Router::new(routing, now), next: 100, steps: Vec::new() }
+    }
+
+    /// Does what the router asks for so long, and returns what that was, each step that follows an equal one once.
+    fn go(&mut self, lasts: Duration, oldest: Option<u64>) -> Vec<Step> {
+        let until = self.now + lasts;
+        self.steps.clear();
+        while self.now < until {
+            let step = self.router.step(self.now);
+            let now = self.now;
+            match step {
+                Step::Wait => {}
+                Step::Take => self.router.taken(now, Duration::ZERO),
+                Step::Route { leave } => self.router.routed(now, 0, oldest.unwrap_or(self.next), leave),
+                Step::Note => self.router.routed(now, 0, oldest.unwrap_or(self.next), None),
+                Step::Stop => {
+                    self.router.stopped(now, self.next);
+                    self.next += 1;
+                }
+                Step::GiveBack => self.router.lost(now),
+            }
+            if step != Step::Wait && self.steps.last() != Some(&step) {
+                self.steps.push(step);
+            }
+            self.now += ms(1);
+        }
+        std::mem::take(&mut self.steps)
+    }
+}
+
+const LEAVE: Step = Step::Route { leave: Some(LEFT_FOR) };
+const ROUTE: Step = Step::Route { leave: None };
+
+#[test]
+fn a_mesh_that_is_not_busy_has_no_router() {
+    let mut run = Run::new(Routing::Auto);
+    assert_eq!(run.go(ms(5_000), None), []);
+    assert_eq!(run.router.due(), None);
+}
+
+#[test]
+fn messages_are_left_while_the_mesh_is_busy_and_the_place_is_given_back_after() {
+    let mut run = Run::new(Routing::Auto);
+    run.router.load(true);
+    assert_eq!(run.go(ms(1_200), None), [Step::Take, LEAVE, ROUTE, LEAVE, ROUTE, LEAVE, ROUTE]);
+    assert!(run.router.is_router());
+    run.router.load(false);
+    // As long as triggers may leave messages, or look for those that were left.
+    assert_eq!(run.go(LEFT_FOR + PROBED_FOR - LEFT_AGAIN - ms(10), None), [ROUTE]);
+    assert_eq!(run.go(LEFT_AGAIN + ms(200), None), [ROUTE, Step::Stop, ROUTE, Step::GiveBack]);
+    assert!(!run.router.is_router());
+    assert_eq!(run.router.due(), None);
+}
+
+#[test]
+fn a_transaction_that_stays_open_is_waited_for() {
+    let mut run = Run::new(Routing::Always);
+    run.go(ms(10), None);
+    run.router = Router { routing: Routing::Never, ..run.router };
+    assert_eq!(run.go(ms(60_000), Some(99)), [ROUTE, Step::Stop, ROUTE]);
+    // One that began afterwards is none of those.
+    assert_eq!(run.go(ms(200), Some(100)), [ROUTE, Step::GiveBack]);
+}
+
+#[test]
+fn a_mesh_that_is_busy_again_leaves_again() {
+    for quiet in [ms(100), ms(3_000), ms(60_000)] {
+        let mut run = Run::new(Routing::Auto);
+        run.router.load(true);
+        run.go(ms(10), None);
+        run.router.load(false);
+        run.go(quiet, Some(1));
+        run.router.load(true);
+        assert!(run.go(ms(200), Some(1)).contains(&LEAVE), "after {quiet:?}");
+    }
+}
+
+#[test]
+fn what_a_dead_router_was_left_is_routed_by_one_that_leaves_nothing() {
+    let mut run = Run::new(Routing::Never);
+    assert_eq!(run.go(ms(100), None), []);
+    run.router.orphaned(true);
+    assert_eq!(
+        run.go(LEFT_FOR + PROBED_FOR + ms(200), None),
+        [Step::Take, ROUTE, Step::Stop, ROUTE, Step::GiveBack]
+    );
+    assert_eq!(run.go(ms(2_000), None), []);
+}
+
+#[test]
+fn after_a_failure_nothing_is_left_and_what_was_is_noted() {
+    let mut run = Run::new(Routing::Always);
+    run.go(ms(10), None);
+    run.router.failed(run.now);
+    let steps = run.go(ms(200), None);
+    assert_eq!(steps, [Step::Take, Step::Stop, Step::Note, Step::GiveBack]);
+    assert_eq!(run.go(DISTRUST - ms(1_500), None), [], "triggers route");
+    assert_eq!(run.go(ms(3_000), None)[..2], [Step::Take, LEAVE]);
+}
+
+#[test]
+fn one_that_is_refused_asks_once_a_second() {
+    let mut router = Router::new(Routing::Always, Instant::now());
+    let mut now = Instant::now();
+    let mut asked = 0;
+    for _ in 0..10_000 {
+        if router.step(now) == Step::Take {
+            asked += 1;
+            router.refused(now);
+        }
+        now += ms(1);
+    }
+    assert_eq!(asked, 10);
+}

@@ -1,0 +1,228 @@
+//! The task that routes what producers leave: runs a round whenever [`Router`] says so, on a connection that it has
+//! only while this broker is the router.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::{sleep, sleep_until};
+use uuid::Uuid;
+
+use crate::base::pace::Pace;
+use crate::store::router::{Routed, Routes};
+use crate::store::{Connection, StoreError, Target};
+use crate::watch::health::{Duty, Health};
+use crate::watch::metrics::Metrics;
+use postbell_engine::router::{LEFT_FOR, MeshLoad, ROUTE_MAX, Router, Routing, Step};
+
+/// The longest that a round may take. A slower one is given up, and triggers route: what holds it up then holds up one
+/// producer.
+const ROUND_WAIT: Duration = Duration::from_secs(2);
+/// How long a broker that stops goes on routing what was left to it. Another broker, or the next start, does the rest.
+const STOP_WAIT: Duration = Duration::from_millis(500);
+const RECONNECT_FIRST: Duration = Duration::from_millis(50);
+const RECONNECT_MAX: Duration = Duration::from_secs(1);
+
+const _: () = assert!(ROUND_WAIT.as_millis() <= LEFT_FOR.as_millis());
+
+/// What the tail and the leases tell the router, and the router the tail.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    /// How many deliveries were ever made in the mesh.
+    made: watch::Sender<u64>,
+    /// Deliveries that this broker's router made and that its tail has not counted yet.
+    routed: AtomicU64,
+    /// Whether the router is a broker that does not live.
+    orphaned: AtomicBool,
+    found: Notify,
+}
+
+impl Traffic {
+    /// Nothing is known yet.
+    pub(crate) fn new() -> Self {
+        let (made, routed) = (watch::Sender::new(0), AtomicU64::new(0));
+        Self { made, routed, orphaned: AtomicBool::new(false), found: Notify::new() }
+    }
+
+    /// Tells how many deliveries were ever made. Returns how many the router made since the last call: while there are some,
+    /// the tail stays awake.
+    pub(crate) fn count(&self, made: u64) -> u64 {
+        self.made.send_replace(made);
+        self.routed.swap(0, Ordering::Relaxed)
+    }
+
+    /// Tells whether the router is a broker that does not live.
+    pub(crate) fn orphaned(&self, orphaned: bool) {
+        self.orphaned.store(orphaned, Ordering::Relaxed);
+        if orphaned {
+            self.found.notify_one();
+        }
+    }
+}
+
+/// The channels and settings of the router's task.
+pub(crate) struct RouterTask {
+    /// The database to read and write.
+    pub target: Target,
+    /// This broker's id.
+    pub broker: Uuid,
+    /// When messages are left.
+    pub routing: Routing,
+    /// What the tail and the leases know.
+    pub traffic: Arc<Traffic>,
+    /// Notified when deliveries were made.
+    pub wake: Arc<Notify>,
+    /// Learns of rounds.
+    pub health: Health,
+    /// Counts deliveries.
+    pub metrics: Metrics,
+}
+
+impl RouterTask {
+    /// Routes until `stop`; then nothing is left to this broker any more.
+    pub(crate) async fn run(self, mut stop: oneshot::Receiver<()>) {
+        let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
+        let mut router = Router::new(self.routing, Instant::now().into_std());
+        let mut load: Option<MeshLoad> = None;
+        let mut made = self.traffic.made.subscribe();
+        let target = Target { answer_wait: Some(ROUND_WAIT), ..self.target.clone() };
+        loop {
+            let due = router.due();
+            tokio::select! {
+                _ = &mut stop => return,
+                () = async { sleep_until(due.unwrap_or_else(std::time::Instant::now).into()).await }, if due.is_some() => {}
+                () = self.traffic.found.notified() => router.orphaned(true),
+                Ok(()) = made.changed() => {
+                    let total = *made.borrow_and_update();
+                    router.load(is_busy(&mut load, total));
+                }
+            }
+            if router.step(Instant::now().into_std()) != Step::Take {
+                continue;
+            }
+            let routing = async {
+                let connection = Connection::open(&target).await?;
+                self.hold(&connection, (&mut router, &mut load), &mut made, &mut stop, &mut pace).await
+            };
+            let routed = routing.await;
+            self.metrics.router.set(0);
+            match routed {
+                Ok(Left::Place) => self.health.succeeded(Duty::Route),
+                Ok(Left::Broker) => return,
+                Err(e) => {
+                    router.failed(Instant::now().into_std());
+                    self.health.failed(Duty::Route, e.to_string());
+                    let wait = pace.next_wait();
+                    tracing::warn!(error = %e, ?wait, "routing what was left failed; triggers route for a while");
+                    sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the router's place, and routes until it is given back or lost.
+    async fn hold(
+        &self,
+        connection: &Connection,
+        (router, load): (&mut Router, &mut Option<MeshLoad>),
+        made: &mut watch::Receiver<u64>,
+        stop: &mut oneshot::Receiver<()>,
+        pace: &mut Pace,
+    ) -> Result<Left, StoreError> {
+        let now = || Instant::now().into_std();
+        let Some((mut routes, left)) = Routes::take(connection, self.broker).await? else {
+            router.refused(now());
+            return Ok(Left::Place);
+        };
+        self.metrics.router.set(1);
+        router.taken(now(), left);
+        loop {
+            let due = router.due().unwrap_or_else(now);
+            tokio::select! {
+                _ = &mut *stop => {
+                    self.end(connection, routes).await?;
+                    return Ok(Left::Broker);
+                }
+                () = sleep_until(due.into()) => {}
+                Ok(()) = made.changed() => {
+                    let total = *made.borrow_and_update();
+                    router.load(is_busy(load, total));
+                    continue;
+                }
+            }
+            let step = router.step(now());
+            let routed = match step {
+                Step::Wait | Step::Take => continue,
+                Step::Stop => {
+                    let drawn = routes.stop(connection).await?;
+                    router.stopped(now(), drawn);
+                    continue;
+                }
+                Step::GiveBack => {
+                    routes.give_back(connection, true).await?;
+                    router.lost(now());
+                    return Ok(Left::Place);
+                }
+                Step::Route { leave } => {
+                    self.health.began(Duty::Route, Instant::now());
+                    routes.route(connection, leave).await?
+                }
+                Step::Note => {
+                    self.health.began(Duty::Route, Instant::now());
+                    routes.note(connection).await?
+                }
+            };
+            let Some(routed) = routed else {
+                tracing::info!("another broker routes now");
+                router.lost(now());
+                return Ok(Left::Place);
+            };
+            self.tell(routed);
+            if step != Step::Note {
+                pace.reset();
+            }
+            let leave = if let Step::Route { leave } = step { leave } else { None };
+            router.routed(now(), routed.seen, routed.oldest, leave);
+        }
+    }
+
+    fn tell(&self, routed: Routed) {
+        self.health.succeeded(Duty::Route);
+        if routed.made > 0 {
+            self.metrics.routed.inc_by(routed.made);
+            self.traffic.routed.fetch_add(routed.made, Ordering::Relaxed);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Has nothing left any more, and routes what was. Another broker, or the next start, routes what commits too late.
+    async fn end(&self, connection: &Connection, mut routes: Routes) -> Result<(), StoreError> {
+        let drawn = routes.stop(connection).await?;
+        let until = Instant::now() + STOP_WAIT;
+        loop {
+            let Some(routed) = routes.route(connection, None).await? else { return Ok(()) };
+            let is_over = routed.oldest >= drawn;
+            if is_over || Instant::now() >= until {
+                return routes.give_back(connection, is_over).await;
+            }
+            sleep(ROUTE_MAX).await;
+        }
+    }
+}
+
+/// Why the task let its connection go.
+#[derive(Debug)]
+enum Left {
+    /// This broker is not the router.
+    Place,
+    /// The broker stops.
+    Broker,
+}
+
+/// Whether the mesh is busy; the first count is where counting begins.
+fn is_busy(load: &mut Option<MeshLoad>, made: u64) -> bool {
+    let now = Instant::now().into_std();
+    load.get_or_insert_with(|| MeshLoad::new(now, made)).is_busy(now, made)
+}
