@@ -158,6 +158,11 @@ create table postbell.router (
   constraint router_pkey PRIMARY KEY (only_row)
 ) with (fillfactor=10, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500);
 
+create table postbell.self_routed (
+  txid xid8 not null,
+  constraint self_routed_pkey PRIMARY KEY (txid)
+);
+
 create table postbell.set_aside (
   aside_id bigint not null generated always as identity,
   message_id uuid,
@@ -243,16 +248,8 @@ create table public.agent_messages (
   to_group text,
   to_instance text,
   ordering_key text,
-  txid xid8 default 
-CASE
-    WHEN ((current_setting('postbell.left'::text, true) = '1'::text) AND (pg_stat_get_xact_tuples_inserted(('agent_messages'::regclass)::oid) < (current_setting('postbell.left_to'::text, true))::bigint)) THEN pg_current_xact_id()
-    ELSE NULL::xid8
-END,
-  arrival timestamp with time zone default 
-CASE
-    WHEN (current_setting('postbell.left'::text, true) = '1'::text) THEN clock_timestamp()
-    ELSE NULL::timestamp with time zone
-END,
+  left_txid xid8 default  CASE WHEN ((current_setting('postbell.left'::text, true) = '1'::text) AND (pg_stat_get_xact_tuples_inserted(('agent_messages'::regclass)::oid) < (current_setting('postbell.left_to'::text, true))::bigint)) THEN pg_current_xact_id() ELSE NULL::xid8 END,
+  left_at timestamp with time zone default  CASE WHEN (current_setting('postbell.left'::text, true) = '1'::text) THEN clock_timestamp() ELSE NULL::timestamp with time zone END,
   constraint agent_messages_message_type_check CHECK ((message_type = ANY (ARRAY['command'::text, 'query'::text, 'response'::text, 'alert'::text, 'heartbeat'::text, 'data'::text]))),
   constraint agent_messages_pkey PRIMARY KEY (message_id),
   constraint agent_messages_priority_check CHECK (((priority >= 1) AND (priority <= 10))),
@@ -261,7 +258,7 @@ END,
 CREATE INDEX agent_messages_created_at ON public.agent_messages USING btree (created_at);
 CREATE UNIQUE INDEX agent_messages_dedupe ON public.agent_messages USING btree (from_agent_id, dedupe_key) WHERE (dedupe_key IS NOT NULL);
 CREATE INDEX agent_messages_expires ON public.agent_messages USING btree (expires_at) WHERE (expires_at IS NOT NULL);
-CREATE INDEX agent_messages_left ON public.agent_messages USING btree (txid) WHERE (txid IS NOT NULL);
+CREATE INDEX agent_messages_left ON public.agent_messages USING btree (left_txid) WHERE (left_txid IS NOT NULL);
 alter table public.agent_messages enable row level security;
 
 create table public.agent_metrics (
@@ -410,11 +407,12 @@ create view postbell.intact as
     r.r AS recipient,
     n.last_value,
     u.txid AS unseen_txid,
-    m.txid AS left_by,
-    m.arrival,
+    m.left_txid,
+    m.left_at,
     m.place,
     t.last_value AS left_until,
-    w.routed
+    w.routed,
+    x.txid AS routed_itself
    FROM postbell.deliveries d,
     postbell.messages m,
     postbell.broadcasts c,
@@ -431,8 +429,9 @@ create view postbell.intact as
     postbell.subscriptions s,
     postbell.agents g,
     postbell.routed t,
-    postbell.router w
-  WHERE false AND (s.pattern = ANY (postbell.topic_patterns(''::text))) AND s.agent_id = g.agent_id AND postbell.follow(d.message_id, true, true) = postbell.route_again('{}'::uuid[]) AND postbell.send_alerts(''::name, '{}'::text[], '{}'::text[], '{}'::jsonb[], '{}'::integer[]) IS NULL AND postbell.resolve_alert(''::name, d.message_id) IS NULL AND postbell.shows_left() AND postbell.is_left(m.txid) AND postbell.route_own() IS NULL AND postbell.route_these('{}'::uuid[]) = 0;
+    postbell.router w,
+    postbell.self_routed x
+  WHERE false AND (s.pattern = ANY (postbell.topic_patterns(''::text))) AND s.agent_id = g.agent_id AND postbell.follow(d.message_id, true, true) = postbell.route_again('{}'::uuid[]) AND postbell.send_alerts(''::name, '{}'::text[], '{}'::text[], '{}'::jsonb[], '{}'::integer[]) IS NULL AND postbell.resolve_alert(''::name, d.message_id) IS NULL AND postbell.shows_left() AND postbell.is_left(m.left_txid) AND postbell.route_own() IS NULL AND postbell.route_these('{}'::uuid[]) = 0;
 
 create view postbell.messages as
  SELECT agent_messages.message_id,
@@ -448,8 +447,8 @@ create view postbell.messages as
     agent_messages.created_at,
     agent_messages.deliver_at,
     agent_messages.expires_at,
-    agent_messages.txid,
-    agent_messages.arrival,
+    agent_messages.left_txid,
+    agent_messages.left_at,
     agent_messages.ctid AS place
    FROM agent_messages;
 
@@ -460,6 +459,18 @@ create view postbell.outbox as
     agent_messages.payload,
     agent_messages.priority
    FROM agent_messages;
+
+create view postbell.unrouted as
+ SELECT count(m.message_id) AS messages,
+    min(m.created_at) AS since,
+    r.broker_id AS router,
+    (EXISTS ( SELECT
+           FROM postbell.brokers b
+          WHERE b.broker_id = r.broker_id AND b.lease_until > clock_timestamp())) AS router_lives
+   FROM postbell.router r
+     LEFT JOIN postbell.messages m ON m.left_txid >= pg_snapshot_xmin(r.routed) AND COALESCE(m.status, 'pending'::text) = 'pending'::text AND postbell.is_left(m.left_txid)
+  WHERE r.broker_id IS NOT NULL
+  GROUP BY r.broker_id;
 
 create view postbell.waiting as
  SELECT d.inbox,
@@ -850,6 +861,8 @@ AS $function$
         routed = case when is_over then pg_current_snapshot() else routed end
     where only_row and broker_id = me and epoch = my_epoch
     returning 1
+  ), forgotten as (
+    delete from postbell.self_routed where is_over and exists (select from gone)
   )
   select exists (select from gone)
 $function$
@@ -1417,8 +1430,8 @@ begin
   delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   -- A router may be reading it as it was.
   insert into postbell.unseen (message_id, moved, set_back, txid)
-  select r.message_id, false, false, r.txid from removed r
-  where r.txid is not null and r.txid <> pg_current_xact_id() and postbell.is_left(r.txid);
+  select r.message_id, false, false, r.left_txid from removed r
+  where r.left_txid is not null and r.left_txid <> pg_current_xact_id() and postbell.is_left(r.left_txid);
   return null;
 end
 $function$
@@ -1547,9 +1560,9 @@ begin
   with here as materialized (
     select pg_current_snapshot() as snapshot
   ), arrived as materialized (
-    select m.* from postbell.messages m, here h where m.txid >= last_xmax and m.txid < pg_snapshot_xmax(h.snapshot)
+    select m.* from postbell.messages m, here h where m.left_txid >= last_xmax and m.left_txid < pg_snapshot_xmax(h.snapshot)
     union all
-    select m.* from postbell.messages m where m.txid = any (last_in_progress)
+    select m.* from postbell.messages m where m.left_txid = any (last_in_progress)
   ), fence as materialized (
     -- The row also holds up whoever wants to be the router, until this is committed.
     update postbell.router r set routed = h.snapshot
@@ -1559,14 +1572,8 @@ begin
   ), waiting as materialized (
     select a.* from arrived a cross join fence
     where coalesce(a.status, 'pending') = 'pending'
-      -- Routed by a trigger, with the rest of a large transaction.
+      and not exists (select from postbell.self_routed s where s.txid = a.left_txid offset 0)
       and not exists (select from postbell.deliveries d where d.message_id = a.message_id offset 0)
-      and not exists (select from postbell.set_aside s where s.message_id = a.message_id offset 0)
-  ), to_many as (
-    insert into postbell.broadcasts (message_id)
-    select w.message_id from waiting w where w.to_agent_id is null and w.to_group is null
-    on conflict do nothing
-    returning message_id
   ), routes as (
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select w.message_id, r.inbox,
@@ -1580,10 +1587,10 @@ begin
                       'group:' || w.to_group) as inbox
       where w.to_agent_id is not null or w.to_group is not null
       union all
-      select f.inbox from to_many t cross join lateral postbell.recipients(coalesce(w.from_agent_id, ''), w.topic, w.to_environment) f (inbox)
-      where t.message_id = w.message_id and not starts_with(f.inbox, 'group:')
+      select b.inbox from postbell.route_broadcast(w.message_id, w.from_agent_id, w.topic, w.to_environment) b (inbox)
+      where w.to_agent_id is null and w.to_group is null
     ) r
-    order by w.txid, w.arrival, w.place, r.inbox
+    order by w.left_txid, w.left_at, w.place, r.inbox
     returning 1
   )
   select h.snapshot, (select count(*) from arrived), (select count(*) from routes),
@@ -1608,9 +1615,24 @@ AS $function$
   select postbell.route_these(array(
     select m.message_id
     from (select distinct id from unnest(ids) u (id)) i
-    cross join lateral (select m.message_id, m.created_at, m.txid from postbell.messages m where m.message_id = i.id offset 0) m
-    where not postbell.is_left(m.txid)
+    cross join lateral (select m.message_id, m.created_at, m.left_txid from postbell.messages m where m.message_id = i.id offset 0) m
+    where not postbell.is_left(m.left_txid)
     order by m.created_at, m.message_id))
+$function$
+;
+
+CREATE OR REPLACE FUNCTION postbell.route_broadcast(id uuid, sender text, topic text, environment text)
+ RETURNS SETOF text
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  insert into postbell.broadcasts (message_id) values (id) on conflict do nothing;
+  if found then
+    return query select r.inbox from postbell.recipients(coalesce(sender, ''), topic, environment) r (inbox)
+                 where not starts_with(r.inbox, 'group:');
+  end if;
+end
 $function$
 ;
 
@@ -1628,10 +1650,10 @@ begin
     return null;
   end if;
   -- A row with another transaction than ours, from a dump or by hand, was never left.
-  if exists (select from inserted where txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
+  if exists (select from inserted where left_txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
     -- Refuses the name of a group's inbox, also where the row is left.
     perform postbell.agent_inbox(to_agent_id) from inserted where starts_with(to_agent_id, 'group:');
-    -- What this transaction left before goes first.
+    -- First the messages that this transaction left before.
     if current_setting('postbell.left', true) in ('0', '1') then
       perform postbell.route_own();
       perform set_config('postbell.left', '2', true);
@@ -1648,14 +1670,14 @@ begin
            case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
     from inserted m
     where (m.to_agent_id is not null or m.to_group is not null) and coalesce(m.status, 'pending') = 'pending'
-      and m.txid is distinct from pg_current_xact_id();
+      and m.left_txid is distinct from pg_current_xact_id();
 
     -- A statement of its own: setting the join up costs every direct message 35,000 instructions, looking 20,000.
-    if exists (select from inserted where to_agent_id is null and to_group is null and txid is distinct from pg_current_xact_id()) then
+    if exists (select from inserted where to_agent_id is null and to_group is null and left_txid is distinct from pg_current_xact_id()) then
       insert into postbell.broadcasts (message_id)
       select m.message_id from inserted m
       where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
-        and m.txid is distinct from pg_current_xact_id()
+        and m.left_txid is distinct from pg_current_xact_id()
       on conflict do nothing;
       insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
       select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
@@ -1665,7 +1687,7 @@ begin
       from inserted m
       cross join lateral postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) r (inbox)
       where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
-        and m.txid is distinct from pg_current_xact_id()
+        and m.left_txid is distinct from pg_current_xact_id()
         and not starts_with(r.inbox, 'group:');
     end if;
   end if;
@@ -1699,12 +1721,12 @@ begin
   ), noted as (
     insert into postbell.unseen (message_id, moved, set_back)
     select a.message_id, false, false
-    from (select m.message_id, m.txid, m.arrival, m.place from postbell.messages m, here h
-          where m.txid >= last_xmax and m.txid < pg_snapshot_xmax(h.snapshot)
+    from (select m.message_id, m.left_txid, m.left_at, m.place from postbell.messages m, here h
+          where m.left_txid >= last_xmax and m.left_txid < pg_snapshot_xmax(h.snapshot)
           union all
-          select m.message_id, m.txid, m.arrival, m.place from postbell.messages m where m.txid = any (last_in_progress)) a
+          select m.message_id, m.left_txid, m.left_at, m.place from postbell.messages m where m.left_txid = any (last_in_progress)) a
     cross join fence
-    order by a.txid, a.arrival, a.place
+    order by a.left_txid, a.left_at, a.place
     returning 1
   )
   select h.snapshot, (select count(*) from noted), exists (select from fence) into snapshot, seen, is_router from here h;
@@ -1720,8 +1742,9 @@ CREATE OR REPLACE FUNCTION postbell.route_own()
  SET enable_bitmapscan TO 'off'
 AS $function$
 begin
+  insert into postbell.self_routed (txid) values (pg_current_xact_id()) on conflict do nothing;
   perform postbell.route_these(array(
-    select m.message_id from postbell.messages m where m.txid = pg_current_xact_id() order by m.arrival, m.place));
+    select m.message_id from postbell.messages m where m.left_txid = pg_current_xact_id() order by m.left_at, m.place));
 end
 $function$
 ;
@@ -1918,15 +1941,15 @@ begin
     raise warning 'postbell: parts of its schema are missing, so the delivery does not follow its message: run `postbell migrate`';
     return null;
   end if;
-  -- Left to the router, which may be reading the row as it was: noted, and done once the router is past it. What was left by
-  -- our own transaction nobody reads yet.
-  if new.txid is not null and new.txid <> pg_current_xact_id() and postbell.is_left(new.txid) then
+  -- Left to the router, which may be reading the row as it was: noted, and done once the router is past it. Nobody reads yet what
+  -- our own transaction left.
+  if new.left_txid is not null and new.left_txid <> pg_current_xact_id() and postbell.is_left(new.left_txid) then
     if moved and becomes in ('pending', 'delivered') then
       raise exception 'postbell: message % cannot be readdressed: it is being routed', new.message_id
         using errcode = 'object_in_use', hint = 'Try again in a second, or insert a new message for the other one.';
     end if;
     insert into postbell.unseen (message_id, moved, set_back, txid)
-    values (new.message_id, moved, becomes = 'pending' and was <> 'pending', new.txid);
+    values (new.message_id, moved, becomes = 'pending' and was <> 'pending', new.left_txid);
     return null;
   end if;
   if becomes not in ('pending', 'delivered') then
@@ -1979,9 +2002,9 @@ begin
   select pg_snapshot_xmax(s.routed) as xmax, array(select pg_snapshot_xip(s.routed)) as in_progress into r
   from postbell.router s where s.broker_id is not null;
   return found and (
-    exists (select from postbell.messages m where m.txid >= r.xmax and m.txid < pg_snapshot_xmax(pg_current_snapshot()))
-    or exists (select from postbell.messages m where m.txid = pg_current_xact_id_if_assigned() and m.txid >= r.xmax)
-    or exists (select from postbell.messages m where m.txid = any (r.in_progress)));
+    exists (select from postbell.messages m where m.left_txid >= r.xmax and m.left_txid < pg_snapshot_xmax(pg_current_snapshot()))
+    or exists (select from postbell.messages m where m.left_txid = pg_current_xact_id_if_assigned() and m.left_txid >= r.xmax)
+    or exists (select from postbell.messages m where m.left_txid = any (r.in_progress)));
 end
 $function$
 ;
@@ -2000,38 +2023,10 @@ $function$
 
 CREATE OR REPLACE FUNCTION postbell.sweep(at_most integer, OUT took bigint, OUT ready bigint, OUT look boolean)
  RETURNS record
- LANGUAGE plpgsql
+ LANGUAGE sql
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
-declare
-  one record;
-  marks text := postbell.trigger_marks();
-begin
-  took := 0;
-  ready := 0;
-  -- While somebody keeps the trigger off, every look is needed.
-  look := marks is distinct from (select l.marks from postbell.looked l)
-          or marks ~ '/D( |$)' or marks !~ '\mpostbell_route/' or marks is null;
-  for one in
-    select u.message_id, bool_or(u.moved) as moved, bool_or(u.set_back) as set_back, array_agg(u.noted_id) as notes
-    from (select n.noted_id, n.message_id, n.moved, n.set_back from postbell.unseen n
-          where n.txid is null or not postbell.is_left(n.txid)
-          order by n.noted_id limit at_most for update skip locked) u
-    group by u.message_id
-    order by min(u.noted_id)
-  loop
-    perform from postbell.messages m where m.message_id = one.message_id for no key update skip locked;
-    if not found and exists (select from postbell.messages m where m.message_id = one.message_id) then
-      continue;
-    end if;
-    ready := ready + postbell.follow(one.message_id, one.moved, one.set_back);
-    delete from postbell.unseen n where n.noted_id = any (one.notes);
-    took := took + cardinality(one.notes);
-  end loop;
-  if ready > 0 then
-    perform pg_notify('postbell', '');
-  end if;
-end
+  select s.took, s.ready, postbell.must_look() from postbell.sweep_these(postbell.noted(at_most, '{}')) s
 $function$
 ;
 
@@ -2054,7 +2049,6 @@ begin
   for one in
     select u.message_id, bool_or(u.moved) as moved, bool_or(u.set_back) as set_back, array_agg(u.noted_id) as notes
     from (select n.noted_id, n.message_id, n.moved, n.set_back from postbell.unseen n
-          where n.txid is null or not postbell.is_left(n.txid)
           order by n.noted_id limit at_most for update skip locked) u
     group by u.message_id
     order by min(u.noted_id)

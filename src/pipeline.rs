@@ -17,3 +17,4 @@ pub(crate) mod refiller;
 pub(crate) mod router;
 pub(crate) mod settler;
 pub(crate) mod tailer;
+pub(crate) mod traffic;

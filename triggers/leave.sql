@@ -1,7 +1,7 @@
 -- Before INSERT on agent_messages: says whether the rows of this statement are left to the router, which makes their deliveries right
 -- after the commit, or routed by triggers/route.sql within it. They are left while the router says so (postbell.routed, which it
 -- writes forward while the mesh is busy), and for two seconds more where a message that was left is in sight and not routed: a
--- delivery that is made here would overtake that message. The defaults of agent_messages.txid and .arrival do what is said here.
+-- delivery that is made here would overtake that message. The defaults of agent_messages.left_txid and .left_at do what is said here.
 -- The setting postbell.left is the transaction's: '1': this statement's rows are left; '0': an earlier one's were; '2': it has routed
 -- those itself, so it routes all others as well.
 

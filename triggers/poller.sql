@@ -19,15 +19,15 @@ begin
     raise warning 'postbell: parts of its schema are missing, so the delivery does not follow its message: run `postbell migrate`';
     return null;
   end if;
-  -- Left to the router, which may be reading the row as it was: noted, and done once the router is past it. What was left by
-  -- our own transaction nobody reads yet.
-  if new.txid is not null and new.txid <> pg_current_xact_id() and postbell.is_left(new.txid) then
+  -- Left to the router, which may be reading the row as it was: noted, and done once the router is past it. Nobody reads yet what
+  -- our own transaction left.
+  if new.left_txid is not null and new.left_txid <> pg_current_xact_id() and postbell.is_left(new.left_txid) then
     if moved and becomes in ('pending', 'delivered') then
       raise exception 'postbell: message % cannot be readdressed: it is being routed', new.message_id
         using errcode = 'object_in_use', hint = 'Try again in a second, or insert a new message for the other one.';
     end if;
     insert into postbell.unseen (message_id, moved, set_back, txid)
-    values (new.message_id, moved, becomes = 'pending' and was <> 'pending', new.txid);
+    values (new.message_id, moved, becomes = 'pending' and was <> 'pending', new.left_txid);
     return null;
   end if;
   if becomes not in ('pending', 'delivered') then

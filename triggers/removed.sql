@@ -14,8 +14,8 @@ begin
   delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   -- A router may be reading it as it was.
   insert into postbell.unseen (message_id, moved, set_back, txid)
-  select r.message_id, false, false, r.txid from removed r
-  where r.txid is not null and r.txid <> pg_current_xact_id() and postbell.is_left(r.txid);
+  select r.message_id, false, false, r.left_txid from removed r
+  where r.left_txid is not null and r.left_txid <> pg_current_xact_id() and postbell.is_left(r.left_txid);
   return null;
 end
 $$;

@@ -14,10 +14,10 @@ begin
     return null;
   end if;
   -- A row with another transaction than ours, from a dump or by hand, was never left.
-  if exists (select from inserted where txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
+  if exists (select from inserted where left_txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
     -- Refuses the name of a group's inbox, also where the row is left.
     perform postbell.agent_inbox(to_agent_id) from inserted where starts_with(to_agent_id, 'group:');
-    -- What this transaction left before goes first.
+    -- First the messages that this transaction left before.
     if current_setting('postbell.left', true) in ('0', '1') then
       perform postbell.route_own();
       perform set_config('postbell.left', '2', true);
@@ -34,14 +34,14 @@ begin
            case when octet_length(m.ordering_key) > 200 then md5(m.ordering_key) else m.ordering_key end
     from inserted m
     where (m.to_agent_id is not null or m.to_group is not null) and coalesce(m.status, 'pending') = 'pending'
-      and m.txid is distinct from pg_current_xact_id();
+      and m.left_txid is distinct from pg_current_xact_id();
 
     -- A statement of its own: setting the join up costs every direct message 35,000 instructions, looking 20,000.
-    if exists (select from inserted where to_agent_id is null and to_group is null and txid is distinct from pg_current_xact_id()) then
+    if exists (select from inserted where to_agent_id is null and to_group is null and left_txid is distinct from pg_current_xact_id()) then
       insert into postbell.broadcasts (message_id)
       select m.message_id from inserted m
       where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
-        and m.txid is distinct from pg_current_xact_id()
+        and m.left_txid is distinct from pg_current_xact_id()
       on conflict do nothing;
       insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
       select m.message_id, r.inbox, least(greatest(coalesce(m.priority, 5), 1), 10),
@@ -51,7 +51,7 @@ begin
       from inserted m
       cross join lateral postbell.recipients(coalesce(m.from_agent_id, ''), m.topic, m.to_environment) r (inbox)
       where m.to_agent_id is null and m.to_group is null and coalesce(m.status, 'pending') = 'pending'
-        and m.txid is distinct from pg_current_xact_id()
+        and m.left_txid is distinct from pg_current_xact_id()
         and not starts_with(r.inbox, 'group:');
     end if;
   end if;

@@ -44,19 +44,22 @@ WELL = ("Is it well?", [
 FLOW = ("How much goes through?", [
     lines("Deliveries", "Deliveries a second by what became of them. Pushed is above acknowledged while agents fail or fall behind; \
         read is above pushed while agents are away.", "mps", {
+            "made after the commit": rate("postbell_routed_total"),
             "read from the database": rate("postbell_tail_rows_total"),
             "pushed to agents": rate("postbell_pushed_total"),
             "acknowledged": rate("postbell_acked_total"),
             "failed": rate("postbell_failed_total"),
             "expired": rate("postbell_expired_total"),
-        }),
+        }, width=6),
     lines("Sent through the broker", "Messages a second that agents sent by the protocol and that were committed, without those \
         inserted by SQL. Refused: over the limits of the agent's role, or against them.", "mps", {
             "sent": rate("postbell_published_total"),
             "refused, {{code}}": "sum by (code) (rate(postbell_sends_refused_total{$}[$__rate_interval]))",
-        }),
+        }, width=6),
+    lines("Router", "1 for the broker to which busy producers leave the routing of their messages. In a quiet mesh there is none, and \
+        triggers route.", "short", {"{{instance}}": "postbell_router{$}"}, stacked=True, width=6),
     lines("With agents", "Deliveries pushed and not yet settled, by broker.", "short",
-        {"{{instance}}": "postbell_in_flight{$}"}, stacked=True),
+        {"{{instance}}": "postbell_in_flight{$}"}, stacked=True, width=6),
 ])
 
 TIME = ("Is it in time?", [

@@ -20,6 +20,12 @@ create table postbell.router (
 revoke all on postbell.router from public;
 insert into postbell.router (only_row) values (true);
 
+-- Transactions that routed what they had left themselves.
+create table postbell.self_routed (
+  txid xid8 primary key
+);
+revoke all on postbell.self_routed from public;
+
 -- What happened to a left message while its router may have been reading it is noted with the message's transaction, and looked at
 -- once the router is past that.
 alter table postbell.unseen add column txid xid8;
@@ -27,20 +33,20 @@ alter table postbell.unseen add column txid xid8;
 -- No rewrite: a column without a default, and the default for what comes. triggers/leave.sql says for each INSERT whether its rows are
 -- left, and up to how many of its transaction: the router would keep everybody waiting for a million.
 alter table agent_messages
-  add column if not exists txid xid8,
+  add column if not exists left_txid xid8,
   -- The order of messages within one transaction.
-  add column if not exists arrival timestamptz;
+  add column if not exists left_at timestamptz;
 alter table agent_messages
-  alter column txid set default
+  alter column left_txid set default
     case when current_setting('postbell.left', true) = '1'
               and pg_stat_get_xact_tuples_inserted('agent_messages'::regclass) < current_setting('postbell.left_to', true)::bigint
     then pg_current_xact_id() end,
-  alter column arrival set default case when current_setting('postbell.left', true) = '1' then clock_timestamp() end;
+  alter column left_at set default case when current_setting('postbell.left', true) = '1' then clock_timestamp() end;
 
 -- `place` orders what a COPY wrote in one microsecond.
 create or replace view postbell.messages as
   select message_id, from_agent_id, to_agent_id, to_group, to_instance, topic, to_environment, ordering_key, priority, status,
-         created_at, deliver_at, expires_at, txid, arrival, ctid as place
+         created_at, deliver_at, expires_at, left_txid, left_at, ctid as place
   from agent_messages;
 
 -- Whether a message with this transaction was left and waits for the router; the caller's own transaction counts. A transaction that
@@ -55,6 +61,18 @@ as $$
 $$;
 revoke all on function postbell.is_left(xid8) from public;
 
+-- What is left and not routed: since when, to whom, and whether that broker lives. A few milliseconds' messages of a busy mesh; more,
+-- and older ones, where the router has died.
+create view postbell.unrouted as
+  select count(m.message_id) as messages, min(m.created_at) as since, r.broker_id as router,
+         exists (select from postbell.brokers b where b.broker_id = r.broker_id and b.lease_until > clock_timestamp()) as router_lives
+  from postbell.router r
+  left join postbell.messages m
+    on m.left_txid >= pg_snapshot_xmin(r.routed) and coalesce(m.status, 'pending') = 'pending' and postbell.is_left(m.left_txid)
+  where r.broker_id is not null
+  group by r.broker_id;
+revoke all on postbell.unrouted from public;
+
 -- Whether the caller's statement shows a left message that is not routed. The planner must not read the whole table for that: it
 -- believes that one row in three is such a one.
 create function postbell.shows_left() returns boolean
@@ -66,9 +84,9 @@ begin
   select pg_snapshot_xmax(s.routed) as xmax, array(select pg_snapshot_xip(s.routed)) as in_progress into r
   from postbell.router s where s.broker_id is not null;
   return found and (
-    exists (select from postbell.messages m where m.txid >= r.xmax and m.txid < pg_snapshot_xmax(pg_current_snapshot()))
-    or exists (select from postbell.messages m where m.txid = pg_current_xact_id_if_assigned() and m.txid >= r.xmax)
-    or exists (select from postbell.messages m where m.txid = any (r.in_progress)));
+    exists (select from postbell.messages m where m.left_txid >= r.xmax and m.left_txid < pg_snapshot_xmax(pg_current_snapshot()))
+    or exists (select from postbell.messages m where m.left_txid = pg_current_xact_id_if_assigned() and m.left_txid >= r.xmax)
+    or exists (select from postbell.messages m where m.left_txid = any (r.in_progress)));
 end
 $$;
 revoke all on function postbell.shows_left() from public;
@@ -78,8 +96,9 @@ create function postbell.route_own() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
 as $$
 begin
+  insert into postbell.self_routed (txid) values (pg_current_xact_id()) on conflict do nothing;
   perform postbell.route_these(array(
-    select m.message_id from postbell.messages m where m.txid = pg_current_xact_id() order by m.arrival, m.place));
+    select m.message_id from postbell.messages m where m.left_txid = pg_current_xact_id() order by m.left_at, m.place));
 end
 $$;
 revoke all on function postbell.route_own() from public;
@@ -133,8 +152,8 @@ as $$
   select postbell.route_these(array(
     select m.message_id
     from (select distinct id from unnest(ids) u (id)) i
-    cross join lateral (select m.message_id, m.created_at, m.txid from postbell.messages m where m.message_id = i.id offset 0) m
-    where not postbell.is_left(m.txid)
+    cross join lateral (select m.message_id, m.created_at, m.left_txid from postbell.messages m where m.message_id = i.id offset 0) m
+    where not postbell.is_left(m.left_txid)
     order by m.created_at, m.message_id))
 $$;
 
@@ -169,6 +188,20 @@ end
 $$;
 revoke all on function postbell.take_routing(uuid) from public;
 
+-- The inboxes of a message to many, the first time. A function, so that a lock on what only such messages need holds up nobody else.
+create function postbell.route_broadcast(id uuid, sender text, topic text, environment text) returns setof text
+language plpgsql set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into postbell.broadcasts (message_id) values (id) on conflict do nothing;
+  if found then
+    return query select r.inbox from postbell.recipients(coalesce(sender, ''), topic, environment) r (inbox)
+                 where not starts_with(r.inbox, 'group:');
+  end if;
+end
+$$;
+revoke all on function postbell.route_broadcast(uuid, text, text, text) from public;
+
 -- One round of the router: makes the deliveries of all messages that were left, and that its snapshot shows and the last one did not.
 -- All of it is one statement, so has one snapshot, which is the next one's starting point. `is_router`: it may go on. `seen`: how many
 -- left messages there were. `made`: how many deliveries. `leave_ms` is for how long messages may be left from now on; null: as it is.
@@ -182,9 +215,9 @@ begin
   with here as materialized (
     select pg_current_snapshot() as snapshot
   ), arrived as materialized (
-    select m.* from postbell.messages m, here h where m.txid >= last_xmax and m.txid < pg_snapshot_xmax(h.snapshot)
+    select m.* from postbell.messages m, here h where m.left_txid >= last_xmax and m.left_txid < pg_snapshot_xmax(h.snapshot)
     union all
-    select m.* from postbell.messages m where m.txid = any (last_in_progress)
+    select m.* from postbell.messages m where m.left_txid = any (last_in_progress)
   ), fence as materialized (
     -- The row also holds up whoever wants to be the router, until this is committed.
     update postbell.router r set routed = h.snapshot
@@ -194,14 +227,8 @@ begin
   ), waiting as materialized (
     select a.* from arrived a cross join fence
     where coalesce(a.status, 'pending') = 'pending'
-      -- Routed by a trigger, with the rest of a large transaction.
+      and not exists (select from postbell.self_routed s where s.txid = a.left_txid offset 0)
       and not exists (select from postbell.deliveries d where d.message_id = a.message_id offset 0)
-      and not exists (select from postbell.set_aside s where s.message_id = a.message_id offset 0)
-  ), to_many as (
-    insert into postbell.broadcasts (message_id)
-    select w.message_id from waiting w where w.to_agent_id is null and w.to_group is null
-    on conflict do nothing
-    returning message_id
   ), routes as (
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select w.message_id, r.inbox,
@@ -215,10 +242,10 @@ begin
                       'group:' || w.to_group) as inbox
       where w.to_agent_id is not null or w.to_group is not null
       union all
-      select f.inbox from to_many t cross join lateral postbell.recipients(coalesce(w.from_agent_id, ''), w.topic, w.to_environment) f (inbox)
-      where t.message_id = w.message_id and not starts_with(f.inbox, 'group:')
+      select b.inbox from postbell.route_broadcast(w.message_id, w.from_agent_id, w.topic, w.to_environment) b (inbox)
+      where w.to_agent_id is null and w.to_group is null
     ) r
-    order by w.txid, w.arrival, w.place, r.inbox
+    order by w.left_txid, w.left_at, w.place, r.inbox
     returning 1
   )
   select h.snapshot, (select count(*) from arrived), (select count(*) from routes),
@@ -274,12 +301,12 @@ begin
   ), noted as (
     insert into postbell.unseen (message_id, moved, set_back)
     select a.message_id, false, false
-    from (select m.message_id, m.txid, m.arrival, m.place from postbell.messages m, here h
-          where m.txid >= last_xmax and m.txid < pg_snapshot_xmax(h.snapshot)
+    from (select m.message_id, m.left_txid, m.left_at, m.place from postbell.messages m, here h
+          where m.left_txid >= last_xmax and m.left_txid < pg_snapshot_xmax(h.snapshot)
           union all
-          select m.message_id, m.txid, m.arrival, m.place from postbell.messages m where m.txid = any (last_in_progress)) a
+          select m.message_id, m.left_txid, m.left_at, m.place from postbell.messages m where m.left_txid = any (last_in_progress)) a
     cross join fence
-    order by a.txid, a.arrival, a.place
+    order by a.left_txid, a.left_at, a.place
     returning 1
   )
   select h.snapshot, (select count(*) from noted), exists (select from fence) into snapshot, seen, is_router from here h;
@@ -298,6 +325,8 @@ as $$
         routed = case when is_over then pg_current_snapshot() else routed end
     where only_row and broker_id = me and epoch = my_epoch
     returning 1
+  ), forgotten as (
+    delete from postbell.self_routed where is_over and exists (select from gone)
   )
   select exists (select from gone)
 $$;
@@ -391,12 +420,12 @@ create or replace view postbell.intact as
          e.alert_id as escalated, e.raised_at, o.topic as sent, a.status as alert,
          postbell.inbox_of('', ''), postbell.agent_inbox(''), postbell.alert_topic(''), postbell.alert_priority(''), postbell.users_path('public'), r.r as recipient,
          n.last_value,
-         u.txid as unseen_txid, m.txid as left_by, m.arrival, m.place, t.last_value as left_until, w.routed
+         u.txid as unseen_txid, m.left_txid, m.left_at, m.place, t.last_value as left_until, w.routed, x.txid as routed_itself
   from postbell.deliveries d, postbell.messages m, postbell.broadcasts c, postbell.set_aside z, postbell.unseen u, postbell.leases l,
        postbell.brokers b, postbell.presence_history h, postbell.escalations e, postbell.outbox o, postbell.alerts a,
        postbell.recipients('', '', '') r, postbell.bell n, postbell.subscriptions s, postbell.agents g, postbell.routed t,
-       postbell.router w
+       postbell.router w, postbell.self_routed x
   where false and s.pattern = any (postbell.topic_patterns('')) and s.agent_id = g.agent_id
     and postbell.follow(d.message_id, true, true) = postbell.route_again('{}')
     and postbell.send_alerts('', '{}', '{}', '{}', '{}') is null and postbell.resolve_alert('', d.message_id) is null
-    and postbell.shows_left() and postbell.is_left(m.txid) and postbell.route_own() is null and postbell.route_these('{}') = 0;
+    and postbell.shows_left() and postbell.is_left(m.left_txid) and postbell.route_own() is null and postbell.route_these('{}') = 0;

@@ -19,6 +19,8 @@ cross join lateral (
   where m.to_agent_id is null and m.to_group is null and not starts_with(f.inbox, 'group:')
 ) r
 where coalesce(m.status, 'pending') = 'pending'
+  -- The router's.
+  and not postbell.is_left(m.left_txid)
   and (m.expires_at is null or m.expires_at > now())
   and not exists (select from postbell.deliveries d where d.message_id = m.message_id)
   and not exists (select from postbell.broadcasts b where b.message_id = m.message_id)

@@ -34,6 +34,8 @@ with wanted (table_name, column_name, types, needed) as (
     ('agent_messages', 'to_group', '{text,varchar}', false),
     ('agent_messages', 'to_instance', '{text,varchar}', false),
     ('agent_messages', 'ordering_key', '{text,varchar}', false),
+    ('agent_messages', 'left_txid', '{xid8}', false),
+    ('agent_messages', 'left_at', '{timestamptz}', false),
     ('agent_registry', 'agent_id', '{text,varchar}', true),
     ('agent_registry', 'agent_name', '{text,varchar}', true),
     ('agent_registry', 'agent_type', '{text,varchar}', true),

@@ -51,7 +51,7 @@ with prior as (
 ), orphan as (
   -- The router does not live: what was left to it waits for another one.
   select exists (select from postbell.router r
-                 where r.broker_id <> $1
+                 where r.only_row and r.broker_id <> $1
                    and not exists (select from postbell.brokers b
                                    where b.broker_id = r.broker_id and b.lease_until > clock_timestamp())) as is_orphaned
 ), held as (

@@ -88,7 +88,7 @@ with tables as (
            || ')' || coalesce(' with (' || array_to_string(t.reloptions, ', ') || ')', '')
            || case when t.relrowsecurity then '; alter table ' || t.full_name || ' enable row level security' else '' end
            || case when t.ours then '; revoke all on ' || t.full_name || ' from public'
-                   else coalesce((select string_agg('; ' || replace(i.text, ' INDEX ' || quote_ident(i.name) || ' ON ', ' INDEX ON '), '') from indexes i
+                   else coalesce((select string_agg('; ' || replace(i.text, ' INDEX ' || quote_ident(i.name) || ' ON ', ' INDEX ON '), '' order by i.name) from indexes i
                                   where i.oid = t.oid and i.name not in ('agent_messages_dedupe', 'agent_messages_expires')), '') end
   from tables t
   union all

@@ -62,7 +62,7 @@ settings! {
         "The address that other brokers reach this one's agents' port by, as host:port; where not set the listening address, \
          or, where that is every address, the one that the connections to the database leave from";
     POOL_SIZE: "POSTBELL_POOL_SIZE", "pool-size", "4",
-        "Shared database connections, 2 to 50; the tail, the bell, the settler, its marks and the lease have one more each";
+        "Shared database connections, 2 to 50; the tail, the bell, the settler, its marks and the lease have one more each, and the router of a busy mesh";
     ACK_DEADLINE: "POSTBELL_ACK_DEADLINE_SECONDS", "ack-deadline-seconds", "30",
         "How long an agent has to acknowledge a delivery before it counts as failed, 1 to 86400 s";
     MAX_ATTEMPTS: "POSTBELL_MAX_ATTEMPTS", "max-attempts", "10",

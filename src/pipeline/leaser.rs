@@ -15,7 +15,7 @@ use crate::agents::presence::Presence;
 use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, LeaseRequest};
-use crate::pipeline::router::Traffic;
+use crate::pipeline::traffic::Traffic;
 use crate::store::error::Fault;
 use crate::store::lease::{BrokerRow, LEASE, RENEW_EVERY, held, leave, release, renew};
 use crate::store::listen::Rope;
@@ -134,7 +134,9 @@ impl Leaser {
             self.rope.expect_canary();
         }
         self.note_queue(renewed.queue_usage);
-        self.traffic.orphaned(renewed.is_orphaned);
+        if renewed.is_orphaned {
+            self.traffic.found_orphan();
+        }
         self.database_up(true);
         self.tell_of_refusals(asked);
         let unbroken = until.is_some_and(|until| Instant::now() < until);

@@ -2,7 +2,6 @@
 //! only while this broker is the router.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -11,6 +10,7 @@ use tokio::time::{sleep, sleep_until};
 use uuid::Uuid;
 
 use crate::base::pace::Pace;
+use crate::pipeline::traffic::Traffic;
 use crate::store::router::{Routed, Routes};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
@@ -27,41 +27,6 @@ const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
 const _: () = assert!(ROUND_WAIT.as_millis() <= LEFT_FOR.as_millis());
 
-/// What the tail and the leases tell the router, and the router the tail.
-#[derive(Debug)]
-pub(crate) struct Traffic {
-    /// How many deliveries were ever made in the mesh.
-    made: watch::Sender<u64>,
-    /// Deliveries that this broker's router made and that its tail has not counted yet.
-    routed: AtomicU64,
-    /// Whether the router is a broker that does not live.
-    orphaned: AtomicBool,
-    found: Notify,
-}
-
-impl Traffic {
-    /// Nothing is known yet.
-    pub(crate) fn new() -> Self {
-        let (made, routed) = (watch::Sender::new(0), AtomicU64::new(0));
-        Self { made, routed, orphaned: AtomicBool::new(false), found: Notify::new() }
-    }
-
-    /// Tells how many deliveries were ever made. Returns how many the router made since the last call: while there are some,
-    /// the tail stays awake.
-    pub(crate) fn count(&self, made: u64) -> u64 {
-        self.made.send_replace(made);
-        self.routed.swap(0, Ordering::Relaxed)
-    }
-
-    /// Tells whether the router is a broker that does not live.
-    pub(crate) fn orphaned(&self, orphaned: bool) {
-        self.orphaned.store(orphaned, Ordering::Relaxed);
-        if orphaned {
-            self.found.notify_one();
-        }
-    }
-}
-
 /// The channels and settings of the router's task.
 pub(crate) struct RouterTask {
     /// The database to read and write.
@@ -70,7 +35,7 @@ pub(crate) struct RouterTask {
     pub broker: Uuid,
     /// When messages are left.
     pub routing: Routing,
-    /// What the tail and the leases know.
+    /// Tells what the tail and the leases know.
     pub traffic: Arc<Traffic>,
     /// Notified when deliveries were made.
     pub wake: Arc<Notify>,
@@ -86,14 +51,14 @@ impl RouterTask {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let mut router = Router::new(self.routing, Instant::now().into_std());
         let mut load: Option<MeshLoad> = None;
-        let mut made = self.traffic.made.subscribe();
+        let mut made = self.traffic.made();
         let target = Target { answer_wait: Some(ROUND_WAIT), ..self.target.clone() };
         loop {
             let due = router.due();
             tokio::select! {
                 _ = &mut stop => return,
                 () = async { sleep_until(due.unwrap_or_else(std::time::Instant::now).into()).await }, if due.is_some() => {}
-                () = self.traffic.found.notified() => router.orphaned(true),
+                () = self.traffic.orphan() => router.orphaned(true),
                 Ok(()) = made.changed() => {
                     let total = *made.borrow_and_update();
                     router.load(is_busy(&mut load, total));
@@ -109,8 +74,8 @@ impl RouterTask {
             let routed = routing.await;
             self.metrics.router.set(0);
             match routed {
-                Ok(Left::Place) => self.health.succeeded(Duty::Route),
-                Ok(Left::Broker) => return,
+                Ok(LetGo::Place) => self.health.succeeded(Duty::Route),
+                Ok(LetGo::Broker) => return,
                 Err(e) => {
                     router.failed(Instant::now().into_std());
                     self.health.failed(Duty::Route, e.to_string());
@@ -130,11 +95,11 @@ impl RouterTask {
         made: &mut watch::Receiver<u64>,
         stop: &mut oneshot::Receiver<()>,
         pace: &mut Pace,
-    ) -> Result<Left, StoreError> {
+    ) -> Result<LetGo, StoreError> {
         let now = || Instant::now().into_std();
         let Some((mut routes, left)) = Routes::take(connection, self.broker).await? else {
             router.refused(now());
-            return Ok(Left::Place);
+            return Ok(LetGo::Place);
         };
         self.metrics.router.set(1);
         router.taken(now(), left);
@@ -143,7 +108,7 @@ impl RouterTask {
             tokio::select! {
                 _ = &mut *stop => {
                     self.end(connection, routes).await?;
-                    return Ok(Left::Broker);
+                    return Ok(LetGo::Broker);
                 }
                 () = sleep_until(due.into()) => {}
                 Ok(()) = made.changed() => {
@@ -163,7 +128,7 @@ impl RouterTask {
                 Step::GiveBack => {
                     routes.give_back(connection, true).await?;
                     router.lost(now());
-                    return Ok(Left::Place);
+                    return Ok(LetGo::Place);
                 }
                 Step::Route { leave } => {
                     self.health.began(Duty::Route, Instant::now());
@@ -177,7 +142,7 @@ impl RouterTask {
             let Some(routed) = routed else {
                 tracing::info!("another broker routes now");
                 router.lost(now());
-                return Ok(Left::Place);
+                return Ok(LetGo::Place);
             };
             self.tell(routed);
             if step != Step::Note {
@@ -192,7 +157,7 @@ impl RouterTask {
         self.health.succeeded(Duty::Route);
         if routed.made > 0 {
             self.metrics.routed.inc_by(routed.made);
-            self.traffic.routed.fetch_add(routed.made, Ordering::Relaxed);
+            self.traffic.routed(routed.made);
             self.wake.notify_one();
         }
     }
@@ -214,7 +179,7 @@ impl RouterTask {
 
 /// Why the task let its connection go.
 #[derive(Debug)]
-enum Left {
+enum LetGo {
     /// This broker is not the router.
     Place,
     /// The broker stops.

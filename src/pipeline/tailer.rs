@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::base::pace::Pace;
 use crate::pipeline::alarm::Alarm;
 use crate::pipeline::dispatch::Input;
-use crate::pipeline::router::Traffic;
+use crate::pipeline::traffic::Traffic;
 use crate::store::listen::Rope;
 use crate::store::payload::{Wary, may_be_a_row};
 use crate::store::tail::{Cursor, Round, set_armed};

@@ -63,7 +63,10 @@ async fn what_is_left_is_routed_and_the_row_says_so() {
     run(&sql, &many(1, 3)).await;
     expect(&mut deliveries, 1..=3).await;
     until_over(&mesh).await;
-    assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages where txid is not null").await, 3);
+    assert_eq!(
+        mesh.db.ask::<i64>("select count(*) from agent_messages where left_txid is not null").await,
+        3
+    );
     assert_eq!(mesh.metric("postbell_routed_total").await, 3.0);
     assert_eq!(mesh.metric("postbell_router").await, 1.0);
 }
@@ -92,13 +95,16 @@ async fn every_address_is_routed_as_the_trigger_routes_it() {
     let made = "select coalesce(string_agg(concat_ws(' ', m.payload, d.inbox, d.priority, d.state, d.due_at is not null, d.ordering_key), ',' order by
                 m.payload, d.inbox), '') from postbell.deliveries d join agent_messages m using (message_id)";
     run(&sql, rows).await;
-    mesh.db.until("select count(*) = 11 and not exists (select from agent_messages m where postbell.is_left(m.txid)) from postbell.deliveries").await;
+    mesh.db.until("select count(*) = 11 and not exists (select from agent_messages m where postbell.is_left(m.left_txid)) from postbell.deliveries").await;
     let left: String = mesh.db.ask(made).await;
-    assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages where txid is null").await, 0);
+    assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages where left_txid is null").await, 0);
     run(&sql, "delete from agent_messages; select setval('postbell.routed', 0)").await;
     // The trigger: in one transaction with the writing of 0, so that the router does not write it forward in between.
     run(&sql, &format!("begin; update postbell.router set epoch = epoch + 1; select setval('postbell.routed', 0); {rows}; commit")).await;
-    assert_eq!(mesh.db.ask::<i64>("select count(*) from agent_messages where txid is not null").await, 0);
+    assert_eq!(
+        mesh.db.ask::<i64>("select count(*) from agent_messages where left_txid is not null").await,
+        0
+    );
     assert_eq!(left, mesh.db.ask::<String>(made).await);
     assert!(left.contains("3 a 5 ready") && left.contains("3 c 5 ready"), "{left}");
     // A group's inbox is no agent's name, whoever routes.
@@ -149,7 +155,7 @@ async fn the_order_of_one_writer_is_kept_however_it_writes() {
     assert!(
         mesh.db
             .ask::<bool>(
-                "select count(*) filter (where txid is null) between 5000 and 8000 from agent_messages"
+                "select count(*) filter (where left_txid is null) between 5000 and 8000 from agent_messages"
             )
             .await
     );
@@ -186,7 +192,7 @@ async fn a_busy_mesh_leaves_and_a_quiet_one_does_not() {
     expect(&mut deliveries, sent + 1..=sent + 1).await;
     until_over(&mesh).await;
     let ways: BTreeMap<bool, i64> = sql
-        .query("select txid is null, count(*) from agent_messages group by 1", &[])
+        .query("select left_txid is null, count(*) from agent_messages group by 1", &[])
         .await
         .expect("counts")
         .iter()

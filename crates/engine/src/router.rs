@@ -59,7 +59,7 @@ pub enum Routing {
     Never,
 }
 
-/// What the broker does now.
+/// An order to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Nothing before [`Router::due`].

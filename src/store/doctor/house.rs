@@ -104,6 +104,19 @@ pub(super) async fn unrouted(connection: &Connection) -> Result<Vec<Check>, Stor
             ),
         ));
     }
+    let left: i64 = row.cell("left_alone")?;
+    if left > 0 {
+        let since: Option<String> = row.cell("left_since")?;
+        checks.push(Check::fail(
+            "deliveries",
+            format!(
+                "{left}{} messages, the first of {}, were left to a broker that has died since, and wait to be routed: start a \
+                 broker, which routes them at once",
+                more(left),
+                since.unwrap_or_default()
+            ),
+        ));
+    }
     if inherited > 0 {
         checks.push(Check::fail(
             "deliveries",

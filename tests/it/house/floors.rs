@@ -14,7 +14,7 @@ use syn::{Attribute, Item};
 const FLOORS: &[&[&str]] = &[
     &["base", "devdb", "watch::health"],
     &["store", "watch::flow", "watch::spans"],
-    &["watch::metrics", "pipeline::alarm"],
+    &["watch::metrics", "pipeline::alarm", "pipeline::traffic"],
     &[
         "broker::config",
         "pipeline::dispatch",
@@ -28,6 +28,7 @@ const FLOORS: &[&[&str]] = &[
         "pipeline::refiller",
         "pipeline::listener",
         "pipeline::leaser",
+        "pipeline::router",
         "pipeline::tailer",
         "pipeline::publisher",
         "pipeline::dead_letters",

@@ -1,4 +1,4 @@
-//! What happens to a message while its router may be reading it, and what makes a router fail.
+//! Messages that are changed while their router may be reading them, and rows at which a router fails.
 
 use super::{ALWAYS, expect, leaving, many, run, until_over};
 use crate::harness::migrated;
@@ -33,7 +33,7 @@ async fn a_message_that_ends_before_it_is_routed_is_not_delivered() {
         run(&sql, change).await;
         run(&holder, "commit").await;
         run(&sql, &many(2, 2)).await;
-        // It may come, since the router had read it; it is not there for ever.
+        // The message may come, since the router had read it; its delivery is not there for ever.
         mesh.db.until("select count(*) = 0 from postbell.unseen").await;
         loop {
             let delivery = next(&mut deliveries).await;
@@ -79,7 +79,9 @@ async fn what_is_being_routed_is_not_readdressed() {
     let error = error.as_db_error().expect("the trigger's");
     assert!(error.message().contains("cannot be readdressed: it is being routed"), "{error:?}");
     run(&holder, "commit").await;
-    mesh.db.until("select not exists (select from agent_messages m where postbell.is_left(m.txid))").await;
+    mesh.db
+        .until("select not exists (select from agent_messages m where postbell.is_left(m.left_txid))")
+        .await;
     run(&sql, "update agent_messages set to_agent_id = 'b'").await;
     // Within the transaction that wrote it nobody reads it yet.
     run(
@@ -123,7 +125,7 @@ async fn one_row_that_cannot_be_routed_holds_up_no_other() {
         // Others are routed as well, by whomever.
         run(&sql, &many(4, 4)).await;
         expect(&mut deliveries, 4..=4).await;
-        // It is told, and tried again.
+        // The operator is told of the one.
         mesh.until_told("1 messages can have no delivery").await;
         assert_eq!(mesh.db.ask::<i64>("select count(*) from postbell.unseen").await, 1, "{fault}");
     }
@@ -156,7 +158,7 @@ async fn a_chosen_transaction_delays_nobody() {
         run(
             &sql,
             &format!(
-                "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, txid) values ('s', 'a', 'data', '{n}', {chosen}::xid8)"
+                "insert into agent_messages (from_agent_id, to_agent_id, message_type, payload, left_txid) values ('s', 'a', 'data', '{n}', {chosen}::xid8)"
             ),
         )
         .await;

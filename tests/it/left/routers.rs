@@ -1,4 +1,4 @@
-//! What happens to the router: it dies, is taken for dead, leaves, and another takes over.
+//! Routers that die, are taken for dead, or leave, and those that take over.
 
 use postbell_engine::router::LEFT_FOR;
 
@@ -16,7 +16,9 @@ async fn orphaned(to: u32) -> TestDb {
     let db = migrated().await;
     let sql = db.sql().await;
     run(&sql, DEAD).await;
-    run(&sql, &many(1, to)).await;
+    for n in 1..=to {
+        run(&sql, &many(n, n)).await;
+    }
     assert_eq!(db.ask::<i64>("select count(*) from postbell.deliveries").await, 0);
     db
 }
@@ -27,6 +29,11 @@ async fn what_a_dead_router_was_left_is_routed_when_a_broker_starts() {
     let late = db.sql().await;
     run(&late, &format!("begin; {}", many(5, 5))).await;
     run(&db.sql().await, &many(4, 4)).await;
+    let report = postbell::store::doctor::examine(&db.target()).await;
+    let told = report.iter().any(|c| {
+        c.sentence.starts_with("4 messages, the first of 2") && c.sentence.contains("start a broker")
+    });
+    assert!(told, "{report:?}");
     // Whatever this broker would have left to itself.
     let mesh = Mesh::on(db, &[("POSTBELL_ROUTING", "never")]).await;
     let (_client, mut deliveries) = mesh.connect("a", 10).await;
@@ -129,7 +136,7 @@ async fn a_broker_that_stops_leaves_nothing_unrouted() {
         .await
     );
     assert!(
-        sql.query_one("select count(*) filter (where txid is not null) > 0 from agent_messages", &[])
+        sql.query_one("select count(*) filter (where left_txid is not null) > 0 from agent_messages", &[])
             .await
             .expect("counts")
             .get::<_, bool>(0)
@@ -142,7 +149,7 @@ async fn a_cursor_of_another_cluster_is_no_place_to_begin_at() {
     // As after a restore into a younger cluster: its transactions are far behind those of the dump.
     run(
         &db.sql().await,
-        "update agent_messages set txid = '900000000000'; update postbell.router set routed = '800000000000:800000000000:'",
+        "update agent_messages set left_txid = '900000000000'; update postbell.router set routed = '800000000000:800000000000:'",
     )
     .await;
     let mesh = Mesh::on(db, &[ALWAYS]).await;

@@ -69,7 +69,7 @@ pub(super) const SEVERAL: &[(&str, &[(&str, usize)])] = &[
             ("Reading", 2),
             ("Seen", 4),
             ("Standing", 2),
-            ("State", 4),
+            ("State", 5),
             ("Suspect", 2),
             ("Told", 3),
         ],
