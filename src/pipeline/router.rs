@@ -11,11 +11,11 @@ use uuid::Uuid;
 
 use crate::base::pace::Pace;
 use crate::pipeline::traffic::Traffic;
-use crate::store::router::{Routed, Routes};
+use crate::store::router::{Routed, RouterPlace};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
-use postbell_engine::router::{LEFT_FOR, MeshLoad, ROUTE_MAX, Router, Routing, Step};
+use postbell_engine::router::{LEFT_FOR, MeshLoad, ROUTE_MAX, Router, RouterStep, Routing};
 
 /// The longest that a round may take. A slower one is given up, and triggers route: what holds it up then holds up one
 /// producer.
@@ -46,7 +46,7 @@ pub(crate) struct RouterTask {
 }
 
 impl RouterTask {
-    /// Routes until `stop`; then nothing is left to this broker any more.
+    /// RouterPlace until `stop`; then nothing is left to this broker any more.
     pub(crate) async fn run(self, mut stop: oneshot::Receiver<()>) {
         let mut pace = Pace::new(RECONNECT_FIRST, RECONNECT_MAX);
         let mut router = Router::new(self.routing, Instant::now().into_std());
@@ -64,7 +64,7 @@ impl RouterTask {
                     router.load(is_busy(&mut load, total));
                 }
             }
-            if router.step(Instant::now().into_std()) != Step::Take {
+            if router.step(Instant::now().into_std()) != RouterStep::Take {
                 continue;
             }
             let routing = async {
@@ -97,7 +97,7 @@ impl RouterTask {
         pace: &mut Pace,
     ) -> Result<LetGo, StoreError> {
         let now = || Instant::now().into_std();
-        let Some((mut routes, left)) = Routes::take(connection, self.broker).await? else {
+        let Some((mut routes, left)) = RouterPlace::take(connection, self.broker).await? else {
             router.refused(now());
             return Ok(LetGo::Place);
         };
@@ -119,22 +119,22 @@ impl RouterTask {
             }
             let step = router.step(now());
             let routed = match step {
-                Step::Wait | Step::Take => continue,
-                Step::Stop => {
+                RouterStep::Wait | RouterStep::Take => continue,
+                RouterStep::Stop => {
                     let drawn = routes.stop(connection).await?;
                     router.stopped(now(), drawn);
                     continue;
                 }
-                Step::GiveBack => {
+                RouterStep::GiveBack => {
                     routes.give_back(connection, true).await?;
                     router.lost(now());
                     return Ok(LetGo::Place);
                 }
-                Step::Route { leave } => {
+                RouterStep::Route { leave } => {
                     self.health.began(Duty::Route, Instant::now());
                     routes.route(connection, leave).await?
                 }
-                Step::Note => {
+                RouterStep::Note => {
                     self.health.began(Duty::Route, Instant::now());
                     routes.note(connection).await?
                 }
@@ -145,10 +145,10 @@ impl RouterTask {
                 return Ok(LetGo::Place);
             };
             self.tell(routed);
-            if step != Step::Note {
+            if step != RouterStep::Note {
                 pace.reset();
             }
-            let leave = if let Step::Route { leave } = step { leave } else { None };
+            let leave = if let RouterStep::Route { leave } = step { leave } else { None };
             router.routed(now(), routed.seen, routed.oldest, leave);
         }
     }
@@ -163,7 +163,7 @@ impl RouterTask {
     }
 
     /// Has nothing left any more, and routes what was. Another broker, or the next start, routes what commits too late.
-    async fn end(&self, connection: &Connection, mut routes: Routes) -> Result<(), StoreError> {
+    async fn end(&self, connection: &Connection, mut routes: RouterPlace) -> Result<(), StoreError> {
         let drawn = routes.stop(connection).await?;
         let until = Instant::now() + STOP_WAIT;
         loop {

@@ -12,7 +12,7 @@ use crate::store::sql::queries;
 
 /// This broker as the router: its epoch, and how far it came.
 #[derive(Debug)]
-pub(crate) struct Routes {
+pub(crate) struct RouterPlace {
     broker: Uuid,
     epoch: i64,
     xmax: String,
@@ -30,7 +30,7 @@ pub(crate) struct Routed {
     pub oldest: u64,
 }
 
-impl Routes {
+impl RouterPlace {
     /// Makes this broker the router. Returns that, and for how long messages may still be left; `None` if another
     /// broker that lives is the router.
     ///

@@ -61,7 +61,7 @@ pub enum Routing {
 
 /// An order to the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum RouterStep {
     /// Nothing before [`Router::due`].
     Wait,
     /// Asks to be the router; [`Router::taken`] or [`Router::refused`] follows.
@@ -72,7 +72,7 @@ pub enum Step {
         /// For how long messages may be left.
         leave: Option<Duration>,
     },
-    /// Notes what was left for the sweep, in place of [`Step::Route`], which failed a moment ago; the same follows.
+    /// Notes what was left for the sweep, in place of [`RouterStep::Route`], which failed a moment ago; the same follows.
     Note,
     /// Writes that nothing is left any more, then draws a transaction's id; [`Router::stopped`] follows.
     Stop,
@@ -161,21 +161,21 @@ impl Router {
     }
 
     /// Says what to do now.
-    pub fn step(&mut self, now: Instant) -> Step {
+    pub fn step(&mut self, now: Instant) -> RouterStep {
         if self.distrust.is_some_and(|until| until <= now) {
             self.distrust = None;
         }
         if self.due().is_none_or(|due| due > now) {
-            return Step::Wait;
+            return RouterStep::Wait;
         }
         match self.state {
             State::Away => {
                 self.ask = now + TAKE_AGAIN;
-                Step::Take
+                RouterStep::Take
             }
             State::Leaving { written } if self.leaves() => {
                 let again = written.is_none_or(|at| now.saturating_duration_since(at) >= LEFT_AGAIN);
-                Step::Route { leave: again.then_some(LEFT_FOR) }
+                RouterStep::Route { leave: again.then_some(LEFT_FOR) }
             }
             State::Leaving { written } => {
                 self.state = State::Lapsing { over: written.map_or(now, |at| at + LEFT_FOR + PROBED_FOR) };
@@ -184,16 +184,16 @@ impl Router {
             // Busy again.
             _ if self.leaves() => {
                 self.state = State::Leaving { written: None };
-                Step::Route { leave: Some(LEFT_FOR) }
+                RouterStep::Route { leave: Some(LEFT_FOR) }
             }
-            State::Lapsing { over } if now >= over => Step::Stop,
+            State::Lapsing { over } if now >= over => RouterStep::Stop,
             State::Lapsing { .. } | State::Ending { .. } => self.round(),
-            State::Ended => Step::GiveBack,
+            State::Ended => RouterStep::GiveBack,
         }
     }
 
-    fn round(&self) -> Step {
-        if self.distrust.is_some() { Step::Note } else { Step::Route { leave: None } }
+    fn round(&self) -> RouterStep {
+        if self.distrust.is_some() { RouterStep::Note } else { RouterStep::Route { leave: None } }
     }
 
     /// This broker is the router now. `left` is for how long messages may still be left, as an earlier one wrote.

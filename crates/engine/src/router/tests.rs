@@ -9,7 +9,7 @@ struct Run {
     now: Instant,
     router: Router,
     next: u64,
-    steps: Vec<Step>,
+    steps: Vec<RouterStep>,
 }
 
 impl Run {
@@ -19,24 +19,24 @@ impl Run {
     }
 
     /// Does what the router asks for so long, and returns what that was, each step that follows an equal one once.
-    fn go(&mut self, lasts: Duration, oldest: Option<u64>) -> Vec<Step> {
+    fn go(&mut self, lasts: Duration, oldest: Option<u64>) -> Vec<RouterStep> {
         let until = self.now + lasts;
         self.steps.clear();
         while self.now < until {
             let step = self.router.step(self.now);
             let now = self.now;
             match step {
-                Step::Wait => {}
-                Step::Take => self.router.taken(now, Duration::ZERO),
-                Step::Route { leave } => self.router.routed(now, 0, oldest.unwrap_or(self.next), leave),
-                Step::Note => self.router.routed(now, 0, oldest.unwrap_or(self.next), None),
-                Step::Stop => {
+                RouterStep::Wait => {}
+                RouterStep::Take => self.router.taken(now, Duration::ZERO),
+                RouterStep::Route { leave } => self.router.routed(now, 0, oldest.unwrap_or(self.next), leave),
+                RouterStep::Note => self.router.routed(now, 0, oldest.unwrap_or(self.next), None),
+                RouterStep::Stop => {
                     self.router.stopped(now, self.next);
                     self.next += 1;
                 }
-                Step::GiveBack => self.router.lost(now),
+                RouterStep::GiveBack => self.router.lost(now),
             }
-            if step != Step::Wait && self.steps.last() != Some(&step) {
+            if step != RouterStep::Wait && self.steps.last() != Some(&step) {
                 self.steps.push(step);
             }
             self.now += ms(1);
@@ -45,8 +45,8 @@ impl Run {
     }
 }
 
-const LEAVE: Step = Step::Route { leave: Some(LEFT_FOR) };
-const ROUTE: Step = Step::Route { leave: None };
+const LEAVE: RouterStep = RouterStep::Route { leave: Some(LEFT_FOR) };
+const ROUTE: RouterStep = RouterStep::Route { leave: None };
 
 #[test]
 fn a_mesh_that_is_not_busy_has_no_router() {
@@ -59,12 +59,12 @@ fn a_mesh_that_is_not_busy_has_no_router() {
 fn messages_are_left_while_the_mesh_is_busy_and_the_place_is_given_back_after() {
     let mut run = Run::new(Routing::Auto);
     run.router.load(true);
-    assert_eq!(run.go(ms(1_200), None), [Step::Take, LEAVE, ROUTE, LEAVE, ROUTE, LEAVE, ROUTE]);
+    assert_eq!(run.go(ms(1_200), None), [RouterStep::Take, LEAVE, ROUTE, LEAVE, ROUTE, LEAVE, ROUTE]);
     assert!(run.router.is_router());
     run.router.load(false);
     // As long as triggers may leave messages, or look for those that were left.
     assert_eq!(run.go(LEFT_FOR + PROBED_FOR - LEFT_AGAIN - ms(10), None), [ROUTE]);
-    assert_eq!(run.go(LEFT_AGAIN + ms(200), None), [ROUTE, Step::Stop, ROUTE, Step::GiveBack]);
+    assert_eq!(run.go(LEFT_AGAIN + ms(200), None), [ROUTE, RouterStep::Stop, ROUTE, RouterStep::GiveBack]);
     assert!(!run.router.is_router());
     assert_eq!(run.router.due(), None);
 }
@@ -74,9 +74,9 @@ fn a_transaction_that_stays_open_is_waited_for() {
     let mut run = Run::new(Routing::Always);
     run.go(ms(10), None);
     run.router = Router { routing: Routing::Never, ..run.router };
-    assert_eq!(run.go(ms(60_000), Some(99)), [ROUTE, Step::Stop, ROUTE]);
+    assert_eq!(run.go(ms(60_000), Some(99)), [ROUTE, RouterStep::Stop, ROUTE]);
     // One that began afterwards is none of those.
-    assert_eq!(run.go(ms(200), Some(100)), [ROUTE, Step::GiveBack]);
+    assert_eq!(run.go(ms(200), Some(100)), [ROUTE, RouterStep::GiveBack]);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn what_a_dead_router_was_left_is_routed_by_one_that_leaves_nothing() {
     run.router.orphaned(true);
     assert_eq!(
         run.go(LEFT_FOR + PROBED_FOR + ms(200), None),
-        [Step::Take, ROUTE, Step::Stop, ROUTE, Step::GiveBack]
+        [RouterStep::Take, ROUTE, RouterStep::Stop, ROUTE, RouterStep::GiveBack]
     );
     assert_eq!(run.go(ms(2_000), None), []);
 }
@@ -110,9 +110,9 @@ fn after_a_failure_nothing_is_left_and_what_was_is_noted() {
     run.go(ms(10), None);
     run.router.failed(run.now);
     let steps = run.go(ms(200), None);
-    assert_eq!(steps, [Step::Take, Step::Stop, Step::Note, Step::GiveBack]);
+    assert_eq!(steps, [RouterStep::Take, RouterStep::Stop, RouterStep::Note, RouterStep::GiveBack]);
     assert_eq!(run.go(DISTRUST - ms(1_500), None), [], "triggers route");
-    assert_eq!(run.go(ms(3_000), None)[..2], [Step::Take, LEAVE]);
+    assert_eq!(run.go(ms(3_000), None)[..2], [RouterStep::Take, LEAVE]);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn one_that_is_refused_asks_once_a_second() {
     let mut now = Instant::now();
     let mut asked = 0;
     for _ in 0..10_000 {
-        if router.step(now) == Step::Take {
+        if router.step(now) == RouterStep::Take {
             asked += 1;
             router.refused(now);
         }
