@@ -7,11 +7,15 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+/// The end of the name of a migration whose statements run one by one, outside of a transaction.
+const CONCURRENTLY: &str = ".concurrently";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let [queries, policies, migrations, triggers] =
-        ["sql/queries", "sql/policies", "sql/migrations", "triggers"].map(|folder| names(&root.join(folder)));
+    let [queries, policies, beforehand, migrations, triggers] =
+        ["sql/queries", "sql/policies", "sql/beforehand", "sql/migrations", "triggers"]
+            .map(|folder| names(&root.join(folder)));
     let mut sql = String::new();
     for (module, folder, names) in
         [("queries", "sql/queries", queries?), ("policies", "sql/policies", policies?)]
@@ -24,23 +28,39 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     fs::write(out.join("sql.rs"), sql)?;
 
-    let mut embedded =
-        String::from("/// Every migration, oldest first.\npub const MIGRATIONS: &[Migration] = &[\n");
-    for (name, wanted) in migrations?.iter().zip(1..) {
-        let (version, label) = name.split_once('_').ok_or_else(|| format!("{name}.sql has no number"))?;
-        if version.parse() != Ok(wanted) {
-            return Err(format!("sql/migrations/{name}.sql stands where number {wanted} belongs").into());
-        }
-        let text = text("sql/migrations", name);
-        writeln!(embedded, "Migration {{ version: {wanted}, name: {label:?}, sql: {text} }},")?;
-    }
-    embedded.push_str("];\n\n/// Every trigger.\npub const TRIGGERS: &[Trigger] = &[\n");
+    let mut embedded = embedded_migrations(&migrations?, beforehand?)?;
+    embedded.push_str("\n/// Every trigger.\npub const TRIGGERS: &[Trigger] = &[\n");
     for name in triggers? {
         writeln!(embedded, "Trigger {{ name: {name:?}, sql: {} }},", text("triggers", &name))?;
     }
     embedded.push_str("];\n");
     fs::write(out.join("embedded.rs"), embedded)?;
     Ok(())
+}
+
+/// The list of migrations. `beforehand` are the names of those that have steps before them.
+fn embedded_migrations(migrations: &[String], mut beforehand: Vec<String>) -> Result<String, Box<dyn Error>> {
+    let mut list =
+        String::from("/// Every migration, oldest first.\npub const MIGRATIONS: &[Migration] = &[\n");
+    for (file, wanted) in migrations.iter().zip(1..) {
+        let name = file.strip_suffix(CONCURRENTLY).unwrap_or(file);
+        let (version, label) = name.split_once('_').ok_or_else(|| format!("{file}.sql has no number"))?;
+        if version.parse() != Ok(wanted) {
+            return Err(format!("sql/migrations/{file}.sql stands where number {wanted} belongs").into());
+        }
+        let has_steps = beforehand.iter().position(|steps| steps == name).map(|at| beforehand.remove(at));
+        let steps = has_steps.map_or("\"\"".to_owned(), |steps| text("sql/beforehand", &steps));
+        let (text, concurrently) = (text("sql/migrations", file), name.len() < file.len());
+        writeln!(
+            list,
+            "Migration {{ version: {wanted}, name: {label:?}, sql: {text}, beforehand: {steps}, concurrently: {concurrently} }},"
+        )?;
+    }
+    if let Some(stray) = beforehand.first() {
+        return Err(format!("sql/beforehand/{stray}.sql comes before no migration of that name").into());
+    }
+    list.push_str("];\n");
+    Ok(list)
 }
 
 /// The names of a folder's SQL files, without ending, in order.

@@ -23,7 +23,9 @@ use crate::store::migrate::{self, Plan, Rehearsal};
 /// table that is in use, and holds the tables for as long as it takes. Everything that your triggers queue in the
 /// transaction (pg_net, NOTIFY) is rolled back with it; what they do outside is not.
 ///
-/// Then each migration runs in one transaction; a second run goes on where the first stopped. A run also mends drift:
+/// Then each migration runs in one transaction; a second run goes on where the first stopped. An index on a table that
+/// holds rows is built before, while others write: the build waits for transactions that are open, and nobody waits for
+/// the build. A run also mends drift:
 /// everything that Postbell needs and that somebody dropped, disabled or changed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -63,8 +65,8 @@ pub(super) async fn run(args: MigrateArgs) -> Exit {
     if args.json {
         let steps: Vec<_> = plan.migrations.iter().chain(&plan.triggers).collect();
         output::json(&json!({
-            "dry_run": args.dry_run, "steps": steps, "adoption": plan.adoption, "deliveries": plan.deliveries,
-            "mends": plan.mends, "left": plan.left, "warnings": plan.warnings, "rehearsed_ms": plan.rehearsed_ms,
+            "dry_run": args.dry_run, "steps": steps, "builds": plan.builds,
+            "adoption": plan.adoption, "deliveries": plan.deliveries, "mends": plan.mends, "left": plan.left, "warnings": plan.warnings, "rehearsed_ms": plan.rehearsed_ms,
         }));
     } else {
         sentences(&plan, args.dry_run).iter().for_each(|sentence| output::line(sentence));
@@ -96,6 +98,8 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
         }
     }
     lines.extend(plan.migrations.iter().map(|m| format!("{applied} migration {m}")));
+    let built = if dry_run { "would build" } else { "built" };
+    lines.extend(plan.builds.iter().map(|index| format!("{built} {index} while others write")));
     lines.extend(plan.mends.iter().map(|what| format!("{mended}: {what}")));
     lines.extend(plan.triggers.iter().map(|t| format!("{installed} trigger {t}")));
     if let Some(deliveries) = plan.deliveries.filter(|n| *n > 0) {

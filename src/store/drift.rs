@@ -70,7 +70,7 @@ impl Difference {
         match kind.as_str() {
             "trigger" if self.is_disabled() => format!("{what} is disabled"),
             "column" => format!("{what} is \"{found}\" and must be \"{definition}\""),
-            "index" if found.ends_with("(invalid)") => format!("{what} is invalid"),
+            "index" if self.is_invalid() => format!("{what} is invalid"),
             _ => format!("{what} is not as this version needs it"),
         }
     }
@@ -78,6 +78,17 @@ impl Difference {
     /// Whether the broker works all the same, only more slowly.
     pub fn is_only_slow(&self) -> bool {
         self.needed.kind == "index by"
+    }
+
+    /// Whether the part is an index of a table of the user's.
+    pub(super) fn is_users_index(&self) -> bool {
+        self.needed.kind == "index" && !self.needed.parent.starts_with("postbell.")
+    }
+
+    /// Whether the part is an index that is as it must be, but for an interrupted build.
+    fn is_invalid(&self) -> bool {
+        let found = self.found.as_deref().and_then(|found| found.strip_suffix(" (invalid)"));
+        found == Some(self.needed.definition.as_str())
     }
 
     /// Whether the part is a trigger that somebody switched off.

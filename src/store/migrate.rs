@@ -1,9 +1,12 @@
 //! `postbell migrate`: brings a database to the schema that this binary works with.
 //!
 //! Migrations are numbered and only go forward. Each is one transaction and is recorded with the digest of its text;
-//! the triggers follow in one more transaction. Every possible refusal is found before anything is changed: first
-//! from the catalogs, then by a rehearsal of all migrations and of the life of a message, which is rolled back.
+//! the triggers follow in one more transaction. An index on a table of the user's that holds rows is built outside of these
+//! transactions, while others write (`migrate/concurrently.rs`). Every possible refusal is found before anything is changed:
+//! first from the catalogs, then by a rehearsal of all migrations and of the life of a message, which is rolled back.
 
+mod apply;
+mod concurrently;
 mod copied;
 mod embedded;
 mod mend;
@@ -12,24 +15,33 @@ mod state;
 mod status;
 mod triggers;
 
+pub(in crate::store) use concurrently::IndexWanted;
 pub use embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, version_wanted};
 pub use state::{SERVER_VERSION_MIN, SchemaState, schema_state};
 pub use status::{SchemaStatus, StatusLine, status};
 
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
 use super::adopt::{self, Adoption};
+use super::cell::Cells;
 use super::connection::{Connection, Target};
 use super::error::StoreError;
 use super::rehearsal::{Before, Rehearsed, rehearse};
 use super::unlogged;
 use crate::store::sql::queries;
-use embedded::{ADOPTING, digest};
+use concurrently::DueSteps;
+use embedded::ADOPTING;
 use state::Found;
 
 /// The advisory lock that one migration at a time holds ("postbell" in ASCII).
 const LOCK_KEY: i64 = 0x706f_7374_6265_6c6c;
 
 /// How long a migration waits for another one to end, which is ordinary when several brokers deploy at once.
-const LOCK_WAIT_SECONDS: u64 = 60;
+const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// How often it asks whether the other one has ended.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Begins the transaction of a migration. If somebody holds a table for longer than this, the migration fails: while
 /// it waits for the lock, every reader and writer of that table would wait behind it. Functions are made without the
@@ -42,6 +54,10 @@ const BEGIN: &str = "begin; set local lock_timeout = '5s'; set local plpgsql.ext
 const SESSION: &str = "set statement_timeout = 0; set idle_in_transaction_session_timeout = 0; \
                        set enable_seqscan = on; set enable_hashjoin = on; set enable_mergejoin = on;";
 
+/// Lets the server end a build whose `postbell migrate` is gone, instead of when the build is done. Postgres 14 and newer know
+/// this, on most systems.
+const NOTICE_OUR_END: &str = "set client_connection_check_interval = '1s'";
+
 /// The work of a migration: planned, or done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Plan {
@@ -49,6 +65,8 @@ pub struct Plan {
     pub migrations: Vec<String>,
     /// Triggers to install, by their names in Postgres.
     pub triggers: Vec<String>,
+    /// Indexes that are built while others write, each with its table.
+    pub builds: Vec<String>,
     /// The effect on the user's tables, if a migration touches them.
     pub adoption: Option<Adoption>,
     /// Differences from this version's schema that are or were mended.
@@ -98,11 +116,35 @@ pub async fn migrate(target: &Target) -> Result<Plan, StoreError> {
 /// # Errors
 /// The errors of [`migrate`].
 pub async fn migrate_with(target: &Target, rehearsal: Rehearsal) -> Result<Plan, StoreError> {
+    let connection = locked(target).await?;
+    let done = migrate_locked(&connection, target, rehearsal).await;
+    unlocked(&connection, done).await
+}
+
+/// Applies these migrations and nothing else, as [`migrate`] applies those that are pending. Returns the indexes that were built
+/// outside of a transaction.
+///
+/// # Errors
+/// The errors of [`migrate`].
+pub async fn apply(target: &Target, migrations: &[&'static Migration]) -> Result<Vec<String>, StoreError> {
+    let connection = locked(target).await?;
+    let built = apply::all(&connection, target, migrations, false).await;
+    unlocked(&connection, built).await
+}
+
+/// Opens a connection that holds the migrations' lock.
+async fn locked(target: &Target) -> Result<Connection, StoreError> {
     let connection = Connection::open(target).await?;
     connection.batch(SESSION).await?;
+    if let Err(error) = connection.batch(NOTICE_OUR_END).await {
+        tracing::debug!(%error, "the server would not notice the end of this process");
+    }
     lock(&connection).await?;
-    let done = migrate_locked(&connection, rehearsal).await;
-    // The end of the session would unlock too, but a pooler may keep the session.
+    Ok(connection)
+}
+
+/// Gives the lock back. The end of the session would do so too, but a pooler may keep the session.
+async fn unlocked<T>(connection: &Connection, done: Result<T, StoreError>) -> Result<T, StoreError> {
     let unlocked = connection.query(queries::MIGRATIONS_UNLOCK, &[&LOCK_KEY]).await;
     let done = done?;
     unlocked?;
@@ -125,28 +167,39 @@ pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
 }
 
 async fn lock(connection: &Connection) -> Result<(), StoreError> {
-    connection.batch(&format!("set lock_timeout = '{LOCK_WAIT_SECONDS}s'")).await?;
-    match connection.query(queries::MIGRATIONS_LOCK, &[&LOCK_KEY]).await {
-        Ok(_) => connection.batch("set lock_timeout = 0").await,
-        Err(error) if error.sqlstate() == Some("55P03") => Err(StoreError::unavailable(format!(
-            "another `postbell migrate` has been running on this database for {LOCK_WAIT_SECONDS} s: wait until it \
-             has ended, then try again"
-        ))),
-        Err(error) => Err(error),
+    let until = Instant::now() + LOCK_WAIT;
+    while !connection.query_one(queries::MIGRATIONS_LOCK, &[&LOCK_KEY]).await?.cell::<_, bool>("is_ours")? {
+        if Instant::now() >= until {
+            return Err(StoreError::unavailable(format!(
+                "another `postbell migrate` has been running on this database for {} s: wait until it has ended, then try \
+                 again",
+                LOCK_WAIT.as_secs()
+            )));
+        }
+        sleep(LOCK_PAUSE).await;
     }
+    Ok(())
 }
 
-type Work = (Vec<&'static Migration>, Vec<&'static Trigger>);
+/// The migrations, each with the steps outside of its transaction, and the triggers.
+struct Work {
+    migrations: Vec<DueSteps>,
+    triggers: Vec<&'static Trigger>,
+}
 
 async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work), StoreError> {
     refuse(found)?;
-    let migrations = found.pending();
-    let is_pending = |version| migrations.iter().any(|m| m.version == version);
+    let pending = found.pending();
+    let is_pending = |version| pending.iter().any(|m| m.version == version);
     let taken: Vec<_> = ADOPTING.iter().filter(|(v, _)| is_pending(*v)).map(|(_, table)| *table).collect();
-    let adoption = match migrations.is_empty() {
+    let adoption = match pending.is_empty() {
         true => None,
         false => Some(adopt::check(connection, &found.tables, &taken).await?),
     };
+    let mut migrations = Vec::new();
+    for migration in pending {
+        migrations.push(concurrently::due(connection, migration).await.map_err(nothing_changed)?);
+    }
     let triggers = found.stale_triggers();
     let (mut mends, mut left) = (Vec::new(), Vec::new());
     for difference in found.drift.iter().filter(|d| d.needed.kind != "trigger" && !d.is_only_slow()) {
@@ -156,34 +209,47 @@ async fn plan_from(connection: &Connection, found: &Found) -> Result<(Plan, Work
         }
     }
     let plan = Plan {
-        migrations: migrations.iter().map(|m| m.label()).collect(),
+        migrations: migrations.iter().map(|due| due.migration.label()).collect(),
+        builds: migrations.iter().flat_map(DueSteps::builds).collect(),
         triggers: triggers.iter().map(|t| t.full_name()).collect(),
         adoption: adoption.filter(|_| !taken.is_empty()),
         mends,
         left,
         ..Plan::default()
     };
-    Ok((plan, (migrations, triggers)))
+    Ok((plan, Work { migrations, triggers }))
+}
+
+fn nothing_changed(error: StoreError) -> StoreError {
+    match error.sqlstate() {
+        None if !error.is_retryable() => StoreError::refused(format!("{error}. Nothing was changed")),
+        _ => error,
+    }
 }
 
 /// Rehearses the work, and then the life of a message. All migrations run in one transaction, so that a fault of a
-/// later one is found before an earlier one is applied.
+/// later one is found before an earlier one is applied. An index that is built while others write would keep them out here, so
+/// it is left out, and only rows that it would refuse are looked for.
 async fn rehearse_work(
     connection: &Connection,
     found: &Found,
-    (migrations, triggers): &Work,
+    Work { migrations, triggers }: &Work,
     plan: &mut Plan,
 ) -> Result<(), StoreError> {
-    let mut apply = Vec::new();
+    let (mut apply, mut without) = (Vec::new(), Vec::new());
     if found.version() == 0 {
-        apply.push(("what is left of an earlier Postbell".to_owned(), queries::MIGRATIONS_CLEAR));
+        apply.push(("what is left of an earlier Postbell".to_owned(), queries::MIGRATIONS_CLEAR.to_owned()));
     }
     if !migrations.is_empty() {
-        apply.push(("the record of migrations".to_owned(), queries::MIGRATIONS_BOOTSTRAP));
+        apply.push(("the record of migrations".to_owned(), queries::MIGRATIONS_BOOTSTRAP.to_owned()));
     }
-    apply.extend(migrations.iter().map(|m| (format!("migration {}", m.label()), m.sql)));
-    apply.extend(triggers.iter().map(|t| (format!("trigger {}", t.full_name()), t.sql)));
-    let before = Before { apply, adopts: triggers::makes_up(found, triggers) };
+    for due in migrations {
+        let name = format!("migration {}", due.migration.label());
+        without.extend(due.indexes().map(|index| (name.clone(), index.clone())));
+        apply.push((name, due.rehearsed()));
+    }
+    apply.extend(triggers.iter().map(|t| (format!("trigger {}", t.full_name()), t.sql.to_owned())));
+    let before = Before { apply, without, adopts: triggers::makes_up(found, triggers) };
     let Rehearsed { refusals, warnings, deliveries, took } = rehearse(connection, &before).await?;
     if !refusals.is_empty() {
         let all: Vec<_> = refusals.into_iter().chain(warnings).collect();
@@ -215,13 +281,17 @@ fn refuse(found: &Found) -> Result<(), StoreError> {
     }
 }
 
-async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result<Plan, StoreError> {
+async fn migrate_locked(
+    connection: &Connection,
+    target: &Target,
+    rehearsal: Rehearsal,
+) -> Result<Plan, StoreError> {
     let mut found = Found::read(connection).await?;
     let (mut done, work) = plan_from(connection, &found).await?;
     if rehearsal == Rehearsal::First && !done.is_empty() && found.is_whole() {
         rehearse_work(connection, &found, &work, &mut done).await?;
     }
-    let (mut migrations, _) = work;
+    let mut migrations: Vec<_> = work.migrations.iter().map(|due| due.migration).collect();
     if found.version() == 0 {
         copied::settle(connection, &found).await?;
         found = Found::read(connection).await?;
@@ -230,57 +300,10 @@ async fn migrate_locked(connection: &Connection, rehearsal: Rehearsal) -> Result
             migrations = found.pending();
         }
     }
-    for (place, migration) in migrations.iter().enumerate() {
-        apply(connection, migration, &migrations[..place], found.applied.is_empty() && place == 0).await?;
-        tracing::debug!(migration = migration.label(), "applied");
-    }
-    mend::finish(connection, &mut done, migrations.len()).await?;
+    done.builds = apply::all(connection, target, &migrations, found.applied.is_empty()).await?;
+    mend::finish(connection, target, &mut done, migrations.len()).await?;
     done.warnings.extend(unlogged::warnings(connection).await?);
     Ok(done)
-}
-
-/// Applies one migration. `before` are the migrations that this call has applied already; they stay.
-async fn apply(
-    connection: &Connection,
-    migration: &Migration,
-    before: &[&'static Migration],
-    is_first: bool,
-) -> Result<(), StoreError> {
-    let Err(error) = apply_in_transaction(connection, migration, is_first).await else { return Ok(()) };
-    roll_back(connection).await;
-    let label = migration.label();
-    let there = match before {
-        [] => "Nothing was changed".to_owned(),
-        [one] => format!("Migration {} was applied before it and stays", one.label()),
-        [first, .., last] => {
-            format!("Migrations {} to {} were applied before it and stay", first.label(), last.label())
-        }
-    };
-    let sentence = format!(
-        "migration {label} was not applied, and nothing of it remains: {error}. {there}. When that is mended run `postbell \
-         migrate` again: it goes on with {label}"
-    );
-    Err(match error.is_retryable() {
-        true => StoreError::unavailable(sentence),
-        false => StoreError::refused(sentence),
-    })
-}
-
-async fn apply_in_transaction(
-    connection: &Connection,
-    migration: &Migration,
-    is_first: bool,
-) -> Result<(), StoreError> {
-    connection.batch(BEGIN).await?;
-    if is_first {
-        // In the same transaction, so that a first migration that fails leaves no schema behind either.
-        connection.batch(queries::MIGRATIONS_BOOTSTRAP).await?;
-    }
-    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&migration.version, &migration.name, &digest(migration.sql)];
-    connection.execute(queries::MIGRATIONS_RECORD, &params).await?;
-    connection.batch(migration.sql).await?;
-    connection.batch("commit").await
 }
 
 /// Ends a transaction that failed. If even that fails, the connection is lost and the server rolls back by itself.

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::cell::Cells;
 use super::connection::Connection;
 use super::error::StoreError;
+use super::migrate::IndexWanted;
 use crate::store::sql::queries;
 use fault::Found;
 
@@ -36,7 +37,10 @@ const _: () = assert!(REHEARSAL_LOCK_WAIT.as_millis() < REHEARSAL_WAIT.as_millis
 #[derive(Clone, Debug, Default)]
 pub(super) struct Before {
     /// Migrations and triggers: a name for a sentence, and the text.
-    pub(super) apply: Vec<(String, &'static str)>,
+    pub(super) apply: Vec<(String, String)>,
+    /// Indexes that are left out, each with the name of its migration: they are built later, while others write. For a unique
+    /// one, rows that have the same key are looked for.
+    pub(super) without: Vec<(String, IndexWanted)>,
     /// Whether deliveries are made for waiting messages.
     pub(super) adopts: bool,
 }
@@ -89,14 +93,17 @@ async fn in_transaction(connection: &Connection, before: &Before) -> Result<Rehe
 }
 
 fn given(before: &Before) -> Value {
-    let mut steps: Vec<Value> = before.apply.iter().map(|(name, sql)| steps::apply(name, sql)).collect();
+    let unique = before.without.iter().filter(|(_, index)| index.is_unique);
+    let mut steps: Vec<Value> = unique.map(|(name, index)| steps::unique(name, index)).collect();
+    steps.extend(before.apply.iter().map(|(name, sql)| steps::apply(name, sql)));
     if before.adopts {
         steps.push(steps::adopt());
     }
     steps.extend(steps::life());
+    let without: Vec<_> = before.without.iter().map(|(_, index)| &index.name).collect();
     json!({
         "steps": steps, "statements": steps::statements(), "longest": steps::longest(),
-        "adopted_max": ADOPTED_MAX, "inbox_bytes_max": INBOX_BYTES_MAX,
+        "adopted_max": ADOPTED_MAX, "inbox_bytes_max": INBOX_BYTES_MAX, "without": without,
     })
 }
 

@@ -22,8 +22,9 @@ async fn needed_json_is_what_the_migrations_make() {
     let db = fresh().await;
     let client = Connection::open(&db.target()).await.expect("connect");
     run(&client, include_str!("../../sql/queries/migrations_bootstrap.sql")).await;
-    for sql in MIGRATIONS.iter().map(|m| m.sql).chain(TRIGGERS.iter().map(|t| t.sql)) {
-        run(&client, sql).await;
+    let triggers = TRIGGERS.iter().map(|t| t.sql.to_owned());
+    for sql in MIGRATIONS.iter().flat_map(|m| m.statements()).chain(triggers) {
+        run(&client, &sql).await;
     }
     let found: Vec<Object> = drift::read(&client).await.expect("the catalog");
     let text = serde_json::to_string_pretty(&found).expect("JSON") + "\n";

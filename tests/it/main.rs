@@ -20,6 +20,7 @@ mod brokers;
 mod cli;
 mod client;
 mod clusters;
+mod concurrently;
 mod container;
 mod conversations;
 mod cut_off;

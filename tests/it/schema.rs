@@ -57,7 +57,9 @@ async fn older(version: i32) -> TestDb {
     let record = "insert into postbell.migrations (version, name, sha256)
                   values ($1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'))";
     for migration in MIGRATIONS.iter().filter(|m| m.version <= version) {
-        client.batch(migration.sql).await.expect(migration.name);
+        for sql in migration.statements() {
+            client.batch(&sql).await.expect(migration.name);
+        }
         let params = [&migration.version as &(dyn ToSql + Sync), &migration.name, &migration.sql];
         client.execute(record, &params).await.expect(migration.name);
     }

@@ -25,10 +25,11 @@ impl Difference {
             "constraint" => {
                 Some(format!("alter table {parent} drop constraint if exists \"{name}\"; {remake}"))
             }
-            "index" => {
-                let schema = if parent.starts_with("postbell.") { "postbell." } else { "" };
-                Some(format!("drop index if exists {schema}\"{name}\"; {remake}"))
+            "index" if parent.starts_with("postbell.") => {
+                Some(format!("drop index if exists postbell.\"{name}\"; {remake}"))
             }
+            // One of that name on other columns is the user's.
+            "index" if is_missing || self.is_invalid() => Some(remake.clone()),
             "type" | "sequence" | "key" if is_missing => Some(remake.clone()),
             _ => None,
         }
@@ -37,6 +38,7 @@ impl Difference {
     /// The user's way out, as it follows the sentence and a colon.
     pub fn way_out(&self) -> String {
         let Object { kind, parent, name, definition, remake } = self.needed;
+        let is_missing = self.found.is_none();
         let found = self.found.as_deref().unwrap_or_default();
         match kind.as_str() {
             "index by" => format!("`create index concurrently on {parent} ({name})`"),
@@ -65,8 +67,11 @@ impl Difference {
                 "restore schema postbell from a back-up, or `drop type postbell.{name} cascade` and run `postbell migrate`"
             ),
             "constraint" => format!("mend the rows of {parent} that break it, then run `postbell migrate`"),
+            "index" if self.is_users_index() && !is_missing => format!(
+                "it is an index of your own; give it another name (`alter index {name} rename to …`), then run `postbell migrate`"
+            ),
             "index" => format!(
-                "remove the rows of {parent} that keep it from being made, then run `postbell migrate`"
+                "remove the rows of {parent} that keep it from being made, or give another name to whatever has its name, then run `postbell migrate`"
             ),
             _ => format!("as an owner of schema postbell run `postbell migrate`, or by hand: `{remake}`"),
         }

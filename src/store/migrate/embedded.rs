@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use super::concurrently::statements;
+
 /// A step of the schema's history, whose text is never edited once it is released.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
@@ -11,6 +13,10 @@ pub struct Migration {
     pub name: &'static str,
     /// The SQL that it runs.
     pub sql: &'static str,
+    /// The steps that come before it, outside of a transaction, where a table of the user's holds rows; empty for most.
+    pub beforehand: &'static str,
+    /// Whether its own statements run one by one, outside of a transaction: a file `NUMBER_NAME.concurrently.sql`.
+    pub concurrently: bool,
 }
 
 /// A trigger on one of the user's tables, with its function: one file of `triggers/`.
@@ -44,6 +50,24 @@ impl Migration {
     pub fn label(&self) -> String {
         format!("{:04}_{}", self.version, self.name)
     }
+
+    /// The text as it is sent: whole, or one statement at a time where that runs outside of a transaction.
+    pub fn statements(&self) -> Vec<String> {
+        match self.concurrently {
+            true => statements(self.sql),
+            false => vec![self.sql.to_owned()],
+        }
+    }
+
+    /// The statements of the steps before it.
+    pub fn statements_beforehand(&self) -> Vec<String> {
+        statements(self.beforehand)
+    }
+
+    /// The steps that run outside of a transaction: its own, or those before it.
+    pub(super) fn loose(&self) -> &'static str {
+        if self.concurrently { self.sql } else { self.beforehand }
+    }
 }
 
 impl Trigger {
@@ -70,7 +94,8 @@ mod tests {
 
     #[test]
     fn every_file_of_the_folders_is_listed() {
-        let listed: Vec<_> = MIGRATIONS.iter().map(|m| m.label() + ".sql").collect();
+        let ending = |m: &Migration| if m.concurrently { ".concurrently.sql" } else { ".sql" };
+        let listed: Vec<_> = MIGRATIONS.iter().map(|m| m.label() + ending(m)).collect();
         assert_eq!(files("sql/migrations"), listed);
         let listed: Vec<_> = TRIGGERS.iter().map(|t| format!("{}.sql", t.name)).collect();
         assert_eq!(files("triggers"), listed);

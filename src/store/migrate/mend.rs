@@ -1,9 +1,9 @@
 //! Mends differences from the schema that this version needs, each part in a transaction of its own.
 
 use super::state::Found;
-use super::{BEGIN, Plan, roll_back, triggers};
+use super::{BEGIN, Plan, concurrently, roll_back, triggers};
 use crate::store::cell::Cells;
-use crate::store::connection::Connection;
+use crate::store::connection::{Connection, Target};
 use crate::store::drift::{Difference, differences};
 use crate::store::error::StoreError;
 use crate::store::rights;
@@ -15,6 +15,7 @@ const ROUNDS_MAX: usize = 8;
 /// Brings everything that is not history to this version: mends differences, then installs the triggers.
 pub(super) async fn finish(
     connection: &Connection,
+    target: &Target,
     done: &mut Plan,
     applied: usize,
 ) -> Result<(), StoreError> {
@@ -22,7 +23,7 @@ pub(super) async fn finish(
     if had_drift {
         // The plan named the differences before the migrations; now those that were mended are named.
         done.mends.retain(|m| m.starts_with("the record"));
-        done.mends.extend(mend(connection).await?);
+        done.mends.extend(mend(connection, target).await?);
     }
     let found = Found::read(connection).await?;
     let left: Vec<_> =
@@ -50,14 +51,14 @@ pub(super) async fn finish(
 }
 
 /// Mends every part but the triggers, which triggers.rs installs. Returns a sentence for each part that was mended.
-async fn mend(connection: &Connection) -> Result<Vec<String>, StoreError> {
+async fn mend(connection: &Connection, target: &Target) -> Result<Vec<String>, StoreError> {
     let mut mended = Vec::new();
     for _ in 0..ROUNDS_MAX {
         let mut progress = false;
         for difference in differences(connection).await? {
             let sentence = difference.sentence();
             let Some(cure) = difference.cure() else { continue };
-            match apply(connection, &cure).await {
+            match make(connection, target, &difference, &cure).await {
                 Ok(()) => {
                     progress = true;
                     if !mended.contains(&sentence) {
@@ -74,6 +75,19 @@ async fn mend(connection: &Connection) -> Result<Vec<String>, StoreError> {
         }
     }
     Ok(mended)
+}
+
+/// Makes one part anew. An index of a table of the user's is built while others write.
+async fn make(
+    connection: &Connection,
+    target: &Target,
+    difference: &Difference,
+    cure: &str,
+) -> Result<(), StoreError> {
+    match difference.is_users_index() {
+        true => concurrently::mend(connection, target, cure).await,
+        false => apply(connection, cure).await,
+    }
 }
 
 /// The differences that are left after the triggers were installed, each with what to do.

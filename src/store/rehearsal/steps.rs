@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use crate::store::migrate::IndexWanted;
 use crate::store::sql::queries;
 use postbell_client::message::MessageType;
 use postbell_client::protocol::limits::{NAME_BYTES_MAX, REASON_BYTES_MAX};
@@ -71,6 +72,15 @@ pub(super) fn longest() -> Value {
 /// Applies a migration or a trigger.
 pub(super) fn apply(name: &str, sql: &str) -> Value {
     json!({"level": "refuse", "table": null, "so": name, "acts": ["apply"], "sql": sql})
+}
+
+/// Looks for rows that a unique index would refuse, before anything locks their table.
+pub(super) fn unique(name: &str, index: &IndexWanted) -> Value {
+    let (columns, condition) = index.key();
+    json!({
+        "level": "refuse", "table": null, "so": name, "acts": ["unique"], "index": index.name, "of": index.table,
+        "columns": columns, "condition": condition,
+    })
 }
 
 /// Makes the deliveries of waiting messages.

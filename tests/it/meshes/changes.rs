@@ -264,7 +264,8 @@ fn duplicates(random: &mut StdRng, _: usize) -> String {
             "alter table agent_messages add dedupe_key text; update agent_messages set dedupe_key = 'x' where priority = 1",
             "alter table agent_messages add dedupe_key text; update agent_messages set dedupe_key = message_id::text",
             "create index agent_messages_dedupe on agent_messages (from_agent_id)",
-            "create index agent_messages_expires on agent_messages (created_at)",
+            "alter table agent_messages add expires_at timestamptz;
+             create index agent_messages_expires on agent_messages (expires_at) where expires_at is not null",
             "alter table agent_messages drop constraint agent_messages_pkey",
             "alter table agent_messages drop constraint agent_messages_pkey, add unique (message_id) deferrable",
             "alter table agent_registry drop constraint agent_registry_pkey",

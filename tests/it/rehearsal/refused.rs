@@ -147,7 +147,14 @@ async fn what_makes_a_later_migration_fail_is_found_before_the_first() {
     let function = "create function agent_uptime(interval) returns int language sql as 'select 1'";
     refused(function, &["migration 0012_presence was not applied", "agent_uptime"]).await;
     let index = "create index agent_messages_dedupe on agent_messages (from_agent_id)";
-    refused(index, &["public.agent_messages: no unique index agent_messages_dedupe"]).await;
+    refused(
+        index,
+        &[
+            "public.agent_messages_dedupe is something of your own",
+            "needs a unique index agent_messages_dedupe",
+        ],
+    )
+    .await;
     let long = "drop index agent_messages_to_agent_id_status_idx;
                 update agent_messages set to_agent_id = (select string_agg(md5(i::text), '') from generate_series(1, 500) i)
                 where status = 'pending'";
