@@ -58,7 +58,7 @@ pub(super) async fn run(args: MigrateArgs) -> Exit {
         return status(&Connection::open(&target).await?, args.json).await;
     }
     let plan = match args.dry_run {
-        true => migrate::plan(&Connection::open(&target).await?).await?,
+        true => migrate::plan(&Connection::open(&target.looking_on()).await?).await?,
         false if args.without_rehearsal => migrate::migrate_with(&target, Rehearsal::Without).await?,
         false => migrate::migrate(&target).await?,
     };
