@@ -23,9 +23,9 @@ demo:
 fmt:
     cargo fmt --all
 
-# Write sql/schema.sql and sql/needed.json anew after a migration
+# Write sql/schema.sql, sql/needed.json and sql/locks.json anew after a migration
 bless:
-    POSTBELL_BLESS=1 cargo test -p postbell --test it -- schema_sql_is needed_json_is
+    POSTBELL_BLESS=1 cargo test -p postbell --test it -- schema_sql_is needed_json_is locks_json_is
 
 # Write the dashboards anew after a change in dashboards/source
 dashboards:

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::settings::DatabaseArgs;
 use super::{Exit, output, target};
 use crate::store::Connection;
-use crate::store::migrate::{self, Plan, Rehearsal};
+use crate::store::migrate::{self, Hold, Plan, Rehearsal};
 
 /// Bring the database's schema to this version
 ///
@@ -25,7 +25,7 @@ use crate::store::migrate::{self, Plan, Rehearsal};
 ///
 /// Then each migration runs in one transaction; a second run goes on where the first stopped. An index on a table that
 /// holds rows is built before, while others write: the build waits for transactions that are open, and nobody waits for
-/// the build. A run also mends drift:
+/// the build. The dry run says of each step whom it keeps out of which table, and for how long. A run also mends drift:
 /// everything that Postbell needs and that somebody dropped, disabled or changed.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
@@ -65,7 +65,7 @@ pub(super) async fn run(args: MigrateArgs) -> Exit {
     if args.json {
         let steps: Vec<_> = plan.migrations.iter().chain(&plan.triggers).collect();
         output::json(&json!({
-            "dry_run": args.dry_run, "steps": steps, "builds": plan.builds,
+            "dry_run": args.dry_run, "steps": steps, "builds": plan.builds, "holds": plan.holds,
             "adoption": plan.adoption, "deliveries": plan.deliveries, "mends": plan.mends, "left": plan.left, "warnings": plan.warnings, "rehearsed_ms": plan.rehearsed_ms,
         }));
     } else {
@@ -97,11 +97,21 @@ fn sentences(plan: &Plan, dry_run: bool) -> Vec<String> {
             ));
         }
     }
-    lines.extend(plan.migrations.iter().map(|m| format!("{applied} migration {m}")));
-    let built = if dry_run { "would build" } else { "built" };
-    lines.extend(plan.builds.iter().map(|index| format!("{built} {index} while others write")));
+    for migration in &plan.migrations {
+        let of = |hold: &&Hold| hold.step == *migration;
+        let held = plan.holds.iter().filter(of).filter(|hold| hold.is_beforehand);
+        lines.extend(held.map(|hold| format!("would {}", hold.sentence)));
+        let within = plan.holds.iter().filter(of).find(|hold| !hold.is_beforehand);
+        let within = within.map_or(String::new(), |hold| format!(": {}", hold.sentence));
+        lines.push(format!("{applied} migration {migration}{within}"));
+    }
+    if !dry_run {
+        lines.extend(plan.builds.iter().map(|index| format!("built {index} while others wrote")));
+    }
     lines.extend(plan.mends.iter().map(|what| format!("{mended}: {what}")));
     lines.extend(plan.triggers.iter().map(|t| format!("{installed} trigger {t}")));
+    let triggers = plan.holds.iter().filter(|hold| hold.step == "triggers");
+    lines.extend(triggers.map(|hold| format!("installing the triggers: {}", hold.sentence)));
     if let Some(deliveries) = plan.deliveries.filter(|n| *n > 0) {
         let made = if dry_run { "would make" } else { "made" };
         lines.push(format!("{made} {deliveries} deliveries for messages that waited without the trigger"));

@@ -9,6 +9,7 @@ mod apply;
 mod concurrently;
 mod copied;
 mod embedded;
+mod holds;
 mod mend;
 pub mod policies;
 mod state;
@@ -17,6 +18,7 @@ mod triggers;
 
 pub(in crate::store) use concurrently::IndexWanted;
 pub use embedded::{MIGRATIONS, Migration, TRIGGERS, Trigger, version_wanted};
+pub use holds::{Hold, StepLocks, step_locks};
 pub use state::{SERVER_VERSION_MIN, SchemaState, schema_state};
 pub use status::{SchemaStatus, StatusLine, status};
 
@@ -69,6 +71,8 @@ pub struct Plan {
     pub triggers: Vec<String>,
     /// Indexes that are built while others write, each with its table.
     pub builds: Vec<String>,
+    /// Whom each step keeps out of which tables, and for how long; of a plan alone.
+    pub holds: Vec<Hold>,
     /// The effect on the user's tables, if a migration touches them.
     pub adoption: Option<Adoption>,
     /// Differences from this version's schema that are or were mended.
@@ -161,6 +165,7 @@ async fn unlocked<T>(connection: &Connection, done: Result<T, StoreError>) -> Re
 pub async fn plan(connection: &Connection) -> Result<Plan, StoreError> {
     let found = Found::read(connection).await?;
     let (mut plan, work) = plan_from(connection, &found).await?;
+    plan.holds = holds::holds(connection, &found, &work).await?;
     if found.is_whole() {
         rehearse_work(connection, &found, &work, &mut plan).await?;
     }

@@ -4,6 +4,7 @@
 mod building;
 mod interrupted;
 mod kind;
+mod locks;
 mod names;
 mod partitioned;
 
