@@ -89,7 +89,7 @@ with tables as (
            || case when t.relrowsecurity then '; alter table ' || t.full_name || ' enable row level security' else '' end
            || case when t.ours then '; revoke all on ' || t.full_name || ' from public'
                    else coalesce((select string_agg('; ' || replace(i.text, ' INDEX ' || quote_ident(i.name) || ' ON ', ' INDEX ON '), '' order by i.name) from indexes i
-                                  where i.oid = t.oid and i.name not in ('agent_messages_dedupe', 'agent_messages_expires')), '') end
+                                  where i.oid = t.oid and i.name not in ('agent_messages_dedupe', 'agent_messages_expires', 'agent_messages_left')), '') end
   from tables t
   union all
   select 5, 0, 'column', c.full_name, c.name,
@@ -121,7 +121,7 @@ with tables as (
   select 7, 0, 'index', i.full_name, i.name,
          regexp_replace(i.text, '::[a-z_. ]+(\[\])?|[()\s]', '', 'g') || case when i.valid then '' else ' (invalid)' end, i.text
   from indexes i
-  where i.ours or i.name in ('agent_messages_dedupe', 'agent_messages_expires')
+  where i.ours or i.name in ('agent_messages_dedupe', 'agent_messages_expires', 'agent_messages_left')
   union all
   -- Any index of the mesh's own that begins with the time is as good.
   select distinct 7, 0::oid, 'index by', i.full_name, i.first, '', format('create index on %s (%s)', i.full_name, i.first)
