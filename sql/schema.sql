@@ -431,7 +431,7 @@ create view postbell.intact as
     postbell.routed t,
     postbell.router w,
     postbell.self_routed x
-  WHERE false AND (s.pattern = ANY (postbell.topic_patterns(''::text))) AND s.agent_id = g.agent_id AND postbell.follow(d.message_id, true, true) = postbell.route_again('{}'::uuid[]) AND postbell.send_alerts(''::name, '{}'::text[], '{}'::text[], '{}'::jsonb[], '{}'::integer[]) IS NULL AND postbell.resolve_alert(''::name, d.message_id) IS NULL AND postbell.shows_left() AND postbell.is_left(m.left_txid) AND postbell.route_own() IS NULL AND postbell.route_these('{}'::uuid[]) = 0;
+  WHERE false AND (s.pattern = ANY (postbell.topic_patterns(''::text))) AND s.agent_id = g.agent_id AND postbell.follow(d.message_id, true, true) = postbell.route_again('{}'::uuid[]) AND postbell.send_alerts(''::name, '{}'::text[], '{}'::text[], '{}'::jsonb[], '{}'::integer[]) IS NULL AND postbell.resolve_alert(''::name, d.message_id) IS NULL AND postbell.shows_left() AND postbell.is_left(m.left_txid) AND postbell.route_own() IS NULL AND postbell.await_router() IS NULL AND postbell.route_these('{}'::uuid[]) = 0;
 
 create view postbell.messages as
  SELECT agent_messages.message_id,
@@ -701,6 +701,34 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.await_router()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+ SET enable_seqscan TO 'off'
+ SET enable_bitmapscan TO 'off'
+AS $function$
+declare
+  began timestamptz := clock_timestamp();
+begin
+  while clock_timestamp() < began + interval '200 milliseconds' and exists (
+    select from postbell.router r
+    cross join lateral (
+      select from postbell.messages m
+      where m.left_txid >= pg_snapshot_xmax(r.routed) and m.left_txid < pg_snapshot_xmax(pg_current_snapshot())
+        and m.left_txid <> pg_current_xact_id() and m.left_at < began
+      union all
+      select from postbell.messages m
+      where m.left_txid = any (array(select pg_snapshot_xip(r.routed))) and m.left_txid <> pg_current_xact_id()
+      limit 1) m
+    where r.broker_id is not null)
+  loop
+    perform pg_sleep(0.002);
+  end loop;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.expire_each(at_most bigint, grace_ms bigint, OUT expired bigint)
  RETURNS bigint
  LANGUAGE plpgsql
@@ -949,6 +977,18 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.is_unrouted(id uuid)
+ RETURNS boolean
+ LANGUAGE plpgsql
+ STABLE
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  return not exists (select from postbell.set_aside s where s.message_id = id);
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.keep_known()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1052,8 +1092,9 @@ CREATE OR REPLACE FUNCTION postbell.left_until(me uuid, my_epoch bigint, leave_m
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
 begin
-  if exists (select from postbell.router r where r.only_row and r.broker_id = me and r.epoch = my_epoch) then
-    perform setval('postbell.routed', case when leave_ms > 0 and not postbell.may_hide() then
+  perform from postbell.router r where r.only_row and r.broker_id = me and r.epoch = my_epoch for update;
+  if found then
+    perform setval('postbell.routed', case when leave_ms >= 0 and not postbell.may_hide() then
       floor(date_part('epoch', clock_timestamp()) * 1000)::bigint + leave_ms else 0 end);
   end if;
 end
@@ -1572,8 +1613,8 @@ begin
   ), waiting as materialized (
     select a.* from arrived a cross join fence
     where coalesce(a.status, 'pending') = 'pending'
-      and not exists (select from postbell.self_routed s where s.txid = a.left_txid offset 0)
       and not exists (select from postbell.deliveries d where d.message_id = a.message_id offset 0)
+      and (not exists (select from postbell.self_routed s where s.txid = a.left_txid offset 0) or postbell.is_unrouted(a.message_id))
   ), routes as (
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select w.message_id, r.inbox,
@@ -1590,7 +1631,7 @@ begin
       select b.inbox from postbell.route_broadcast(w.message_id, w.from_agent_id, w.topic, w.to_environment) b (inbox)
       where w.to_agent_id is null and w.to_group is null
     ) r
-    order by w.left_txid, w.left_at, w.place, r.inbox
+    order by w.left_at, w.left_txid, w.place, r.inbox
     returning 1
   )
   select h.snapshot, (select count(*) from arrived), (select count(*) from routes),
@@ -1653,10 +1694,13 @@ begin
   if exists (select from inserted where left_txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
     -- Refuses the name of a group's inbox, also where the row is left.
     perform postbell.agent_inbox(to_agent_id) from inserted where starts_with(to_agent_id, 'group:');
-    -- First the messages that this transaction left before.
-    if current_setting('postbell.left', true) in ('0', '1') then
-      perform postbell.route_own();
-      perform set_config('postbell.left', '2', true);
+    if current_setting('postbell.left', true) in ('0', '1', '2') then
+      -- First what others left, then what this transaction left before.
+      perform postbell.await_router();
+      if current_setting('postbell.left', true) <> '2' then
+        perform postbell.route_own();
+        perform set_config('postbell.left', '2', true);
+      end if;
     end if;
     -- History that is loaded with its status (a restore, an import) is not sent again.
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
@@ -1726,7 +1770,7 @@ begin
           union all
           select m.message_id, m.left_txid, m.left_at, m.place from postbell.messages m where m.left_txid = any (last_in_progress)) a
     cross join fence
-    order by a.left_txid, a.left_at, a.place
+    order by a.left_at, a.left_txid, a.place
     returning 1
   )
   select h.snapshot, (select count(*) from noted), exists (select from fence) into snapshot, seen, is_router from here h;
@@ -2009,18 +2053,6 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.stop_leaving(me uuid, my_epoch bigint)
- RETURNS xid8
- LANGUAGE plpgsql
- SET search_path TO 'pg_catalog', 'pg_temp'
-AS $function$
-begin
-  perform postbell.left_until(me, my_epoch, 0);
-  return pg_current_xact_id();
-end
-$function$
-;
-
 CREATE OR REPLACE FUNCTION postbell.sweep(at_most integer, OUT took bigint, OUT ready bigint, OUT look boolean)
  RETURNS record
  LANGUAGE sql
@@ -2133,7 +2165,7 @@ end
 $function$
 ;
 
-CREATE OR REPLACE FUNCTION postbell.take_routing(me uuid, OUT epoch bigint, OUT routed pg_snapshot, OUT left_ms bigint)
+CREATE OR REPLACE FUNCTION postbell.take_routing(me uuid, OUT epoch bigint, OUT routed pg_snapshot)
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2158,8 +2190,6 @@ begin
   update postbell.router r set broker_id = me, epoch = was.epoch + 1, routed = was.routed where r.only_row;
   epoch := was.epoch + 1;
   routed := was.routed;
-  left_ms := greatest(coalesce(pg_sequence_last_value('postbell.routed'), 0)
-                      - floor(date_part('epoch', clock_timestamp()) * 1000)::bigint, 0);
 end
 $function$
 ;

@@ -17,10 +17,13 @@ begin
   if exists (select from inserted where left_txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
     -- Refuses the name of a group's inbox, also where the row is left.
     perform postbell.agent_inbox(to_agent_id) from inserted where starts_with(to_agent_id, 'group:');
-    -- First the messages that this transaction left before.
-    if current_setting('postbell.left', true) in ('0', '1') then
-      perform postbell.route_own();
-      perform set_config('postbell.left', '2', true);
+    if current_setting('postbell.left', true) in ('0', '1', '2') then
+      -- First what others left, then what this transaction left before.
+      perform postbell.await_router();
+      if current_setting('postbell.left', true) <> '2' then
+        perform postbell.route_own();
+        perform set_config('postbell.left', '2', true);
+      end if;
     end if;
     -- History that is loaded with its status (a restore, an import) is not sent again.
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)

@@ -34,7 +34,7 @@ alter table postbell.unseen add column txid xid8;
 -- left, and up to how many of its transaction: the router would keep everybody waiting for a million.
 alter table agent_messages
   add column if not exists left_txid xid8,
-  -- The order of messages within one transaction.
+  -- The order of messages: a message whose writer saw another one has a later moment, whichever transaction began first.
   add column if not exists left_at timestamptz;
 alter table agent_messages
   alter column left_txid set default
@@ -90,6 +90,32 @@ begin
 end
 $$;
 revoke all on function postbell.shows_left() from public;
+
+-- Waits until the router has routed what others had left when this transaction's statement began, 200 ms at most. A delivery that a
+-- trigger makes would overtake such a message.
+create function postbell.await_router() returns void
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+  began timestamptz := clock_timestamp();
+begin
+  while clock_timestamp() < began + interval '200 milliseconds' and exists (
+    select from postbell.router r
+    cross join lateral (
+      select from postbell.messages m
+      where m.left_txid >= pg_snapshot_xmax(r.routed) and m.left_txid < pg_snapshot_xmax(pg_current_snapshot())
+        and m.left_txid <> pg_current_xact_id() and m.left_at < began
+      union all
+      select from postbell.messages m
+      where m.left_txid = any (array(select pg_snapshot_xip(r.routed))) and m.left_txid <> pg_current_xact_id()
+      limit 1) m
+    where r.broker_id is not null)
+  loop
+    perform pg_sleep(0.002);
+  end loop;
+end
+$$;
+revoke all on function postbell.await_router() from public;
 
 -- Makes the deliveries of what this transaction left so far, before it makes others itself.
 create function postbell.route_own() returns void
@@ -157,9 +183,10 @@ as $$
     order by m.created_at, m.message_id))
 $$;
 
--- Makes this broker the router, unless one who lives is. Says its epoch, how far the last one came, and for how long messages may
--- still be left; nothing where another is the router, or where messages could be hidden from it.
-create function postbell.take_routing(me uuid, out epoch bigint, out routed pg_snapshot, out left_ms bigint)
+-- Makes this broker the router, unless one who lives is. Says its epoch and how far the last one came; nothing where another is the
+-- router, or where messages could be hidden from it. A broker that does not know how its last statement ended takes its place anew:
+-- the epoch ends what the server may still be doing for it.
+create function postbell.take_routing(me uuid, out epoch bigint, out routed pg_snapshot)
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -182,11 +209,21 @@ begin
   update postbell.router r set broker_id = me, epoch = was.epoch + 1, routed = was.routed where r.only_row;
   epoch := was.epoch + 1;
   routed := was.routed;
-  left_ms := greatest(coalesce(pg_sequence_last_value('postbell.routed'), 0)
-                      - floor(date_part('epoch', clock_timestamp()) * 1000)::bigint, 0);
 end
 $$;
 revoke all on function postbell.take_routing(uuid) from public;
+
+-- Whether a message without a delivery, of a transaction that routed what it had left itself, was not routed: the transaction may have
+-- changed the message after that. Otherwise the message is over, and the table refuses to say so. A function, so that a lock on
+-- set_aside holds up nobody else.
+create function postbell.is_unrouted(id uuid) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return not exists (select from postbell.set_aside s where s.message_id = id);
+end
+$$;
+revoke all on function postbell.is_unrouted(uuid) from public;
 
 -- The inboxes of a message to many, the first time. A function, so that a lock on what only such messages need holds up nobody else.
 create function postbell.route_broadcast(id uuid, sender text, topic text, environment text) returns setof text
@@ -227,8 +264,8 @@ begin
   ), waiting as materialized (
     select a.* from arrived a cross join fence
     where coalesce(a.status, 'pending') = 'pending'
-      and not exists (select from postbell.self_routed s where s.txid = a.left_txid offset 0)
       and not exists (select from postbell.deliveries d where d.message_id = a.message_id offset 0)
+      and (not exists (select from postbell.self_routed s where s.txid = a.left_txid offset 0) or postbell.is_unrouted(a.message_id))
   ), routes as (
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select w.message_id, r.inbox,
@@ -245,7 +282,7 @@ begin
       select b.inbox from postbell.route_broadcast(w.message_id, w.from_agent_id, w.topic, w.to_environment) b (inbox)
       where w.to_agent_id is null and w.to_group is null
     ) r
-    order by w.left_txid, w.left_at, w.place, r.inbox
+    order by w.left_at, w.left_txid, w.place, r.inbox
     returning 1
   )
   select h.snapshot, (select count(*) from arrived), (select count(*) from routes),
@@ -262,29 +299,20 @@ end
 $$;
 revoke all on function postbell.route(uuid, bigint, xid8, xid8[], bigint) from public;
 
--- Writes for how long messages may be left from now on; 0: not any more.
+-- Writes for how long messages may be left from now on; 0: only behind others that are left and not routed; below 0: not any more.
+-- Holds the router's row until the end: a router that was taken for dead must not write after the next one has.
 create function postbell.left_until(me uuid, my_epoch bigint, leave_ms bigint) returns void
 language plpgsql set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if exists (select from postbell.router r where r.only_row and r.broker_id = me and r.epoch = my_epoch) then
-    perform setval('postbell.routed', case when leave_ms > 0 and not postbell.may_hide() then
+  perform from postbell.router r where r.only_row and r.broker_id = me and r.epoch = my_epoch for update;
+  if found then
+    perform setval('postbell.routed', case when leave_ms >= 0 and not postbell.may_hide() then
       floor(date_part('epoch', clock_timestamp()) * 1000)::bigint + leave_ms else 0 end);
   end if;
 end
 $$;
 revoke all on function postbell.left_until(uuid, bigint, bigint) from public;
-
--- Writes that nothing is left any more, and draws an id after that. Who read the old value had its own id before it read.
-create function postbell.stop_leaving(me uuid, my_epoch bigint) returns xid8
-language plpgsql set search_path = pg_catalog, pg_temp
-as $$
-begin
-  perform postbell.left_until(me, my_epoch, 0);
-  return pg_current_xact_id();
-end
-$$;
-revoke all on function postbell.stop_leaving(uuid, bigint) from public;
 
 -- A round in place of one that failed: notes what was left, for the sweep, which takes each message by itself.
 create function postbell.route_noted(me uuid, my_epoch bigint, last_xmax xid8, last_in_progress xid8[],
@@ -306,7 +334,7 @@ begin
           union all
           select m.message_id, m.left_txid, m.left_at, m.place from postbell.messages m where m.left_txid = any (last_in_progress)) a
     cross join fence
-    order by a.left_txid, a.left_at, a.place
+    order by a.left_at, a.left_txid, a.place
     returning 1
   )
   select h.snapshot, (select count(*) from noted), exists (select from fence) into snapshot, seen, is_router from here h;
@@ -428,4 +456,4 @@ create or replace view postbell.intact as
   where false and s.pattern = any (postbell.topic_patterns('')) and s.agent_id = g.agent_id
     and postbell.follow(d.message_id, true, true) = postbell.route_again('{}')
     and postbell.send_alerts('', '{}', '{}', '{}', '{}') is null and postbell.resolve_alert('', d.message_id) is null
-    and postbell.shows_left() and postbell.is_left(m.left_txid) and postbell.route_own() is null and postbell.route_these('{}') = 0;
+    and postbell.shows_left() and postbell.is_left(m.left_txid) and postbell.route_own() is null and postbell.await_router() is null and postbell.route_these('{}') = 0;

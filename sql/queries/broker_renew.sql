@@ -4,7 +4,7 @@
 -- this connection holds the lock that tells the others that the process lives. `wanted`: inboxes that another broker asks for.
 -- `held`, `held_sum`: how many inboxes the table says are this broker's, and the sum of their epochs and lengths, for
 -- src/pipeline/leaser.rs to compare with what it knows; a sum, since a list would be all inboxes each second. `is_orphaned`: the
--- router is a broker that does not live.
+-- router is a broker that does not live, or this one.
 -- Called by src/store/lease.rs. Uses brokers' primary key, leases_wanted and leases_broker.
 -- $1 broker uuid
 -- $2 lease_ms bigint: how long the broker lives from now on
@@ -49,11 +49,13 @@ with prior as (
   select array(select inbox from postbell.leases
                where broker_id = $1 and wanted_until is not null and wanted_until > clock_timestamp()) as wanted
 ), orphan as (
-  -- The router does not live: what was left to it waits for another one.
+  -- The router does not live: what was left to it waits for another one. Or the router is this broker, which may not know: the answer
+  -- was lost when it asked.
   select exists (select from postbell.router r
-                 where r.only_row and r.broker_id <> $1
-                   and not exists (select from postbell.brokers b
-                                   where b.broker_id = r.broker_id and b.lease_until > clock_timestamp())) as is_orphaned
+                 where r.only_row and r.broker_id is not null
+                   and (r.broker_id = $1
+                        or not exists (select from postbell.brokers b
+                                       where b.broker_id = r.broker_id and b.lease_until > clock_timestamp()))) as is_orphaned
 ), held as (
   -- Numeric, so that no row that somebody wrote can overflow.
   select count(*) as inboxes, coalesce(sum(epoch::numeric + length(inbox)) % 9223372036854775807, 0)::bigint as sum

@@ -1,4 +1,4 @@
-//! The task that routes what producers leave: runs a round whenever [`Router`] says so, on a connection that it has
+//! The task that place what producers leave: runs a round whenever [`Router`] says so, on a connection that it has
 //! only while this broker is the router.
 
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl RouterTask {
         }
     }
 
-    /// Takes the router's place, and routes until it is given back or lost.
+    /// Takes the router's place, and place until it is given back or lost.
     async fn hold(
         &self,
         connection: &Connection,
@@ -97,17 +97,17 @@ impl RouterTask {
         pace: &mut Pace,
     ) -> Result<LetGo, StoreError> {
         let now = || Instant::now().into_std();
-        let Some((mut routes, left)) = RouterPlace::take(connection, self.broker).await? else {
+        let Some(mut place) = RouterPlace::take(connection, self.broker).await? else {
             router.refused(now());
             return Ok(LetGo::Place);
         };
         self.metrics.router.set(1);
-        router.taken(now(), left);
+        router.taken(now());
         loop {
             let due = router.due().unwrap_or_else(now);
             tokio::select! {
                 _ = &mut *stop => {
-                    self.end(connection, routes).await?;
+                    self.end(connection, place).await?;
                     return Ok(LetGo::Broker);
                 }
                 () = sleep_until(due.into()) => {}
@@ -120,27 +120,27 @@ impl RouterTask {
             let step = router.step(now());
             let routed = match step {
                 RouterStep::Wait | RouterStep::Take => continue,
-                RouterStep::Stop => {
-                    let drawn = routes.stop(connection).await?;
-                    router.stopped(now(), drawn);
+                RouterStep::Mark { stop } => {
+                    let drawn = place.mark(connection, stop).await?;
+                    router.marked(now(), drawn);
                     continue;
                 }
                 RouterStep::GiveBack => {
-                    routes.give_back(connection, true).await?;
+                    place.give_back(connection, true).await?;
                     router.lost(now());
                     return Ok(LetGo::Place);
                 }
                 RouterStep::Route { leave } => {
                     self.health.began(Duty::Route, Instant::now());
-                    routes.route(connection, leave).await?
+                    place.route(connection, leave).await?
                 }
                 RouterStep::Note => {
                     self.health.began(Duty::Route, Instant::now());
-                    routes.note(connection).await?
+                    place.note(connection).await?
                 }
             };
             let Some(routed) = routed else {
-                tracing::info!("another broker routes now");
+                tracing::info!("another broker place now");
                 router.lost(now());
                 return Ok(LetGo::Place);
             };
@@ -162,15 +162,15 @@ impl RouterTask {
         }
     }
 
-    /// Has nothing left any more, and routes what was. Another broker, or the next start, routes what commits too late.
-    async fn end(&self, connection: &Connection, mut routes: RouterPlace) -> Result<(), StoreError> {
-        let drawn = routes.stop(connection).await?;
+    /// Has nothing left any more, and place what was. Another broker, or the next start, place what commits too late.
+    async fn end(&self, connection: &Connection, mut place: RouterPlace) -> Result<(), StoreError> {
+        let drawn = place.mark(connection, true).await?;
         let until = Instant::now() + STOP_WAIT;
         loop {
-            let Some(routed) = routes.route(connection, None).await? else { return Ok(()) };
+            let Some(routed) = place.route(connection, None).await? else { return Ok(()) };
             let is_over = routed.oldest >= drawn;
             if is_over || Instant::now() >= until {
-                return routes.give_back(connection, is_over).await;
+                return place.give_back(connection, is_over).await;
             }
             sleep(ROUTE_MAX).await;
         }

@@ -31,20 +31,15 @@ pub(crate) struct Routed {
 }
 
 impl RouterPlace {
-    /// Makes this broker the router. Returns that, and for how long messages may still be left; `None` if another
-    /// broker that lives is the router.
+    /// Makes this broker the router. Returns `None` if another broker that lives is the router.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub(crate) async fn take(
-        connection: &Connection,
-        broker: Uuid,
-    ) -> Result<Option<(Self, Duration)>, StoreError> {
+    pub(crate) async fn take(connection: &Connection, broker: Uuid) -> Result<Option<Self>, StoreError> {
         let row = connection.query_one(queries::ROUTER_TAKE, &[&broker]).await?;
         let Some(epoch) = row.cell::<_, Option<i64>>("epoch")? else { return Ok(None) };
-        let left = Duration::from_millis(row.cell::<_, i64>("left_ms")?.unsigned_abs());
-        let routes = Self { broker, epoch, xmax: row.cell("xmax")?, in_progress: row.cell("in_progress")? };
-        Ok(Some((routes, left)))
+        let (xmax, in_progress) = (row.cell("xmax")?, row.cell("in_progress")?);
+        Ok(Some(Self { broker, epoch, xmax, in_progress }))
     }
 
     /// Makes the deliveries of what was left since the last round; `leave` is for how long messages may be left from
@@ -89,13 +84,15 @@ impl RouterPlace {
         Ok(Some(Routed { seen: count("seen")?, made: count("made")?, oldest }))
     }
 
-    /// Writes that nothing is left any more. Returns the id of a transaction that began afterwards.
+    /// Writes that messages are left only behind others (`stop`: not any more). Returns the id of a transaction that began
+    /// afterwards.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub(crate) async fn stop(&self, connection: &Connection) -> Result<u64, StoreError> {
-        let row = connection.query_one(queries::ROUTER_STOP, &[&self.broker, &self.epoch]).await?;
-        transaction(row.cell("drawn")?)
+    pub(crate) async fn mark(&self, connection: &Connection, stop: bool) -> Result<u64, StoreError> {
+        let leave_ms = if stop { -1_i64 } else { 0 };
+        connection.query_one(queries::ROUTER_WRITE, &[&self.broker, &self.epoch, &leave_ms]).await?;
+        transaction(connection.query_one(queries::ROUTER_DRAW, &[]).await?.cell("drawn")?)
     }
 
     /// Gives the router's place back; unless all that was left is routed (`is_over`), another broker takes over at once.

@@ -224,6 +224,102 @@ async fn who_commits_after_the_load_is_waited_for() {
     mesh.until_metric("postbell_router", |n| n == 0.0).await;
 }
 
+/// A transaction that was too large to be left routes itself; the router still sees to what became of its rows.
+#[tokio::test]
+async fn a_transaction_that_routed_itself_may_change_its_rows() {
+    let mesh = leaving().await;
+    let (_client, mut deliveries) = mesh.connect("a", 2_000).await;
+    let (_other, mut others) = mesh.connect("b", 10).await;
+    let sql = mesh.db.sql().await;
+    run(
+        &sql,
+        &format!(
+            "begin; {} update agent_messages set to_agent_id = 'b' where payload = '1'; commit",
+            many(1, 1_500)
+        ),
+    )
+    .await;
+    expect(&mut deliveries, 2..=1_500).await;
+    expect(&mut others, 1..=1).await;
+    let back = "update agent_messages set status = 'processed' where payload in ('1601', '3100');
+                update agent_messages set status = 'pending' where payload in ('1601', '3100')";
+    run(&sql, &format!("begin; {} {back}; commit", many(1_601, 3_100))).await;
+    run(&sql, &format!("begin; {} reset all; {} commit", many(3_101, 4_600), many(4_601, 4_601))).await;
+    let mut left: std::collections::BTreeSet<u32> = (1_601..=4_601).collect();
+    while !left.is_empty() {
+        let delivery = next(&mut deliveries).await;
+        assert!(
+            left.remove(&delivery.payload().parse().expect("a number")),
+            "{} came twice",
+            delivery.payload()
+        );
+        delivery.ack().await;
+    }
+    until_over(&mesh).await;
+}
+
+/// The default of a row may be evaluated before a trigger of the user's inserts others, which are routed.
+#[tokio::test]
+async fn a_users_trigger_inserts_messages_while_a_row_is_written() {
+    let mesh = leaving().await;
+    let (_client, mut deliveries) = mesh.connect("a", 2_000).await;
+    let sql = mesh.db.sql().await;
+    run(
+        &sql,
+        "create function more() returns trigger language plpgsql as $$ begin
+           if pg_trigger_depth() = 1 then
+             insert into agent_messages (from_agent_id, to_agent_id, message_type, payload)
+               select 's', 'nobody', 'data', '0' from generate_series(1, 2);
+           end if; return new; end $$;
+         create trigger more before insert on agent_messages for each row execute function more()",
+    )
+    .await;
+    run(&sql, &many(1, 600)).await;
+    let mut left: std::collections::BTreeSet<u32> = (1..=600).collect();
+    while !left.is_empty() {
+        let delivery = next(&mut deliveries).await;
+        assert!(
+            left.remove(&delivery.payload().parse().expect("a number")),
+            "{} came twice",
+            delivery.payload()
+        );
+        delivery.ack().await;
+    }
+}
+
+/// A transaction that left a message and stays open while the load ends: nothing that is written after its commit overtakes the
+/// message.
+#[tokio::test]
+async fn a_message_that_commits_late_is_not_overtaken() {
+    let mesh = Mesh::with(&[("POSTBELL_ROUTING", "auto")]).await;
+    let (_client, mut deliveries) = mesh.connect("a", 500).await;
+    let (sql, late) = (mesh.db.sql().await, mesh.db.sql().await);
+    let mut sent = 0;
+    while mesh.metric("postbell_routed_total").await == 0.0 {
+        run(&sql, &many(sent + 1, sent + 300)).await;
+        sent += 300;
+        expect(&mut deliveries, sent - 299..=sent).await;
+    }
+    run(&late, &format!("begin; {}", many(sent + 1, sent + 1))).await;
+    assert_eq!(
+        mesh.db.ask::<i64>("select count(*) from agent_messages where left_txid is null").await > 0,
+        true
+    );
+    // The clock was written, which is some seconds ahead of nothing.
+    mesh.db
+        .until(
+            "select pg_sequence_last_value('postbell.routed') < extract(epoch from clock_timestamp()) * 1000",
+        )
+        .await;
+    mesh.db
+        .until("select pg_sequence_last_value('postbell.routed') between 1 and extract(epoch from clock_timestamp()) * 1000 - 300")
+        .await;
+    run(&late, &format!("commit; {}", many(sent + 2, sent + 2))).await;
+    expect(&mut deliveries, sent + 1..=sent + 2).await;
+    mesh.db.until("select broker_id is null from postbell.router").await;
+    until_over(&mesh).await;
+}
+
 /// A new token for `a`.
 async fn renew(mesh: &Mesh) -> String {
     postbell::store::agents::rotate(&mesh.db.pool(), "a", std::time::Duration::ZERO)

@@ -5,19 +5,23 @@
 //! producers only mark their rows (`triggers/leave.sql`). [`Router`] decides; it is pure and takes `now`.
 //!
 //! ```text
-//!            busy, or orphaned         busy for long enough
-//!      Away ────────────────▶ taken ──────────────────────────▶ Leaving
-//!       ▲                       │                                  │ quiet, or failed
-//!       │                       ▼                                  ▼
-//!       └── every transaction of then has ended ── Ending ◀── Lapsing
-//!            (give back)               (stopped: 0 is written)
+//!          busy, or the row names the dead                 quiet (mark: the clock is written)
+//!    Away ───────────── take ──────────────▶ Leaving ◀───────────────────────────────▶ Lapsing
+//!     ▲                                         busy again                               │ nothing is left, and all have ended
+//!     │                                                                                  ▼
+//!     └────────────────── give back ── every transaction of then has ended ◀──────── Ending
+//!                                                                       (mark: 0 is written)
 //! ```
 //!
-//! `Leaving` writes forward until when messages may be left. `Lapsing` does not: triggers leave messages until that
-//! time is over, and for [`PROBED_FOR`] more where they see one that was left, so that none overtakes it. `Ending` has
-//! written that nothing is left any more, and waits for the transactions that may have read the old value: each of
-//! them had its id before, so their ids are below the one that was drawn after the writing. Then nothing is left, and
-//! the router gives its place back. All three make deliveries in rounds.
+//! `Leaving` writes forward until when messages may be left. `Lapsing` writes the clock: a message is left only if its
+//! statement shows another one that is left and not routed, so that no trigger's delivery overtakes that one. Once all
+//! transactions have ended that may have left something, and the last round saw nothing, no message is left any more.
+//! `Ending` has written 0, and waits once more, since the server's clock may have stepped back meanwhile. All three make
+//! deliveries in rounds.
+//!
+//! A mark writes the sequence, and then draws a transaction's id. Each producer draws its id before it reads the sequence, so
+//! all who read the old value have lower ids: they have ended once a snapshot shows no open transaction below the mark. (A
+//! snapshot's xmax is no such mark: an open transaction may be above.)
 
 mod load;
 
@@ -30,7 +34,8 @@ pub use load::MeshLoad;
 pub const LEFT_FOR: Duration = Duration::from_secs(2);
 /// How often that is written forward.
 pub const LEFT_AGAIN: Duration = Duration::from_millis(500);
-/// For how long triggers look for a left message after the time is over; `triggers/leave.sql` has the same number.
+/// For how long triggers look for a left message after the time is over, also if the router has died; `triggers/leave.sql` has
+/// the same number.
 pub const PROBED_FOR: Duration = Duration::from_secs(2);
 /// The shortest pause between two rounds: rows gather meanwhile, and a batch costs less than its rows one by one.
 pub const ROUTE_MIN: Duration = Duration::from_millis(2);
@@ -45,6 +50,7 @@ pub const TAKE_AGAIN: Duration = Duration::from_secs(1);
 const _: () = assert!(LEFT_AGAIN.as_millis() * 2 < LEFT_FOR.as_millis());
 const _: () = assert!(ROUTE_MIN.as_millis() <= ROUTE_MAX.as_millis());
 const _: () = assert!(ROUTE_MAX.as_millis() < ENDING_MAX.as_millis());
+const _: () = assert!(LEFT_AGAIN.as_millis() * 2 < PROBED_FOR.as_millis());
 const _: () = assert!(LEFT_FOR.as_millis() < DISTRUST.as_millis());
 
 /// When producers leave messages to the router.
@@ -69,13 +75,17 @@ pub enum RouterStep {
     /// Makes the deliveries of what was left; `leave` is for how long messages may be left from then on, and none leaves
     /// that as it is. [`Router::routed`], [`Router::lost`] or [`Router::failed`] follows.
     Route {
-        /// For how long messages may be left.
+        /// For how long messages may be left; zero: only behind others.
         leave: Option<Duration>,
     },
     /// Notes what was left for the sweep, in place of [`RouterStep::Route`], which failed a moment ago; the same follows.
     Note,
-    /// Writes that nothing is left any more, then draws a transaction's id; [`Router::stopped`] follows.
-    Stop,
+    /// Writes that messages are left only behind others, or not any more, and then draws a transaction's id;
+    /// [`Router::marked`] follows.
+    Mark {
+        /// Not any more.
+        stop: bool,
+    },
     /// Gives the place back; [`Router::lost`] follows.
     GiveBack,
 }
@@ -86,8 +96,12 @@ enum State {
     Away,
     /// Messages are left; when that was last written forward.
     Leaving { written: Option<Instant> },
-    /// Triggers may leave messages until then.
-    Lapsing { over: Instant },
+    /// The clock is to be written.
+    Marking,
+    /// Every transaction below this id must end; when the clock was written.
+    Lapsing { below: u64, written: Instant },
+    /// 0 is to be written.
+    Stopping,
     /// Every transaction below this id must end.
     Ending { below: u64 },
     /// All have.
@@ -177,34 +191,32 @@ impl Router {
                 let again = written.is_none_or(|at| now.saturating_duration_since(at) >= LEFT_AGAIN);
                 RouterStep::Route { leave: again.then_some(LEFT_FOR) }
             }
-            State::Leaving { written } => {
-                self.state = State::Lapsing { over: written.map_or(now, |at| at + LEFT_FOR + PROBED_FOR) };
-                self.round()
-            }
+            State::Leaving { .. } | State::Marking => RouterStep::Mark { stop: false },
             // Busy again.
             _ if self.leaves() => {
                 self.state = State::Leaving { written: None };
                 RouterStep::Route { leave: Some(LEFT_FOR) }
             }
-            State::Lapsing { over } if now >= over => RouterStep::Stop,
-            State::Lapsing { .. } | State::Ending { .. } => self.round(),
+            State::Lapsing { written, .. } => {
+                let again = now.saturating_duration_since(written) >= LEFT_AGAIN;
+                RouterStep::Route { leave: again.then_some(Duration::ZERO) }
+            }
+            State::Stopping => RouterStep::Mark { stop: true },
+            State::Ending { .. } if self.distrust.is_some() => RouterStep::Note,
+            State::Ending { .. } => RouterStep::Route { leave: None },
             State::Ended => RouterStep::GiveBack,
         }
     }
 
-    fn round(&self) -> RouterStep {
-        if self.distrust.is_some() { RouterStep::Note } else { RouterStep::Route { leave: None } }
-    }
-
-    /// This broker is the router now. `left` is for how long messages may still be left, as an earlier one wrote.
-    pub fn taken(&mut self, now: Instant, left: Duration) {
+    /// This broker is the router now.
+    pub fn taken(&mut self, now: Instant) {
         self.orphaned = false;
         self.pause = ROUTE_MIN;
         self.due = now;
         self.state = match (self.distrust, self.leaves()) {
-            (Some(_), _) => State::Lapsing { over: now },
+            (Some(_), _) => State::Stopping,
             (None, true) => State::Leaving { written: None },
-            (None, false) => State::Lapsing { over: now + left + PROBED_FOR },
+            (None, false) => State::Marking,
         };
     }
 
@@ -214,29 +226,38 @@ impl Router {
         self.ask = now + TAKE_AGAIN;
     }
 
-    /// A round ended: `seen` messages had been left, `oldest` is the lowest id
-    /// of a transaction that its snapshot shows open (its xmin), and `left` what the round wrote.
+    /// A round ended: `seen` messages had been left, `oldest` is the lowest id of a transaction that its snapshot shows open
+    /// (its xmin), and `left` what the round wrote.
     pub fn routed(&mut self, now: Instant, seen: u64, oldest: u64, left: Option<Duration>) {
-        if let (State::Leaving { written }, Some(_)) = (&mut self.state, left) {
-            *written = Some(now);
-        }
         self.pause = if seen > 0 { ROUTE_MIN } else { self.pause * 2 };
         self.pause = self.pause.min(match self.state {
             State::Leaving { .. } => ROUTE_MAX,
             _ => ENDING_MAX,
         });
         self.due = now + self.pause;
-        if let State::Ending { below } = self.state
-            && oldest >= below
-        {
-            self.state = State::Ended;
-            self.due = now;
+        match &mut self.state {
+            State::Leaving { written } if left.is_some() => *written = Some(now),
+            // Others may have left theirs behind these.
+            State::Lapsing { .. } if seen > 0 => self.state = State::Marking,
+            State::Lapsing { below, .. } if oldest >= *below => {
+                self.state = State::Stopping;
+                self.due = now;
+            }
+            State::Lapsing { written, .. } if left.is_some() => *written = now,
+            State::Ending { below } if oldest >= *below => {
+                self.state = State::Ended;
+                self.due = now;
+            }
+            _ => {}
         }
     }
 
-    /// Nothing is left any more, which was written before `drawn`, a transaction's id, was.
-    pub fn stopped(&mut self, now: Instant, drawn: u64) {
-        self.state = State::Ending { below: drawn };
+    /// The sequence was written, and then `drawn`, a transaction's id, was drawn.
+    pub fn marked(&mut self, now: Instant, drawn: u64) {
+        self.state = match self.state {
+            State::Stopping => State::Ending { below: drawn },
+            _ => State::Lapsing { below: drawn, written: now },
+        };
         self.due = now;
     }
 

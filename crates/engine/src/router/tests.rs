@@ -27,11 +27,11 @@ impl Run {
             let now = self.now;
             match step {
                 RouterStep::Wait => {}
-                RouterStep::Take => self.router.taken(now, Duration::ZERO),
+                RouterStep::Take => self.router.taken(now),
                 RouterStep::Route { leave } => self.router.routed(now, 0, oldest.unwrap_or(self.next), leave),
                 RouterStep::Note => self.router.routed(now, 0, oldest.unwrap_or(self.next), None),
-                RouterStep::Stop => {
-                    self.router.stopped(now, self.next);
+                RouterStep::Mark { .. } => {
+                    self.router.marked(now, self.next);
                     self.next += 1;
                 }
                 RouterStep::GiveBack => self.router.lost(now),
@@ -47,6 +47,9 @@ impl Run {
 
 const LEAVE: RouterStep = RouterStep::Route { leave: Some(LEFT_FOR) };
 const ROUTE: RouterStep = RouterStep::Route { leave: None };
+const BEHIND: RouterStep = RouterStep::Route { leave: Some(Duration::ZERO) };
+const MARK: RouterStep = RouterStep::Mark { stop: false };
+const STOP: RouterStep = RouterStep::Mark { stop: true };
 
 #[test]
 fn a_mesh_that_is_not_busy_has_no_router() {
@@ -62,9 +65,7 @@ fn messages_are_left_while_the_mesh_is_busy_and_the_place_is_given_back_after() 
     assert_eq!(run.go(ms(1_200), None), [RouterStep::Take, LEAVE, ROUTE, LEAVE, ROUTE, LEAVE, ROUTE]);
     assert!(run.router.is_router());
     run.router.load(false);
-    // As long as triggers may leave messages, or look for those that were left.
-    assert_eq!(run.go(LEFT_FOR + PROBED_FOR - LEFT_AGAIN - ms(10), None), [ROUTE]);
-    assert_eq!(run.go(LEFT_AGAIN + ms(200), None), [ROUTE, RouterStep::Stop, ROUTE, RouterStep::GiveBack]);
+    assert_eq!(run.go(ms(200), None), [MARK, ROUTE, STOP, ROUTE, RouterStep::GiveBack]);
     assert!(!run.router.is_router());
     assert_eq!(run.router.due(), None);
 }
@@ -74,9 +75,21 @@ fn a_transaction_that_stays_open_is_waited_for() {
     let mut run = Run::new(Routing::Always);
     run.go(ms(10), None);
     run.router = Router { routing: Routing::Never, ..run.router };
-    assert_eq!(run.go(ms(60_000), Some(99)), [ROUTE, RouterStep::Stop, ROUTE]);
-    // One that began afterwards is none of those.
-    assert_eq!(run.go(ms(200), Some(100)), [ROUTE, RouterStep::GiveBack]);
+    // One that left a message and has not committed: triggers look for that message until it is routed.
+    assert_eq!(run.go(ms(1_200), Some(99)), [MARK, ROUTE, BEHIND, ROUTE, BEHIND, ROUTE]);
+    // A transaction that began afterwards left nothing.
+    assert_eq!(run.go(ms(300), Some(101)), [ROUTE, STOP, ROUTE, RouterStep::GiveBack]);
+}
+
+#[test]
+fn others_may_have_left_theirs_behind_what_the_last_round_saw() {
+    let mut run = Run::new(Routing::Always);
+    run.go(ms(10), None);
+    run.router = Router { routing: Routing::Never, ..run.router };
+    assert_eq!(run.router.step(run.now + ms(10)), MARK);
+    run.router.marked(run.now, 100);
+    run.router.routed(run.now, 1, 1_000, None);
+    assert_eq!(run.router.step(run.now + ms(10)), MARK);
 }
 
 #[test]
@@ -99,7 +112,7 @@ fn what_a_dead_router_was_left_is_routed_by_one_that_leaves_nothing() {
     run.router.orphaned(true);
     assert_eq!(
         run.go(LEFT_FOR + PROBED_FOR + ms(200), None),
-        [RouterStep::Take, ROUTE, RouterStep::Stop, ROUTE, RouterStep::GiveBack]
+        [RouterStep::Take, MARK, ROUTE, STOP, ROUTE, RouterStep::GiveBack]
     );
     assert_eq!(run.go(ms(2_000), None), []);
 }
@@ -110,7 +123,7 @@ fn after_a_failure_nothing_is_left_and_what_was_is_noted() {
     run.go(ms(10), None);
     run.router.failed(run.now);
     let steps = run.go(ms(200), None);
-    assert_eq!(steps, [RouterStep::Take, RouterStep::Stop, RouterStep::Note, RouterStep::GiveBack]);
+    assert_eq!(steps, [RouterStep::Take, STOP, RouterStep::Note, RouterStep::GiveBack]);
     assert_eq!(run.go(DISTRUST - ms(1_500), None), [], "triggers route");
     assert_eq!(run.go(ms(3_000), None)[..2], [RouterStep::Take, LEAVE]);
 }
