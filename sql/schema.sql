@@ -707,6 +707,7 @@ CREATE OR REPLACE FUNCTION postbell.await_router()
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   began timestamptz := clock_timestamp();
@@ -721,7 +722,7 @@ begin
       select from postbell.messages m
       where m.left_txid = any (array(select pg_snapshot_xip(r.routed))) and m.left_txid <> pg_current_xact_id()
       limit 1) m
-    where r.broker_id is not null)
+    where r.only_row and r.broker_id is not null)
   loop
     perform pg_sleep(0.002);
   end loop;
@@ -956,7 +957,7 @@ CREATE OR REPLACE FUNCTION postbell.is_left(id xid8)
 AS $function$
   select id is not null and exists (
     select from postbell.router r
-    where r.broker_id is not null and not pg_visible_in_snapshot(id, r.routed)
+    where r.only_row and r.broker_id is not null and not pg_visible_in_snapshot(id, r.routed)
       and (id = pg_current_xact_id_if_assigned() or id < pg_snapshot_xmax(pg_current_snapshot())))
 $function$
 ;
@@ -1079,7 +1080,7 @@ begin
   end if;
   -- Counted from the first statement of the transaction that leaves: the server counts a session's rows over many.
   if coalesce(before, '') = '' then
-    perform set_config('postbell.left_to', (pg_stat_get_xact_tuples_inserted(tg_relid) + 1000)::text, true);
+    perform set_config('postbell.left_to', (pg_stat_get_xact_tuples_inserted(tg_relid) + 100)::text, true);
   end if;
   return null;
 end
@@ -1436,6 +1437,22 @@ end
 $function$
 ;
 
+CREATE OR REPLACE FUNCTION postbell.refuse_hidden()
+ RETURNS void
+ LANGUAGE plpgsql
+ SET search_path TO 'pg_catalog', 'pg_temp'
+AS $function$
+begin
+  if exists (select from pg_class c join pg_class v on v.oid = 'postbell.messages'::regclass
+             where c.relname = 'agent_messages' and c.relrowsecurity and (c.relforcerowsecurity or c.relowner <> v.relowner))
+     and postbell.may_hide() then
+    raise exception 'postbell: row level security may hide messages from the router, so triggers route'
+      using errcode = 'object_not_in_prerequisite_state';
+  end if;
+end
+$function$
+;
+
 CREATE OR REPLACE FUNCTION postbell.remove_all_deliveries()
  RETURNS trigger
  LANGUAGE plpgsql
@@ -1594,6 +1611,7 @@ CREATE OR REPLACE FUNCTION postbell.route(me uuid, my_epoch bigint, last_xmax xi
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 begin
   -- A routing that a crash of the server forgets is done again: the row of the router forgets with it.
@@ -1644,6 +1662,7 @@ begin
      and pg_notification_queue_usage() < 0.9 then
     perform pg_notify('postbell', '');
   end if;
+  perform postbell.refuse_hidden();
 end
 $function$
 ;
@@ -1754,6 +1773,7 @@ CREATE OR REPLACE FUNCTION postbell.route_noted(me uuid, my_epoch bigint, last_x
  RETURNS record
  LANGUAGE plpgsql
  SET search_path TO 'pg_catalog', 'pg_temp'
+ SET jit TO 'off'
 AS $function$
 begin
   with here as materialized (
@@ -1774,6 +1794,7 @@ begin
     returning 1
   )
   select h.snapshot, (select count(*) from noted), exists (select from fence) into snapshot, seen, is_router from here h;
+  perform postbell.refuse_hidden();
 end
 $function$
 ;
@@ -1784,6 +1805,7 @@ CREATE OR REPLACE FUNCTION postbell.route_own()
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 begin
   insert into postbell.self_routed (txid) values (pg_current_xact_id()) on conflict do nothing;
@@ -2039,12 +2061,13 @@ CREATE OR REPLACE FUNCTION postbell.shows_left()
  SET search_path TO 'pg_catalog', 'pg_temp'
  SET enable_seqscan TO 'off'
  SET enable_bitmapscan TO 'off'
+ SET jit TO 'off'
 AS $function$
 declare
   r record;
 begin
   select pg_snapshot_xmax(s.routed) as xmax, array(select pg_snapshot_xip(s.routed)) as in_progress into r
-  from postbell.router s where s.broker_id is not null;
+  from postbell.router s where s.only_row and s.broker_id is not null;
   return found and (
     exists (select from postbell.messages m where m.left_txid >= r.xmax and m.left_txid < pg_snapshot_xmax(pg_current_snapshot()))
     or exists (select from postbell.messages m where m.left_txid = pg_current_xact_id_if_assigned() and m.left_txid >= r.xmax)

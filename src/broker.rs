@@ -261,6 +261,9 @@ impl House {
         if !core.is_finished() {
             let _ = timeout(draining::SETTLE_WAIT, core).await;
         }
+        if !router.is_finished() {
+            let _ = router.await;
+        }
         let _ = leaser_stop.send(());
         if !leaser.is_finished() {
             let _ = leaser.await;

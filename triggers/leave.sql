@@ -35,7 +35,7 @@ begin
   end if;
   -- Counted from the first statement of the transaction that leaves: the server counts a session's rows over many.
   if coalesce(before, '') = '' then
-    perform set_config('postbell.left_to', (pg_stat_get_xact_tuples_inserted(tg_relid) + 1000)::text, true);
+    perform set_config('postbell.left_to', (pg_stat_get_xact_tuples_inserted(tg_relid) + 100)::text, true);
   end if;
   return null;
 end

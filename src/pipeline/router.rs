@@ -15,17 +15,17 @@ use crate::store::router::{Routed, RouterPlace};
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
-use postbell_engine::router::{LEFT_FOR, MeshLoad, ROUTE_MAX, Router, RouterStep, Routing};
+use postbell_engine::router::{LEFT_FOR, MeshLoad, PROBED_FOR, ROUTE_MAX, Router, RouterStep, Routing};
 
 /// The longest that a round may take. A slower one is given up, and triggers route: what holds it up then holds up one
 /// producer.
-const ROUND_WAIT: Duration = Duration::from_secs(2);
+const ROUND_WAIT: Duration = Duration::from_secs(3);
 /// How long a broker that stops goes on routing what was left to it. Another broker, or the next start, does the rest.
 const STOP_WAIT: Duration = Duration::from_millis(500);
 const RECONNECT_FIRST: Duration = Duration::from_millis(50);
 const RECONNECT_MAX: Duration = Duration::from_secs(1);
 
-const _: () = assert!(ROUND_WAIT.as_millis() <= LEFT_FOR.as_millis());
+const _: () = assert!(ROUND_WAIT.as_millis() < LEFT_FOR.as_millis() + PROBED_FOR.as_millis());
 
 /// The channels and settings of the router's task.
 pub(crate) struct RouterTask {
@@ -118,6 +118,7 @@ impl RouterTask {
                 }
             }
             let step = router.step(now());
+            let began = now();
             let routed = match step {
                 RouterStep::Wait | RouterStep::Take => continue,
                 RouterStep::Mark { stop } => {
@@ -149,7 +150,7 @@ impl RouterTask {
                 pace.reset();
             }
             let leave = if let RouterStep::Route { leave } = step { leave } else { None };
-            router.routed(now(), routed.seen, routed.oldest, leave);
+            router.routed((began, now()), routed.seen, routed.oldest, leave);
         }
     }
 

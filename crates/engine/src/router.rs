@@ -45,6 +45,13 @@ pub const ROUTE_MAX: Duration = Duration::from_millis(5);
 pub const ENDING_MAX: Duration = Duration::from_millis(100);
 /// After a round that failed, triggers route for so long: what made it fail hurts one producer then, and not all.
 pub const DISTRUST: Duration = Duration::from_secs(10);
+/// A round that takes longer than this has more to do than the router can: producers leave faster than it routes, so
+/// triggers route for [`DISTRUST`], and the rest is done in a round or two.
+pub const ROUND_SLOW: Duration = Duration::from_millis(300);
+/// After so many failed rounds in a row what was left is noted, message by message, in place of being routed together.
+pub const FAILURES_NOTED: u32 = 2;
+/// A round after one that saw fewer messages does not fail for its size: noted at once.
+pub const SEEN_MANY: u64 = 2_000;
 /// How soon a broker asks again to be the router after another one was found.
 pub const TAKE_AGAIN: Duration = Duration::from_secs(1);
 const _: () = assert!(LEFT_AGAIN.as_millis() * 2 < LEFT_FOR.as_millis());
@@ -52,6 +59,7 @@ const _: () = assert!(ROUTE_MIN.as_millis() <= ROUTE_MAX.as_millis());
 const _: () = assert!(ROUTE_MAX.as_millis() < ENDING_MAX.as_millis());
 const _: () = assert!(LEFT_AGAIN.as_millis() * 2 < PROBED_FOR.as_millis());
 const _: () = assert!(LEFT_FOR.as_millis() < DISTRUST.as_millis());
+const _: () = assert!(ROUND_SLOW.as_millis() < LEFT_AGAIN.as_millis());
 
 /// When producers leave messages to the router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +86,7 @@ pub enum RouterStep {
         /// For how long messages may be left; zero: only behind others.
         leave: Option<Duration>,
     },
-    /// Notes what was left for the sweep, in place of [`RouterStep::Route`], which failed a moment ago; the same follows.
+    /// Notes what was left for the sweep, in place of [`RouterStep::Route`], which failed again and again; the same follows.
     Note,
     /// Writes that messages are left only behind others, or not any more, and then draws a transaction's id;
     /// [`Router::marked`] follows.
@@ -118,6 +126,10 @@ pub struct Router {
     orphaned: bool,
     /// Until when this broker does not have messages left to it.
     distrust: Option<Instant>,
+    /// How many rounds in a row have failed.
+    failures: u32,
+    /// How many messages the last round saw.
+    seen: u64,
     pause: Duration,
     due: Instant,
     /// When this broker may ask again.
@@ -128,7 +140,18 @@ impl Router {
     /// A broker that is not the router.
     pub fn new(routing: Routing, now: Instant) -> Self {
         let (state, pause) = (State::Away, ROUTE_MIN);
-        Self { routing, state, busy: false, orphaned: false, distrust: None, pause, due: now, ask: now }
+        Self {
+            routing,
+            state,
+            busy: false,
+            orphaned: false,
+            distrust: None,
+            failures: 0,
+            seen: 0,
+            pause,
+            due: now,
+            ask: now,
+        }
     }
 
     /// When the next round is due; nothing is due while the broker is not the router and has no reason to be.
@@ -202,7 +225,7 @@ impl Router {
                 RouterStep::Route { leave: again.then_some(Duration::ZERO) }
             }
             State::Stopping => RouterStep::Mark { stop: true },
-            State::Ending { .. } if self.distrust.is_some() => RouterStep::Note,
+            State::Ending { .. } if self.failures >= FAILURES_NOTED => RouterStep::Note,
             State::Ending { .. } => RouterStep::Route { leave: None },
             State::Ended => RouterStep::GiveBack,
         }
@@ -226,9 +249,26 @@ impl Router {
         self.ask = now + TAKE_AGAIN;
     }
 
-    /// A round ended: `seen` messages had been left, `oldest` is the lowest id of a transaction that its snapshot shows open
-    /// (its xmin), and `left` what the round wrote.
-    pub fn routed(&mut self, now: Instant, seen: u64, oldest: u64, left: Option<Duration>) {
+    /// A round that began at `began` ended: `seen` messages had been left, `oldest` is the lowest id of a transaction that its
+    /// snapshot shows open (its xmin), and `left` what the round wrote.
+    pub fn routed(
+        &mut self,
+        (began, now): (Instant, Instant),
+        seen: u64,
+        oldest: u64,
+        left: Option<Duration>,
+    ) {
+        self.seen = seen;
+        let is_slow = now.saturating_duration_since(began) >= ROUND_SLOW;
+        if is_slow && matches!(self.state, State::Leaving { .. } | State::Marking | State::Lapsing { .. }) {
+            self.distrust = Some(now + DISTRUST);
+            self.state = State::Stopping;
+            self.due = now;
+            return;
+        }
+        if self.failures < FAILURES_NOTED {
+            self.failures = 0;
+        }
         self.pause = if seen > 0 { ROUTE_MIN } else { self.pause * 2 };
         self.pause = self.pause.min(match self.state {
             State::Leaving { .. } => ROUTE_MAX,
@@ -245,6 +285,7 @@ impl Router {
             }
             State::Lapsing { written, .. } if left.is_some() => *written = now,
             State::Ending { below } if oldest >= *below => {
+                self.failures = 0;
                 self.state = State::Ended;
                 self.due = now;
             }
@@ -271,6 +312,7 @@ impl Router {
     /// routes what was left.
     pub fn failed(&mut self, now: Instant) {
         self.orphaned |= self.is_router();
+        self.failures += if self.seen < SEEN_MANY { FAILURES_NOTED } else { 1 };
         self.state = State::Away;
         self.distrust = Some(now + DISTRUST);
         self.ask = now;

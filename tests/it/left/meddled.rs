@@ -146,6 +146,22 @@ async fn nothing_is_left_where_messages_could_be_hidden() {
 }
 
 #[tokio::test]
+async fn what_is_hidden_for_a_while_is_routed_after_that() {
+    let mesh = leaving().await;
+    let (_client, mut deliveries) = mesh.connect("a", 10).await;
+    let sql = mesh.db.sql().await;
+    run(&sql, "create role narrow_for_a_while; grant create, usage on schema public to narrow_for_a_while; grant usage on schema postbell to narrow_for_a_while;
+               grant all on agent_messages to narrow_for_a_while").await;
+    // The view reads as a role from which the messages are hidden, from this statement on.
+    run(&sql, "alter table agent_messages enable row level security; alter view postbell.messages owner to narrow_for_a_while").await;
+    run(&sql, &many(1, 3)).await;
+    mesh.db.until("select coalesce(pg_sequence_last_value('postbell.routed'), 0) < extract(epoch from clock_timestamp()) * 1000").await;
+    run(&sql, "alter view postbell.messages owner to current_user").await;
+    expect(&mut deliveries, 1..=3).await;
+    run(&sql, "drop owned by narrow_for_a_while cascade; drop role narrow_for_a_while").await;
+}
+
+#[tokio::test]
 async fn a_chosen_transaction_delays_nobody() {
     let mesh = leaving().await;
     let (_client, mut deliveries) = mesh.connect("a", 10).await;

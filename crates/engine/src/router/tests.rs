@@ -28,8 +28,10 @@ impl Run {
             match step {
                 RouterStep::Wait => {}
                 RouterStep::Take => self.router.taken(now),
-                RouterStep::Route { leave } => self.router.routed(now, 0, oldest.unwrap_or(self.next), leave),
-                RouterStep::Note => self.router.routed(now, 0, oldest.unwrap_or(self.next), None),
+                RouterStep::Route { leave } => {
+                    self.router.routed((now, now), 0, oldest.unwrap_or(self.next), leave)
+                }
+                RouterStep::Note => self.router.routed((now, now), 0, oldest.unwrap_or(self.next), None),
                 RouterStep::Mark { .. } => {
                     self.router.marked(now, self.next);
                     self.next += 1;
@@ -88,7 +90,7 @@ fn others_may_have_left_theirs_behind_what_the_last_round_saw() {
     run.router = Router { routing: Routing::Never, ..run.router };
     assert_eq!(run.router.step(run.now + ms(10)), MARK);
     run.router.marked(run.now, 100);
-    run.router.routed(run.now, 1, 1_000, None);
+    run.router.routed((run.now, run.now), 1, 1_000, None);
     assert_eq!(run.router.step(run.now + ms(10)), MARK);
 }
 
@@ -126,6 +128,27 @@ fn after_a_failure_nothing_is_left_and_what_was_is_noted() {
     assert_eq!(steps, [RouterStep::Take, STOP, RouterStep::Note, RouterStep::GiveBack]);
     assert_eq!(run.go(DISTRUST - ms(1_500), None), [], "triggers route");
     assert_eq!(run.go(ms(3_000), None)[..2], [RouterStep::Take, LEAVE]);
+}
+
+#[test]
+fn a_large_round_that_failed_is_tried_once_more() {
+    let mut run = Run::new(Routing::Always);
+    run.go(ms(10), None);
+    run.router.routed((run.now, run.now), SEEN_MANY, 1, None);
+    run.router.failed(run.now);
+    assert_eq!(run.go(ms(1), None), [RouterStep::Take]);
+    assert_eq!(run.go(ms(1), None), [STOP]);
+    assert_eq!(run.go(ms(200), None), [ROUTE, RouterStep::GiveBack]);
+}
+
+#[test]
+fn a_router_that_cannot_keep_up_has_nothing_left_for_a_while() {
+    let mut run = Run::new(Routing::Always);
+    run.go(ms(10), None);
+    run.router.routed((run.now, run.now + ROUND_SLOW), 90_000, 1, None);
+    run.now += ROUND_SLOW;
+    assert_eq!(run.go(ms(100), None), [STOP, ROUTE, RouterStep::GiveBack]);
+    assert_eq!(run.go(DISTRUST - ms(1_500), None), [], "triggers route");
 }
 
 #[test]
