@@ -712,7 +712,7 @@ AS $function$
 declare
   began timestamptz := clock_timestamp();
 begin
-  while clock_timestamp() < began + interval '200 milliseconds' and exists (
+  while clock_timestamp() < began + interval '1 second' and exists (
     select from postbell.router r
     cross join lateral (
       select from postbell.messages m
@@ -1702,6 +1702,9 @@ CREATE OR REPLACE FUNCTION postbell.route_messages()
  SECURITY DEFINER
  SET search_path TO 'pg_catalog', 'pg_temp'
 AS $function$
+declare
+  how text := current_setting('postbell.left', true);
+  leaves boolean := false;
 begin
   -- Gone with something that is needed here, by a `drop … cascade`: the insert is worth more than its delivery, which
   -- `postbell migrate` makes when it has made the rest anew.
@@ -1709,14 +1712,19 @@ begin
     raise warning 'postbell: parts of its schema are missing, so the message is stored and not delivered yet: run `postbell migrate`';
     return null;
   end if;
-  -- A row with another transaction than ours, from a dump or by hand, was never left.
-  if exists (select from inserted where left_txid is distinct from pg_current_xact_id() or starts_with(to_agent_id, 'group:')) then
-    -- Refuses the name of a group's inbox, also where the row is left.
-    perform postbell.agent_inbox(to_agent_id) from inserted where starts_with(to_agent_id, 'group:');
-    if current_setting('postbell.left', true) in ('0', '1', '2') then
+  if how = '1' then
+    -- Refuses the name of a group's inbox, which the router could not.
+    if exists (select from inserted where starts_with(to_agent_id, 'group:')) then
+      perform postbell.agent_inbox(to_agent_id) from inserted where starts_with(to_agent_id, 'group:');
+    end if;
+    -- A row with another transaction than ours, from a dump or by hand, was never left.
+    leaves := not exists (select from inserted where left_txid is distinct from pg_current_xact_id());
+  end if;
+  if not leaves then
+    if how in ('0', '1', '2') then
       -- First what others left, then what this transaction left before.
       perform postbell.await_router();
-      if current_setting('postbell.left', true) <> '2' then
+      if how <> '2' then
         perform postbell.route_own();
         perform set_config('postbell.left', '2', true);
       end if;
@@ -1724,7 +1732,7 @@ begin
     -- History that is loaded with its status (a restore, an import) is not sent again.
     insert into postbell.deliveries (message_id, inbox, priority, state, due_at, ordering_key)
     select m.message_id,
-           coalesce(case when starts_with(m.to_agent_id, 'group:') then 'agent:' || m.to_agent_id else m.to_agent_id end,
+           coalesce(case when starts_with(m.to_agent_id, 'group:') then postbell.agent_inbox(m.to_agent_id) else m.to_agent_id end,
                     'group:' || m.to_group),
            -- A reply to a process goes into a lane of its own, beside the window of whom it is for.
            case when m.to_instance is null then least(greatest(coalesce(m.priority, 5), 1), 10) else 0 end,

@@ -91,7 +91,7 @@ end
 $$;
 revoke all on function postbell.shows_left() from public;
 
--- Waits until the router has routed what others had left when this transaction's statement began, 200 ms at most. A delivery that a
+-- Waits until the router has routed what others had left when this transaction's statement began, a second at most. A delivery that a
 -- trigger makes would overtake such a message.
 create function postbell.await_router() returns void
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off set enable_bitmapscan = off set jit = off
@@ -99,7 +99,7 @@ as $$
 declare
   began timestamptz := clock_timestamp();
 begin
-  while clock_timestamp() < began + interval '200 milliseconds' and exists (
+  while clock_timestamp() < began + interval '1 second' and exists (
     select from postbell.router r
     cross join lateral (
       select from postbell.messages m

@@ -79,8 +79,8 @@ settings! {
         "An alert that nobody has acknowledged for so long goes to the orchestrators, 1 to 86400 s";
     DRAIN: "POSTBELL_DRAIN_SECONDS", "drain-seconds", "20",
         "How long a stopping broker waits for what is in flight, 0 to 3600 s";
-    ROUTING: "POSTBELL_ROUTING", "routing", "auto",
-        "When this broker makes deliveries after the commit, in place of the trigger: auto (while the mesh is busy), always, never";
+    ROUTING: "POSTBELL_ROUTING", "routing", "never",
+        "When this broker makes deliveries after the commit, in place of the trigger: never, auto (while the mesh is busy), always";
     ALLOW_PLAINTEXT: "POSTBELL_ALLOW_PLAINTEXT", "allow-plaintext", "0",
         "1 lets agents on other machines send their token unencrypted; 0 refuses them";
     UNAUTHENTICATED: "POSTBELL_UNAUTHENTICATED_MAX", "unauthenticated-max", "1000",
@@ -311,7 +311,7 @@ fn routing(text: &str) -> Result<Routing, ConfigError> {
         "auto" => Ok(Routing::Auto),
         "always" => Ok(Routing::Always),
         "never" => Ok(Routing::Never),
-        _ => Err(ConfigError(format!("POSTBELL_ROUTING must be auto, always or never, not {text:?}"))),
+        _ => Err(ConfigError(format!("POSTBELL_ROUTING must be never, auto or always, not {text:?}"))),
     }
 }
 

@@ -64,13 +64,13 @@ const _: () = assert!(ROUND_SLOW.as_millis() < LEFT_AGAIN.as_millis());
 /// When producers leave messages to the router.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Routing {
-    /// While the mesh is busy.
+    /// Never: triggers route.
     #[default]
+    Never,
+    /// While the mesh is busy.
     Auto,
     /// Always.
     Always,
-    /// Never: triggers route.
-    Never,
 }
 
 /// An order to the broker.
