@@ -90,6 +90,18 @@ impl Producer {
     }
 }
 
+/// Something that sends one message at a time.
+pub(crate) trait Produce {
+    /// Sends message `n`, and waits until it is committed.
+    async fn produce(&self, n: usize, to: &str) -> anyhow::Result<()>;
+}
+
+impl Produce for Producer {
+    async fn produce(&self, n: usize, to: &str) -> anyhow::Result<()> {
+        self.insert(Some(to), &payload(n, PAYLOAD_BYTES), 5).await
+    }
+}
+
 /// Inserts the messages of these lines by one statement, each numbered, to the agents in turn.
 ///
 /// # Errors
@@ -169,8 +181,8 @@ impl Numbers {
 ///
 /// # Errors
 /// The server refuses.
-pub(crate) async fn insert_at_full_speed(
-    producers: &[Producer],
+pub(crate) async fn insert_at_full_speed<P: Produce>(
+    producers: &[P],
     to: &[String],
     lasting: Duration,
     numbers: &Numbers,
@@ -186,8 +198,7 @@ pub(crate) async fn insert_at_full_speed(
             if let Some(ledger) = ledger {
                 ledger.intend(n, now);
             }
-            let recipient = &to[n % to.len()];
-            producer.insert(Some(recipient), &payload(n, PAYLOAD_BYTES), 5).await?;
+            producer.produce(n, &to[n % to.len()]).await?;
             if let Some(ledger) = ledger {
                 ledger.commit(n);
             }
@@ -208,8 +219,8 @@ pub(crate) async fn insert_at_full_speed(
 ///
 /// # Errors
 /// The server refuses.
-pub(crate) async fn insert_at_rate(
-    producers: &[Producer],
+pub(crate) async fn insert_at_rate<P: Produce>(
+    producers: &[P],
     to: &[String],
     rate: f64,
     lasting: Duration,
@@ -228,7 +239,7 @@ pub(crate) async fn insert_at_rate(
             tokio::time::sleep_until(intended.into()).await;
             let Some(n) = numbers.take() else { break };
             ledger.intend(n, intended);
-            producer.insert(Some(&to[n % to.len()]), &payload(n, PAYLOAD_BYTES), 5).await?;
+            producer.produce(n, &to[n % to.len()]).await?;
             ledger.commit(n);
         }
         anyhow::Ok(())

@@ -71,6 +71,20 @@ impl Stage {
     /// # Errors
     /// The server refuses, or the migration fails.
     pub(crate) async fn database(&self) -> anyhow::Result<Database> {
+        let database = self.empty_database().await?;
+        let mut command = self.postbell(&database);
+        let migrated = command.arg("migrate").output().await?;
+        if !migrated.status.success() {
+            bail!("`postbell migrate` failed: {}", String::from_utf8_lossy(&migrated.stderr).trim());
+        }
+        Ok(database)
+    }
+
+    /// Makes a database without anything in it.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub(crate) async fn empty_database(&self) -> anyhow::Result<Database> {
         let n = self.databases.fetch_add(1, Ordering::Relaxed);
         let name = format!("postbell_loadtest_{}_{n}", std::process::id());
         let admin = sql(&self.url).await?;
@@ -80,13 +94,7 @@ impl Stage {
         // The pages that the scenario before left to write must not burden this one. Not every role may ask for a
         // checkpoint.
         let _ = admin.batch_execute("checkpoint").await;
-        let database = Database { admin: self.url.clone(), url: with_database(&self.url, &name)?, name };
-        let mut command = self.postbell(&database);
-        let migrated = command.arg("migrate").output().await?;
-        if !migrated.status.success() {
-            bail!("`postbell migrate` failed: {}", String::from_utf8_lossy(&migrated.stderr).trim());
-        }
-        Ok(database)
+        Ok(Database { admin: self.url.clone(), url: with_database(&self.url, &name)?, name })
     }
 
     /// Starts a broker on a database and waits until it is ready.
