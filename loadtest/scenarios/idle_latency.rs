@@ -31,7 +31,7 @@ pub(crate) const SPEC: Spec = Spec {
     run: |bench| Box::pin(run(bench)),
 };
 
-const FLOOR: &str = "
+pub(super) const FLOOR: &str = "
     create table notify_messages (like agent_messages including all);
     create function notify_messages() returns trigger language plpgsql as $$
     begin
@@ -39,6 +39,9 @@ const FLOOR: &str = "
       return null;
     end $$;
     create trigger notify after insert on notify_messages for each row execute function notify_messages();";
+
+pub(super) const FLOOR_INSERT: &str = "insert into notify_messages (from_agent_id, to_agent_id, message_type, payload, priority) \
+     values ('loadtest', 'floor', 'data', ($1::text)::jsonb, 5)";
 
 async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let mut found = Found::default();
@@ -52,12 +55,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
     let agent = Agent::start(&broker, &names[0], WINDOW, &ledger, (1, 0)).await?;
     let listening = tokio::spawn(listen(bench.database.url().to_owned(), floor.clone()));
     let producer = Producer::connect(bench.database, Table::Messages).await?;
-    let raw = sql
-        .prepare(
-            "insert into notify_messages (from_agent_id, to_agent_id, message_type, payload, priority) \
-             values ('loadtest', 'floor', 'data', ($1::text)::jsonb, 5)",
-        )
-        .await?;
+    let raw = sql.prepare(FLOOR_INSERT).await?;
     wait_until_it_listens(&sql).await?;
 
     for turn in 0..turns {
@@ -110,7 +108,7 @@ fn medians(ledger: &Ledger, turns: usize) -> anyhow::Result<Vec<f64>> {
 }
 
 /// The minimal client: woken by the notification, reads the row.
-async fn listen(url: String, ledger: Arc<Ledger>) -> anyhow::Result<()> {
+pub(super) async fn listen(url: String, ledger: Arc<Ledger>) -> anyhow::Result<()> {
     let (client, mut connection) = tokio_postgres::connect(&url, NoTls).await?;
     let (woken, mut wakings) = mpsc::channel(1_024);
     let driver = tokio::spawn(async move {
@@ -134,7 +132,7 @@ async fn listen(url: String, ledger: Arc<Ledger>) -> anyhow::Result<()> {
 }
 
 /// Waits until the client listens: the first notification must not come before that.
-async fn wait_until_it_listens(sql: &Sql) -> anyhow::Result<()> {
+pub(super) async fn wait_until_it_listens(sql: &Sql) -> anyhow::Result<()> {
     let asked = "select exists (select from pg_stat_activity where query = 'listen loadtest_floor' and state = 'idle')";
     for _ in 0..1_000 {
         if sql.query_one(asked, &[]).await?.get(0) {

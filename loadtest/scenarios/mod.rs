@@ -8,6 +8,7 @@ mod fan_out;
 mod held_xmin;
 mod idle;
 mod idle_latency;
+mod peers;
 mod publish;
 mod python;
 mod reconnect;
@@ -48,3 +49,6 @@ pub(crate) const ALL: &[Spec] = &[
     held_xmin::SPEC,
     backlog::SPEC,
 ];
+
+/// Scenarios that a run takes only by name: they need more than this machine has by itself.
+pub(crate) const BY_NAME: &[Spec] = &[peers::SPEC];

@@ -7,6 +7,7 @@
 )]
 
 mod agents;
+mod alone;
 mod bench;
 mod broker;
 mod compare;
@@ -56,7 +57,7 @@ enum Command {
 
 #[derive(Args)]
 struct RunArgs {
-    /// The scenarios to run, by name; all by default
+    /// The scenarios to run, by name; by default all but those that `list` marks
     scenarios: Vec<String>,
     /// Small sizes: for correctness, not for time
     #[arg(long)]
@@ -77,9 +78,14 @@ struct RunArgs {
 
 fn main() -> ExitCode {
     let mut words = std::env::args_os();
-    if words.nth(1).is_some_and(|word| word == stage::BROKER_COMMAND) {
+    let first = words.nth(1);
+    let is_command = |command: &str| first.as_ref().is_some_and(|word| word == command);
+    if is_command(stage::BROKER_COMMAND) {
         // The broker is this same program in a process of its own.
         return postbell::cli::run_with(std::iter::once("postbell".into()).chain(words));
+    }
+    if is_command(alone::AGENT_COMMAND) {
+        return alone::main();
     }
     match carry_out(Cli::parse().command) {
         Ok(code) => code,
@@ -103,6 +109,9 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::List => {
             for scenario in scenarios::ALL {
                 say(&format!("{:<14} {}", scenario.name, scenario.about));
+            }
+            for scenario in scenarios::BY_NAME {
+                say(&format!("{:<14} (only by its name) {}", scenario.name, scenario.about));
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -33,9 +33,10 @@ fn choose(names: &[String]) -> anyhow::Result<Vec<&'static Spec>> {
     if names.is_empty() {
         return Ok(scenarios::ALL.iter().collect());
     }
+    let all = || scenarios::ALL.iter().chain(scenarios::BY_NAME);
     let find = |name: &String| {
-        scenarios::ALL.iter().find(|spec| spec.name == name).with_context(|| {
-            let known: Vec<_> = scenarios::ALL.iter().map(|spec| spec.name).collect();
+        all().find(|spec| spec.name == name).with_context(|| {
+            let known: Vec<_> = all().map(|spec| spec.name).collect();
             format!("there is no scenario {name:?}: choose among {}", known.join(", "))
         })
     };
@@ -114,17 +115,25 @@ fn summarize(scenario: &Scenario, quick: bool) {
         "{:<14} {:>6.1} s   {} of {} received, {} lost, {} duplicated",
         scenario.name, scenario.seconds, count.received, count.sent, count.lost, count.duplicated
     ));
-    if quick {
-        return;
+    if !quick {
+        say_numbers(scenario);
     }
+    for note in &scenario.notes {
+        say(&format!("    note: {note}"));
+    }
+}
+
+fn say_numbers(scenario: &Scenario) {
     for figure in &scenario.figures {
         let (sign, mark) =
             (if figure.at_least { '≥' } else { '≤' }, if figure.is_met() { "ok" } else { "MISSED" });
         let Figure { asked, value, limit, unit, .. } = figure;
         say(&format!("    {mark:<6} {value:>9.3} {sign} {limit:<9.3} {unit:<6} {asked}"));
     }
-    for note in &scenario.notes {
-        say(&format!("    note: {note}"));
+    // Where nothing is to be reached, the numbers themselves are the answer.
+    let measures = if scenario.figures.is_empty() { &scenario.measures[..] } else { &[] };
+    for measure in measures {
+        say(&format!("    {:>12.3} {:<6} {}", measure.median(), measure.unit, measure.name));
     }
 }
 
