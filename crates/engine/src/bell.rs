@@ -8,9 +8,12 @@
 //!         ┌───────────────────────────────────────────────────────┐
 //!         ▼                                                       │
 //!      Awake ──── quiet for QUIET_WINDOW (arm) ─────▶ Arming ──▶ Asleep
-//!   tails on its clock                tails until every transaction  tails when rung,
-//!                                     in progress at arming ended    and once a second
+//!   tails on its clock                tails until every transaction  tails when rung, and
+//!                                     in progress at arming ended    in safety rounds
 //! ```
+//!
+//! Asleep, a safety round follows a second after the last round. Each canary that comes back shows that no ring before the
+//! canary was lost, and puts the safety round off to a second after itself, but not beyond [`SAFETY_MAX`].
 //!
 //! This is exact. A row's transaction has its id before the trigger reads the flag, and the trigger reads the
 //! value that was set last, whatever the transaction's snapshot (`postbell.bell` is a sequence). A transaction
@@ -39,13 +42,18 @@ pub const QUIET_ROWS: u64 = RINGS_OFTEN / 2;
 pub const RINGS_OFTEN: u64 = 10;
 /// The time in which rings are counted for [`RINGS_OFTEN`].
 pub const RINGS_WINDOW: Duration = Duration::from_millis(100);
-/// The longest pause between two rounds in any state.
+/// The longest pause between two rounds while no canary comes back.
 pub const SAFETY: Duration = Duration::from_secs(1);
+/// The longest pause between two rounds in any state: so long waits a row for which nobody rang.
+pub const SAFETY_MAX: Duration = Duration::from_secs(2);
+/// How much longer than the last canary the next one may be on its way, without a safety round in between.
+pub const CANARY_GRACE: Duration = Duration::from_millis(250);
 
 const _: () = assert!(AWAKE_MIN.as_millis() < AWAKE_MAX.as_millis());
 const _: () = assert!(AWAKE_MAX.as_millis() < QUIET_WINDOW.as_millis());
 const _: () = assert!(RINGS_WINDOW.as_millis() == QUIET_WINDOW.as_millis());
 const _: () = assert!(ARMING_MAX.as_millis() < SAFETY.as_millis());
+const _: () = assert!((SAFETY.as_millis() + CANARY_GRACE.as_millis()) < SAFETY_MAX.as_millis());
 const _: () = assert!(AWAKE_MAX.as_millis() < ARMING_MAX.as_millis());
 const _: () = assert!(DEAF_MAX.as_millis() < ARMING_MAX.as_millis());
 
@@ -99,6 +107,10 @@ pub struct Bell {
     found: (Instant, u64),
     up: bool,
     rings: u64,
+    /// The last canary that came back.
+    canary: u64,
+    /// Asleep: the latest time of the safety round.
+    latest: Instant,
     window: (Instant, u64),
     suspect: Option<Suspect>,
     late: u64,
@@ -116,6 +128,8 @@ impl Bell {
             found: (now, 0),
             up: false,
             rings: 0,
+            canary: 0,
+            latest: now,
             window: (now, 0),
             suspect: None,
             late: 0,
@@ -146,7 +160,8 @@ impl Bell {
     /// Takes note of the rope. `Disarm` asks the caller to write the flag; the bell is awake already.
     pub fn hear(&mut self, now: Instant, heard: Heard) -> Option<Flag> {
         let rang = heard.rings - self.rings;
-        self.rings = heard.rings;
+        let is_canary_back = heard.canary > self.canary;
+        (self.rings, self.canary) = (heard.rings, heard.canary);
         let is_late = self.judge(heard);
         if self.up != heard.up {
             self.up = heard.up;
@@ -160,6 +175,9 @@ impl Bell {
             return self.wake_up(now);
         }
         if rang == 0 {
+            if is_canary_back && self.unannounced {
+                self.put_off(now);
+            }
             return None;
         }
         if now.duration_since(self.window.0) > RINGS_WINDOW {
@@ -203,6 +221,11 @@ impl Bell {
             }
             State::Arming(_) | State::Asleep => self.due = now,
         }
+    }
+
+    /// No ring was lost until the canary that came back now was sent.
+    fn put_off(&mut self, now: Instant) {
+        self.due = (now + SAFETY + CANARY_GRACE).min(self.latest).max(self.due);
     }
 
     /// A round ended: `rows` are the rows found, `in_progress` the transactions that its snapshot shows open.
@@ -253,7 +276,7 @@ impl Bell {
 
     fn sleep(&mut self, now: Instant) {
         self.state = State::Asleep;
-        self.due = now + SAFETY;
+        (self.due, self.latest) = (now + SAFETY, now + SAFETY_MAX);
         self.unannounced = true;
     }
 

@@ -11,8 +11,8 @@ const DATABASE_MS: u32 = 2_000;
 /// A message that was in flight this shortly before or after a fault counts as in flight at it: clocks are read
 /// before and after.
 const EDGE_MS: u32 = 250;
-/// A row is late by a fault of the bell until this long after it. The safety round finds the row within a second of
-/// the bell's return; the row is counted when the next canary is back.
+/// A row is late by a fault of the bell until this long after it. The safety round finds the row within two seconds
+/// of the bell's return; the row is counted when the next canary is back.
 const LATE_MS: u32 = 4_000;
 /// Delays within this after a fault count as the fault's.
 const WAKE_MS: u32 = 5_000;

@@ -31,7 +31,7 @@ fn it_sleeps_only_when_every_transaction_of_the_arming_moment_has_ended() {
 }
 
 #[test]
-fn asleep_it_tails_when_rung_and_once_a_second() {
+fn asleep_it_tails_when_rung_and_after_a_second() {
     let now = Instant::now();
     let mut bell = arming(now, &[]);
     let t = now + ms(500);
@@ -40,6 +40,43 @@ fn asleep_it_tails_when_rung_and_once_a_second() {
     assert_eq!(bell.due(), t);
     bell.round(t, 1, &[], Heard { rings: 1, ..UP });
     assert!(bell.is_asleep());
+}
+
+/// So many canaries come back, a second apart. The pauses between the rounds.
+fn pauses(first: Duration, canaries: u64) -> Vec<Duration> {
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let (mut last, mut found) = (now + QUIET_WINDOW, Vec::new());
+    for n in 1..=canaries {
+        let back = now + first + ms(1_000 * n);
+        while bell.due() < back {
+            found.push(bell.due() - last);
+            last = bell.due();
+            bell.round(last, 0, &[], Heard { canary: n - 1, canary_sent: n - 1, ..UP });
+        }
+        bell.hear(back, Heard { canary: n, canary_sent: n, ..UP });
+    }
+    found.push(bell.due() - last);
+    found
+}
+
+#[test]
+fn while_canaries_come_back_it_tails_every_two_seconds_and_a_second_after_the_last() {
+    for first in [0, 1, 99, 101, 500, 900, 999] {
+        let found = pauses(ms(first), 20);
+        assert!(found.iter().all(|pause| (SAFETY..=SAFETY_MAX).contains(pause)), "{first}: {found:?}");
+        let few = found[1..found.len() - 1].iter().all(|pause| *pause == SAFETY_MAX);
+        assert!(few && found.len() <= 12, "{first}: {found:?}");
+    }
+    let now = Instant::now();
+    let mut bell = arming(now, &[]);
+    let back = now + ms(300);
+    bell.hear(back, Heard { canary: 1, canary_sent: 1, ..UP });
+    assert_eq!(bell.due(), back + SAFETY + CANARY_GRACE, "the next one is lost, and perhaps a ring");
+    bell.hear(back + ms(10), Heard { canary: 1, canary_sent: 1, rings: 1, ..UP });
+    assert_eq!(bell.due(), back + ms(10));
+    bell.hear(back + ms(20), Heard { canary: 2, canary_sent: 2, rings: 1, ..UP });
+    assert_eq!(bell.due(), back + ms(10), "what was announced is not put off");
 }
 
 #[test]

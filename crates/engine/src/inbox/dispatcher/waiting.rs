@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::Dispatcher;
 use crate::inbox::owned::Inbox;
 
-/// The tail runs once a second at least. After so long without a round nobody knows which deliveries wait.
+/// The tail runs every two seconds at least. After so long without a round nobody knows which deliveries wait.
 pub const TAIL_STALE: Duration = Duration::from_secs(3);
 
 impl Dispatcher {
