@@ -1,7 +1,8 @@
 -- Writes agents with a session here: alive now. A status that an agent set itself (busy, error) is left alone while the agent
 -- lives. One row: a digest of the rows that their hellos were checked against. The digest changes when somebody's access changed,
--- or when other agents are here. Then the agents that were not written, null for none.
--- Called by src/store/presence.rs. Uses agent_registry's primary key.
+-- or when other agents are here. Then the agents that were not written, null for none. `is_bare`: this ran no trigger of the user's and
+-- could defer nothing to the COMMIT, so the next one needs no transaction around it.
+-- Called by src/store/presence.rs. Uses agent_registry's primary key and the catalog's.
 -- $1 broker uuid
 -- $2 agents text[]: sorted
 with here as (
@@ -23,5 +24,11 @@ with here as (
 )
 select coalesce(sum(hashtextextended(here::text, 0)), 0)::text as access,
        case when count(*) < cardinality($2)
-            then array(select unnest($2) except select agent_id::text from here order by 1) end as unwritten
+            then array(select unnest($2) except select agent_id::text from here order by 1) end as unwritten,
+       exists (
+         select from pg_class c
+         where c.oid = to_regclass('agent_registry')::oid and c.relkind = 'r' and not c.relhassubclass and not c.relhasrules
+           and not exists (select from pg_trigger t
+                           where t.tgrelid = c.oid and (t.tgdeferrable or not (t.tgisinternal or t.tgname like 'postbell\_%')))
+       ) as is_bare
 from here

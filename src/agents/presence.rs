@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use crate::store::listen::Rope;
-use crate::store::presence::{self, LEFT_BEHIND_AFTER, Left, SILENT_AFTER};
+use crate::store::presence::{self, Beaten, LEFT_BEHIND_AFTER, Left, SILENT_AFTER};
 use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
 use agents::{Agents, Change};
@@ -78,7 +78,7 @@ impl Presence {
     /// Writes the registry, and never ends. The heartbeats bring back a digest of the agents' access. If the
     /// digest changed, `rope` is told: this makes up for a lost notification without a statement of its own.
     pub(crate) async fn run(self, pool: Pool, rope: Arc<Rope>, health: Health) {
-        let mut access = None;
+        let (mut access, mut is_bare) = (None, false);
         // Agents that the last heartbeats left unwritten.
         let mut suspects: HashSet<String> = HashSet::new();
         let mut heartbeat = Instant::now() + HEARTBEAT_EVERY;
@@ -107,8 +107,10 @@ impl Presence {
             }
             let (those, names): (Vec<&str>, Vec<&str>) =
                 here.iter().map(|a| &**a).partition(|agent| suspects.contains(*agent));
-            match presence::heartbeat(&pool, self.0.broker, &names, &those).await {
-                Ok((now, left)) => {
+            let beaten = presence::heartbeat(&pool, self.0.broker, &names, &those, is_bare).await;
+            is_bare = beaten.as_ref().is_ok_and(|beaten| beaten.is_bare);
+            match beaten {
+                Ok(Beaten { access: now, left, .. }) => {
                     told(&health, changed);
                     self.say(&left);
                     suspects = left.unwritten.into_iter().collect();

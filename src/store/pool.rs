@@ -120,6 +120,19 @@ impl Pool {
         }
     }
 
+    /// [`write`](Self::write) of tables that defer nothing, in one statement, in this time, and with one try.
+    ///
+    /// # Errors
+    /// See [`query`](Self::query).
+    pub(super) async fn write_bare(
+        &self,
+        wait: Duration,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.get().await?.write_bare(wait, sql, params).await
+    }
+
     /// [`write`](Self::write) for a statement that returns exactly one row.
     ///
     /// # Errors
@@ -201,8 +214,8 @@ impl Pool {
         &self.1
     }
 
-    /// A connection, for several statements of one transaction, which the caller ends.
-    pub(super) async fn get(&self) -> Result<impl Deref<Target = Connection>, StoreError> {
+    /// A connection, for several statements that belong together. The caller ends the transaction that it begins.
+    pub(crate) async fn get(&self) -> Result<impl Deref<Target = Connection>, StoreError> {
         self.0.get().await.map_err(|e| match e {
             bb8::RunError::User(e) => e,
             bb8::RunError::TimedOut => StoreError::unavailable(format!(

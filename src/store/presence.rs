@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
+use tokio::time::sleep;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
@@ -22,7 +23,10 @@ pub(in crate::store) use sweep::brokers_gone;
 pub(crate) use sweep::{LEFT_BEHIND_AFTER, SILENT_AFTER, silent};
 
 /// How long a statement for many agents may take. After that one of their rows is to blame, and is searched for.
-const MANY: WriteLimit = WriteLimit::Each(Duration::from_secs(1));
+const MANY_WAIT: Duration = Duration::from_secs(1);
+const MANY: WriteLimit = WriteLimit::Each(MANY_WAIT);
+/// A statement that was given up is cancelled by then, and its rows are free.
+const CANCELLED_AFTER: Duration = Duration::from_millis(100);
 /// How long is searched for a row of a broker's own agents. Agents that are left then are written with the next heartbeats.
 const SEARCH: SearchTime =
     SearchTime { a_try: Duration::from_millis(300), all: Duration::from_millis(1_500) };
@@ -211,10 +215,21 @@ fn words<'a>(agents: &[(&str, &'a Card)]) -> (Words<'a>, Words<'a>, Words<'a>) {
     (of(|c| &c.environment), of(|c| &c.capabilities), of(|c| &c.version))
 }
 
-/// Notes that these agents, which are sorted, still have a session. Returns a digest of the rows that their hellos
-/// were checked against. A different digest than last time means that an agent's access changed, or that other agents
-/// are connected. The digest is `None` if some rows were written one by one. Suspects, which are sorted as well, are
-/// not in the statement for all: their rows kept it from being written the last time.
+/// The result of heartbeats.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Beaten {
+    /// A digest of the rows that the agents' hellos were checked against. A different digest than last time means that an agent's access
+    /// changed, or that other agents are connected. `None` if some rows were written one by one.
+    pub access: Option<String>,
+    /// Whether the registry runs no trigger of the user's and defers nothing: then the next heartbeats need no transaction around them.
+    pub is_bare: bool,
+    /// The agents that were not written.
+    pub left: Left,
+}
+
+/// Notes that these agents, which are sorted, still have a session. Suspects, which are sorted as well, are not in the statement for
+/// all: their rows kept it from being written the last time. `was_bare` is [`Beaten::is_bare`] of the last heartbeats; if that is not
+/// true any more, or anything else fails, the heartbeats are written once more, with what is deferred as a part of them.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -223,24 +238,40 @@ pub(crate) async fn heartbeat(
     broker: Uuid,
     agents: &[&str],
     suspects: &[&str],
-) -> Result<(Option<String>, Left), StoreError> {
-    let (access, unwritten) = match pool.write(MANY, queries::PRESENCE_HEARTBEAT, &[&broker, &agents]).await {
+    was_bare: bool,
+) -> Result<Beaten, StoreError> {
+    let params: Params<'_> = &[&broker, &agents];
+    let bare = match was_bare {
+        true => pool.write_bare(MANY_WAIT, queries::PRESENCE_HEARTBEAT, params).await.ok(),
+        false => None,
+    };
+    let written = match bare {
+        Some(rows) => Ok(rows),
+        None => {
+            if was_bare {
+                sleep(CANCELLED_AFTER).await;
+            }
+            pool.write(MANY, queries::PRESENCE_HEARTBEAT, params).await
+        }
+    };
+    let (access, is_bare, unwritten) = match written {
         Err(e) if halves::begins(pool, &e).await => {
-            (None, agents.iter().map(|agent| (*agent).to_owned()).collect())
+            (None, false, agents.iter().map(|agent| (*agent).to_owned()).collect())
         }
         written => {
             let row = only(written?)?;
             let unwritten: Option<Vec<String>> = row.cell("unwritten")?;
-            (Some(row.cell("access")?), unwritten.unwrap_or_default())
+            (Some(row.cell("access")?), row.cell("is_bare")?, unwritten.unwrap_or_default())
         }
     };
     let mut names: Vec<&str> = unwritten.iter().map(String::as_str).chain(suspects.iter().copied()).collect();
     if names.is_empty() {
-        return Ok((access, Left::default()));
+        return Ok(Beaten { access, is_bare, left: Left::default() });
     }
     names.sort_unstable();
     let access = access.filter(|_| suspects.is_empty());
-    Ok((access, each_and_look(pool, "heartbeat", broker, &names, Said::default()).await?))
+    let left = each_and_look(pool, "heartbeat", broker, &names, Said::default()).await?;
+    Ok(Beaten { access, is_bare, left })
 }
 
 /// Notes that the last session of these agents, which are sorted, ended.

@@ -111,6 +111,28 @@ async fn presence_that_is_slow_at_the_commit_keeps_nobody_else_out() {
     }
 }
 
+/// Heartbeats have no transaction around them while the registry defers nothing. The trigger comes between two of those.
+#[tokio::test]
+async fn a_registry_that_begins_to_defer_keeps_nobody_else_out() {
+    let mesh = Mesh::start().await;
+    let _here = (mesh.connect("a", 5).await, mesh.connect("u", 5).await);
+    let db = &mesh.db;
+    let last = "select coalesce(last_heartbeat, 'epoch')::text from agent_registry where agent_id = 'u'";
+    for _ in 0..3 {
+        let last: String = db.ask(last).await;
+        db.until(&format!("select last_heartbeat > '{last}' from agent_registry where agent_id = 'u'")).await;
+    }
+    let slow = slow_for_a("agent_registry", "agent_id");
+    let forgotten = "update agent_registry set last_heartbeat = 'epoch' where agent_id = 'u'";
+    db.sql().await.batch_execute(&format!("{forgotten}; {slow}")).await.unwrap();
+    let online = "select status = 'online' and last_heartbeat > now() - interval '60 seconds'
+                  from agent_registry where agent_id = 'u'";
+    db.until(online).await;
+    doctor_says(db, &["presence of 1 agents", "such as a", "too long"]).await;
+    mesh.until_ready(true).await;
+    db.until(NOBODY_SLEEPS).await;
+}
+
 #[tokio::test]
 async fn a_statement_that_is_given_up_does_not_go_on() {
     let db = migrated().await;

@@ -86,6 +86,27 @@ impl Connection {
         self.whole(limit, sql, self.query(sql, params)).await
     }
 
+    /// [`write`](Self::write) without a transaction around it, for tables that defer nothing to the COMMIT. The COMMIT has no limit at
+    /// the server, so the connection is given up if no answer comes in this time.
+    ///
+    /// # Errors
+    /// See [`write`](Self::write).
+    pub(in crate::store) async fn write_bare(
+        &self,
+        wait: Duration,
+        sql: &'static str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        let unfinished = Unfinished(self);
+        let written = timeout(wait, self.looking(sql, self.query(sql, params))).await;
+        forget(unfinished);
+        written.unwrap_or_else(|_| {
+            self.abandon();
+            self.unanswered.note();
+            Err(late(wait))
+        })
+    }
+
     /// [`execute`](Self::execute), as [`write`](Self::write) does it.
     ///
     /// # Errors
