@@ -37,6 +37,7 @@ use crate::pipeline::dispatch::{self, INPUTS_MAX, Input, Load, Ports};
 use crate::pipeline::leaser::Leaser;
 use crate::pipeline::publisher::PUBLISHES_MAX;
 use crate::pipeline::refiller::Refiller;
+use crate::pipeline::rest::Rest;
 use crate::pipeline::router::RouterTask;
 use crate::pipeline::settler::Settler;
 use crate::pipeline::tailer::Tailer;
@@ -113,6 +114,7 @@ struct House {
     rope: Arc<Rope>,
     wake: Arc<Notify>,
     lapsed: Arc<Notify>,
+    rest: Rest,
     presence: Presence,
     flow: Flow,
     spans: Spans,
@@ -155,6 +157,7 @@ pub async fn run(
         rope: Arc::default(),
         wake: Arc::default(),
         lapsed: Arc::default(),
+        rest: Rest::new(),
         presence: Presence::new(id),
         flow: Flow::new(Instant::now()),
         spans: Spans::to(config.spans_url.as_deref(), &config.name),
@@ -319,6 +322,7 @@ impl House {
             traffic: traffic.clone(),
             lapsed: self.lapsed.clone(),
             presence: self.presence.clone(),
+            rest: self.rest.clone(),
             inputs: inputs.clone(),
             health: self.health.clone(),
             metrics: self.metrics.clone(),
@@ -360,12 +364,14 @@ impl House {
         };
         background.spawn(settler.run(settle_rx));
         background.spawn(settler::marker::run(target(), mark_rx, self.health.clone()));
-        background.spawn(settler::aside::run(target(), self.pool.clone(), aside, self.health.clone()));
+        let told = (self.rest.clone(), aside);
+        background.spawn(settler::aside::run(target(), self.pool.clone(), told, self.health.clone()));
         let (pool, health) = (self.pool.clone(), self.health.clone());
         background.spawn(Refiller { pool, inputs, wary, health }.run(refill_rx));
         background.spawn(listener::run(target(), self.broker.id, self.rope.clone(), self.health.clone()));
         background.spawn(tailer.run());
-        background.spawn(reaper::promote(self.pool.clone(), alarm, wake, self.health.clone()));
+        let rest = self.rest.clone();
+        background.spawn(reaper::promote(self.pool.clone(), alarm, rest, wake, self.health.clone()));
         self.spawn_clocks(config, background);
         Core {
             dispatcher,
@@ -383,17 +389,19 @@ impl House {
             self.broker.id,
             config.retention,
             metrics.clone(),
-            health.clone(),
+            (self.rest.clone(), health.clone()),
         ));
         let upkeep = reaper::upkeep::Upkeep {
             pool: pool.clone(),
             target: config.database.clone(),
+            rest: self.rest.clone(),
             wake: self.wake.clone(),
             health: self.health.clone(),
         };
         background.spawn(upkeep.run());
-        let (alerts, wake) = (config.alerts, self.wake.clone());
-        background.spawn(reaper::alerts::run(pool.clone(), alerts, wake, metrics.clone(), health));
+        background.spawn(reaper::resting::run(pool.clone(), config.alerts, self.rest.clone()));
+        let wakes = (self.rest.clone(), self.wake.clone());
+        background.spawn(reaper::alerts::run(pool.clone(), config.alerts, wakes, metrics.clone(), health));
         background.spawn(self.presence.clone().run(pool.clone(), self.rope.clone(), self.health.clone()));
         background.spawn(agent_metrics::run(pool, metrics));
     }

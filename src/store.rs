@@ -2,7 +2,7 @@
 //!
 //! Each statement is a file of `sql/queries`, prepared once per connection (`sql`). `connection` and `pool` are the ways to the database,
 //! `url` and `tls` what leads there; `error` tells a refusal without quoting a row. One file each asks on behalf of a task: `tail`,
-//! `refill`, `payload`, `settle`, `publish`, `lease`, `listen`, `reap`, `sweep`, `dead`, `presence`, `locks`. `migrate`, `drift`, `rehearsal`
+//! `refill`, `payload`, `settle`, `publish`, `lease`, `listen`, `reap`, `sweep`, `resting`, `dead`, `presence`, `locks`. `migrate`, `drift`, `rehearsal`
 //! and `doctor` look after the schema; `status` and `gauges` read for those who look on.
 //!
 //! The store must never know sessions, windows or metrics: the store is told what to ask, and answers with rows and a `StoreError`.
@@ -40,6 +40,7 @@ pub(crate) mod publish;
 pub mod reap;
 pub(crate) mod refill;
 mod rehearsal;
+pub(crate) mod resting;
 pub(crate) mod rights;
 pub(crate) mod router;
 mod row;

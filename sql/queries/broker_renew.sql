@@ -5,7 +5,8 @@
 -- `held`, `held_sum`: how many inboxes the table says are this broker's, and the sum of their epochs and lengths, for
 -- src/pipeline/leaser.rs to compare with what it knows; a sum, since a list would be all inboxes each second. `is_orphaned`: the
 -- router is a broker that does not live, or this one.
--- Called by src/store/lease.rs. Uses brokers' primary key, leases_wanted and leases_broker.
+-- `signs`, `is_one_gone`, `open_from`, `begun_until`: src/pipeline/rest.rs sees by them whether the sweeps have anything to do.
+-- Called by src/store/lease.rs. Uses brokers' primary key, leases_wanted, leases_broker and the catalog's indexes.
 -- $1 broker uuid
 -- $2 lease_ms bigint: how long the broker lives from now on
 -- $3 name text
@@ -17,6 +18,8 @@
 -- $9 must_lock boolean: this connection does not hold the lock of the living yet
 -- $10 certificate_hash text: SHA-256 of its certificate, or null
 -- $11 standstill text: which duties stand still, in sentences, or null
+-- $12 forget_ms bigint: a broker that has been silent for so long is to be forgotten
+-- $13 for_sweeps boolean: `signs` and `is_one_gone` are looked for; false leaves out whatever may fail in them
 with prior as (
   -- The row as it was before: the next part's change is not seen here.
   select lease_until from postbell.brokers where broker_id = $1
@@ -60,8 +63,34 @@ with prior as (
   -- Numeric, so that no row that somebody wrote can overflow.
   select count(*) as inboxes, coalesce(sum(epoch::numeric + length(inbox)) % 9223372036854775807, 0)::bigint as sum
   from postbell.leases where broker_id = $1
+), numbered as (
+  -- The last delivery, note of a message that no trigger saw, outcome that was set aside, and agent that came or went. Sequences are
+  -- read and not the tables, which somebody may have locked: the lease must not wait for those.
+  select string_agg(case when c.relkind = 'S' and has_sequence_privilege(c.oid, 'usage') then pg_sequence_last_value(c.oid)::text end, ' '
+                    order by c.oid) as last
+  from pg_class c
+  where $13::boolean and c.oid = any (array[to_regclass('postbell.deliveries_delivery_id_seq'), to_regclass('postbell.unseen_noted_id_seq'),
+                                            to_regclass('postbell.set_aside_aside_id_seq'), to_regclass('postbell.presence_history_span_id_seq')]::oid[])
+), triggers as (
+  -- The same of the catalog as postbell.trigger_marks reads, without that function, which somebody may have dropped.
+  select string_agg(concat_ws('/', t.tgname, t.oid, t.xmin, t.tgenabled), ' ' order by t.tgname) as marks
+  from (select distinct d.refobjid from pg_rewrite r
+        join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+        where r.ev_class = to_regclass('postbell.messages')::oid) m
+  join pg_trigger t on t.tgrelid = m.refobjid
+  where $13 and t.tgname like 'postbell\_%'
+), gone as (
+  -- Another broker is to be forgotten. Two halves, each of which an index finds.
+  select $13 and (
+    exists (select from postbell.brokers where broker_id < $1 and lease_until < now() - $12::bigint * interval '1 millisecond')
+    or exists (select from postbell.brokers where broker_id > $1 and lease_until < now() - $12 * interval '1 millisecond')
+  ) as is_one_gone
 )
 select coalesce((select lease_until from prior) < clock_timestamp(), true) as lapsed,
        canary.sent, queue.usage as queue_usage, bell.rung_until, living.is_known_alive, asked.wanted,
-       held.inboxes as held, held.sum as held_sum, orphan.is_orphaned
-from bell cross join queue cross join canary cross join living cross join asked cross join held cross join orphan
+       held.inboxes as held, held.sum as held_sum, orphan.is_orphaned,
+       case when $13 then hashtextextended(concat_ws(' ', numbered.last, triggers.marks), 0) end as signs,
+       gone.is_one_gone, pg_snapshot_xmin(pg_current_snapshot())::text::bigint as open_from,
+       pg_current_xact_id()::text::bigint as begun_until
+from bell cross join queue cross join canary cross join living cross join asked cross join held cross join numbered cross join triggers
+cross join gone cross join orphan

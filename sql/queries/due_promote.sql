@@ -1,6 +1,6 @@
 -- Makes scheduled deliveries ready whose time has come; says how many, and in how many milliseconds the next is due. The bell is
 -- rung, in the same transaction, since the inbox's owner may be another process.
--- Called by src/store/due.rs, each second and at the time it said. Uses deliveries_due; now() and not clock_timestamp(), which
+-- Called by src/store/due.rs, every two seconds unless the broker is at rest, and at the time it said. Uses deliveries_due; now() and not clock_timestamp(), which
 -- no index is searched by.
 -- $1 rows_max bigint
 -- $2 left_out bigint[]: deliveries that took no change a moment ago

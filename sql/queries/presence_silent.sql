@@ -1,6 +1,6 @@
 -- Writes agents offline that are silent too long: those that keep their row alive by SQL, and those that a broker left behind in
 -- a way that nothing else noticed. Says how many.
--- Called by src/store/presence/sweep.rs, every quarter of a minute. Reads agent_registry whole: an index on a column that each
+-- Called by src/store/presence/sweep.rs, every quarter of a minute unless the broker is at rest. Reads agent_registry whole: an index on a column that each
 -- heartbeat changes would cost more.
 -- $1 silent_seconds bigint
 -- $2 left_behind_seconds bigint: the same for an agent whose row names brokers, none of which lives

@@ -15,9 +15,10 @@ use crate::agents::presence::Presence;
 use crate::base::names::few;
 use crate::base::pace::Pace;
 use crate::pipeline::dispatch::{Input, LeaseRequest};
+use crate::pipeline::rest::Rest;
 use crate::pipeline::traffic::Traffic;
 use crate::store::error::Fault;
-use crate::store::lease::{BrokerRow, LEASE, RENEW_EVERY, held, leave, release, renew};
+use crate::store::lease::{BrokerRow, LEASE, RENEW_EVERY, held, leave, open, release, renew};
 use crate::store::listen::Rope;
 use crate::store::{Connection, StoreError, Target};
 use crate::watch::health::{Health, LeasesRefused};
@@ -44,6 +45,8 @@ pub(crate) struct Leaser {
     pub lapsed: Arc<Notify>,
     /// Learns that the lease had lapsed.
     pub presence: Presence,
+    /// Learns of signs that there is something to sweep.
+    pub rest: Rest,
     /// The dispatcher, for changes of ownership.
     pub inputs: mpsc::WeakSender<Input>,
     /// Learns whether the database answers.
@@ -63,7 +66,7 @@ impl Leaser {
         let mut asked = Asked::new(Instant::now());
         loop {
             let held = async {
-                let connection = Connection::open(&self.target).await?;
+                let connection = open(&self.target).await?;
                 self.hold(&connection, &mut requests, &mut asked, &mut pace).await
             };
             let error = tokio::select! {
@@ -124,12 +127,23 @@ impl Leaser {
         let late = || StoreError::unavailable("the database did not answer before the lease ended");
         let stuck = self.health.stuck(Instant::now());
         let standstill = (!stuck.is_empty()).then(|| stuck.join(" "));
-        let renewal = renew(connection, &self.broker, canary, is_known_alive, standstill.as_deref());
+        let renewal = renew(
+            connection,
+            &self.broker,
+            canary,
+            is_known_alive,
+            standstill.as_deref(),
+            self.rest.wants_signs(),
+        );
         // The server tells a lapse once, and a renewal without an answer may have been told; another broker may have had
         // inboxes. So it counts as a lapse, whatever this broker's own clock says: the server's may have jumped.
         let until = asked.until.take();
-        let renewed = timeout(LEASE, renewal).await;
-        let renewed = renewed.unwrap_or_else(|_| Err(late()))?;
+        let renewed = timeout(LEASE, renewal).await.unwrap_or_else(|_| Err(late())).inspect_err(|e| {
+            self.rest.renewal_failed();
+            // The server took all of it back, and told nothing.
+            asked.until = until.filter(|_| e.is_answered());
+        })?;
+        self.rest.note(&renewed);
         if renewed.canary_sent {
             self.rope.expect_canary();
         }

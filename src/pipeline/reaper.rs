@@ -1,6 +1,7 @@
 //! The reaper: changes that time alone brings about.
 
 pub(crate) mod alerts;
+pub(crate) mod resting;
 pub(crate) mod upkeep;
 
 use std::sync::Arc;
@@ -8,11 +9,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use tokio::sync::Notify;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 
 use uuid::Uuid;
 
 use crate::pipeline::alarm::Alarm;
+use crate::pipeline::rest::Rest;
 use crate::store::due::Promoter;
 use crate::store::forgetting::{Past, forget};
 use crate::store::presence;
@@ -21,7 +23,7 @@ use crate::store::{Pool, StoreError};
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
 
-/// Scheduled deliveries are looked for at least this often. One whose time is known is promoted at that time.
+/// Scheduled deliveries are looked for this often unless the broker rests. One whose time is known is promoted at that time.
 const DUE_EVERY: Duration = Duration::from_secs(2);
 const EXPIRED_EVERY: Duration = Duration::from_secs(5);
 const BROKERS_EVERY: Duration = Duration::from_secs(5);
@@ -34,18 +36,19 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 const BETWEEN_BATCHES: Duration = Duration::from_millis(50);
 
 /// Promotes scheduled deliveries at their time, until the process ends.
-pub(crate) async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health: Health) {
-    let mut next = Instant::now();
+pub(crate) async fn promote(pool: Pool, alarm: Alarm, rest: Rest, wake: Arc<Notify>, health: Health) {
+    let mut clock = Instant::now();
+    let mut due: Option<Instant> = None;
     let mut promoter = Promoter::new(pool);
     loop {
         tokio::select! {
-            () = sleep_until(next) => {}
+            () = rest.turn(clock, due) => {}
             at = alarm.changed() => {
-                next = at.map_or(next, |at| at.min(next));
+                due = due.into_iter().chain(at).min();
                 continue;
             }
         }
-        next = Instant::now() + DUE_EVERY;
+        clock = Instant::now() + DUE_EVERY;
         health.began(Duty::Promotion, Instant::now());
         let promoted = promoter.promote().await;
         health.set_left_out(Duty::Promotion, promoter.left_out());
@@ -55,15 +58,15 @@ pub(crate) async fn promote(pool: Pool, alarm: Alarm, wake: Arc<Notify>, health:
                 if promoted.rows > 0 {
                     wake.notify_one();
                 }
-                if promoted.rows == BATCH_ROWS {
-                    next = Instant::now();
-                } else if let Some(wait) = promoted.next {
-                    next = next.min(Instant::now() + wait);
-                }
+                due = match promoted.rows == BATCH_ROWS {
+                    true => Some(Instant::now()),
+                    false => promoted.next.map(|wait| Instant::now() + wait),
+                };
             }
             Err(e) => {
                 tracing::warn!(error = %e, "scheduled deliveries could not be promoted; trying again");
                 health.failed(Duty::Promotion, e.to_string());
+                due = Some(clock);
             }
         }
     }
@@ -83,25 +86,25 @@ pub(crate) async fn sweep(
     broker: Uuid,
     retention: Option<Duration>,
     metrics: Metrics,
-    health: Health,
+    (rest, health): (Rest, Health),
 ) {
-    let health = &health;
+    let told = |duty| (&rest, &health, duty);
     tokio::join!(
-        every(EXPIRED_EVERY, (health, Duty::Expiry), || async {
+        every(EXPIRED_EVERY, told(Duty::Expiry), || async {
             let rows = reap::expire(&pool).await?;
             metrics.expired.inc_by(rows);
             Ok(rows)
         }),
-        every(BROKERS_EVERY, (health, Duty::Brokers), || async {
+        every(BROKERS_EVERY, told(Duty::Brokers), || async {
             let brokers = reap::forget_silent_brokers(&pool, broker).await?;
             if brokers > 0 {
                 tracing::info!(brokers, "forgot brokers that have been silent");
             }
             Ok(0)
         }),
-        every(SILENT_EVERY, (health, Duty::Silence), || presence::silent(&pool)),
+        every(SILENT_EVERY, told(Duty::Silence), || presence::silent(&pool)),
         // One after the other, because these are in no hurry and connections are few. None keeps the others from their turn.
-        every(RETENTION_EVERY, (health, Duty::Retention), || async {
+        every(RETENTION_EVERY, told(Duty::Retention), || async {
             let kept = retention.unwrap_or_default().max(PRESENCE_KEPT);
             most([
                 match retention {
@@ -113,7 +116,7 @@ pub(crate) async fn sweep(
                 forget(&pool, Past::Presence(kept)).await,
             ])
         }),
-        every(BROADCASTS_EVERY, (health, Duty::Broadcasts), || async {
+        every(BROADCASTS_EVERY, told(Duty::Broadcasts), || async {
             most([reap::finish_broadcasts(&pool).await, reap::forget_routed(&pool).await])
         }),
     );
@@ -124,7 +127,7 @@ fn most<const N: usize>(done: [Result<u64, StoreError>; N]) -> Result<u64, Store
     done.into_iter().try_fold(0, |most, rows| Ok(most.max(rows?)))
 }
 
-async fn every<F>(pause: Duration, (health, duty): (&Health, Duty), work: impl Fn() -> F)
+async fn every<F>(clock: Duration, (rest, health, duty): (&Rest, &Health, Duty), work: impl Fn() -> F)
 where
     F: Future<Output = Result<u64, StoreError>>,
 {
@@ -137,10 +140,10 @@ where
         }
         match worked {
             Ok(rows) if rows >= BATCH_ROWS as u64 => sleep(BETWEEN_BATCHES).await,
-            Ok(_) => sleep(pause).await,
+            Ok(_) => rest.pause(clock).await,
             Err(e) => {
                 tracing::warn!(error = %e, "a sweep failed; trying again");
-                sleep(pause.min(AFTER_FAILURE)).await;
+                sleep(clock.min(AFTER_FAILURE)).await;
             }
         }
     }

@@ -141,6 +141,14 @@ pub async fn heirs(connection: &Connection) -> Result<Vec<String>, StoreError> {
     rows.iter().map(|row| Ok(sentence(row.cell("name")?))).collect()
 }
 
+/// The [`differences`] and the [`heirs`].
+///
+/// # Errors
+/// See [`StoreError`].
+pub(crate) async fn found(connection: &Connection) -> Result<(Vec<Difference>, Vec<String>), StoreError> {
+    Ok((differences(connection).await?, heirs(connection).await?))
+}
+
 /// A sentence for each trigger and rule on Postbell's own tables that is somebody else's.
 ///
 /// # Errors

@@ -32,10 +32,15 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(10);
 /// [`PART_WAIT`], for the statement and its COMMIT together.
 const PART: WriteLimit = WriteLimit::Each(Duration::from_millis(PART_WAIT.as_millis() as u64 / 2));
 
+/// How long a renewal waits for a lock: so short that the next one is in time.
+const LOCK_WAIT: Duration = Duration::from_millis(400);
+
 /// How long the rows of agents and leases may take when a broker leaves.
 const LEAVE: WriteLimit = WriteLimit::Each(Duration::from_millis(500));
 
-const _: () = assert!(RENEW_EVERY.as_millis() + LEASE_MARGIN.as_millis() < LEASE.as_millis());
+const _: () = assert!(
+    RENEW_EVERY.as_millis() + 2 * LOCK_WAIT.as_millis() + LEASE_MARGIN.as_millis() < LEASE.as_millis()
+);
 const _: () = assert!(LEASE.as_millis() < FORGET_AFTER.as_millis());
 
 /// This broker, as the other brokers and people see it.
@@ -73,6 +78,21 @@ pub struct Renewed {
     pub is_orphaned: bool,
     /// The inboxes that the table says are this broker's.
     pub held: LeaseSum,
+    /// Signs of something that a sweep has to do with; `None` if they were not asked for.
+    pub signs: Option<Signs>,
+}
+
+/// Signs of something that a sweep has to do with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signs {
+    /// A number for all that leaves a trace: a delivery was made, a message was noted that no trigger saw, a trigger was touched.
+    pub seen: i64,
+    /// Whether another broker has been silent for [`FORGET_AFTER`].
+    pub is_broker_gone: bool,
+    /// The first transaction that is in progress: all before it have ended.
+    pub open_from: i64,
+    /// The renewal's own transaction. The snapshot's end would not do: a transaction that is open may be beyond it.
+    pub begun_until: i64,
 }
 
 /// The leases of a broker, summed up: equal sums mean that table and broker know the same leases.
@@ -94,9 +114,19 @@ impl LeaseSum {
     }
 }
 
+/// Opens a connection for leases. Whatever somebody locks, a renewal fails early enough for another try.
+///
+/// # Errors
+/// See [`StoreError`].
+pub async fn open(target: &Target) -> Result<Connection, StoreError> {
+    let connection = Connection::open(target).await?;
+    connection.set(&format!("set lock_timeout = {}", LOCK_WAIT.as_millis())).await?;
+    Ok(connection)
+}
+
 /// Renews this broker's lease and sends a canary. Also takes the lock that shows that the process lives, if this
 /// connection does not hold it (`is_known_alive`). `standstill` names the duties that stand still, in sentences for
-/// `postbell doctor`.
+/// `postbell doctor`. [`Signs`] are looked for if they are `wanted`.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -106,6 +136,7 @@ pub async fn renew(
     canary: u64,
     is_known_alive: bool,
     standstill: Option<&str>,
+    wanted: bool,
 ) -> Result<Renewed, StoreError> {
     let sent_at = Instant::now();
     let certificate = broker.certificate.as_ref().map(|c| c.borrow().to_string());
@@ -124,6 +155,8 @@ pub async fn renew(
                 &!is_known_alive,
                 &certificate,
                 &standstill,
+                &(FORGET_AFTER.as_millis() as i64),
+                &wanted,
             ],
         )
         .await?;
@@ -136,6 +169,15 @@ pub async fn renew(
         wanted: row.cell::<_, Vec<String>>("wanted")?.into_iter().map(Arc::from).collect(),
         is_orphaned: row.cell("is_orphaned")?,
         held: LeaseSum { inboxes: row.cell("held")?, sum: row.cell("held_sum")? },
+        signs: match row.cell("signs")? {
+            None => None,
+            Some(seen) => Some(Signs {
+                seen,
+                is_broker_gone: row.cell("is_one_gone")?,
+                open_from: row.cell("open_from")?,
+                begun_until: row.cell("begun_until")?,
+            }),
+        },
     })
 }
 

@@ -23,7 +23,7 @@ pub use older::remove_older;
 pub const BATCH_ROWS: i64 = 2_000;
 /// How long after its expiry a message is left alone. A message that is in flight is marked delivered by then, and a
 /// delivered message does not expire.
-const EXPIRY_GRACE: Duration = Duration::from_secs(5);
+pub(super) const EXPIRY_GRACE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(postbell_engine::inbox::in_flight::MARK_AFTER.as_millis() < EXPIRY_GRACE.as_millis());
 

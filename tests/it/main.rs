@@ -12,6 +12,7 @@ mod agent_metrics;
 mod agents;
 mod alerts;
 mod apart;
+mod at_rest;
 mod auth;
 mod bad_input;
 mod bell;

@@ -52,7 +52,7 @@ const OFTEN: &[(&str, usize, &str, &str)] = statements![
     "lease_acquire": 3, "brokers_pkey";
     "lease_want": 2, "leases_pkey";
     "lease_held": 1, "leases_broker";
-    "broker_renew": 11, "brokers_pkey";
+    "broker_renew": 13, "brokers_pkey";
     "broker_authenticate": 1, "brokers_pkey";
     "lease_release": 3, "leases";
     "agent_authenticate": 1, "agent_registry_pkey";

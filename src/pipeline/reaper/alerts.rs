@@ -9,13 +9,14 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
 use super::{AFTER_FAILURE, BETWEEN_BATCHES};
+use crate::pipeline::rest::Rest;
 use crate::store::Pool;
 use crate::store::alerts::{ALERTS_MAX, AlertTimes, Look, Lookout};
 use crate::watch::health::{Duty, Health};
 use crate::watch::metrics::Metrics;
 use postbell_client::RECONNECT_MAX;
 
-/// The longest wait between two looks, however late the next alert is due: somebody else may have written something.
+/// The longest wait between two looks unless the broker rests, however late the next alert is due: somebody else may have written something.
 const OFFLINE_EVERY: Duration = Duration::from_secs(10);
 const ESCALATE_EVERY: Duration = Duration::from_secs(30);
 const LOOK_MIN: Duration = Duration::from_secs(1);
@@ -25,17 +26,24 @@ const _: () = assert!(RECONNECT_MAX.as_secs() < 15);
 
 /// Raises and escalates alerts, until the process ends. Agents are first given the usual time to come back, because
 /// if this broker was away for an hour, its agents were disconnected too.
-pub(crate) async fn run(pool: Pool, times: AlertTimes, wake: Arc<Notify>, metrics: Metrics, health: Health) {
+pub(crate) async fn run(
+    pool: Pool,
+    times: AlertTimes,
+    (rest, wake): (Rest, Arc<Notify>),
+    metrics: Metrics,
+    health: Health,
+) {
+    let (rest, wake) = (&rest, &*wake);
     let raise = async {
         sleep(times.offline).await;
         let every = look_every(times.offline, OFFLINE_EVERY);
         let absences = Lookout::for_absences(pool.clone(), times.offline);
-        at_due(every, &wake, (&metrics.alerts_raised, &health, Duty::Alerts), &absences).await;
+        at_due(every, (rest, wake), (&metrics.alerts_raised, &health, Duty::Alerts), &absences).await;
     };
     let every = look_every(times.escalate, ESCALATE_EVERY);
     let unacknowledged = Lookout::for_unacknowledged(pool.clone(), times.escalate);
     let told = (&metrics.alerts_escalated, &health, Duty::Escalation);
-    let escalate = at_due(every, &wake, told, &unacknowledged);
+    let escalate = at_due(every, (rest, wake), told, &unacknowledged);
     tokio::join!(raise, escalate);
 }
 
@@ -47,35 +55,37 @@ fn look_every(due_after: Duration, at_most: Duration) -> Duration {
 
 async fn at_due(
     every: Duration,
-    wake: &Notify,
+    (rest, wake): (&Rest, &Notify),
     (done, health, duty): (&IntCounter, &Health, Duty),
     lookout: &Lookout,
 ) {
     loop {
         health.began(duty, Instant::now());
-        let pause = match lookout.look().await {
+        match lookout.look().await {
             Ok(look) => {
                 health.succeeded(duty);
                 if look.rows > 0 {
                     done.inc_by(look.rows as u64);
                     wake.notify_one();
                 }
-                pause(look, every)
+                let (clock, due) = turn(look, every);
+                let now = Instant::now();
+                rest.turn(now + clock, due.map(|due| now + due)).await;
             }
             Err(e) => {
                 tracing::warn!(error = %e, "alerts could not be looked after; trying again");
                 health.failed(duty, e.to_string());
-                every.min(AFTER_FAILURE)
+                sleep(every.min(AFTER_FAILURE)).await;
             }
-        };
-        sleep(pause).await;
+        }
     }
 }
 
-fn pause(look: Look, every: Duration) -> Duration {
+/// The clock of the next look, and the time at which an alert is known to be due.
+fn turn(look: Look, every: Duration) -> (Duration, Option<Duration>) {
     match look.rows == ALERTS_MAX {
-        true => BETWEEN_BATCHES,
-        false => look.next.map_or(every, |next| next.clamp(BETWEEN_BATCHES, every)),
+        true => (BETWEEN_BATCHES, Some(BETWEEN_BATCHES)),
+        false => (every, look.next.map(|next| next.max(BETWEEN_BATCHES))),
     }
 }
 
@@ -88,11 +98,13 @@ mod tests {
     #[test]
     fn the_next_look_is_when_something_is_due_and_never_late_for_what_nobody_knows_of_yet() {
         let look = |rows, next| Look { rows, next };
-        assert_eq!(pause(look(0, None), SECOND * 30), SECOND * 30);
-        assert_eq!(pause(look(3, Some(SECOND * 7)), SECOND * 30), SECOND * 7);
-        assert_eq!(pause(look(0, Some(SECOND * 50)), SECOND * 30), SECOND * 30);
-        assert_eq!(pause(look(ALERTS_MAX, Some(SECOND)), SECOND * 30), BETWEEN_BATCHES);
-        assert_eq!(pause(look(0, Some(Duration::ZERO)), SECOND * 30), BETWEEN_BATCHES);
+        assert_eq!(turn(look(0, None), SECOND * 30), (SECOND * 30, None));
+        assert_eq!(turn(look(3, Some(SECOND * 7)), SECOND * 30), (SECOND * 30, Some(SECOND * 7)));
+        assert_eq!(
+            turn(look(ALERTS_MAX, Some(SECOND)), SECOND * 30),
+            (BETWEEN_BATCHES, Some(BETWEEN_BATCHES))
+        );
+        assert_eq!(turn(look(0, Some(Duration::ZERO)), SECOND * 30), (SECOND * 30, Some(BETWEEN_BATCHES)));
         assert_eq!(look_every(SECOND * 60, ESCALATE_EVERY), ESCALATE_EVERY);
         assert_eq!(look_every(SECOND * 5, ESCALATE_EVERY), SECOND * 5);
     }

@@ -1,10 +1,10 @@
 //! Keeps the schema as it must be while the broker runs, and leaves no message without its deliveries.
 //!
 //! Every two seconds one statement takes messages that were written while no trigger of ours fired, and sees whether
-//! somebody touched a trigger; if so, all messages are looked at. The catalogs are compared with the schema that this
-//! version needs: at the start, once a minute, and soon after a statement failed in a way that hints at drift.
-//! Missing parts are mended. A trigger that somebody switched off stays off: all messages are looked at again and
-//! again instead.
+//! somebody touched a trigger; if so, all messages are looked at. While the broker rests, the renewal of the lease tells
+//! whether that statement has anything to do. The catalogs are compared with the schema that this version needs: at the
+//! start, once a minute, and soon after a statement failed in a way that hints at drift. Missing parts are mended. A trigger
+//! that somebody switched off stays off: all messages are looked at again and again instead.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio::sync::{Notify, watch};
 use tokio::time::{sleep, sleep_until};
 
+use crate::pipeline::rest::Rest;
 use crate::store::Pool;
 use crate::store::drift::{self, Difference};
 use crate::store::migrate::{Plan, migrate};
@@ -33,67 +34,77 @@ const _: () = assert!(SWEEP_EVERY.as_secs() < 5 && COMPARE_MIN.as_secs() < 5);
 
 /// The channels and settings of upkeep.
 pub(crate) struct Upkeep {
-    /// Connections for the sweep.
+    /// Connections for the sweep, and for comparisons by the clock.
     pub pool: Pool,
     /// The database, for statements that take long and for mending.
     pub target: Target,
+    /// Whether there may be anything to sweep.
+    pub rest: Rest,
     /// Wakes the tail when deliveries became ready.
     pub wake: Arc<Notify>,
     /// Learns what has drifted.
     pub health: Health,
 }
 
-/// Findings of the last sweep and the last comparison.
+/// Findings of the last comparison.
+#[derive(Default)]
 struct Seen {
-    compared: Option<Instant>,
     said: Vec<String>,
     /// The tables that inherit, as they were told.
     heirs: Vec<String>,
-    look_after: Instant,
 }
 
 impl Upkeep {
     /// Runs until the process ends.
     pub(crate) async fn run(self) {
-        let mut seen =
-            Seen { compared: None, said: Vec::new(), heirs: Vec::new(), look_after: Instant::now() };
-        let mut smells = drift::smells();
+        tokio::join!(self.sweeps(), self.comparisons());
+    }
+
+    async fn sweeps(&self) {
+        let mut look_after = Instant::now();
         let mut sweeper = Sweeper::new(self.pool.clone());
         loop {
             self.health.began(Duty::Sweep, Instant::now());
-            let pause = match self.sweep(&mut sweeper, &mut seen).await {
-                Ok(again) => {
+            match self.sweep(&mut sweeper, &mut look_after).await {
+                Ok(due) => {
                     self.health.succeeded(Duty::Sweep);
-                    again
+                    let now = Instant::now();
+                    self.rest.turn(now + SWEEP_EVERY, due.map(|due| now + due)).await;
                 }
                 Err(e) => {
                     self.health.failed(Duty::Sweep, e.to_string());
                     tracing::warn!(error = %e, "messages that no trigger saw could not be looked for; trying again");
-                    SWEEP_EVERY
+                    sleep(SWEEP_EVERY).await;
                 }
-            };
-            let hinted = smells.has_changed().unwrap_or(false);
-            let since = seen.compared.map(|at| at.elapsed());
-            if since.is_none_or(|since| {
-                since >= COMPARE_EVERY || (hinted || !seen.said.is_empty()) && since >= COMPARE_MIN
-            }) {
-                // Before the comparison, because an error during the comparison calls for another one.
-                smells.mark_unchanged();
-                if let Err(e) = self.compare(&mut seen).await {
-                    tracing::warn!(error = %e, "the schema could not be compared with what it must be; trying again");
-                }
-                seen.compared = Some(Instant::now());
-            }
-            tokio::select! {
-                () = sleep(pause) => {}
-                // A part that is missing stops everybody, so it is not left for the next round.
-                () = hint(&smells, seen.compared) => {}
             }
         }
     }
 
-    /// Makes deliveries for messages that no trigger saw. Returns the wait before the next sweep.
-    async fn sweep(&self, sweeper: &mut Sweeper, seen: &mut Seen) -> Result<Duration, StoreError> {
+    async fn comparisons(&self) {
+        let (mut seen, mut smells) = (Seen::default(), drift::smells());
+        loop {
+            let is_hinted = smells.has_changed().unwrap_or(false);
+            // Before the comparison, because an error during the comparison calls for another one.
+            smells.mark_unchanged();
+            if let Err(e) = self.compare(&mut seen, is_hinted).await {
+                tracing::warn!(error = %e, "the schema could not be compared with what it must be; trying again");
+            }
+            let compared = Instant::now();
+            let pause = if seen.said.is_empty() { COMPARE_EVERY } else { COMPARE_MIN };
+            tokio::select! {
+                () = sleep_until(compared + pause) => {}
+                // A part that is missing stops everybody, so it is not left for the next round.
+                () = hint(&smells, compared) => {}
+            }
+        }
+    }
+
+    /// Makes deliveries for messages that no trigger saw. Returns when the next sweep is due, if it has something to do for sure.
+    async fn sweep(
+        &self,
+        sweeper: &mut Sweeper,
+        look_after: &mut Instant,
+    ) -> Result<Option<Duration>, StoreError> {
         let swept = sweeper.sweep().await;
         self.health.set_left_out(Duty::Sweep, sweeper.left_out());
         let swept = swept?;
@@ -101,10 +112,10 @@ impl Upkeep {
             tracing::info!(deliveries = swept.ready, "made deliveries for messages that no trigger saw");
             self.wake.notify_one();
         }
-        if swept.look && Instant::now() >= seen.look_after {
+        if swept.look && Instant::now() >= *look_after {
             let began = Instant::now();
             let ready = look_at_all(&self.target).await?;
-            seen.look_after = Instant::now() + began.elapsed() * LOOK_SHARE;
+            *look_after = Instant::now() + began.elapsed() * LOOK_SHARE;
             if let Some(deliveries) = ready.filter(|n| *n > 0) {
                 tracing::info!(
                     deliveries,
@@ -113,15 +124,19 @@ impl Upkeep {
                 self.wake.notify_one();
             }
         }
-        Ok(if swept.took == i64::from(SWEEP_ROWS) { super::BETWEEN_BATCHES } else { SWEEP_EVERY })
+        Ok(match swept.took == i64::from(SWEEP_ROWS) {
+            true => Some(super::BETWEEN_BATCHES),
+            false => swept.look.then_some(SWEEP_EVERY),
+        })
     }
 
-    /// Compares the schema; logs what is new, and mends what may be mended.
-    async fn compare(&self, seen: &mut Seen) -> Result<(), StoreError> {
-        let connection = Connection::open(&self.target).await?;
-        let found = drift::differences(&connection).await?;
-        let heirs = drift::heirs(&connection).await?;
-        drop(connection);
+    /// Compares the schema; logs what is new, and mends what may be mended. While something is amiss, a connection of the pool might
+    /// not be free.
+    async fn compare(&self, seen: &mut Seen, is_hinted: bool) -> Result<(), StoreError> {
+        let (found, heirs) = match is_hinted || !seen.said.is_empty() {
+            true => drift::found(&Connection::open(&self.target).await?).await?,
+            false => drift::found(&*self.pool.get().await?).await?,
+        };
         // Told, and no standstill: only messages in the table that inherits wait, and everybody else's go on.
         if heirs != seen.heirs {
             heirs.iter().for_each(|heir| tracing::warn!("{heir}"));
@@ -173,9 +188,9 @@ impl Upkeep {
 }
 
 /// Waits until an error hints at drift and a comparison may be made.
-async fn hint(smells: &watch::Receiver<u64>, compared: Option<Instant>) {
+async fn hint(smells: &watch::Receiver<u64>, compared: Instant) {
     // The sender is never dropped.
     if smells.clone().changed().await.is_ok() {
-        sleep_until(compared.map_or_else(Instant::now, |at| at + COMPARE_MIN)).await;
+        sleep_until(compared + COMPARE_MIN).await;
     }
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
+use crate::pipeline::rest::Rest;
 use crate::store::aside::{Tries, next_due};
 use crate::store::{Pool, StoreError, Target};
 use crate::watch::health::{Duty, Health};
 
-/// How often to look for what other brokers set aside.
+/// How often to look for what other brokers set aside, unless the broker rests.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// The least time between two tries: a table that refuses much must not keep the database busy.
 const TRY_EVERY: Duration = Duration::from_secs(1);
@@ -20,7 +21,7 @@ const AFTER_FAILURE: Duration = Duration::from_secs(2);
 
 /// Runs until the process ends; `told` says that something was set aside here. Several brokers may do this at once,
 /// since each row is locked by one of them.
-pub(crate) async fn run(target: Target, pool: Pool, told: Arc<Notify>, health: Health) {
+pub(crate) async fn run(target: Target, pool: Pool, (rest, told): (Rest, Arc<Notify>), health: Health) {
     let mut tries = Tries::new(target);
     loop {
         health.began(Duty::Aside, Instant::now());
@@ -29,21 +30,26 @@ pub(crate) async fn run(target: Target, pool: Pool, told: Arc<Notify>, health: H
             Ok(_) => health.succeeded(Duty::Aside),
             Err(e) => health.failed(Duty::Aside, e.to_string()),
         }
-        let wait = match turn {
-            Ok(Some(next)) => next.clamp(TRY_EVERY, LOOK_EVERY),
-            Ok(None) => {
-                tries.rest();
-                LOOK_EVERY
+        let now = Instant::now();
+        let due = match turn {
+            Ok(next) => {
+                if next.is_none() {
+                    tries.rest();
+                }
+                next.map(|next| now + next.max(TRY_EVERY))
             }
             Err(e) => {
                 tracing::debug!(error = %e, "what is set aside could not be tried; trying again");
                 tries.rest();
-                AFTER_FAILURE
+                Some(now + AFTER_FAILURE)
             }
         };
-        sleep(TRY_EVERY.min(wait)).await;
-        // Whether notified or timed out, it is time to look.
-        let _ = timeout(wait.saturating_sub(TRY_EVERY), told.notified()).await;
+        sleep(TRY_EVERY).await;
+        // Whether told or not, it is time to look.
+        tokio::select! {
+            () = rest.turn(now + LOOK_EVERY, due) => {}
+            () = told.notified() => {}
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use syn::{Attribute, Item};
 const FLOORS: &[&[&str]] = &[
     &["base", "devdb", "watch::health"],
     &["store", "watch::flow", "watch::spans"],
-    &["watch::metrics", "pipeline::alarm", "pipeline::traffic"],
+    &["watch::metrics", "pipeline::alarm", "pipeline::rest", "pipeline::traffic"],
     &[
         "broker::config",
         "pipeline::dispatch",
