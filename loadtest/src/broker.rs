@@ -78,18 +78,6 @@ impl Broker {
         Ok(Self { url: format!("tcp://{address}"), address, process, ports, child, log })
     }
 
-    /// The value of a series without labels, as `/metrics` has it.
-    ///
-    /// # Errors
-    /// The broker does not answer, or knows no such series.
-    pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<f64> {
-        let text = get(self.ports.http.address(), "/metrics")
-            .await
-            .context("the broker's /metrics do not answer")?;
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|v| v.trim().parse().ok()).with_context(|| format!("the broker exports no {name}"))
-    }
-
     /// Stops the broker in order, and returns the warnings in its log.
     ///
     /// # Errors
