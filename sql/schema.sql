@@ -1483,13 +1483,13 @@ begin
     raise warning 'postbell: parts of its schema are missing, so deliveries of deleted messages stay: run `postbell migrate`';
     return null;
   end if;
-  delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
-  delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
-  delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
-  -- A router may be reading it as it was.
+  -- A router may be reading the row as it was. Asked before the deliveries are looked for: a router that is done by then has made them.
   insert into postbell.unseen (message_id, moved, set_back, txid)
   select r.message_id, false, false, r.left_txid from removed r
   where r.left_txid is not null and r.left_txid <> pg_current_xact_id() and postbell.is_left(r.left_txid);
+  delete from postbell.deliveries d using removed r where d.message_id = r.message_id;
+  delete from postbell.set_aside s using removed r where s.message_id = r.message_id;
+  delete from postbell.broadcasts b using removed r where b.message_id = r.message_id;
   return null;
 end
 $function$

@@ -18,7 +18,7 @@ use floors::Floors;
 use install::PeerPackages;
 use opened::Opened;
 use tell::Player;
-use turn::{PeerTurn, Sizes};
+use turn::{PeerSizes, PeerTurn};
 
 pub(crate) const SPEC: Spec = Spec {
     name: "peers",
@@ -52,7 +52,7 @@ async fn run(bench: &Bench<'_>) -> anyhow::Result<Found> {
             return Ok(found);
         }
     };
-    let (sizes, rounds) = (Sizes::of(bench), bench.size(5, 1));
+    let (sizes, rounds) = (PeerSizes::of(bench), bench.size(5, 1));
     let mut players = available(bench, &with, &mut found).await?;
     let floors = Floors::open(bench, rounds, sizes).await?;
     let mut floor_turns = Vec::new();
@@ -115,7 +115,7 @@ async fn take(
     bench: &Bench<'_>,
     with: &PeerPackages,
     contestant: Contestant,
-    sizes: Sizes,
+    sizes: PeerSizes,
 ) -> anyhow::Result<PeerTurn> {
     let opened = Opened::open(bench, with, contestant).await?;
     let taken = turn::take(bench, with, contestant, &opened, sizes).await;

@@ -69,7 +69,7 @@ impl Rest {
 
     /// Notes the signs that a renewal brought.
     pub(crate) fn note(&self, renewed: &Renewed) {
-        // What a dead router was left may be the sweep's soon.
+        // The sweep may soon have to take what a dead router was left.
         let is_sign = renewed.signs.is_none_or(|signs| self.seen().note(signs, renewed.held));
         if is_sign || renewed.is_orphaned {
             self.stir();

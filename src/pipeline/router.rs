@@ -57,7 +57,7 @@ impl RouterTask {
             let due = router.due();
             tokio::select! {
                 _ = &mut stop => return,
-                () = async { sleep_until(due.unwrap_or_else(std::time::Instant::now).into()).await }, if due.is_some() => {}
+                () = async { sleep_until(due.map_or_else(Instant::now, Instant::from_std)).await }, if due.is_some() => {}
                 () = self.traffic.orphan() => router.orphaned(true),
                 Ok(()) = made.changed() => {
                     let total = *made.borrow_and_update();

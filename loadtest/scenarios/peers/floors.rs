@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::contestants::BARE_TABLE;
 use super::opened::{PAYLOAD_BYTES, PeerProducer, tidy};
-use super::turn::{Sizes, WRITERS};
+use super::turn::{PeerSizes, WRITERS};
 use crate::agents::register;
 use crate::bench::Bench;
 use crate::ledger::Ledger;
@@ -38,7 +38,7 @@ pub(super) struct Floors<'a> {
     inboxes: Vec<String>,
     heard: Arc<Ledger>,
     listening: JoinHandle<anyhow::Result<()>>,
-    sizes: Sizes,
+    sizes: PeerSizes,
 }
 
 impl<'a> Floors<'a> {
@@ -46,7 +46,7 @@ impl<'a> Floors<'a> {
     ///
     /// # Errors
     /// The server refuses.
-    pub(super) async fn open(bench: &'a Bench<'a>, rounds: usize, sizes: Sizes) -> anyhow::Result<Self> {
+    pub(super) async fn open(bench: &'a Bench<'a>, rounds: usize, sizes: PeerSizes) -> anyhow::Result<Self> {
         let sql = bench.database.sql().await?;
         sql.batch_execute(FLOOR).await?;
         make_bare_table(&sql).await?;

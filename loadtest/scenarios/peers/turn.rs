@@ -25,7 +25,7 @@ const A_SECOND_MAX: usize = 60_000;
 
 /// The sizes of a turn.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sizes {
+pub(super) struct PeerSizes {
     /// Before anything is measured: programs that compile themselves are compiled then.
     pub(super) warm: Duration,
     /// How long each part with a load lasts.
@@ -36,7 +36,7 @@ pub(super) struct Sizes {
     pub(super) backlog: usize,
 }
 
-impl Sizes {
+impl PeerSizes {
     pub(super) fn of(bench: &Bench<'_>) -> Self {
         Self {
             warm: bench.lasting(1_000, 100),
@@ -81,7 +81,7 @@ pub(super) async fn take(
     with: &PeerPackages,
     contestant: Contestant,
     opened: &Opened,
-    sizes: Sizes,
+    sizes: PeerSizes,
 ) -> anyhow::Result<PeerTurn> {
     let mut turn = PeerTurn::default();
     let say = |what: &str| bench.progress.set_message(format!("{}: {what}", contestant.label));
