@@ -260,7 +260,13 @@ impl Router {
     ) {
         self.seen = seen;
         let is_slow = now.saturating_duration_since(began) >= ROUND_SLOW;
-        if is_slow && matches!(self.state, State::Leaving { .. } | State::Marking | State::Lapsing { .. }) {
+        let stops = match self.state {
+            State::Leaving { .. } => true,
+            // Messages are left only behind others now, which ends unless there are too many.
+            State::Marking | State::Lapsing { .. } => seen >= SEEN_MANY,
+            _ => false,
+        };
+        if is_slow && stops {
             self.distrust = Some(now + DISTRUST);
             self.state = State::Stopping;
             self.due = now;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::leaser::Leaser;
 use crate::network::{ConnId, Frame, Side};
+use crate::router::RouterTask;
 use crate::schedule::{Micros, SECOND};
 use crate::session::Session;
 use crate::statements::Task;
@@ -54,6 +55,7 @@ pub(crate) struct Broker {
     pub(crate) rope: Rope,
     pub(crate) settler: Settler,
     pub(crate) refiller: Refiller,
+    pub(crate) router: RouterTask,
     effects: VecDeque<Effect>,
 }
 
@@ -78,6 +80,7 @@ impl Broker {
             rope: Rope::default(),
             settler: Settler::default(),
             refiller: Refiller::default(),
+            router: RouterTask::default(),
             effects: VecDeque::new(),
         }
     }
@@ -93,6 +96,7 @@ impl World {
                 Task::Settler => self.settler_answered(b, query.number, reply),
                 Task::Refiller => self.refiller_answered(b, query.number, reply),
                 Task::Door => self.let_in(b, query.number, reply),
+                Task::Router => self.router_answered(b, query.number, reply),
             },
             What::Wake => self.brokers[b].wake_at = None,
             What::TailDue => self.tail_due(b),
@@ -104,6 +108,7 @@ impl World {
             What::Connect(_) => self.tail_connects(b),
             What::SettlerDue => self.settler_due(b),
             What::RefillerDue => self.refiller_due(b),
+            What::RouterDue => self.router_due(b),
             What::Reap => self.reap(b),
             What::LinkGivenUp(id, conn) => self.link_given_up(b, id, conn),
             What::LinkAgain(id, trouble) => self.link_again(b, id, trouble),
@@ -140,6 +145,7 @@ impl World {
             let database_now = self.database_now();
             let (promoted, next) = self.database.promote(database_now);
             self.database.sweep(database_now, self.brokers[b].id);
+            self.sweep_ended();
             if !promoted.is_empty() {
                 self.brokers[b].tail.wake = true;
             }
@@ -199,6 +205,7 @@ impl World {
             self.settler_due(b);
             self.refiller_due(b);
             self.tail_due(b);
+            self.router_due(b);
         }
     }
 

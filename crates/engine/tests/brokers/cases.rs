@@ -3,7 +3,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::plants::Plant;
-use crate::world::World;
+use crate::world::{Case, World};
+
+mod routed;
 
 /// How many lines of a failing case are printed.
 const LINES: usize = 150;
@@ -29,36 +31,36 @@ fn run(world: &mut World) -> Result<(), String> {
     })
 }
 
-fn try_seed(seed: u64, plant: Option<Plant>) -> Result<(), Box<Failure>> {
-    let Err(sentence) = run(&mut World::new(seed, plant, None, false)) else { return Ok(()) };
-    Err(Box::new(shrink(seed, plant, sentence)))
+fn try_case(case: Case) -> Result<(), Box<Failure>> {
+    let Err(sentence) = run(&mut World::new(case, None, false)) else { return Ok(()) };
+    Err(Box::new(shrink(case, sentence)))
 }
 
 /// Leaves out one fault after another while it still fails.
-fn shrink(seed: u64, plant: Option<Plant>, mut sentence: String) -> Failure {
-    let mut kept: Vec<usize> = (0..World::new(seed, plant, None, false).plan.faults.len()).collect();
+fn shrink(case: Case, mut sentence: String) -> Failure {
+    let mut kept: Vec<usize> = (0..World::new(case, None, false).plan.faults.len()).collect();
     let mut at = 0;
     while at < kept.len() {
         let mut fewer = kept.clone();
         fewer.remove(at);
-        match run(&mut World::new(seed, plant, Some(&fewer), false)) {
+        match run(&mut World::new(case, Some(&fewer), false)) {
             Err(said) => (kept, sentence) = (fewer, said),
             Ok(()) => at += 1,
         }
     }
-    let mut world = World::new(seed, plant, Some(&kept), true);
+    let mut world = World::new(case, Some(&kept), true);
     let _ = run(&mut world);
     let log = world.log.unwrap_or_default();
     let shown: Vec<&str> = log.iter().rev().take(LINES).rev().map(String::as_str).collect();
     let faults = log.iter().filter(|line| line.contains("FAULT"));
     let faults: Vec<&str> = faults.map(String::as_str).collect();
     let story = format!("{}\n…\n{}", faults.join("\n"), shown.join("\n"));
-    Failure { seed, sentence, kept, story }
+    Failure { seed: case.seed, sentence, kept, story }
 }
 
-fn expect_all(seeds: std::ops::Range<u64>) {
+fn expect_all(seeds: std::ops::Range<u64>, has_router: bool) {
     for seed in seeds {
-        if let Err(failure) = try_seed(seed, None) {
+        if let Err(failure) = try_case(Case { seed, plant: None, has_router }) {
             let Failure { seed, sentence, kept, story } = *failure;
             panic!("seed {seed}, with its faults {kept:?}: {sentence}\n{story}");
         }
@@ -67,22 +69,25 @@ fn expect_all(seeds: std::ops::Range<u64>) {
 
 #[test]
 fn simulation_256() {
-    expect_all(0..256);
+    expect_all(0..256, false);
 }
 
-/// POSTBELL_SIM_CASES and POSTBELL_SIM_SEED choose how many, and from where on.
+/// POSTBELL_SIM_CASES and POSTBELL_SIM_SEED choose how many, and from where on; POSTBELL_SIM_ROUTER=1: with a router.
 #[test]
 #[ignore = "minutes"]
 fn simulation_50_000() {
     let first = number("POSTBELL_SIM_SEED").unwrap_or(0);
-    expect_all(first..first + number("POSTBELL_SIM_CASES").unwrap_or(50_000));
+    let cases = first..first + number("POSTBELL_SIM_CASES").unwrap_or(50_000);
+    expect_all(cases, number("POSTBELL_SIM_ROUTER").is_some());
 }
 
 /// For whoever looks at one case.
 #[test]
 #[ignore = "prints a case"]
 fn one_seed() {
-    let mut world = World::new(number("POSTBELL_SIM_SEED").unwrap_or(0), None, None, true);
+    let has_router = number("POSTBELL_SIM_ROUTER").is_some();
+    let case = Case { seed: number("POSTBELL_SIM_SEED").unwrap_or(0), plant: None, has_router };
+    let mut world = World::new(case, None, true);
     let ended = run(&mut world);
     println!("{}\n{ended:?}", world.log.unwrap_or_default().join("\n"));
 }
@@ -90,18 +95,27 @@ fn one_seed() {
 #[test]
 fn a_seed_says_all() {
     for seed in 0..8 {
-        let mut worlds = [(); 2].map(|()| World::new(seed, None, None, false));
+        let case = Case { seed, plant: None, has_router: seed % 2 == 0 };
+        let mut worlds = [(); 2].map(|()| World::new(case, None, false));
         let ended = worlds.each_mut().map(run);
         assert_eq!(ended[0], ended[1]);
         assert_eq!(worlds[0].fingerprint, worlds[1].fingerprint, "seed {seed}");
     }
 }
 
-/// The first of these seeds that finds a plant, and what it says. Without the plant nothing is wrong with it.
 fn expect_found(plant: Plant, seeds: std::ops::Range<u64>, by: &str) {
+    find(plant, false, seeds, by);
+}
+
+/// The first of these seeds that finds a plant, and what it says. Without the plant nothing is wrong with it.
+fn find(plant: Plant, has_router: bool, seeds: std::ops::Range<u64>, by: &str) {
     for seed in seeds.clone() {
-        let Err(failure) = try_seed(seed, Some(plant)) else { continue };
-        assert!(try_seed(seed, None).is_ok(), "seed {seed} fails without {plant:?} as well");
+        let case = Case { seed, plant: Some(plant), has_router };
+        let Err(failure) = try_case(case) else { continue };
+        assert!(
+            try_case(Case { plant: None, ..case }).is_ok(),
+            "seed {seed} fails without {plant:?} as well"
+        );
         let Failure { seed, sentence, kept, story } = *failure;
         println!("{plant:?}: seed {seed}, faults {kept:?}: {sentence}");
         assert!(sentence.contains(by), "{plant:?} is found by another sign: {sentence}\n{story}");

@@ -28,7 +28,6 @@ type Turns = (u64, Option<u64>);
 /// The steps that were seen.
 #[derive(Default)]
 pub(crate) struct Check {
-    pub(crate) committed: BTreeSet<i64>,
     pub(crate) terms: BTreeMap<i64, Terms>,
     /// Agents said so.
     pub(crate) handled: BTreeSet<i64>,
@@ -42,6 +41,13 @@ pub(crate) struct Check {
     written: BTreeSet<((usize, u32), i64, u32)>,
     /// By broker's process and inbox: its pushes, and which of them was the last that took the oldest.
     turns: BTreeMap<(usize, u32, Arc<str>), Turns>,
+}
+
+impl Check {
+    /// Somebody else has removed it: its broker may still push it.
+    pub(crate) fn is_gone(&mut self, delivery: i64) {
+        self.changed_by.remove(&delivery);
+    }
 }
 
 impl World {
@@ -124,7 +130,11 @@ impl World {
             says("it is in flight already")
         } else if key.is_some() && others().any(|has| key_of(has) == Some((inbox.clone(), key.clone()))) {
             says("another with its key is in flight")
-        } else if is_stale && self.check.changed_by.get(&delivery) == Some(&(b, broker.life)) {
+        // Another owner may have given it back, and this one's tail has brought it again.
+        } else if is_stale
+            && !self.may_have_two_owners()
+            && self.check.changed_by.get(&delivery) == Some(&(b, broker.life))
+        {
             says("this broker has settled it")
         // Who has lost the inbox and does not know it is brought no more of it.
         } else if lease_is_its
@@ -203,6 +213,7 @@ impl World {
 
     pub(crate) fn has_drained(&self) -> bool {
         self.database.undelivered(self.database_now()).is_empty()
+            && self.has_routed()
             && self.agents.iter().all(|agent| matches!(agent.place, Place::In(_)))
             && self.brokers.iter().all(|b| (b.dispatcher.in_flight(), b.dispatcher.unsettled()) == (0, 0))
     }
@@ -218,6 +229,10 @@ impl World {
             .map(|(id, row)| format!("{id} of {} {:?} attempt {}", row.inbox, row.state, row.attempt))
             .collect();
         let leases = &self.database.leases;
+        if !self.has_routed() {
+            let (unrouted, router) = (self.unrouted(), &self.database.messages.router);
+            return Err(format!("after the last fault {unrouted:?} are not routed; {router:?}"));
+        }
         Err(format!("after the last fault {rows:?} still wait, {out} agents are out; leases {leases:?}"))
     }
 }

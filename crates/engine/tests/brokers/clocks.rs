@@ -66,6 +66,7 @@ impl World {
         match clock {
             Clock::Database => {
                 self.clocks.database += by;
+                self.order.has_jumped = self.database.messages.router.broker.is_some();
                 if by > 0 {
                     self.clocks.forward_at = Some(self.now);
                     // The time until which producers ring is over, until an armed broker renews its lease.

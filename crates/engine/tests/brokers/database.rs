@@ -10,6 +10,7 @@ use postbell_engine::inbox::event::{Outcome, Settle, Snapshot};
 use uuid::Uuid;
 
 use crate::leases::{BrokerRow, LEASE, Lease};
+use crate::messages::Messages;
 use crate::plants::Plant;
 use crate::schedule::{MS, Micros, SECOND};
 
@@ -55,6 +56,8 @@ pub(crate) struct Row {
     pub(crate) in_company: bool,
     pub(crate) state: State,
     pub(crate) txid: u64,
+    /// The message that it delivers, in a case with a router.
+    pub(crate) message: i64,
 }
 
 /// Nothing is scheduled for later, unless the clock has stepped since.
@@ -65,7 +68,7 @@ pub(crate) struct Database {
     pub(crate) rows: BTreeMap<i64, Row>,
     /// Inserted, not committed.
     open: BTreeMap<u64, (i64, Row)>,
-    last_id: i64,
+    pub(crate) last_id: i64,
     next_txid: u64,
     /// `postbell.bell`: producers ring until then.
     pub(crate) bell_until: Micros,
@@ -78,6 +81,7 @@ pub(crate) struct Database {
     counted: BTreeSet<(i64, u32)>,
     /// Outcomes that changed nothing, since the row was another attempt's or gone.
     pub(crate) missed: BTreeSet<i64>,
+    pub(crate) messages: Messages,
     pub(crate) plant: Option<Plant>,
     /// Faults: steps that must not be, and were.
     pub(crate) broken: Option<String>,
@@ -97,6 +101,7 @@ impl Database {
             alive: BTreeMap::new(),
             counted: BTreeSet::new(),
             missed: BTreeSet::new(),
+            messages: Messages::default(),
             plant,
             broken: None,
         }
@@ -120,13 +125,14 @@ impl Database {
         self.open.remove(&txid);
     }
 
-    fn take_txid(&mut self) -> u64 {
+    pub(crate) fn take_txid(&mut self) -> u64 {
         self.next_txid += 1;
         self.next_txid - 1
     }
 
     pub(crate) fn snapshot(&self) -> Seen {
-        Seen { xmax: self.next_txid, in_progress: self.open.keys().copied().collect() }
+        let open = self.open.keys().chain(&self.messages.running);
+        Seen { xmax: self.next_txid, in_progress: open.copied().collect() }
     }
 
     /// tail.sql: what became ready since `before`, of the inboxes that are this broker's; the scheduled count as rows.
@@ -170,6 +176,7 @@ impl Database {
             };
             match &settle.outcome {
                 Outcome::Ack { .. } | Outcome::Expired => {
+                    self.messages.is_settled(row.message);
                     self.rows.remove(&id);
                 }
                 Outcome::Relane { .. } => {}

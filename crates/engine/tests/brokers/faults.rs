@@ -12,6 +12,7 @@ use crate::clocks::{Clock, draw_steps};
 use crate::database::{Row, State};
 use crate::network::{ConnId, Frame, Side};
 use crate::schedule::{MS, Micros, SECOND};
+use crate::scripts::Routed;
 use crate::world::{To, What, World};
 
 /// Faults begin until then.
@@ -49,6 +50,9 @@ pub(crate) enum Fault {
     AgentDies(usize),
     /// A clock jumps, at once and for good.
     ClockStep(Clock, i64),
+    /// The router's statements take long, or end by an error.
+    SlowRouter,
+    RouterErrors,
 }
 
 #[derive(Clone, Debug)]
@@ -73,6 +77,8 @@ pub(crate) struct Plan {
     pub(crate) agents: Vec<Agent>,
     pub(crate) inserts: Vec<Insert>,
     pub(crate) faults: Vec<Timed>,
+    /// With a router: producers insert messages, and no deliveries.
+    pub(crate) routed: Option<Routed>,
     /// Every fault has ended and everything was sent.
     pub(crate) over_at: Micros,
 }
@@ -142,7 +148,19 @@ impl Plan {
         let ends = faults.iter().map(|fault| fault.at + fault.lasts);
         let sent = inserts.iter().map(|insert| insert.at + insert.open_for);
         let over_at = ends.chain(sent).max().unwrap_or(0) + SECOND;
-        Self { agents, inserts, faults, over_at }
+        Self { agents, inserts, faults, routed: None, over_at }
+    }
+
+    /// The same agents and faults, with a router.
+    pub(crate) fn with_router(mut self, rng: &mut SmallRng) -> Self {
+        let served: Vec<Arc<str>> = self.agents.iter().map(|agent| agent.inbox.clone()).collect();
+        self.inserts.clear();
+        self.faults.extend(Routed::draw_faults(rng));
+        let routed = Routed::draw(rng, &served);
+        let ends = self.faults.iter().map(|fault| fault.at + fault.lasts);
+        self.over_at = ends.chain([routed.over_at()]).max().unwrap_or(0) + SECOND;
+        self.routed = Some(routed);
+        self
     }
 
     /// Only these faults.
@@ -182,6 +200,7 @@ impl Insert {
             in_company: false,
             state: State::Ready,
             txid: 0,
+            message: 0,
         };
         Self { at: at + rng.random_range(0..5 * MS), open_for, rolls_back: rng.random_bool(0.05), row }
     }
@@ -211,7 +230,11 @@ impl World {
             }
             Fault::AgentDies(a) => self.agent_dies(a),
             Fault::ClockStep(clock, by) => self.clock_steps(clock, by),
-            Fault::DatabaseLink(_) | Fault::SlowLinks | Fault::SlowAgents(_) => {}
+            Fault::DatabaseLink(_)
+            | Fault::SlowLinks
+            | Fault::SlowAgents(_)
+            | Fault::SlowRouter
+            | Fault::RouterErrors => {}
         }
     }
 

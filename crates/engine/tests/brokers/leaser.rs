@@ -192,6 +192,9 @@ impl World {
             self.tell(b, Event::LeaseLapsed);
         }
         self.tell(b, Event::LeaseUntil(until));
+        if renewed.is_orphaned {
+            self.router_is_orphaned(b);
+        }
         if !renewed.wanted.is_empty() {
             self.tell(b, Event::Wanted(renewed.wanted));
         }

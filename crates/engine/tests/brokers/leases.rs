@@ -37,6 +37,8 @@ pub(crate) struct Renewed {
     pub(crate) lapsed: bool,
     pub(crate) is_known_alive: bool,
     pub(crate) wanted: Vec<Arc<str>>,
+    /// The router's row names a broker that does not live, or this one.
+    pub(crate) is_orphaned: bool,
 }
 
 /// As in src/store/lease.rs.
@@ -68,7 +70,11 @@ impl Database {
         let is_known_alive = connection.is_some_and(|c| *self.alive.entry(broker).or_insert(c) == c);
         let is_wanted = |lease: &Lease| lease.broker == broker && lease.wanted_until > now;
         let wanted = self.leases.iter().filter(|(_, lease)| is_wanted(lease)).map(|(inbox, _)| inbox.clone());
-        Renewed { lapsed: prior.is_none_or(|until| until < now), is_known_alive, wanted: wanted.collect() }
+        let lives = |id: &Uuid| self.brokers.get(id).is_some_and(|row| row.lease_until > now);
+        let is_own = |router: Uuid| router == broker && self.plant != Some(Plant::OwnRowNotSeen);
+        let is_orphaned = self.messages.router.broker.is_some_and(|router| !lives(&router) || is_own(router));
+        let lapsed = prior.is_none_or(|until| until < now);
+        Renewed { lapsed, is_known_alive, wanted: wanted.collect(), is_orphaned }
     }
 
     /// lease_acquire.sql.

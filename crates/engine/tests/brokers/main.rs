@@ -6,6 +6,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod agent;
+mod asks;
 mod broker;
 mod cases;
 mod check;
@@ -15,12 +16,21 @@ mod faults;
 mod leaser;
 mod leases;
 mod link;
+mod messages;
 mod network;
+mod order;
 mod plants;
+mod pollers;
+mod producers;
+mod rounds;
+mod router;
+mod routing;
 mod schedule;
+mod scripts;
 mod session;
 mod statements;
 mod tail;
+mod trigger;
 mod what;
 mod world;
 mod writers;

@@ -30,6 +30,43 @@ pub(crate) enum Plant {
     PromotionWithoutRing,
     /// A retry with a delay wakes nobody (src/pipeline/settler.rs `is_in_the_tail_again`).
     DelayWithoutWake,
+    // From here on the router's.
+    /// A round stores what it has routed before it makes the deliveries.
+    RoutedBeforeRows,
+    /// A round does not compare its epoch with the row's.
+    EpochNotChecked,
+    /// A take of the row that names this broker already leaves the epoch as it is.
+    EpochNotRaised,
+    /// A round routes what is over.
+    StatusNotChecked,
+    /// A round routes what has deliveries.
+    DeliveryNotChecked,
+    /// A round stores a snapshot of its end, and not the one by which it read.
+    SnapshotOfAnother,
+    /// A round reads from the last one's xmax on, and forgets what was in progress.
+    InProgressForgotten,
+    /// triggers/leave.sql reads the sequence before it draws the transaction's id.
+    IdAfterRead,
+    /// The row is given back while transactions are open that have left rows.
+    DrainedTooEarly,
+    /// A lapsed sequence is taken for one that is long past.
+    NoProbe,
+    /// A draining router leaves the sequence as it is, and waits until it has lapsed: the looks for left rows end then.
+    NotWrittenWhileDraining,
+    /// Who takes the row over goes on from its own snapshot.
+    TakenFromNow,
+    /// A round writes the sequence without a look at the epoch.
+    SequenceBesideFence,
+    /// A round sorts by transaction and arrival.
+    OrderByTransaction,
+    /// A bulk insert does not wait for what others have left.
+    BulkOvertakes,
+    /// A trigger that has rows to route routes first what its transaction has left, also what was inserted after them.
+    OwnLeftFirst,
+    /// A renewal says nothing of a router's row that names the broker itself.
+    OwnRowNotSeen,
+    /// A poller that ends a message notes nothing.
+    NotNoted,
 }
 
 impl Plant {

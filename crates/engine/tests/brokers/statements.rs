@@ -12,10 +12,12 @@ use postbell_engine::inbox::{Attempt, DeliveryId, Entry, Epoch, Rank, Terms};
 use rand::RngExt;
 use uuid::Uuid;
 
+use crate::asks::RouterAsk;
 use crate::database::{Row, Seen, State};
 use crate::faults::Fault;
 use crate::leases::{InboxAnswer, Renewed};
 use crate::network::Hello;
+use crate::routing::RouterReply;
 use crate::schedule::{MS, Micros, SECOND};
 use crate::world::{To, What, World};
 
@@ -33,6 +35,7 @@ pub(crate) enum Task {
     Settler,
     Refiller,
     Door,
+    Router,
 }
 
 /// A statement's number.
@@ -55,6 +58,8 @@ pub(crate) enum Ask {
     Refill(Vec<Refill>),
     Settle(Vec<Settle>),
     LetIn(Hello),
+    /// By this broker.
+    Router(Uuid, RouterAsk),
 }
 
 #[derive(Clone, Debug)]
@@ -67,6 +72,7 @@ pub(crate) enum Reply {
     Refilled(Vec<Refilled>),
     /// A rank for an agent; none for a link of another broker's; nothing for who may not come in.
     LetIn(Hello, Option<Option<Rank>>),
+    Router(RouterReply),
 }
 
 #[derive(Clone)]
@@ -131,7 +137,8 @@ impl World {
             let execute = What::Execute { broker, life, query, ask, answer };
             self.schedule.at(there, (To::World, execute));
         }
-        if answer.is_none() {
+        // A statement of the router's takes its time.
+        if answer.is_none() || task == Task::Router {
             self.schedule.at(given_up, error);
         }
         self.last_query
@@ -187,6 +194,7 @@ impl World {
                 };
                 Reply::LetIn(hello, rank)
             }
+            Ask::Router(..) => unreachable!("it takes its time"),
         }
     }
 

@@ -234,6 +234,7 @@ impl World {
         let in_progress: Vec<u64> = next.in_progress.iter().copied().collect();
         let snapshot = next.text();
         self.brokers[b].tail.cursor = Some(next);
+        self.router_hears_load(b);
         self.tell(b, Event::TailRound { started_at, snapshot });
         let (now, heard) = (self.instant(), self.heard(b));
         match self.bell(b).round(now, rows_in_all, &in_progress, heard) {

@@ -22,10 +22,21 @@ pub(crate) enum What {
     Insert(usize),
     Commit {
         txid: u64,
-        id: i64,
         rings: bool,
         rolls_back: bool,
     },
+    /// A transaction goes on; a poller begins, and commits.
+    Begin(usize),
+    Producer(usize),
+    Poll(usize),
+    Polled {
+        message: i64,
+        deliveries: Vec<i64>,
+        deletes: bool,
+        may_be_routed: bool,
+    },
+    /// A statement of the router's goes on.
+    Routing(u64),
     Fault(usize),
     FaultEnds(usize),
     /// A statement reaches the server; its answer leaves, unless it is lost.
@@ -49,6 +60,7 @@ pub(crate) enum What {
     Connect(Task),
     SettlerDue,
     RefillerDue,
+    RouterDue,
     Reap,
     LinkGivenUp(SessionId, ConnId),
     LinkAgain(SessionId, Option<Trouble>),

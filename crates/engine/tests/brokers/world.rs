@@ -9,13 +9,17 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use crate::agent::Agent;
+use crate::asks::RouterAsk;
 use crate::broker::Broker;
 use crate::check::Check;
 use crate::clocks::Clocks;
 use crate::database::Database;
 use crate::faults::{Fault, Plan};
 use crate::network::{Conn, ConnId};
+use crate::order::Order;
 use crate::plants::Plant;
+use crate::producers::Transaction;
+use crate::routing::Routing;
 use crate::schedule::{Micros, SECOND, Schedule};
 use crate::statements::Ask;
 pub(crate) use crate::what::{To, What};
@@ -24,6 +28,17 @@ pub(crate) use crate::what::{To, What};
 pub(crate) const DRAINED_WITHIN: Micros = 25 * SECOND;
 /// More steps than this say that something goes in circles.
 const STEPS_MAX: u64 = 400_000;
+
+/// The draws for a case with a router are its own.
+const ROUTER_SEEDS: u64 = 0x7275_6f74;
+
+/// A seed, the rule that is not kept, and whether producers leave their messages to a router.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Case {
+    pub(crate) seed: u64,
+    pub(crate) plant: Option<Plant>,
+    pub(crate) has_router: bool,
+}
 
 /// See the module.
 pub(crate) struct World {
@@ -42,6 +57,9 @@ pub(crate) struct World {
     pub(crate) plan: Plan,
     pub(crate) plant: Option<Plant>,
     pub(crate) check: Check,
+    pub(crate) transactions: Vec<Transaction>,
+    pub(crate) routing: Routing,
+    pub(crate) order: Order,
     /// The events so far, where they are to be printed.
     pub(crate) log: Option<Vec<String>>,
     /// A digest of all that happened: two runs of one seed must be the same.
@@ -51,9 +69,13 @@ pub(crate) struct World {
 
 impl World {
     /// `kept`: which of the plan's faults happen; all, if it does not say.
-    pub(crate) fn new(seed: u64, plant: Option<Plant>, kept: Option<&[usize]>, logs: bool) -> Self {
+    pub(crate) fn new(case: Case, kept: Option<&[usize]>, logs: bool) -> Self {
+        let Case { seed, plant, has_router } = case;
         let mut rng = SmallRng::seed_from_u64(seed);
         let mut plan = Plan::draw(&mut rng, &mut SmallRng::seed_from_u64(!seed));
+        if has_router {
+            plan = plan.with_router(&mut SmallRng::seed_from_u64(seed ^ ROUTER_SEEDS));
+        }
         if let Some(kept) = kept {
             plan.keep(kept);
         }
@@ -73,6 +95,9 @@ impl World {
             plan,
             plant,
             check: Check::default(),
+            transactions: Vec::new(),
+            routing: Routing::default(),
+            order: Order::default(),
             log: logs.then(Vec::new),
             fingerprint: 0,
             broken: None,
@@ -96,6 +121,15 @@ impl World {
         for (index, insert) in self.plan.inserts.iter().enumerate() {
             self.schedule.at(insert.at, (To::World, What::Insert(index)));
         }
+        if let Some(routed) = self.plan.routed.clone() {
+            for (index, script) in routed.scripts.iter().enumerate() {
+                self.transactions.push(Transaction::default());
+                self.schedule.at(script.begins, (To::World, What::Begin(index)));
+            }
+            for (index, poll) in routed.polls.iter().enumerate() {
+                self.schedule.at(poll.at, (To::World, What::Poll(index)));
+            }
+        }
         for (index, fault) in self.plan.faults.iter().enumerate() {
             self.schedule.at(fault.at, (To::World, What::Fault(index)));
         }
@@ -103,7 +137,8 @@ impl World {
 
     /// Runs until everything is delivered after the last fault, or something is wrong.
     pub(crate) fn run(&mut self) -> Result<(), String> {
-        let over = self.plan.over_at + DRAINED_WITHIN;
+        let over =
+            self.plan.over_at + if self.plan.routed.is_some() { 4 * DRAINED_WITHIN } else { DRAINED_WITHIN };
         let mut steps = 0;
         while let Some((at, (to, what))) = self.schedule.next() {
             debug_assert!(at >= self.now);
@@ -150,21 +185,36 @@ impl World {
     }
 
     fn world_step(&mut self, what: What) {
-        if !matches!(what, What::Execute { ask: Ask::Tail(_) | Ask::Arm(_) | Ask::Renew(_), .. }) {
+        let is_usual = match &what {
+            What::Producer(_) | What::Routing(_) => true,
+            What::Execute { ask: Ask::Router(_, ask), .. } => matches!(ask, RouterAsk::Route { .. }),
+            What::Execute { ask, .. } => matches!(ask, Ask::Tail(_) | Ask::Arm(_) | Ask::Renew(_)),
+            _ => false,
+        };
+        if !is_usual {
             self.note(|_| format!("world: {what:?}"));
         }
         match what {
             What::Insert(index) => self.insert(index),
             What::Commit { txid, rolls_back: true, .. } => self.database.roll_back(txid),
-            What::Commit { txid, id, rings, .. } => {
+            What::Commit { txid, rings, .. } => {
                 self.database.commit(txid);
-                self.check.committed.insert(id);
                 if rings {
                     (0..2).for_each(|b| self.notify(b, What::Ring));
                 }
             }
+            What::Begin(t) => self.producer_waits(t),
+            What::Producer(t) => self.producer_goes_on(t),
+            What::Poll(index) => self.poll(index),
+            What::Polled { message, deliveries, deletes, may_be_routed } => {
+                self.polled(message, &deliveries, deletes, may_be_routed);
+            }
+            What::Routing(number) => self.routing_goes_on(number),
             What::Fault(index) => self.fault(index),
             What::FaultEnds(index) => self.fault_ends(index),
+            What::Execute { broker, life, query, ask: Ask::Router(by, ask), answer } => {
+                self.routing_begins(To::Broker(broker, life), query, by, ask, answer);
+            }
             What::Execute { broker, life, query, ask, answer } => {
                 let reply = self.execute(broker, life, query, ask);
                 if let Some(at) = answer {
@@ -185,7 +235,7 @@ impl World {
         let terms = (row.inbox.clone(), row.lane, row.key.clone());
         let (txid, id, rings) = self.database.insert(self.database_now(), row);
         self.check.terms.insert(id, terms);
-        let commit = What::Commit { txid, id, rings, rolls_back: insert.rolls_back };
+        let commit = What::Commit { txid, rings, rolls_back: insert.rolls_back };
         self.schedule.at(self.now + insert.open_for, (To::World, commit));
     }
 
