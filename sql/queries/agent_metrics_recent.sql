@@ -1,7 +1,7 @@
 -- The agents' latest measurements, the newest first, with times in Unix seconds of the database's clock. At least one row comes,
 -- which then has the time alone. Values that no float can hold are left out, and so are rows that claim to be from more than a
 -- minute ahead.
--- Called by src/store/agent_metrics.rs, every 15 s, or every minute while there are none. Uses an index that begins with recorded_at.
+-- Called by src/store/agent_metrics.rs, every 15 s. Uses an index that begins with recorded_at.
 -- $1 seconds bigint: how far to look back
 -- $2 rows_max bigint
 select extract(epoch from now())::float8 as now, m.agent_id, m.metric_name, m.value, m.recorded_at

@@ -5,7 +5,7 @@ mod latest;
 
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::store::Pool;
 use crate::store::agent_metrics::recent;
@@ -14,35 +14,34 @@ use latest::Latest;
 
 /// How often the table is read.
 const READ_EVERY: Duration = Duration::from_secs(15);
-/// How often it is read while no agent measures anything.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// How long a series is exported after its last value was recorded.
 pub(crate) const STALE_AFTER: Duration = Duration::from_secs(900);
 /// How far each read goes back beyond the one before: agents' clocks differ, and transactions commit late.
 const OVERLAP: Duration = Duration::from_secs(60);
 
-const _: () = assert!(LOOK_EVERY.as_secs() + OVERLAP.as_secs() < STALE_AFTER.as_secs());
+const _: () = assert!(READ_EVERY.as_secs() + OVERLAP.as_secs() < STALE_AFTER.as_secs());
 
 /// Reads until the process ends.
 pub(crate) async fn run(pool: Pool, metrics: Metrics) {
     let mut latest = Latest::default();
+    let mut every = interval(READ_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // If a read fails, the next one goes back further.
     let mut missed = STALE_AFTER;
     loop {
+        every.tick().await;
         match recent(&pool, missed.min(STALE_AFTER)).await {
             Ok((now, rows)) => {
                 let had_room = latest.dropped() == 0;
                 latest.take(now, rows);
-                missed = OVERLAP;
+                missed = READ_EVERY + OVERLAP;
                 show(&latest, &metrics, had_room);
             }
             Err(e) => {
+                missed += READ_EVERY;
                 tracing::warn!(error = %e, "the agents' metrics could not be read; trying again");
             }
         }
-        let pause = if latest.values().next().is_none() { LOOK_EVERY } else { READ_EVERY };
-        missed += pause;
-        sleep(pause).await;
     }
 }
 
